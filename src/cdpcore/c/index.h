@@ -1,0 +1,114 @@
+/* The index: which version of a sector is visible at a seq.
+ *
+ * Two kinds of source answer the same question, "what covers sector x within these seq intervals, and up to which
+ * sector does that answer hold?": the extent tree of a segment that has no run yet (extent_tree.c, mutable, in memory)
+ * and a run (run.c, immutable, mapped). lookup.c asks them newest first and stitches pieces together.
+ *
+ * Invariants of both
+ *  1. Extents are disjoint and ascending; every version in an extent's column covers the whole extent.
+ *  2. A column is ascending in seq.
+ *  3. Of two sources, all seqs of the newer are greater than all seqs of the older.
+ *
+ * Threading: a tree has one writer and any number of readers, kept apart by the caller's lock. A run may be read by
+ * any thread without a lock, until it is closed. */
+#ifndef CDP_INDEX_H
+#define CDP_INDEX_H
+#include <stdint.h>
+#include "format.h"
+#include "os.h"
+#include "status.h"
+
+/* --- what a reader may see ------------------------------------------------------------------------------------- */
+
+typedef struct cdp_interval {
+    uint64_t lo, hi; /* visible are lo < seq <= hi */
+} cdp_interval;
+
+typedef struct cdp_view_piece {
+    uint64_t start, end;   /* sectors */
+    uint32_t first, count; /* its intervals, newest first */
+} cdp_view_piece;
+
+/* The lineage of a point: pieces cover [0, volume) without gaps; one piece unless a range was restored. Immutable. */
+typedef struct cdp_view {
+    uint32_t n_pieces, n_intervals;
+    const cdp_view_piece *pieces;
+    const cdp_interval *intervals;
+} cdp_view;
+
+/* --- the answer of one source ---------------------------------------------------------------------------------- */
+
+typedef struct cdp_hit {
+    int found;      /* 1: seq and loc are the newest visible version at the asked sector */
+    uint64_t until; /* > the asked sector: the answer (found or not) holds up to here, exclusive */
+    uint64_t seq;
+    uint64_t loc;   /* of the asked sector itself */
+} cdp_hit;
+
+/* --- extent tree ----------------------------------------------------------------------------------------------- */
+
+typedef struct cdp_tree cdp_tree;
+
+/* A tree for at most max_records inserts; memory is committed as it fills. NULL: no memory. */
+cdp_tree *cdp_tree_new(uint32_t max_records);
+void cdp_tree_free(cdp_tree *t);
+/* 1 while any further insert is sure to fit. */
+int cdp_tree_has_room(const cdp_tree *t);
+/* The record `seq` (>= every earlier one; parts of one record repeat it and do not overlap) covers [start, end) and its
+ * data begins at loc. Requires cdp_tree_has_room. */
+void cdp_tree_insert(cdp_tree *t, uint64_t seq, uint64_t start, uint64_t end, uint64_t loc);
+void cdp_tree_find(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit);
+uint64_t cdp_tree_bytes(const cdp_tree *t);
+
+/* Walks extents in order. versions are written oldest first. */
+typedef struct cdp_tree_iter {
+    const cdp_tree *tree;
+    uint32_t leaf, slot;
+} cdp_tree_iter;
+void cdp_tree_iter_init(cdp_tree_iter *it, const cdp_tree *t);
+/* 1: *start, *end and n versions at *versions (memory of the iterator's tree, valid until the next call); 0: the end. */
+int cdp_tree_iter_next(cdp_tree_iter *it, uint64_t *start, uint64_t *end, const struct cdp_run_version **versions, uint64_t *n);
+
+/* --- run ------------------------------------------------------------------------------------------------------- */
+
+typedef struct cdp_run cdp_run;
+
+/* Maps and checks the header, the fences' order and their CRC spans (not the blocks: cdp_run_verify does). */
+int cdp_run_open(const cdp_os *os, const char *path, const uint8_t uuid[16], cdp_run **out, cdp_status *st);
+void cdp_run_close(cdp_run *r);
+const struct cdp_run_header *cdp_run_header_of(const cdp_run *r);
+/* A damaged block gives found = 0 with until = sector + 1 and *st filled; the return value is then CDP_CORRUPT. */
+int cdp_run_find(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit, cdp_status *st);
+/* Every CRC and every invariant. */
+int cdp_run_verify(const cdp_run *r, cdp_status *st);
+
+typedef struct cdp_run_meta {
+    uint8_t uuid[16];
+    uint64_t first_seq, last_seq;
+    uint32_t first_segment, last_segment;
+} cdp_run_meta;
+/* Write path.tmp, sync it, rename it to path; the caller syncs the directory. Memory is bounded (a few MiB). */
+int cdp_run_write_tree(const cdp_os *os, const char *path, const cdp_run_meta *meta, const cdp_tree *t, cdp_status *st);
+/* Merge `n` runs, oldest first, of consecutive seqs. Versions whose seq lies in one of the `dropped` intervals (freed by a
+ * destructive restore) are left out. */
+int cdp_run_merge(const cdp_os *os, const char *path, const cdp_run_meta *meta, cdp_run *const *runs, uint32_t n,
+                  const cdp_interval *dropped, uint32_t n_dropped, cdp_status *st);
+
+/* --- lookup ---------------------------------------------------------------------------------------------------- */
+
+typedef struct cdp_piece {
+    uint64_t start, end; /* sectors */
+    uint64_t loc;        /* of `start`: data, CDP_LOC_ZERO, CDP_LOC_HOLE or CDP_LOC_BASE */
+} cdp_piece;
+
+#define CDP_MAX_RUNS 64u
+
+/* Pieces of [start, end) at `view`, in order, adjacent ones that continue each other joined, into out[0..cap).
+ * `trees` and `runs` newest first; the trees are newer than the runs. Returns the number of pieces; *reached is where
+ * they end (== end unless cap was too small). Negative: -CDP_CORRUPT, st filled.
+ * The trees' part alone (`n_runs` = 0 gives CDP_LOC_BASE where they know nothing) may be done under the lock, and
+ * cdp_lookup_runs then refines the CDP_LOC_BASE pieces without it. */
+int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs, uint32_t n_runs,
+                   uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
+
+#endif
