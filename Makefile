@@ -24,7 +24,7 @@ $(STAMP): $(SOURCES)
 # For working on it: an editable install that rebuilds in place.
 dev:
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check setuptools cython
+	$(PY) -m pip install --quiet --disable-pip-version-check 'setuptools>=77' cython
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test]'
 
 clean:
