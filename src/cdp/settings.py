@@ -165,7 +165,7 @@ class Settings:
     max_connections: int = _server(
         "count", 128, "NBD connections at once; further clients wait in the listen queue.", low=1, high=4096)
     tls: str = _server(
-        "choice", "off", "TLS on TCP: on lets a client ask for it, require refuses clients without it.",
+        "choice", "off", "TLS for NBD clients: on lets a client ask for it, require refuses clients without it.",
         choices=("off", "on", "require"))
     tls_cert: str | None = _server("path", None, "Server certificate chain, PEM.")
     tls_key: str | None = _server("path", None, "Private key of the certificate, PEM.")
