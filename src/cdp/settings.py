@@ -163,7 +163,7 @@ class Settings:
         "path", None, "Socket through which the other commands reach a running server. "
         "Not set: NAME.admin.sock in the runtime directory.")
     max_connections: int = _server(
-        "count", 128, "NBD connections at once; further clients wait in the listen queue.", low=1, high=4096)
+        "count", 128, "NBD connections at once; a further client is told so and refused.", low=1, high=4096)
     tls: str = _server(
         "choice", "off", "TLS for NBD clients: on lets a client ask for it, require refuses clients without it.",
         choices=("off", "on", "require"))

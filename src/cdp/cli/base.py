@@ -154,6 +154,12 @@ class Root(click.Group):
                 raise
         return super().get_command(ctx, cmd_name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None  # click would end the process with status 1 itself
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra: Any) -> Any:
         state = State()
@@ -167,6 +173,10 @@ class Root(click.Group):
         sys.exit(code if isinstance(code, int) else exits.OK)
 
 
+class _ReaderGone(Exception):
+    """Standard output was closed by its reader."""
+
+
 def report(error: BaseException, debug: bool) -> int:
     """Tell the user about an error on standard error; the exit status."""
     if isinstance(error, SystemExit):
@@ -178,7 +188,7 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return exits.USAGE
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, (_ReaderGone, BrokenPipeError)):
         # Nobody reads standard output any more; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return exits.BROKEN_PIPE
