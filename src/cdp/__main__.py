@@ -1,0 +1,4 @@
+"""`python -m cdp` is the command line `cdp`."""
+from cdp.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""The command line `cdp`: one module per family of commands, each registering on the group made here."""
+import click
+
+from cdp.cli.base import Root
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"cdp {version('cdp')}")
+        except PackageNotFoundError:
+            click.echo("cdp (not installed)")
+        ctx.exit()
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
+def cli() -> None:
+    """A time machine for block volumes: every write is kept, any past moment opens in milliseconds.
+
+    POINT is a moment of a volume: an age (-90s, -10m, -2h, -3d), a time (2026-11-23T10:00:00Z; no zone: local time),
+    a bookmark's name, #SEQ, or now. It means the state after the last write at or before that moment.
+
+    A volume that 'cdp serve' holds is reached through its server: every command works the same either way.
+    """
+
+
+def main() -> None:
+    """Entry point of the `cdp` script."""
+    cli()
+
+
+# Last, because they register on `cli`.
+from cdp.cli import checking, configuring, content, images, moments, restoring, serving, volumes
+
+__all__ = ["checking", "cli", "configuring", "content", "images", "main", "moments", "restoring", "serving", "volumes"]

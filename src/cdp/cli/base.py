@@ -1,0 +1,264 @@
+"""What all commands share: common options, help layout, settings, and errors as one line.
+
+Invariants
+  1. Whatever goes wrong, the user sees one line `cdp: error: what, where; what to do next` on standard error and an exit
+     status of cdp.cli.exits; a traceback only with --debug.
+  2. Settings are read and checked before a command's body runs.
+  3. Standard output carries results only: with --json one JSON document (or lines of them where the help says so).
+Nothing heavy is imported at module level here or in any command module: `cdp --version` must feel instant.
+"""
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NoReturn, cast
+
+import click
+from cdpcore.errors import CdpError
+
+from cdp.cli import exits
+from cdp.settings import KEYS, InForce, Settings, load
+
+# Any command that looks at a volume can end with these.
+VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
+POINT_EXITS = tuple(sorted((*VOLUME_EXITS, exits.REFUSED)))
+WRITE_EXITS = tuple(sorted((*POINT_EXITS, exits.NO_SPACE)))
+
+
+@dataclass
+class State:
+    """The common options of one invocation; click's context object."""
+
+    as_json: bool = False
+    debug: bool = False
+    config: str | None = None
+    assignments: list[str] = field(default_factory=list)
+    flags: dict[str, str] = field(default_factory=dict)
+    in_force: InForce | None = None
+
+    @property
+    def settings(self) -> Settings:
+        assert self.in_force is not None, "settings are loaded before a command's body"
+        return self.in_force.settings
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        state = ctx.find_root().ensure_object(State)
+        if name == "assignments":
+            state.assignments.extend(value)
+        elif value:
+            setattr(state, name, value)
+
+    return callback
+
+
+def _common(root: bool) -> list[click.Parameter]:
+    return [
+        click.Option(["--json"], is_flag=True, expose_value=False, callback=_store("as_json"), hidden=root,
+                     help="Print the result as JSON."),
+        click.Option(["--config"], metavar="FILE", expose_value=False, callback=_store("config"), hidden=root,
+                     help="Settings file (TOML); else $CDP_CONFIG."),
+        click.Option(["--set"], metavar="KEY=VALUE", multiple=True, expose_value=False, callback=_store("assignments"),
+                     hidden=root, help="Any setting ('cdp config show' lists them); may be repeated."),
+        click.Option(["--debug"], is_flag=True, expose_value=False, callback=_store("debug"), hidden=root,
+                     help="Show the traceback of an error."),
+    ]
+
+
+def _setting_option(name: str) -> click.Option:
+    key = KEYS[name]
+
+    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.find_root().ensure_object(State).flags[name] = value
+
+    metavar = {"size": "SIZE", "duration": "TIME", "count": "N", "bool": "true|false", "path": "FILE",
+               "address": "HOST:PORT", "choice": "|".join(key.choices)}[key.kind]
+    bounds = f" {key.range_text};" if key.kind in ("size", "duration", "count") else ""
+    default = f" [{bounds} default {key.format(key.default)}]" if key.default is not None else ""
+    return click.Option([key.flag, name], metavar=metavar, expose_value=False, callback=callback,
+                        help=key.doc + default.replace("[ ", "["))
+
+
+ENGINE_KEYS = tuple(name for name, key in KEYS.items() if key.group == "engine")
+SERVER_KEYS = tuple(name for name, key in KEYS.items() if key.group == "server")
+
+
+class CdpCommand(click.Command):
+    """A command with the common options, EXAMPLES and EXIT STATUS."""
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]], exit_codes: Iterable[int] = VOLUME_EXITS,
+                 setting_flags: Iterable[str] = (), quiet: bool = True, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.examples, self.exit_codes, self.quiet = examples, tuple(exit_codes), quiet
+        self.params += [*map(_setting_option, setting_flags), *_common(root=False)]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        state = ctx.find_root().ensure_object(State)
+        state.in_force = load(state.config, flags=state.flags, assignments=state.assignments)
+        level = state.settings.log_level
+        if self.quiet and state.in_force.sources["log_level"] == "default":
+            level = "warning"
+        logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for line, meaning in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+                formatter.write(f"{'':{formatter.current_indent + 4}}{meaning}\n")
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(code), exits.MEANING[code]) for code in self.exit_codes])
+
+
+def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Register a function as a command of `group`; it gets the State first, then its parameters."""
+
+    def wrap(function: Callable[..., Any]) -> click.Command:
+        made = click.command(name, cls=CdpCommand, **attrs)(click.pass_obj(function))
+        group.add_command(made)
+        return cast(click.Command, made)
+
+    return wrap
+
+
+class Root(click.Group):
+    """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
+
+    ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export", "import",
+             "restore", "undo", "restores", "check", "config")
+
+    LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.params += _common(root=True)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.ORDER, *(name for name in self.LAZY if self.get_command(ctx, name))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.LAZY:
+            from importlib import import_module
+
+            module, attribute = self.LAZY[cmd_name]
+            try:
+                return cast(click.Command, getattr(import_module(module), attribute))
+            except ModuleNotFoundError as error:
+                if error.name and module.startswith(error.name):
+                    return None  # this build has no trace tools
+                raise
+        return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None  # click would end the process with status 1 itself
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+             standalone_mode: bool = True, **extra: Any) -> Any:
+        state = State()
+        try:
+            code = super().main(args, "cdp", complete_var, standalone_mode=False, obj=state, **extra)
+            sys.stdout.flush()
+        except BaseException as error:  # noqa: BLE001  (the last line of defence: the user sees one line)
+            code = report(error, state.debug)
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else exits.OK)
+
+
+class _ReaderGone(Exception):
+    """Standard output was closed by its reader."""
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Tell the user about an error on standard error; the exit status."""
+    if isinstance(error, SystemExit):
+        raise error
+    if debug and not isinstance(error, click.ClickException):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return exits.USAGE
+    if isinstance(error, (_ReaderGone, BrokenPipeError)):
+        # Nobody reads standard output any more; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return exits.BROKEN_PIPE
+    text, code = _told(error)
+    click.echo(f"cdp: error: {' '.join(text.split())}", err=True)
+    return code
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, CdpError):
+        return str(error), error.exit_code
+    if isinstance(error, click.UsageError):
+        message = error.format_message().rstrip(".")
+        message = message[:1].lower() + message[1:]
+        where = error.ctx.command_path if error.ctx else "cdp"
+        return f"{message}; '{where} --help' shows how it is written", exits.USAGE
+    if isinstance(error, click.ClickException):
+        return error.format_message(), exits.USAGE
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return "interrupted", exits.INTERRUPTED
+    if isinstance(error, OSError):
+        return _told_os(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory; lower pool_bytes, then repeat", exits.UNAVAILABLE
+    return f"internal error: {type(error).__name__}: {error}; repeat with --debug and report it", exits.OTHER
+
+
+def _told_os(error: OSError) -> tuple[str, int]:
+    what = f"{error.filename}: " if error.filename else ""
+    text = f"{what}{error.strerror or error}"
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"{text}; check the path", exits.NOT_FOUND
+        case errno.EEXIST | errno.EISDIR | errno.EINVAL | errno.ENAMETOOLONG:
+            return f"{text}; choose another path", exits.USAGE
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return f"{text}; free space, then repeat", exits.NO_SPACE
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{text}; run as a user who may, or choose another path", exits.UNAVAILABLE
+    return f"{text}; see the system's log", exits.UNAVAILABLE
+
+
+def emit(state: State, result: Any, text: str | Iterable[str]) -> None:
+    """Print `result` as JSON with --json, else `text` (or its lines)."""
+    if state.as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        click.echo(text if isinstance(text, str) else "\n".join(text))
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error."""
+    click.echo(f"cdp: {text}", err=True)
+
+
+def usage(message: str, hint: str) -> NoReturn:
+    from cdpcore.errors import InvalidRequest
+
+    raise InvalidRequest(message, hint)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of left-aligned columns, two blanks apart."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def fields(title: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """A title and indented `name  value` lines."""
+    pairs = list(pairs)
+    width = max((len(name) for name, _ in pairs), default=0)
+    return [title, *(f"  {name.ljust(width)}  {value}".rstrip() for name, value in pairs)]

@@ -1,0 +1,56 @@
+"""VOLUME, VOLUME@POINT, VOLUME/IMAGE and VOLUME/IMAGE@POINT on the command line: the one place that takes them apart.
+
+Rules: what exists literally as a path is a path; else the last @ divides path and point. A bookmark may be written with
+its own @ (`web@@name`) or without (`web@name`).
+"""
+import os
+from dataclasses import dataclass
+
+from cdpcore.errors import InvalidRequest
+
+from cdp.client import Location, locate
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What a command was given: `volume` as the user wrote it, without the point; the point, or None."""
+
+    volume: str
+    point: str | None
+
+
+def split(text: str) -> Ref:
+    """Path and point of a command-line word. Looks at the file system, opens nothing. Raises InvalidRequest."""
+    if not text:
+        raise InvalidRequest("the name of the volume is empty", "give the directory of a volume")
+    if "@" not in text or os.path.exists(text):
+        return Ref(text, None)
+    head, _, point = text.rpartition("@")
+    if head.endswith("@") and not os.path.exists(head):
+        head, point = head[:-1], "@" + point
+    if not head:
+        raise InvalidRequest(f"{text}: no volume before the @", "write VOLUME@POINT, for instance web@-10m")
+    if point.strip("@") == "":
+        raise InvalidRequest(f"{text}: no point after the @", f"write, for instance, {head}@-10m; 'cdp window {head}' "
+                             "shows what can be opened")
+    return Ref(head, point)
+
+
+def volume_only(text: str, verb: str) -> Location:
+    """The volume of a command that takes no point."""
+    ref = split(text)
+    location = locate(ref.volume)
+    if ref.point is not None:
+        raise InvalidRequest(f"'cdp {verb}' takes a volume, not a point", f"leave off @{ref.point}")
+    return location
+
+
+def volume_and_point(text: str, verb: str, default: str | None = None) -> tuple[Location, str]:
+    """Volume and point; without a default the point must be there."""
+    ref = split(text)
+    location = locate(ref.volume)
+    point = ref.point or default
+    if point is None:
+        raise InvalidRequest(f"'cdp {verb}' needs a point", f"write {text}@POINT, for instance {text}@-10m; "
+                             f"'cdp window {text}' shows what can be opened")
+    return location, point

@@ -1,0 +1,105 @@
+"""create and info."""
+import os
+from typing import TYPE_CHECKING
+
+import click
+from cdpcore.errors import InvalidRequest, NotFound
+
+from cdp import units
+from cdp.cli import cli, exits
+from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
+from cdp.cli.refs import volume_only
+from cdp.times import told
+
+if TYPE_CHECKING:
+    from cdp.service import InfoView
+
+SECTOR_BYTES = 512
+
+
+@command(cli, "create", setting_flags=ENGINE_KEYS, examples=[
+    ("cdp create web --size 10G", "a new volume of 10 GiB in the directory web"),
+    ("cdp create /data/web --size 64T", "space is taken only as data is written"),
+], exit_codes=[exits.OK, exits.USAGE, exits.NOT_FOUND, exits.NO_SPACE, exits.UNAVAILABLE])
+@click.argument("volume")
+@click.option("--size", required=True, metavar="SIZE", help="Bytes, or a number with K, M, G or T; a multiple of 512.")
+def create(state: State, volume: str, size: str) -> None:
+    """Make a new, empty volume.
+
+    VOLUME is a directory that does not exist yet.
+    """
+    size_bytes = units.parse_size(size)
+    path = new_volume_path(volume)
+    check_size(size_bytes)
+    import cdp
+    from cdp.service import VolumeService
+
+    with cdp.create(path, size=size_bytes, settings=state.settings) as made:
+        info = VolumeService(made).info()
+    emit(state, info, [f"{volume}: a volume of {units.approx_size(size_bytes)}, empty",
+                       f"  serve it:  cdp serve {volume}"])
+
+
+def new_volume_path(volume: str) -> str:
+    """The path, if a volume can be made there. Raises InvalidRequest or NotFound with what to do instead."""
+    from cdp.client import is_volume
+
+    if "\0" in volume or not volume:
+        raise InvalidRequest("the path of the volume is empty", "give the directory to make")
+    path = os.path.normpath(volume)
+    if is_volume(path):
+        raise InvalidRequest(f"{volume} is a volume already", f"'cdp info {volume}' shows it; take another name")
+    if os.path.lexists(path):
+        raise InvalidRequest(f"{volume} exists already", "take a path that does not exist yet")
+    parent = os.path.dirname(path) or "."
+    if not os.path.isdir(parent):
+        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {parent}")
+    if "@" in os.path.basename(path) or "/" == path:
+        raise InvalidRequest(f"{volume}: the name of a volume cannot hold @, which begins a point", "take another name")
+    return path
+
+
+def check_size(size_bytes: int) -> None:
+    if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
+        up = max(1, -(-size_bytes // SECTOR_BYTES)) * SECTOR_BYTES
+        raise InvalidRequest(f"size {size_bytes} is not a multiple of {SECTOR_BYTES} bytes", f"take {up}")
+
+
+@command(cli, "info", examples=[
+    ("cdp info web", "size, window, history, and whether it is served"),
+    ("cdp info web/test", "the same of the writable image test"),
+    ("cdp info web --json | jq .stats", "all counters of the engine"),
+], exit_codes=VOLUME_EXITS)
+@click.argument("volume")
+def info(state: State, volume: str) -> None:
+    """Show a volume at a glance."""
+    location = volume_only(volume, "info")
+    from cdp.client import connect
+
+    with connect(location, state.settings) as service:
+        got = service.info()
+    emit(state, got, info_lines(got))
+
+
+def info_lines(got: "InfoView") -> list[str]:
+    stats, window, served = got["stats"], got["window"], got["served"]
+    log = units.approx_size(stats.get("log_bytes", 0)) + (f" in {stats['segments']} segments" if "segments" in stats else "")
+    pairs = [
+        ("path", got["path"]),
+        ("size", f"{units.approx_size(got['size_bytes'])} ({got['size_bytes']} bytes)"),
+        ("created", told(got["created_ns"])),
+        ("oldest", f"#{window['oldest']['seq']}  {told(window['oldest']['ts_ns'])}"),
+        ("newest", f"#{window['newest']['seq']}  {told(window['newest']['ts_ns'])}"),
+        ("log", log),
+        ("index", units.approx_size(stats.get("index_bytes", 0)) + (f" in {stats['runs']} runs" if "runs" in stats else "")),
+        ("bookmarks", str(got["bookmarks"])),
+        ("images", str(got["images"])),
+        ("restores", str(got["restores"])),
+    ]
+    if got["parent"]:
+        pairs.insert(1, ("image of", got["parent"]))
+    pairs.append(("served", f"by process {served['pid']}" if served else "no"))
+    lines = fields(got["name"], pairs)
+    if served:
+        lines += [f"             {uri}" for uri in served["uris"]]
+    return lines

@@ -1,0 +1,303 @@
+"""The way from a path to its operations: on the volume itself, or through the server that holds it.
+
+    with connect("/data/web") as service:
+        service.bookmark("before-upgrade")
+
+Invariants
+  1. The caller cannot tell the two ways apart: same methods (cdp.service.Service), same results, same errors.
+  2. `VOLUME/serving.json` is believed only if a server answers on its socket and says that it holds this very volume;
+     what a killed server left behind is ignored.
+A Service from here is used by one thread at a time.
+"""
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
+
+from cdp.service import (
+    MAX_PAGE_EXTENTS,
+    BookmarkView,
+    CheckView,
+    ExplanationView,
+    ImageView,
+    InfoView,
+    MapPage,
+    RecordsPage,
+    RestoreView,
+    ServedView,
+    Service,
+    VolumeService,
+    WindowView,
+)
+from cdpcore import errors
+
+if TYPE_CHECKING:
+    import httpx
+
+    from cdp.settings import Settings
+
+SERVING_FILE = "serving.json"
+CATALOG = "catalog.lmdb"
+IMAGES = "images"
+LOCK_WAIT_SECONDS = 2.0  # a command holds a volume for milliseconds: worth waiting for, unlike a server
+LOCK_RETRY_SECONDS = 0.05
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Location:
+    """A volume, or a writable image in it (`images` non-empty; ["A", "B"]: the image B of the image A)."""
+
+    root: str
+    images: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.root, *(part for name in self.images for part in (IMAGES, name)))
+
+    @property
+    def text(self) -> str:
+        return "/".join((self.root, *self.images))
+
+
+def is_volume(path: str) -> bool:
+    """Whether a directory looks like a volume or a writable image (says nothing of its health)."""
+    return os.path.exists(os.path.join(path, CATALOG))
+
+
+def locate(path: str) -> Location:
+    """The volume at `path`; VOLUME/IMAGE and VOLUME/images/IMAGE are a writable image. Raises NotFound, InvalidRequest."""
+    if not path or "\0" in path:
+        raise InvalidRequest("the path of the volume is empty", "give the directory of a volume")
+    path = os.path.normpath(path)
+    root, names = path, list[str]()
+    while True:
+        head, name = os.path.split(root)
+        inner = os.path.basename(head) == IMAGES and is_volume(os.path.dirname(head))
+        if is_volume(root) and not inner:
+            break
+        if not name or name == ".." or (not head and not is_volume(".")):
+            raise _no_volume(path)
+        names.insert(0, name)
+        root = os.path.dirname(head) if inner else head or "."
+    images = tuple(names)
+    for depth in range(1, len(images) + 1):
+        if not is_volume(Location(root, images[:depth]).path):
+            parent = Location(root, images[: depth - 1]).text
+            raise NotFound(f"{parent}: no image {images[depth - 1]!r}", f"'cdp image list {parent}' lists the images")
+    return Location(root, images)
+
+
+def _no_volume(path: str) -> CdpError:
+    if os.path.isdir(path):
+        return NotFound(f"{path} is a directory, but not a volume", "give the directory that 'cdp create' made")
+    if os.path.exists(path):
+        return NotFound(f"{path} is a file, not a volume", f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
+    return NotFound(f"{path}: no such volume", f"'cdp create {path} --size 10G' makes one")
+
+
+@contextmanager
+def connect(where: str | Location, settings: "Settings | None" = None) -> Iterator[Service]:
+    """The operations of the volume or image at `where`, through its server if it has one, else opened here.
+
+    Raises NotFound, Busy (held by a process that serves nothing), Corruption, InvalidRequest.
+    """
+    location = where if isinstance(where, Location) else locate(where)
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        remote = find_server(location)
+        if remote is not None:
+            with remote:
+                yield remote
+            return
+        try:
+            volume = open_volume(location.path, settings)
+            break
+        except Busy as error:
+            if time.monotonic() >= deadline:
+                hint = error.hint or "another process has it open: end that, or reach the volume through its server"
+                raise Busy(error.message, hint) from None
+        time.sleep(LOCK_RETRY_SECONDS)
+    with volume:
+        yield VolumeService(volume)
+
+
+def open_volume(path: str, settings: "Settings | None" = None) -> Any:
+    """cdp.open, imported only when a volume is really opened."""
+    import cdp
+
+    return cdp.open(path, settings=settings)
+
+
+def find_server(location: Location) -> "RemoteService | None":
+    """The way to the live server of this volume, or None. The caller closes it."""
+    served = read_serving(location.root)
+    if served is None:
+        return None
+    remote = RemoteService(served["admin_socket"], served["name"], location)
+    try:
+        known = remote.server()["volumes"]
+    except CdpError:
+        known = {}
+    if known.get(served["name"]) == served.get("uuid"):
+        return remote
+    remote.close()
+    return None
+
+
+def read_serving(root: str) -> dict[str, Any] | None:
+    """What the last server of the volume wrote, if it did and it can be read."""
+    try:
+        with open(os.path.join(root, SERVING_FILE), encoding="utf-8") as file:
+            served = json.loads(file.read(1 << 16))
+    except (OSError, ValueError):
+        return None
+    fields = ("admin_socket", "name", "uuid")
+    if isinstance(served, dict) and all(isinstance(served.get(name), str) for name in fields):
+        return served
+    return None
+
+
+def write_serving(root: str, served: ServedView, uuid: str) -> None:
+    path = os.path.join(root, SERVING_FILE)
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump({**served, "uuid": uuid}, file, indent=1)
+    os.replace(path + ".new", path)
+
+
+def remove_serving(root: str) -> None:
+    try:
+        os.unlink(os.path.join(root, SERVING_FILE))
+    except OSError:
+        pass  # gone with its volume, or a read-only file system: a stale file is harmless
+
+
+class RemoteService:
+    """A volume behind an admin socket. Errors of the server are raised here as the kinds that they were there."""
+
+    def __init__(self, socket_path: str, volume: str, location: Location):
+        import httpx
+
+        self._http: httpx.Client = httpx.Client(
+            transport=httpx.HTTPTransport(uds=socket_path), base_url="http://cdp",
+            # No limit on an answer: a check takes as long as the history is big. A dead server closes the socket.
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS))
+        self._socket_path = socket_path
+        self._base = f"/v1/volumes/{_quoted(volume)}"
+        self._image = "/".join(location.images) or None
+        self._text = location.text
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def _call(self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None,
+              content: bytes | None = None) -> "httpx.Response":
+        import httpx
+
+        params = {name: value for name, value in (query or {}).items() if value is not None}
+        try:
+            answer = self._http.request(method, path, params=params, json=body, content=content)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
+                              "see whether 'cdp serve' still runs, then repeat") from None
+        if answer.is_success:
+            return answer
+        raise _as_error(answer)
+
+    def _volume(self, method: str, what: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None,
+                content: bytes | None = None) -> "httpx.Response":
+        return self._call(method, f"{self._base}{what}", {**(query or {}), "image": self._image}, body, content)
+
+    def server(self) -> dict[str, Any]:
+        """pid and volumes (name to identity) of the server."""
+        return cast(dict[str, Any], self._call("GET", "/v1/server").json())
+
+    def info(self) -> InfoView:
+        return cast(InfoView, self._volume("GET", "").json())
+
+    def window(self) -> WindowView:
+        return cast(WindowView, self._volume("GET", "/window").json())
+
+    def explain(self, point: str) -> ExplanationView:
+        return cast(ExplanationView, self._volume("GET", "/explain", {"point": point}).json())
+
+    def bookmark(self, name: str, at: str = "now") -> BookmarkView:
+        return cast(BookmarkView, self._volume("POST", "/bookmarks", body={"name": name, "at": at}).json())
+
+    def bookmarks(self) -> list[BookmarkView]:
+        return cast(list[BookmarkView], self._volume("GET", "/bookmarks").json())
+
+    def delete_bookmark(self, name: str) -> None:
+        self._volume("DELETE", "/bookmarks", {"name": name})
+
+    def create_image(self, name: str, at: str = "now") -> ImageView:
+        return cast(ImageView, self._volume("POST", "/images", body={"name": name, "at": at}).json())
+
+    def images(self) -> list[ImageView]:
+        return cast(list[ImageView], self._volume("GET", "/images").json())
+
+    def delete_image(self, name: str) -> None:
+        self._volume("DELETE", "/images", {"name": name})
+
+    def restore(self, point: str, offset: int | None = None, length: int | None = None, destructive: bool = False,
+                dry_run: bool = False) -> RestoreView:
+        body = {"point": point, "offset": offset, "length": length, "destructive": destructive, "dry_run": dry_run}
+        return cast(RestoreView, self._volume("POST", "/restores", body=body).json())
+
+    def undo(self, dry_run: bool = False) -> RestoreView:
+        return cast(RestoreView, self._volume("POST", "/undo", body={"dry_run": dry_run}).json())
+
+    def restores(self) -> list[RestoreView]:
+        return cast(list[RestoreView], self._volume("GET", "/restores").json())
+
+    def records(self, since: str = "#0", until: str = "now", limit: int = 1000) -> RecordsPage:
+        query = {"since": since, "until": until, "limit": limit}
+        return cast(RecordsPage, self._volume("GET", "/records", query).json())
+
+    def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
+            limit: int = MAX_PAGE_EXTENTS) -> MapPage:
+        query = {"offset": offset, "length": length, "at": at, "limit": limit}
+        return cast(MapPage, self._volume("GET", "/map", query).json())
+
+    def read(self, offset: int, length: int, at: str | None = None) -> bytes:
+        return self._volume("GET", "/content", {"offset": offset, "length": length, "at": at}).content
+
+    def write(self, offset: int, data: bytes, fua: bool = False) -> None:
+        self._volume("PUT", "/content", {"offset": offset, "fua": fua}, content=data)
+
+    def zero(self, offset: int, length: int, hole: bool = False) -> None:
+        self._volume("POST", "/zero", body={"offset": offset, "length": length, "hole": hole})
+
+    def flush(self) -> None:
+        self._volume("POST", "/flush")
+
+    def check(self) -> CheckView:
+        return cast(CheckView, self._volume("POST", "/check").json())
+
+
+def _quoted(name: str) -> str:
+    from urllib.parse import quote
+
+    return quote(name, safe="")
+
+
+def _as_error(answer: "httpx.Response") -> CdpError:
+    try:
+        body = answer.json()
+        kind = getattr(errors, str(body["kind"]), CdpError)
+        if isinstance(kind, type) and issubclass(kind, CdpError):
+            return kind(str(body["message"]), str(body["hint"]))
+    except (ValueError, KeyError, TypeError):
+        pass
+    return Unavailable(f"the server answered {answer.status_code} {answer.text[:200]!r}", "see the server's log")

@@ -1,0 +1,294 @@
+"""A server: volumes behind NBD and behind the administration socket, until it is told to stop.
+
+Exports of a volume NAME: NAME, NAME@POINT (a time image, opened for the connection), NAME/IMAGE, NAME/IMAGE@POINT.
+
+Invariants
+  1. Order of start: settings are valid already; paths; volumes; sockets; serving.json; then "ready". What fails undoes
+     what was done before it.
+  2. Order of stop: serving.json goes first, then the administration and NBD sockets and their connections, then the
+     volumes. The second signal ends the process at once.
+Server belongs to the main thread (signals); Exports is called from many threads.
+"""
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from cdpcore.errors import Busy, InvalidRequest, NotFound, Unavailable
+
+from cdp.client import (
+    LOCK_RETRY_SECONDS,
+    LOCK_WAIT_SECONDS,
+    Location,
+    find_server,
+    locate,
+    remove_serving,
+    write_serving,
+)
+from cdp.service import ServedView, VolumeService, open_image_path
+from cdp.settings import Settings, parse_address
+
+if TYPE_CHECKING:
+    from cdp import Volume
+
+log = logging.getLogger("cdp.serve")
+
+FORCED_EXIT = 130
+
+
+@dataclass(frozen=True)
+class OpenExport:
+    """One connection's export (cdp.nbd.handshake.Export)."""
+
+    capsule: object
+    read_only: bool
+    size_bytes: int
+    description: str
+    name: str
+    multi_conn: bool
+    _close: Callable[[], None]
+
+    def close(self) -> None:
+        self._close()
+
+
+class Exports:
+    """Export names to exports (cdp.nbd.handshake.Resolver)."""
+
+    def __init__(self, volumes: "dict[str, Volume]", read_only: bool):
+        self._volumes = volumes
+        self._read_only = read_only
+
+    def list(self) -> list[tuple[str, str]]:
+        return [(name, text) for root, volume in self._volumes.items() for name, text in self._tree(root, volume)]
+
+    def _tree(self, name: str, volume: "Volume") -> Iterator[tuple[str, str]]:
+        """A volume and the images in it, theirs after each."""
+        yield name, f"volume of {volume.size_bytes} bytes"
+        for image in volume.images():
+            if not image.children:
+                yield f"{name}/{image.name}", f"writable image, begun as #{image.at.seq}"
+                continue
+            try:
+                opened = volume.open_image(image.name)
+            except NotFound:
+                continue  # deleted meanwhile
+            with opened:
+                tree = self._tree(f"{name}/{image.name}", opened)
+                next(tree)
+                yield f"{name}/{image.name}", f"writable image, begun as #{image.at.seq}"
+                yield from tree
+
+    def split(self, name: str) -> tuple[str, Sequence[str], str | None]:
+        """Volume, image names and point of an export name. An empty name is the only volume. Raises NotFound."""
+        if not name and len(self._volumes) == 1:
+            name = next(iter(self._volumes))
+        path, point = name, None
+        if name not in self._volumes and "@" in name:
+            path, _, point = name.rpartition("@")
+            if path.endswith("@"):
+                path, point = path[:-1], f"@{point}"
+        root, *images = path.split("/")
+        if root not in self._volumes:
+            raise NotFound(f"no export {name!r}", f"there are {', '.join(self._volumes)}")
+        return root, images, point
+
+    def open(self, name: str) -> OpenExport:
+        root, images, point = self.split(name)
+        with ExitStack() as stack:
+            volume = open_image_path(self._volumes[root], images, stack)
+            base = "/".join((root, *images))
+            if point is None:
+                return OpenExport(capsule=volume.target(), read_only=self._read_only, size_bytes=volume.size_bytes,
+                                  description=base, name=base, multi_conn=True, _close=stack.pop_all().close)
+            image = stack.enter_context(volume.at(point))
+            at = f"#{image.moment.seq}"
+            return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,
+                              description=f"{base} as of {at}", name=f"{base}@{at}",
+                              # -10m is another moment for the next connection; a seq is not.
+                              multi_conn=point == at, _close=stack.pop_all().close)
+
+
+def runtime_directory() -> str:
+    """Where sockets go that nobody named: a directory that only this user can enter."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base):
+        path = os.path.join(base, "cdp")
+    elif os.geteuid() == 0 and os.path.isdir("/run") and os.access("/run", os.W_OK):
+        path = "/run/cdp"
+    else:
+        path = os.path.join(tempfile.gettempdir(), f"cdp-{os.geteuid()}")
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.stat(path)
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot make the runtime directory: {error.strerror}", "give --unix SOCK") from None
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise Unavailable(f"{path}: others can write there", "give --unix SOCK in a directory of your own")
+    return path
+
+
+class Server:
+    """`with Server(paths, settings) as server: server.wait()`."""
+
+    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
+        self._settings = settings
+        self._roots = named_roots(paths)
+        self._read_only = read_only
+        self._stack = ExitStack()
+        self._stop = threading.Event()
+        self._nbd: Any = None
+        self._exports: Exports | None = None
+        self._volumes: dict[str, Volume] = {}
+        self._admin_socket = ""
+        self._signalled = False
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        self._take_signals()
+        settings = self._settings
+        # TLS files, addresses and the runtime directory are looked at before a volume is.
+        listen, tls = self._addresses(), self._tls()
+        first = next(iter(self._roots))
+        self._admin_socket = os.path.abspath(settings.admin_socket or os.path.join(runtime_directory(), f"{first}.admin.sock"))
+        from cdp.nbd import NbdServer
+
+        from cdp.admin import AdminServer, clear_stale_socket
+
+        clear_stale_socket(self._admin_socket)
+        for name, location in self._roots.items():
+            volume = _open_to_serve(location, settings)
+            self._stack.callback(volume.close)
+            self._volumes[name] = volume
+            log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
+
+        self._exports = Exports(self._volumes, self._read_only)
+        self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
+        self._stack.callback(self._nbd.close)
+        self._nbd.start()
+
+        services = {name: VolumeService(volume, self._served(name)) for name, volume in self._volumes.items()}
+        admin = AdminServer(self._admin_socket, services)
+        self._stack.callback(admin.close)
+        admin.start()
+        for name, location in self._roots.items():
+            self._stack.callback(remove_serving, location.root)
+            write_serving(location.root, self._served(name), str(self._volumes[name].uuid))
+
+    def _addresses(self) -> list[Any]:
+        from cdp.nbd import TcpAddress, UnixAddress
+
+        settings, listen = self._settings, list[Any]()
+        if settings.unix_socket:
+            listen.append(UnixAddress(settings.unix_socket))
+        if settings.tcp_listen:
+            listen.append(TcpAddress(*parse_address(settings.tcp_listen)))
+        if not listen:
+            listen.append(UnixAddress(os.path.join(runtime_directory(), f"{next(iter(self._roots))}.sock")))
+        return listen
+
+    def _tls(self) -> Any:
+        from cdp.nbd import TlsMode, TlsSettings
+
+        settings = self._settings
+        if settings.tls == "off":
+            return TlsSettings()
+        tls = TlsSettings(mode=TlsMode(settings.tls), cert_file=settings.tls_cert, key_file=settings.tls_key,
+                          client_ca_file=settings.tls_ca)
+        tls.context()  # raises InvalidRequest for unusable files
+        return tls
+
+    def _served(self, name: str) -> ServedView:
+        uris = [self._nbd.uri(name, listener) for listener in range(len(self._nbd.addresses))]
+        return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=uris)
+
+    def uris(self) -> list[str]:
+        """The URI of every export there is now, at every address."""
+        assert self._exports is not None
+        listeners = range(len(self._nbd.addresses))
+        return [self._nbd.uri(name, listener) for name, _ in self._exports.list() for listener in listeners]
+
+    def view(self) -> dict[str, Any]:
+        """What `serve --json` prints."""
+        assert self._exports is not None
+        listeners = range(len(self._nbd.addresses))
+        exports = [{"name": name, "uris": [self._nbd.uri(name, listener) for listener in listeners], "description": text}
+                   for name, text in self._exports.list()]
+        return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only, "exports": exports}
+
+    def wait(self) -> None:
+        """Until a signal or stop()."""
+        self._stop.wait()
+        log.info("stopping")
+
+    def stop(self) -> None:
+        """Ask wait() to return; from any thread."""
+        self._stop.set()
+
+    def _take_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # in a test or embedded: the caller stops it
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.signal(number, self._signal)
+            self._stack.callback(signal.signal, number, before)
+
+    def _signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signalled:
+            os.write(2, b"cdp: stopped at once\n")
+            os._exit(FORCED_EXIT)
+        self._signalled = True
+        self._stop.set()
+
+
+def named_roots(paths: Sequence[str]) -> dict[str, Location]:
+    """Export name to volume, for the paths of the command line. Raises NotFound, InvalidRequest."""
+    roots: dict[str, Location] = {}
+    for path in paths:
+        if "@" in path and not os.path.exists(path):
+            volume = path.rpartition("@")[0]
+            raise InvalidRequest(f"{path}: a server takes volumes, not points",
+                                 f"serve {volume}; the point is then the export {os.path.basename(path)}")
+        location = locate(path)
+        if location.images:
+            export = "/".join((os.path.basename(location.root), *location.images))
+            raise InvalidRequest(f"{path} is an image of {location.root}",
+                                 f"serve {location.root}; the image is then the export {export}")
+        name = os.path.basename(os.path.realpath(location.root))
+        if name in roots:
+            raise InvalidRequest(f"{path} and {roots[name].root} have the same name {name!r}", "serve them from two servers")
+        roots[name] = location
+    return roots
+
+
+def _open_to_serve(location: Location, settings: Settings) -> "Volume":
+    import time
+
+    import cdp
+
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS  # a command holds a volume for milliseconds
+    while True:
+        try:
+            return cdp.open(location.root, settings=settings)
+        except Busy as error:
+            if remote := find_server(location):
+                pid = remote.server()["pid"]
+                remote.close()
+                raise Busy(f"{location.root} is served already, by process {pid}",
+                           f"'cdp info {location.root}' shows where") from None
+            if time.monotonic() >= deadline:
+                raise Busy(error.message, error.hint or "end the process that has it open, then repeat") from None
+        time.sleep(LOCK_RETRY_SECONDS)
