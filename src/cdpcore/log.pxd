@@ -119,6 +119,7 @@ cdef class Log:
                     const uint8_t *data, uint32_t data_bytes, uint32_t crc, uint64_t *loc, cdp_status *st) noexcept nogil
     cdef void close_frame(self) noexcept nogil
     cdef int roll(self, cdp_status *st) noexcept nogil
+    cdef bint set_aside(self) noexcept nogil
 
     # No lock held.
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil

@@ -294,6 +294,22 @@ cdef class Log:
         pthread_mutex_unlock(&self.io_mutex)
         return CDP_OK
 
+    cdef bint set_aside(self) noexcept nogil:
+        """As roll, but without a next segment: for closing. True: there is something to seal."""
+        cdef bint some
+        self.close_frame()
+        pthread_mutex_lock(&self.io_mutex)
+        some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.failed
+        if some:
+            self.current.end_frame = self.queued
+            self.sealing = self.current
+            self.sealing_dirty = self.current_dirty
+            self.sealing_published = False
+            memset(&self.current, 0, sizeof(segment))
+            self.current_dirty = False
+        pthread_mutex_unlock(&self.io_mutex)
+        return some
+
     cdef void publish_sealing(self) noexcept nogil:
         pthread_mutex_lock(&self.io_mutex)
         self.sealing_published = True
@@ -471,7 +487,7 @@ cdef class Log:
         Frames of a segment lie one behind the other, so the last frame in the ring that begins at or before `loc`
         holds it, or none does. A location given out is never in a frame that has not been started."""
         cdef uint32_t number = <uint32_t>(loc >> 32)
-        cdef uint64_t off = (loc & 0xFFFFFFFF) * CDP_SECTOR
+        cdef uint64_t off = <uint64_t><uint32_t>loc * CDP_SECTOR
         cdef uint64_t lo, hi, mid
         cdef ring_frame *r
         cdef uint8_t *at = NULL
@@ -530,7 +546,9 @@ cdef class Log:
                     rc = self.io_round(0, &st)
                 else:
                     self.lock_append()
-                    seq = self.ring[(self.opened - 1) % self.pool.n_slots].f.last_seq if self.opened else 0
+                    seq = 0
+                    if self.opened:
+                        seq = self.ring[(self.opened - 1) % self.pool.n_slots].f.last_seq
                     self.unlock_append()
                     rc = self.wait_durable(seq, &st)
                     due = cdp_monotonic_ms() + commit_interval_ms
@@ -661,6 +679,19 @@ cdef class Log:
         return empty
 
     # --- looking -----------------------------------------------------------------------------------------------------
+
+    def sync_all(self):
+        """Make every record durable."""
+        cdef cdp_status st
+        cdef uint64_t seq = 0
+        cdef int rc
+        with nogil:
+            self.lock_append()
+            if self.opened:
+                seq = self.ring[(self.opened - 1) % self.pool.n_slots].f.last_seq
+            self.unlock_append()
+            rc = self.wait_durable(seq, &st)
+        check(rc, &st, self.directory.decode())
 
     def write_out(self):
         """Close the open frame and write every frame to its file (not synced), so that the files show all records."""

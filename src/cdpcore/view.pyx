@@ -1,5 +1,5 @@
 """A lineage in the shape the index reads (see cdp.lineage, which computes it)."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from cdpcore.errors import InvalidRequest
 

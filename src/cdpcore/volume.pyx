@@ -21,8 +21,8 @@ from cdpcore.index cimport (cdp_lookup, cdp_lookup_runs, cdp_run_close, cdp_run_
                             cdp_run_open, cdp_run_write_tree, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room,
                             cdp_tree_insert, cdp_tree_new, cdp_interval, cdp_crc32c)
 from cdpcore.log cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
-from cdpcore.osapi cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
-from cdpcore.errors import Closed, InvalidRequest, OutOfSpace
+from cdpcore.osapi cimport CDP_OPEN_RDONLY
+from cdpcore.errors import Busy, Closed
 
 cdef extern from "format.h" nogil:
     enum:
@@ -39,8 +39,10 @@ cdef extern from "format.h" nogil:
     const uint64_t CDP_LOC_BASE
     int cdp_loc_is_data(uint64_t loc)
 
-DEF MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
-DEF MAX_INSERTS = 40    # into the tree by one record: parts, and the two edges of an unaligned zero
+cdef enum:
+    MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
+    MAX_INSERTS = 40    # into the tree by one record: parts, or the two edges and the body of an unaligned zero
+    FULL = -1           # add_extent: the list is full, which is no error
 
 
 cdef class VolumeCore:
@@ -51,13 +53,13 @@ cdef class VolumeCore:
         segments: read handles of the log's files.
         size_bytes: a multiple of 512.
         max_records: a segment is closed after that many, which bounds the extent tree.
-        base_fd: handle from os.open of the base file, taken over; -1 where the base is all holes.
-        parent, parent_view, parent_pin: for a writable image, instead of base_fd.
+        base: path of the base file; "" where the base is all holes.
+        parent, parent_view, parent_pin: for a writable image, instead of base.
         view, last_seq, last_ts_ns: what recovery found.
     Threading: requests come from any thread. The def methods release the GIL where they may block.
     """
 
-    def __cinit__(self, Log log not None, SegmentFds segments not None, *, uint64_t size_bytes, uint32_t max_records, int base_fd,
+    def __cinit__(self, Log log not None, SegmentFds segments not None, *, uint64_t size_bytes, uint32_t max_records, base: str,
                   View view not None, uint64_t last_seq, uint64_t last_ts_ns, VolumeCore parent=None, View parent_view=None,
                   parent_pin=None):
         self.os = log.os
@@ -69,7 +71,12 @@ cdef class VolumeCore:
         cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - (64 << 10)
         self.part_bytes = min(1 << 20, usable // 2 // CDP_BLOCK * CDP_BLOCK) or CDP_BLOCK
         self.max_request_bytes = min(32 << 20, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
-        self.base_fd = base_fd
+        cdef cdp_status st
+        self.base_fd = -1
+        if base:
+            self.base_fd = self.table.open(self.table.ctx, base.encode(), CDP_OPEN_RDONLY)
+            if self.base_fd < 0:
+                check(cdp_fail_os(&st, self.base_fd, 0, b"opening the base"), &st, base)
         self.parent = parent
         self.parent_view = parent_view
         self.parent_pin = parent_pin
@@ -112,7 +119,7 @@ cdef class VolumeCore:
             if (off + done) % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
                 rc = self.write_sectors(buf + done, (off + done) // CDP_SECTOR, step // CDP_SECTOR, flags, st)
             else:
-                rc = self.change_bytes(buf + done, off + done, step, CDP_KIND_WRITE, flags, st)
+                rc = self.write_bytes(buf + done, off + done, step, flags, st)
             done += step
         cdp_gate_leave(&self.gate)
         return rc
@@ -123,7 +130,7 @@ cdef class VolumeCore:
             return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
         rc = self.check_range(off, n, st)
         if rc == CDP_OK and n:
-            rc = self.change_bytes(NULL, off, n, CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO, flags, st)
+            rc = self.zero_bytes(off, n, CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO, flags, st)
         cdp_gate_leave(&self.gate)
         return rc
 
@@ -164,152 +171,127 @@ cdef class VolumeCore:
 
     cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags,
                            cdp_status *st) noexcept nogil:
+        """The usual write. Checksums first: the append lock covers one copy of the data and no more."""
         cdef uint32_t crc[MAX_PARTS]
-        cdef uint64_t loc[MAX_PARTS]
-        cdef uint64_t n = sectors * CDP_SECTOR, seq, ts_ns, at, step, first
-        cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i
-        cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
-        cdef int rc = CDP_OK
-        for i in range(n_parts):
-            at = i * self.part_bytes
-            crc[i] = cdp_crc32c(0, buf + at, min(self.part_bytes, n - at))
+        cdef uint64_t seq
+        cdef int rc
+        checksum_parts(buf, sectors * CDP_SECTOR, self.part_bytes, crc)
         self.log.lock_append()
-        rc = self.begin_record(n, n_parts, &seq, &ts_ns, st)
-        for i in range(n_parts):
-            if rc != CDP_OK:
-                break
-            at = i * self.part_bytes
-            step = min(self.part_bytes, n - at)
-            rc = self.log.append(seq, ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
-                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0), buf + at, <uint32_t>step, crc[i],
-                                 &loc[i], st)
-        if rc == CDP_OK:
-            pthread_mutex_lock(&self.index_mutex)
-            i = 0
-            while i < n_parts:      # neighbours that lie one behind the other in the log are one extent
-                first = i
-                i += 1
-                while i < n_parts and loc[i] == loc[i - 1] + self.part_bytes // CDP_SECTOR:
-                    i += 1
-                cdp_tree_insert(self.tree, seq, start + first * self.part_bytes // CDP_SECTOR,
-                                start + min(i * self.part_bytes, n) // CDP_SECTOR, loc[first])
-            self.last_seq = seq
-            self.last_ts_ns = ts_ns
-            pthread_mutex_unlock(&self.index_mutex)
-            self.n_writes += 1
-            self.bytes_written += n
-            if flags & CDP_FUA:
-                self.unflushed_seq = seq
+        rc = self.append_data(buf, start, sectors, crc, flags, &seq, st)
         self.log.unlock_append()
         if rc == CDP_OK and flags & CDP_FUA:
             rc = self.log.wait_durable(seq, st)
         return rc
 
-    cdef int change_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags,
-                          cdp_status *st) noexcept nogil:
-        """A write at any byte offset (at most max_request_bytes), or (buf == NULL) a zero or trim of any length. Sectors
-        that change in part are read and merged under the append lock, so the record is one step in the serial order."""
-        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
-        cdef uint64_t head = off % CDP_SECTOR, tail = (off + n) % CDP_SECTOR
-        cdef uint64_t body_start = start + (head != 0), body_end = end - (tail != 0)
-        cdef uint64_t whole = (end - start) * CDP_SECTOR, seq, ts_ns, i
-        cdef uint64_t at[3]
-        cdef uint64_t upto[3]
-        cdef uint64_t loc[MAX_PARTS + 1]
-        cdef uint64_t n_desc = 0, step, data_bytes
-        cdef uint16_t kinds[3]
+    cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
+                         uint64_t *seq, cdp_status *st) noexcept nogil:
+        """Append lock held: one WRITE record, then visible."""
+        cdef uint64_t loc[MAX_PARTS]
+        cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, first
+        cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i
         cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
-        cdef uint8_t edge[1024]
-        cdef uint8_t *merged = edge
-        cdef uint8_t *p
+        cdef int rc = self.begin_record(n, n_parts, seq, &ts_ns, st)
+        for i in range(n_parts):
+            if rc != CDP_OK:
+                return rc
+            at = i * self.part_bytes
+            step = min(self.part_bytes, n - at)
+            rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
+                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0), buf + at, <uint32_t>step, crc[i],
+                                 &loc[i], st)
+        if rc != CDP_OK:
+            return rc
+        pthread_mutex_lock(&self.index_mutex)
+        i = 0
+        while i < n_parts:      # neighbours that lie one behind the other in the log are one extent
+            first = i
+            i += 1
+            while i < n_parts and loc[i] == loc[i - 1] + self.part_bytes // CDP_SECTOR:
+                i += 1
+            cdp_tree_insert(self.tree, seq[0], start + first * self.part_bytes // CDP_SECTOR,
+                            start + min(i * self.part_bytes, n) // CDP_SECTOR, loc[first])
+        self.last_seq = seq[0]
+        self.last_ts_ns = ts_ns
+        pthread_mutex_unlock(&self.index_mutex)
+        self.n_writes += 1
+        self.bytes_written += n
+        if flags & CDP_FUA:
+            self.unflushed_seq = seq[0]
+        return CDP_OK
+
+    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+        """A write that does not begin and end on sectors: the rest of those sectors is read and logged with it, under the
+        append lock, so that it is one step in the serial order."""
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, seq
+        cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
+        cdef uint32_t crc[MAX_PARTS]
+        cdef uint8_t *merged = <uint8_t *>malloc(whole)
         cdef int rc
-        if buf != NULL:
-            if whole > sizeof(edge):
-                merged = <uint8_t *>malloc(whole)
-                if merged == NULL:
-                    return cdp_fail_os(st, -ENOMEM, off, b"merging an unaligned write")
-            memcpy(merged + head, buf, n)
+        if merged == NULL:
+            return cdp_fail_os(st, -ENOMEM, off, b"merging an unaligned write")
+        memcpy(merged + head, buf, n)
         self.log.lock_append()
-        rc = CDP_OK
-        # The edges' present content: first sector at merged, last one at merged + last_at.
-        cdef uint64_t last_at = whole - CDP_SECTOR if buf != NULL else CDP_SECTOR
-        cdef bint one_sector = end - start == 1
-        if head or (tail and one_sector):
-            if buf != NULL:
-                rc = self.read_inside(NULL, merged, start * CDP_SECTOR, head, st)
-            else:
-                memset(edge, 0, sizeof(edge))
-                rc = self.read_inside(NULL, edge, start * CDP_SECTOR, head, st)
-            if rc == CDP_OK and one_sector and tail:
-                rc = self.read_inside(NULL, merged + tail, start * CDP_SECTOR + tail, CDP_SECTOR - tail, st)
-        elif buf == NULL:
-            memset(edge, 0, sizeof(edge))
-        if rc == CDP_OK and tail and not one_sector:
-            rc = self.read_inside(NULL, merged + last_at + tail, (end - 1) * CDP_SECTOR + tail, CDP_SECTOR - tail, st)
-        # What to log: for data, parts of `merged`; for zeros, edge sector, body, edge sector.
-        if buf != NULL:
-            n_desc = (whole + self.part_bytes - 1) // self.part_bytes
-            data_bytes = whole
-        else:
-            data_bytes = 0
-            if one_sector and (head or tail):
-                at[0] = start; upto[0] = end; kinds[0] = CDP_KIND_WRITE
-                n_desc = 1
-                data_bytes = CDP_SECTOR
-            else:
-                if head:
-                    at[n_desc] = start; upto[n_desc] = start + 1; kinds[n_desc] = CDP_KIND_WRITE
-                    n_desc += 1
-                    data_bytes += CDP_SECTOR
-                if body_end > body_start:
-                    at[n_desc] = body_start; upto[n_desc] = body_end; kinds[n_desc] = kind
-                    n_desc += 1
-                if tail:
-                    at[n_desc] = end - 1; upto[n_desc] = end; kinds[n_desc] = CDP_KIND_WRITE
-                    n_desc += 1
-                    data_bytes += CDP_SECTOR
+        rc = self.read_inside(NULL, merged, start * CDP_SECTOR, head, st)
         if rc == CDP_OK:
-            rc = self.begin_record(data_bytes, <uint32_t>n_desc, &seq, &ts_ns, st)
-        for i in range(n_desc):
+            rc = self.read_inside(NULL, merged + head + n, off + n, whole - head - n, st)
+        if rc == CDP_OK:
+            checksum_parts(merged, whole, self.part_bytes, crc)
+            rc = self.append_data(merged, start, end - start, crc, flags, &seq, st)
+        self.log.unlock_append()
+        free(merged)
+        if rc == CDP_OK and flags & CDP_FUA:
+            rc = self.log.wait_durable(seq, st)
+        return rc
+
+    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, cdp_status *st) noexcept nogil:
+        """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
+        cdef uint64_t end = off + n, at = off, stop, seq, ts_ns
+        cdef uint64_t start_of[3]
+        cdef uint64_t end_of[3]
+        cdef uint64_t loc[3]
+        cdef uint8_t edge[3][512]
+        cdef uint16_t rec_flags
+        cdef uint32_t n_parts = 0, n_edges = 0, i
+        cdef int rc = CDP_OK
+        self.log.lock_append()
+        while at < end and rc == CDP_OK:
+            start_of[n_parts] = at // CDP_SECTOR
+            if at % CDP_SECTOR == 0 and end - at >= CDP_SECTOR:
+                stop = end // CDP_SECTOR * CDP_SECTOR
+                loc[n_parts] = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+            else:
+                stop = min(end, (at // CDP_SECTOR + 1) * CDP_SECTOR)
+                rc = self.read_inside(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, st)
+                memset(edge[n_parts] + at % CDP_SECTOR, 0, stop - at)
+                loc[n_parts] = 0
+                n_edges += 1
+            end_of[n_parts] = (stop + CDP_SECTOR - 1) // CDP_SECTOR
+            n_parts += 1
+            at = stop
+        if rc == CDP_OK:
+            rc = self.begin_record(n_edges * CDP_SECTOR, n_parts, &seq, &ts_ns, st)
+        for i in range(n_parts):
             if rc != CDP_OK:
                 break
-            if i + 1 == n_desc:
-                rec_flags &= ~<uint32_t>CDP_REC_MORE
+            rec_flags = CDP_REC_MORE if i + 1 < n_parts else 0
+            if flags & CDP_FUA:
+                rec_flags |= CDP_REC_FUA
+            if loc[i]:
+                rc = self.log.append(seq, ts_ns, start_of[i], end_of[i] - start_of[i], kind, rec_flags, NULL, 0, 0, &at, st)
             else:
-                rec_flags |= CDP_REC_MORE
-            if buf != NULL:
-                step = min(self.part_bytes, whole - i * self.part_bytes)
-                p = merged + i * self.part_bytes
-                rc = self.log.append(seq, ts_ns, start + i * self.part_bytes // CDP_SECTOR, step // CDP_SECTOR,
-                                     CDP_KIND_WRITE, rec_flags, p, <uint32_t>step, cdp_crc32c(0, p, step), &loc[i], st)
-            elif kinds[i] == CDP_KIND_WRITE:
-                p = edge if at[i] == start and (head or one_sector) else edge + CDP_SECTOR
-                rc = self.log.append(seq, ts_ns, at[i], 1, CDP_KIND_WRITE, rec_flags, p, CDP_SECTOR,
-                                     cdp_crc32c(0, p, CDP_SECTOR), &loc[i], st)
-            else:
-                rc = self.log.append(seq, ts_ns, at[i], upto[i] - at[i], kind, rec_flags, NULL, 0, 0, &loc[i], st)
-                loc[i] = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+                rc = self.log.append(seq, ts_ns, start_of[i], 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
+                                     cdp_crc32c(0, edge[i], CDP_SECTOR), &loc[i], st)
         if rc == CDP_OK:
             pthread_mutex_lock(&self.index_mutex)
-            for i in range(n_desc):
-                if buf != NULL:
-                    cdp_tree_insert(self.tree, seq, start + i * self.part_bytes // CDP_SECTOR,
-                                    min(start + (i + 1) * self.part_bytes // CDP_SECTOR, end), loc[i])
-                else:
-                    cdp_tree_insert(self.tree, seq, at[i], upto[i], loc[i])
+            for i in range(n_parts):
+                cdp_tree_insert(self.tree, seq, start_of[i], end_of[i], loc[i])
             self.last_seq = seq
             self.last_ts_ns = ts_ns
             pthread_mutex_unlock(&self.index_mutex)
-            if buf != NULL:
-                self.n_writes += 1
-                self.bytes_written += n
-            else:
-                self.n_zeroes += 1
+            self.n_zeroes += 1
             if flags & CDP_FUA:
                 self.unflushed_seq = seq
         self.log.unlock_append()
-        if merged != edge:
-            free(merged)
         if rc == CDP_OK and flags & CDP_FUA:
             rc = self.log.wait_durable(seq, st)
         return rc
@@ -374,6 +356,7 @@ cdef class VolumeCore:
         cdef uint64_t cap = 64, reached
         cdef int64_t n
         cdef cdp_snapshot *snap
+        cdef const cdp_view *seen
         p.heap = NULL
         p.at = p.few
         while True:
@@ -382,10 +365,13 @@ cdef class VolumeCore:
             trees[0] = self.tree
             trees[1] = self.sealing_tree
             n_trees = 2 if self.sealing_tree != NULL else 1
-            n = cdp_lookup(&snap.view if view == NULL else view, trees, n_trees, NULL, 0, start, end, trees_know, cap, &reached, st)
+            seen = view
+            if view == NULL:
+                seen = &snap.view
+            n = cdp_lookup(seen, trees, n_trees, NULL, 0, start, end, trees_know, cap, &reached, st)
             pthread_mutex_unlock(&self.index_mutex)
             if n >= 0 and reached == end:
-                n = cdp_lookup_runs(&snap.view if view == NULL else view, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
+                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
                                     p.at, cap, &reached, st)
             cdp_snapshot_unref(snap)
             if n < 0 or reached == end:
@@ -447,7 +433,7 @@ cdef class VolumeCore:
         rc = self.segments.acquire(<uint32_t>(loc >> 32), &fd, &cached, st)
         if rc != CDP_OK:
             return rc
-        off = (loc & 0xFFFFFFFF) * CDP_SECTOR + skip
+        off = <uint64_t><uint32_t>loc * CDP_SECTOR + skip
         got = self.table.pread(self.table.ctx, fd, buf, n, off)
         self.segments.release(<uint32_t>(loc >> 32), fd, cached)
         if got < 0:
@@ -514,7 +500,9 @@ cdef class VolumeCore:
         """Fill `buffer` from `offset` at `view` (None: now)."""
         cdef cdp_status st
         cdef int rc = CDP_OK
-        cdef const cdp_view *v = &view.v if view is not None else NULL
+        cdef const cdp_view *v = NULL
+        if view is not None:
+            v = &view.v
         cdef uint64_t n = buffer.shape[0]
         if n:
             with nogil:
@@ -552,7 +540,9 @@ cdef class VolumeCore:
         cdef cdp_status st
         cdef int rc
         cdef uint32_t n = 0, i
-        cdef const cdp_view *v = &view.v if view is not None else NULL
+        cdef const cdp_view *v = NULL
+        if view is not None:
+            v = &view.v
         cdef cdp_extent *out = <cdp_extent *>malloc(1024 * sizeof(cdp_extent))
         if out == NULL:
             raise MemoryError()
@@ -580,7 +570,7 @@ cdef class VolumeCore:
         """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros) and, with
         `view`, make that the current lineage. Returns (seq, ts_ns). Not durable before the next flush."""
         cdef cdp_status st
-        cdef bytes padded = data + bytes(-len(data) % CDP_SECTOR)
+        cdef bytes padded = data + bytes((CDP_SECTOR - len(data) % CDP_SECTOR) % CDP_SECTOR)
         cdef const uint8_t *p = <const uint8_t *><char *>padded
         cdef uint32_t n = len(padded)
         cdef uint64_t seq
@@ -606,7 +596,9 @@ cdef class VolumeCore:
         if runs == NULL:
             runs = old.run_refs
             n_runs = old.n_runs
-        fresh = cdp_snapshot_new(&old.view if view == NULL else view, runs, n_runs)
+        if view == NULL:
+            view = &old.view
+        fresh = cdp_snapshot_new(view, runs, n_runs)
         if fresh != NULL:
             self.snapshot = fresh
             if drop_sealing_tree:
@@ -619,101 +611,50 @@ cdef class VolumeCore:
         cdp_tree_free(dead)
         return CDP_OK
 
-    def write_sealing_run(self, path: str, bytes uuid, uint32_t segment, uint64_t first_seq, uint64_t last_seq):
-        """Write the run of the segment that was set aside."""
-        cdef cdp_run_meta meta
-        cdef cdp_status st
-        cdef bytes p = path.encode()
-        cdef const char *c_path = p
-        cdef int rc
-        fill_meta(&meta, uuid, segment, segment, first_seq, last_seq)
-        with nogil:     # the sealing tree no longer changes, and only this thread ends it
-            rc = cdp_run_write_tree(self.table, c_path, &meta, self.sealing_tree, &st)
-        check(rc, &st, path)
-
-    def install_runs(self, list paths not None, list ids not None, bytes uuid, list keep_ids not None, bint drop_sealing_tree):
-        """Make the index consist of the runs `ids` (newest first): those in keep_ids stay as they are, the others are opened
-        from `paths`. With drop_sealing_tree the newest run replaces that tree, in the same instant."""
-        cdef cdp_run_ref *refs[64]
-        cdef cdp_run *run
-        cdef cdp_status st
-        cdef bytes p
-        cdef const char *c_path
-        cdef uint32_t n = 0, i
-        cdef int rc = CDP_OK
-        cdef bint out_of_memory = False
-        if len(ids) > 64 or len(ids) != len(paths):
-            raise OutOfSpace(f"an index of {len(ids)} runs; 64 is the most", "let merges catch up")
-        try:
-            for path, run_id in zip(paths, ids):
-                refs[n] = NULL
-                if run_id in keep_ids:
-                    for i in range(self.snapshot.n_runs):
-                        if self.snapshot.run_refs[i].id == <uint64_t>run_id:
-                            refs[n] = self.snapshot.run_refs[i]
-                            cdp_run_ref_keep(refs[n])
-                if refs[n] == NULL:
-                    p = path.encode()
-                    c_path = p
-                    with nogil:
-                        rc = cdp_run_open(self.table, c_path, <const uint8_t *><char *>uuid, &run, &st)
-                    check(rc, &st, path)
-                    refs[n] = cdp_run_ref_new(run, run_id)
-                    if refs[n] == NULL:
-                        raise MemoryError()
-                n += 1
-            with nogil:
-                out_of_memory = self.install(NULL, refs, n, drop_sealing_tree) != CDP_OK
-            if out_of_memory:
-                raise MemoryError()
-        finally:
-            for i in range(n):
-                cdp_run_ref_drop(refs[i])
-
-    def merge_runs(self, list run_ids not None, path: str, bytes uuid, list dropped not None):
-        """Merge installed runs (given newest first, neighbours) into a new file; `dropped`: (lo, hi) seqs to leave out.
-        Returns (first_segment, last_segment, first_seq, last_seq)."""
-        cdef cdp_run *runs[64]
-        cdef cdp_interval *gaps = NULL
-        cdef cdp_run_meta meta
-        cdef cdp_status st
-        cdef cdp_snapshot *snap
-        cdef const cdp_run_header *h
-        cdef bytes p = path.encode()
-        cdef const char *c_path = p
-        cdef uint32_t n = 0, n_gaps = len(dropped), i
-        cdef int rc
-        with nogil:
-            pthread_mutex_lock(&self.index_mutex)
-            snap = cdp_snapshot_ref(self.snapshot)
-            pthread_mutex_unlock(&self.index_mutex)
-        try:
-            for i in range(snap.n_runs - 1, -1, -1):    # oldest first
-                if snap.run_refs[i].id in run_ids:
-                    runs[n] = snap.runs[i]
-                    n += 1
-            if n != len(run_ids) or n == 0:
-                raise InvalidRequest("a run to merge is not installed")
-            h = cdp_run_header_of(runs[0])
-            fill_meta(&meta, uuid, h.first_segment, cdp_run_header_of(runs[n - 1]).last_segment, h.first_seq,
-                      cdp_run_header_of(runs[n - 1]).last_seq)
-            gaps = <cdp_interval *>malloc((n_gaps + 1) * sizeof(cdp_interval))
-            if gaps == NULL:
-                raise MemoryError()
-            for i in range(n_gaps):
-                gaps[i].lo, gaps[i].hi = dropped[i]
-            with nogil:
-                rc = cdp_run_merge(self.table, c_path, &meta, runs, n, gaps, n_gaps, &st)
-            check(rc, &st, path)
-            return meta.first_segment, meta.last_segment, meta.first_seq, meta.last_seq
-        finally:
-            free(gaps)
-            cdp_snapshot_unref(snap)
-
     def close(self):
         """Refuse new requests, wait for those inside. The log is stopped and closed by the owner. Idempotent."""
         with nogil:
             cdp_gate_close(&self.gate)
+
+    def adopt_base(self, path: str):
+        """The base, so far all holes, is now the file at `path`. The volume has no records yet."""
+        cdef cdp_status st
+        cdef int fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY)
+        if fd < 0:
+            check(cdp_fail_os(&st, fd, 0, b"opening the base"), &st, path)
+        self.base_fd = fd       # one store; readers see none or the file
+
+    def forget_segment(self, uint32_t number):
+        """A segment file is about to be deleted."""
+        self.segments.forget(number)
+
+    def set_aside(self):
+        """After close(): hand the open segment, if it has records, to maintenance for sealing."""
+        cdef bint set_aside
+        with nogil:
+            self.log.lock_append()
+            set_aside = self.log.set_aside()
+            if set_aside:
+                self.swap_trees()
+            self.log.unlock_append()
+
+    def release(self):
+        """After close(): let go of files, mappings and the parent."""
+        cdef cdp_snapshot *empty
+        if not self.closed:
+            raise Busy("the volume is open", "close it first")
+        with nogil:
+            pthread_mutex_lock(&self.index_mutex)
+            empty = cdp_snapshot_new(&self.snapshot.view, NULL, 0)
+            if empty != NULL:
+                cdp_snapshot_unref(self.snapshot)
+                self.snapshot = empty
+            pthread_mutex_unlock(&self.index_mutex)
+        self.segments.close()
+        if self.base_fd >= 0:
+            self.table.close(self.table.ctx, self.base_fd)
+            self.base_fd = -1
+        self.parent_pin = None
 
     @property
     def closed(self) -> bool:
@@ -742,7 +683,12 @@ cdef class VolumeCore:
                 "bytes_written": self.bytes_written, "tree_bytes": tree_bytes, **self.log.stats()}
 
 
-DEF FULL = -1   # an extent list is full: not an error
+cdef void checksum_parts(const uint8_t *buf, uint64_t n, uint64_t part_bytes, uint32_t *crc) noexcept nogil:
+    cdef uint64_t at = 0
+    while at < n:
+        crc[at // part_bytes] = cdp_crc32c(0, buf + at, min(part_bytes, n - at))
+        at += part_bytes
+
 
 cdef int add_extent(cdp_extent *out, uint32_t cap, uint32_t *n, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil:
     if n[0] and out[n[0] - 1].kind == kind:
@@ -793,12 +739,3 @@ cdef int map_base(VolumeCore self, uint64_t a, uint64_t b, cdp_extent *out, uint
             return rc
         a = end
     return CDP_OK
-
-
-cdef void fill_meta(cdp_run_meta *m, bytes uuid, uint32_t first_segment, uint32_t last_segment, uint64_t first_seq,
-                    uint64_t last_seq):
-    memcpy(m.uuid, <const uint8_t *><char *>uuid, 16)
-    m.first_segment = first_segment
-    m.last_segment = last_segment
-    m.first_seq = first_seq
-    m.last_seq = last_seq
