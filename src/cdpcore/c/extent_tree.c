@@ -282,10 +282,10 @@ static inline uint32_t newest(const cdp_tree *t, uint32_t head, uint64_t hi)
 void cdp_tree_find_near(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
                         cdp_place *place)
 {
-    uint32_t d = find_leaf(t, sector, *place), id = t->id[d], n = t->fill[id];
+    uint32_t d = find_leaf(t, sector, place->group), id = t->id[d], n = t->fill[id];
     const leaf *l = &t->leaves[id];
     uint32_t i = find_stretch(l, n, sector), x = l->head[i];
-    *place = d;
+    *place = (cdp_place){d, i};
     hit->found = 0;
     hit->until = stretch_end(t, d, l, n, i);
     hit->seq = hit->loc = 0;
@@ -304,7 +304,7 @@ void cdp_tree_find_near(const cdp_tree *t, uint64_t sector, const cdp_interval *
 
 void cdp_tree_find(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit)
 {
-    cdp_place place = UINT32_MAX;
+    cdp_place place = CDP_NO_PLACE;
     cdp_tree_find_near(t, sector, iv, n_iv, hit, &place);
 }
 

@@ -7,15 +7,25 @@
 #include "index.h"
 
 /* Where the last search of one source ended: a guess that makes the next search near it cheap. Any value is safe. */
-typedef uint32_t cdp_place;
+typedef struct cdp_place {
+    uint32_t group; /* leaf of a tree, block of a run */
+    uint32_t slot;  /* in it */
+} cdp_place;
+#define CDP_NO_PLACE ((cdp_place){UINT32_MAX, 0})
 
 void cdp_tree_find_near(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
                         cdp_place *place);
 /* No version outside (*lo, *hi] is in the tree; *hi == *lo: there is none at all. */
 void cdp_tree_seqs(const cdp_tree *t, uint64_t *lo, uint64_t *hi);
 
+/* Moves the place to the sector's block and starts to load what a find there will read; 0: before the first block. */
+int cdp_run_seek(const cdp_run *r, uint64_t sector, cdp_place *place);
 int cdp_run_find_near(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
                       cdp_place *place, cdp_status *st);
+
+struct cdp_run_place {
+    uint64_t versions_offset, extents_offset;
+};
 
 struct cdp_run {
     const cdp_os *os;
@@ -23,13 +33,14 @@ struct cdp_run {
     uint64_t map_bytes;
     struct cdp_run_header header;   /* a checked copy */
     const struct cdp_run_fence *fences; /* in the map */
-    uint64_t *starts;               /* n_blocks: the fences' starts, packed for the search */
+    uint64_t *starts;               /* n_blocks: the fences' starts, packed for the search ... */
+    struct cdp_run_place *places;   /* ... and n_blocks + 1: where their blocks lie */
     const uint32_t *crcs;           /* in the map */
     uint64_t n_spans;
     _Atomic uint64_t *checked;      /* one bit per CRC span: it was read and its CRC was right */
 };
 
-/* One block of a run, its bounds checked against the file and its extents' CRC spans against the table. */
+/* One block of a run, its extents' CRC spans checked. */
 typedef struct cdp_run_block {
     const struct cdp_run_version *versions;
     const struct cdp_run_extent *extents;
@@ -37,6 +48,7 @@ typedef struct cdp_run_block {
     uint64_t versions_offset, extents_offset; /* in the file */
 } cdp_run_block;
 
+/* Fails with CDP_CORRUPT. */
 int cdp_run_block_at(const cdp_run *r, uint64_t block, cdp_run_block *b, cdp_status *st);
 /* The CRC spans that hold bytes [off, off + n) of the file; each is read once in the run's life. */
 int cdp_run_check_spans(const cdp_run *r, uint64_t off, uint64_t n, cdp_status *st);

@@ -55,7 +55,8 @@ static int check_header(const struct cdp_run_header *h, uint64_t file_bytes, con
         return corrupt(st, offsetof(struct cdp_run_header, first_segment), "run: segments out of order");
     /* Each term is compared with what is left of the file, so nothing can wrap. */
     if (h->crcs_offset > file_bytes || h->fences_offset < CDP_BLOCK || h->fences_offset > h->crcs_offset
-        || h->fences_offset % 16 != 0 || h->n_blocks != (h->crcs_offset - h->fences_offset) / sizeof(struct cdp_run_fence)
+        || h->fences_offset % 16 != 0 || h->n_blocks >= UINT32_MAX
+        || h->n_blocks != (h->crcs_offset - h->fences_offset) / sizeof(struct cdp_run_fence)
         || (h->crcs_offset - h->fences_offset) % sizeof(struct cdp_run_fence) != 0
         || (file_bytes - h->crcs_offset) % 4 != 0
         || (file_bytes - h->crcs_offset) / 4 != (h->crcs_offset - CDP_BLOCK + SPAN - 1) / SPAN)
@@ -111,13 +112,17 @@ static int check_open(cdp_run *r, const uint8_t uuid[16], cdp_status *st)
         return mismatch(st, h->crcs_offset, h->crcs_crc, crc, "run: checksum table");
     r->checked = calloc(r->n_spans / 64 + 1, sizeof *r->checked);
     r->starts = malloc((h->n_blocks + 1) * sizeof *r->starts);
-    if (r->checked == NULL || r->starts == NULL)
+    r->places = malloc((h->n_blocks + 1) * sizeof *r->places);
+    if (r->checked == NULL || r->starts == NULL || r->places == NULL)
         return cdp_fail(st, CDP_UNAVAILABLE, ENOMEM, 0, "run: memory");
     rc = cdp_run_check_spans(r, h->fences_offset, h->n_blocks * sizeof *r->fences, st);
     if (rc == CDP_OK)
         rc = check_fences(r, st);
-    for (uint64_t i = 0; rc == CDP_OK && i < h->n_blocks; i++)
+    for (uint64_t i = 0; rc == CDP_OK && i < h->n_blocks; i++) {
         r->starts[i] = r->fences[i].start;
+        r->places[i] = (struct cdp_run_place){r->fences[i].versions_offset, r->fences[i].extents_offset};
+    }
+    r->places[h->n_blocks] = (struct cdp_run_place){h->fences_offset, h->fences_offset};
     return rc;
 }
 
@@ -162,6 +167,7 @@ void cdp_run_close(cdp_run *r)
     if (r->map != NULL)
         r->os->unmap(r->os->ctx, (void *)r->map, r->map_bytes);
     free(r->starts);
+    free(r->places);
     free((void *)r->checked);
     free(r);
 }
@@ -198,21 +204,21 @@ int cdp_run_check_spans(const cdp_run *r, uint64_t off, uint64_t n, cdp_status *
     return CDP_OK;
 }
 
+/* The fences were checked and copied at open, so the block lies in the mapping whatever the file says now. */
+static inline void block_at(const cdp_run *r, uint64_t block, cdp_run_block *b)
+{
+    const struct cdp_run_place *p = &r->places[block];
+    b->versions_offset = p->versions_offset;
+    b->extents_offset = p->extents_offset;
+    b->n_versions = (uint32_t)((p->extents_offset - p->versions_offset) / sizeof(struct cdp_run_version));
+    b->n_extents = (uint32_t)((p[1].versions_offset - p->extents_offset) / sizeof(struct cdp_run_extent));
+    b->versions = (const struct cdp_run_version *)(r->map + p->versions_offset);
+    b->extents = (const struct cdp_run_extent *)(r->map + p->extents_offset);
+}
+
 int cdp_run_block_at(const cdp_run *r, uint64_t block, cdp_run_block *b, cdp_status *st)
 {
-    const struct cdp_run_fence *f = &r->fences[block];
-    b->n_extents = f->n_extents;
-    b->n_versions = f->n_versions;
-    b->versions_offset = f->versions_offset;
-    b->extents_offset = f->extents_offset;
-    /* Again, though checked at open: the page may have been read anew since. */
-    if (b->n_extents == 0 || b->n_extents > EXTENTS || b->versions_offset < CDP_BLOCK
-        || b->extents_offset > r->header.fences_offset || b->versions_offset > b->extents_offset
-        || (b->extents_offset - b->versions_offset) / 16 != b->n_versions || b->versions_offset % 16 != 0
-        || r->header.fences_offset - b->extents_offset < b->n_extents * sizeof(struct cdp_run_extent))
-        return corrupt(st, r->header.fences_offset + block * sizeof *f, "run: fence");
-    b->versions = (const struct cdp_run_version *)(r->map + b->versions_offset);
-    b->extents = (const struct cdp_run_extent *)(r->map + b->extents_offset);
+    block_at(r, block, b);
     return cdp_run_check_spans(r, b->extents_offset, b->n_extents * sizeof(struct cdp_run_extent), st);
 }
 
@@ -271,26 +277,86 @@ static int find_version(const cdp_run *r, const cdp_run_block *b, uint32_t i, ui
     return CDP_OK;
 }
 
-static int find_in_block(const cdp_run *r, uint64_t block, uint64_t sector, const cdp_interval *iv, uint32_t n_iv,
-                         cdp_hit *hit, cdp_status *st)
+/* The last of the n extents that starts at or before `sector`, or 0: doubling steps away from `guess`, then halving. */
+static uint32_t find_extent(const struct cdp_run_extent *e, uint32_t n, uint64_t sector, uint32_t guess)
 {
-    const uint64_t block_end = block + 1 < r->header.n_blocks ? r->starts[block + 1] : UINT64_MAX;
+    uint32_t lo = 0, hi = n, step = 1;
+    if (e[guess].start <= sector) {
+        for (lo = guess; lo + step < n; step *= 2) {
+            if (e[lo + step].start > sector) {
+                hi = lo + step;
+                break;
+            }
+            lo += step;
+        }
+    } else {
+        for (hi = guess; hi > step; step *= 2) {
+            if (e[hi - step].start <= sector) {
+                lo = hi - step;
+                break;
+            }
+            hi -= step;
+        }
+    }
+    while (hi - lo > 1) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (e[mid].start <= sector)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* A place in the block as if its extents were spread evenly over its sectors; loads start there while other work goes
+ * on. With halving alone a search met four or five of a block's 32 cache lines one after the other: 0.9 us instead of
+ * 0.5 for a look-up in 10 M records. */
+static uint32_t guess_extent(const cdp_run *r, uint64_t block, uint64_t sector)
+{
+    const uint64_t start = r->starts[block];
+    uint32_t guess;
+    cdp_run_block b;
+    block_at(r, block, &b);
+    if (block + 1 < r->header.n_blocks)
+        guess = (uint32_t)((double)(sector - start) / (double)(r->starts[block + 1] - start) * b.n_extents);
+    else
+        guess = b.n_extents / 2;
+    guess = guess < b.n_extents ? guess : b.n_extents - 1;
+    __builtin_prefetch(&b.extents[guess]);
+    __builtin_prefetch(&b.versions[(uint64_t)guess * b.n_versions / b.n_extents]);
+    return guess;
+}
+
+int cdp_run_seek(const cdp_run *r, uint64_t sector, cdp_place *place)
+{
+    const uint64_t n = r->header.n_blocks;
+    uint64_t block = place->group;
+    if (block < n && r->starts[block] <= sector && (block + 1 == n || sector < r->starts[block + 1]))
+        return 1;
+    if (n == 0 || sector < r->starts[0])
+        return 0;
+    block = cdp_last_le(r->starts, n, sector);
+    *place = (cdp_place){(uint32_t)block, guess_extent(r, block, sector)};
+    return 1;
+}
+
+/* In the block that `place` names; its slot is a guess. */
+static int find_in_block(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
+                         cdp_place *place, cdp_status *st)
+{
+    const uint64_t block = place->group, end = block + 1 < r->header.n_blocks ? r->starts[block + 1] : UINT64_MAX;
     const struct cdp_run_extent *e;
     cdp_run_block b;
     uint64_t next;
-    uint32_t i, n;
+    uint32_t i;
     if (cdp_run_block_at(r, block, &b, st) != CDP_OK)
         return CDP_CORRUPT;
-    e = b.extents;
-    for (n = b.n_extents; n > 1;) {
-        uint32_t half = n / 2;
-        e += e[half].start <= sector ? half : 0;
-        n -= half;
-    }
-    i = (uint32_t)(e - b.extents);
-    next = i + 1 < b.n_extents ? e[1].start : block_end;
+    i = find_extent(b.extents, b.n_extents, sector, place->slot < b.n_extents ? place->slot : b.n_extents - 1);
+    e = &b.extents[i];
+    next = i + 1 < b.n_extents ? e[1].start : end;
     if (e->start > sector || next <= sector)
         return corrupt(st, b.extents_offset + i * sizeof *e, "run: extent order");
+    place->slot = i + 1; /* where a look-up goes on */
     if (sector - e->start >= e->sectors) {
         hit->until = next;
         return CDP_OK;
@@ -304,19 +370,13 @@ static int find_in_block(const cdp_run *r, uint64_t block, uint64_t sector, cons
 int cdp_run_find_near(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
                       cdp_place *place, cdp_status *st)
 {
-    const uint64_t n = r->header.n_blocks;
-    uint64_t block = *place;
     hit->found = 0;
     hit->seq = hit->loc = 0;
-    if (!(block < n && r->starts[block] <= sector && (block + 1 == n || sector < r->starts[block + 1]))) {
-        if (n == 0 || sector < r->starts[0]) {
-            hit->until = n > 0 ? r->starts[0] : UINT64_MAX;
-            return CDP_OK;
-        }
-        block = cdp_last_le(r->starts, n, sector);
-        *place = (cdp_place)block;
+    if (!cdp_run_seek(r, sector, place)) {
+        hit->until = r->header.n_blocks > 0 ? r->starts[0] : UINT64_MAX;
+        return CDP_OK;
     }
-    if (find_in_block(r, block, sector, iv, n_iv, hit, st) == CDP_OK)
+    if (find_in_block(r, sector, iv, n_iv, hit, place, st) == CDP_OK)
         return CDP_OK;
     hit->found = 0;
     hit->until = sector + 1;
@@ -325,7 +385,7 @@ int cdp_run_find_near(const cdp_run *r, uint64_t sector, const cdp_interval *iv,
 
 int cdp_run_find(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit, cdp_status *st)
 {
-    cdp_place place = UINT32_MAX;
+    cdp_place place = CDP_NO_PLACE;
     return cdp_run_find_near(r, sector, iv, n_iv, hit, &place, st);
 }
 

@@ -108,6 +108,8 @@ static int end_block(cdp_run_writer *w, cdp_status *st)
 {
     if (w->block.n_extents == 0)
         return CDP_OK;
+    if (w->header.n_blocks + 1 == UINT32_MAX)
+        return cdp_fail(st, CDP_NOSPACE, 0, w->off, "run: too many blocks");
     w->block.extents_offset = w->off + w->used;
     if (put(w, w->extents, w->block.n_extents * sizeof *w->extents, st) != CDP_OK)
         return st->code;
