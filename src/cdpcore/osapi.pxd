@@ -4,6 +4,8 @@ Whoever keeps `Os.table` keeps the Os object too (a simulated table dies with it
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from cdpcore.osfile cimport cdp_os
+
 
 cdef extern from "os.h" nogil:
     enum:
@@ -14,33 +16,40 @@ cdef extern from "os.h" nogil:
         CDP_OPEN_RANDOM
         CDP_DIRECT_ALIGN
 
-    ctypedef struct cdp_os:
-        void *ctx
-        int (*open)(void *ctx, const char *path, uint32_t flags) noexcept nogil
-        int (*close)(void *ctx, int fd) noexcept nogil
-        int64_t (*pread)(void *ctx, int fd, void *buf, uint64_t n, uint64_t off) noexcept nogil
-        int64_t (*pwrite)(void *ctx, int fd, const void *buf, uint64_t n, uint64_t off) noexcept nogil
-        int (*datasync)(void *ctx, int fd) noexcept nogil
-        int (*allocate)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil
-        int (*truncate)(void *ctx, int fd, uint64_t size) noexcept nogil
-        int (*punch)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil
-        int64_t (*size)(void *ctx, int fd) noexcept nogil
-        int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end) noexcept nogil
-        int (*lock)(void *ctx, int fd) noexcept nogil
-        int (*map)(void *ctx, int fd, uint64_t n, void **addr) noexcept nogil
-        int (*unmap)(void *ctx, void *addr, uint64_t n) noexcept nogil
-        int (*rename)(void *ctx, const char *from_, const char *to) noexcept nogil
-        int (*unlink)(void *ctx, const char *path) noexcept nogil
-        int (*mkdir)(void *ctx, const char *path) noexcept nogil
-        int (*rmdir)(void *ctx, const char *path) noexcept nogil
-        int (*sync_dir)(void *ctx, const char *path) noexcept nogil
-        int64_t (*list_dir)(void *ctx, const char *path, char *buf, uint64_t cap) noexcept nogil
-        uint64_t (*now_ns)(void *ctx) noexcept nogil
-        int (*random)(void *ctx, void *buf, uint64_t n) noexcept nogil
-        void *(*pages)(void *ctx, uint64_t n) noexcept nogil
-        void (*free_pages)(void *ctx, void *addr, uint64_t n) noexcept nogil
-
     const cdp_os *cdp_os_posix()
+
+
+cdef extern from "os_sim.h" nogil:
+    ctypedef struct cdp_sim:
+        pass
+
+    enum:
+        CDP_SIM_SEEDED
+        CDP_SIM_DROP
+        CDP_SIM_KEEP
+        CDP_SIM_ANY
+        CDP_SIM_N_CALLS
+
+    cdp_sim *cdp_sim_new(uint64_t seed)
+    void cdp_sim_free(cdp_sim *sim)
+    const cdp_os *cdp_sim_os(cdp_sim *sim)
+    uint64_t cdp_sim_calls(cdp_sim *sim)
+    uint64_t cdp_sim_count(cdp_sim *sim, uint32_t call)
+    void cdp_sim_cut_at(cdp_sim *sim, uint64_t n)
+    int cdp_sim_powered(cdp_sim *sim)
+    int cdp_sim_power_on(cdp_sim *sim, uint32_t mode)
+    int cdp_sim_fail(cdp_sim *sim, uint32_t call, const char *part, uint64_t n, uint64_t times, int err)
+    int cdp_sim_lose_write(cdp_sim *sim, const char *part, uint64_t n)
+    int cdp_sim_misdirect_write(cdp_sim *sim, const char *part, uint64_t n, int64_t delta)
+    void cdp_sim_clear_faults(cdp_sim *sim)
+    int cdp_sim_flip(cdp_sim *sim, const char *path, uint64_t byte, uint32_t bit)
+    int cdp_sim_set_space(cdp_sim *sim, uint64_t bytes)
+    uint64_t cdp_sim_space_used(cdp_sim *sim)
+    void cdp_sim_set_sparse(cdp_sim *sim, int on)
+    void cdp_sim_set_clock(cdp_sim *sim, uint64_t ns, int64_t step)
+    uint64_t cdp_sim_open_handles(cdp_sim *sim)
+    uint64_t cdp_sim_open_maps(cdp_sim *sim)
+    uint64_t cdp_sim_misuse(cdp_sim *sim)
 
 
 # An operating system. `table` is constant after construction and valid while the object lives.
@@ -52,13 +61,6 @@ cdef class PosixOs(Os):
     pass
 
 
-# An open file or block device. Fields are guarded by the GIL; the calls themselves run without it.
-cdef class File:
-    cdef readonly Os os
-    cdef readonly object path    # str, for messages
-    cdef readonly bint direct    # buffers, offsets and lengths must be multiples of CDP_DIRECT_ALIGN
-    cdef int fd
-    cdef bint dead               # close() was called: no new calls
-    cdef uint32_t running        # calls inside the OS now; the last one closes a dead file
-    cdef int enter(self) except -1
-    cdef int leave(self) except -1
+# A simulated one. What uses its table must be gone before it is.
+cdef class SimOs(Os):
+    cdef cdp_sim *sim

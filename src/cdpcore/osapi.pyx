@@ -1,39 +1,30 @@
 # cython: autotestdict=False
-"""The OS table as Python sees it: files and directories on cold paths (volume directories, what lies next to a catalog).
+"""The OS table as Python sees it: files and directories on cold paths, and the controls of a simulated machine.
 
 The engine calls the C table directly (`Os.table`); the shell uses the methods here, so that both go to the same place:
 the real machine (`posix()`) or a simulated one.
 
 Invariants
  1. Every call runs without the GIL and reports failure through cdpcore.errors.check, with the path in the message.
- 2. A File is closed once. close() while another thread is inside a call lets that call finish; it closes the handle.
- 3. Durable means: data synced, then the name, then its directory.
+ 2. Durable means: data synced, then the name, then its directory.
 
-Threading: Os and File may be used from any thread. Fields change only under the GIL.
+Threading: an Os may be used from any thread; its table is constant.
 """
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EISDIR, ENOENT, ENOTDIR
+from libc.errno cimport EISDIR, ENOENT, ENOTDIR
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 cimport cython
 
 from cdpcore.errors cimport cdp_fail_os, cdp_status, check
+from cdpcore.osfile cimport adopt, done
 
 import os as _os
 
-from cdpcore.errors import Busy, Closed, InvalidRequest
+from cdpcore.errors import InvalidRequest
+from cdpcore.osfile import File  # noqa: F401
 
 DIRECT_ALIGN = CDP_DIRECT_ALIGN
-_MAX_TRANSFER_BYTES = 1 << 30
-
-
-cdef int _done(int64_t rc, const char *where, object path, uint64_t offset=0) except -1:
-    """Raise for a negative errno."""
-    cdef cdp_status st
-    if rc >= 0:
-        return 0
-    cdp_fail_os(&st, rc, offset, where)
-    return check(st.code, &st, path)
 
 
 cdef bytes _encode(object path):
@@ -46,6 +37,18 @@ cdef bytes _encode(object path):
 
 cdef object _text(object path):
     return _os.fsdecode(path)
+
+
+ctypedef int (*path_call)(void *ctx, const char *path) noexcept nogil
+
+
+cdef int _on_path(const cdp_os *t, path_call call, object path, const char *where) except -1:
+    cdef bytes raw = _encode(path)
+    cdef const char *p = raw
+    cdef int rc
+    with nogil:
+        rc = call(t.ctx, p)
+    return done(rc, where, _text(path))
 
 
 # tmp: a name next to path; folder: the directory of both. On failure tmp is gone (unless the OS fails altogether) and
@@ -105,10 +108,7 @@ cdef class Os:
         cdef const char *p = raw
         cdef uint32_t flags = CDP_OPEN_RDONLY
         cdef int fd
-        cdef File f = File.__new__(File)
-        f.os = self
-        f.path = _text(path)
-        f.direct = direct
+        cdef object text = _text(path)
         if write:
             flags |= CDP_OPEN_RDWR
         if create:
@@ -119,37 +119,20 @@ cdef class Os:
             flags |= CDP_OPEN_RANDOM
         with nogil:
             fd = self.table.open(self.table.ctx, p, flags)
-        _done(fd, "create" if create else "open", f.path)
-        f.fd = fd
-        f.dead = False
-        return f
+        done(fd, "create" if create else "open", text)
+        return adopt(self, self.table, fd, text, direct)
 
     def mkdir(self, path):
         """Make a directory; its parent exists. Durable after sync_dir(parent). Raises Unavailable where it exists."""
-        cdef bytes raw = _encode(path)
-        cdef const char *p = raw
-        cdef int rc
-        with nogil:
-            rc = self.table.mkdir(self.table.ctx, p)
-        _done(rc, "make directory", _text(path))
+        _on_path(self.table, self.table.mkdir, path, "make directory")
 
     def rmdir(self, path):
         """Remove an empty directory."""
-        cdef bytes raw = _encode(path)
-        cdef const char *p = raw
-        cdef int rc
-        with nogil:
-            rc = self.table.rmdir(self.table.ctx, p)
-        _done(rc, "remove directory", _text(path))
+        _on_path(self.table, self.table.rmdir, path, "remove directory")
 
     def unlink(self, path):
         """Remove a file's name. Durable after sync_dir of its directory."""
-        cdef bytes raw = _encode(path)
-        cdef const char *p = raw
-        cdef int rc
-        with nogil:
-            rc = self.table.unlink(self.table.ctx, p)
-        _done(rc, "remove", _text(path))
+        _on_path(self.table, self.table.unlink, path, "remove")
 
     def rename(self, source, target):
         """Rename, replacing `target` atomically. Durable after sync_dir of both directories."""
@@ -160,16 +143,11 @@ cdef class Os:
         cdef int rc
         with nogil:
             rc = self.table.rename(self.table.ctx, a, b)
-        _done(rc, "rename", f"{_text(source)} -> {_text(target)}")
+        done(rc, "rename", f"{_text(source)} -> {_text(target)}")
 
     def sync_dir(self, path):
         """Make the names in this directory durable: what was created, renamed or removed in it."""
-        cdef bytes raw = _encode(path)
-        cdef const char *p = raw
-        cdef int rc
-        with nogil:
-            rc = self.table.sync_dir(self.table.ctx, p)
-        _done(rc, "sync directory", _text(path))
+        _on_path(self.table, self.table.sync_dir, path, "sync directory")
 
     def list_dir(self, path):
         """The names in a directory, sorted by their bytes, as list[str] (undecodable bytes as surrogates)."""
@@ -184,7 +162,7 @@ cdef class Os:
             buf = PyBytes_AS_STRING(names)
             with nogil:
                 need = self.table.list_dir(self.table.ctx, p, buf, cap)
-            _done(need, "list directory", _text(path))
+            done(need, "list directory", _text(path))
             if <uint64_t>need <= cap:
                 return [_os.fsdecode(name) for name in names[:need].split(b"\0") if name]
             cap = <uint64_t>need + 4096
@@ -201,12 +179,12 @@ cdef class Os:
         if fd == -ENOENT or fd == -ENOTDIR:
             return False
         if fd != -EISDIR:
-            _done(fd, "look for", _text(path))
+            done(fd, "look for", _text(path))
         return True
 
     def size(self, path):
         """Size of a file or block device in bytes."""
-        cdef File f = self.open(path)
+        f = self.open(path)
         try:
             return f.size()
         finally:
@@ -214,7 +192,7 @@ cdef class Os:
 
     def read_file(self, path, uint64_t limit_bytes=16 << 20):
         """The whole content of a small file, as bytes. Raises InvalidRequest where it is longer than limit_bytes."""
-        cdef File f = self.open(path)
+        f = self.open(path)
         try:
             n = f.size()
             if n > limit_bytes:
@@ -267,206 +245,124 @@ def posix():
     return _POSIX
 
 
+# The kinds of calls, in the order of enum cdp_sim_call.
+_CALLS = (
+    "any", "open", "create", "pread", "pwrite", "datasync", "allocate", "truncate", "punch", "size", "next_data",
+    "lock", "map", "rename", "unlink", "mkdir", "rmdir", "sync_dir", "list_dir", "random", "pages",
+)
+_CALL_NUMBERS = {name: number for number, name in enumerate(_CALLS)}
+_MODES = {"seeded": CDP_SIM_SEEDED, "drop": CDP_SIM_DROP, "keep": CDP_SIM_KEEP}
+if len(_CALLS) != CDP_SIM_N_CALLS:
+    raise ImportError("the kinds of calls differ from os_sim.h")
+
+
+cdef uint32_t _call_number(object call) except? 0xffffffff:
+    number = _CALL_NUMBERS.get(call)
+    if number is None:
+        raise InvalidRequest(f"{call!r} is not a call of the OS table", f"one of {', '.join(_CALLS)}")
+    return number
+
+
+cdef bytes _part(object part):
+    return b"" if part is None else _os.fsencode(part)
+
+
 @cython.final
-@cython.no_gc_clear
-cdef class File:
-    """An open file or block device, from Os.open. A context manager; using it after close() raises Closed."""
+cdef class SimOs(Os):
+    """A simulated machine: an in-memory file system with the crashes, faults and clock that a test asks for.
 
-    def __cinit__(self):
-        self.fd = -1
-        self.dead = True
+    seed: decides what survives a power cut, where failing calls leave off, and what random() gives; the same seed and
+    the same calls give the same results. What each control means is in os_sim.h. Threading: any thread.
+    """
 
-    def __reduce__(self):
-        raise TypeError("an open file cannot be pickled")
+    def __cinit__(self, uint64_t seed=0):
+        self.sim = cdp_sim_new(seed)
+        if self.sim == NULL:
+            raise MemoryError("simulated machine")
+        self.table = cdp_sim_os(self.sim)
 
     def __dealloc__(self):
-        if self.fd >= 0:
-            self.os.table.close(self.os.table.ctx, self.fd)
-
-    cdef int enter(self) except -1:
-        if self.dead:
-            raise Closed(f"{self.path}: the file was closed" if self.path else "the file was never opened")
-        self.running += 1
-        return 0
-
-    cdef int leave(self) except -1:
-        cdef int fd = self.fd
-        cdef int rc
-        self.running -= 1
-        if not self.dead or self.running:
-            return 0
-        self.fd = -1
-        with nogil:
-            rc = self.os.table.close(self.os.table.ctx, fd)
-        return _done(rc, "close", self.path)
+        cdp_sim_free(self.sim)
 
     @property
-    def closed(self):
-        """Whether close() was called."""
-        return bool(self.dead)
+    def calls(self):
+        """Calls so far that change or sync something: what cut_at counts."""
+        return cdp_sim_calls(self.sim)
 
-    def close(self):
-        """Close; releases the lock. A second close does nothing. Raises Unavailable where the OS reports an error."""
-        if self.dead:
-            return
-        self.enter()
-        self.dead = True
-        self.leave()
+    def count(self, call="any"):
+        """Calls so far of one kind ("pwrite", "datasync", ...; "any": of every kind that is I/O)."""
+        return cdp_sim_count(self.sim, _call_number(call))
 
-    def __enter__(self):
-        if self.dead:
-            raise Closed(f"{self.path}: the file was closed")
-        return self
+    def cut_at(self, n):
+        """The n-th further call that changes or syncs something loses power (0: now; None: never)."""
+        cdp_sim_cut_at(self.sim, (<uint64_t>-1) if n is None else n)
 
-    def __exit__(self, kind, error, traceback):
-        self.close()
+    @property
+    def powered(self):
+        """False from a power cut to power_on."""
+        return bool(cdp_sim_powered(self.sim))
 
-    def size(self):
-        """Size in bytes of the file or block device."""
-        cdef int64_t rc
-        self.enter()
-        try:
-            with nogil:
-                rc = self.os.table.size(self.os.table.ctx, self.fd)
-            _done(rc, "size", self.path)
-        finally:
-            self.leave()
-        return rc
+    def power_on(self, mode="seeded"):
+        """Settle what survived ("seeded", "drop": nothing un-synced, "keep": all of it). Handles become invalid."""
+        cdef uint32_t number
+        if mode not in _MODES:
+            raise InvalidRequest(f"{mode!r} is not a mode", f"one of {', '.join(_MODES)}")
+        number = _MODES[mode]
+        with nogil:
+            cdp_sim_power_on(self.sim, number)
 
-    def pread(self, uint64_t length_bytes, uint64_t offset_bytes):
-        """Up to 1 GiB at an offset, as a new bytes; shorter only at the end of the file."""
-        cdef bytes out
-        cdef void *bounce
-        cdef int64_t rc
-        if length_bytes > _MAX_TRANSFER_BYTES:
-            raise InvalidRequest(f"{self.path}: a read of {length_bytes} bytes; the most is {_MAX_TRANSFER_BYTES}")
-        self.enter()
-        try:
-            if self.direct and length_bytes:
-                with nogil:
-                    bounce = self.os.table.pages(self.os.table.ctx, length_bytes)
-                if bounce == NULL:
-                    raise MemoryError(f"{length_bytes} bytes for a read")
-                try:
-                    with nogil:
-                        rc = self.os.table.pread(self.os.table.ctx, self.fd, bounce, length_bytes, offset_bytes)
-                    _done(rc, "read", self.path, offset_bytes)
-                    return PyBytes_FromStringAndSize(<char *>bounce, <Py_ssize_t>rc)
-                finally:
-                    self.os.table.free_pages(self.os.table.ctx, bounce, length_bytes)
-            out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length_bytes)
-            bounce = PyBytes_AS_STRING(out)
-            with nogil:
-                rc = self.os.table.pread(self.os.table.ctx, self.fd, bounce, length_bytes, offset_bytes)
-            _done(rc, "read", self.path, offset_bytes)
-            return out if <uint64_t>rc == length_bytes else out[:rc]
-        finally:
-            self.leave()
+    def fail(self, call, *, part=None, uint64_t n=1, uint64_t times=1, int error=5):
+        """The n-th further such call (and times - 1 more) whose path contains `part` fails with errno `error`."""
+        cdef bytes raw = _part(part)
+        done(cdp_sim_fail(self.sim, _call_number(call), raw, n, times, error), "arm a fault", part)
 
-    def pread_into(self, buffer, uint64_t offset_bytes):
-        """Fill a writable buffer from an offset; returns the bytes read, fewer only at the end of the file."""
-        cdef Py_buffer view
-        cdef int64_t rc
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-        try:
-            self.enter()
-            try:
-                with nogil:
-                    rc = self.os.table.pread(self.os.table.ctx, self.fd, view.buf, <uint64_t>view.len, offset_bytes)
-                _done(rc, "read", self.path, offset_bytes)
-            finally:
-                self.leave()
-        finally:
-            PyBuffer_Release(&view)
-        return rc
+    def lose_write(self, *, part=None, uint64_t n=1):
+        """The n-th further pwrite (to a path containing `part`) reports success and changes only the size."""
+        cdef bytes raw = _part(part)
+        done(cdp_sim_lose_write(self.sim, raw, n), "arm a fault", part)
 
-    def pwrite(self, data, uint64_t offset_bytes):
-        """Write all of a bytes-like at an offset; returns its length. Durable after datasync.
+    def misdirect_write(self, int64_t delta_bytes, *, part=None, uint64_t n=1):
+        """The n-th further pwrite (to a path containing `part`) lands delta_bytes further on, and reports success."""
+        cdef bytes raw = _part(part)
+        done(cdp_sim_misdirect_write(self.sim, raw, n, delta_bytes), "arm a fault", part)
 
-        A direct file wants data at an aligned address (an mmap has one, a bytes has not).
-        """
-        cdef Py_buffer view
-        cdef int64_t rc
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        try:
-            self.enter()
-            try:
-                with nogil:
-                    rc = self.os.table.pwrite(self.os.table.ctx, self.fd, view.buf, <uint64_t>view.len, offset_bytes)
-                _done(rc, "write", self.path, offset_bytes)
-            finally:
-                self.leave()
-        finally:
-            PyBuffer_Release(&view)
-        return rc
+    def clear_faults(self):
+        """Disarm what fail, lose_write and misdirect_write armed and has not happened."""
+        cdp_sim_clear_faults(self.sim)
 
-    def datasync(self):
-        """Make data and size durable. After an error nothing that was not durable before can be relied on."""
-        cdef int rc
-        self.enter()
-        try:
-            with nogil:
-                rc = self.os.table.datasync(self.os.table.ctx, self.fd)
-            _done(rc, "sync", self.path)
-        finally:
-            self.leave()
+    def flip(self, path, uint64_t byte, uint32_t bit=0):
+        """Flip a bit (0..7) of a byte of a file on the medium; unseen where that sector has un-synced changes."""
+        cdef bytes raw = _encode(path)
+        done(cdp_sim_flip(self.sim, raw, byte, bit), "flip a bit", _text(path), byte)
 
-    def truncate(self, uint64_t size_bytes):
-        """Set the size; what is added reads as zeros."""
-        cdef int rc
-        self.enter()
-        try:
-            with nogil:
-                rc = self.os.table.truncate(self.os.table.ctx, self.fd, size_bytes)
-            _done(rc, "truncate", self.path, size_bytes)
-        finally:
-            self.leave()
+    def set_space(self, uint64_t capacity_bytes):
+        """Set the disk's capacity; writing beyond it raises OutOfSpace. At most 1 TiB; 8 GiB from the start."""
+        done(cdp_sim_set_space(self.sim, capacity_bytes), "set the capacity", None)
 
-    def allocate(self, uint64_t offset_bytes, uint64_t length_bytes):
-        """Reserve space where the file system can and extend the size to the range's end; data is kept."""
-        cdef int rc
-        self.enter()
-        try:
-            with nogil:
-                rc = self.os.table.allocate(self.os.table.ctx, self.fd, offset_bytes, length_bytes)
-            _done(rc, "allocate", self.path, offset_bytes)
-        finally:
-            self.leave()
+    @property
+    def space_used_bytes(self):
+        """4 KiB blocks written or reserved now, in bytes."""
+        return cdp_sim_space_used(self.sim)
 
-    def punch(self, uint64_t offset_bytes, uint64_t length_bytes):
-        """Free the range's space; it reads as zeros, the size stays. Raises Unavailable where that is not to be had."""
-        cdef int rc
-        self.enter()
-        try:
-            with nogil:
-                rc = self.os.table.punch(self.os.table.ctx, self.fd, offset_bytes, length_bytes)
-            _done(rc, "punch", self.path, offset_bytes)
-        finally:
-            self.leave()
+    def set_sparse(self, bint on):
+        """False: a file system without holes (punch is refused, next_data gives everything)."""
+        cdp_sim_set_sparse(self.sim, on)
 
-    def next_data(self, uint64_t offset_bytes):
-        """The first range at or after an offset that may hold data, as (start, end); None: only holes up to the end."""
-        cdef uint64_t start = 0
-        cdef uint64_t end = 0
-        cdef int rc
-        self.enter()
-        try:
-            with nogil:
-                rc = self.os.table.next_data(self.os.table.ctx, self.fd, offset_bytes, &start, &end)
-            _done(rc, "look for data", self.path, offset_bytes)
-        finally:
-            self.leave()
-        return (start, end) if rc else None
+    def set_clock(self, uint64_t ns, int64_t step_ns=1000):
+        """The next now_ns() gives `ns`, each further one step_ns more (or less, not below 0)."""
+        cdp_sim_set_clock(self.sim, ns, step_ns)
 
-    def lock(self):
-        """Take the exclusive lock of the file, kept until close. Raises Busy where another handle has it."""
-        cdef int rc
-        self.enter()
-        try:
-            with nogil:
-                rc = self.os.table.lock(self.os.table.ctx, self.fd)
-            if rc == -EAGAIN:
-                raise Busy(f"{self.path}: locked by another user", "close the other one first")
-            _done(rc, "lock", self.path)
-        finally:
-            self.leave()
+    @property
+    def open_handles(self):
+        """Handles that were opened and not closed."""
+        return cdp_sim_open_handles(self.sim)
+
+    @property
+    def open_maps(self):
+        """Maps that were not unmapped."""
+        return cdp_sim_open_maps(self.sim)
+
+    @property
+    def misuse(self):
+        """Refused wrong uses: closed handles, unaligned direct transfers, bad maps. Correct code leaves it at 0."""
+        return cdp_sim_misuse(self.sim)

@@ -48,7 +48,7 @@
 
 _Static_assert(sizeof(off_t) == 8, "64-bit file offsets");
 
-#define CHUNK_BYTES (1ull << 30)     /* of one pread or pwrite: Linux ends a transfer at 2 GiB - 4 KiB, macOS refuses 2 GiB */
+#define CHUNK_BYTES (1ull << 30) /* of one pread or pwrite: Linux stops at 2 GiB - 4 KiB, macOS refuses 2 GiB */
 #define HUGE_BYTES (2ull << 20)
 
 static int in_range(uint64_t off, uint64_t n) { return off <= INT64_MAX && n <= INT64_MAX - off; }
