@@ -104,10 +104,12 @@ def row_key(row: Any) -> int | str:
 class LmdbCatalog:
     """VOLUME/catalog.lmdb. Raises Corruption where LMDB or a row can't be read."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, create: bool = False):
         self._path = path
+        if not create and not (path / "data.mdb").exists():
+            raise Corruption(f"{path}: the catalog is missing", "run 'cdp check --rebuild' on the volume")
         try:
-            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True)
+            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True, create=create)
             if self._env.info()["map_size"] < MAP_BYTES:
                 self._env.set_mapsize(MAP_BYTES)
             self._dbs = {kind: self._env.open_db(name) for kind, name in TABLES.items()}

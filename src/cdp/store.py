@@ -36,12 +36,13 @@ from .recovery import Found, log_path, recover
 from .timeline import Timeline
 from .tuning import Tuning
 
-CatalogFactory = Callable[[str], Catalog]
+CatalogFactory = Callable[[str, bool], Catalog]
+"""(volume directory, create it) -> its catalog."""
 MAX_SIZE_BYTES = 1 << 56
 
 
-def lmdb_catalog(directory: str) -> Catalog:
-    return LmdbCatalog(Path(directory) / "catalog.lmdb")
+def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
 
 
 def check_size(size: int) -> None:
@@ -73,7 +74,7 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
             os.mkdir(f"{building}/{name}")
         os.write_file(f"{building}/lock", b"")
         geometries.save(os, building, geometry)
-        catalog(building).close()
+        catalog(building, True).close()
         os.sync_dir(building)
         os.rename(building, directory)
         os.sync_dir(str(Path(directory).parent))
@@ -133,7 +134,7 @@ class Store:
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
         self._lock_file = lock(self.os, self.directory)
         try:
-            self.catalog = self._catalog_factory(self.directory)
+            self.catalog = self._catalog_factory(self.directory, False)
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
             self._assemble()
