@@ -59,7 +59,7 @@ static sim_handle *find_handle(cdp_sim *s, int fd)
     sim_handle *h = fd > 0 ? &s->handles[(uint32_t)fd % SIM_SLOTS] : NULL;
     if (h && h->inode && h->generation == (uint32_t)fd / SIM_SLOTS)
         return h;
-    if (!h || h->lost != (uint32_t)fd / SIM_SLOTS)
+    if (!h || (uint32_t)fd / SIM_SLOTS > h->lost)
         s->misuse++;
     return NULL;
 }

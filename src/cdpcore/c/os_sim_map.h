@@ -17,6 +17,7 @@
 #define SIM_PAGE 4096u
 #define SIM_SECTOR 512u
 #define SIM_FANOUT 64u
+#define SIM_SLAB_BYTES (2ull << 20)
 
 typedef struct sim_page {
     struct sim_page *next_free;
@@ -24,8 +25,12 @@ typedef struct sim_page {
     unsigned char data[SIM_PAGE];
 } sim_page;
 
+typedef struct sim_slab sim_slab;
 typedef struct sim_pool {
     sim_page *free;
+    sim_slab *slabs;        /* memory that pages are cut from, newest first */
+    uint64_t slab_bytes;    /* of the newest; they double up to SIM_SLAB_BYTES */
+    sim_page *next, *limit; /* what was not cut yet */
     sim_page zero;
 } sim_pool;
 
