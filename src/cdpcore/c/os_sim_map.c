@@ -158,11 +158,22 @@ static void put(sim_pool *pool, sim_map *m, void **slot, sim_page *p)
         return;
     if (p)
         sim_page_ref(p);
+    uint64_t change = (uint64_t)(p != NULL) - (uint64_t)(old != NULL);
+    m->count += change;
     if (m->used)
-        *m->used += (uint64_t)(p != NULL) - (uint64_t)(old != NULL);
+        *m->used += change;
     *slot = p;
     if (old)
         sim_page_unref(pool, old);
+}
+
+void sim_map_charge(sim_map *m, uint64_t *used)
+{
+    if (m->used)
+        *m->used -= m->count;
+    m->used = used;
+    if (used)
+        *used += m->count;
 }
 
 sim_page *sim_map_get(const sim_map *m, uint64_t index)

@@ -38,7 +38,8 @@ typedef struct sim_node sim_node;
 typedef struct sim_map {
     sim_node *root;
     uint32_t height; /* levels; a map of height h has room for SIM_FANOUT^h pages */
-    uint64_t *used;  /* pages, may be NULL */
+    uint64_t count;  /* pages */
+    uint64_t *used;  /* of all maps that share it, may be NULL */
 } sim_map;
 
 /* malloc and calloc that do not return NULL. */
@@ -62,6 +63,8 @@ void sim_map_set(sim_pool *pool, sim_map *m, uint64_t index, sim_page *p);
 int sim_map_next(const sim_map *m, uint64_t index, uint64_t *found);
 /* Remove the pages of [from, to). */
 void sim_map_drop(sim_pool *pool, sim_map *m, uint64_t from, uint64_t to);
+/* From now on the map's pages are part of *used, or (NULL) of no sum. */
+void sim_map_charge(sim_map *m, uint64_t *used);
 /* Make the pages [from, to) of dst those of src. */
 void sim_map_copy(sim_pool *pool, sim_map *dst, const sim_map *src, uint64_t from, uint64_t to);
 /* How many pages of [from, to) there are. */
