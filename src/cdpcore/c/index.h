@@ -49,12 +49,12 @@ typedef struct cdp_hit {
 
 typedef struct cdp_tree cdp_tree;
 
-/* A tree for at most max_records inserts; memory is committed as it fills. NULL: no memory. */
+/* A tree for at most max_records (1..2^28) inserts; memory is committed as it fills. NULL: no memory. */
 cdp_tree *cdp_tree_new(uint32_t max_records);
 void cdp_tree_free(cdp_tree *t);
-/* 1 while any further insert is sure to fit. */
-int cdp_tree_has_room(const cdp_tree *t);
-/* The record `seq` (>= every earlier one; parts of one record repeat it and do not overlap) covers [start, end) and its
+/* 1 while any `n` further inserts of disjoint ranges are sure to fit. */
+int cdp_tree_has_room(const cdp_tree *t, uint32_t n);
+/* The record `seq` (> 0; >= every earlier one; parts of one record repeat it and do not overlap) covers [start, end) and its
  * data begins at loc. Requires cdp_tree_has_room. */
 void cdp_tree_insert(cdp_tree *t, uint64_t seq, uint64_t start, uint64_t end, uint64_t loc);
 void cdp_tree_find(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit);
@@ -102,6 +102,7 @@ typedef struct cdp_piece {
 } cdp_piece;
 
 #define CDP_MAX_RUNS 64u
+#define CDP_MAX_TREES 64u
 
 /* Pieces of [start, end) at `view`, in order, adjacent ones that continue each other joined, into out[0..cap).
  * `trees` and `runs` newest first; the trees are newer than the runs. Returns the number of pieces; *reached is where
@@ -110,5 +111,9 @@ typedef struct cdp_piece {
  * cdp_lookup_runs then refines the CDP_LOC_BASE pieces without it. */
 int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs, uint32_t n_runs,
                    uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
+/* Copies in[0..n_in), adjacent pieces in order, to out with every CDP_LOC_BASE piece replaced by what the runs know of
+ * it. `in` and `out` do not overlap. Returns and *reached as above. */
+int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *in, uint64_t n_in,
+                        cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
 
 #endif

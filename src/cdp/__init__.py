@@ -1,0 +1,21 @@
+"""cdp: a time machine for block storage. Every write to a volume is kept; any past moment opens in milliseconds.
+
+    import cdp
+    with cdp.create("web", size=10 << 30) as volume:
+        volume.pwrite(b"hello", 0)
+        before = volume.bookmark("before")
+        volume.pwrite(b"HELLO", 0)
+        with volume.at("before") as image:
+            assert image.pread(5, 0) == b"hello"
+        volume.restore("before")
+"""
+from cdpcore.errors import (Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable)
+
+from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+from .settings import Settings
+from .volume import TimeImage, Volume, create, open
+
+__version__ = "0.1.0"
+__all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo", "InvalidRequest", "Moment",
+           "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window",
+           "create", "open"]

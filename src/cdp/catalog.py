@@ -1,0 +1,181 @@
+"""The catalog: what a volume consists of. LMDB, written at seal, merge, bookmark and restore, never per write.
+
+Everything here can be rebuilt from the log (`cdp check --rebuild`); it is kept so that opening a volume does not have to.
+A transaction is durable when it returns. Values are JSON: a few hundred bytes each, readable with any LMDB tool.
+
+    meta      geometry -> {...}, runs_made -> n
+    segments  number (u32 big-endian) -> Segment
+    runs      id (u64 big-endian) -> Run
+    bookmarks name -> BookmarkRow
+    restores  seq (u64 big-endian) -> RestoreRow
+
+Threading: any thread; LMDB serialises writers.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lmdb
+
+from cdpcore.errors import Corruption, OutOfSpace
+
+MAP_BYTES = 64 << 20
+"""First size of the LMDB map, doubled whenever it is full: about 200 bytes per segment and run, so 64 MiB lasts for 80 TB."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What never changes. `parent_seq` and what follows: for a writable image, the point of its parent that it shows."""
+
+    uuid: str
+    size_bytes: int
+    created_ns: int
+    segment_bytes: int
+    base: str                       # "none", "file" or "parent"
+    parent_seq: int = 0
+    parent_ts_ns: int = 0
+    parent_uuid: str = ""
+    format: int = 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    number: int
+    first_seq: int
+    last_seq: int
+    first_ts_ns: int
+    last_ts_ns: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    id: int
+    first_seq: int
+    last_seq: int
+    first_segment: int
+    last_segment: int
+    level: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class BookmarkRow:
+    name: str
+    at_seq: int
+    at_ts_ns: int
+    made_seq: int
+    made_ts_ns: int
+
+
+@dataclass(frozen=True)
+class RestoreRow:
+    seq: int
+    ts_ns: int
+    target_seq: int
+    target_ts_ns: int
+    start: int
+    end: int
+    destructive: bool
+    undo_of: int
+    reclaimed: bool = False
+
+
+class Transaction(Protocol):
+    """Changes that become durable together."""
+
+    def put(self, row: Geometry | Segment | Run | BookmarkRow | RestoreRow) -> None: ...
+    def remove(self, kind: type, key: int | str) -> None: ...
+
+
+class Catalog(Protocol):
+    """What the store needs of a catalog. LmdbCatalog is the one in use; the simulator has a twin on its simulated disk."""
+
+    def geometry(self) -> Geometry: ...
+    def rows(self, kind: type) -> list[Any]: ...
+    def write(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+TABLES: dict[type, bytes] = {Geometry: b"meta", Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores"}
+
+
+def key_of(kind: type, key: int | str) -> bytes:
+    """Key bytes in LMDB order: numbers big-endian."""
+    return key.encode() if isinstance(key, str) else key.to_bytes(8, "big")
+
+
+def row_key(row: Any) -> int | str:
+    if isinstance(row, Geometry):
+        return "geometry"
+    if isinstance(row, Segment):
+        return row.number
+    if isinstance(row, Run):
+        return row.id
+    return row.name if isinstance(row, BookmarkRow) else row.seq
+
+
+class LmdbCatalog:
+    """VOLUME/catalog.lmdb. Raises Corruption where LMDB or a row can't be read."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True)
+            if self._env.info()["map_size"] < MAP_BYTES:
+                self._env.set_mapsize(MAP_BYTES)
+            self._dbs = {kind: self._env.open_db(name) for kind, name in TABLES.items()}
+        except lmdb.Error as e:
+            raise Corruption(f"{path}: {e}", "run 'cdp check --rebuild' on the volume") from None
+
+    def geometry(self) -> Geometry:
+        rows = self.rows(Geometry)
+        if not rows:
+            raise Corruption(f"{self._path}: the catalog is empty", "run 'cdp check --rebuild' on the volume")
+        return rows[0]
+
+    def rows(self, kind: type) -> list[Any]:
+        """All rows of a kind, in key order."""
+        try:
+            with self._env.begin(db=self._dbs[kind]) as txn:
+                return [kind(**json.loads(value)) for _, value in txn.cursor()]
+        except (lmdb.Error, ValueError, TypeError) as e:
+            raise Corruption(f"{self._path}: {e}", "run 'cdp check --rebuild' on the volume") from None
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A transaction: durable when the block ends, or nothing of it. Retried with a larger map where the map is full."""
+        recorded = _Recorded()
+        yield recorded
+        while True:
+            try:
+                with self._env.begin(write=True) as txn:
+                    for kind, key, value in recorded.changes:
+                        if value is None:
+                            txn.delete(key, db=self._dbs[kind])
+                        else:
+                            txn.put(key, value, db=self._dbs[kind])
+                return
+            except lmdb.MapFullError:
+                self._env.set_mapsize(self._env.info()["map_size"] * 2)
+            except lmdb.DiskError as e:
+                raise OutOfSpace(f"{self._path}: {e}", "free space on the device, then repeat") from None
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _Recorded:
+    def __init__(self) -> None:
+        self.changes: list[tuple[type, bytes, bytes | None]] = []
+
+    def put(self, row: Any) -> None:
+        self.changes.append((type(row), key_of(type(row), row_key(row)), json.dumps(asdict(row)).encode()))
+
+    def remove(self, kind: type, key: int | str) -> None:
+        self.changes.append((kind, key_of(kind, key), None))

@@ -1,0 +1,178 @@
+"""Maintenance of the index, beside the data path: a segment that was set aside is sealed and gets its run; runs merge.
+
+    seal    finish the segment file -> run file -> catalog -> installed in the core (the run replaces the tree, one instant)
+    merge   `merge_fanin` neighbouring runs of a level become one of the next level: O(log n) runs
+
+Two threads, so that a long merge never holds up a seal; the list of runs, the catalog's copy of it and the core's change
+together under one lock. A failed seal is told to the log, which refuses the writes that would need it; it is tried again.
+
+Threading: step() and merge_once() may also be called by the owner where there are no threads (Tuning.threads).
+"""
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cdpcore import runs as core_runs
+from cdpcore.errors import CdpError, OutOfSpace
+from cdpcore.osapi import Os
+
+from .catalog import Catalog, Run, Segment
+from .recovery import Event, apply_event, run_path
+from .timeline import Timeline
+from .tuning import Tuning
+
+log = logging.getLogger("cdp.maintain")
+MAX_RUNS = 60       # of the 64 that a snapshot holds; a seal waits for merges beyond
+RETRY_MS = 500
+
+
+class Maintainer:
+    """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out."""
+
+    def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
+                 dropped: Callable[[], list[tuple[int, int]]]):
+        self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
+        self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
+        self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
+        self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
+        self._next_id = max((r.id for r in self._runs), default=0) + 1
+        self._events: list[Event] = []
+        self._merge_wanted = threading.Event()
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self._install(self._runs, keep=[], seal=False)
+
+    @property
+    def runs(self) -> list[Run]:
+        return list(self._runs)
+
+    def note(self, event: Event) -> None:
+        """A bookmark or restore was appended: the catalog gets it now, and again, for sure, with its segment's seal."""
+        with self._lock:
+            self._events.append(event)
+            with self._catalog.write() as txn:
+                apply_event(txn, event)
+
+    # --- threads -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        for name, body in (("seal", self._seal_loop), ("merge", self._merge_loop)):
+            thread = threading.Thread(target=body, name=f"cdp-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._merge_wanted.set()
+
+    def stop(self) -> None:
+        """After Log.stop(): wait until both threads are done."""
+        self._stopping = True
+        self._merge_wanted.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _seal_loop(self) -> None:
+        while self._core.log.wait_work(RETRY_MS):
+            try:
+                self.step()
+                self._core.log.prepare_spare()
+            except Exception as e:      # a background thread must survive: the error goes to whoever writes next
+                log.error("sealing a segment of %s: %s", self._dir, e)
+                threading.Event().wait(RETRY_MS / 1000)
+
+    def _merge_loop(self) -> None:
+        while True:
+            self._merge_wanted.wait()
+            self._merge_wanted.clear()
+            if self._stopping:
+                return
+            try:
+                while not self._stopping and self.merge_once():
+                    pass
+            except Exception as e:
+                log.error("merging runs of %s: %s", self._dir, e)
+
+    # --- work ----------------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Seal the segment that was set aside, if any. Raises what failed, and has told the log."""
+        info = self._core.log.sealing_segment()
+        if info is None:
+            return False
+        try:
+            self._seal(*info)
+        except Exception as e:
+            self._core.log.maintenance_failed(errno.ENOSPC if isinstance(e, (OutOfSpace, MemoryError)) else errno.EIO)
+            raise
+        self._core.log.drop_sealing()
+        self._merge_wanted.set()
+        if not self._tuning.threads:
+            while self.merge_once():
+                pass
+        return True
+
+    def _seal(self, number: int, first_seq: int, last_seq: int, first_ts_ns: int, last_ts_ns: int) -> None:
+        size = self._core.log.finish_sealing()
+        while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
+            self._merge_wanted.set()
+            threading.Event().wait(0.05)
+        with self._lock:
+            run_id, self._next_id = self._next_id, self._next_id + 1
+            path = run_path(self._dir, run_id)
+            core_runs.write_sealing_run(self._core, path, self._uuid, number, first_seq, last_seq)
+            self._os.sync_dir(f"{self._dir}/runs")
+            segment = Segment(number, first_seq, last_seq, first_ts_ns, last_ts_ns, size)
+            run = Run(run_id, first_seq, last_seq, number, number, 0, self._os.size(path))
+            with self._catalog.write() as txn:
+                txn.put(segment)
+                txn.put(run)
+                for event in self._events:
+                    if event.seq <= last_seq:
+                        apply_event(txn, event)
+            self._install([*self._runs, run], keep=[r.id for r in self._runs], seal=True)
+            self._events = [e for e in self._events if e.seq > last_seq]
+            self._timeline.add(segment)
+
+    def merge_once(self) -> bool:
+        """Merge one group of runs if there is one to merge."""
+        with self._lock:
+            group = _group(self._runs, self._tuning.merge_fanin)
+            if not group:
+                return False
+            run_id, self._next_id = self._next_id, self._next_id + 1
+        path = run_path(self._dir, run_id)
+        first_segment, last_segment, first_seq, last_seq = core_runs.merge_runs(
+            self._core, [r.id for r in group], path, self._uuid, self._dropped())
+        self._os.sync_dir(f"{self._dir}/runs")
+        merged = Run(run_id, first_seq, last_seq, first_segment, last_segment, group[0].level + 1, self._os.size(path))
+        with self._lock:
+            gone = {r.id for r in group}
+            kept = [r for r in self._runs if r.id not in gone]
+            with self._catalog.write() as txn:
+                txn.put(merged)
+                for r in group:
+                    txn.remove(Run, r.id)
+            self._install(sorted([*kept, merged], key=lambda r: r.first_seq), keep=[r.id for r in kept], seal=False)
+        for r in group:
+            self._os.unlink(run_path(self._dir, r.id))      # snapshots in use keep their mapping
+        return True
+
+    def _install(self, runs: list[Run], keep: list[int], seal: bool) -> None:
+        newest_first = list(reversed(runs))
+        core_runs.install_runs(self._core, [run_path(self._dir, r.id) for r in newest_first], [r.id for r in newest_first],
+                               self._uuid, keep, seal)
+        self._runs = runs
+
+
+def _group(runs: list[Run], fanin: int) -> list[Run]:
+    """`fanin` neighbours of one level, the lowest level first: runs ascending in seq, levels mostly descending."""
+    for level in sorted({r.level for r in runs}):
+        streak: list[Run] = []
+        for run in runs:
+            streak = [*streak, run] if run.level == level else []
+            if len(streak) == fanin:
+                return streak
+    return []

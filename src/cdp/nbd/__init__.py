@@ -1,0 +1,17 @@
+"""Serving volumes and time images over NBD."""
+from cdp.nbd.handshake import Export, Resolver, TlsMode
+from cdp.nbd.server import Address, ConnectionInfo, NbdServer, TcpAddress, UnixAddress, export_uri
+from cdp.nbd.tls import TlsSettings
+
+__all__ = [
+    "Address",
+    "ConnectionInfo",
+    "Export",
+    "NbdServer",
+    "Resolver",
+    "TcpAddress",
+    "TlsMode",
+    "TlsSettings",
+    "UnixAddress",
+    "export_uri",
+]

@@ -1,0 +1,486 @@
+"""The handshake of the NBD protocol (fixed newstyle), server side: from the greeting to an export and what was agreed.
+
+Works on anything with `recv_exact(n) -> bytes` and `sendall(bytes)`; time-outs and TLS belong to it. Section names are
+those of doc/proto.md of the NetworkBlockDevice/nbd project.
+
+Invariants
+ 1. Exactly the bytes of an option are taken off the stream, never one more: TLS and the transmission phase start on a
+    clean boundary, and nothing that was sent in the clear is read after STARTTLS.
+ 2. Bounds: MAX_OPTION_BYTES of one option are kept, up to MAX_SKIP_BYTES are skipped, MAX_OPTIONS options are answered.
+ 3. At most one export is open at a time, and it is closed unless it is handed out in Agreed.
+Threading: one handshake belongs to one thread.
+"""
+from __future__ import annotations
+
+import enum
+import logging
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from cdpcore import nbd as core
+from cdpcore.errors import CdpError, NotFound
+
+log = logging.getLogger("cdp.nbd")
+
+T = TypeVar("T")
+
+GREETING_MAGIC = 0x4E42444D41474943  # "NBDMAGIC"
+OPTION_MAGIC = 0x49484156454F5054  # "IHAVEOPT"
+REPLY_MAGIC = 0x0003E889045565A9
+
+FLAG_FIXED_NEWSTYLE = 1
+FLAG_NO_ZEROES = 2
+
+MAX_STRING_BYTES = 4096  # of the protocol
+MAX_OPTION_BYTES = 65536  # ours: a name, and some queries
+MAX_SKIP_BYTES = 1 << 20  # a longer option is skipped and refused; past this the connection is closed
+MAX_OPTIONS = 256
+
+BASE_ALLOCATION = "base:allocation"
+BASE_ALLOCATION_ID = 1
+
+
+class Opt(enum.IntEnum):
+    """Options a client may send."""
+
+    EXPORT_NAME = 1
+    ABORT = 2
+    LIST = 3
+    STARTTLS = 5
+    INFO = 6
+    GO = 7
+    STRUCTURED_REPLY = 8
+    LIST_META_CONTEXT = 9
+    SET_META_CONTEXT = 10
+
+
+class Rep(enum.IntEnum):
+    """Replies to options."""
+
+    ACK = 1
+    SERVER = 2
+    INFO = 3
+    META_CONTEXT = 4
+    ERR_UNSUP = 0x80000001
+    ERR_POLICY = 0x80000002
+    ERR_INVALID = 0x80000003
+    ERR_PLATFORM = 0x80000004
+    ERR_TLS_REQD = 0x80000005
+    ERR_UNKNOWN = 0x80000006
+    ERR_SHUTDOWN = 0x80000007
+    ERR_BLOCK_SIZE_REQD = 0x80000008
+    ERR_TOO_BIG = 0x80000009
+
+
+class Info(enum.IntEnum):
+    """Information items of INFO and GO."""
+
+    EXPORT = 0
+    NAME = 1
+    DESCRIPTION = 2
+    BLOCK_SIZE = 3
+
+
+class TransmissionFlag(enum.IntFlag):
+    """What an export offers in the transmission phase."""
+
+    HAS_FLAGS = 1 << 0
+    READ_ONLY = 1 << 1
+    SEND_FLUSH = 1 << 2
+    SEND_FUA = 1 << 3
+    ROTATIONAL = 1 << 4
+    SEND_TRIM = 1 << 5
+    SEND_WRITE_ZEROES = 1 << 6
+    SEND_DF = 1 << 7
+    CAN_MULTI_CONN = 1 << 8
+    SEND_CACHE = 1 << 10
+    SEND_FAST_ZERO = 1 << 11
+
+
+class TlsMode(enum.StrEnum):
+    """Whether a server takes TLS: never, where the client asks, or always."""
+
+    OFF = "off"
+    ON = "on"
+    REQUIRE = "require"
+
+
+class HandshakeError(Exception):
+    """The client broke the protocol or was turned away in a way that ends the connection; str() says how."""
+
+
+class Export(Protocol):
+    """An open export, as a resolver hands it out; used by one connection and closed by it.
+
+    capsule      PyCapsule named "cdpcore.target"
+    read_only    writes are refused with EPERM
+    size_bytes   as the target's
+    description  for a human, at most 4096 bytes are shown
+
+    An export may also carry
+    name         str: its canonical name where the client's was relative ("web@-10m" -> "web@#4711")
+    multi_conn   bool, default True: False where two connections to this name may see different content
+    fast_zero    bool, default True: zeroing costs less than writing zeros
+    """
+
+    @property
+    def capsule(self) -> object: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Resolver(Protocol):
+    """Turns export names into exports. Called from many threads at once."""
+
+    def list(self) -> Sequence[tuple[str, str]]:
+        """(name, description) of what to show; names that are made up on the fly (points) need not be in it."""
+
+    def open(self, name: str) -> Export:
+        """Open for one connection. Raises CdpError, whose text the client gets."""
+
+
+class Stream(Protocol):
+    """What a handshake talks through."""
+
+    def recv_exact(self, n: int) -> bytes: ...
+    def sendall(self, data: bytes) -> None: ...
+    def start_tls(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """The outcome of a handshake that leads to the transmission phase."""
+
+    name: str
+    export: Export
+    structured: bool
+    context_id: int | None
+    fast_zero: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreements:
+    """What options so far have agreed; forgotten at STARTTLS."""
+
+    structured: bool = False
+    context_export: str | None = None  # the export for which base:allocation is selected
+
+
+class _Refuse(Exception):
+    """An option's error reply."""
+
+    def __init__(self, reply: Rep, message: str):
+        super().__init__(message)
+        self.reply = reply
+
+
+class _Finished(Exception):
+    """The client is done with the handshake and does not go on."""
+
+
+def transmission_flags(export: Export, structured: bool) -> TransmissionFlag:
+    """The flags that an export is announced with."""
+    f = TransmissionFlag
+    flags = f.HAS_FLAGS | f.SEND_FLUSH | f.SEND_FUA | f.SEND_CACHE
+    if export.read_only:
+        flags |= f.READ_ONLY
+    else:
+        flags |= f.SEND_TRIM | f.SEND_WRITE_ZEROES | f.SEND_FAST_ZERO
+    if structured:
+        flags |= f.SEND_DF
+    if getattr(export, "multi_conn", True):
+        flags |= f.CAN_MULTI_CONN
+    return flags
+
+
+def _clip(text: str) -> bytes:
+    """UTF-8 of a text within the protocol's length, without NUL."""
+    data = text.replace("\0", "?").encode("utf-8", "replace")
+    return data if len(data) <= MAX_STRING_BYTES else data[:MAX_STRING_BYTES].decode("utf-8", "ignore").encode()
+
+
+class _Fields:
+    """Reads an option's data front to back; every step is checked against what is left."""
+
+    def __init__(self, data: bytes):
+        self._data = data
+        self._at = 0
+
+    def _take(self, n: int) -> bytes:
+        if n > len(self._data) - self._at:
+            raise _Refuse(Rep.ERR_INVALID, "the option's data is shorter than it says")
+        self._at += n
+        return self._data[self._at - n : self._at]
+
+    def u16(self) -> int:
+        return int.from_bytes(self._take(2))
+
+    def u32(self) -> int:
+        return int.from_bytes(self._take(4))
+
+    def string(self, n: int) -> str:
+        return _text(self._take(n))
+
+    def end(self) -> None:
+        if self._at != len(self._data):
+            raise _Refuse(Rep.ERR_INVALID, "the option's data is longer than it says")
+
+
+def _text(data: bytes) -> str:
+    if len(data) > MAX_STRING_BYTES:
+        raise _Refuse(Rep.ERR_INVALID, f"a string of {len(data)} bytes; the protocol allows {MAX_STRING_BYTES}")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise _Refuse(Rep.ERR_INVALID, "a string that is not UTF-8") from None
+    if "\0" in text:
+        raise _Refuse(Rep.ERR_INVALID, "a string with a NUL in it")
+    return text
+
+
+class Handshake:
+    """One connection's handshake.
+
+    resolver   names to exports
+    tls        the mode; the stream's start_tls() does the work
+    admit      called once before transmission; returns why not, or None where the connection may go on
+    stopping   true once the server is shutting down
+    """
+
+    def __init__(self, stream: Stream, resolver: Resolver, *, tls: TlsMode = TlsMode.OFF,
+                 admit: Callable[[], str | None] = lambda: None, stopping: Callable[[], bool] = lambda: False):
+        self._stream = stream
+        self._resolver = resolver
+        self._tls = tls
+        self._admit = admit
+        self._stopping = stopping
+        self._secure = False
+        self._fixed = False
+        self._no_zeroes = False
+        self._agreed = _Agreements()
+        self._open: tuple[str, Export] | None = None
+
+    def run(self) -> Agreed | None:
+        """Talk until the client chose an export (Agreed, whose export the caller closes) or left (None).
+
+        Raises HandshakeError where the connection must be dropped, and what the stream raises.
+        """
+        try:
+            result = self._run()
+        except _Finished:
+            return None
+        finally:
+            self._forget_export()
+        return result
+
+    def _run(self) -> Agreed:
+        self._stream.sendall(struct.pack(">QQH", GREETING_MAGIC, OPTION_MAGIC, FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES))
+        flags = int.from_bytes(self._stream.recv_exact(4))
+        if flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES):
+            raise HandshakeError(f"unknown client flags {flags:#x}")
+        self._fixed = bool(flags & FLAG_FIXED_NEWSTYLE)
+        self._no_zeroes = bool(flags & FLAG_NO_ZEROES)
+        for _ in range(MAX_OPTIONS):
+            agreed = self._option()
+            if agreed:
+                return agreed
+        raise HandshakeError(f"more than {MAX_OPTIONS} options")
+
+    def _option(self) -> Agreed | None:
+        magic, option, length = struct.unpack(">QII", self._stream.recv_exact(16))
+        if magic != OPTION_MAGIC:
+            raise HandshakeError(f"an option with magic {magic:#x}")
+        if option == Opt.EXPORT_NAME:
+            if length > MAX_STRING_BYTES:
+                raise HandshakeError(f"an export name of {length} bytes")
+            return self._export_name(self._stream.recv_exact(length))
+        try:
+            data = self._data(length)
+            if option not in (Opt.GO, Opt.INFO, Opt.SET_META_CONTEXT, Opt.LIST_META_CONTEXT):
+                self._forget_export()
+            return self._answer(option, data)
+        except _Refuse as refusal:
+            self._reply(option, refusal.reply, _clip(str(refusal)))
+            return None
+
+    def _data(self, length: int) -> bytes | None:
+        """An option's data; None where it was too long and was skipped."""
+        if length <= MAX_OPTION_BYTES:
+            return self._stream.recv_exact(length)
+        if length > MAX_SKIP_BYTES:
+            raise HandshakeError(f"an option of {length} bytes")
+        while length:
+            length -= len(self._stream.recv_exact(min(length, MAX_OPTION_BYTES)))
+        return None
+
+    def _answer(self, option: int, data: bytes | None) -> Agreed | None:
+        if option == Opt.ABORT:
+            with suppress(OSError):  # it may be gone already, which is fine
+                self._reply(option, Rep.ACK)
+            raise _Finished
+        if option == Opt.STARTTLS:
+            self._starttls(data)
+            return None
+        if self._tls is TlsMode.REQUIRE and not self._secure:
+            raise _Refuse(Rep.ERR_TLS_REQD, "this server speaks TLS only")
+        if self._stopping():
+            raise _Refuse(Rep.ERR_SHUTDOWN, "the server is shutting down")
+        if data is None:
+            raise _Refuse(Rep.ERR_TOO_BIG, f"at most {MAX_OPTION_BYTES} bytes an option")
+        if option == Opt.LIST:
+            self._list(data)
+        elif option == Opt.STRUCTURED_REPLY:
+            _no_data(data)
+            self._agreed = replace(self._agreed, structured=True)
+            self._reply(option, Rep.ACK)
+        elif option in (Opt.INFO, Opt.GO):
+            return self._info(option, data)
+        elif option in (Opt.LIST_META_CONTEXT, Opt.SET_META_CONTEXT):
+            self._meta_context(option, data)
+        else:
+            raise _Refuse(Rep.ERR_UNSUP, f"unknown option {option}")
+        return None
+
+    def _starttls(self, data: bytes | None) -> None:
+        _no_data(data)
+        if self._secure:
+            raise _Refuse(Rep.ERR_INVALID, "TLS is on already")
+        if self._tls is TlsMode.OFF or not self._fixed:
+            raise _Refuse(Rep.ERR_POLICY, "this server does not speak TLS")
+        self._reply(Opt.STARTTLS, Rep.ACK)
+        self._stream.start_tls()
+        self._secure = True
+        self._agreed = _Agreements()
+
+    def _list(self, data: bytes) -> None:
+        _no_data(data)
+        for name, description in self._guarded(lambda: list(self._resolver.list())):
+            shown = name.encode()
+            if len(shown) <= MAX_STRING_BYTES:
+                self._reply(Opt.LIST, Rep.SERVER, struct.pack(">I", len(shown)) + shown + _clip(description))
+        self._reply(Opt.LIST, Rep.ACK)
+
+    def _info(self, option: int, data: bytes) -> Agreed | None:
+        fields = _Fields(data)
+        name = fields.string(fields.u32())
+        wanted = {fields.u16() for _ in range(fields.u16())}
+        fields.end()
+        export = self._export(name)
+        if option == Opt.GO:
+            self._check_admission()
+        flags = transmission_flags(export, self._agreed.structured)
+        self._reply(option, Rep.INFO, struct.pack(">HQH", Info.EXPORT, export.size_bytes, flags))
+        if Info.NAME in wanted:
+            self._reply(option, Rep.INFO, struct.pack(">H", Info.NAME) + _clip(getattr(export, "name", name or self._default_name())))
+        if Info.DESCRIPTION in wanted:
+            self._reply(option, Rep.INFO, struct.pack(">H", Info.DESCRIPTION) + _clip(export.description))
+        if Info.BLOCK_SIZE in wanted:
+            self._reply(option, Rep.INFO, struct.pack(">HIII", Info.BLOCK_SIZE, core.MIN_BLOCK_BYTES,
+                                                      core.PREFERRED_BLOCK_BYTES, core.MAX_PAYLOAD_BYTES))
+        self._reply(option, Rep.ACK)
+        return self._take(name) if option == Opt.GO else None
+
+    def _meta_context(self, option: int, data: bytes) -> None:
+        setting = option == Opt.SET_META_CONTEXT
+        if setting:
+            self._agreed = replace(self._agreed, context_export=None)
+        if not self._agreed.structured:
+            raise _Refuse(Rep.ERR_INVALID, "negotiate structured replies first")
+        fields = _Fields(data)
+        name = fields.string(fields.u32())
+        queries = [fields.string(fields.u32()) for _ in range(fields.u32())]
+        fields.end()
+        if any(":" not in query for query in queries):
+            raise _Refuse(Rep.ERR_INVALID, "a metadata context's name begins with a namespace and a colon")
+        self._export(name)
+        chosen = BASE_ALLOCATION in queries
+        if not setting and (not queries or "base:" in queries):
+            chosen = True
+        if chosen:
+            context_id = BASE_ALLOCATION_ID if setting else 0
+            self._reply(option, Rep.META_CONTEXT, struct.pack(">I", context_id) + BASE_ALLOCATION.encode())
+            if setting:
+                self._agreed = replace(self._agreed, context_export=name)
+        self._reply(option, Rep.ACK)
+
+    def _export_name(self, data: bytes) -> Agreed:
+        if self._tls is TlsMode.REQUIRE and not self._secure:
+            raise HandshakeError("EXPORT_NAME without TLS on a server that requires it")
+        if self._stopping():
+            raise HandshakeError("the server is shutting down")
+        try:
+            name = _text(data)
+            export = self._export(name)
+            self._check_admission()
+        except _Refuse as refusal:
+            raise HandshakeError(f"EXPORT_NAME: {refusal}") from None
+        flags = transmission_flags(export, self._agreed.structured)
+        self._stream.sendall(struct.pack(">QH", export.size_bytes, flags) + bytes(0 if self._no_zeroes else 124))
+        return self._take(name)
+
+    def _check_admission(self) -> None:
+        why = self._admit()
+        if why:
+            raise _Refuse(Rep.ERR_POLICY, why)
+
+    def _export(self, name: str) -> Export:
+        """The export of that name, opened now or by the option before: INFO and GO show the same moment."""
+        if self._open and self._open[0] == name:
+            return self._open[1]
+        self._forget_export()
+        export = self._guarded(lambda: self._resolver.open(name or self._default_name()))
+        self._open = name, export
+        try:
+            size_bytes, _ = core.inspect(export.capsule)
+            if size_bytes != export.size_bytes:
+                raise ValueError(f"{name!r}: the export says {export.size_bytes} bytes, its target {size_bytes}")
+        except Exception:
+            log.exception("a bad export")
+            self._forget_export()
+            raise _Refuse(Rep.ERR_UNKNOWN, "internal error: the export is unusable") from None
+        return export
+
+    def _default_name(self) -> str:
+        names = [name for name, _ in self._resolver.list()]
+        if len(names) != 1:
+            raise NotFound(f"no default export: {len(names)} exports are served", "name one of them")
+        return names[0]
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        """Call the resolver; its own errors reach the client as text, others the log only."""
+        try:
+            return call()
+        except CdpError as error:
+            raise _Refuse(Rep.ERR_UNKNOWN, str(error)) from None
+        except Exception as error:
+            log.exception("the resolver failed")
+            raise _Refuse(Rep.ERR_UNKNOWN, f"internal error: {type(error).__name__}") from None
+
+    def _take(self, name: str) -> Agreed:
+        assert self._open and self._open[0] == name
+        export = self._open[1]
+        self._open = None
+        context_id = BASE_ALLOCATION_ID if self._agreed.context_export == name else None
+        return Agreed(name, export, self._agreed.structured, context_id, getattr(export, "fast_zero", True))
+
+    def _forget_export(self) -> None:
+        if self._open:
+            export = self._open[1]
+            self._open = None
+            export.close()
+
+    def _reply(self, option: int, reply: Rep, data: bytes = b"") -> None:
+        self._stream.sendall(struct.pack(">QIII", REPLY_MAGIC, option, reply, len(data)) + data)
+
+
+def _no_data(data: bytes | None) -> None:
+    if data != b"":
+        raise _Refuse(Rep.ERR_INVALID, "this option takes no data")

@@ -1,0 +1,88 @@
+"""Points: how a user names a moment.
+
+    now                     the present
+    #123                    after record 123 (#0: the base)
+    -90s -10m -2h -3d -1w   an age, from now
+    @NAME or NAME           a bookmark
+    2026-11-23T10:00:00Z    RFC 3339; no zone: local time; fractions to nanoseconds
+
+The rule for times: the last write acknowledged at or before it.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from cdpcore.errors import InvalidRequest
+
+UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9, "w": 7 * 86400 * 10**9}
+_AGE = re.compile(r"-(\d{1,12})(?:\.(\d{1,9}))?(ms|s|m|h|d|w)")
+_SEQ = re.compile(r"#(\d{1,20})")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d)?)?)(?:[.,](\d{1,9}))?([Zz]|[+-]\d\d:?\d\d)?")
+_NAME = re.compile(r"[^\W_][\w.+-]*", re.UNICODE)
+HINT = "use now, #SEQ, an age like -10m, a bookmark's name, or a time like 2026-11-23T10:00:00Z"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A parsed point. kind: now, seq, age, time or bookmark; ts_ns for age and time, seq, name likewise."""
+
+    text: str
+    kind: str
+    ts_ns: int | None = None
+    seq: int | None = None
+    name: str | None = None
+
+
+def parse(point: str | int | datetime | Point, now_ns: int) -> Point:
+    """A Point from what a user gave: text, a seq, or a datetime (naive: local). Raises InvalidRequest."""
+    if isinstance(point, Point):
+        return point
+    if isinstance(point, bool):
+        raise InvalidRequest(f"not a point: {point!r}", HINT)
+    if isinstance(point, int):
+        if not 0 <= point < 1 << 64:
+            raise InvalidRequest(f"not a seq: {point}", "a seq is a number from 0 up")
+        return Point(f"#{point}", "seq", seq=point)
+    if isinstance(point, datetime):
+        whole = int(point.replace(microsecond=0).timestamp())
+        return Point(point.isoformat(), "time", ts_ns=whole * 10**9 + point.microsecond * 1000)
+    text = point.strip()
+    if text == "now":
+        return Point(text, "now")
+    if m := _SEQ.fullmatch(text):
+        if int(m[1]) >= 1 << 64:
+            raise InvalidRequest(f"not a seq: {text}", "a seq has at most 64 bits")
+        return Point(text, "seq", seq=int(m[1]))
+    if m := _AGE.fullmatch(text):
+        unit = UNITS_NS[m[3]]
+        age = int(m[1]) * unit + (int(m[2]) * unit // 10 ** len(m[2]) if m[2] else 0)
+        return Point(text, "age", ts_ns=now_ns - age)
+    if m := _TIME.fullmatch(text):
+        return Point(text, "time", ts_ns=_time(text, m))
+    name = text[1:] if text.startswith("@") else text
+    if valid_name(name):
+        return Point(text, "bookmark", name=name)
+    raise InvalidRequest(f"not a point: {text!r}", HINT)
+
+
+def valid_name(name: str) -> bool:
+    """May a bookmark or an image be called so? Letters, digits and . _ + -, at most 200 bytes, not like another point."""
+    return bool(_NAME.fullmatch(name)) and name != "now" and not _TIME.fullmatch(name) and len(name.encode()) <= 200
+
+
+def _time(text: str, m: re.Match[str]) -> int:
+    zone = (m[3] or "").upper().replace("Z", "+00:00")
+    try:
+        whole = datetime.fromisoformat(m[1].upper().replace(" ", "T") + zone)
+        seconds = int(whole.timestamp())
+    except (ValueError, OverflowError, OSError) as e:
+        raise InvalidRequest(f"not a time: {text!r} ({e})", HINT) from None
+    return seconds * 10**9 + (int(m[2].ljust(9, "0")) if m[2] else 0)
+
+
+def rfc3339(ts_ns: int) -> str:
+    """UTC, to the nanosecond: exact, so it can be given back as a point."""
+    seconds, ns = divmod(ts_ns, 10**9)
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S") + f".{ns:09d}Z"

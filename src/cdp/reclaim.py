@@ -1,0 +1,58 @@
+"""Freeing what a destructive restore discarded: records in (target, restore) that lie in its range.
+
+A segment that holds nothing else is deleted; in others the data is punched out of the file and the descriptors stay, so
+the log still tells its own story. Idempotent: the restore record in the log is what decides, this may run again after a
+crash.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cdpcore.segment import SegmentFile
+
+from .catalog import RestoreRow, Segment
+from .recovery import log_path
+
+if TYPE_CHECKING:
+    from .store import Store
+
+
+def discarded(seqs: object, descs: object, row: RestoreRow) -> object:
+    """Which descriptors (a bool array) a destructive restore discarded. Shared with the checker, which must not miss them."""
+    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["kind"] == 1) & \
+        (descs["start"] >= row.start) & (descs["start"] + descs["sectors"] <= row.end)
+
+
+def reclaim(store: Store, row: RestoreRow) -> None:
+    """Free the space; constant memory. Called with the volume's lock held, I/O goes on."""
+    whole = row.start == 0 and row.end == store.sectors
+    rows: list[Segment] = store.catalog.rows(Segment)
+    gone = [r for r in rows if whole and r.first_seq > row.target_seq and r.last_seq < row.seq]
+    for r in rows:
+        if r not in gone and r.last_seq > row.target_seq and r.first_seq < row.seq:
+            _punch(store, r.number, row)
+    for sealing in (True, False):
+        found = store.log.frames_of(sealing)
+        if found and found[0] not in {r.number for r in rows}:
+            store.log.write_out()
+            _punch(store, found[0], row)
+    if gone:
+        with store.catalog.write() as txn:
+            for r in gone:
+                txn.remove(Segment, r.number)
+        store.timeline.remove({r.number for r in gone})
+        for r in gone:
+            store.core.forget_segment(r.number)
+            store.os.unlink(log_path(store.directory, r.number))
+        store.os.sync_dir(f"{store.directory}/log")
+
+
+def _punch(store: Store, number: int, row: RestoreRow) -> None:
+    segment = SegmentFile(store.os, log_path(store.directory, number), store.uuid, number, writable=True)
+    try:
+        for seqs, descs in store.timeline.descriptors(number):
+            for d in descs[np.flatnonzero(discarded(seqs, descs, row))]:
+                segment.punch(int(d["data_sector"]) * 512, int(d["data_bytes"]))
+    finally:
+        segment.close()

@@ -1,0 +1,156 @@
+"""Recovery: what the log holds behind the last segment that the catalog knows.
+
+At most two segments: the open one, and one that was set aside for sealing when the power went. Each is scanned frame by
+frame, checksums of data included; what is found is always a prefix in seq order. The file is then cut behind its last
+valid frame, sealed, indexed and catalogued like any other, so that a stale frame can never come back to life, and writing
+goes on in a new segment.
+
+A frame that does not check is a torn tail, which is normal, unless a later frame says that it had been made durable: then
+something else damaged it, and nothing is cut.
+"""
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from cdpcore.errors import Corruption
+from cdpcore.osapi import Os
+from cdpcore.segment import SegmentFile
+
+from .catalog import BookmarkRow, Catalog, Geometry, RestoreRow, Run, Segment, Transaction
+from .tuning import Tuning
+
+BOOKMARK, RESTORE, UNBOOKMARK = 5, 6, 7
+RESTORE_DATA = struct.Struct("<QII")    # struct cdp_restore_data
+UNDO_DATA = struct.Struct("<QQQ")       # target_ts_ns, undo_of, reserved: behind it
+DESTRUCTIVE = 1
+
+
+@dataclass
+class Event:
+    """A bookmark or restore as the log has it."""
+
+    kind: int
+    seq: int
+    ts_ns: int
+    start: int
+    sectors: int
+    data: bytes
+
+
+@dataclass
+class Found:
+    """Where the log ends."""
+
+    last_seq: int
+    last_ts_ns: int
+    flush_seq: int
+    next_number: int
+    scanned_segments: int = 0
+    events: list[Event] = field(default_factory=list)
+
+
+def log_numbers(os: Os, log_directory: str) -> list[int]:
+    """Numbers of the segment files, ascending."""
+    names = os.list_dir(log_directory)
+    return sorted(int(n[:-4]) for n in names if n.endswith(".log") and n[:-4].isdigit())
+
+
+def run_path(directory: str, run_id: int) -> str:
+    return f"{directory}/runs/{run_id:010d}.run"
+
+
+def log_path(directory: str, number: int) -> str:
+    return f"{directory}/log/{number:010d}.log"
+
+
+def apply_event(txn: Transaction, event: Event) -> None:
+    """Put a bookmark or restore from the log into the catalog. Idempotent."""
+    if event.kind == BOOKMARK:
+        at_ts, name = struct.unpack_from("<Q", event.data)[0], event.data[8:].rstrip(b"\0").decode("utf-8", "replace")
+        txn.put(BookmarkRow(name, event.start, at_ts, event.seq, event.ts_ns))
+    elif event.kind == UNBOOKMARK:
+        txn.remove(BookmarkRow, event.data.rstrip(b"\0").decode("utf-8", "replace"))
+    elif event.kind == RESTORE:
+        target, flags, _ = RESTORE_DATA.unpack_from(event.data)
+        target_ts, undo_of, _ = UNDO_DATA.unpack_from(event.data, RESTORE_DATA.size)
+        txn.put(RestoreRow(event.seq, event.ts_ns, target, target_ts, event.start, event.start + event.sectors,
+                           bool(flags & DESTRUCTIVE), undo_of))
+
+
+def clean(os: Os, directory: str, run_ids: set[int]) -> None:
+    """Remove what an interrupted seal, merge or image deletion left: files that the catalog does not know."""
+    for name in os.list_dir(f"{directory}/runs"):
+        if not (name.endswith(".run") and name[:-4].isdigit() and int(name[:-4]) in run_ids):
+            os.unlink(f"{directory}/runs/{name}")
+
+
+def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> Found:
+    """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then."""
+    rows: list[Segment] = catalog.rows(Segment)
+    runs: list[Run] = catalog.rows(Run)
+    clean(os, directory, {r.id for r in runs})
+    last = max((r for r in rows if r.last_seq >= r.first_seq), key=lambda r: r.number, default=None)
+    found = Found(0, geometry.created_ns, 0, 1)
+    if last:
+        found.last_seq, found.last_ts_ns = last.last_seq, last.last_ts_ns
+        found.flush_seq = _flush_seq(os, directory, geometry, last.number)
+    newest = max((r.number for r in rows), default=0)
+    found.next_number = newest + 1
+    tail = [n for n in log_numbers(os, f"{directory}/log") if n > newest]
+    torn = False
+    for number in tail:
+        found.next_number = number + 1
+        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn) or torn
+    return found
+
+
+def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, number: int, found: Found,
+           torn: bool) -> bool:
+    """One segment file behind the catalog. Returns whether the log ends here."""
+    path = log_path(directory, number)
+    try:
+        segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number, writable=True)
+    except Corruption:
+        # Power was lost while the file was being created: its header comes before any frame can be durable.
+        os.unlink(path)
+        os.sync_dir(f"{directory}/log")
+        return True
+    try:
+        events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed, tree_records=tuning.max_records + 64)
+        if segment.n_records == 0 or torn or not segment.sealed:
+            durable = segment.later_durable()
+            if durable > (segment.last_seq if segment.n_records else found.last_seq):
+                raise Corruption(f"{path}: records that were durable (up to #{durable}) are damaged at byte {segment.end_bytes}"
+                                 f"{': ' + segment.complaint() if segment.complaint() else ''}",
+                                 "run 'cdp check' on the volume; nothing was changed")
+        if segment.n_records == 0 or torn:
+            segment.close()
+            os.unlink(path)
+            os.sync_dir(f"{directory}/log")
+            return torn
+        size = segment.seal()
+        run_id = max((r.id for r in catalog.rows(Run)), default=0) + 1
+        segment.write_run(run_path(directory, run_id))
+        os.sync_dir(f"{directory}/runs")
+        with catalog.write() as txn:
+            txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))
+            txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0, os.size(run_path(directory, run_id))))
+            for e in (Event(*event) for event in events):
+                if e.seq <= segment.last_seq:
+                    apply_event(txn, e)
+        found.last_seq, found.last_ts_ns = segment.last_seq, segment.last_ts_ns
+        found.flush_seq = max(found.flush_seq, min(segment.flush_seq, segment.last_seq))
+        found.scanned_segments += 1
+        return False
+    finally:
+        segment.close()
+
+
+def _flush_seq(os: Os, directory: str, geometry: Geometry, number: int) -> int:
+    from .timeline import FRAME
+    import numpy as np
+    segment = SegmentFile(os, log_path(directory, number), bytes.fromhex(geometry.uuid), number)
+    frames: Any = np.frombuffer(segment.directory(), FRAME)
+    return min(int(frames["flush_seq"][-1]), segment.last_seq) if len(frames) else 0

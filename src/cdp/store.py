@@ -1,0 +1,217 @@
+"""A volume's store, assembled: directory, lock, catalog, recovery, log, core, maintenance; opened and closed as one.
+
+    VOLUME/
+      lock           held while a process has the volume open
+      catalog.lmdb   what it consists of (rebuildable)
+      base.img       content at the beginning of history (sparse; absent where all holes)
+      log/N.log      segments
+      runs/N.run     their index
+      images/NAME/   writable images: volumes whose base is this volume at a point
+
+Threading: open and close by the owner; the rest is used by Volume under its own lock.
+"""
+from __future__ import annotations
+
+import threading
+import uuid as uuid_module
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound
+from cdpcore.log import Log
+from cdpcore.osapi import File, Os, posix
+from cdpcore.pool import BufferPool
+from cdpcore.segfiles import SegmentFds
+from cdpcore.view import View
+from cdpcore.volume import VolumeCore
+
+from . import lineage
+from .catalog import Catalog, Geometry, LmdbCatalog, RestoreRow, Segment
+from .maintain import Maintainer
+from .recovery import Found, log_path, recover
+from .timeline import Timeline
+from .tuning import Tuning
+
+CatalogFactory = Callable[[str], Catalog]
+MAX_SIZE_BYTES = 1 << 56
+
+
+def lmdb_catalog(directory: str) -> Catalog:
+    return LmdbCatalog(Path(directory) / "catalog.lmdb")
+
+
+def check_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise InvalidRequest(f"size {size!r} is not a number of bytes", "give it as a whole number")
+    if size <= 0 or size % 512 or size > MAX_SIZE_BYTES:
+        raise InvalidRequest(f"size {size} bytes", f"give a multiple of 512 from 512 to {MAX_SIZE_BYTES} (64 PiB)")
+
+
+def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
+           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0)) -> Geometry:
+    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image."""
+    os = os or posix()
+    check_size(size)
+    if os.exists(directory):
+        raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
+    # Built beside its place and renamed, so that a crash leaves no half volume under the name.
+    building = f"{directory}.creating"
+    if os.exists(building):
+        remove_tree(os, building)
+    try:
+        os.mkdir(building)
+    except NotFound:
+        raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
+    geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes, "parent" if parent else "none",
+                        parent_at[0], parent_at[1], parent.uuid if parent else "")
+    try:
+        for name in ("log", "runs", "images"):
+            os.mkdir(f"{building}/{name}")
+        os.write_file(f"{building}/lock", b"")
+        new = catalog(building)
+        with new.write() as txn:
+            txn.put(geometry)
+        new.close()
+        os.sync_dir(building)
+        os.rename(building, directory)
+        os.sync_dir(str(Path(directory).parent))
+    except BaseException:
+        if os.exists(building):
+            remove_tree(os, building)
+        raise
+    return geometry
+
+
+def remove_tree(os: Os, path: str) -> None:
+    """Remove a folder and all in it."""
+    try:
+        names = os.list_dir(path)
+    except CdpError:
+        os.unlink(path)
+        return
+    for name in names:
+        remove_tree(os, f"{path}/{name}")
+    os.rmdir(path)
+
+
+class Store:
+    """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
+
+    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from.
+    """
+
+    def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
+                 parent: Store | None = None):
+        self.os = os or posix()
+        self.directory = directory
+        self.tuning = tuning
+        self.parent = parent
+        self._catalog_factory = catalog
+        self._lock_file: File | None = None
+        self._writer: threading.Thread | None = None
+        self.catalog: Any = None
+        self._open()
+
+    def _open(self) -> None:
+        if not self.os.exists(f"{self.directory}/lock"):
+            if self.os.exists(self.directory):
+                raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
+            raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
+        self._lock_file = self.os.open(f"{self.directory}/lock", write=True)
+        try:
+            try:
+                self._lock_file.lock()
+            except CdpError:
+                raise Busy(f"{self.directory}: another process has the volume open",
+                           "stop it, or let it do the work: the command line finds a running server by itself") from None
+            self.catalog = self._catalog_factory(self.directory)
+            self.geometry: Geometry = self.catalog.geometry()
+            self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
+            self._assemble()
+        except BaseException:
+            self._release()
+            raise
+
+    def _assemble(self) -> None:
+        g, t = self.geometry, self.tuning
+        self.uuid = bytes.fromhex(g.uuid)
+        self.sectors = g.size_bytes // 512
+        self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
+        self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
+        self.log = Log(self.os, self.pool, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
+                       created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
+                       next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
+                       inline_maintenance=not t.threads)
+        self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
+        parent_view = None
+        if self.parent is not None:
+            parent_view = self.parent.view_at(g.parent_seq)
+        self.core = VolumeCore(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
+                               base=f"{self.directory}/base.img" if g.base == "file" else "", view=self.view_at(lineage.NOW),
+                               last_seq=self.found.last_seq, last_ts_ns=self.found.last_ts_ns,
+                               parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
+        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.log)
+        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped)
+        if t.threads:
+            # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
+            self._writer = threading.Thread(target=self.log.run_writer, args=(t.commit_interval_ms,), name="cdp-writer", daemon=True)
+            self._writer.start()
+            self.maintainer.start()
+
+    # --- lineage -------------------------------------------------------------------------------------------------------
+
+    def lineage_records(self) -> list[lineage.RestoreRecord]:
+        return [lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive) for r in self.restores]
+
+    def view_at(self, seq: int) -> View:
+        """What a reader at `seq` sees (lineage.NOW: the current content)."""
+        return View(lineage.view(seq, self.lineage_records(), self.geometry.size_bytes // 512))
+
+    def gaps(self) -> list[tuple[int, int]]:
+        return lineage.gaps(self.lineage_records())
+
+    def dropped(self) -> list[tuple[int, int]]:
+        """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume."""
+        whole = [r for r in self.lineage_records() if r.start == 0 and r.end == self.sectors]
+        return [(lo, hi) for lo, hi in lineage.gaps(whole)]
+
+    # --- upkeep --------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Without threads: do the maintenance that a call has made necessary."""
+        if not self.tuning.threads:
+            self.maintainer.step()
+
+    def close(self) -> None:
+        """Everything acknowledged becomes durable, the open segment is sealed and indexed. Idempotent."""
+        if self._lock_file is None:
+            return
+        self.core.close()
+        try:
+            self.log.sync_all()
+        finally:
+            self.log.stop()
+            if self._writer is not None:
+                self._writer.join()
+            self.maintainer.stop()
+            try:
+                self.maintainer.step()
+                self.core.set_aside()
+                self.maintainer.step()
+            except CdpError:
+                pass        # the log is durable: the next open seals and indexes it
+            for number in self.log.close_files():
+                self.os.unlink(log_path(self.directory, number))
+            self._release()
+
+    def _release(self) -> None:
+        if self.catalog is not None:
+            self.catalog.close()
+            self.catalog = None
+        core = getattr(self, "core", None)
+        if core is not None:
+            core.release()
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None

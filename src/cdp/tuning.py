@@ -1,0 +1,33 @@
+"""The numbers that the engine runs with, taken from the settings; the simulator and tests choose smaller ones."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+SLOT_BYTES = 4 << 20
+"""A pool slot, and so the largest write to the log: at 4 MiB direct writes reach the device's speed."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """slot_bytes x n_slots: the buffer pool. max_records: a segment is closed after so many. max_pending_runs: writers wait
+    when merges are that far behind. threads: False runs writing and maintenance inside the calls (deterministic)."""
+
+    slot_bytes: int = SLOT_BYTES
+    n_slots: int = 16
+    segment_bytes: int = 256 << 20
+    max_records: int = 262_144
+    commit_interval_ms: int = 1000
+    merge_fanin: int = 8
+    max_open_files: int = 256
+    max_restores: int = 4096
+    direct_io: bool = True
+    threads: bool = True
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> Tuning:
+        """From cdp.settings.Settings (or anything with its engine keys)."""
+        slot = min(SLOT_BYTES, settings.segment_bytes // 8 // 4096 * 4096, settings.pool_bytes // 4 // 4096 * 4096)
+        return cls(slot_bytes=slot, n_slots=max(4, settings.pool_bytes // slot), segment_bytes=settings.segment_bytes,
+                   commit_interval_ms=settings.commit_interval_ms, merge_fanin=settings.merge_fanin,
+                   max_open_files=settings.max_open_files, max_restores=settings.max_restores, direct_io=settings.direct_io)

@@ -1,0 +1,563 @@
+"""A volume and its time images: the public API, a thin shell over the store and the core.
+
+Reads and writes go straight to cdpcore.volume.VolumeCore, which drops the GIL; everything else (bookmarks, images, restores)
+is rare, serialised by one lock, and durable when it returns.
+"""
+from __future__ import annotations
+
+import dataclasses
+import struct
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
+from cdpcore.osapi import Os
+from cdpcore.target import Target
+from cdpcore.view import View
+
+from . import lineage, points, store as stores
+from .catalog import BookmarkRow, Geometry, RestoreRow
+from .images import Images
+from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+from .reclaim import reclaim
+from .recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
+from .settings import Settings
+from .timeline import RECORD
+from .tuning import Tuning
+
+PointLike = str | int | datetime | points.Point
+KINDS = {0: "data", 1: "zero", 2: "hole"}
+
+
+def create(path: str | Path, *, size: int, settings: Settings | None = None) -> Volume:
+    """Make a volume of `size` bytes (a multiple of 512, up to 64 PiB) in the folder `path`, which must not exist, and open it.
+
+    Nothing is allocated up front. Raises InvalidRequest, NotFound (no parent folder), OutOfSpace.
+    """
+    stores.create(_directory(path), size, Tuning.from_settings(settings or Settings()))
+    return Volume(path, settings=settings)
+
+
+def open(path: str | Path, *, settings: Settings | None = None) -> Volume:
+    """Open the volume in the folder `path`; also a writable image, VOLUME/images/NAME, whose parent is opened with it.
+
+    Recovers after a crash, in a time bounded by the segment size. Raises NotFound, Busy (another process has it), Corruption.
+    """
+    return Volume(path, settings=settings)
+
+
+class Volume:
+    """One protected virtual disk, open. A context manager; every method may be called from any thread. After close() all
+    methods raise Closed."""
+
+    def __init__(self, path: str | Path, *, settings: Settings | None = None, _tuning: Tuning | None = None, _os: Os | None = None,
+                 _catalog: stores.CatalogFactory = stores.lmdb_catalog, _parent: Volume | None = None):
+        self.path = _directory(path)
+        self.name = Path(self.path).name
+        self.settings = settings or Settings()
+        tuning = _tuning or Tuning.from_settings(self.settings)
+        self._lock = threading.RLock()          # bookmarks, images, restores, closing
+        self._views: weakref.WeakSet[TimeImage] = weakref.WeakSet()
+        self._references = 1
+        self._parent = _parent or self._open_parent(tuning, _os, _catalog)
+        try:
+            self._store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=self._parent._store if self._parent else None)
+        except BaseException:
+            if self._parent:
+                self._parent.close()
+            raise
+        self._core = self._store.core
+        self._images = Images(self, tuning, _os, _catalog)
+        self.size_bytes: int = self._store.geometry.size_bytes
+        self.uuid: str = self._store.geometry.uuid
+        self.created_ns: int = self._store.geometry.created_ns
+        self._finish_reclaims()
+
+    def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
+        """VOLUME/images/NAME: open VOLUME too."""
+        folder = Path(self.path).parent
+        if folder.name != "images" or not (os or stores.posix()).exists(f"{folder.parent}/lock"):
+            return None
+        return Volume(folder.parent, settings=self.settings, _tuning=tuning, _os=os, _catalog=catalog)
+
+    @property
+    def parent(self) -> str | None:
+        """Path of the volume that this image was made from; None for a volume."""
+        return self._parent.path if self._parent else None
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._core.closed)
+
+    def _alive(self) -> None:
+        if self._core.closed:
+            raise Closed(f"{self.path}: the volume is closed")
+
+    # --- content -------------------------------------------------------------------------------------------------------
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """`length` bytes from byte `offset`: a copy of the current content, as of one moment up to 32 MiB."""
+        out = bytearray(_byte_count(length, self.size_bytes))
+        self._core.pread_into(out, _byte_count(offset))
+        return bytes(out)
+
+    def pread_into(self, buffer: Any, offset: int) -> None:
+        """Fill a writable contiguous buffer (bytearray, memoryview, numpy array) from byte `offset`, without copies."""
+        self._core.pread_into(_bytes_of(buffer), _byte_count(offset))
+
+    def pwrite(self, buffer: Any, offset: int, fua: bool = False) -> None:
+        """Write a contiguous buffer at byte `offset`; one record up to max_request_bytes (32 MiB by default), several
+        beyond. `fua`: durable at return. Not `fua`: durable after flush()."""
+        self._core.pwrite(_bytes_of(buffer), _byte_count(offset), fua)
+        self._store.settle()
+
+    def trim(self, length: int, offset: int, fua: bool = False) -> None:
+        """The range reads as zeros and is a hole. What it held stays in the history."""
+        self._core.pzero(_byte_count(length), _byte_count(offset), True, fua)
+        self._store.settle()
+
+    def zero(self, length: int, offset: int, fua: bool = False) -> None:
+        """The range reads as zeros and counts as allocated; no data is logged."""
+        self._core.pzero(_byte_count(length), _byte_count(offset), False, fua)
+        self._store.settle()
+
+    def flush(self) -> None:
+        """Everything acknowledged before this call is durable when it returns."""
+        self._core.pflush()
+        self._store.settle()
+
+    def extents(self, offset: int = 0, length: int | None = None, at: PointLike | None = None) -> Iterator[Extent]:
+        """Adjacent extents of [offset, offset + length), in order; of the current content, or as of `at`."""
+        view = None if at is None else self._store.view_at(self.resolve(at).seq)
+        return _extents(self._core, view, self.size_bytes, offset, length)
+
+    def target(self) -> Any:
+        """PyCapsule "cdpcore.target" of the current content, for front ends in C or Cython (c/target.h)."""
+        self._alive()
+        return Target(self._core).capsule()
+
+    # --- moments -------------------------------------------------------------------------------------------------------
+
+    def window(self) -> Window:
+        """Which moments can be opened."""
+        self._alive()
+        with self._lock:
+            m = self._store.timeline.moment
+            return Window(Moment(0, self.created_ns), Moment(*self._core.position()),
+                          [(m(lo), m(hi)) for lo, hi in self._store.gaps()])
+
+    def resolve(self, point: PointLike) -> Moment:
+        """The moment that a point names: for a time, the last record at or before it. Raises RefusedPoint outside the window."""
+        return self._resolve(point)[1]
+
+    def _resolve(self, point: PointLike) -> tuple[points.Point, Moment]:
+        self._alive()
+        now_ns = self._store.os.now_ns()
+        parsed = points.parse(point, now_ns)
+        newest = Moment(*self._core.position())
+        if parsed.kind == "now":
+            return parsed, newest
+        if parsed.kind == "bookmark":
+            found = next((b for b in self.bookmarks() if b.name == parsed.name), None)
+            if found is None:
+                raise NotFound(f"{self.path}: no bookmark {parsed.name!r}",
+                               f"'cdp bookmarks' lists them; otherwise {points.HINT}")
+            return parsed, found.at
+        if parsed.kind == "seq":
+            assert parsed.seq is not None
+            if parsed.seq > newest.seq:
+                raise self._refuse(parsed, "is after the newest moment")
+            self._check_gap(parsed, parsed.seq)
+            return parsed, self._store.timeline.moment(parsed.seq)
+        assert parsed.ts_ns is not None
+        if parsed.ts_ns < self.created_ns:
+            raise self._refuse(parsed, "is before the oldest moment")
+        if parsed.ts_ns > max(now_ns, newest.ts_ns):
+            raise self._refuse(parsed, "is in the future")
+        for r in self._store.restores:
+            if r.destructive and r.target_ts_ns < parsed.ts_ns < r.ts_ns:
+                raise self._refuse(parsed, "is in history that a destructive restore freed")
+        moment = self._store.timeline.at_time(parsed.ts_ns)
+        self._check_gap(parsed, moment.seq)
+        return parsed, moment
+
+    def _check_gap(self, parsed: points.Point, seq: int) -> None:
+        if lineage.freed(seq, self._store.gaps()):
+            raise self._refuse(parsed, "is in history that a destructive restore freed")
+
+    def _refuse(self, parsed: points.Point, why: str) -> RefusedPoint:
+        w = self.window()
+        near = [w.oldest, *(m for gap in w.gaps for m in gap), w.newest]
+        if parsed.seq is not None:
+            best = sorted(near, key=lambda m: abs(m.seq - (parsed.seq or 0)))[:2]
+        else:
+            best = sorted(near, key=lambda m: abs(m.ts_ns - (parsed.ts_ns or 0)))[:2]
+        text = " or ".join(f"#{m.seq} ({points.rfc3339(m.ts_ns)})" for m in sorted(set(best), key=lambda m: m.seq))
+        return RefusedPoint(f"{self.path}: {parsed.text} {why}: the window is {points.rfc3339(w.oldest.ts_ns)} (#0) to "
+                            f"{points.rfc3339(w.newest.ts_ns)} (#{w.newest.seq})", f"nearest valid: {text}")
+
+    def explain(self, point: PointLike) -> Explanation:
+        """How a point is resolved: which record, which comes next, and whether it was flush-durable (every write that the
+        point shows had been followed by a flush)."""
+        parsed, at = self._resolve(point)
+        timeline = self._store.timeline
+        newest = self._core.position()[0]
+        following = timeline.moment(at.seq + 1) if at.seq < newest and not lineage.freed(at.seq + 1, self._store.gaps()) else None
+        flushed = timeline.last_flush(at.seq)
+        if lineage.freed(flushed, self._store.gaps()):
+            flushed = 0
+        durable = at.seq == 0 or flushed == at.seq or not self._changes_between(flushed, at.seq)
+        note = "the base, before the first write" if at.seq == 0 else "the last record at or before the point"
+        if not durable:
+            note += "; writes after the last flush are shown, as a disk that loses power might not have kept them"
+        return Explanation(parsed.text, parsed.kind, parsed.ts_ns, at, following, durable,
+                           timeline.moment(flushed) if flushed else None, note)
+
+    def _changes_between(self, after: int, upto: int) -> bool:
+        return any(bool((batch["kind"] <= 3).any()) for batch in self._store.timeline.records(after, upto))
+
+    def at(self, point: PointLike) -> TimeImage:
+        """Open the moment as a read-only time image: nothing is copied, and it stays what it is while the volume goes on."""
+        with self._lock:
+            moment = self.resolve(point)
+            image = TimeImage(self, moment, self._store.view_at(moment.seq))
+            self._views.add(image)
+            return image
+
+    def records(self, since: PointLike = "#0", until: PointLike = "now", limit: int | None = None) -> Any:
+        """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags, offset,
+        length), at most `limit` records. 34 bytes a record: use iter_records for a long history."""
+        found: list[Any] = []
+        count = 0
+        for batch in self.iter_records(since, until):
+            found.append(batch if limit is None else batch[: limit - count])
+            count += len(found[-1])
+            if limit is not None and count >= limit:
+                break
+        return np.concatenate(found) if found else np.empty(0, RECORD)
+
+    def iter_records(self, since: PointLike = "#0", until: PointLike = "now") -> Iterator[Any]:
+        """As records(), in batches of some ten thousand."""
+        return self._store.timeline.records(self.resolve(since).seq, self.resolve(until).seq)
+
+    # --- bookmarks -----------------------------------------------------------------------------------------------------
+
+    def bookmark(self, name: str, at: PointLike = "now") -> Bookmark:
+        """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
+        if not points.valid_name(name):
+            raise InvalidRequest(f"bookmark name {name!r}", "use letters, digits, . _ + -, beginning with a letter or digit")
+        with self._lock:
+            if any(b.name == name for b in self.bookmarks()):
+                raise InvalidRequest(f"{self.path}: bookmark {name!r} exists", "choose another name, or delete it first")
+            moment = self.resolve(at)
+            event = self._event(BOOKMARK, moment.seq, 0, struct.pack("<Q", moment.ts_ns) + name.encode())
+            return Bookmark(name, moment, Moment(event.seq, event.ts_ns))
+
+    def bookmarks(self) -> list[Bookmark]:
+        """All bookmarks that can be opened, by the moment they name."""
+        self._alive()
+        gaps = self._store.gaps()
+        rows: list[BookmarkRow] = self._store.catalog.rows(BookmarkRow)
+        found = [Bookmark(r.name, Moment(r.at_seq, r.at_ts_ns), Moment(r.made_seq, r.made_ts_ns)) for r in rows
+                 if not lineage.freed(r.at_seq, gaps)]
+        return sorted(found, key=lambda b: (b.at.seq, b.name))
+
+    def delete_bookmark(self, name: str) -> None:
+        """Take a bookmark away; the moment itself stays openable."""
+        with self._lock:
+            if not any(b.name == name for b in self.bookmarks()):
+                raise NotFound(f"{self.path}: no bookmark {name!r}", "'cdp bookmarks' lists them")
+            self._event(UNBOOKMARK, 0, 0, name.encode())
+
+    def _event(self, kind: int, start: int, sectors: int, data: bytes) -> Event:
+        self._core.freeze()
+        try:
+            seq, ts_ns = self._core.append_event(kind, start, sectors, data)
+        finally:
+            self._core.thaw()
+        return self._settle_event(Event(kind, seq, ts_ns, start, sectors, data))
+
+    def _settle_event(self, event: Event) -> Event:
+        self._core.pflush()
+        self._store.maintainer.note(event)
+        self._store.settle()
+        return event
+
+    # --- writable images -----------------------------------------------------------------------------------------------
+
+    def create_image(self, name: str, at: PointLike = "now") -> ImageInfo:
+        """A writable image of a moment, with a history of its own; persistent until delete_image."""
+        self._alive()
+        with self._lock:
+            return self._images.create(name, self.resolve(at))
+
+    def images(self) -> list[ImageInfo]:
+        """The writable images made from this volume, by name."""
+        self._alive()
+        with self._lock:
+            return self._images.list()
+
+    def open_image(self, name: str) -> Volume:
+        """The image as a volume. One object per image; close() it as often as it was opened."""
+        self._alive()
+        with self._lock:
+            return self._images.open(name)
+
+    def delete_image(self, name: str) -> None:
+        """Delete an image and its history, in one step. Raises Busy while it is open, RefusedPoint while images of it exist."""
+        self._alive()
+        with self._lock:
+            self._images.delete(name)
+
+    # --- restore -------------------------------------------------------------------------------------------------------
+
+    def restore(self, point: PointLike, *, offset: int | None = None, length: int | None = None, destructive: bool = False,
+                dry_run: bool = False) -> Restore:
+        """Put the volume, or the byte range, back to a moment, in constant time and under I/O.
+
+        Not destructive: a record like any other; all history stays, undo() takes it back. Destructive: what came after the
+        moment is freed and can no longer be opened. Offset and length are multiples of 512.
+        Raises RefusedPoint where an image or bookmark needs what would be freed.
+        """
+        start = 0 if offset is None else _byte_count(offset)
+        size = self.size_bytes - start if length is None else _byte_count(length)
+        if start % 512 or size % 512 or size == 0 or start + size > self.size_bytes:
+            raise InvalidRequest(f"restore of {size} bytes at {start}",
+                                 f"give a range of 512-byte sectors inside the volume's {self.size_bytes} bytes")
+        with self._lock:
+            return self._restore(self.resolve(point), start, size, destructive, None, dry_run)
+
+    def undo(self, dry_run: bool = False) -> Restore:
+        """Take back the last restore that is not taken back yet: a restore to the moment just before it. Writes made since are
+        hidden as well (and still in the history)."""
+        with self._lock:
+            last = next((r for r in reversed(self.restores()) if r.undoable), None)
+            if last is None:
+                raise RefusedPoint(f"{self.path}: no restore to undo", "'cdp restores' lists them")
+            return self._restore(self.resolve(last.seq - 1), last.offset, last.length, False, last.seq, dry_run)
+
+    def restores(self) -> list[Restore]:
+        """All restores, oldest first."""
+        self._alive()
+        rows = self._store.restores
+        undone = {r.undo_of for r in rows if r.undo_of}
+        gaps = self._store.gaps()
+        return [Restore(r.seq, r.ts_ns, Moment(r.target_seq, r.target_ts_ns), r.start * 512, (r.end - r.start) * 512, r.destructive,
+                        r.undo_of or None,
+                        not r.destructive and not r.undo_of and r.seq not in undone and not lineage.freed(r.seq - 1, gaps)
+                        and not lineage.freed(r.seq, gaps))
+                for r in rows]
+
+    def _restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None, dry_run: bool) -> Restore:
+        s = self._store
+        if len(s.restores) >= s.tuning.max_restores:
+            raise OutOfSpace(f"{self.path}: {len(s.restores)} restores are kept", "raise max_restores")
+        if destructive:
+            self._check_nothing_needed(target)
+        start, end = offset // 512, (offset + length) // 512
+        if dry_run:
+            return Restore(0, s.os.now_ns(), target, offset, length, destructive, undo_of, not destructive and undo_of is None)
+        data = (RESTORE_DATA.pack(target.seq, DESTRUCTIVE if destructive else 0, 0)
+                + UNDO_DATA.pack(target.ts_ns, undo_of or 0, 0))
+        self._core.freeze()     # the lineage changes together with its record, between two writes
+        try:
+            seq = self._core.position()[0] + 1
+            records = [*s.lineage_records(), lineage.RestoreRecord(seq, 0, target.seq, start, end, destructive)]
+            view = View(lineage.view(lineage.NOW, records, s.sectors))
+            seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view)
+            row = RestoreRow(seq, ts_ns, target.seq, target.ts_ns, start, end, destructive, undo_of or 0)
+            s.restores = [*s.restores, row]
+        finally:
+            self._core.thaw()
+        self._settle_event(Event(RESTORE, seq, ts_ns, start, end - start, data))
+        if destructive:
+            self._reclaim(row)
+        return Restore(seq, ts_ns, target, offset, length, destructive, undo_of, not destructive and undo_of is None)
+
+    def _check_nothing_needed(self, target: Moment) -> None:
+        """What a destructive restore would free must not be in use."""
+        for info in self._images.list():
+            if info.at.seq > target.seq:
+                raise RefusedPoint(f"{self.path}: image {info.name!r} shows #{info.at.seq}, which would be freed", "delete the image first")
+        for bookmark in self.bookmarks():
+            if bookmark.at.seq > target.seq:
+                raise RefusedPoint(f"{self.path}: bookmark {bookmark.name!r} names #{bookmark.at.seq}, which would be freed",
+                                   "delete the bookmark first")
+        for image in list(self._views):
+            if not image.closed and image.moment.seq > target.seq:
+                raise Busy(f"{self.path}: a time image of #{image.moment.seq} is open", "close it first")
+
+    def _reclaim(self, row: RestoreRow) -> None:
+        s = self._store
+        reclaim(s, row)
+        done = dataclasses.replace(row, reclaimed=True)
+        with s.catalog.write() as txn:
+            txn.put(done)
+        s.restores = [done if r.seq == row.seq else r for r in s.restores]
+
+    def _finish_reclaims(self) -> None:
+        for row in self._store.restores:
+            if row.destructive and not row.reclaimed:
+                self._reclaim(row)
+
+    # --- filling the base ----------------------------------------------------------------------------------------------
+
+    def import_base(self, read: Callable[[int, memoryview], None], extents: Iterable[tuple[int, int]],
+                    progress: Callable[[int], None] | None = None) -> None:
+        """Fill the base of a volume that has no records and no base yet: read(offset, view) is called for each piece of
+        `extents` (offset, length in bytes); all else is a hole. The content becomes #0, all or nothing."""
+        from .importing import import_base
+        self._alive()
+        with self._lock:
+            import_base(self._store, read, extents, progress)
+            self._core.adopt_base(f"{self.path}/base.img")
+
+    # --- life ----------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Counters: of this opening (writes, bytes_written, syncs ...) and of the store (records, segments, runs, bytes)."""
+        self._alive()
+        s = self._store
+        runs = s.maintainer.runs
+        rows = s.timeline.rows()
+        seq = self._core.position()[0]
+        return {"records": seq, "segments": len(rows) + (1 if s.log.stats()["log_bytes_written"] else 0), "runs": len(runs),
+                "sealed_log_bytes": sum(r.file_bytes for r in rows), "index_bytes": sum(r.file_bytes for r in runs),
+                "pool_bytes": s.pool.bytes, **self._core.stats()}
+
+    def geometry(self) -> Geometry:
+        return self._store.geometry
+
+    def retain(self) -> Volume:
+        """One more close() is needed."""
+        self._alive()
+        with self._lock:
+            self._references += 1
+        return self
+
+    def close(self) -> None:
+        """Flush, seal, let go. Idempotent; requests that are running end first."""
+        with self._lock:
+            if self._references > 1:
+                self._references -= 1
+                return
+            if self._references == 0:
+                return
+            self._images.check_closed()
+            self._references = 0
+            try:
+                self._store.close()
+            finally:
+                if self._parent is not None:
+                    self._parent.close()
+
+    def __enter__(self) -> Volume:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<cdp.Volume {self.path} {'closed' if self.closed else f'{self.size_bytes} bytes, #{self._core.position()[0]}'}>"
+
+
+class TimeImage:
+    """A volume as of a moment: a read-only virtual disk. A context manager; any thread. Valid until close() or the volume's."""
+
+    def __init__(self, volume: Volume, moment: Moment, view: View):
+        self.volume = volume
+        self.moment = moment
+        self.size_bytes = volume.size_bytes
+        self._view: View | None = view
+
+    @property
+    def closed(self) -> bool:
+        return self._view is None
+
+    def _open_view(self) -> View:
+        if self._view is None:
+            raise Closed(f"{self.volume.path}: the time image of #{self.moment.seq} is closed")
+        return self._view
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """As Volume.pread, of this moment."""
+        view = self._open_view()
+        out = bytearray(_byte_count(length, self.size_bytes))
+        self.volume._core.pread_into(out, _byte_count(offset), view)
+        return bytes(out)
+
+    def pread_into(self, buffer: Any, offset: int) -> None:
+        """As Volume.pread_into, of this moment."""
+        self.volume._core.pread_into(_bytes_of(buffer), _byte_count(offset), self._open_view())
+
+    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
+        """As Volume.extents, of this moment."""
+        return _extents(self.volume._core, self._open_view(), self.size_bytes, offset, length)
+
+    def target(self) -> Any:
+        """As Volume.target; read-only."""
+        return Target(self.volume._core, self._open_view(), self).capsule()
+
+    def close(self) -> None:
+        self._view = None
+
+    def __enter__(self) -> TimeImage:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<cdp.TimeImage {self.volume.path}@#{self.moment.seq}{' closed' if self.closed else ''}>"
+
+
+def _directory(path: str | Path) -> str:
+    text = str(Path(path).absolute())
+    if len(text.encode()) > 3900 or "\0" in text:
+        raise InvalidRequest(f"path of {len(text)} characters", "use a shorter one")
+    return text
+
+
+def _byte_count(value: int, bound: int = (1 << 63) - 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InvalidRequest(f"{value!r} is not a number of bytes", "give offset and length as whole numbers")
+    if not 0 <= value <= bound:
+        raise InvalidRequest(f"{value} bytes", f"use 0 to {bound}")
+    return int(value)
+
+
+def _bytes_of(buffer: Any) -> Any:
+    """Any contiguous buffer as bytes, not copied."""
+    try:
+        view = memoryview(buffer)
+        return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+    except TypeError as e:
+        raise InvalidRequest(f"not a contiguous buffer: {e}", "pass bytes, a bytearray, a memoryview or a contiguous array") from None
+
+
+def _extents(core: Any, view: View | None, size_bytes: int, offset: int, length: int | None) -> Iterator[Extent]:
+    at, end = _byte_count(offset), size_bytes if length is None else _byte_count(offset) + _byte_count(length)
+    if end > size_bytes or at > end:
+        raise InvalidRequest(f"extents of {at}..{end}", f"the volume has {size_bytes} bytes")
+
+    def walk(at: int) -> Iterator[Extent]:
+        held: Extent | None = None
+        while at < end:
+            for start, n, kind in core.extents(at, end - at, view):
+                if held and held.kind == KINDS[kind]:
+                    held = Extent(held.offset, held.length + n, held.kind)
+                else:
+                    if held:
+                        yield held
+                    held = Extent(start, n, KINDS[kind])
+                at = start + n
+        if held:
+            yield held
+
+    return walk(at)

@@ -1,0 +1,71 @@
+#include <errno.h>
+#include <string.h>
+#include "crc32c.h"
+#include "segment.h"
+
+static uint32_t block_crc(uint8_t *block, size_t crc_at)
+{
+    memset(block + crc_at, 0, 4);
+    return cdp_crc32c(0, block, CDP_BLOCK);
+}
+
+void cdp_segment_header_put(uint8_t *block, const struct cdp_segment_header *h)
+{
+    memset(block, 0, CDP_BLOCK);
+    memcpy(block, h, sizeof *h);
+    uint32_t crc = block_crc(block, offsetof(struct cdp_segment_header, crc));
+    memcpy(block + offsetof(struct cdp_segment_header, crc), &crc, 4);
+}
+
+int cdp_segment_header_get(const uint8_t *block, struct cdp_segment_header *h)
+{
+    uint8_t copy[CDP_BLOCK];
+    memcpy(copy, block, CDP_BLOCK);
+    memcpy(h, block, sizeof *h);
+    return h->magic == CDP_SEGMENT_MAGIC && h->crc == block_crc(copy, offsetof(struct cdp_segment_header, crc)) &&
+           h->version == CDP_FORMAT_VERSION && h->flags == 0;
+}
+
+static void trailer_put(uint8_t *block, const struct cdp_segment_trailer *t)
+{
+    memset(block, 0, CDP_BLOCK);
+    memcpy(block, t, sizeof *t);
+    uint32_t crc = block_crc(block, offsetof(struct cdp_segment_trailer, crc));
+    memcpy(block + offsetof(struct cdp_segment_trailer, crc), &crc, 4);
+}
+
+int cdp_segment_trailer_get(const uint8_t *block, struct cdp_segment_trailer *t)
+{
+    uint8_t copy[CDP_BLOCK];
+    memcpy(copy, block, CDP_BLOCK);
+    memcpy(t, block, sizeof *t);
+    return t->magic == CDP_TRAILER_MAGIC && t->crc == block_crc(copy, offsetof(struct cdp_segment_trailer, crc));
+}
+
+int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
+                     struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
+{
+    uint64_t used = (uint64_t)n_frames * sizeof *entries, n = (used + CDP_BLOCK - 1) / CDP_BLOCK * CDP_BLOCK;
+    uint8_t *buf = os->pages(os->ctx, n + CDP_BLOCK);
+    if (!buf)
+        return cdp_fail_os(st, -ENOMEM, end, "sealing a segment");
+    if (used)
+        memcpy(buf, entries, used);
+    memset(buf + used, 0, n - used);
+    t->magic = CDP_TRAILER_MAGIC;
+    t->directory_offset = end;
+    t->n_frames = n_frames;
+    t->directory_crc = cdp_crc32c(0, entries, used);
+    trailer_put(buf + n, t);
+    /* Cut first: stale frames of a torn tail must never again lie where a reader could take them for the next one. */
+    int64_t rc = os->truncate(os->ctx, fd, end);
+    if (rc >= 0)
+        rc = os->pwrite(os->ctx, fd, buf, n + CDP_BLOCK, end);
+    if (rc >= 0)
+        rc = os->datasync(os->ctx, fd);
+    os->free_pages(os->ctx, buf, n + CDP_BLOCK);
+    if (rc < 0)
+        return cdp_fail_os(st, rc, end, "sealing a segment");
+    *file_bytes = end + n + CDP_BLOCK;
+    return CDP_OK;
+}

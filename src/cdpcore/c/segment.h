@@ -1,0 +1,21 @@
+/* A segment file's two ends: its header, and what sealing adds (directory of frames, trailer).
+ *
+ * Threading: none; the caller owns the buffers and the file. */
+#ifndef CDP_SEGMENT_H
+#define CDP_SEGMENT_H
+#include "format.h"
+#include "os.h"
+#include "status.h"
+
+/* Fill `block` (CDP_BLOCK bytes), checksum included. */
+void cdp_segment_header_put(uint8_t *block, const struct cdp_segment_header *h);
+/* 1: valid and of a version that this code reads; 0: not. */
+int cdp_segment_header_get(const uint8_t *block, struct cdp_segment_header *h);
+int cdp_segment_trailer_get(const uint8_t *block, struct cdp_segment_trailer *t);
+
+/* Cut the file at `end` (behind its last frame), append the directory and the trailer, sync. `t` has salt, segment and the
+ * seq and time range; the rest is filled in. May be repeated after a failure. */
+int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
+                     struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st);
+
+#endif

@@ -1,0 +1,139 @@
+"""The log: records -> frames in pool slots -> large direct writes, group commit.
+
+Two locks, taken in this order:
+    append  serialises writers; whoever holds it may append, close the open frame and roll to the next segment.
+    io      guards the frame ring, what is written and durable, and who is writing.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from cdpcore.errors cimport cdp_status
+from cdpcore.osapi cimport Os, cdp_os
+from cdpcore.pool cimport BufferPool
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *, void *)
+    int pthread_mutex_destroy(pthread_mutex_t *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+    int pthread_cond_init(pthread_cond_t *, void *)
+    int pthread_cond_destroy(pthread_cond_t *)
+    int pthread_cond_wait(pthread_cond_t *, pthread_mutex_t *)
+    int pthread_cond_broadcast(pthread_cond_t *)
+    int pthread_cond_signal(pthread_cond_t *)
+
+
+cdef extern from "frame.h" nogil:
+    ctypedef struct cdp_frame:
+        uint8_t *slot
+        uint32_t slot_bytes
+        uint32_t used_bytes
+        uint32_t n_desc
+        uint32_t frame
+        uint32_t segment
+        uint32_t total_bytes
+        uint64_t file_off
+        uint64_t salt
+        uint64_t first_seq
+        uint64_t last_seq
+        uint64_t first_ts_ns
+        uint64_t flush_seq
+
+
+cdef extern from "format.h" nogil:
+    struct cdp_frame_entry:
+        uint64_t first_seq
+        uint64_t first_ts_ns
+        uint64_t flush_seq
+        uint32_t offset_blocks
+        uint32_t n_desc
+
+
+cdef struct ring_frame:
+    cdp_frame f
+    int fd              # of its segment
+    uint32_t pins       # readers copying from the slot; io lock
+    uint32_t closed     # 1: finished, in the queue
+
+
+cdef struct segment:
+    uint32_t number         # 0: none
+    int fd
+    uint64_t salt
+    uint64_t tail_bytes     # where the next frame goes
+    uint64_t file_bytes     # once sealed
+    uint64_t first_seq, last_seq      # last < first: empty
+    uint64_t first_ts_ns, last_ts_ns
+    uint32_t n_frames, frames_cap
+    cdp_frame_entry *frames # directory, one per closed frame
+    uint64_t end_frame      # ring number one past its last frame (set when it was rolled away)
+
+
+cdef class Log:
+    # constant after construction
+    cdef Os os
+    cdef const cdp_os *table
+    cdef BufferPool pool
+    cdef bytes directory            # VOLUME/log
+    cdef const char *directory_c
+    cdef uint8_t uuid[16]
+    cdef uint64_t volume_bytes, created_ns
+    cdef readonly uint64_t segment_bytes
+    cdef bint direct
+
+    # append lock
+    cdef pthread_mutex_t append_mutex
+    cdef segment current            # receives frames
+    cdef segment spare              # prepared; no frames yet (io lock for handing over)
+    cdef uint32_t next_number
+    cdef bint frame_open            # ring[opened - 1] still grows
+    cdef uint64_t flush_seq         # last FLUSH or FUA record
+    cdef uint64_t next_seq          # of the next record
+    cdef uint8_t *block             # one aligned block for segment headers and trailers
+
+    # io lock
+    cdef pthread_mutex_t io_mutex
+    cdef pthread_cond_t io_changed  # anything below changed
+    cdef ring_frame *ring           # frame k is ring[k % pool.n_slots]
+    cdef uint64_t opened, queued, written   # frames: started, finished, on disk; written <= queued <= opened
+    cdef bint io_busy               # somebody writes or syncs
+    cdef uint64_t written_seq, durable_seq
+    cdef segment sealing            # rolled away, its run not made yet
+    cdef bint sealing_published     # the volume has set its tree aside too: maintenance may begin
+    cdef bint spare_busy            # a spare segment is being made
+    cdef bint sealing_dirty, current_dirty   # written since its last sync
+    cdef int failed                 # sticky errno after a failed write or sync
+    cdef bint stopping
+    cdef bint inline_maintenance    # no maintenance thread: a roll never waits for one
+    cdef int maintenance_errno      # why the last seal failed: a roll is then refused instead of waiting
+    cdef uint64_t bytes_written, frames_written, syncs
+
+    cdef void lock_append(self) noexcept nogil
+    cdef void unlock_append(self) noexcept nogil
+    # All of these: append lock held.
+    cdef int make_room(self, uint64_t data_bytes, uint32_t n_desc, bint *rolled, cdp_status *st) noexcept nogil
+    cdef int append(self, uint64_t seq, uint64_t ts_ns, uint64_t start, uint64_t sectors, uint16_t kind, uint16_t flags,
+                    const uint8_t *data, uint32_t data_bytes, uint32_t crc, uint64_t *loc, cdp_status *st) noexcept nogil
+    cdef void close_frame(self) noexcept nogil
+    cdef int roll(self, cdp_status *st) noexcept nogil
+    cdef bint set_aside(self) noexcept nogil
+
+    # No lock held.
+    cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
+    cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil
+    cdef uint8_t *pin(self, uint64_t loc, uint64_t n_bytes, uint64_t *token) noexcept nogil
+    cdef void unpin(self, uint64_t token) noexcept nogil
+
+    # internal
+    cdef int open_frame(self, cdp_status *st) noexcept nogil
+    cdef int open_segment(self, segment *s, uint32_t number, cdp_status *st) noexcept nogil
+    cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil
+    cdef int sync_segments(self, cdp_status *st) noexcept nogil
+    cdef int take_io(self, cdp_status *st) noexcept nogil
+    cdef void give_io(self, int rc, cdp_status *st) noexcept nogil
+    cdef int fail_sticky(self, cdp_status *st) noexcept nogil
+    cdef int seal_file(self, cdp_status *st) noexcept nogil
+    cdef void publish_sealing(self) noexcept nogil

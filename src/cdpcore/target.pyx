@@ -1,0 +1,64 @@
+"""A volume, or a time image of it, as a disk that a front end can be given without knowing the engine."""
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EROFS
+from libc.stdint cimport uint8_t
+from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail
+from cdpcore.index cimport cdp_view
+
+
+cdef int target_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    cdef const cdp_view *v = NULL
+    if (<Target>ctx).view is not None:
+        v = &(<Target>ctx).view.v
+    return (<Target>ctx).core.read(v, <uint8_t *>buf, off, n, st)
+
+cdef int target_pwrite(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+    if (<Target>ctx).t.read_only:
+        return cdp_fail(st, CDP_UNAVAILABLE, EROFS, off, b"a time image is read-only")
+    return (<Target>ctx).core.write(<const uint8_t *>buf, off, n, flags, st)
+
+cdef int target_zero(void *ctx, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+    if (<Target>ctx).t.read_only:
+        return cdp_fail(st, CDP_UNAVAILABLE, EROFS, off, b"a time image is read-only")
+    return (<Target>ctx).core.zero(off, n, flags, st)
+
+cdef int target_flush(void *ctx, cdp_status *st) noexcept nogil:
+    if (<Target>ctx).t.read_only:
+        return CDP_OK
+    return (<Target>ctx).core.flush(st)
+
+cdef int target_map(void *ctx, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got, cdp_status *st) noexcept nogil:
+    cdef const cdp_view *v = NULL
+    if (<Target>ctx).view is not None:
+        v = &(<Target>ctx).view.v
+    return (<Target>ctx).core.map(v, off, n, out, cap, got, st)
+
+
+cdef class Target:
+    """A disk for a front end: `core`'s current content, or with `view` a read-only time image. `capsule()` hands out the
+    cdp_target; every capsule keeps this object, and `pin`, alive."""
+
+    def __cinit__(self, VolumeCore core not None, View view=None, pin=None):
+        self.core = core
+        self.view = view
+        self.pin = pin
+        self.t.ctx = <void *>self
+        self.t.size_bytes = core.size_bytes
+        self.t.read_only = view is not None
+        self.t.pread = target_pread
+        self.t.pwrite = target_pwrite
+        self.t.zero = target_zero
+        self.t.flush = target_flush
+        self.t.map = target_map
+
+    def capsule(self):
+        """PyCapsule "cdpcore.target" with a cdp_target*."""
+        capsule = PyCapsule_New(&self.t, b"cdpcore.target", release_capsule)
+        Py_INCREF(self)
+        PyCapsule_SetContext(capsule, <void *>self)
+        return capsule
+
+
+cdef void release_capsule(object capsule) noexcept:
+    Py_DECREF(<object>PyCapsule_GetContext(capsule))

@@ -1,0 +1,8 @@
+"""A lineage in the shape the index reads: for each range of the volume, the seq intervals that are visible."""
+from cdpcore.index cimport cdp_interval, cdp_view, cdp_view_piece
+
+
+cdef class View:
+    cdef cdp_view v                 # constant after construction; arrays owned
+    cdef cdp_view_piece *pieces
+    cdef cdp_interval *intervals

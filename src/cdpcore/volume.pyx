@@ -1,0 +1,741 @@
+"""The core of one volume: where a write goes, and what a read at any point sees.
+
+Way of a write: checked -> CRC of its data (no lock) -> append lock: room in the segment, seq and ts, descriptor and data
+into the open frame, extent tree (index lock) -> visible -> returned, or durable first with FUA. The append lock covers one
+copy of the data, so records are in the log in seq order, whole, and overlapping writes have one serial order: the one that
+recovery and every image show.
+
+Way of a read: index lock: the extent trees, a reference to the snapshot (lineage and runs) -> no lock: the runs, then data
+from a pool slot that still has it, a segment file, or the base.
+
+Invariants
+ 1. last_seq and the tree change together, under the index lock; so a reader sees whole records, in order.
+ 2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
+ 3. A record is in one segment; if it can't be, for want of space, nothing of it is in the log.
+"""
+from libc.errno cimport ENOENT, ENOMEM, ESHUTDOWN
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from cdpcore.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
+from cdpcore.index cimport (cdp_lookup, cdp_lookup_runs, cdp_run_close, cdp_run_header, cdp_run_header_of, cdp_run_merge, cdp_run_meta,
+                            cdp_run_open, cdp_run_write_tree, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room,
+                            cdp_tree_insert, cdp_tree_new, cdp_interval, cdp_crc32c)
+from cdpcore.log cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.osapi cimport CDP_OPEN_RDONLY
+from cdpcore.errors import Busy, Closed
+
+cdef extern from "format.h" nogil:
+    enum:
+        CDP_SECTOR
+        CDP_BLOCK
+        CDP_KIND_WRITE
+        CDP_KIND_ZERO
+        CDP_KIND_TRIM
+        CDP_KIND_FLUSH
+        CDP_REC_MORE
+        CDP_REC_FUA
+    const uint64_t CDP_LOC_ZERO
+    const uint64_t CDP_LOC_HOLE
+    const uint64_t CDP_LOC_BASE
+    int cdp_loc_is_data(uint64_t loc)
+
+cdef enum:
+    MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
+    MAX_INSERTS = 40    # into the tree by one record: parts, or the two edges and the body of an unaligned zero
+    FULL = -1           # add_extent: the list is full, which is no error
+
+
+cdef class VolumeCore:
+    """One volume's engine.
+
+    Args:
+        log: its Log, at the end of what recovery found.
+        segments: read handles of the log's files.
+        size_bytes: a multiple of 512.
+        max_records: a segment is closed after that many, which bounds the extent tree.
+        base: path of the base file; "" where the base is all holes.
+        parent, parent_view, parent_pin: for a writable image, instead of base.
+        view, last_seq, last_ts_ns: what recovery found.
+    Threading: requests come from any thread. The def methods release the GIL where they may block.
+    """
+
+    def __cinit__(self, Log log not None, SegmentFds segments not None, *, uint64_t size_bytes, uint32_t max_records, base: str,
+                  View view not None, uint64_t last_seq, uint64_t last_ts_ns, VolumeCore parent=None, View parent_view=None,
+                  parent_pin=None):
+        self.os = log.os
+        self.table = log.table
+        self.log = log
+        self.segments = segments
+        self.size_bytes = size_bytes
+        self.max_records = max_records
+        cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - (64 << 10)
+        self.part_bytes = min(1 << 20, usable // 2 // CDP_BLOCK * CDP_BLOCK) or CDP_BLOCK
+        self.max_request_bytes = min(32 << 20, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
+        cdef cdp_status st
+        self.base_fd = -1
+        if base:
+            self.base_fd = self.table.open(self.table.ctx, base.encode(), CDP_OPEN_RDONLY)
+            if self.base_fd < 0:
+                check(cdp_fail_os(&st, self.base_fd, 0, b"opening the base"), &st, base)
+        self.parent = parent
+        self.parent_view = parent_view
+        self.parent_pin = parent_pin
+        self.last_seq = self.unflushed_seq = last_seq
+        self.last_ts_ns = last_ts_ns
+        pthread_mutex_init(&self.index_mutex, NULL)
+        self.tree = cdp_tree_new(max_records)
+        self.snapshot = cdp_snapshot_new(&view.v, NULL, 0)
+        if self.tree == NULL or self.snapshot == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        cdp_tree_free(self.tree)
+        cdp_tree_free(self.sealing_tree)
+        if self.snapshot != NULL:
+            cdp_snapshot_unref(self.snapshot)
+        if self.base_fd >= 0 and self.table != NULL:
+            self.table.close(self.table.ctx, self.base_fd)
+        pthread_mutex_destroy(&self.index_mutex)
+
+    # --- the way of a write -------------------------------------------------------------------------------------------
+
+    cdef int check_range(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef int rc
+        if off > self.size_bytes or n > self.size_bytes - off:
+            rc = cdp_fail(st, CDP_INVALID, 0, off, b"request reaches past the end of the volume")
+            st.expected = self.size_bytes
+            st.actual = off + n
+            return rc
+        return CDP_OK
+
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+        cdef uint64_t done = 0, step
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        rc = self.check_range(off, n, st)
+        while rc == CDP_OK and done < n:
+            step = min(n - done, self.max_request_bytes - (off + done) % CDP_SECTOR)
+            if (off + done) % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
+                rc = self.write_sectors(buf + done, (off + done) // CDP_SECTOR, step // CDP_SECTOR, flags, st)
+            else:
+                rc = self.write_bytes(buf + done, off + done, step, flags, st)
+            done += step
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        rc = self.check_range(off, n, st)
+        if rc == CDP_OK and n:
+            rc = self.zero_bytes(off, n, CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO, flags, st)
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef int begin_record(self, uint64_t data_bytes, uint32_t n_desc, uint64_t *seq, uint64_t *ts_ns,
+                          cdp_status *st) noexcept nogil:
+        """Append lock held: room for the whole record in segment and tree, and its seq and timestamp."""
+        cdef bint rolled
+        cdef uint64_t now
+        cdef int rc = self.log.make_room(data_bytes, n_desc, &rolled, st)
+        if rc != CDP_OK:
+            return rc
+        if not rolled and not cdp_tree_has_room(self.tree, MAX_INSERTS):
+            rc = self.log.roll(st)
+            if rc != CDP_OK:
+                return rc
+            rolled = True
+        if rolled:
+            self.swap_trees()
+            if self.tree == NULL:
+                return cdp_fail_os(st, -ENOMEM, 0, b"extent tree of the next segment")
+        now = self.table.now_ns(self.table.ctx)
+        seq[0] = self.last_seq + 1
+        ts_ns[0] = now if now > self.last_ts_ns else self.last_ts_ns + 1
+        return CDP_OK
+
+    cdef void swap_trees(self) noexcept nogil:
+        cdef cdp_tree *fresh = cdp_tree_new(self.max_records)
+        if fresh == NULL:
+            pthread_mutex_lock(&self.log.io_mutex)
+            self.log.failed = ENOMEM
+            pthread_mutex_unlock(&self.log.io_mutex)
+            return
+        pthread_mutex_lock(&self.index_mutex)
+        self.sealing_tree = self.tree
+        self.tree = fresh
+        pthread_mutex_unlock(&self.index_mutex)
+        self.log.publish_sealing()
+
+    cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags,
+                           cdp_status *st) noexcept nogil:
+        """The usual write. Checksums first: the append lock covers one copy of the data and no more."""
+        cdef uint32_t crc[MAX_PARTS]
+        cdef uint64_t seq
+        cdef int rc
+        checksum_parts(buf, sectors * CDP_SECTOR, self.part_bytes, crc)
+        self.log.lock_append()
+        rc = self.append_data(buf, start, sectors, crc, flags, &seq, st)
+        self.log.unlock_append()
+        if rc == CDP_OK and flags & CDP_FUA:
+            rc = self.log.wait_durable(seq, st)
+        return rc
+
+    cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
+                         uint64_t *seq, cdp_status *st) noexcept nogil:
+        """Append lock held: one WRITE record, then visible."""
+        cdef uint64_t loc[MAX_PARTS]
+        cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, first
+        cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i
+        cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
+        cdef int rc = self.begin_record(n, n_parts, seq, &ts_ns, st)
+        for i in range(n_parts):
+            if rc != CDP_OK:
+                return rc
+            at = i * self.part_bytes
+            step = min(self.part_bytes, n - at)
+            rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
+                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0), buf + at, <uint32_t>step, crc[i],
+                                 &loc[i], st)
+        if rc != CDP_OK:
+            return rc
+        pthread_mutex_lock(&self.index_mutex)
+        i = 0
+        while i < n_parts:      # neighbours that lie one behind the other in the log are one extent
+            first = i
+            i += 1
+            while i < n_parts and loc[i] == loc[i - 1] + self.part_bytes // CDP_SECTOR:
+                i += 1
+            cdp_tree_insert(self.tree, seq[0], start + first * self.part_bytes // CDP_SECTOR,
+                            start + min(i * self.part_bytes, n) // CDP_SECTOR, loc[first])
+        self.last_seq = seq[0]
+        self.last_ts_ns = ts_ns
+        pthread_mutex_unlock(&self.index_mutex)
+        self.n_writes += 1
+        self.bytes_written += n
+        if flags & CDP_FUA:
+            self.unflushed_seq = seq[0]
+        return CDP_OK
+
+    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+        """A write that does not begin and end on sectors: the rest of those sectors is read and logged with it, under the
+        append lock, so that it is one step in the serial order."""
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, seq
+        cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
+        cdef uint32_t crc[MAX_PARTS]
+        cdef uint8_t *merged = <uint8_t *>malloc(whole)
+        cdef int rc
+        if merged == NULL:
+            return cdp_fail_os(st, -ENOMEM, off, b"merging an unaligned write")
+        memcpy(merged + head, buf, n)
+        self.log.lock_append()
+        rc = self.read_inside(NULL, merged, start * CDP_SECTOR, head, st)
+        if rc == CDP_OK:
+            rc = self.read_inside(NULL, merged + head + n, off + n, whole - head - n, st)
+        if rc == CDP_OK:
+            checksum_parts(merged, whole, self.part_bytes, crc)
+            rc = self.append_data(merged, start, end - start, crc, flags, &seq, st)
+        self.log.unlock_append()
+        free(merged)
+        if rc == CDP_OK and flags & CDP_FUA:
+            rc = self.log.wait_durable(seq, st)
+        return rc
+
+    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, cdp_status *st) noexcept nogil:
+        """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
+        cdef uint64_t end = off + n, at = off, stop, seq, ts_ns
+        cdef uint64_t start_of[3]
+        cdef uint64_t end_of[3]
+        cdef uint64_t loc[3]
+        cdef uint8_t edge[3][512]
+        cdef uint16_t rec_flags
+        cdef uint32_t n_parts = 0, n_edges = 0, i
+        cdef int rc = CDP_OK
+        self.log.lock_append()
+        while at < end and rc == CDP_OK:
+            start_of[n_parts] = at // CDP_SECTOR
+            if at % CDP_SECTOR == 0 and end - at >= CDP_SECTOR:
+                stop = end // CDP_SECTOR * CDP_SECTOR
+                loc[n_parts] = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+            else:
+                stop = min(end, (at // CDP_SECTOR + 1) * CDP_SECTOR)
+                rc = self.read_inside(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, st)
+                memset(edge[n_parts] + at % CDP_SECTOR, 0, stop - at)
+                loc[n_parts] = 0
+                n_edges += 1
+            end_of[n_parts] = (stop + CDP_SECTOR - 1) // CDP_SECTOR
+            n_parts += 1
+            at = stop
+        if rc == CDP_OK:
+            rc = self.begin_record(n_edges * CDP_SECTOR, n_parts, &seq, &ts_ns, st)
+        for i in range(n_parts):
+            if rc != CDP_OK:
+                break
+            rec_flags = CDP_REC_MORE if i + 1 < n_parts else 0
+            if flags & CDP_FUA:
+                rec_flags |= CDP_REC_FUA
+            if loc[i]:
+                rc = self.log.append(seq, ts_ns, start_of[i], end_of[i] - start_of[i], kind, rec_flags, NULL, 0, 0, &at, st)
+            else:
+                rc = self.log.append(seq, ts_ns, start_of[i], 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
+                                     cdp_crc32c(0, edge[i], CDP_SECTOR), &loc[i], st)
+        if rc == CDP_OK:
+            pthread_mutex_lock(&self.index_mutex)
+            for i in range(n_parts):
+                cdp_tree_insert(self.tree, seq, start_of[i], end_of[i], loc[i])
+            self.last_seq = seq
+            self.last_ts_ns = ts_ns
+            pthread_mutex_unlock(&self.index_mutex)
+            self.n_zeroes += 1
+            if flags & CDP_FUA:
+                self.unflushed_seq = seq
+        self.log.unlock_append()
+        if rc == CDP_OK and flags & CDP_FUA:
+            rc = self.log.wait_durable(seq, st)
+        return rc
+
+    cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
+                              cdp_status *st) noexcept nogil:
+        """Append lock held: one record that is not a write. `data` is n bytes, a multiple of 512. Returns its seq; 0: failed."""
+        cdef uint64_t seq, ts_ns, loc
+        if self.begin_record(n, 1, &seq, &ts_ns, st) != CDP_OK:
+            return 0
+        if self.log.append(seq, ts_ns, start, sectors, kind, 0, data, n, cdp_crc32c(0, data, n) if n else 0, &loc, st) != CDP_OK:
+            return 0
+        pthread_mutex_lock(&self.index_mutex)
+        self.last_seq = seq
+        self.last_ts_ns = ts_ns
+        pthread_mutex_unlock(&self.index_mutex)
+        return seq
+
+    cdef int flush(self, cdp_status *st) noexcept nogil:
+        """Everything acknowledged before is durable at return. A flush with nothing new behind it leaves no record."""
+        cdef uint64_t seq
+        cdef int rc = CDP_OK
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        self.log.lock_append()
+        seq = self.last_seq
+        if self.unflushed_seq != seq:
+            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, st)
+            if seq:
+                self.unflushed_seq = seq
+                self.n_flushes += 1
+            else:
+                rc = st.code
+        self.log.unlock_append()
+        if rc == CDP_OK:
+            rc = self.log.wait_durable(seq, st)
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    # --- the way of a read --------------------------------------------------------------------------------------------
+
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef uint64_t done = 0, step
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        rc = self.check_range(off, n, st)
+        while rc == CDP_OK and done < n:
+            step = min(n - done, <uint64_t>(32 << 20))
+            rc = self.read_inside(view, buf + done, off + done, step, st)
+            done += step
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil:
+        """Pieces of [start, end) at `view` (NULL: now), all of one moment. Free p.heap if it is not NULL."""
+        cdef cdp_piece known[64]
+        cdef cdp_piece *trees_know = known
+        cdef cdp_piece *both
+        cdef cdp_tree *trees[2]
+        cdef uint32_t n_trees
+        cdef uint64_t cap = 64, reached
+        cdef int64_t n
+        cdef cdp_snapshot *snap
+        cdef const cdp_view *seen
+        p.heap = NULL
+        p.at = p.few
+        while True:
+            pthread_mutex_lock(&self.index_mutex)
+            snap = cdp_snapshot_ref(self.snapshot)
+            trees[0] = self.tree
+            trees[1] = self.sealing_tree
+            n_trees = 2 if self.sealing_tree != NULL else 1
+            seen = view
+            if view == NULL:
+                seen = &snap.view
+            n = cdp_lookup(seen, trees, n_trees, NULL, 0, start, end, trees_know, cap, &reached, st)
+            pthread_mutex_unlock(&self.index_mutex)
+            if n >= 0 and reached == end:
+                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
+                                    p.at, cap, &reached, st)
+            cdp_snapshot_unref(snap)
+            if n < 0 or reached == end:
+                break
+            # Fragmented: begin again with room for the worst case, so that all pieces are of one moment.
+            free(p.heap)
+            cap = cap * 32 if cap * 32 < end - start + 1 else end - start + 1
+            p.heap = <cdp_piece *>malloc(2 * cap * sizeof(cdp_piece))
+            if p.heap == NULL:
+                return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
+            p.at = p.heap
+            trees_know = p.heap + cap
+        if n < 0:
+            free(p.heap)
+            p.heap = NULL
+            return st.code
+        p.n = <uint64_t>n
+        return CDP_OK
+
+    cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef cdp_piece *q
+        cdef uint64_t i, a, b, tries = 0
+        cdef int rc
+        if n == 0:
+            return CDP_OK
+        while True:
+            rc = self.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+            if rc != CDP_OK:
+                return rc
+            for i in range(p.n):
+                q = &p.at[i]
+                a = max(q.start * CDP_SECTOR, off)
+                b = min(q.end * CDP_SECTOR, off + n)
+                if q.loc == CDP_LOC_BASE:
+                    rc = self.read_base(buf + (a - off), a, b - a, st)
+                elif cdp_loc_is_data(q.loc):
+                    rc = self.read_data(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
+                else:
+                    memset(buf + (a - off), 0, b - a)
+                if rc != CDP_OK:
+                    break
+            free(p.heap)
+            # A destructive restore may free a segment between look-up and read: what is visible now lies elsewhere.
+            if rc == CDP_OK or st.sys_errno != ENOENT or tries == 3:
+                return rc
+            tries += 1
+
+    cdef int read_data(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef uint64_t token, off
+        cdef int fd, rc
+        cdef bint cached
+        cdef int64_t got
+        cdef uint8_t *resident = self.log.pin(loc, n, &token)
+        if resident != NULL:
+            memcpy(buf, resident + skip, n)
+            self.log.unpin(token)
+            return CDP_OK
+        rc = self.segments.acquire(<uint32_t>(loc >> 32), &fd, &cached, st)
+        if rc != CDP_OK:
+            return rc
+        off = <uint64_t><uint32_t>loc * CDP_SECTOR + skip
+        got = self.table.pread(self.table.ctx, fd, buf, n, off)
+        self.segments.release(<uint32_t>(loc >> 32), fd, cached)
+        if got < 0:
+            return cdp_fail_os(st, got, off, b"reading a log segment")
+        if <uint64_t>got != n:
+            rc = cdp_fail(st, CDP_CORRUPT, 0, off, b"a log segment ends before its data")
+            st.expected = n
+            st.actual = <uint64_t>got
+            return rc
+        return CDP_OK
+
+    cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef int64_t got
+        if self.parent is not None:
+            return self.parent.read(&self.parent_view.v, buf, off, n, st)
+        if self.base_fd < 0:
+            memset(buf, 0, n)
+            return CDP_OK
+        got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
+        if got < 0:
+            return cdp_fail_os(st, got, off, b"reading the base")
+        memset(buf + got, 0, n - <uint64_t>got)
+        return CDP_OK
+
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
+                 cdp_status *st) noexcept nogil:
+        """As cdp_target.map. Works in windows of 1 GiB, so a huge fragmented range costs no more than is asked for."""
+        cdef pieces p
+        cdef uint64_t at = off, end = off + n, stop, i, a, b
+        cdef uint32_t kind, count = 0
+        cdef int rc
+        got[0] = 0
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        rc = self.check_range(off, n, st)
+        while rc == CDP_OK and at < end:
+            stop = min(end, (at // (1 << 30) + 1) * (1 << 30))
+            rc = self.resolve(view, at // CDP_SECTOR, (stop + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+            if rc != CDP_OK:
+                break
+            for i in range(p.n):
+                a = max(p.at[i].start * CDP_SECTOR, at)
+                b = min(p.at[i].end * CDP_SECTOR, stop)
+                if p.at[i].loc == CDP_LOC_BASE:
+                    rc = map_base(self, a, b, out, cap, &count, st)
+                else:
+                    kind = CDP_EXTENT_DATA
+                    if not cdp_loc_is_data(p.at[i].loc):
+                        kind = CDP_EXTENT_HOLE if p.at[i].loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
+                    rc = add_extent(out, cap, &count, a, b, kind)
+                if rc != CDP_OK:
+                    break
+            free(p.heap)
+            at = stop
+        cdp_gate_leave(&self.gate)
+        if rc == FULL:
+            rc = CDP_OK
+        got[0] = count
+        return rc
+
+    # --- for the Python shell -----------------------------------------------------------------------------------------
+
+    def pread_into(self, unsigned char[::1] buffer not None, uint64_t offset, View view=None):
+        """Fill `buffer` from `offset` at `view` (None: now)."""
+        cdef cdp_status st
+        cdef int rc = CDP_OK
+        cdef const cdp_view *v = NULL
+        if view is not None:
+            v = &view.v
+        cdef uint64_t n = buffer.shape[0]
+        if n:
+            with nogil:
+                rc = self.read(v, &buffer[0], offset, n, &st)
+        check(rc, &st, None)
+
+    def pwrite(self, const unsigned char[::1] buffer not None, uint64_t offset, bint fua=False):
+        """Write `buffer` at `offset`."""
+        cdef cdp_status st
+        cdef int rc = CDP_OK
+        cdef uint64_t n = buffer.shape[0]
+        if n:
+            with nogil:
+                rc = self.write(&buffer[0], offset, n, CDP_FUA if fua else 0, &st)
+        check(rc, &st, None)
+
+    def pzero(self, uint64_t length, uint64_t offset, bint hole, bint fua=False):
+        """Zero a range; `hole`: a trim."""
+        cdef cdp_status st
+        cdef int rc
+        with nogil:
+            rc = self.zero(offset, length, (CDP_HOLE if hole else 0) | (CDP_FUA if fua else 0), &st)
+        check(rc, &st, None)
+
+    def pflush(self):
+        """Everything acknowledged is durable at return."""
+        cdef cdp_status st
+        cdef int rc
+        with nogil:
+            rc = self.flush(&st)
+        check(rc, &st, None)
+
+    def extents(self, uint64_t offset, uint64_t length, View view=None) -> list:
+        """Up to 1024 (offset, length, kind) from `offset`; kind 0 data, 1 zero, 2 hole."""
+        cdef cdp_status st
+        cdef int rc
+        cdef uint32_t n = 0, i
+        cdef const cdp_view *v = NULL
+        if view is not None:
+            v = &view.v
+        cdef cdp_extent *out = <cdp_extent *>malloc(1024 * sizeof(cdp_extent))
+        if out == NULL:
+            raise MemoryError()
+        try:
+            with nogil:
+                rc = self.map(v, offset, length, out, 1024, &n, &st)
+            check(rc, &st, None)
+            return [(out[i].offset, out[i].length, out[i].kind) for i in range(n)]
+        finally:
+            free(out)
+
+    def freeze(self):
+        """Hold the append lock: no record is appended until thaw(). For a restore: the lineage is computed and installed
+        together with its record. Only for moments."""
+        if not cdp_gate_enter(&self.gate):
+            raise Closed("the volume is closed")
+        with nogil:
+            self.log.lock_append()
+
+    def thaw(self):
+        self.log.unlock_append()
+        cdp_gate_leave(&self.gate)
+
+    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None):
+        """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros) and, with
+        `view`, make that the current lineage. Returns (seq, ts_ns). Not durable before the next flush."""
+        cdef cdp_status st
+        cdef bytes padded = data + bytes((CDP_SECTOR - len(data) % CDP_SECTOR) % CDP_SECTOR)
+        cdef const uint8_t *p = <const uint8_t *><char *>padded
+        cdef uint32_t n = len(padded)
+        cdef uint64_t seq
+        cdef int rc = CDP_OK
+        with nogil:
+            seq = self.append_meta(kind, start, sectors, p, n, &st)
+            if seq and view is not None:
+                rc = self.install(&view.v, NULL, 0, False)
+        if not seq:
+            check(st.code, &st, None)
+        if rc != CDP_OK:
+            raise MemoryError()
+        return seq, self.last_ts_ns
+
+    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs, bint drop_sealing_tree) noexcept nogil:
+        """The next snapshot; view == NULL or runs == NULL keeps what there is. Made under the lock (a copy of some
+        hundred bytes), because a restore and the maintenance thread each change one half."""
+        cdef cdp_snapshot *fresh
+        cdef cdp_snapshot *old
+        cdef cdp_tree *dead = NULL
+        pthread_mutex_lock(&self.index_mutex)
+        old = self.snapshot
+        if runs == NULL:
+            runs = old.run_refs
+            n_runs = old.n_runs
+        if view == NULL:
+            view = &old.view
+        fresh = cdp_snapshot_new(view, runs, n_runs)
+        if fresh != NULL:
+            self.snapshot = fresh
+            if drop_sealing_tree:
+                dead = self.sealing_tree
+                self.sealing_tree = NULL
+        pthread_mutex_unlock(&self.index_mutex)
+        if fresh == NULL:
+            return ENOMEM
+        cdp_snapshot_unref(old)
+        cdp_tree_free(dead)
+        return CDP_OK
+
+    def close(self):
+        """Refuse new requests, wait for those inside. The log is stopped and closed by the owner. Idempotent."""
+        with nogil:
+            cdp_gate_close(&self.gate)
+
+    def adopt_base(self, path: str):
+        """The base, so far all holes, is now the file at `path`. The volume has no records yet."""
+        cdef cdp_status st
+        cdef int fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY)
+        if fd < 0:
+            check(cdp_fail_os(&st, fd, 0, b"opening the base"), &st, path)
+        self.base_fd = fd       # one store; readers see none or the file
+
+    def forget_segment(self, uint32_t number):
+        """A segment file is about to be deleted."""
+        self.segments.forget(number)
+
+    def set_aside(self):
+        """After close(): hand the open segment, if it has records, to maintenance for sealing."""
+        cdef bint set_aside
+        with nogil:
+            self.log.lock_append()
+            set_aside = self.log.set_aside()
+            if set_aside:
+                self.swap_trees()
+            self.log.unlock_append()
+
+    def release(self):
+        """After close(): let go of files, mappings and the parent."""
+        cdef cdp_snapshot *empty
+        if not self.closed:
+            raise Busy("the volume is open", "close it first")
+        with nogil:
+            pthread_mutex_lock(&self.index_mutex)
+            empty = cdp_snapshot_new(&self.snapshot.view, NULL, 0)
+            if empty != NULL:
+                cdp_snapshot_unref(self.snapshot)
+                self.snapshot = empty
+            pthread_mutex_unlock(&self.index_mutex)
+        self.segments.close()
+        if self.base_fd >= 0:
+            self.table.close(self.table.ctx, self.base_fd)
+            self.base_fd = -1
+        self.parent_pin = None
+
+    @property
+    def closed(self) -> bool:
+        return bool(cdp_gate_is_closed(&self.gate))
+
+    def position(self):
+        """(last_seq, last_ts_ns), of one moment."""
+        cdef uint64_t seq, ts
+        with nogil:
+            pthread_mutex_lock(&self.index_mutex)
+            seq = self.last_seq
+            ts = self.last_ts_ns
+            pthread_mutex_unlock(&self.index_mutex)
+        return seq, ts
+
+    def stats(self) -> dict:
+        """Counters since opening, and the memory of the extent trees in bytes."""
+        cdef uint64_t tree_bytes
+        with nogil:
+            pthread_mutex_lock(&self.index_mutex)
+            tree_bytes = cdp_tree_bytes(self.tree)
+            if self.sealing_tree != NULL:
+                tree_bytes += cdp_tree_bytes(self.sealing_tree)
+            pthread_mutex_unlock(&self.index_mutex)
+        return {"writes": self.n_writes, "zeroes": self.n_zeroes, "flushes": self.n_flushes,
+                "bytes_written": self.bytes_written, "tree_bytes": tree_bytes, **self.log.stats()}
+
+
+cdef void checksum_parts(const uint8_t *buf, uint64_t n, uint64_t part_bytes, uint32_t *crc) noexcept nogil:
+    cdef uint64_t at = 0
+    while at < n:
+        crc[at // part_bytes] = cdp_crc32c(0, buf + at, min(part_bytes, n - at))
+        at += part_bytes
+
+
+cdef int add_extent(cdp_extent *out, uint32_t cap, uint32_t *n, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil:
+    if n[0] and out[n[0] - 1].kind == kind:
+        out[n[0] - 1].length += b - a
+        return CDP_OK
+    if n[0] == cap:
+        return FULL
+    out[n[0]].offset = a
+    out[n[0]].length = b - a
+    out[n[0]].kind = kind
+    n[0] += 1
+    return CDP_OK
+
+
+cdef int map_base(VolumeCore self, uint64_t a, uint64_t b, cdp_extent *out, uint32_t cap, uint32_t *n,
+                  cdp_status *st) noexcept nogil:
+    """[a, b) of the base: the parent's extents, or the holes of the base file."""
+    cdef cdp_extent some[64]
+    cdef uint32_t got, i
+    cdef uint64_t start, end
+    cdef int rc
+    if self.parent is None and self.base_fd < 0:
+        return add_extent(out, cap, n, a, b, CDP_EXTENT_HOLE)
+    while a < b:
+        if self.parent is not None:
+            rc = self.parent.map(&self.parent_view.v, a, b - a, some, 64, &got, st)
+            if rc != CDP_OK:
+                return rc
+            for i in range(got):
+                rc = add_extent(out, cap, n, a, a + some[i].length, some[i].kind)
+                if rc != CDP_OK:
+                    return rc
+                a += some[i].length
+            continue
+        rc = self.table.next_data(self.table.ctx, self.base_fd, a, &start, &end)
+        if rc < 0:
+            return cdp_fail_os(st, rc, a, b"looking for data in the base")
+        if rc == 0 or start >= b:
+            return add_extent(out, cap, n, a, b, CDP_EXTENT_HOLE)
+        if start > a:
+            rc = add_extent(out, cap, n, a, start, CDP_EXTENT_HOLE)
+            if rc != CDP_OK:
+                return rc
+            a = start
+        end = min(end, b)
+        rc = add_extent(out, cap, n, a, end, CDP_EXTENT_DATA)
+        if rc != CDP_OK:
+            return rc
+        a = end
+    return CDP_OK
