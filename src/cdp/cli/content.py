@@ -18,7 +18,7 @@ from cdp.units import approx_size
 
 if TYPE_CHECKING:
     from cdp.cli.transfer import Source
-    from cdp.service import Service
+    from cdp.service import InfoView, Service
 
 
 @command(cli, "export", examples=[
@@ -173,19 +173,25 @@ def _import_new(state: State, source: "Source", volume: str) -> None:
 
 def _import_existing(state: State, source: "Source", volume: str) -> None:
     from cdp.cli.transfer import import_over
-    from cdp.client import connect
+    from cdp.client import connect, locate
+    from cdp.service import VolumeService
 
     ref = split(volume)
     if ref.point is not None:
         raise InvalidRequest("'cdp import' writes to a volume, not to a point",
                              f"make an image of it first: cdp image create {volume} NAME")
-    from cdp.client import locate
-
     with connect(locate(ref.volume), state.settings) as service:
         info = service.info()
         if source.size_bytes > info["size_bytes"]:
             raise InvalidRequest(f"{source.path} has {source.size_bytes} bytes, {volume} has {info['size_bytes']}",
                                  "import into a new volume")
+        if isinstance(service, VolumeService) and _is_untouched(service, info):
+            # Nothing was ever written: the content becomes the base, without a history and without passing the log.
+            with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
+                service.volume.import_base(source.read_into, source.nonzero(progress.at))
+            emit(state, {"volume": volume, "new": False, "bytes": source.size_bytes, "before": None, "info": service.info()},
+                 f"{volume}: begins with the content of {source.path}")
+            return
         before = info["window"]["newest"]
         with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
             import_over(source, service, progress.at)
@@ -195,3 +201,10 @@ def _import_existing(state: State, source: "Source", volume: str) -> None:
     emit(state, {"volume": volume, "new": False, "bytes": source.size_bytes, "before": before, "info": after},
          f"{volume}: the first {approx_size(source.size_bytes)} are now the content of {source.path}")
     note(f"to take this back: cdp restore '{volume}@#{before['seq']}'")
+
+
+def _is_untouched(service: "Service", info: "InfoView") -> bool:
+    """Whether a volume has no record, no base and no parent."""
+    if info["window"]["newest"]["seq"] or info["parent"]:
+        return False
+    return [extent["kind"] for extent in service.map(limit=2)["extents"]] == ["hole"]

@@ -52,35 +52,33 @@ def explain(state: State, volume_at_point: str) -> None:
 
     with connect(location, state.settings) as service:
         got = service.explain(point)
-    emit(state, got, explanation_lines(volume_at_point, got))
+    emit(state, got, fields(volume_at_point, explanation_pairs(got)))
 
 
-def explanation_lines(title: str, got: "ExplanationView") -> list[str]:
+def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
+    """How a point was understood, in plain words."""
     resolved, following, flushed = got["resolved"], got["next"], got["last_flush"]
     pairs = []
     if got["asked_ts_ns"] is not None:
         pairs.append(("you asked for", told(got["asked_ts_ns"])))
-    elif got["kind"] == "bookmark":
-        pairs.append(("you asked for", f"the bookmark {got['point'].removeprefix('@')}"))
-    if resolved["seq"] == 0:
-        pairs.append(("it means", f"#0, the volume as it was made, {told(resolved['ts_ns'])}"))
-    else:
-        pairs.append(("it means", f"#{resolved['seq']}, the last write at or before it, {told(resolved['ts_ns'])}"))
+    how = {"now": ", the newest record", "seq": "", "bookmark": ", which the bookmark names"}
+    what = ", the volume as it was made" if resolved["seq"] == 0 else how.get(got["kind"], ", the last record at or before it")
+    pairs.append(("it means", f"#{resolved['seq']}{what}, {told(resolved['ts_ns'])}"))
     if following is None:
-        pairs.append(("next write", "none: this is the newest state"))
+        pairs.append(("next record", "none: this is the newest state"))
     else:
         later = _span(following["ts_ns"] - resolved["ts_ns"])
-        pairs.append(("next write", f"#{following['seq']}, {later} later, {told(following['ts_ns'])}"))
+        pairs.append(("next record", f"#{following['seq']}, {later} later, {told(following['ts_ns'])}"))
     if got["flush_durable"]:
-        pairs.append(("durable", "yes: the client had flushed all of it"))
+        pairs.append(("durable", "yes: all of it had been flushed"))
     elif flushed is None:
-        pairs.append(("durable", "no: the client had not flushed at all by then"))
+        pairs.append(("durable", "no: nothing had been flushed by then"))
     else:
         last = f"#{flushed['seq']}, {told(flushed['ts_ns'])}"
-        pairs.append(("durable", f"no: the client had written more since its last flush, which was {last}"))
+        pairs.append(("durable", f"no: there were writes after the last flush, which was {last}"))
     if got["note"]:
         pairs.append(("note", got["note"]))
-    return fields(title, pairs)
+    return pairs
 
 
 def _span(ns: int) -> str:

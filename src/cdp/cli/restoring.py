@@ -7,7 +7,7 @@ from cdpcore.errors import InvalidRequest
 from cdp import units
 from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, note, table
-from cdp.cli.moments import explanation_lines, moment_text
+from cdp.cli.moments import explanation_pairs, moment_text
 from cdp.cli.refs import volume_and_point, volume_only
 from cdp.times import told
 
@@ -52,21 +52,23 @@ def restore(state: State, volume_at_point: str, byte_range: str | None, destruct
         # By seq, so that what is explained is what is done, whatever is written in between.
         done = service.restore(f"#{explained['resolved']['seq']}", offset=offset, length=length,
                                destructive=destructive, dry_run=dry_run)
-    lines = explanation_lines(volume_at_point, explained)
-    lines[0] = f"{location.text}: {'would be put back' if dry_run else 'put back'} to {point}"
-    emit(state, {**done, "explanation": explained}, [*lines, *(f"  {line}" for line in _restore_lines(done))])
+        size_bytes = service.info()["size_bytes"]
+    title = f"{location.text}: {'would be put back' if dry_run else 'put back'} to {point}"
+    emit(state, {**done, "explanation": explained},
+         fields(title, [*explanation_pairs(explained), *_restore_pairs(done, size_bytes)]))
     if not dry_run:
         note(f"to take this back: cdp undo {location.text}" if done["undoable"] else "this cannot be undone")
 
 
-def _restore_lines(done: "RestoreView") -> list[str]:
-    lines = [f"range          {done['length']} bytes from {done['offset']}"]
+def _restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]]:
+    whole = done["length"] == size_bytes
+    pairs = [("range", "all of it" if whole else f"{done['length']} bytes from byte {done['offset']}")]
     if done["bytes_hidden"] is not None:
         verb = "freed" if done["destructive"] else "hidden"
-        lines.append(f"{verb.ljust(13)}  {units.approx_size(done['bytes_hidden'])} that were written later")
+        pairs.append((verb, f"{units.approx_size(done['bytes_hidden'])} that were written later"))
     if not done["dry_run"]:
-        lines.append(f"record         #{done['seq']}")
-    return lines
+        pairs.append(("record", f"#{done['seq']}"))
+    return pairs
 
 
 @command(cli, "undo", examples=[
@@ -85,10 +87,10 @@ def undo(state: State, volume: str, dry_run: bool) -> None:
 
     with connect(location, state.settings) as service:
         done = service.undo(dry_run=dry_run)
+        size_bytes = service.info()["size_bytes"]
     what = f"restore #{done['undo_of']}" if done["undo_of"] is not None else "the last restore"
-    lines = fields(f"{volume}: {what} {'would be taken' if dry_run else 'is taken'} back",
-                   [("now as of", moment_text(done["target"]))])
-    emit(state, done, [*lines, *(f"  {line}" for line in _restore_lines(done))])
+    title = f"{volume}: {what} {'would be taken' if dry_run else 'is taken'} back"
+    emit(state, done, fields(title, [("now as of", moment_text(done["target"])), *_restore_pairs(done, size_bytes)]))
     if not dry_run and done["undoable"]:
         note(f"to take this back: cdp undo {volume}")
 

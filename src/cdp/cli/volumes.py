@@ -78,10 +78,10 @@ def info(state: State, volume: str) -> None:
 
     with connect(location, state.settings) as service:
         got = service.info()
-    emit(state, got, info_lines(got))
+    emit(state, got, info_lines(volume, got))
 
 
-def info_lines(got: "InfoView") -> list[str]:
+def info_lines(title: str, got: "InfoView") -> list[str]:
     stats, window, served = got["stats"], got["window"], got["served"]
     log = units.approx_size(stats.get("log_bytes", 0)) + (f" in {stats['segments']} segments" if "segments" in stats else "")
     pairs = [
@@ -99,7 +99,7 @@ def info_lines(got: "InfoView") -> list[str]:
     if got["parent"]:
         pairs.insert(1, ("image of", got["parent"]))
     pairs.append(("served", f"by process {served['pid']}" if served else "no"))
-    lines = fields(got["name"], pairs)
+    lines = fields(title, pairs)
     if served:
         lines += [f"             {uri}" for uri in served["uris"]]
     return lines

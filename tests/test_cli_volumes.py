@@ -1,0 +1,536 @@
+"""Every command on real volumes, twice: opened by the command itself, and held by a server's administration socket.
+
+What must hold both ways is written once; `way` is the parameter. Wrong uses give one line with a next step, the right exit
+status, and leave the volume as it was.
+"""
+import json
+import os
+import random
+from contextlib import contextmanager
+
+from cdpcore import errors as kinds
+import pytest
+from click.testing import CliRunner
+
+import cdp
+from cdp import client
+from cdp.admin import AdminServer, serving_view
+from cdp.cli import cli, exits
+from cdp.client import connect, remove_serving, write_serving
+from cdp.service import VolumeService
+
+KIB, MIB = 1024, 1 << 20
+SIZE = 16 * MIB
+
+
+class World:
+    """A directory with the volume `web`, and how to reach it."""
+
+    def __init__(self, tmp_path, served):
+        self.path, self.served = tmp_path, served
+        self._volume = self._admin = None
+        cdp.create("web", size=SIZE).close()
+        self.serve()
+
+    def serve(self):
+        if not self.served:
+            return
+        self._volume = cdp.open("web")
+        served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
+        self._admin = AdminServer(served["admin_socket"], {"web": VolumeService(self._volume, served)})
+        self._admin.start()
+        write_serving("web", served, str(self._volume.uuid))
+
+    def close(self):
+        if self._admin:
+            remove_serving("web")
+            self._admin.close()
+            self._volume.close()
+            self._admin = None
+
+    @contextmanager
+    def volume(self):
+        """The volume for the library, whoever holds it."""
+        if self._volume is not None:
+            yield self._volume
+        else:
+            with cdp.open("web") as volume:
+                yield volume
+
+    def run(self, *args):
+        return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
+
+    def ok(self, *args):
+        """Standard output of a command that must succeed."""
+        result = self.run(*args)
+        assert result.exit_code == 0, (args, result.output)
+        assert "error" not in result.stderr
+        return result.stdout
+
+    def json(self, *args):
+        return json.loads(self.ok(*args, "--json"))
+
+    def refused(self, status, *args, hint=""):
+        """A command that must fail, with one line, and change nothing."""
+        before = self.state()
+        result = self.run(*args)
+        assert result.exit_code == status, (args, result.exit_code, result.output)
+        assert result.stdout == ""
+        assert result.stderr.startswith("cdp: error: ") and result.stderr.count("\n") == 1, result.stderr
+        assert "; " in result.stderr.removeprefix("cdp: error: "), f"no next step: {result.stderr}"
+        assert hint in result.stderr, result.stderr
+        assert self.state() == before, args
+        return result.stderr
+
+    def state(self):
+        """All that a command could have changed, but for what is only shown."""
+        with connect("web") as service:
+            names = sorted(os.listdir(self.path))
+            return (service.window(), service.bookmarks(), service.images(), service.restores(),
+                    service.read(0, SIZE), names)
+
+
+@pytest.fixture(params=["local", "served"])
+def world(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.delenv("CDP_CONFIG", raising=False)
+    made = World(tmp_path, request.param == "served")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args):
+    return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
+
+
+def write(world, *pieces):
+    """Write (offset, bytes) and flush; the seqs after each."""
+    with world.volume() as volume:
+        seqs = []
+        for offset, data in pieces:
+            volume.pwrite(data, offset)
+            seqs.append(volume.window().newest.seq)
+        volume.flush()
+    return seqs
+
+
+# create
+
+
+def test_create(here):
+    result = run("create", "web", "--size", "10M")
+    assert result.exit_code == 0 and "10 MiB" in result.stdout and "cdp serve web" in result.stdout
+    info = json.loads(run("create", "db", "--size", "4096", "--json").stdout)
+    assert info["size_bytes"] == 4096 and info["name"] == "db" and info["window"]["newest"]["seq"] == 0
+    with cdp.open("db") as volume:
+        assert volume.size_bytes == 4096 and str(volume.uuid) == info["uuid"]
+
+
+@pytest.mark.parametrize("args, status, hint", [
+    (["web", "--size", "1M"], exits.USAGE, "'cdp info web' shows it"),
+    (["file", "--size", "1M"], exits.USAGE, "does not exist yet"),
+    (["folder", "--size", "1M"], exits.USAGE, "does not exist yet"),
+    (["none/new", "--size", "1M"], exits.NOT_FOUND, "mkdir -p none"),
+    (["file/new", "--size", "1M"], exits.NOT_FOUND, ""),
+    (["new", "--size", "1000"], exits.USAGE, "take 1024"),
+    (["new", "--size", "0"], exits.USAGE, "take 512"),
+    (["new", "--size", "big"], exits.USAGE, "such as 64MiB or 10G"),
+    (["new", "--size", "-5"], exits.USAGE, ""),
+    (["new", "--size", "65P"], exits.USAGE, ""),
+    (["new@now", "--size", "1M"], exits.USAGE, "take another name"),
+    (["", "--size", "1M"], exits.USAGE, ""),
+    (["new", "--size", "1M", "--segment-bytes", "1M"], exits.USAGE, "16MiB .. 4GiB"),
+])
+def test_create_refuses(here, args, status, hint):
+    cdp.create("web", size=MIB).close()
+    (here / "file").write_text("x")
+    (here / "folder").mkdir()
+    before = sorted(os.listdir(here))
+    result = run("create", *args)
+    assert result.exit_code == status, result.output
+    assert result.stderr.startswith("cdp: error: ") and result.stderr.count("\n") == 1 and "; " in result.stderr
+    assert hint in result.stderr, result.stderr
+    assert sorted(os.listdir(here)) == before
+
+
+# what there is
+
+
+def test_info(world):
+    write(world, (0, b"x" * 4096))
+    text = world.ok("info", "web")
+    assert "16 MiB" in text and ("by process" in text) == world.served and ("nbd://test/web" in text) == world.served
+    info = world.json("info", "web")
+    assert info["size_bytes"] == SIZE and info["window"]["newest"]["seq"] == 2 and info["stats"]["records"] == 2
+    assert (info["served"] is not None) == world.served and info["parent"] is None
+
+
+def test_window_and_explain(world):
+    first, second = write(world, (0, b"a" * 512), (512, b"b" * 512))
+    window = world.json("window", "web")
+    assert window["oldest"]["seq"] == 0 and window["newest"]["seq"] == second + 1 and window["gaps"] == []
+    assert "oldest  #0" in world.ok("window", "web") and window["newest"]["time"] in world.ok("window", "web")
+
+    by_seq = world.json("explain", f"web@#{first}")
+    assert by_seq["kind"] == "seq" and by_seq["resolved"]["seq"] == first and by_seq["next"]["seq"] == second
+    assert by_seq["flush_durable"] is False
+    assert f"it means     #{first}" in world.ok("explain", f"web@#{first}")
+    # A printed time, pasted back, means the same record.
+    by_time = world.json("explain", f"web@{by_seq['resolved']['time']}")
+    assert by_time["kind"] == "time" and by_time["resolved"] == by_seq["resolved"]
+    now = world.json("explain", "web@now")
+    assert now["resolved"]["seq"] == second + 1 and now["next"] is None and now["flush_durable"] is True
+    text = world.ok("explain", f"web@#{second}")
+    assert "durable      no" in text and "next record" in text
+
+
+def test_points_that_are_refused(world):
+    write(world, (0, b"a" * 512))
+    world.refused(exits.REFUSED, "explain", "web@#99")
+    world.refused(exits.REFUSED, "explain", "web@2001-01-01T00:00:00Z")
+    world.refused(exits.REFUSED, "explain", "web@2101-01-01T00:00:00Z")
+    world.refused(exits.REFUSED, "explain", "web@-10d")
+    world.refused(exits.REFUSED, "restore", "web@#99")
+    world.refused(exits.REFUSED, "image", "create", "web@#99", "x")
+    world.refused(exits.REFUSED, "bookmark", "web", "x", "--at", "-10d")
+    world.refused(exits.REFUSED, "export", "web@#99", "out.img")
+    world.refused(exits.NOT_FOUND, "explain", "web@nosuchmark")
+    for nonsense in ("#x", "-10", "-10y", "2026-13-01T00:00:00Z", "#-1", "12:99"):
+        assert world.run("explain", f"web@{nonsense}").exit_code in (exits.USAGE, exits.NOT_FOUND), nonsense
+        world.refused(world.run("explain", f"web@{nonsense}").exit_code, "explain", f"web@{nonsense}")
+    world.refused(exits.USAGE, "explain", "web", hint="write web@POINT")
+    world.refused(exits.USAGE, "info", "web@now", hint="leave off @now")
+    world.refused(exits.USAGE, "explain", "web@")
+
+
+@pytest.mark.parametrize("args", [
+    ["info", "{}"], ["window", "{}"], ["explain", "{}@now"], ["bookmark", "{}", "x"], ["bookmarks", "{}"], ["records", "{}"],
+    ["image", "create", "{}@now", "x"], ["image", "list", "{}"], ["image", "delete", "{}", "x"], ["export", "{}", "out.img"],
+    ["restore", "{}@now"], ["undo", "{}"], ["restores", "{}"], ["check", "{}"], ["serve", "{}"],
+], ids=lambda args: " ".join(args))
+def test_what_is_no_volume(world, args):
+    (world.path / "folder").mkdir()
+    (world.path / "file").write_text("x")
+    for name in ("nowhere", "folder", "file", "web/noimage", "folder/none"):
+        world.refused(exits.NOT_FOUND, *[arg.format(name) for arg in args])
+
+
+# bookmarks
+
+
+def test_bookmarks(world):
+    first, _ = write(world, (0, b"a" * 512), (0, b"b" * 512))
+    assert world.ok("bookmarks", "web").startswith("web: no bookmarks")
+    made = world.json("bookmark", "web", "early", "--at", f"#{first}")
+    assert made["name"] == "early" and made["at"]["seq"] == first
+    world.ok("bookmark", f"web@#{first}", "also-early")
+    world.ok("bookmark", "web", "late")
+    listed = world.json("bookmarks", "web")
+    assert [mark["name"] for mark in listed][-1] == "late" and len(listed) == 3
+    assert "early" in world.ok("bookmarks", "web")
+    assert world.json("explain", "web@early")["resolved"]["seq"] == first
+    assert world.json("explain", "web@@early")["resolved"]["seq"] == first
+    result = world.run("bookmark", "web", "early", "--delete")
+    assert result.exit_code == 0 and f"cdp bookmark web early --at '#{first}'" in result.stderr
+    assert [mark["name"] for mark in world.json("bookmarks", "web")] == ["also-early", "late"]
+
+
+def test_bookmarks_that_are_refused(world):
+    world.ok("bookmark", "web", "mark")
+    world.refused(exits.USAGE, "bookmark", "web", "mark")
+    world.refused(exits.NOT_FOUND, "bookmark", "web", "other", "--delete")
+    world.refused(exits.USAGE, "bookmark", "web@now", "x", "--at", "now", hint="given twice")
+    world.refused(exits.USAGE, "bookmark", "web", "mark", "--delete", "--at", "now")
+    for name in ("", "a b", "a@b", "-10m", "#5", "now", "x" * 2000, "a/b", "2026-11-23"):
+        world.refused(exits.USAGE, "bookmark", "web", "--", name)
+
+
+# images
+
+
+def test_images(world):
+    first, second = write(world, (0, b"a" * 512), (0, b"b" * 512))
+    assert "no images" in world.ok("image", "list", "web")
+    made = world.json("image", "create", f"web@#{first}", "test")
+    assert made["name"] == "test" and made["at"]["seq"] == first and os.path.isdir(made["path"])
+    world.ok("image", "create", "web/test", "inner")
+    assert [image["name"] for image in world.json("image", "list", "web")] == ["test"]
+    assert [image["name"] for image in world.json("image", "list", "web/test")] == ["inner"]
+    assert world.json("image", "list", "web")[0]["children"] == 1
+    assert world.json("info", "web/test")["parent"] is not None
+    with connect("web/test/inner") as service:
+        assert service.read(0, 512) == b"a" * 512
+        service.write(0, b"c" * 512)
+        service.flush()
+    world.ok("export", "web/test/inner", "inner.img")
+    assert (world.path / "inner.img").read_bytes()[:512] == b"c" * 512
+    with connect("web") as service:
+        assert service.read(0, 512) == b"b" * 512
+    # The history of an image is its own.
+    assert world.json("window", "web/test/inner")["newest"]["seq"] >= 1
+    dry = world.json("image", "delete", "web/test", "inner", "--dry-run")
+    assert dry["dry_run"] and dry["deleted"]["name"] == "inner"
+    assert len(world.json("image", "list", "web/test")) == 1
+    world.ok("image", "delete", "web/test", "inner")
+    world.ok("image", "delete", "web", "test")
+    assert world.json("image", "list", "web") == []
+    assert not os.path.exists(made["path"])
+
+
+def test_images_that_are_refused(world):
+    world.ok("image", "create", "web@now", "test")
+    world.ok("image", "create", "web/test", "inner")
+    world.refused(exits.USAGE, "image", "create", "web@now", "test")
+    world.refused(exits.NOT_FOUND, "image", "delete", "web", "none", hint="cdp image list web")
+    assert world.run("image", "delete", "web", "test").exit_code in (exits.BUSY, exits.REFUSED)  # an image begins in it
+    for name in ("", "a/b", "..", ".", "a@b", "x" * 300, "a\nb"):
+        world.refused(exits.USAGE, "image", "create", "web@now", "--", name)
+
+
+# restore
+
+
+def test_restore_and_undo(world):
+    first, second = write(world, (0, b"a" * 4096), (0, b"b" * 4096))
+    dry = world.json("restore", f"web@#{first}", "--dry-run")
+    assert dry["dry_run"] and dry["target"]["seq"] == first and dry["explanation"]["resolved"]["seq"] == first
+    with connect("web") as service:
+        assert service.read(0, 4096) == b"b" * 4096
+    result = world.run("restore", f"web@#{first}")
+    assert result.exit_code == 0 and "put back" in result.stdout and "cdp undo web" in result.stderr
+    with connect("web") as service:
+        assert service.read(0, 4096) == b"a" * 4096
+    assert "would be taken back" in world.ok("undo", "web", "--dry-run")
+    undone = world.json("undo", "web")
+    assert undone["undo_of"] is not None
+    with connect("web") as service:
+        assert service.read(0, 4096) == b"b" * 4096
+    listed = world.json("restores", "web")
+    assert len(listed) == 2 and listed[0]["target"]["seq"] == first and listed[1]["undo_of"] == listed[0]["seq"]
+    assert "undo of" in world.ok("restores", "web")
+
+
+def test_restore_of_a_range(world):
+    first, _ = write(world, (0, b"a" * 8192), (0, b"b" * 8192))
+    done = world.json("restore", f"web@#{first}", "--range", "4K:4096")
+    assert (done["offset"], done["length"]) == (4096, 4096)
+    with connect("web") as service:
+        assert service.read(0, 8192) == b"b" * 4096 + b"a" * 4096
+
+
+def test_destructive_restore(world):
+    first, _ = write(world, (0, b"a" * 8192), (0, b"b" * 8192))
+    dry = world.json("restore", f"web@#{first}", "--destructive", "--dry-run")
+    assert dry["destructive"] and not dry["undoable"]
+    result = world.run("restore", f"web@#{first}", "--destructive")
+    assert result.exit_code == 0 and "cannot be undone" in result.stderr
+    with connect("web") as service:
+        assert service.read(0, 8192) == b"a" * 8192
+        assert service.window()["gaps"]
+    assert "freed by a destructive restore" in world.ok("window", "web")
+    world.refused(exits.REFUSED, "explain", f"web@#{first + 1}")
+
+
+def test_restores_that_are_refused(world):
+    world.refused(exits.NOT_FOUND, "undo", "web")
+    assert "no restores" in world.ok("restores", "web")
+    write(world, (0, b"a" * 512))
+    world.refused(exits.USAGE, "restore", "web", hint="write web@POINT")
+    world.refused(exits.USAGE, "restore", "web@now", "--range", "1M", hint="--range 1M:64K")
+    world.refused(exits.USAGE, "restore", "web@now", "--range", "x:y")
+    world.refused(exits.USAGE, "restore", "web@now", "--range", "0:0", hint="length above 0")
+    world.refused(exits.USAGE, "restore", "web@#0", "--range", f"{SIZE}:512")
+    world.refused(exits.USAGE, "restore", "web@#0", "--range", f"{SIZE - 512}:1024")
+    world.refused(exits.USAGE, "restore", "web@#0", "--range", "16P:16P")
+
+
+# records
+
+
+def test_records(world):
+    write(world, *((i * 4096, bytes([i + 1]) * 4096) for i in range(5)))
+    with world.volume() as volume:
+        volume.trim(8192, 0)
+        volume.zero(4096, 8192, fua=True)
+    text = world.ok("records", "web")
+    assert [line.split()[2] for line in text.splitlines()[1:]] == ["write"] * 5 + ["flush", "trim", "zero"]
+    lines = [json.loads(line) for line in world.ok("records", "web", "--json").splitlines()]
+    assert [record["seq"] for record in lines] == list(range(1, 9))
+    assert lines[0]["kind"] == "write" and (lines[0]["offset"], lines[0]["length"]) == (0, 4096)
+    assert lines[6]["kind"] == "trim" and lines[6]["length"] == 8192
+    assert lines[7]["fua"] is True and lines[0]["fua"] is False
+    part = world.run("records", "web", "--since", "#2", "--until", "#5", "--limit", "2", "--json")
+    assert [json.loads(line)["seq"] for line in part.stdout.splitlines()] == [3, 4]
+    assert "--since '#4'" in part.stderr
+    rest = world.run("records", "web", "--since", "#4", "--until", "#5", "--json")
+    assert [json.loads(line)["seq"] for line in rest.stdout.splitlines()] == [5] and rest.stderr == ""
+    assert len(world.ok("records", "web", "--limit", "0", "--json").splitlines()) == 8
+    world.refused(exits.REFUSED, "records", "web", "--since", "#99")
+    world.refused(exits.USAGE, "records", "web", "--since", "#x")
+
+
+def test_records_in_many_pages(world, monkeypatch):
+    from cdp.cli import moments
+
+    monkeypatch.setattr(moments, "RECORDS_PAGE", 7)
+    write(world, *((i * 512, b"x" * 512) for i in range(30)))
+    for limit, count in (("0", 31), ("20", 20), ("7", 7), ("31", 31), ("100", 31)):
+        seqs = [json.loads(line)["seq"] for line in world.ok("records", "web", "--limit", limit, "--json").splitlines()]
+        assert seqs == list(range(1, count + 1))
+
+
+# export and import
+
+
+def content(seed):
+    """16 MiB with data, zeros and holes."""
+    rng = random.Random(seed)
+    data = bytearray(SIZE)
+    for offset, length in ((0, 5000), (MIB, 3 * MIB), (8 * MIB + 512, 1024), (SIZE - 512, 512)):
+        data[offset : offset + length] = rng.randbytes(length)
+    return bytes(data)
+
+
+def test_export_and_import(world):
+    old, new = content(1), content(2)
+    (world.path / "old.img").write_bytes(old)
+    (world.path / "new.img").write_bytes(new)
+    world.ok("import", "old.img", "web")
+    before = world.json("window", "web")["newest"]["seq"]
+    result = world.run("import", "new.img", "web")
+    assert result.exit_code == 0 and f"cdp restore 'web@#{before}'" in result.stderr
+    world.ok("export", "web", "out.img")
+    assert (world.path / "out.img").read_bytes() == new
+    assert (world.path / "out.img").stat().st_blocks * 512 < 5 * MIB  # sparse
+    world.ok("export", f"web@#{before}", "out.img", "--force")
+    assert (world.path / "out.img").read_bytes() == old
+    assert sorted(os.listdir(world.path))[:1] != ["out.img.part"]
+    piped = CliRunner().invoke(cli, ["export", "web", "-"], prog_name="cdp")
+    assert piped.exit_code == 0 and piped.stdout_bytes == new and piped.stderr == ""
+    shown = world.json("export", "web", "again.img")
+    assert shown["out"] == "again.img" and shown["size_bytes"] == SIZE
+
+
+def test_import_makes_a_volume(here):
+    data = content(3) + b"tail"
+    (here / "disk.img").write_bytes(data)
+    result = run("import", "disk.img", "new")
+    assert result.exit_code == 0 and "508 zero bytes are added" in result.stderr
+    with cdp.open("new") as volume:
+        assert volume.size_bytes == SIZE + 512
+        assert volume.pread(volume.size_bytes, 0) == data + bytes(508)
+        assert volume.window().newest.seq == 0  # the base, not history
+    result = run("import", "disk.img", "more", "--json")
+    assert json.loads(result.stdout)["new"] is True
+
+
+def test_import_into_a_volume_that_nobody_wrote_to_becomes_its_base(here):
+    (here / "disk.img").write_bytes(content(4))
+    cdp.create("web", size=SIZE + MIB).close()
+    assert run("import", "disk.img", "web").exit_code == 0
+    with cdp.open("web") as volume:
+        assert volume.pread(SIZE, 0) == content(4) and volume.window().newest.seq == 0
+
+
+def test_exports_and_imports_that_are_refused(world, monkeypatch):
+    (world.path / "small.img").write_bytes(b"x" * 4096)
+    (world.path / "empty.img").write_bytes(b"")
+    (world.path / "large.img").write_bytes(bytes(SIZE + 512))
+    (world.path / "folder").mkdir()
+    world.ok("bookmark", "web", "mark")
+    world.refused(exits.USAGE, "export", "web", "small.img", hint="--force")
+    world.refused(exits.USAGE, "export", "web", "folder")
+    world.refused(exits.NOT_FOUND, "export", "web", "none/out.img", hint="mkdir -p none")
+    world.refused(exits.USAGE, "export", "web", "-", "--json")
+    world.refused(exits.NOT_FOUND, "import", "none.img", "web")
+    world.refused(exits.NOT_FOUND, "import", "none.img", "newvolume")
+    world.refused(exits.USAGE, "import", "empty.img", "newvolume", hint="empty")
+    world.refused(exits.USAGE, "import", "folder", "newvolume")
+    world.refused(exits.USAGE, "import", "-", "newvolume")
+    world.refused(exits.USAGE, "import", "large.img", "web", hint="import into a new volume")
+    world.refused(exits.USAGE, "import", "small.img", "web@mark", hint="cdp image create")
+    world.refused(exits.NOT_FOUND, "import", "small.img", "none/new")
+    world.refused(exits.NOT_FOUND, "import", "small.img", "folder")
+
+
+def test_a_failed_export_leaves_what_was_there(world, monkeypatch):
+    write(world, (0, b"a" * 4096))
+    (world.path / "out.img").write_text("precious")
+    from cdp.cli import transfer
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transfer.os, "pwrite", full)
+    result = world.run("export", "web", "out.img", "--force")
+    monkeypatch.undo()
+    assert result.exit_code == exits.NO_SPACE and "No space left" in result.stderr
+    assert (world.path / "out.img").read_text() == "precious" and not (world.path / "out.img.part").exists()
+
+
+def test_a_failed_import_leaves_no_volume(here, monkeypatch):
+    (here / "disk.img").write_bytes(content(5))
+    from cdp.cli.transfer import Source
+
+    def broken(self, offset, buffer):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Source, "read_into", broken)
+    result = run("import", "disk.img", "new")
+    assert result.exit_code == exits.UNAVAILABLE and result.stderr.count("\n") == 1
+    assert not (here / "new").exists()
+
+
+# check
+
+
+def test_check(world):
+    write(world, (0, b"a" * 4096))
+    got = world.json("check", "web")
+    assert got["ok"] and got["problems"] == [] and got["bytes_read"] > 0
+    assert "no problems" in world.ok("check", "web")
+    if world.served:
+        world.refused(exits.BUSY, "check", "web", "--rebuild", hint="stop its server")
+    else:
+        before = world.state()
+        world.ok("check", "web", "--rebuild")
+        assert world.state() == before
+
+
+# who holds it
+
+
+def test_a_volume_that_another_holds_without_serving(world):
+    if world.served:
+        remove_serving("web")  # the holder cannot be found
+        for args in (["info", "web"], ["check", "web"], ["restore", "web@now"], ["serve", "web"]):
+            result = run(*args)
+            assert result.exit_code == exits.BUSY and result.stderr.count("\n") == 1 and "; " in result.stderr
+    else:
+        with cdp.open("web"):
+            result = run("info", "web")
+        assert result.exit_code == exits.BUSY and result.stderr.count("\n") == 1 and "; " in result.stderr
+
+
+def test_serving_what_is_served(world):
+    if world.served:
+        world.refused(exits.BUSY, "serve", "web", "--unix", "x.sock", hint="is served already")
+
+
+def test_a_server_that_goes_away_is_told(world):
+    if not world.served:
+        pytest.skip("needs a server")
+    with connect("web") as service:
+        service.window()
+        world.close()
+        with pytest.raises(kinds.Unavailable, match="does not answer"):
+            service.window()
+    with connect("web") as service:  # now the volume itself
+        assert isinstance(service, VolumeService)
