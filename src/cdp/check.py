@@ -151,7 +151,8 @@ def _check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, rep
             _count(report, segment)
             segment.close()
         except CdpError as e:
-            report.add(path, e.message, "put the file back from a copy")
+            if row in catalog.rows(Segment):    # else it was freed meanwhile, of an open volume
+                report.add(path, e.message, "put the file back from a copy")
         seq = row.last_seq
         done += row.file_bytes
         if progress:
@@ -165,7 +166,8 @@ def _check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, rep
             with index.Run(path, uuid) as opened:
                 opened.verify()
         except CdpError as e:
-            report.add(path, e.message, "run 'cdp check --rebuild'")
+            if run in catalog.rows(Run):        # else it was merged meanwhile
+                report.add(path, e.message, "run 'cdp check --rebuild'")
         covered = run.last_seq
         report.runs += 1
         report.bytes_read += run.file_bytes
