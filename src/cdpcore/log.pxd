@@ -92,7 +92,6 @@ cdef class Log:
     cdef bint frame_open            # ring[opened - 1] still grows
     cdef uint64_t flush_seq         # last FLUSH or FUA record
     cdef uint64_t next_seq          # of the next record
-    cdef uint8_t *block             # one aligned block for segment headers and trailers
 
     # io lock
     cdef pthread_mutex_t io_mutex
@@ -134,6 +133,7 @@ cdef class Log:
     cdef int sync_segments(self, cdp_status *st) noexcept nogil
     cdef int take_io(self, cdp_status *st) noexcept nogil
     cdef void give_io(self, int rc, cdp_status *st) noexcept nogil
+    cdef void fail(self, int errno_) noexcept nogil
     cdef int fail_sticky(self, cdp_status *st) noexcept nogil
     cdef int seal_file(self, cdp_status *st) noexcept nogil
     cdef void publish_sealing(self) noexcept nogil

@@ -15,11 +15,9 @@ Invariants
  4. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
 """
 from libc.errno cimport EIO, ENOMEM
-from libc.stdio cimport snprintf
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
-from cdpcore.osapi cimport CDP_OPEN_CREATE, CDP_OPEN_DIRECT, CDP_OPEN_RDWR
 from cdpcore.errors import InvalidRequest
 
 cdef extern from "frame.h" nogil:
@@ -37,19 +35,13 @@ cdef extern from "format.h" nogil:
     enum:
         CDP_BLOCK
         CDP_SECTOR
-        CDP_FORMAT_VERSION
-    const uint64_t CDP_SEGMENT_MAGIC
     struct cdp_segment_header:
-        uint64_t magic
-        uint32_t version
         uint8_t volume_uuid[16]
         uint64_t volume_bytes
         uint64_t created_ns
         uint32_t segment
-        uint32_t flags
         uint64_t salt
     struct cdp_segment_trailer:
-        uint64_t magic
         uint64_t salt
         uint64_t first_seq
         uint64_t last_seq
@@ -61,7 +53,8 @@ cdef extern from "format.h" nogil:
         uint32_t segment
 
 cdef extern from "segment.h" nogil:
-    void cdp_segment_header_put(uint8_t *block, const cdp_segment_header *h)
+    int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
+                           cdp_status *st)
     int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
                          cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
 
@@ -110,8 +103,7 @@ cdef class Log:
         pthread_mutex_init(&self.io_mutex, NULL)
         cdp_cond_init(&self.io_changed)
         self.ring = <ring_frame *>realloc(NULL, pool.n_slots * sizeof(ring_frame))
-        self.block = <uint8_t *>self.table.pages(self.table.ctx, CDP_BLOCK)
-        if self.ring == NULL or self.block == NULL:
+        if self.ring == NULL:
             raise MemoryError()
         memset(self.ring, 0, pool.n_slots * sizeof(ring_frame))
         memset(&self.current, 0, sizeof(segment))
@@ -129,8 +121,6 @@ cdef class Log:
         free(self.spare.frames)
         free(self.sealing.frames)
         free(self.ring)
-        if self.block != NULL:
-            self.table.free_pages(self.table.ctx, self.block, CDP_BLOCK)
         pthread_cond_destroy(&self.io_changed)
         pthread_mutex_destroy(&self.io_mutex)
         pthread_mutex_destroy(&self.append_mutex)
@@ -228,10 +218,7 @@ cdef class Log:
         if s.n_frames == s.frames_cap:
             grown = <cdp_frame_entry *>realloc(s.frames, (2 * s.frames_cap + 64) * sizeof(cdp_frame_entry))
             if grown == NULL:
-                pthread_mutex_lock(&self.io_mutex)
-                self.failed = ENOMEM
-                pthread_cond_broadcast(&self.io_changed)
-                pthread_mutex_unlock(&self.io_mutex)
+                self.fail(ENOMEM)
                 return
             s.frames = grown
             s.frames_cap = 2 * s.frames_cap + 64
@@ -318,43 +305,17 @@ cdef class Log:
 
     cdef int open_segment(self, segment *s, uint32_t number, cdp_status *st) noexcept nogil:
         """Create log/N.log: allocated, its header durable. Anything that fails leaves no file behind."""
-        cdef char path[4096]
         cdef cdp_segment_header h
-        cdef const cdp_os *t = self.table
-        cdef uint32_t flags = CDP_OPEN_RDWR | CDP_OPEN_CREATE
-        cdef int64_t rc
-        cdef uint8_t *block
-        if self.direct:
-            flags |= CDP_OPEN_DIRECT
-        snprintf(path, sizeof(path), b"%s/%010u.log", self.directory_c, number)
+        cdef int rc
         memset(s, 0, sizeof(segment))
-        rc = t.open(t.ctx, path, flags)
-        if rc < 0:
-            return cdp_fail_os(st, rc, 0, b"creating a log segment")
-        s.fd = <int>rc
         memset(&h, 0, sizeof(h))
-        h.magic = CDP_SEGMENT_MAGIC
-        h.version = CDP_FORMAT_VERSION
         memcpy(h.volume_uuid, self.uuid, 16)
         h.volume_bytes = self.volume_bytes
         h.created_ns = self.created_ns
         h.segment = number
-        t.random(t.ctx, &h.salt, sizeof(h.salt))
-        block = <uint8_t *>t.pages(t.ctx, CDP_BLOCK)
-        rc = t.allocate(t.ctx, s.fd, 0, self.segment_bytes) if block != NULL else -ENOMEM
-        if rc >= 0:
-            cdp_segment_header_put(block, &h)
-            rc = t.pwrite(t.ctx, s.fd, block, CDP_BLOCK, 0)
-        if block != NULL:
-            t.free_pages(t.ctx, block, CDP_BLOCK)
-        if rc >= 0:
-            rc = t.datasync(t.ctx, s.fd)
-        if rc >= 0:
-            rc = t.sync_dir(t.ctx, self.directory_c)
-        if rc < 0:
-            t.close(t.ctx, s.fd)
-            t.unlink(t.ctx, path)
-            return cdp_fail_os(st, rc, 0, b"preparing a log segment")
+        rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
+        if rc != CDP_OK:
+            return rc
         s.number = number
         s.salt = h.salt
         s.tail_bytes = CDP_BLOCK
@@ -363,6 +324,13 @@ cdef class Log:
         return CDP_OK
 
     # --- writing (no lock held) --------------------------------------------------------------------------------------
+
+    cdef void fail(self, int errno_) noexcept nogil:
+        pthread_mutex_lock(&self.io_mutex)
+        if not self.failed:
+            self.failed = errno_
+        pthread_cond_broadcast(&self.io_changed)
+        pthread_mutex_unlock(&self.io_mutex)
 
     cdef int fail_sticky(self, cdp_status *st) noexcept nogil:
         return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0,
