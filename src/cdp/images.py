@@ -69,7 +69,8 @@ class Images:
         path = f"{self._folder}/{name}"
         children = self._os.list_dir(f"{path}/images")
         if children:
-            raise RefusedPoint(f"{self._volume.path}: image {name!r} has images of its own ({', '.join(children[:3])})", "delete those first")
+            raise RefusedPoint(f"{self._volume.path}: image {name!r} has images of its own ({', '.join(children[:3])})",
+                               "delete those first")
         self._os.rename(path, path + DELETED)
         self._os.sync_dir(self._folder)
         stores.remove_tree(self._os, path + DELETED)

@@ -399,6 +399,6 @@ cdef class SegmentFile:
         if d.data_bytes:
             rc = self.table.pread(self.table.ctx, self.fd, p, d.data_bytes, <uint64_t>d.data_sector * CDP_SECTOR)
             if rc != d.data_bytes or cdp_crc32c(0, p, d.data_bytes) != d.crc:
-                raise Corruption(f"{self.path}: a bookmark or restore fails its checksum at byte {<uint64_t>d.data_sector * CDP_SECTOR}",
-                                 "run 'cdp check' on the volume")
+                raise Corruption(f"{self.path}: a bookmark or restore fails its checksum at byte "
+                                 f"{<uint64_t>d.data_sector * CDP_SECTOR}", "run 'cdp check' on the volume")
         return bytes(out)
