@@ -73,7 +73,7 @@ cdef extern from "index.h" nogil:
         uint32_t slot
     cdp_tree *cdp_tree_new(uint32_t max_records)
     void cdp_tree_free(cdp_tree *t)
-    bint cdp_tree_has_room(const cdp_tree *t)
+    bint cdp_tree_has_room(const cdp_tree *t, uint32_t n)
     void cdp_tree_insert(cdp_tree *t, uint64_t seq, uint64_t start, uint64_t end, uint64_t loc)
     void cdp_tree_find(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit)
     uint64_t cdp_tree_bytes(const cdp_tree *t)

@@ -162,7 +162,7 @@ cdef class ExtentTree:
     @property
     def has_room(self):
         """True while a further insert is sure to fit."""
-        return cdp_tree_has_room(self.tree) != 0
+        return cdp_tree_has_room(self.tree, 1) != 0
 
     @property
     def bytes(self):
@@ -178,7 +178,7 @@ cdef class ExtentTree:
         self.idle()
         if seq == 0 or seq < self.last_seq or start >= end or end > CDP_MAX_SECTORS:
             raise InvalidRequest(f"insert: seq {seq} after {self.last_seq}, sectors [{start}, {end})")
-        if not cdp_tree_has_room(self.tree):
+        if not cdp_tree_has_room(self.tree, 1):
             raise InvalidRequest("insert: the tree is full")
         self.last_seq = seq
         cdp_tree_insert(self.tree, seq, start, end, loc)

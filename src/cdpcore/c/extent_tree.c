@@ -109,9 +109,10 @@ void cdp_tree_free(cdp_tree *t)
     free(t);
 }
 
-int cdp_tree_has_room(const cdp_tree *t)
+int cdp_tree_has_room(const cdp_tree *t, uint32_t n)
 {
-    return t->n_records < t->max_records && t->n_nodes + t->n_cuts + 1 <= t->cap_nodes;
+    /* Disjoint inserts share the stretches there are, and each cuts at most two more. */
+    return (uint64_t)t->n_records + n <= t->max_records && (uint64_t)t->n_nodes + t->n_cuts + 3ull * n <= t->cap_nodes;
 }
 
 uint64_t cdp_tree_bytes(const cdp_tree *t)

@@ -52,8 +52,8 @@ typedef struct cdp_tree cdp_tree;
 /* A tree for at most max_records (1..2^28) inserts; memory is committed as it fills. NULL: no memory. */
 cdp_tree *cdp_tree_new(uint32_t max_records);
 void cdp_tree_free(cdp_tree *t);
-/* 1 while any further insert is sure to fit. */
-int cdp_tree_has_room(const cdp_tree *t);
+/* 1 while any `n` further inserts of disjoint ranges are sure to fit. */
+int cdp_tree_has_room(const cdp_tree *t, uint32_t n);
 /* The record `seq` (> 0; >= every earlier one; parts of one record repeat it and do not overlap) covers [start, end) and its
  * data begins at loc. Requires cdp_tree_has_room. */
 void cdp_tree_insert(cdp_tree *t, uint64_t seq, uint64_t start, uint64_t end, uint64_t loc);
