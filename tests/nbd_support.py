@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdpcore import nbd as core
 from cdpcore.errors import NotFound
+
+from cdpcore import nbd as core
 
 # enum cdp_code
 INVALID, NOTFOUND, NOSPACE, CORRUPT, UNAVAILABLE, CLOSED, REFUSED = range(1, 8)
@@ -306,3 +307,73 @@ class Shelf:
         export = self.exports[name]()
         self.opened.append(export)
         return export
+
+
+# The handshake, raw.
+EXPORT_NAME, ABORT, LIST, PEEK, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED = range(1, 12)
+ACK, REP_SERVER, REP_INFO, REP_META = 1, 2, 3, 4
+(ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_PLATFORM, ERR_TLS_REQD, ERR_UNKNOWN, ERR_SHUTDOWN, ERR_BLOCK_SIZE,
+ ERR_TOO_BIG) = range(0x80000001, 0x8000000A)
+GREETING = struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 3)
+
+
+def option(number: int, data: bytes = b"", length: int | None = None) -> bytes:
+    """The bytes of an option."""
+    return struct.pack(">QII", 0x49484156454F5054, number, len(data) if length is None else length) + data
+
+
+def name_and_infos(name: str | bytes, *infos: int) -> bytes:
+    """The data of INFO and GO."""
+    raw = name if isinstance(name, bytes) else name.encode()
+    return struct.pack(">I", len(raw)) + raw + struct.pack(f">H{len(infos)}H", len(infos), *infos)
+
+
+def meta(name: str, *queries: str) -> bytes:
+    """The data of LIST_META_CONTEXT and SET_META_CONTEXT."""
+    parts = [struct.pack(">I", len(name.encode())) + name.encode(), struct.pack(">I", len(queries))]
+    return b"".join(parts + [struct.pack(">I", len(q.encode())) + q.encode() for q in queries])
+
+
+class Talk:
+    """A client in the handshake, over raw bytes."""
+
+    def __init__(self, sock: socket.socket, flags: int | None = 3):
+        self.sock = sock
+        sock.settimeout(DEADLINE_S)
+        if flags is not None:
+            assert self.recv_exact(18) == GREETING
+            sock.sendall(struct.pack(">I", flags))
+
+    def recv_exact(self, n: int) -> bytes:
+        return Wire(self.sock, False).recv_exact(n)
+
+    def ask(self, number: int, data: bytes = b"") -> list[tuple[int, bytes]]:
+        """Send an option; its replies up to the final one."""
+        self.sock.sendall(option(number, data))
+        return self.replies(number)
+
+    def replies(self, number: int) -> list[tuple[int, bytes]]:
+        found: list[tuple[int, bytes]] = []
+        while True:
+            magic, echoed, kind, length = struct.unpack(">QIII", self.recv_exact(20))
+            assert magic == 0x3E889045565A9 and echoed == number
+            found.append((kind, self.recv_exact(length)))
+            if kind == ACK or kind & 0x80000000:
+                return found
+
+    def refusal(self, number: int, data: bytes = b"") -> tuple[int, str]:
+        """An option that must be refused: error and text, with nothing before it."""
+        ((kind, text),) = self.ask(number, data)
+        assert kind & 0x80000000
+        return kind, text.decode()
+
+    def go(self, name: str = "", structured: bool = True) -> Wire:
+        """Into the transmission phase."""
+        if structured:
+            assert self.ask(STRUCTURED) == [(ACK, b"")]
+        replies = self.ask(GO, name_and_infos(name))
+        assert replies[-1][0] == ACK, replies
+        return Wire(self.sock, structured)
+
+    def ended(self) -> bool:
+        return Wire(self.sock, False).ended()

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from cdpcore.errors import InvalidRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbd_support import (
@@ -57,7 +58,6 @@ from nbd_support import (
     write,
 )
 
-from cdpcore.errors import InvalidRequest
 from cdpcore.nbd import MAX_DRAIN_BYTES, MAX_PAYLOAD_BYTES, Connection, End, inspect
 from cdpcore.ramdisk import RamDisk
 
