@@ -91,13 +91,17 @@ enum cdp_line cdp_line_blkreplay(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r
     size_t op_n, word_n;
     uint64_t off, len;
 
-    if (!t->header) { /* a licence and notes, up to the line that names the columns */
-        static const char START[] = "start ;";
-        size_t n = sizeof START - 1;
-        if ((size_t)(c->end - c->p) >= n && memcmp(c->p, START, n) == 0)
-            t->header = 1;
+    /* A licence and notes, up to the line that names the columns; real files have all of that twice, so text counts
+     * as preamble (header < 2) until the first record. */
+    static const char START[] = "start ;";
+    size_t start_n = sizeof START - 1;
+    if (t->header < 2 && (size_t)(c->end - c->p) >= start_n && memcmp(c->p, START, start_n) == 0) {
+        t->header = 1;
         return CDP_LINE_COMMENT;
     }
+    cur_blanks(c);
+    if (t->header == 0 || (t->header == 1 && !cur_digit(c)))
+        return CDP_LINE_COMMENT;
     FIELD(cur_time(c, 9, "start: seconds, decimals allowed, not negative", &r->ts_ns));
     FIELD(cur_sep(c, ';', BLKREPLAY_FIELDS));
     cur_blanks(c);
@@ -121,6 +125,7 @@ enum cdp_line cdp_line_blkreplay(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r
     FIELD(cur_word(c, ';', "duration", &word, &word_n));
     FIELD(cur_end(c, "the end of the line after 6 fields"));
     FIELD(cur_range(c, r, off_at, off, 9, len_at, len, 9));
+    t->header = 2;
     return text_device(t, c, r, NULL, 0, 0);
 }
 
