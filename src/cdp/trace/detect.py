@@ -102,4 +102,4 @@ def _what_it_looks_like(head: bytes) -> str:
     if head[:4096].translate(None, _TEXT_BYTES):
         return f"binary data of no known trace format (begins with {head[:8].hex(' ')})"
     first = head.lstrip().split(b"\n", 1)[0].rstrip(b"\r")
-    return f"text of no known trace format (begins with {places.shown(first.replace(b',', b'.').replace(b' ', b'.'))})"
+    return f"text of no known trace format (begins with {places.quoted(first, 40)})"

@@ -11,9 +11,14 @@ def shown(found: bytes, limit: int = 24) -> str:
     if not found:
         return "the end of the line"
     stop = next((i for i, b in enumerate(found) if i and b in b",; \t"), len(found))
-    text = found[: max(1, min(stop, limit))].decode("utf-8", "backslashreplace")
-    quoted = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return f"'{quoted}{'...' if stop > limit else ''}'"
+    return quoted(found[:stop], limit)
+
+
+def quoted(text: bytes, limit: int) -> str:
+    """At most `limit` bytes in quotes, printable."""
+    start = text[:limit].decode("utf-8", "backslashreplace")
+    printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in start)
+    return f"'{printable}{'...' if len(text) > limit else ''}'"
 
 
 def line_place(path: str, format_name: str, line: int, column: int, expected: str, found: bytes) -> str:

@@ -111,7 +111,7 @@ class TextReader:
         if self.native_pieces >= _TRIES and not self.columnar_pieces:
             return None  # this file is not written as the columnar reader wants it; stop trying
         body = piece[start:stop]
-        lines = body.count(b"\n") + (not body.endswith(b"\n"))
+        lines = int(np.count_nonzero(np.frombuffer(body, np.uint8) == 10)) + (not body.endswith(b"\n"))
         records = columnar.parse(self.format.name, body, lines, parser.lines + 1, self.devices)
         if records is not None:
             parser.take_lines(lines)
