@@ -128,7 +128,8 @@ def test_compressed_and_piped_read_the_same(name: str, tmp_path: Path) -> None:
     plain.write_bytes(data)
     packed.write_bytes(gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :]))  # two members
     pack = zstandard.ZstdCompressor().compress
-    zst.write_bytes(pack(data[: len(data) // 3]) + pack(data[len(data) // 3 :]))  # two frames
+    skippable = b"\x50\x2a\x4d\x18\x04\0\0\0note"
+    zst.write_bytes(pack(data[: len(data) // 3]) + skippable + pack(data[len(data) // 3 :]))  # frames, as pzstd has them
     wanted, names = read_all(plain)
     for other in (packed, zst):
         records, found = read_all(other)

@@ -42,8 +42,7 @@ class ByteStream:
                 self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=self._source, mode="rb"))
             elif start.startswith(_ZSTD):
                 self.compression = "zstd"
-                reader = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
-                self._file = cast(IO[bytes], reader.stream_reader(self._source, read_across_frames=True, closefd=False))
+                self._file = cast(IO[bytes], _ZstdReader(self._source))
             else:
                 self.compression = ""
                 self._file = self._source
@@ -129,6 +128,40 @@ class ByteStream:
     def done_bytes(self) -> int:
         """How much of the stored file has been consumed: for a progress bar, where stored_bytes is not None."""
         return self._source.tell() if self.seekable else self.position
+
+
+class _ZstdReader:
+    """Frames one after another. The package's own stream reader takes a cut frame for an end; this one raises EOFError.
+
+    Input is fed in small steps, because a step's output cannot be bounded otherwise: a block of 4 bytes can stand for
+    128 KiB, so 2 KiB can become 64 MiB. For ordinary data a step gives some 8 KiB, which costs a microsecond.
+    """
+
+    _STEP_BYTES = 2048
+
+    def __init__(self, source: io.BufferedReader):
+        self._source = source
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._input = b""
+        self._output = b""
+
+    def read(self, size: int) -> bytes:
+        while not self._output:
+            if not self._input:
+                self._input = self._source.read(self._STEP_BYTES)
+            if not self._input:
+                if self._frame is None:
+                    return b""
+                raise EOFError("the last frame is not complete")
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
+            self._output = self._frame.decompress(self._input)
+            self._input = b""
+            if self._frame.eof:
+                self._input = self._frame.unused_data
+                self._frame = None
+        given, self._output = self._output[:size], self._output[size:]
+        return given
 
 
 class TraceFile:
