@@ -151,11 +151,10 @@ class Trace:
 
     def _shown(self, source: Source, name: str) -> str:
         """A device's name for people and file names: short, and different from every other."""
-        several = len({other.group for other in self.sources}) > 1
-        stem = _stem(source.path)
-        tries = [name, f"{stem}:{name}", f"{source.path}:{name}"] if name else [stem, source.path]
-        if several and name:
-            tries.pop(0)
+        label = source.group if source.group == source.format.name else _stem(source.path)
+        tries = [f"{label}:{name}", f"{source.path}:{name}"] if name else [label, source.path]
+        if name and len({other.group for other in self.sources}) == 1:
+            tries.insert(0, name)
         unused = (shown for shown in tries if shown not in self._shown_names)
         shown = next(unused, f"{tries[-1]}#{len(self.devices)}")
         self._shown_names.add(shown)

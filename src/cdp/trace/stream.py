@@ -22,7 +22,7 @@ from cdpcore.errors import InvalidRequest, NotFound, Unavailable
 PIECE_BYTES = 4 << 20  # a columnar reader needs some MiB to use its threads: 16 M records/s at 4 MiB, 12 M at 1 MiB
 HEAD_BYTES = 1 << 18  # what is looked at to tell a format, and all that is looked at ahead in a pipe
 WINDOW_BYTES = 1 << 27  # the largest zstd window taken (zstd --long=27); more would let a file choose our memory
-_GZIP = b"\x1f\x8b"
+_GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
@@ -34,10 +34,11 @@ class ByteStream:
         self.path = path
         self.position = 0  # of the next byte that read() gives, uncompressed
         self._ahead = b""
+        self._done = 0
         self._source = _open(path)
         try:
             start = self._source.peek(4)
-            if start.startswith(_GZIP):
+            if start.startswith(_GZIP) and start[3:4] < b"\x20":  # three bytes and no reserved flag
                 self.compression = "gzip"
                 self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=self._source, mode="rb"))
             elif start.startswith(_ZSTD):
@@ -67,7 +68,9 @@ class ByteStream:
 
     def close(self) -> None:
         """Idempotent."""
-        self._source.close()
+        if not self._source.closed:
+            self._done = self.done_bytes()
+            self._source.close()
 
     def fileno(self) -> int:
         """Descriptor of the stored file, valid until close()."""
@@ -127,6 +130,8 @@ class ByteStream:
 
     def done_bytes(self) -> int:
         """How much of the stored file has been consumed: for a progress bar, where stored_bytes is not None."""
+        if self._source.closed:
+            return self._done
         return self._source.tell() if self.seekable else self.position
 
 
