@@ -91,5 +91,4 @@ cdef class Log:
     cdef void give_io(self, int rc, cdp_status *st) noexcept nogil
     cdef void fail(self, int errno_) noexcept nogil
     cdef int fail_sticky(self, cdp_status *st) noexcept nogil
-    cdef int seal_file(self, cdp_status *st) noexcept nogil
     cdef void publish_sealing(self) noexcept nogil

@@ -42,22 +42,10 @@ cdef extern from "format.h" nogil:
         uint64_t created_ns
         uint32_t segment
         uint64_t salt
-    struct cdp_segment_trailer:
-        uint64_t salt
-        uint64_t first_seq
-        uint64_t last_seq
-        uint64_t first_ts_ns
-        uint64_t last_ts_ns
-        uint64_t directory_offset
-        uint32_t n_frames
-        uint32_t directory_crc
-        uint32_t segment
 
 cdef extern from "segment.h" nogil:
     int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
                            cdp_status *st)
-    int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
-                         cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
 
 cdef extern from "thread.h" nogil:
     int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
@@ -519,73 +507,7 @@ cdef class Log:
                 pthread_mutex_unlock(&self.ring.mutex)
         check(rc, &st, self.directory.decode())
 
-    # --- sealing -----------------------------------------------------------------------------------------------------
-
-    def sealing_segment(self):
-        """(number, first_seq, last_seq, first_ts_ns, last_ts_ns) of the segment that waits for its run, or None."""
-        cdef segment s
-        with nogil:
-            pthread_mutex_lock(&self.ring.mutex)
-            s = self.sealing
-            if not self.sealing_published:
-                s.number = 0
-            pthread_mutex_unlock(&self.ring.mutex)
-        return (s.number, s.first_seq, s.last_seq, s.first_ts_ns, s.last_ts_ns) if s.number else None
-
-    def finish_sealing(self):
-        """Write out and sync the segment that was set aside, then its directory and trailer. Returns its file size."""
-        cdef cdp_status st
-        cdef int rc
-        with nogil:
-            rc = self.seal_file(&st)
-        check(rc, &st, self.directory.decode())
-        return self.sealing.file_bytes
-
-    cdef int seal_file(self, cdp_status *st) noexcept nogil:
-        cdef segment *s = &self.sealing      # stable: only drop_sealing, called by the same thread, ends it
-        cdef cdp_segment_trailer tr
-        cdef int rc
-        pthread_mutex_lock(&self.ring.mutex)
-        while self.ring.written < s.end_frame:
-            pthread_mutex_unlock(&self.ring.mutex)
-            rc = self.io_round(0, st)
-            if rc != CDP_OK:
-                return rc
-            pthread_mutex_lock(&self.ring.mutex)
-        pthread_mutex_unlock(&self.ring.mutex)
-        rc = self.io_round(s.last_seq, st)
-        if rc != CDP_OK:
-            return rc
-        memset(&tr, 0, sizeof(tr))
-        tr.salt = s.salt
-        tr.first_seq = s.first_seq
-        tr.last_seq = s.last_seq
-        tr.first_ts_ns = s.first_ts_ns
-        tr.last_ts_ns = s.last_ts_ns
-        tr.segment = s.number
-        return cdp_segment_seal(self.table, s.fd, s.tail_bytes, s.frames, s.n_frames, &tr, &s.file_bytes, st)
-
-    def drop_sealing(self):
-        """The segment's run is installed: let the next roll go on."""
-        cdef int fd
-        with nogil:
-            pthread_mutex_lock(&self.ring.mutex)
-            fd = self.sealing.fd
-            free(self.sealing.frames)
-            memset(&self.sealing, 0, sizeof(segment))
-            self.sealing_published = False
-            self.maintenance_errno = 0
-            pthread_cond_broadcast(&self.ring.changed)
-            pthread_mutex_unlock(&self.ring.mutex)
-            self.table.close(self.table.ctx, fd)
-
-    def maintenance_failed(self, int errno_):
-        """Tell writers that no segment can be sealed for now (0: it can again), so that they are refused, not stuck."""
-        with nogil:
-            pthread_mutex_lock(&self.ring.mutex)
-            self.maintenance_errno = errno_
-            pthread_cond_broadcast(&self.ring.changed)
-            pthread_mutex_unlock(&self.ring.mutex)
+    # --- closing ----------------------------------------------------------------------------------------------------
 
     def close_files(self):
         """Close the open segment and the spare; returns the numbers of files that hold no frame (to be removed)."""

@@ -288,7 +288,8 @@ cdef class SegmentFile:
         """Why the last scan() stopped where it did, if it was at a record that fails its checksum; else ""."""
         if self.damage.where == NULL:
             return ""
-        return f"{self.damage.where.decode()} at byte {self.damage.offset} (expected {self.damage.expected:#x}, found {self.damage.actual:#x})"
+        return (f"{self.damage.where.decode()} at byte {self.damage.offset} (expected {self.damage.expected:#x}, "
+                f"found {self.damage.actual:#x})")
 
     def later_durable(self) -> int:
         """After scan() of an unsealed segment: the highest seq that any later valid frame claims was durable; 0: none."""
