@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 import pytest
-from cdpcore import errors
 from click.testing import CliRunner
 
 from cdp.cli import cli, exits
 from cdp.cli.base import CdpCommand, report
 from cdp.cli.reference import commands, help_of, renewed
 from cdp.settings import KEYS
+from cdpcore import errors
 
 DOCS = Path(__file__).parent.parent / "docs"
 ALL = list(commands())

@@ -8,16 +8,17 @@ import os
 import random
 from contextlib import contextmanager
 
-from cdpcore import errors as kinds
 import pytest
 from click.testing import CliRunner
 
 import cdp
 from cdp import client
-from cdp.admin import AdminServer, serving_view
+from cdp.admin import AdminServer, Held, serving_view
 from cdp.cli import cli, exits
 from cdp.client import connect, remove_serving, write_serving
+from cdp.leases import ImageLeases
 from cdp.service import VolumeService
+from cdpcore import errors as kinds
 
 KIB, MIB = 1024, 1 << 20
 SIZE = 16 * MIB
@@ -37,7 +38,8 @@ class World:
             return
         self._volume = cdp.open("web")
         served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
-        self._admin = AdminServer(served["admin_socket"], {"web": VolumeService(self._volume, served)})
+        self._leases = ImageLeases(self._volume)
+        self._admin = AdminServer(served["admin_socket"], {"web": Held(VolumeService(self._volume, served), self._leases)})
         self._admin.start()
         write_serving("web", served, str(self._volume.uuid))
 
@@ -45,6 +47,7 @@ class World:
         if self._admin:
             remove_serving("web")
             self._admin.close()
+            self._leases.close()
             self._volume.close()
             self._admin = None
 
@@ -256,7 +259,7 @@ def test_bookmarks_that_are_refused(world):
 
 
 def test_images(world):
-    first, second = write(world, (0, b"a" * 512), (0, b"b" * 512))
+    first, _ = write(world, (0, b"a" * 512), (0, b"b" * 512))
     assert "no images" in world.ok("image", "list", "web")
     made = world.json("image", "create", f"web@#{first}", "test")
     assert made["name"] == "test" and made["at"]["seq"] == first and os.path.isdir(made["path"])
@@ -298,7 +301,7 @@ def test_images_that_are_refused(world):
 
 
 def test_restore_and_undo(world):
-    first, second = write(world, (0, b"a" * 4096), (0, b"b" * 4096))
+    first, _ = write(world, (0, b"a" * 4096), (0, b"b" * 4096))
     dry = world.json("restore", f"web@#{first}", "--dry-run")
     assert dry["dry_run"] and dry["target"]["seq"] == first and dry["explanation"]["resolved"]["seq"] == first
     with connect("web") as service:
@@ -339,7 +342,7 @@ def test_destructive_restore(world):
 
 
 def test_restores_that_are_refused(world):
-    world.refused(exits.NOT_FOUND, "undo", "web")
+    world.refused(exits.REFUSED, "undo", "web", hint="cdp restores")
     assert "no restores" in world.ok("restores", "web")
     write(world, (0, b"a" * 512))
     world.refused(exits.USAGE, "restore", "web", hint="write web@POINT")

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from cdp.settings import Settings
 
 SERVING_FILE = "serving.json"
-CATALOG = "catalog.lmdb"
 IMAGES = "images"
 LOCK_WAIT_SECONDS = 2.0  # a command holds a volume for milliseconds: worth waiting for, unlike a server
 LOCK_RETRY_SECONDS = 0.05
@@ -66,8 +65,8 @@ class Location:
 
 
 def is_volume(path: str) -> bool:
-    """Whether a directory looks like a volume or a writable image (says nothing of its health)."""
-    return os.path.exists(os.path.join(path, CATALOG))
+    """Whether a directory looks like a volume or a writable image: also one with a lost catalog, which can be rebuilt."""
+    return os.path.exists(os.path.join(path, "lock")) and os.path.isdir(os.path.join(path, "log"))
 
 
 def locate(path: str) -> Location:

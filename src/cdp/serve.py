@@ -23,15 +23,19 @@ from typing import TYPE_CHECKING, Any, Self
 from cdpcore.errors import Busy, InvalidRequest, NotFound, Unavailable
 
 from cdp.client import (
+    IMAGES,
     LOCK_RETRY_SECONDS,
     LOCK_WAIT_SECONDS,
     Location,
     find_server,
+    is_volume,
     locate,
     remove_serving,
     write_serving,
 )
-from cdp.service import ServedView, VolumeService, open_image_path
+from cdp.leases import ImageLeases
+from cdp.points import valid_name
+from cdp.service import ServedView, VolumeService
 from cdp.settings import Settings, parse_address
 
 if TYPE_CHECKING:
@@ -61,31 +65,17 @@ class OpenExport:
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, volumes: "dict[str, Volume]", read_only: bool):
+    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool):
+        self._leases = leases
         self._volumes = volumes
         self._read_only = read_only
 
-    def list(self) -> list[tuple[str, str]]:
-        return [(name, text) for root, volume in self._volumes.items() for name, text in self._tree(root, volume)]
+    def list(self) -> Sequence[tuple[str, str]]:
+        """The volumes and all their images, from the directories: an image is not opened to be shown."""
+        return [found for name, volume in self._volumes.items() for found in
+                [(name, f"volume of {volume.size_bytes} bytes"), *_images_in(name, volume.path)]]
 
-    def _tree(self, name: str, volume: "Volume") -> Iterator[tuple[str, str]]:
-        """A volume and the images in it, theirs after each."""
-        yield name, f"volume of {volume.size_bytes} bytes"
-        for image in volume.images():
-            if not image.children:
-                yield f"{name}/{image.name}", f"writable image, begun as #{image.at.seq}"
-                continue
-            try:
-                opened = volume.open_image(image.name)
-            except NotFound:
-                continue  # deleted meanwhile
-            with opened:
-                tree = self._tree(f"{name}/{image.name}", opened)
-                next(tree)
-                yield f"{name}/{image.name}", f"writable image, begun as #{image.at.seq}"
-                yield from tree
-
-    def split(self, name: str) -> tuple[str, Sequence[str], str | None]:
+    def split(self, name: str) -> tuple[str, tuple[str, ...], str | None]:
         """Volume, image names and point of an export name. An empty name is the only volume. Raises NotFound."""
         if not name and len(self._volumes) == 1:
             name = next(iter(self._volumes))
@@ -97,12 +87,14 @@ class Exports:
         root, *images = path.split("/")
         if root not in self._volumes:
             raise NotFound(f"no export {name!r}", f"there are {', '.join(self._volumes)}")
-        return root, images, point
+        return root, tuple(images), point
 
     def open(self, name: str) -> OpenExport:
         root, images, point = self.split(name)
+        leases = self._leases[root]
         with ExitStack() as stack:
-            volume = open_image_path(self._volumes[root], images, stack)
+            volume = leases.acquire(images)
+            stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
                 return OpenExport(capsule=volume.target(), read_only=self._read_only, size_bytes=volume.size_bytes,
@@ -113,6 +105,18 @@ class Exports:
                               description=f"{base} as of {at}", name=f"{base}@{at}",
                               # -10m is another moment for the next connection; a seq is not.
                               multi_conn=point == at, _close=stack.pop_all().close)
+
+
+def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
+    try:
+        images = sorted(os.listdir(os.path.join(path, IMAGES)))
+    except FileNotFoundError:
+        return  # deleted meanwhile
+    for image in images:
+        inner = os.path.join(path, IMAGES, image)
+        if valid_name(image) and not image.endswith((".creating", ".deleted")) and is_volume(inner):
+            yield f"{name}/{image}", f"writable image of {name}"
+            yield from _images_in(f"{name}/{image}", inner)
 
 
 def runtime_directory() -> str:
@@ -146,6 +150,7 @@ class Server:
         self._nbd: Any = None
         self._exports: Exports | None = None
         self._volumes: dict[str, Volume] = {}
+        self._leases: dict[str, ImageLeases] = {}
         self._admin_socket = ""
         self._signalled = False
 
@@ -165,24 +170,26 @@ class Server:
         listen, tls = self._addresses(), self._tls()
         first = next(iter(self._roots))
         self._admin_socket = os.path.abspath(settings.admin_socket or os.path.join(runtime_directory(), f"{first}.admin.sock"))
+        from cdp.admin import AdminServer, Held, clear_stale_socket
         from cdp.nbd import NbdServer
-
-        from cdp.admin import AdminServer, clear_stale_socket
 
         clear_stale_socket(self._admin_socket)
         for name, location in self._roots.items():
             volume = _open_to_serve(location, settings)
             self._stack.callback(volume.close)
             self._volumes[name] = volume
+            self._leases[name] = ImageLeases(volume)
+            self._stack.callback(self._leases[name].close)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._volumes, self._read_only)
+        self._exports = Exports(self._leases, self._volumes, self._read_only)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
         self._nbd.start()
 
-        services = {name: VolumeService(volume, self._served(name)) for name, volume in self._volumes.items()}
-        admin = AdminServer(self._admin_socket, services)
+        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name])
+                for name, volume in self._volumes.items()}
+        admin = AdminServer(self._admin_socket, held)
         self._stack.callback(admin.close)
         admin.start()
         for name, location in self._roots.items():
