@@ -511,8 +511,12 @@ print("whole")
 """
 
 
+def find_compiler() -> str | None:
+    return shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or shutil.which("cc")
+
+
 def test_short_and_interrupted_transfers_are_finished(tmp_path: Path) -> None:
-    compiler = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or shutil.which("cc")
+    compiler = find_compiler()
     if not compiler or not sys.platform.startswith("linux"):
         pytest.skip("needs a C compiler and LD_PRELOAD")
     if os.environ.get("LD_PRELOAD"):
@@ -523,3 +527,24 @@ def test_short_and_interrupted_transfers_are_finished(tmp_path: Path) -> None:
     out = subprocess.run([sys.executable, "-c", SHIMMED, str(tmp_path), library], check=False, capture_output=True,
                          text=True, env={**os.environ, "LD_PRELOAD": library})
     assert out.stdout.strip() == "whole", out.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["-DCDP_PLAIN_POSIX=1"],
+                                   ["-fsanitize=address,undefined", "-fno-sanitize-recover"],
+                                   ["-fsanitize=thread"]], ids=["linux", "plain", "asan", "tsan"])
+def test_what_python_does_not_reach(tmp_path: Path, flags: list[str]) -> None:
+    compiler = find_compiler()
+    if not compiler or os.environ.get("LD_PRELOAD"):
+        pytest.skip("needs a C compiler, and nothing preloaded")
+    here = Path(__file__).parent
+    core = here.parent / "src" / "cdpcore" / "c"
+    program = str(tmp_path / "check")
+    build = [compiler, "-std=c11", "-D_GNU_SOURCE=1", "-g", "-O1", *flags, f"-I{core}", "-o", program,
+             str(here / "os_table_check.c"), *map(str, core.glob("os_*.c")), "-lpthread"]
+    built = subprocess.run(build, check=False, capture_output=True, text=True)
+    if built.returncode and "sanitize" in " ".join(flags) and "cannot find" in built.stderr:
+        pytest.skip("this compiler has no sanitizer runtime")
+    assert built.returncode == 0, built.stderr
+    (tmp_path / "root").mkdir()
+    out = subprocess.run([program, str(tmp_path / "root")], check=False, capture_output=True, text=True)
+    assert out.stdout.strip() == "all kept", out.stderr

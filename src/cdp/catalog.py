@@ -3,8 +3,7 @@
 Everything here can be rebuilt from the log (`cdp check --rebuild`); it is kept so that opening a volume does not have to.
 A transaction is durable when it returns. Values are JSON: a few hundred bytes each, readable with any LMDB tool.
 
-    meta      geometry -> {...}, runs_made -> n
-    segments  number (u32 big-endian) -> Segment
+    segments  number (u64 big-endian) -> Segment
     runs      id (u64 big-endian) -> Run
     bookmarks name -> BookmarkRow
     restores  seq (u64 big-endian) -> RestoreRow
@@ -26,21 +25,6 @@ from cdpcore.errors import Corruption, OutOfSpace
 
 MAP_BYTES = 64 << 20
 """First size of the LMDB map, doubled whenever it is full: about 200 bytes per segment and run, so 64 MiB lasts for 80 TB."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What never changes. `parent_seq` and what follows: for a writable image, the point of its parent that it shows."""
-
-    uuid: str
-    size_bytes: int
-    created_ns: int
-    segment_bytes: int
-    base: str                       # "none", "file" or "parent"
-    parent_seq: int = 0
-    parent_ts_ns: int = 0
-    parent_uuid: str = ""
-    format: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,20 +73,19 @@ class RestoreRow:
 class Transaction(Protocol):
     """Changes that become durable together."""
 
-    def put(self, row: Geometry | Segment | Run | BookmarkRow | RestoreRow) -> None: ...
+    def put(self, row: Segment | Run | BookmarkRow | RestoreRow) -> None: ...
     def remove(self, kind: type, key: int | str) -> None: ...
 
 
 class Catalog(Protocol):
     """What the store needs of a catalog. LmdbCatalog is the one in use; the simulator has a twin on its simulated disk."""
 
-    def geometry(self) -> Geometry: ...
     def rows(self, kind: type) -> list[Any]: ...
     def write(self) -> Any: ...
     def close(self) -> None: ...
 
 
-TABLES: dict[type, bytes] = {Geometry: b"meta", Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores"}
+TABLES: dict[type, bytes] = {Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores"}
 
 
 def key_of(kind: type, key: int | str) -> bytes:
@@ -111,8 +94,6 @@ def key_of(kind: type, key: int | str) -> bytes:
 
 
 def row_key(row: Any) -> int | str:
-    if isinstance(row, Geometry):
-        return "geometry"
     if isinstance(row, Segment):
         return row.number
     if isinstance(row, Run):
@@ -123,21 +104,17 @@ def row_key(row: Any) -> int | str:
 class LmdbCatalog:
     """VOLUME/catalog.lmdb. Raises Corruption where LMDB or a row can't be read."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, create: bool = False):
         self._path = path
+        if not create and not (path / "data.mdb").exists():
+            raise Corruption(f"{path}: the catalog is missing", "run 'cdp check --rebuild' on the volume")
         try:
-            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True)
+            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True, create=create)
             if self._env.info()["map_size"] < MAP_BYTES:
                 self._env.set_mapsize(MAP_BYTES)
             self._dbs = {kind: self._env.open_db(name) for kind, name in TABLES.items()}
         except lmdb.Error as e:
             raise Corruption(f"{path}: {e}", "run 'cdp check --rebuild' on the volume") from None
-
-    def geometry(self) -> Geometry:
-        rows = self.rows(Geometry)
-        if not rows:
-            raise Corruption(f"{self._path}: the catalog is empty", "run 'cdp check --rebuild' on the volume")
-        return rows[0]
 
     def rows(self, kind: type) -> list[Any]:
         """All rows of a kind, in key order."""

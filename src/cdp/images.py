@@ -13,7 +13,7 @@ from cdpcore.errors import Busy, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.osapi import Os
 
 from . import points, store as stores
-from .catalog import Geometry
+from .geometry import load
 from .model import ImageInfo, Moment
 from .tuning import Tuning
 
@@ -82,23 +82,12 @@ class Images:
                 raise Busy(f"{self._volume.path}: image {name!r} is open", "close it first")
 
     def _check(self, name: str) -> None:
-        if not points.valid_name(name) or not self._os.exists(f"{self._folder}/{name}/lock"):
+        if not points.valid_name(name) or not self._os.exists(f"{self._folder}/{name}/volume.json"):
             raise NotFound(f"{self._volume.path}: no image {name!r}", "'cdp image list' lists them")
 
     def _info(self, name: str) -> ImageInfo:
         path = f"{self._folder}/{name}"
-        image = self._open.get(name)
-        if image is not None and not image.closed:
-            geometry = image.geometry()
-        else:
-            geometry = self._read_geometry(path)
+        geometry = load(self._os, path)
         log_bytes = sum(self._os.size(f"{path}/log/{n}") for n in self._os.list_dir(f"{path}/log"))
         return ImageInfo(name, path, Moment(geometry.parent_seq, geometry.parent_ts_ns), geometry.created_ns, geometry.size_bytes,
                          log_bytes, len(self._os.list_dir(f"{path}/images")))
-
-    def _read_geometry(self, path: str) -> Geometry:
-        catalog = self._catalog(path)
-        try:
-            return catalog.geometry()
-        finally:
-            catalog.close()

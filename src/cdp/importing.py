@@ -1,6 +1,6 @@
 """Filling the base of a new volume: straight into base.img, not through the log.
 
-All or nothing: the file is written under another name, synced and renamed, and the catalog's geometry then says that there is a
+All or nothing: the file is written under another name, synced and renamed, and volume.json then says that there is a
 base; a crash before that leaves the volume empty.
 """
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from cdpcore.errors import InvalidRequest
+
+from . import geometry as geometries
 
 if TYPE_CHECKING:
     from .store import Store
@@ -46,5 +48,4 @@ def import_base(store: Store, read: Callable[[int, memoryview], None], extents: 
     store.os.rename(building, target)
     store.os.sync_dir(store.directory)
     store.geometry = dataclasses.replace(store.geometry, base="file")
-    with store.catalog.write() as txn:
-        txn.put(store.geometry)
+    geometries.save(store.os, store.directory, store.geometry)

@@ -18,7 +18,8 @@ from cdpcore.errors import Corruption
 from cdpcore.osapi import Os
 from cdpcore.segment import SegmentFile
 
-from .catalog import BookmarkRow, Catalog, Geometry, RestoreRow, Run, Segment, Transaction
+from .catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction
+from .geometry import Geometry
 from .tuning import Tuning
 
 BOOKMARK, RESTORE, UNBOOKMARK = 5, 6, 7

@@ -1,6 +1,7 @@
 """A volume's store, assembled: directory, lock, catalog, recovery, log, core, maintenance; opened and closed as one.
 
     VOLUME/
+      volume.json    size, identity, where the base is
       lock           held while a process has the volume open
       catalog.lmdb   what it consists of (rebuildable)
       base.img       content at the beginning of history (sparse; absent where all holes)
@@ -26,19 +27,22 @@ from cdpcore.segfiles import SegmentFds
 from cdpcore.view import View
 from cdpcore.volume import VolumeCore
 
+from . import geometry as geometries
 from . import lineage
-from .catalog import Catalog, Geometry, LmdbCatalog, RestoreRow, Segment
+from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment
+from .geometry import Geometry
 from .maintain import Maintainer
 from .recovery import Found, log_path, recover
 from .timeline import Timeline
 from .tuning import Tuning
 
-CatalogFactory = Callable[[str], Catalog]
+CatalogFactory = Callable[[str, bool], Catalog]
+"""(volume directory, create it) -> its catalog."""
 MAX_SIZE_BYTES = 1 << 56
 
 
-def lmdb_catalog(directory: str) -> Catalog:
-    return LmdbCatalog(Path(directory) / "catalog.lmdb")
+def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
 
 
 def check_size(size: int) -> None:
@@ -69,10 +73,8 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         for name in ("log", "runs", "images"):
             os.mkdir(f"{building}/{name}")
         os.write_file(f"{building}/lock", b"")
-        new = catalog(building)
-        with new.write() as txn:
-            txn.put(geometry)
-        new.close()
+        geometries.save(os, building, geometry)
+        catalog(building, True).close()
         os.sync_dir(building)
         os.rename(building, directory)
         os.sync_dir(str(Path(directory).parent))
@@ -95,6 +97,18 @@ def remove_tree(os: Os, path: str) -> None:
     os.rmdir(path)
 
 
+def lock(os: Os, directory: str) -> File:
+    """The volume's lock, held until the file is closed. Raises Busy."""
+    file = os.open(f"{directory}/lock", write=True)
+    try:
+        file.lock()
+    except CdpError:
+        file.close()
+        raise Busy(f"{directory}: another process has the volume open",
+                   "stop it, or let it do the work: the command line finds a running server by itself") from None
+    return file
+
+
 class Store:
     """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
 
@@ -114,19 +128,14 @@ class Store:
         self._open()
 
     def _open(self) -> None:
-        if not self.os.exists(f"{self.directory}/lock"):
+        if not self.os.exists(f"{self.directory}/{geometries.NAME}"):
             if self.os.exists(self.directory):
                 raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
-        self._lock_file = self.os.open(f"{self.directory}/lock", write=True)
+        self._lock_file = lock(self.os, self.directory)
         try:
-            try:
-                self._lock_file.lock()
-            except CdpError:
-                raise Busy(f"{self.directory}: another process has the volume open",
-                           "stop it, or let it do the work: the command line finds a running server by itself") from None
-            self.catalog = self._catalog_factory(self.directory)
-            self.geometry: Geometry = self.catalog.geometry()
+            self.catalog = self._catalog_factory(self.directory, False)
+            self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
             self._assemble()
         except BaseException:

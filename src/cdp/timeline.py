@@ -207,6 +207,8 @@ def group(seqs: Any, descs: Any) -> Any:
     out["ts_ns"] = descs["ts_ns"][first]
     out["kind"] = np.maximum.reduceat(descs["kind"], first)     # the edges of a zero or trim are writes
     out["flags"] = descs["flags"][first] & FUA
-    out["offset"] = descs["start"][first] * 512
+    place = descs["kind"][first] <= 3
+    place |= descs["kind"][first] == 6                          # a bookmark's start is a seq, not a place
+    out["offset"] = np.where(place, descs["start"][first] * 512, 0)
     out["length"] = np.add.reduceat(descs["sectors"], first) * 512
     return out

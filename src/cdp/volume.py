@@ -22,7 +22,8 @@ from cdpcore.target import Target
 from cdpcore.view import View
 
 from . import lineage, points, store as stores
-from .catalog import BookmarkRow, Geometry, RestoreRow
+from .catalog import BookmarkRow, RestoreRow
+from .geometry import Geometry
 from .images import Images
 from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
 from .reclaim import reclaim
@@ -82,7 +83,7 @@ class Volume:
     def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
         folder = Path(self.path).parent
-        if folder.name != "images" or not (os or stores.posix()).exists(f"{folder.parent}/lock"):
+        if folder.name != "images" or not (os or stores.posix()).exists(f"{folder.parent}/volume.json"):
             return None
         return Volume(folder.parent, settings=self.settings, _tuning=tuning, _os=os, _catalog=catalog)
 

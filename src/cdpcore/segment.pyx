@@ -70,6 +70,7 @@ cdef extern from "frame.h" nogil:
     void cdp_frame_reader_free(cdp_frame_reader *r)
     int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st)
     const cdp_record_desc *cdp_frame_reader_desc(const cdp_frame_reader *r, uint32_t i)
+    int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st)
     int cdp_frame_reader_later_durable(cdp_frame_reader *r, uint64_t *durable_seq, cdp_status *st)
 
 cdef extern from "segment.h" nogil:
@@ -193,10 +194,11 @@ cdef class SegmentFile:
                 raise Corruption(f"{self.path}: the directory of frames fails its checksum", "run 'cdp check' on the volume")
         return bytes(out)
 
-    def scan(self, uint64_t expect_seq, *, bint verify_data, uint32_t tree_records=0):
+    def scan(self, uint64_t expect_seq, *, bint verify_data, uint32_t tree_records=0, freed=()):
         """Walk all frames from the file's start, for recovery, check and rebuild.
 
         Args: expect_seq: seq of the first record, 0 if not known; verify_data: check every record's data too;
+            freed: (after_seq, before_seq, start_sector, end_sector) of destructive restores: data that they freed is not verified;
             tree_records: not 0: build an extent tree for so many records (for write_run).
         Returns a list of events: (kind, seq, ts_ns, start, sectors, data) of bookmarks and restores.
         Stops at the first frame that is not valid; `torn` then says whether the file goes on behind it. A record whose last
@@ -210,6 +212,7 @@ cdef class SegmentFile:
         cdef uint64_t seq = 0, loc
         cdef int rc
         cdef list events = []
+        cdef bint some_freed = len(freed) > 0
         memset(&st, 0, sizeof(st))
         if tree_records:
             self.tree = cdp_tree_new(tree_records)
@@ -225,11 +228,26 @@ cdef class SegmentFile:
             self.flush_seq = 0
             while True:
                 with nogil:
-                    rc = cdp_frame_reader_next(&r, verify_data, &st)
+                    rc = cdp_frame_reader_next(&r, verify_data and not some_freed, &st)
                 if rc < 0:
                     check(-rc, &st, self.path)
                 if rc == 0:
                     break
+                if verify_data and some_freed:
+                    seq = r.head.first_seq
+                    for i in range(r.head.n_desc):
+                        d = cdp_frame_reader_desc(&r, i)
+                        if d.data_bytes and not any(a < seq < b and d.start >= lo and d.start + d.sectors <= hi
+                                                    for a, b, lo, hi in freed):
+                            rc = cdp_frame_reader_data_ok(&r, i, &st)
+                            if rc < 0:
+                                check(-rc, &st, self.path)
+                            if rc == 0:
+                                break
+                        seq += not (d.flags & CDP_REC_MORE)
+                    if rc == 0:
+                        r.off = r.frame_off
+                        break
                 self.note_frame(r.head.first_seq, cdp_frame_reader_desc(&r, 0).ts_ns, r.head.flush_seq, r.frame_off, r.head.n_desc)
                 self.flush_seq = r.head.flush_seq
                 seq = r.head.first_seq

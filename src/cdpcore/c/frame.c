@@ -177,28 +177,26 @@ static int load_header(cdp_frame_reader *r, uint64_t off, cdp_status *st)
     return 1;
 }
 
-static int data_is_valid(cdp_frame_reader *r, cdp_status *st)
+int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st)
 {
-    for (uint32_t i = 0; i < r->head.n_desc; i++) {
-        const struct cdp_record_desc *d = cdp_frame_reader_desc(r, i);
-        uint64_t at = (uint64_t)d->data_sector * CDP_SECTOR;
-        uint32_t crc = 0;
-        for (uint64_t done = 0; done < d->data_bytes;) {
-            uint64_t n = d->data_bytes - done < r->scratch_bytes ? d->data_bytes - done : r->scratch_bytes;
-            int64_t got = r->os->pread(r->os->ctx, r->fd, r->scratch, n, at + done);
-            if (got < 0)
-                return -cdp_fail_os(st, got, at + done, "reading a record's data");
-            if ((uint64_t)got != n)
-                return 0;
-            crc = cdp_crc32c(crc, r->scratch, n);
-            done += n;
-        }
-        if (d->data_bytes && crc != d->crc) {
-            cdp_fail(st, CDP_CORRUPT, 0, at, "a record's data fails its checksum");
-            st->expected = d->crc;
-            st->actual = crc;
+    const struct cdp_record_desc *d = cdp_frame_reader_desc(r, i);
+    uint64_t at = (uint64_t)d->data_sector * CDP_SECTOR;
+    uint32_t crc = 0;
+    for (uint64_t done = 0; done < d->data_bytes;) {
+        uint64_t n = d->data_bytes - done < r->scratch_bytes ? d->data_bytes - done : r->scratch_bytes;
+        int64_t got = r->os->pread(r->os->ctx, r->fd, r->scratch, n, at + done);
+        if (got < 0)
+            return -cdp_fail_os(st, got, at + done, "reading a record's data");
+        if ((uint64_t)got != n)
             return 0;
-        }
+        crc = cdp_crc32c(crc, r->scratch, n);
+        done += n;
+    }
+    if (d->data_bytes && crc != d->crc) {
+        cdp_fail(st, CDP_CORRUPT, 0, at, "a record's data fails its checksum");
+        st->expected = d->crc;
+        st->actual = crc;
+        return 0;
     }
     return 1;
 }
@@ -210,8 +208,9 @@ int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st)
         return rc;
     if (r->head.frame != r->frame || (r->expect_seq && r->head.first_seq != r->expect_seq))
         return 0;
-    if (verify_data && (rc = data_is_valid(r, st)) != 1)
-        return rc;
+    for (uint32_t i = 0; verify_data && i < r->head.n_desc; i++)
+        if ((rc = cdp_frame_reader_data_ok(r, i, st)) != 1)
+            return rc;
     r->frame_off = r->off;
     r->off += CDP_BLOCK + r->head.data_bytes + r->head.tail_bytes;
     r->frame++;

@@ -96,7 +96,7 @@ static int px_open(void *ctx, const char *path, uint32_t flags)
         oflags |= O_CREAT | O_EXCL;
     int fd;
     do
-        fd = open(path, oflags, 0666);
+        fd = open(path, oflags, 0600);
     while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return -errno;
@@ -349,7 +349,7 @@ static int px_unlink(void *ctx, const char *path)
 static int px_mkdir(void *ctx, const char *path)
 {
     (void)ctx;
-    return mkdir(path, 0777) ? -errno : 0;
+    return mkdir(path, 0700) ? -errno : 0;
 }
 
 static int px_rmdir(void *ctx, const char *path)

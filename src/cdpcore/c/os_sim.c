@@ -59,7 +59,7 @@ static sim_handle *find_handle(cdp_sim *s, int fd)
     sim_handle *h = fd > 0 ? &s->handles[(uint32_t)fd % SIM_SLOTS] : NULL;
     if (h && h->inode && h->generation == (uint32_t)fd / SIM_SLOTS)
         return h;
-    if (!h || h->lost != (uint32_t)fd / SIM_SLOTS)
+    if (!h || (uint32_t)fd / SIM_SLOTS > h->lost)
         s->misuse++;
     return NULL;
 }
@@ -123,7 +123,7 @@ static int new_handle(cdp_sim *s, sim_inode *ino, const char *path, uint32_t fla
     h->path = memcpy(sim_alloc(n), path, n);
     h->flags = flags;
     h->generation = h->generation + 1 < SIM_GENERATIONS ? h->generation + 1 : 1;
-    ino->refs++;
+    sim_inode_use(&s->tree, ino);
     s->n_handles++;
     s->next_slot = (slot + 1) % SIM_SLOTS;
     return (int)(h->generation * SIM_SLOTS + slot);
@@ -134,7 +134,7 @@ void sim_free_handle(cdp_sim *s, sim_handle *h)
     int fd = (int)(h->generation * SIM_SLOTS + (uint32_t)(h - s->handles));
     if (h->inode->lock == fd)
         h->inode->lock = 0;
-    sim_inode_unref(&s->tree, h->inode);
+    sim_inode_unuse(&s->tree, h->inode);
     h->inode = NULL;
     free(h->path);
     h->path = NULL;

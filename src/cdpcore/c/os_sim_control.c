@@ -36,11 +36,11 @@ cdp_sim *cdp_sim_new(uint64_t seed)
 /* The power went. */
 static void free_handles(cdp_sim *s)
 {
-    for (sim_handle *h = s->handles; h < s->handles + SIM_SLOTS && s->n_handles; h++)
-        if (h->inode) {
-            h->lost = h->generation;
+    for (sim_handle *h = s->handles; h < s->handles + SIM_SLOTS; h++) {
+        h->lost = h->generation;
+        if (h->inode)
             sim_free_handle(s, h);
-        }
+    }
 }
 
 void cdp_sim_free(cdp_sim *s)

@@ -17,6 +17,7 @@
 #define SIM_PAGE 4096u
 #define SIM_SECTOR 512u
 #define SIM_FANOUT 64u
+#define SIM_SLAB_BYTES (2ull << 20)
 
 typedef struct sim_page {
     struct sim_page *next_free;
@@ -24,8 +25,12 @@ typedef struct sim_page {
     unsigned char data[SIM_PAGE];
 } sim_page;
 
+typedef struct sim_slab sim_slab;
 typedef struct sim_pool {
     sim_page *free;
+    sim_slab *slabs;        /* memory that pages are cut from, newest first */
+    uint64_t slab_bytes;    /* of the newest; they double up to SIM_SLAB_BYTES */
+    sim_page *next, *limit; /* what was not cut yet */
     sim_page zero;
 } sim_pool;
 
@@ -33,7 +38,8 @@ typedef struct sim_node sim_node;
 typedef struct sim_map {
     sim_node *root;
     uint32_t height; /* levels; a map of height h has room for SIM_FANOUT^h pages */
-    uint64_t *used;  /* pages, may be NULL */
+    uint64_t count;  /* pages */
+    uint64_t *used;  /* of all maps that share it, may be NULL */
 } sim_map;
 
 /* malloc and calloc that do not return NULL. */
@@ -57,6 +63,8 @@ void sim_map_set(sim_pool *pool, sim_map *m, uint64_t index, sim_page *p);
 int sim_map_next(const sim_map *m, uint64_t index, uint64_t *found);
 /* Remove the pages of [from, to). */
 void sim_map_drop(sim_pool *pool, sim_map *m, uint64_t from, uint64_t to);
+/* From now on the map's pages are part of *used, or (NULL) of no sum. */
+void sim_map_charge(sim_map *m, uint64_t *used);
 /* Make the pages [from, to) of dst those of src. */
 void sim_map_copy(sim_pool *pool, sim_map *dst, const sim_map *src, uint64_t from, uint64_t to);
 /* How many pages of [from, to) there are. */

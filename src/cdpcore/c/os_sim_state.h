@@ -17,7 +17,7 @@ typedef struct sim_handle {
     char *path;
     uint32_t flags;
     uint32_t generation;
-    uint32_t lost; /* the generation that a power cut ended: its user did nothing wrong */
+    uint32_t lost; /* generations up to here ended with a power cut at the latest: using one is no misuse */
 } sim_handle;
 
 typedef struct sim_fault {

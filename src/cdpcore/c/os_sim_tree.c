@@ -24,7 +24,6 @@ static sim_inode *new_inode(sim_tree *t, int is_dir)
     sim_inode *ino = sim_alloc_zeroed(sizeof *ino);
     ino->refs = 1;
     ino->is_dir = is_dir;
-    ino->file.cur.used = &t->used_pages;
     ino->next = t->all;
     if (t->all)
         t->all->prev = ino;
@@ -32,11 +31,19 @@ static sim_inode *new_inode(sim_tree *t, int is_dir)
     return ino;
 }
 
-static void clear_entries(sim_tree *t, sim_entries *e)
+static void drop_ref(sim_tree *t, sim_inode *ino, int current)
+{
+    if (current)
+        sim_inode_unuse(t, ino);
+    else
+        sim_inode_unref(t, ino);
+}
+
+static void clear_entries(sim_tree *t, sim_entries *e, int current)
 {
     for (uint64_t i = 0; i < e->n; i++) {
         free(e->v[i].name);
-        sim_inode_unref(t, e->v[i].inode);
+        drop_ref(t, e->v[i].inode, current);
     }
     free(e->v);
     *e = (sim_entries){0};
@@ -46,13 +53,27 @@ void sim_inode_unref(sim_tree *t, sim_inode *ino)
 {
     if (!ino || --ino->refs)
         return;
-    clear_entries(t, &ino->cur);
-    clear_entries(t, &ino->dur);
+    clear_entries(t, &ino->cur, 1);
+    clear_entries(t, &ino->dur, 0);
     sim_file_clear(&t->pool, &ino->file);
     *(ino->prev ? &ino->prev->next : &t->all) = ino->next;
     if (ino->next)
         ino->next->prev = ino->prev;
     free(ino);
+}
+
+void sim_inode_use(sim_tree *t, sim_inode *ino)
+{
+    ino->refs++;
+    if (ino->uses++ == 0)
+        sim_map_charge(&ino->file.cur, &t->used_pages);
+}
+
+void sim_inode_unuse(sim_tree *t, sim_inode *ino)
+{
+    if (--ino->uses == 0)
+        sim_map_charge(&ino->file.cur, NULL);
+    sim_inode_unref(t, ino);
 }
 
 /* Where a name is, or belongs. */
@@ -82,15 +103,18 @@ static sim_inode *look(const sim_entries *e, const char *name)
     return found ? e->v[i].inode : NULL;
 }
 
-static void set_entry(sim_tree *t, sim_entries *e, const char *name, sim_inode *ino)
+static void set_entry(sim_tree *t, sim_entries *e, const char *name, sim_inode *ino, int current)
 {
     int found;
     uint64_t i = place(e, name, &found);
-    ino->refs++;
+    if (current)
+        sim_inode_use(t, ino);
+    else
+        ino->refs++;
     if (found) {
         sim_inode *old = e->v[i].inode;
         e->v[i].inode = ino;
-        sim_inode_unref(t, old);
+        drop_ref(t, old, current);
         return;
     }
     if (e->n == e->cap) {
@@ -107,7 +131,7 @@ static void set_entry(sim_tree *t, sim_entries *e, const char *name, sim_inode *
     e->n++;
 }
 
-static void remove_entry(sim_tree *t, sim_entries *e, const char *name)
+static void remove_entry(sim_tree *t, sim_entries *e, const char *name, int current)
 {
     int found;
     uint64_t i = place(e, name, &found);
@@ -117,7 +141,7 @@ static void remove_entry(sim_tree *t, sim_entries *e, const char *name)
     e->n--;
     memmove(&e->v[i], &e->v[i + 1], (e->n - i) * sizeof *e->v);
     free(gone.name);
-    sim_inode_unref(t, gone.inode);
+    drop_ref(t, gone.inode, current);
 }
 
 /* --- paths -------------------------------------------------------------------------------------------------------- */
@@ -191,13 +215,13 @@ int64_t sim_list(const sim_tree *t, const char *path, char *buf, uint64_t cap)
 
 /* --- operations --------------------------------------------------------------------------------------------------- */
 
-/* On the current entries (durable = 0) or the durable ones. */
-static void apply(sim_tree *t, const sim_name_op *op, int durable)
+/* To the current entries, or to the durable ones. */
+static void apply(sim_tree *t, const sim_name_op *op, int current)
 {
     if (op->from_dir)
-        remove_entry(t, durable ? &op->from_dir->dur : &op->from_dir->cur, op->from);
+        remove_entry(t, current ? &op->from_dir->cur : &op->from_dir->dur, op->from, current);
     if (op->to_dir)
-        set_entry(t, durable ? &op->to_dir->dur : &op->to_dir->cur, op->to, op->inode);
+        set_entry(t, current ? &op->to_dir->cur : &op->to_dir->dur, op->to, op->inode, current);
 }
 
 static void free_name_op(sim_tree *t, sim_name_op *op)
@@ -221,7 +245,7 @@ static void commit(sim_tree *t, int all)
     while (op) {
         sim_name_op *next = op->next;
         if (all || op->commit) {
-            apply(t, op, 1);
+            apply(t, op, 0);
             free_name_op(t, op);
         } else {
             op->next = NULL;
@@ -261,7 +285,7 @@ static void do_op(sim_tree *t, sim_inode *from_dir, const char *from, sim_inode 
         t->first = op;
     t->last = op;
     t->n_ops++;
-    apply(t, op, 0);
+    apply(t, op, 1);
 }
 
 int sim_create(sim_tree *t, const char *path, int is_dir, sim_inode **out)
@@ -392,8 +416,8 @@ void sim_tree_free(sim_tree *t)
     commit(t, 1);
     hold_all(t);
     for (sim_inode *ino = t->all; ino; ino = ino->next) {
-        clear_entries(t, &ino->cur);
-        clear_entries(t, &ino->dur);
+        clear_entries(t, &ino->cur, 1);
+        clear_entries(t, &ino->dur, 0);
     }
     sim_inode_unref(t, t->root);
     release_all(t);
@@ -403,7 +427,7 @@ void sim_tree_free(sim_tree *t)
 static void read_durable(sim_tree *t, sim_inode *dir)
 {
     for (uint64_t i = 0; i < dir->dur.n; i++)
-        set_entry(t, &dir->cur, dir->dur.v[i].name, dir->dur.v[i].inode);
+        set_entry(t, &dir->cur, dir->dur.v[i].name, dir->dur.v[i].inode, 1);
 }
 
 void sim_tree_crash(sim_tree *t, const sim_fate *fate)
@@ -416,7 +440,7 @@ void sim_tree_crash(sim_tree *t, const sim_fate *fate)
         t->first = op->next;
         if (survive) {
             survive--;
-            apply(t, op, 1);
+            apply(t, op, 0);
         }
         free_name_op(t, op);
     }
@@ -424,7 +448,7 @@ void sim_tree_crash(sim_tree *t, const sim_fate *fate)
     t->n_ops = 0;
     hold_all(t);
     for (sim_inode *ino = t->all; ino; ino = ino->next) {
-        clear_entries(t, &ino->cur);
+        clear_entries(t, &ino->cur, 1);
         read_durable(t, ino);
         ino->lock = 0;
     }

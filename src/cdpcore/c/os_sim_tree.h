@@ -32,6 +32,7 @@ typedef struct sim_entries { /* ascending by name (bytes) */
 struct sim_inode {
     sim_inode *prev, *next; /* of all inodes */
     uint64_t refs;
+    uint64_t uses;     /* current entries and handles; without one its space counts as free */
     int is_dir;
     int lock;          /* handle that has it, 0: none */
     sim_file file;     /* of a file */
@@ -42,7 +43,7 @@ typedef struct sim_name_op sim_name_op;
 
 typedef struct sim_tree {
     sim_pool pool;
-    uint64_t used_pages; /* of the current content of all inodes */
+    uint64_t used_pages; /* of the current content of all inodes in use */
     sim_inode *root, *all;
     sim_name_op *first, *last;
     uint64_t n_ops;
@@ -51,6 +52,9 @@ typedef struct sim_tree {
 void sim_tree_init(sim_tree *t);
 void sim_tree_free(sim_tree *t);
 void sim_inode_unref(sim_tree *t, sim_inode *ino);
+/* A reference that counts as a use: an entry that is current, a handle. */
+void sim_inode_use(sim_tree *t, sim_inode *ino);
+void sim_inode_unuse(sim_tree *t, sim_inode *ino);
 
 /* Paths: names separated by '/', from the root whether or not they begin with it; "." is skipped, ".." refused. The
  * functions return 0 or a negative errno. */

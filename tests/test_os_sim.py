@@ -1,0 +1,843 @@
+"""The simulated machine forgets, tears and fails as os_sim.h says: no less (or tests on it prove nothing), no more."""
+import errno
+import mmap
+import random
+from collections.abc import Callable
+
+import pytest
+from cdpcore.errors import CdpError, InvalidRequest, NotFound, OutOfSpace, Unavailable
+
+from cdpcore.osapi import File, Os, SimOs
+
+SECTOR = 512
+PAGE = 4096
+MIB = 1 << 20
+
+
+def stamp(length: int, salt: int) -> bytes:
+    """Content in which every sector tells which write it is from."""
+    return b"".join(bytes([salt]) * (SECTOR - 1) + bytes([i % 251]) for i in range(length // SECTOR))
+
+
+def sectors(data: bytes) -> list[bytes]:
+    return [data[i : i + SECTOR] for i in range(0, len(data), SECTOR)]
+
+
+def tree(os: Os, path: str = "/") -> dict[str, bytes]:
+    """Every file below a directory, with its content."""
+    out: dict[str, bytes] = {}
+    for name in os.list_dir(path):
+        below = f"{path.rstrip('/')}/{name}"
+        try:
+            out[below] = os.read_file(below, limit_bytes=1 << 30)
+        except Unavailable:
+            out |= {below + "/": b""} | tree(os, below)
+    return out
+
+
+def durable_file(sim: SimOs, path: str, data: bytes) -> File:
+    f = sim.open(path, write=True, create=True)
+    f.pwrite(data, 0)
+    f.datasync()
+    sim.sync_dir("/")
+    return f
+
+
+# --- power: content ---------------------------------------------------------------------------------------------------
+
+
+def test_synced_data_and_name_survive_every_mode() -> None:
+    for mode in ("seeded", "drop", "keep"):
+        for seed in range(20):
+            sim = SimOs(seed)
+            durable_file(sim, "/f", stamp(MIB, 1)).close()
+            sim.power_on(mode)
+            assert tree(sim) == {"/f": stamp(MIB, 1)}
+
+
+def test_datasync_covers_the_writes_of_every_handle() -> None:
+    sim = SimOs(0)
+    with durable_file(sim, "/f", b"") as a, sim.open("/f", write=True) as b:
+        a.pwrite(b"one", 0)
+        b.pwrite(b"two", 3)
+        a.datasync()
+    sim.power_on("drop")
+    assert sim.read_file("/f") == b"onetwo"
+
+
+def test_drop_forgets_what_was_not_synced() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"old" * 10000)
+    f.pwrite(b"new", 0)
+    f.pwrite(b"longer", 50000)
+    f.truncate(7)
+    f.allocate(0, MIB)
+    f.pwrite(b"tail", 2 * MIB)
+    assert f.size() == 2 * MIB + 4
+    sim.power_on("drop")
+    assert sim.read_file("/f") == b"old" * 10000
+
+
+def test_keep_keeps_all_the_call_in_flight_included() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"x" * 100000)
+    f.truncate(10)
+    f.allocate(0, 20000)
+    sim.cut_at(1)
+    with pytest.raises(Unavailable):
+        f.pwrite(b"y" * 10, 15000)
+    sim.power_on("keep")
+    assert sim.read_file("/f") == b"x" * 10 + b"\0" * 14990 + b"y" * 10 + b"\0" * 4990
+
+
+def test_writes_are_kept_dropped_and_torn_in_sectors() -> None:
+    old, new = stamp(64 * SECTOR, 1), stamp(64 * SECTOR, 2)
+    seen = {"kept": 0, "dropped": 0, "prefix": 0, "gap": 0}
+    for seed in range(400):
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", old)
+        f.pwrite(new, 0)
+        sim.power_on()
+        now = sectors(sim.read_file("/f"))
+        assert all(got in (a, b) for got, a, b in zip(now, sectors(old), sectors(new), strict=True))
+        fresh = [got == b for got, b in zip(now, sectors(new), strict=True)]
+        if all(fresh):
+            seen["kept"] += 1
+        elif not any(fresh):
+            seen["dropped"] += 1
+        elif fresh == sorted(fresh, reverse=True):
+            seen["prefix"] += 1
+        else:
+            seen["gap"] += 1
+    assert min(seen.values()) >= 10, seen
+
+
+def test_each_write_has_its_own_fate() -> None:
+    seen = set()
+    for seed in range(300):
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", b"\0" * 3 * SECTOR)
+        for i in range(3):
+            f.pwrite(b"x" * SECTOR, i * SECTOR)
+        sim.power_on()
+        seen.add(tuple(s[0] for s in sectors(sim.read_file("/f"))))
+    assert len(seen) == 8, seen
+
+
+def test_the_write_in_flight_may_be_torn_or_missing() -> None:
+    seen = set()
+    for seed in range(500):
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", b"\0" * 3 * SECTOR)
+        sim.cut_at(1)
+        with pytest.raises(Unavailable, match="Input/output error"):
+            f.pwrite(b"x" * 3 * SECTOR, 0)
+        sim.power_on()
+        seen.add(tuple(s[0] for s in sectors(sim.read_file("/f"))))
+    assert len(seen) == 8, seen
+
+
+def test_sizes_may_outlive_their_data() -> None:
+    seen = set()
+    for seed in range(200):
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", b"")
+        f.pwrite(b"x" * 1000, 0)
+        sim.power_on()
+        data = sim.read_file("/f")
+        assert len(data) in (0, 512, 1000)
+        assert all(s in (b"x" * len(s), b"\0" * len(s)) for s in sectors(data))
+        seen.add(data)
+    assert {b"", b"x" * 1000, b"\0" * 1000, b"x" * 512} <= seen
+
+
+def test_a_synced_name_does_not_bring_its_data() -> None:
+    sim = SimOs(0)
+    with sim.open("/f", write=True, create=True) as f:
+        f.pwrite(b"data", 0)
+        sim.sync_dir("/")
+    sim.power_on("drop")
+    assert tree(sim) == {"/f": b""}
+
+
+def test_synced_data_does_not_bring_its_name() -> None:
+    sim = SimOs(0)
+    with sim.open("/f", write=True, create=True) as f:
+        f.pwrite(b"data", 0)
+        f.datasync()
+    sim.power_on("drop")
+    assert tree(sim) == {}
+
+
+# --- power: names -----------------------------------------------------------------------------------------------------
+
+
+def test_a_prefix_of_name_operations_survives() -> None:
+    lengths = set()
+    for seed in range(200):
+        sim = SimOs(seed)
+        for name in "abcdefgh":
+            sim.open(f"/{name}", create=True).close()
+        sim.power_on()
+        names = sim.list_dir("/")
+        assert names == list("abcdefgh")[: len(names)]
+        lengths.add(len(names))
+    assert lengths == set(range(9))
+
+
+def test_unlink_is_durable_only_after_sync_dir() -> None:
+    for sync in (False, True):
+        sim = SimOs(0)
+        durable_file(sim, "/f", b"data").close()
+        sim.unlink("/f")
+        if sync:
+            sim.sync_dir("/")
+        assert not sim.exists("/f")
+        sim.power_on("drop")
+        assert tree(sim) == ({} if sync else {"/f": b"data"})
+
+
+def test_rename_is_all_or_nothing() -> None:
+    seen = set()
+    for seed in range(100):
+        sim = SimOs(seed)
+        durable_file(sim, "/old", b"1").close()
+        durable_file(sim, "/new", b"2").close()
+        sim.rename("/new", "/old")
+        sim.power_on()
+        seen.add(tuple(sorted(tree(sim).items())))
+    assert seen == {(("/new", b"2"), ("/old", b"1")), (("/old", b"2"),)}
+
+
+@pytest.mark.parametrize("synced", ["/a", "/b"])
+def test_a_rename_between_directories_is_never_half_durable(synced: str) -> None:
+    for seed in range(50):
+        sim = SimOs(seed)
+        sim.mkdir("/a")
+        sim.mkdir("/b")
+        sim.sync_dir("/")
+        sim.write_file("/a/f", b"data")
+        sim.open("/a/tmp", create=True).close()
+        sim.rename("/a/tmp", "/a/g")
+        sim.rename("/a/f", "/b/f")
+        sim.rename("/a/g", "/b/g")
+        sim.sync_dir(synced)
+        sim.power_on()
+        assert tree(sim) == {"/a/": b"", "/b/": b"", "/b/f": b"data", "/b/g": b""}
+
+
+def test_sync_dir_is_of_that_directory_only() -> None:
+    sim = SimOs(0)
+    sim.mkdir("/a")
+    sim.mkdir("/b")
+    sim.sync_dir("/")
+    for path in ("/a/1", "/b/2"):
+        sim.open(path, create=True).close()
+    sim.sync_dir("/b")
+    sim.power_on("drop")
+    assert tree(sim) == {"/a/": b"", "/b/": b"", "/b/2": b""}
+
+
+def test_a_directory_that_was_not_synced_is_lost_with_its_files() -> None:
+    sim = SimOs(0)
+    sim.mkdir("/a")
+    sim.write_file("/a/f", b"data")
+    sim.power_on("drop")
+    assert tree(sim) == {}
+
+
+def test_a_removed_directory_takes_what_happened_in_it_along() -> None:
+    sim = SimOs(0)
+    sim.mkdir("/a")
+    sim.mkdir("/a/b")
+    sim.mkdir("/c")
+    sim.sync_dir("/")
+    sim.sync_dir("/a")
+    sim.write_file("/a/b/f", b"data")
+    sim.rename("/a/b/f", "/c/f")
+    sim.rmdir("/a/b")
+    sim.sync_dir("/a")
+    sim.power_on("drop")
+    assert tree(sim) == {"/a/": b"", "/c/": b"", "/c/f": b"data"}
+
+
+def test_directories_moved_into_each_other_stay_a_tree() -> None:
+    for seed in range(100):
+        sim = SimOs(seed)
+        for path in ("/x", "/x/y", "/z"):
+            sim.mkdir(path)
+            sim.sync_dir(path.rsplit("/", 1)[0] or "/")
+        sim.rename("/x/y", "/z/y")
+        sim.rename("/x", "/z/y/x")
+        sim.sync_dir("/z/y")
+        sim.power_on()
+        assert tree(sim) == {"/z/": b"", "/z/y/": b"", "/z/y/x/": b""}
+
+
+# --- power: the cut -----------------------------------------------------------------------------------------------------
+
+
+def test_the_cut_comes_at_the_nth_changing_call() -> None:
+    calls: list[Callable[[SimOs, File], object]] = [
+        lambda sim, f: f.pwrite(b"x", 0), lambda sim, f: f.datasync(), lambda sim, f: f.truncate(5),
+        lambda sim, f: f.allocate(0, 9), lambda sim, f: f.punch(0, 1), lambda sim, f: sim.mkdir("/d"),
+        lambda sim, f: sim.rename("/f", "/g"), lambda sim, f: sim.sync_dir("/"), lambda sim, f: sim.unlink("/g"),
+        lambda sim, f: sim.rmdir("/d"), lambda sim, f: sim.open("/h", create=True).close(),
+    ]
+    for n in range(1, len(calls) + 1):
+        sim = SimOs(n)
+        f = durable_file(sim, "/f", b"")
+        before = sim.calls
+        sim.cut_at(n)
+        for i, call in enumerate(calls, 1):
+            sim.list_dir("/")
+            f.pread(f.size(), 0)
+            if i < n:
+                call(sim, f)
+                continue
+            with pytest.raises(Unavailable, match="Input/output error"):
+                call(sim, f)
+            break
+        assert sim.calls == before + n
+        assert not sim.powered
+        for call in (*calls, lambda sim, f: f.size(), lambda sim, f: f.pread(1, 0), lambda sim, f: sim.list_dir("/"),
+                     lambda sim, f: sim.open("/f"), lambda sim, f: f.lock(), lambda sim, f: f.next_data(0)):
+            with pytest.raises(Unavailable, match="Input/output error"):
+                call(sim, f)
+        assert sim.calls == before + n
+        sim.power_on()
+        assert sim.powered
+        with pytest.raises(Unavailable, match="Bad file descriptor"):
+            f.pread(1, 0)
+        sim.write_file("/again", b"works")
+        with pytest.raises(Unavailable, match="Bad file descriptor"):
+            f.close()
+        assert sim.misuse == 0
+
+
+def test_handles_left_open_are_counted_and_die_with_the_power() -> None:
+    sim = SimOs(0)
+    files = [durable_file(sim, f"/{i}", b"") for i in range(3)]
+    files[0].lock()
+    assert sim.open_handles == 3
+    sim.cut_at(0)
+    with pytest.raises(Unavailable):
+        files[1].close()
+    assert sim.open_handles == 2
+    sim.power_on()
+    assert sim.open_handles == 0
+    with sim.open("/0") as f:
+        f.lock()
+
+
+def test_the_power_can_go_again() -> None:
+    sim = SimOs(3)
+    for i in range(5):
+        f = durable_file(sim, f"/{i}", bytes([i]) * PAGE)
+        f.pwrite(b"lost", 0)
+        sim.power_on("drop")
+    assert tree(sim) == {f"/{i}": bytes([i]) * PAGE for i in range(5)}
+
+
+def test_cut_at_never() -> None:
+    sim = SimOs(0)
+    sim.cut_at(1)
+    sim.cut_at(None)
+    sim.mkdir("/a")
+    assert sim.powered
+    with pytest.raises(InvalidRequest):
+        sim.power_on("perhaps")
+
+
+# --- what it is for: finding code that is not crash-safe ------------------------------------------------------------------
+
+
+def replace_safely(os: Os, data: bytes) -> None:
+    os.write_file("/f", data)
+
+
+def without_datasync(os: Os, data: bytes) -> None:
+    with os.open("/t", write=True, create=True) as f:
+        f.pwrite(data, 0)
+    os.rename("/t", "/f")
+    os.sync_dir("/")
+
+
+def without_sync_dir(os: Os, data: bytes) -> None:
+    with os.open("/t", write=True, create=True) as f:
+        f.pwrite(data, 0)
+        f.datasync()
+    os.rename("/t", "/f")
+
+
+def in_place(os: Os, data: bytes) -> None:
+    with os.open("/f", write=True) as f:
+        f.pwrite(data, 0)
+        f.truncate(len(data))
+        f.datasync()
+
+
+def replacements_go_wrong(replace: Callable[[Os, bytes], None]) -> set[str]:
+    """Replace a file, with the power going at every call, and say what went wrong."""
+    wrong = set()
+    old, new = stamp(8 * SECTOR, 1), stamp(12 * SECTOR, 2)
+    for seed in range(60):
+        for cut in range(1, 12):
+            sim = SimOs(seed)
+            replace_safely(sim, old)
+            sim.cut_at(cut)
+            try:
+                replace(sim, new)
+                finished = True
+            except CdpError:
+                finished = False
+            sim.power_on()
+            try:
+                now = sim.read_file("/f")
+            except NotFound:
+                now = b""
+            if now not in (old, new):
+                wrong.add("neither old nor new")
+            if finished and now != new:
+                wrong.add("lost after it was done")
+    return wrong
+
+
+def test_a_safe_replacement_survives_every_cut() -> None:
+    assert replacements_go_wrong(replace_safely) == set()
+
+
+@pytest.mark.parametrize(("replace", "expected"), [
+    (without_datasync, {"neither old nor new", "lost after it was done"}),
+    (without_sync_dir, {"lost after it was done"}),
+    (in_place, {"neither old nor new"}),
+])
+def test_unsafe_replacements_are_found(replace: Callable[[Os, bytes], None], expected: set[str]) -> None:
+    assert replacements_go_wrong(replace) == expected
+
+
+# --- a model ------------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """One file: its content now, and for each sector what it may hold after a power cut."""
+
+    def __init__(self) -> None:
+        self.now = bytearray()
+        self.may: list[set[bytes]] = []
+        self.sizes = {0}
+        self.sync()
+
+    def sync(self) -> None:
+        self.sizes = {len(self.now)}
+        self.may = [{s} for s in sectors(bytes(self.now) + b"\0" * (-len(self.now) % SECTOR))]
+
+    def note(self) -> None:
+        padded = sectors(bytes(self.now) + b"\0" * (-len(self.now) % SECTOR))
+        while len(self.may) < len(padded):
+            self.may.append({b"\0" * SECTOR})
+        for known, sector in zip(self.may, padded + [b"\0" * SECTOR] * len(self.may), strict=False):
+            known.add(sector)
+        self.sizes.add(len(self.now))
+
+    def allows(self, data: bytes) -> bool:
+        if len(data) not in self.sizes:
+            return False
+        for sector, known in zip(sectors(data), self.may, strict=False):
+            tails = {s[: len(sector)] for s in known}
+            if sector in tails:
+                continue
+            # Cut by one size and grown again: zeros from there on.
+            if not any(sector == (s[: n % SECTOR] + b"\0" * SECTOR)[: len(sector)] for s in known for n in self.sizes):
+                return False
+        return True
+
+
+@pytest.mark.parametrize("base", range(0, 200, 50))
+def test_random_histories_agree_with_a_model(base: int) -> None:
+    for seed in range(base, base + 50):
+        rng = random.Random(seed)
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", b"")
+        model = Model()
+        for _ in range(rng.randrange(1, 60)):
+            kind = rng.choice(("write", "write", "write", "truncate", "allocate", "punch", "sync", "crash"))
+            offset, length = rng.randrange(40000), rng.choice((1, 100, SECTOR, PAGE, 10000))
+            if rng.random() < 0.5:
+                offset -= offset % SECTOR
+            if kind == "write":
+                data = rng.randbytes(length)
+                f.pwrite(data, offset)
+                model.now.extend(b"\0" * (offset - len(model.now)))
+                model.now[offset : offset + length] = data
+            elif kind == "truncate":
+                f.truncate(offset)
+                model.now = model.now[:offset] + b"\0" * (offset - len(model.now))
+            elif kind == "allocate":
+                f.allocate(offset, length)
+                model.now.extend(b"\0" * (offset + length - len(model.now)))
+            elif kind == "punch":
+                offset, length = offset // SECTOR * SECTOR, length // SECTOR * SECTOR
+                f.punch(offset, length)
+                end = min(offset + length, len(model.now))
+                model.now[offset:end] = b"\0" * max(end - offset, 0)
+            model.note()
+            if kind in ("write", "allocate"):
+                # What grew the file before may be dropped, and a write may end with any of its sectors.
+                end = offset + length
+                model.sizes |= {end, *(i * SECTOR for i in range(offset // SECTOR + 1, end // SECTOR + 1))}
+            if kind == "sync":
+                f.datasync()
+                model.sync()
+            assert f.pread(1 << 20, 0) == model.now, f"seed {seed}"
+            if kind == "crash":
+                sim.power_on()
+                f = sim.open("/f", write=True)
+                survived = f.pread(1 << 20, 0)
+                assert model.allows(survived), f"seed {seed}"
+                model.now = bytearray(survived)
+                model.sync()
+
+
+def program(seed: int, disk_seed: int) -> tuple[list[object], dict[str, bytes]]:
+    """A random program on several files with faults and a power cut; what it saw, and what is left."""
+    rng = random.Random(seed)
+    sim = SimOs(disk_seed)
+    seen: list[object] = []
+    sim.fail("any", n=40, times=2)
+    sim.misdirect_write(8192, part="b", n=3)
+    sim.cut_at(rng.randrange(20, 90))
+    for _ in range(120):
+        name = rng.choice(("/a", "/b", "/c"))
+        kind, offset, length = rng.randrange(8), rng.randrange(20) * 1000, rng.randrange(1, 20000)
+        data = rng.randbytes(length)
+        try:
+            if kind == 0:
+                sim.rename(name, rng.choice(("/a", "/b", "/c")))
+            elif kind == 1:
+                sim.sync_dir("/")
+            elif kind == 2:
+                sim.unlink(name)
+            else:
+                with sim.open(name, write=True, create=kind == 3) as f:
+                    f.pwrite(data, offset)
+                    if kind == 4:
+                        f.datasync()
+                    if kind == 5:
+                        f.truncate(offset)
+                    seen.append(f.pread(100, offset))
+        except CdpError as error:
+            seen.append(str(error))
+        if not sim.powered:
+            sim.power_on()
+        seen.append(sim.now_ns())
+    sim.power_on()
+    return seen, tree(sim)
+
+
+def test_the_same_seed_and_calls_give_the_same_results() -> None:
+    for seed in range(20):
+        assert program(seed, seed) == program(seed, seed)
+    assert len({repr(program(1, disk)) for disk in range(10)}) > 1
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_is_seen_where_the_sector_is_clean() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"\0" * 3 * SECTOR)
+    f.pwrite(b"\1" * SECTOR, SECTOR)
+    for byte, bit in ((0, 0), (SECTOR + 5, 7), (2 * SECTOR + 9, 3)):
+        sim.flip("/f", byte, bit)
+    data = f.pread(3 * SECTOR, 0)
+    assert (data[0], data[SECTOR + 5], data[2 * SECTOR + 9]) == (1, 1, 8)
+    assert data.count(0) == 2 * SECTOR - 2
+    sim.power_on("drop")
+    data = sim.read_file("/f")
+    assert (data[0], data[SECTOR + 5], data[2 * SECTOR + 9]) == (1, 128, 8)
+    assert data.count(0) == 3 * SECTOR - 3
+    sim.flip("/f", 0)
+    assert sim.read_file("/f")[0] == 0
+    for byte, bit in ((3 * SECTOR, 0), (0, 8)):
+        with pytest.raises(InvalidRequest):
+            sim.flip("/f", byte, bit)
+    with pytest.raises(NotFound):
+        sim.flip("/g", 0)
+    with pytest.raises(Unavailable):
+        sim.flip("/", 0)
+
+
+def test_a_flip_in_a_hole() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"")
+    f.truncate(1 << 40)
+    f.datasync()
+    sim.flip("/f", 1 << 39, 1)
+    assert f.pread(3, (1 << 39) - 1) == b"\0\2\0"
+
+
+def test_a_lost_write() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"a" * 600)
+    sim.lose_write(part="/f", n=2)
+    assert [f.pwrite(b"b" * 100, offset) for offset in (0, 550, 100)] == [100, 100, 100]
+    f.datasync()
+    expected = b"b" * 200 + b"a" * 400 + b"\0" * 50
+    assert f.pread(1000, 0) == expected
+    sim.power_on("drop")
+    assert sim.read_file("/f") == expected
+
+
+def test_a_misdirected_write() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"a" * 3000)
+    sim.misdirect_write(1000)
+    f.pwrite(b"b" * 10, 500)
+    sim.misdirect_write(-1000)
+    f.pwrite(b"c" * 10, 1100)
+    sim.misdirect_write(-1000)
+    assert f.pwrite(b"gone", 10) == 4
+    f.datasync()
+    sim.power_on("drop")
+    assert sim.read_file("/f") == b"a" * 100 + b"c" * 10 + b"a" * 1390 + b"b" * 10 + b"a" * 1490
+
+
+def test_the_disk_fills_up_and_is_freed() -> None:
+    sim = SimOs(0)
+    sim.set_space(10 * PAGE)
+    f = durable_file(sim, "/f", b"x" * 6 * PAGE)
+    assert sim.space_used_bytes == 6 * PAGE
+    with pytest.raises(OutOfSpace):
+        f.pwrite(b"y" * 6 * PAGE, 5 * PAGE)
+    assert f.pread(99 * PAGE, 0) == b"x" * 5 * PAGE + b"y" * 5 * PAGE
+    f.pwrite(b"z" * 10 * PAGE, 0)
+    with pytest.raises(OutOfSpace):
+        f.allocate(10 * PAGE, 1)
+    with pytest.raises(OutOfSpace):
+        f.allocate(0, 1 << 50)
+    f.punch(0, 3 * PAGE)
+    assert sim.space_used_bytes == 7 * PAGE
+    f.truncate(PAGE * 5 + 1)
+    assert sim.space_used_bytes == 3 * PAGE
+    f.allocate(0, 8 * PAGE)
+    assert sim.space_used_bytes == 8 * PAGE
+    with sim.open("/g", write=True, create=True) as g:
+        with pytest.raises(OutOfSpace):
+            g.pwrite(b"g" * 3 * PAGE, 0)
+        assert g.size() == 2 * PAGE
+        f.pwrite(b"reserved", 2 * PAGE)
+    sim.unlink("/f")
+    assert sim.space_used_bytes == 10 * PAGE
+    f.close()
+    assert sim.space_used_bytes == 2 * PAGE
+    sim.power_on("drop")
+    assert sim.space_used_bytes == 6 * PAGE
+    with pytest.raises(InvalidRequest):
+        sim.set_space(1 << 50)
+
+
+@pytest.mark.parametrize("call", ["open", "create", "pread", "pwrite", "datasync", "allocate", "truncate", "punch", "size",
+                                  "next_data", "lock", "rename", "unlink", "mkdir", "rmdir", "sync_dir", "list_dir", "any"])
+def test_calls_fail_when_told(call: str) -> None:
+    calls: dict[str, Callable[[SimOs, File], object]] = {
+        "open": lambda sim, f: sim.open("/f").close(), "create": lambda sim, f: sim.open("/n", create=True).close(),
+        "pread": lambda sim, f: f.pread(1, 0), "pwrite": lambda sim, f: f.pwrite(b"x", 0),
+        "datasync": lambda sim, f: f.datasync(), "allocate": lambda sim, f: f.allocate(0, 1),
+        "truncate": lambda sim, f: f.truncate(5), "punch": lambda sim, f: f.punch(0, 1),
+        "size": lambda sim, f: f.size(), "next_data": lambda sim, f: f.next_data(0), "lock": lambda sim, f: f.lock(),
+        "rename": lambda sim, f: sim.rename("/f", "/f2"), "unlink": lambda sim, f: sim.unlink("/f2"),
+        "mkdir": lambda sim, f: sim.mkdir("/d"), "rmdir": lambda sim, f: sim.rmdir("/d"),
+        "sync_dir": lambda sim, f: sim.sync_dir("/"), "list_dir": lambda sim, f: sim.list_dir("/"),
+    }
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"abc")
+    sim.fail(call, n=1, error=errno.EROFS)
+    failed = []
+    for name, make in calls.items():
+        count = sim.count(name)
+        try:
+            make(sim, f)
+        except Unavailable as error:
+            assert "Read-only" in str(error)
+            failed.append(name)
+            make(sim, f)
+            count += 1
+        assert sim.count(name) == count + 1
+    assert failed == [call if call != "any" else "open"]
+
+
+def test_faults_choose_call_count_and_path() -> None:
+    sim = SimOs(0)
+    a, b = durable_file(sim, "/a", b""), durable_file(sim, "/b", b"")
+    sim.fail("pwrite", part="/b", n=2, times=3, error=errno.ENOSPC)
+    outcome = []
+    for i in range(6):
+        a.pwrite(b"a", i)
+        try:
+            b.pwrite(b"b", i)
+            outcome.append("ok")
+        except OutOfSpace:
+            outcome.append("full")
+    assert outcome == ["ok", "full", "full", "full", "ok", "ok"]
+    sim.fail("pwrite", n=1)
+    sim.clear_faults()
+    a.pwrite(b"a", 0)
+
+
+def test_faults_are_checked() -> None:
+    sim = SimOs(0)
+    with pytest.raises(InvalidRequest):
+        sim.fail("fly")
+    for wrong in ({"n": 0}, {"times": 0}, {"error": 0}, {"error": -5}, {"part": "p" * 300}):
+        with pytest.raises(InvalidRequest):
+            sim.fail("pwrite", **wrong)  # type: ignore[arg-type]
+    for _ in range(32):
+        sim.fail("pwrite", n=1000)
+    with pytest.raises(OutOfSpace):
+        sim.lose_write()
+
+
+def test_a_failing_write_may_leave_its_first_sectors() -> None:
+    seen = set()
+    for seed in range(100):
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", b"\0" * 4 * SECTOR)
+        sim.fail("pwrite")
+        with pytest.raises(Unavailable):
+            f.pwrite(b"x" * 4 * SECTOR, 0)
+        data = f.pread(4 * SECTOR, 0)
+        assert data == b"x" * data.count(b"x") + b"\0" * data.count(b"\0")
+        seen.add(data.count(b"x") // SECTOR)
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_a_failed_datasync_loses_data_for_good() -> None:
+    seen = set()
+    for seed in range(100):
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", b"\0" * 16384)
+        f.pwrite(b"x" * PAGE, 0)
+        f.pwrite(b"y" * PAGE, 8192)
+        sim.fail("datasync")
+        with pytest.raises(Unavailable):
+            f.datasync()
+        assert f.pread(16384, 0) == b"x" * PAGE + b"\0" * PAGE + b"y" * PAGE + b"\0" * PAGE
+        f.pwrite(b"z" * PAGE, 12288)
+        f.datasync()
+        assert f.pread(1, 0) == b"x"
+        sim.power_on("keep")
+        data = sim.read_file("/f")
+        assert data[12288:] == b"z" * PAGE
+        seen.add((data[0:PAGE] == b"x" * PAGE, data[8192:12288] == b"y" * PAGE))
+    assert len(seen) == 4, seen
+
+
+def test_without_holes() -> None:
+    sim = SimOs(0)
+    sim.set_sparse(False)
+    f = durable_file(sim, "/f", b"")
+    f.truncate(MIB)
+    assert f.next_data(5) == (5, MIB)
+    with pytest.raises(Unavailable, match="not supported"):
+        f.punch(0, PAGE)
+    sim.set_sparse(True)
+    f.punch(0, PAGE)
+    assert f.next_data(5) is None
+
+
+def test_wrong_use_is_refused_and_counted() -> None:
+    sim = SimOs(0)
+    with sim.open("/f", write=True, create=True, direct=True) as f:
+        buffer = mmap.mmap(-1, 2 * PAGE)
+        f.pwrite(buffer, 0)
+        assert sim.misuse == 0
+        with memoryview(buffer) as view:
+            for data, offset in ((view[:PAGE], 512), (view[:512], 0), (view[512 : PAGE + 512], 0)):
+                with pytest.raises(InvalidRequest):
+                    f.pwrite(data, offset)
+                with pytest.raises(InvalidRequest):
+                    f.pread_into(data, offset)
+        assert sim.misuse == 6
+        with pytest.raises(InvalidRequest):
+            sim.open("/../f")
+
+
+# --- clock, sparseness ------------------------------------------------------------------------------------------------------
+
+
+def test_the_clock_does_as_told() -> None:
+    sim = SimOs(0)
+    assert sim.now_ns() == 1767225600 * 10**9
+    assert sim.now_ns() == 1767225600 * 10**9 + 1000
+    sim.set_clock(100, 7)
+    assert [sim.now_ns() for _ in range(3)] == [100, 107, 114]
+    sim.set_clock(100, -60)
+    assert [sim.now_ns() for _ in range(4)] == [100, 40, 0, 0]
+    sim.set_clock(2**64 - 5, 3)
+    assert [sim.now_ns() for _ in range(3)] == [2**64 - 5, 2**64 - 2, 2**64 - 1]
+    sim.set_clock(5, 0)
+    assert [sim.now_ns() for _ in range(2)] == [5, 5]
+
+
+def test_a_huge_sparse_file_is_cheap() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"")
+    f.truncate(64 << 40)
+    for i in range(64):
+        f.pwrite(bytes([i + 1]), i << 40)
+    assert sim.space_used_bytes == 64 * PAGE
+    f.datasync()
+    f.truncate(32 << 40)
+    f.truncate(2**63 - 1)
+    f.pwrite(b"end", 2**63 - 4)
+    sim.power_on("drop")
+    with sim.open("/f", write=True) as f:
+        assert f.size() == 64 << 40
+        at, found = 0, []
+        while (data := f.next_data(at)) is not None:
+            found.append(data)
+            at = data[1]
+        assert found == [(i << 40, (i << 40) + PAGE) for i in range(64)]
+        assert f.pread(2, 63 << 40) == b"\x40\0"
+
+
+def test_unsynced_content_is_bounded() -> None:
+    sim = SimOs(0)
+    f = durable_file(sim, "/f", b"")
+    data = bytes(16 * MIB)
+    for _ in range(17):
+        f.pwrite(data, 0)
+    f.pwrite(b"last", 0)
+    sim.power_on("drop")
+    assert sim.size("/f") == 16 * MIB
+
+
+def test_many_histories_with_large_writes() -> None:
+    """A log as the engine keeps one: appended blocks, some of them large, synced in groups, the power going anywhere."""
+    large = stamp(2 * MIB, 9)
+    for seed in range(100):
+        rng = random.Random(seed)
+        sim = SimOs(seed)
+        f = durable_file(sim, "/f", b"")
+        f.allocate(0, 16 * MIB)
+        f.datasync()
+        sim.cut_at(rng.randrange(1, 70))
+        end, durable_end = 0, 0
+        try:
+            for i in range(60):
+                f.pwrite(large if i % 20 == 7 else large[:PAGE], end)
+                end += 2 * MIB if i % 20 == 7 else PAGE
+                if i % 5 == 4:
+                    f.datasync()
+                    durable_end = end
+        except CdpError:
+            pass
+        sim.power_on()
+        assert sim.size("/f") == 16 * MIB
+        expected = b"".join(large if i % 20 == 7 else large[:PAGE] for i in range(60))
+        with sim.open("/f") as f:
+            assert f.pread(durable_end, 0) == expected[:durable_end]
+            rest = sectors(f.pread(end - durable_end, durable_end))
+            allowed = sectors(expected[durable_end:end])
+            assert all(got in (sector, b"\0" * SECTOR) for got, sector in zip(rest, allowed, strict=True))
