@@ -6,6 +6,7 @@ status, and leave the volume as it was.
 import json
 import os
 import random
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -15,7 +16,7 @@ import cdp
 from cdp import client
 from cdp.admin import AdminServer, Held, serving_view
 from cdp.cli import cli, exits
-from cdp.client import connect, remove_serving, write_serving
+from cdp.client import connect, identity, remove_serving, write_serving
 from cdp.leases import ImageLeases
 from cdp.service import VolumeService
 from cdpcore import errors as kinds
@@ -39,9 +40,10 @@ class World:
         self._volume = cdp.open("web")
         served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
         self._leases = ImageLeases(self._volume)
-        self._admin = AdminServer(served["admin_socket"], {"web": Held(VolumeService(self._volume, served), self._leases)})
+        self._admin = AdminServer(served["admin_socket"], {"web": Held(VolumeService(self._volume, served), self._leases, identity("web"),
+                                                                      lambda name: [f"nbd://test/{name}"])})
         self._admin.start()
-        write_serving("web", served, str(self._volume.uuid))
+        write_serving("web", served)
 
     def close(self):
         if self._admin:
@@ -267,7 +269,8 @@ def test_images(world):
     assert [image["name"] for image in world.json("image", "list", "web")] == ["test"]
     assert [image["name"] for image in world.json("image", "list", "web/test")] == ["inner"]
     assert world.json("image", "list", "web")[0]["children"] == 1
-    assert world.json("info", "web/test")["parent"] is not None
+    info = world.json("info", "web/test")
+    assert info["parent"] is not None and (info["served"] or {"uris": []})["uris"] == ["nbd://test/web/test"] * world.served
     with connect("web/test/inner") as service:
         assert service.read(0, 512) == b"a" * 512
         service.write(0, b"c" * 512)
@@ -497,14 +500,45 @@ def test_a_failed_import_leaves_no_volume(here, monkeypatch):
 def test_check(world):
     write(world, (0, b"a" * 4096))
     got = world.json("check", "web")
-    assert got["ok"] and got["problems"] == [] and got["bytes_read"] > 0
+    assert got["ok"] and got["problems"] == []
     assert "no problems" in world.ok("check", "web")
     if world.served:
         world.refused(exits.BUSY, "check", "web", "--rebuild", hint="stop its server")
     else:
         before = world.state()
+        assert got["records"] == 2 and got["bytes_read"] >= 4096
         world.ok("check", "web", "--rebuild")
         assert world.state() == before
+
+
+def test_check_of_a_damaged_volume(here):
+    cdp.create("web", size=MIB).close()
+    with cdp.open("web") as volume:
+        volume.pwrite(b"d" * 65536, 0)
+    log = next((here / "web" / "log").iterdir())
+    with open(log, "r+b") as file:
+        at = file.read().index(b"d" * 512) + 1000
+        file.seek(at)
+        file.write(b"x")
+    result = run("check", "web")
+    assert result.exit_code == exits.CORRUPT and "1 problem" in result.stdout and log.name in result.stdout
+    shown = run("check", "web", "--json")
+    assert shown.exit_code == exits.CORRUPT
+    got = json.loads(shown.stdout)
+    assert got["ok"] is False and got["problems"][0]["what"] and got["problems"][0]["hint"]
+
+
+def test_a_lost_catalog_is_rebuilt(here):
+    cdp.create("web", size=MIB).close()
+    with cdp.open("web") as volume:
+        volume.pwrite(b"d" * 4096, 0)
+        volume.bookmark("mark")
+    shutil.rmtree("web/catalog.lmdb")
+    result = run("info", "web")
+    assert result.exit_code == exits.CORRUPT and "cdp check --rebuild" in result.stderr and result.stderr.count("\n") == 1
+    assert run("check", "web").exit_code == exits.CORRUPT
+    assert run("check", "web", "--rebuild").exit_code == 0
+    assert [mark["name"] for mark in json.loads(run("bookmarks", "web", "--json").stdout)] == ["mark"]
 
 
 # who holds it

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -104,7 +104,7 @@ class ZeroBody(_Body):
 
 
 class ServerView(BaseModel):
-    """The server and the volumes that it holds, by name, with their identities."""
+    """The server and the volumes that it holds: name, and the identity of the directory (cdp.client.identity)."""
 
     pid: int
     volumes: dict[str, str]
@@ -115,10 +115,13 @@ U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 @dataclass(frozen=True)
 class Held:
-    """A served volume and what is open of its images."""
+    """A served volume, what is open of its images, the identity of its directory (cdp.client.identity), and the URIs of an
+    export by its name."""
 
     service: VolumeService
     leases: ImageLeases
+    identity: str
+    uris: Callable[[str], list[str]]
 
 
 def build_app(held: Mapping[str, Held]) -> FastAPI:
@@ -151,7 +154,8 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
             yield served.service
             return
         with served.leases.lease(tuple(image.split("/"))) as opened:
-            yield VolumeService(opened, served.service.served)
+            view = served.service.served
+            yield VolumeService(opened, view and {**view, "uris": served.uris(f"{volume}/{image}")})
 
     def service_of(
         volume: Annotated[str, Path(description="name of a served volume")],
@@ -164,7 +168,7 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
 
     @app.get("/v1/server")
     def server() -> ServerView:
-        return ServerView(pid=os.getpid(), volumes={name: str(one.service.volume.uuid) for name, one in held.items()})
+        return ServerView(pid=os.getpid(), volumes={name: one.identity for name, one in held.items()})
 
     @app.get("/v1/volumes/{volume}")
     def info(service: Service) -> InfoView:

@@ -14,13 +14,14 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from cdpcore.errors import Busy, InvalidRequest, NotFound, Unavailable
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 from cdp.client import (
     IMAGES,
@@ -28,6 +29,7 @@ from cdp.client import (
     LOCK_WAIT_SECONDS,
     Location,
     find_server,
+    identity,
     is_volume,
     locate,
     remove_serving,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cdp.serve")
 
 FORCED_EXIT = 130
+MAX_SAME_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,27 @@ def runtime_directory() -> str:
     return path
 
 
+@dataclass(frozen=True)
+class RuntimeSockets:
+    """Paths of the sockets that nobody named."""
+
+    nbd: str
+    admin: str
+
+
+def runtime_sockets(name: str) -> RuntimeSockets:
+    """NAME.sock and NAME.admin.sock, or NAME-2... where another volume of that name is being served. Raises Busy."""
+    from cdp.admin import answers
+
+    directory = runtime_directory()
+    for number in range(1, MAX_SAME_NAME + 1):
+        stem = os.path.join(directory, name if number == 1 else f"{name}-{number}")
+        sockets = RuntimeSockets(f"{stem}.sock", f"{stem}.admin.sock")
+        if not answers(sockets.nbd) and not answers(sockets.admin):
+            return sockets
+    raise Busy(f"{directory}: {MAX_SAME_NAME} volumes {name!r} are being served", "give --unix and --admin-socket")
+
+
 class Server:
     """`with Server(paths, settings) as server: server.wait()`."""
 
@@ -167,9 +191,10 @@ class Server:
         self._take_signals()
         settings = self._settings
         # TLS files, addresses and the runtime directory are looked at before a volume is.
-        listen, tls = self._addresses(), self._tls()
-        first = next(iter(self._roots))
-        self._admin_socket = os.path.abspath(settings.admin_socket or os.path.join(runtime_directory(), f"{first}.admin.sock"))
+        tls = self._tls()
+        for location in self._roots.values():
+            _refuse_if_served(location)
+        listen = self._addresses()
         from cdp.admin import AdminServer, Held, clear_stale_socket
         from cdp.nbd import NbdServer
 
@@ -185,27 +210,38 @@ class Server:
         self._exports = Exports(self._leases, self._volumes, self._read_only)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
-        self._nbd.start()
+        try:
+            self._nbd.start()
+        except CdpError as error:
+            raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
 
-        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name])
+        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name], identity(self._roots[name].root),
+                           self._uris)
                 for name, volume in self._volumes.items()}
         admin = AdminServer(self._admin_socket, held)
         self._stack.callback(admin.close)
         admin.start()
         for name, location in self._roots.items():
             self._stack.callback(remove_serving, location.root)
-            write_serving(location.root, self._served(name), str(self._volumes[name].uuid))
+            write_serving(location.root, self._served(name))
 
     def _addresses(self) -> list[Any]:
+        """Where NBD is offered; settles the administration socket too. Raises NotFound for a missing directory."""
         from cdp.nbd import TcpAddress, UnixAddress
 
         settings, listen = self._settings, list[Any]()
+        default = runtime_sockets(next(iter(self._roots)))
+        self._admin_socket = os.path.abspath(settings.admin_socket or default.admin)
         if settings.unix_socket:
             listen.append(UnixAddress(settings.unix_socket))
         if settings.tcp_listen:
             listen.append(TcpAddress(*parse_address(settings.tcp_listen)))
         if not listen:
-            listen.append(UnixAddress(os.path.join(runtime_directory(), f"{next(iter(self._roots))}.sock")))
+            listen.append(UnixAddress(default.nbd))
+        for path in (settings.unix_socket, settings.admin_socket):
+            folder = os.path.dirname(path or "") or "."
+            if not os.path.isdir(folder):
+                raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
         return listen
 
     def _tls(self) -> Any:
@@ -220,21 +256,21 @@ class Server:
         return tls
 
     def _served(self, name: str) -> ServedView:
-        uris = [self._nbd.uri(name, listener) for listener in range(len(self._nbd.addresses))]
-        return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=uris)
+        return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=self._uris(name))
+
+    def _uris(self, name: str) -> list[str]:
+        """Of one export, at every address."""
+        return [self._nbd.uri(name, listener) for listener in range(len(self._nbd.addresses))]
 
     def uris(self) -> list[str]:
         """The URI of every export there is now, at every address."""
         assert self._exports is not None
-        listeners = range(len(self._nbd.addresses))
-        return [self._nbd.uri(name, listener) for name, _ in self._exports.list() for listener in listeners]
+        return [uri for name, _ in self._exports.list() for uri in self._uris(name)]
 
     def view(self) -> dict[str, Any]:
         """What `serve --json` prints."""
         assert self._exports is not None
-        listeners = range(len(self._nbd.addresses))
-        exports = [{"name": name, "uris": [self._nbd.uri(name, listener) for listener in listeners], "description": text}
-                   for name, text in self._exports.list()]
+        exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._exports.list()]
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only, "exports": exports}
 
     def wait(self) -> None:
@@ -281,9 +317,14 @@ def named_roots(paths: Sequence[str]) -> dict[str, Location]:
     return roots
 
 
-def _open_to_serve(location: Location, settings: Settings) -> "Volume":
-    import time
+def _refuse_if_served(location: Location) -> None:
+    if remote := find_server(location):
+        with remote:
+            pid = remote.server()["pid"]
+        raise Busy(f"{location.root} is served already, by process {pid}", f"'cdp info {location.root}' shows where")
 
+
+def _open_to_serve(location: Location, settings: Settings) -> "Volume":
     import cdp
 
     deadline = time.monotonic() + LOCK_WAIT_SECONDS  # a command holds a volume for milliseconds
@@ -291,11 +332,7 @@ def _open_to_serve(location: Location, settings: Settings) -> "Volume":
         try:
             return cdp.open(location.root, settings=settings)
         except Busy as error:
-            if remote := find_server(location):
-                pid = remote.server()["pid"]
-                remote.close()
-                raise Busy(f"{location.root} is served already, by process {pid}",
-                           f"'cdp info {location.root}' shows where") from None
+            _refuse_if_served(location)  # another server was faster
             if time.monotonic() >= deadline:
                 raise Busy(error.message, error.hint or "end the process that has it open, then repeat") from None
         time.sleep(LOCK_RETRY_SECONDS)
