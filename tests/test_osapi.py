@@ -435,7 +435,7 @@ def test_nothing_here_is_pickled(place: Place) -> None:
         pickle.dumps(f)
 
 
-# --- the real machine only -------------------------------------------------------------------------------------------
+# --- the real machine only --------------------------------------------------------------------------------------------
 
 
 def test_posix_is_one_object() -> None:
@@ -491,6 +491,10 @@ SHIM(pread, void *, "pread")
 SHIM(pread64, void *, "pread64")
 SHIM(pwrite, const void *, "pwrite")
 SHIM(pwrite64, const void *, "pwrite64")
+int fallocate(int fd, int mode, off_t off, off_t n) { errno = EOPNOTSUPP; return -1; }
+int fallocate64(int fd, int mode, off_t off, off_t n) { errno = EOPNOTSUPP; return -1; }
+int posix_fallocate(int fd, off_t off, off_t n) { return EINVAL; }
+int posix_fallocate64(int fd, off_t off, off_t n) { return EINVAL; }
 unsigned long shim_calls(void) { return calls; }
 """
 
@@ -506,6 +510,10 @@ for direct in (False, True):
         assert f.pread(1 << 20, 4096) == data
         f.truncate(4096 + 50001)
         assert f.pread(1 << 20, 4096) == data[:50001]
+        f.allocate(0, 4096)
+        assert f.size() == 4096 + 50001
+        f.allocate(4096, 60000)
+        assert f.pread(1 << 20, 4096) == data[:50001] + bytes(9999)
 assert ctypes.CDLL(sys.argv[2]).shim_calls() > 300
 print("whole")
 """
@@ -515,7 +523,7 @@ def find_compiler() -> str | None:
     return shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or shutil.which("cc")
 
 
-def test_short_and_interrupted_transfers_are_finished(tmp_path: Path) -> None:
+def test_short_transfers_signals_and_a_file_system_that_cannot_reserve(tmp_path: Path) -> None:
     compiler = find_compiler()
     if not compiler or not sys.platform.startswith("linux"):
         pytest.skip("needs a C compiler and LD_PRELOAD")

@@ -9,9 +9,9 @@ from libc.string cimport memcpy
 from cdpcore.errors cimport CDP_OK, cdp_status, check
 from cdpcore.index cimport (cdp_interval, cdp_run, cdp_run_header, cdp_run_header_of, cdp_run_merge, cdp_run_meta, cdp_run_open,
                             cdp_run_write_tree)
-from cdpcore.log cimport pthread_mutex_lock, pthread_mutex_unlock
-from cdpcore.volume cimport (VolumeCore, cdp_run_ref, cdp_run_ref_drop, cdp_run_ref_keep, cdp_run_ref_new, cdp_snapshot,
-                             cdp_snapshot_ref, cdp_snapshot_unref)
+from cdpcore.versions cimport (cdp_run_ref, cdp_run_ref_drop, cdp_run_ref_keep, cdp_run_ref_new, cdp_snapshot,
+                             cdp_snapshot_unref)
+from cdpcore.volume cimport VolumeCore
 from cdpcore.errors import InvalidRequest, OutOfSpace
 
 cdef void fill_meta(cdp_run_meta *m, bytes uuid, uint32_t first_segment, uint32_t last_segment, uint64_t first_seq,
@@ -32,11 +32,12 @@ def write_sealing_run(VolumeCore core not None, path: str, bytes uuid, uint32_t 
     cdef int rc
     fill_meta(&meta, uuid, segment, segment, first_seq, last_seq)
     with nogil:     # the sealing tree no longer changes, and only this thread ends it
-        rc = cdp_run_write_tree(core.table, c_path, &meta, core.sealing_tree, &st)
+        rc = cdp_run_write_tree(core.table, c_path, &meta, core.versions.sealing_tree, &st)
     check(rc, &st, path)
 
 
-def install_runs(VolumeCore core not None, list paths not None, list ids not None, bytes uuid, list keep_ids not None, bint drop_sealing_tree):
+def install_runs(VolumeCore core not None, list paths not None, list ids not None, bytes uuid, list keep_ids not None,
+                 bint drop_sealing_tree):
     """Make the index consist of the runs `ids` (newest first): those in keep_ids stay as they are, the others are opened
     from `paths`. With drop_sealing_tree the newest run replaces that tree, in the same instant."""
     cdef cdp_run_ref *refs[64]
@@ -54,9 +55,9 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
         for path, run_id in zip(paths, ids):
             refs[n] = NULL
             if run_id in keep_ids:
-                for i in range(core.snapshot.n_runs):
-                    if core.snapshot.run_refs[i].id == <uint64_t>run_id:
-                        refs[n] = core.snapshot.run_refs[i]
+                for i in range(core.versions.snapshot.n_runs):
+                    if core.versions.snapshot.run_refs[i].id == <uint64_t>run_id:
+                        refs[n] = core.versions.snapshot.run_refs[i]
                         cdp_run_ref_keep(refs[n])
             if refs[n] == NULL:
                 p = path.encode()
@@ -69,7 +70,7 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
                     raise MemoryError()
             n += 1
         with nogil:
-            out_of_memory = core.install(NULL, refs, n, drop_sealing_tree) != CDP_OK
+            out_of_memory = core.versions.install(NULL, refs, n, drop_sealing_tree) != CDP_OK
         if out_of_memory:
             raise MemoryError()
     finally:
@@ -91,9 +92,7 @@ def merge_runs(VolumeCore core not None, list run_ids not None, path: str, bytes
     cdef uint32_t n = 0, n_gaps = len(dropped), i
     cdef int rc
     with nogil:
-        pthread_mutex_lock(&core.index_mutex)
-        snap = cdp_snapshot_ref(core.snapshot)
-        pthread_mutex_unlock(&core.index_mutex)
+        snap = core.versions.reference()
     try:
         for i in range(snap.n_runs - 1, -1, -1):    # oldest first
             if snap.run_refs[i].id in run_ids:

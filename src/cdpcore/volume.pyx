@@ -5,22 +5,17 @@ into the open frame, extent tree (index lock) -> visible -> returned, or durable
 copy of the data, so records are in the log in seq order, whole, and overlapping writes have one serial order: the one that
 recovery and every image show.
 
-Way of a read: index lock: the extent trees, a reference to the snapshot (lineage and runs) -> no lock: the runs, then data
-from a pool slot that still has it, a segment file, or the base.
+Way of a read: what is visible (Versions) -> data from a pool slot that still has it, a segment file, or the base, without a
+lock.
 
-Invariants
- 1. last_seq and the tree change together, under the index lock; so a reader sees whole records, in order.
- 2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
- 3. A record is in one segment; if it can't be, for want of space, nothing of it is in the log.
+Invariant: a record is in one segment, whole; if it can't be, for want of space, nothing of it is in the log.
 """
 from libc.errno cimport ENOENT, ENOMEM, ESHUTDOWN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
-from cdpcore.index cimport (cdp_lookup, cdp_lookup_runs, cdp_run_close, cdp_run_header, cdp_run_header_of, cdp_run_merge, cdp_run_meta,
-                            cdp_run_open, cdp_run_write_tree, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room,
-                            cdp_tree_insert, cdp_tree_new, cdp_interval, cdp_crc32c)
-from cdpcore.log cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.index cimport cdp_crc32c, cdp_piece
+from cdpcore.versions cimport Versions, change, pieces
 from cdpcore.osapi cimport CDP_OPEN_RDONLY
 from cdpcore.errors import Busy, Closed
 
@@ -39,9 +34,12 @@ cdef extern from "format.h" nogil:
     const uint64_t CDP_LOC_BASE
     int cdp_loc_is_data(uint64_t loc)
 
+cdef extern from "frame.h" nogil:
+    enum:
+        CDP_FRAME_TAIL_BYTES
+
 cdef enum:
     MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
-    MAX_INSERTS = 40    # into the tree by one record: parts, or the two edges and the body of an unaligned zero
     FULL = -1           # add_extent: the list is full, which is no error
 
 
@@ -67,10 +65,11 @@ cdef class VolumeCore:
         self.log = log
         self.segments = segments
         self.size_bytes = size_bytes
-        self.max_records = max_records
-        cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - (64 << 10)
-        self.part_bytes = min(1 << 20, usable // 2 // CDP_BLOCK * CDP_BLOCK) or CDP_BLOCK
-        self.max_request_bytes = min(32 << 20, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
+        # Three parts of 1 MiB to a slot of 4 MiB; at least two to a smaller one, so that little of it is left empty.
+        cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - CDP_FRAME_TAIL_BYTES
+        cdef uint64_t part = usable // 2 // CDP_BLOCK * CDP_BLOCK, mib = 1 << 20, most = 32 << 20
+        self.part_bytes = max(<uint64_t>CDP_BLOCK, min(part, mib))
+        self.max_request_bytes = min(most, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
         cdef cdp_status st
         self.base_fd = -1
         if base:
@@ -80,22 +79,12 @@ cdef class VolumeCore:
         self.parent = parent
         self.parent_view = parent_view
         self.parent_pin = parent_pin
-        self.last_seq = self.unflushed_seq = last_seq
-        self.last_ts_ns = last_ts_ns
-        pthread_mutex_init(&self.index_mutex, NULL)
-        self.tree = cdp_tree_new(max_records)
-        self.snapshot = cdp_snapshot_new(&view.v, NULL, 0)
-        if self.tree == NULL or self.snapshot == NULL:
-            raise MemoryError()
+        self.unflushed_seq = last_seq
+        self.versions = Versions(view, max_records, last_seq, last_ts_ns)
 
     def __dealloc__(self):
-        cdp_tree_free(self.tree)
-        cdp_tree_free(self.sealing_tree)
-        if self.snapshot != NULL:
-            cdp_snapshot_unref(self.snapshot)
         if self.base_fd >= 0 and self.table != NULL:
             self.table.close(self.table.ctx, self.base_fd)
-        pthread_mutex_destroy(&self.index_mutex)
 
     # --- the way of a write -------------------------------------------------------------------------------------------
 
@@ -142,32 +131,25 @@ cdef class VolumeCore:
         cdef int rc = self.log.make_room(data_bytes, n_desc, &rolled, st)
         if rc != CDP_OK:
             return rc
-        if not rolled and not cdp_tree_has_room(self.tree, MAX_INSERTS):
+        if not rolled and not self.versions.has_room(MAX_PARTS):
             rc = self.log.roll(st)
             if rc != CDP_OK:
                 return rc
             rolled = True
-        if rolled:
-            self.swap_trees()
-            if self.tree == NULL:
-                return cdp_fail_os(st, -ENOMEM, 0, b"extent tree of the next segment")
+        if rolled and self.set_tree_aside() != CDP_OK:
+            return cdp_fail_os(st, -ENOMEM, 0, b"extent tree of the next segment")
         now = self.table.now_ns(self.table.ctx)
-        seq[0] = self.last_seq + 1
-        ts_ns[0] = now if now > self.last_ts_ns else self.last_ts_ns + 1
+        seq[0] = self.versions.last_seq + 1
+        ts_ns[0] = now if now > self.versions.last_ts_ns else self.versions.last_ts_ns + 1
         return CDP_OK
 
-    cdef void swap_trees(self) noexcept nogil:
-        cdef cdp_tree *fresh = cdp_tree_new(self.max_records)
-        if fresh == NULL:
-            pthread_mutex_lock(&self.log.io_mutex)
-            self.log.failed = ENOMEM
-            pthread_mutex_unlock(&self.log.io_mutex)
-            return
-        pthread_mutex_lock(&self.index_mutex)
-        self.sealing_tree = self.tree
-        self.tree = fresh
-        pthread_mutex_unlock(&self.index_mutex)
+    cdef int set_tree_aside(self) noexcept nogil:
+        """The log has set its segment aside; then maintenance may begin with it."""
+        if self.versions.swap_trees() != CDP_OK:
+            self.log.fail(ENOMEM)
+            return ENOMEM
         self.log.publish_sealing()
+        return CDP_OK
 
     cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags,
                            cdp_status *st) noexcept nogil:
@@ -186,9 +168,9 @@ cdef class VolumeCore:
     cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
                          uint64_t *seq, cdp_status *st) noexcept nogil:
         """Append lock held: one WRITE record, then visible."""
-        cdef uint64_t loc[MAX_PARTS]
-        cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, first
-        cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i
+        cdef change changes[MAX_PARTS]
+        cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, loc
+        cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i, n_changes = 0
         cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
         cdef int rc = self.begin_record(n, n_parts, seq, &ts_ns, st)
         for i in range(n_parts):
@@ -198,21 +180,17 @@ cdef class VolumeCore:
             step = min(self.part_bytes, n - at)
             rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
                                  rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0), buf + at, <uint32_t>step, crc[i],
-                                 &loc[i], st)
+                                 &loc, st)
+            if n_changes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
+                changes[n_changes - 1].end += step // CDP_SECTOR    # it lies right behind: one extent
+            else:
+                changes[n_changes].start = start + at // CDP_SECTOR
+                changes[n_changes].end = changes[n_changes].start + step // CDP_SECTOR
+                changes[n_changes].loc = loc
+                n_changes += 1
         if rc != CDP_OK:
             return rc
-        pthread_mutex_lock(&self.index_mutex)
-        i = 0
-        while i < n_parts:      # neighbours that lie one behind the other in the log are one extent
-            first = i
-            i += 1
-            while i < n_parts and loc[i] == loc[i - 1] + self.part_bytes // CDP_SECTOR:
-                i += 1
-            cdp_tree_insert(self.tree, seq[0], start + first * self.part_bytes // CDP_SECTOR,
-                            start + min(i * self.part_bytes, n) // CDP_SECTOR, loc[first])
-        self.last_seq = seq[0]
-        self.last_ts_ns = ts_ns
-        pthread_mutex_unlock(&self.index_mutex)
+        self.versions.add(seq[0], ts_ns, changes, n_changes)
         self.n_writes += 1
         self.bytes_written += n
         if flags & CDP_FUA:
@@ -246,26 +224,24 @@ cdef class VolumeCore:
     cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, cdp_status *st) noexcept nogil:
         """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
         cdef uint64_t end = off + n, at = off, stop, seq, ts_ns
-        cdef uint64_t start_of[3]
-        cdef uint64_t end_of[3]
-        cdef uint64_t loc[3]
+        cdef change part[3]
         cdef uint8_t edge[3][512]
         cdef uint16_t rec_flags
         cdef uint32_t n_parts = 0, n_edges = 0, i
         cdef int rc = CDP_OK
         self.log.lock_append()
         while at < end and rc == CDP_OK:
-            start_of[n_parts] = at // CDP_SECTOR
+            part[n_parts].start = at // CDP_SECTOR
             if at % CDP_SECTOR == 0 and end - at >= CDP_SECTOR:
                 stop = end // CDP_SECTOR * CDP_SECTOR
-                loc[n_parts] = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+                part[n_parts].loc = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
             else:
                 stop = min(end, (at // CDP_SECTOR + 1) * CDP_SECTOR)
                 rc = self.read_inside(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, st)
                 memset(edge[n_parts] + at % CDP_SECTOR, 0, stop - at)
-                loc[n_parts] = 0
+                part[n_parts].loc = 0
                 n_edges += 1
-            end_of[n_parts] = (stop + CDP_SECTOR - 1) // CDP_SECTOR
+            part[n_parts].end = (stop + CDP_SECTOR - 1) // CDP_SECTOR
             n_parts += 1
             at = stop
         if rc == CDP_OK:
@@ -276,18 +252,13 @@ cdef class VolumeCore:
             rec_flags = CDP_REC_MORE if i + 1 < n_parts else 0
             if flags & CDP_FUA:
                 rec_flags |= CDP_REC_FUA
-            if loc[i]:
-                rc = self.log.append(seq, ts_ns, start_of[i], end_of[i] - start_of[i], kind, rec_flags, NULL, 0, 0, &at, st)
+            if part[i].loc:
+                rc = self.log.append(seq, ts_ns, part[i].start, part[i].end - part[i].start, kind, rec_flags, NULL, 0, 0, &at, st)
             else:
-                rc = self.log.append(seq, ts_ns, start_of[i], 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
-                                     cdp_crc32c(0, edge[i], CDP_SECTOR), &loc[i], st)
+                rc = self.log.append(seq, ts_ns, part[i].start, 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
+                                     cdp_crc32c(0, edge[i], CDP_SECTOR), &part[i].loc, st)
         if rc == CDP_OK:
-            pthread_mutex_lock(&self.index_mutex)
-            for i in range(n_parts):
-                cdp_tree_insert(self.tree, seq, start_of[i], end_of[i], loc[i])
-            self.last_seq = seq
-            self.last_ts_ns = ts_ns
-            pthread_mutex_unlock(&self.index_mutex)
+            self.versions.add(seq, ts_ns, part, n_parts)
             self.n_zeroes += 1
             if flags & CDP_FUA:
                 self.unflushed_seq = seq
@@ -304,10 +275,7 @@ cdef class VolumeCore:
             return 0
         if self.log.append(seq, ts_ns, start, sectors, kind, 0, data, n, cdp_crc32c(0, data, n) if n else 0, &loc, st) != CDP_OK:
             return 0
-        pthread_mutex_lock(&self.index_mutex)
-        self.last_seq = seq
-        self.last_ts_ns = ts_ns
-        pthread_mutex_unlock(&self.index_mutex)
+        self.versions.add(seq, ts_ns, NULL, 0)
         return seq
 
     cdef int flush(self, cdp_status *st) noexcept nogil:
@@ -317,7 +285,7 @@ cdef class VolumeCore:
         if not cdp_gate_enter(&self.gate):
             return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
         self.log.lock_append()
-        seq = self.last_seq
+        seq = self.versions.last_seq
         if self.unflushed_seq != seq:
             seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, st)
             if seq:
@@ -346,51 +314,6 @@ cdef class VolumeCore:
         cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil:
-        """Pieces of [start, end) at `view` (NULL: now), all of one moment. Free p.heap if it is not NULL."""
-        cdef cdp_piece known[64]
-        cdef cdp_piece *trees_know = known
-        cdef cdp_piece *both
-        cdef cdp_tree *trees[2]
-        cdef uint32_t n_trees
-        cdef uint64_t cap = 64, reached
-        cdef int64_t n
-        cdef cdp_snapshot *snap
-        cdef const cdp_view *seen
-        p.heap = NULL
-        p.at = p.few
-        while True:
-            pthread_mutex_lock(&self.index_mutex)
-            snap = cdp_snapshot_ref(self.snapshot)
-            trees[0] = self.tree
-            trees[1] = self.sealing_tree
-            n_trees = 2 if self.sealing_tree != NULL else 1
-            seen = view
-            if view == NULL:
-                seen = &snap.view
-            n = cdp_lookup(seen, trees, n_trees, NULL, 0, start, end, trees_know, cap, &reached, st)
-            pthread_mutex_unlock(&self.index_mutex)
-            if n >= 0 and reached == end:
-                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
-                                    p.at, cap, &reached, st)
-            cdp_snapshot_unref(snap)
-            if n < 0 or reached == end:
-                break
-            # Fragmented: begin again with room for the worst case, so that all pieces are of one moment.
-            free(p.heap)
-            cap = cap * 32 if cap * 32 < end - start + 1 else end - start + 1
-            p.heap = <cdp_piece *>malloc(2 * cap * sizeof(cdp_piece))
-            if p.heap == NULL:
-                return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
-            p.at = p.heap
-            trees_know = p.heap + cap
-        if n < 0:
-            free(p.heap)
-            p.heap = NULL
-            return st.code
-        p.n = <uint64_t>n
-        return CDP_OK
-
     cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef cdp_piece *q
@@ -399,7 +322,7 @@ cdef class VolumeCore:
         if n == 0:
             return CDP_OK
         while True:
-            rc = self.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+            rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
             if rc != CDP_OK:
                 return rc
             for i in range(p.n):
@@ -425,10 +348,10 @@ cdef class VolumeCore:
         cdef int fd, rc
         cdef bint cached
         cdef int64_t got
-        cdef uint8_t *resident = self.log.pin(loc, n, &token)
+        cdef uint8_t *resident = self.log.ring.pin(loc, &token)
         if resident != NULL:
             memcpy(buf, resident + skip, n)
-            self.log.unpin(token)
+            self.log.ring.unpin(token)
             return CDP_OK
         rc = self.segments.acquire(<uint32_t>(loc >> 32), &fd, &cached, st)
         if rc != CDP_OK:
@@ -471,7 +394,7 @@ cdef class VolumeCore:
         rc = self.check_range(off, n, st)
         while rc == CDP_OK and at < end:
             stop = min(end, (at // (1 << 30) + 1) * (1 << 30))
-            rc = self.resolve(view, at // CDP_SECTOR, (stop + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+            rc = self.versions.resolve(view, at // CDP_SECTOR, (stop + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
             if rc != CDP_OK:
                 break
             for i in range(p.n):
@@ -578,38 +501,12 @@ cdef class VolumeCore:
         with nogil:
             seq = self.append_meta(kind, start, sectors, p, n, &st)
             if seq and view is not None:
-                rc = self.install(&view.v, NULL, 0, False)
+                rc = self.versions.install(&view.v, NULL, 0, False)
         if not seq:
             check(st.code, &st, None)
         if rc != CDP_OK:
             raise MemoryError()
-        return seq, self.last_ts_ns
-
-    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs, bint drop_sealing_tree) noexcept nogil:
-        """The next snapshot; view == NULL or runs == NULL keeps what there is. Made under the lock (a copy of some
-        hundred bytes), because a restore and the maintenance thread each change one half."""
-        cdef cdp_snapshot *fresh
-        cdef cdp_snapshot *old
-        cdef cdp_tree *dead = NULL
-        pthread_mutex_lock(&self.index_mutex)
-        old = self.snapshot
-        if runs == NULL:
-            runs = old.run_refs
-            n_runs = old.n_runs
-        if view == NULL:
-            view = &old.view
-        fresh = cdp_snapshot_new(view, runs, n_runs)
-        if fresh != NULL:
-            self.snapshot = fresh
-            if drop_sealing_tree:
-                dead = self.sealing_tree
-                self.sealing_tree = NULL
-        pthread_mutex_unlock(&self.index_mutex)
-        if fresh == NULL:
-            return ENOMEM
-        cdp_snapshot_unref(old)
-        cdp_tree_free(dead)
-        return CDP_OK
+        return seq, self.versions.last_ts_ns
 
     def close(self):
         """Refuse new requests, wait for those inside. The log is stopped and closed by the owner. Idempotent."""
@@ -630,26 +527,17 @@ cdef class VolumeCore:
 
     def set_aside(self):
         """After close(): hand the open segment, if it has records, to maintenance for sealing."""
-        cdef bint set_aside
         with nogil:
             self.log.lock_append()
-            set_aside = self.log.set_aside()
-            if set_aside:
-                self.swap_trees()
+            if self.log.set_aside():
+                self.set_tree_aside()
             self.log.unlock_append()
 
     def release(self):
         """After close(): let go of files, mappings and the parent."""
-        cdef cdp_snapshot *empty
         if not self.closed:
             raise Busy("the volume is open", "close it first")
-        with nogil:
-            pthread_mutex_lock(&self.index_mutex)
-            empty = cdp_snapshot_new(&self.snapshot.view, NULL, 0)
-            if empty != NULL:
-                cdp_snapshot_unref(self.snapshot)
-                self.snapshot = empty
-            pthread_mutex_unlock(&self.index_mutex)
+        self.versions.release()
         self.segments.close()
         if self.base_fd >= 0:
             self.table.close(self.table.ctx, self.base_fd)
@@ -662,25 +550,12 @@ cdef class VolumeCore:
 
     def position(self):
         """(last_seq, last_ts_ns), of one moment."""
-        cdef uint64_t seq, ts
-        with nogil:
-            pthread_mutex_lock(&self.index_mutex)
-            seq = self.last_seq
-            ts = self.last_ts_ns
-            pthread_mutex_unlock(&self.index_mutex)
-        return seq, ts
+        return self.versions.position()
 
     def stats(self) -> dict:
         """Counters since opening, and the memory of the extent trees in bytes."""
-        cdef uint64_t tree_bytes
-        with nogil:
-            pthread_mutex_lock(&self.index_mutex)
-            tree_bytes = cdp_tree_bytes(self.tree)
-            if self.sealing_tree != NULL:
-                tree_bytes += cdp_tree_bytes(self.sealing_tree)
-            pthread_mutex_unlock(&self.index_mutex)
         return {"writes": self.n_writes, "zeroes": self.n_zeroes, "flushes": self.n_flushes,
-                "bytes_written": self.bytes_written, "tree_bytes": tree_bytes, **self.log.stats()}
+                "bytes_written": self.bytes_written, "tree_bytes": self.versions.tree_bytes(), **self.log.stats()}
 
 
 cdef void checksum_parts(const uint8_t *buf, uint64_t n, uint64_t part_bytes, uint32_t *crc) noexcept nogil:

@@ -450,7 +450,6 @@ void sim_tree_crash(sim_tree *t, const sim_fate *fate)
     for (sim_inode *ino = t->all; ino; ino = ino->next) {
         clear_entries(t, &ino->cur, 1);
         read_durable(t, ino);
-        ino->lock = 0;
     }
     release_all(t);
     for (sim_inode *ino = t->all; ino; ino = ino->next)

@@ -65,7 +65,7 @@ int sim_rename(sim_tree *t, const char *from, const char *to);
 int sim_sync_names(sim_tree *t, const char *path);
 /* As cdp_os.list_dir. */
 int64_t sim_list(const sim_tree *t, const char *path, char *buf, uint64_t cap);
-/* The power comes back: names and files. */
+/* The power comes back: names and files. No handle is open. */
 void sim_tree_crash(sim_tree *t, const sim_fate *fate);
 
 #endif

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include "crc32c.h"
 #include "segment.h"
@@ -9,7 +10,7 @@ static uint32_t block_crc(uint8_t *block, size_t crc_at)
     return cdp_crc32c(0, block, CDP_BLOCK);
 }
 
-void cdp_segment_header_put(uint8_t *block, const struct cdp_segment_header *h)
+static void header_put(uint8_t *block, const struct cdp_segment_header *h)
 {
     memset(block, 0, CDP_BLOCK);
     memcpy(block, h, sizeof *h);
@@ -40,6 +41,39 @@ int cdp_segment_trailer_get(const uint8_t *block, struct cdp_segment_trailer *t)
     memcpy(copy, block, CDP_BLOCK);
     memcpy(t, block, sizeof *t);
     return t->magic == CDP_TRAILER_MAGIC && t->crc == block_crc(copy, offsetof(struct cdp_segment_trailer, crc));
+}
+
+int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes, int direct,
+                       int *fd, cdp_status *st)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%010u.log", directory, h->segment);
+    int64_t rc = os->open(os->ctx, path, CDP_OPEN_RDWR | CDP_OPEN_CREATE | (direct ? CDP_OPEN_DIRECT : 0));
+    if (rc < 0)
+        return cdp_fail_os(st, rc, 0, "creating a log segment");
+    *fd = (int)rc;
+    h->magic = CDP_SEGMENT_MAGIC;
+    h->version = CDP_FORMAT_VERSION;
+    rc = os->random(os->ctx, &h->salt, sizeof h->salt);
+    uint8_t *block = os->pages(os->ctx, CDP_BLOCK);
+    if (rc >= 0)
+        rc = block ? os->allocate(os->ctx, *fd, 0, bytes) : -ENOMEM;
+    if (rc >= 0) {
+        header_put(block, h);
+        rc = os->pwrite(os->ctx, *fd, block, CDP_BLOCK, 0);
+    }
+    if (block)
+        os->free_pages(os->ctx, block, CDP_BLOCK);
+    if (rc >= 0)
+        rc = os->datasync(os->ctx, *fd);
+    if (rc >= 0)
+        rc = os->sync_dir(os->ctx, directory);
+    if (rc < 0) {
+        os->close(os->ctx, *fd);
+        os->unlink(os->ctx, path);
+        return cdp_fail_os(st, rc, 0, "preparing a log segment");
+    }
+    return CDP_OK;
 }
 
 int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,

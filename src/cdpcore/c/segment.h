@@ -7,11 +7,14 @@
 #include "os.h"
 #include "status.h"
 
-/* Fill `block` (CDP_BLOCK bytes), checksum included. */
-void cdp_segment_header_put(uint8_t *block, const struct cdp_segment_header *h);
-/* 1: valid and of a version that this code reads; 0: not. */
+/* From a block of CDP_BLOCK bytes. 1: valid and of a version that this code reads; 0: not. */
 int cdp_segment_header_get(const uint8_t *block, struct cdp_segment_header *h);
 int cdp_segment_trailer_get(const uint8_t *block, struct cdp_segment_trailer *t);
+
+/* Make directory/N.log for h->segment: `bytes` allocated, header durable, the name too. Fills in what the caller need not know
+ * (magic, version, a random salt). A failure leaves no file behind. */
+int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes, int direct,
+                       int *fd, cdp_status *st);
 
 /* Cut the file at `end` (behind its last frame), append the directory and the trailer, sync. `t` has salt, segment and the
  * seq and time range; the rest is filled in. May be repeated after a failure. */

@@ -1,0 +1,168 @@
+"""Which version of a sector is visible.
+
+Three layers, newest first: the extent tree of the open segment, that of the segment being sealed, the runs. Adding a record and
+looking one up take the lock for the trees only; runs are searched without it, through a counted snapshot.
+
+Invariants
+ 1. last_seq and the tree change together, so a reader sees whole records, in order.
+ 2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
+ 3. A snapshot never changes; a restore replaces its lineage, maintenance its runs, each keeping the other half.
+"""
+from libc.errno cimport ENOMEM
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from cdpcore.errors cimport CDP_OK, cdp_fail_os
+from cdpcore.index cimport (cdp_lookup, cdp_lookup_runs, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room, cdp_tree_insert,
+                            cdp_tree_new)
+from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+
+cdef extern from "format.h" nogil:
+    enum:
+        CDP_SECTOR
+
+
+cdef class Versions:
+    """The index of one volume. `view`: its lineage; `max_records`: of a segment."""
+
+    def __cinit__(self, View view not None, uint32_t max_records, uint64_t last_seq, uint64_t last_ts_ns):
+        pthread_mutex_init(&self.mutex, NULL)
+        self.max_records = max_records
+        self.last_seq = last_seq
+        self.last_ts_ns = last_ts_ns
+        self.tree = cdp_tree_new(max_records)
+        self.snapshot = cdp_snapshot_new(&view.v, NULL, 0)
+        if self.tree == NULL or self.snapshot == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        cdp_tree_free(self.tree)
+        cdp_tree_free(self.sealing_tree)
+        if self.snapshot != NULL:
+            cdp_snapshot_unref(self.snapshot)
+        pthread_mutex_destroy(&self.mutex)
+
+    cdef bint has_room(self, uint32_t n_changes) noexcept nogil:
+        return cdp_tree_has_room(self.tree, n_changes)
+
+    cdef void add(self, uint64_t seq, uint64_t ts_ns, const change *changes, uint32_t n) noexcept nogil:
+        cdef uint32_t i
+        pthread_mutex_lock(&self.mutex)
+        for i in range(n):
+            cdp_tree_insert(self.tree, seq, changes[i].start, changes[i].end, changes[i].loc)
+        self.last_seq = seq
+        self.last_ts_ns = ts_ns
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef cdp_snapshot *reference(self) noexcept nogil:
+        cdef cdp_snapshot *snap
+        pthread_mutex_lock(&self.mutex)
+        snap = cdp_snapshot_ref(self.snapshot)
+        pthread_mutex_unlock(&self.mutex)
+        return snap
+
+    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil:
+        """Pieces of [start, end) at `view` (NULL: now), all of one moment. Free p.heap if it is not NULL."""
+        cdef cdp_piece known[64]
+        cdef cdp_piece *trees_know = known
+        cdef cdp_piece *both
+        cdef cdp_tree *trees[2]
+        cdef uint32_t n_trees
+        cdef uint64_t cap = 64, reached
+        cdef int64_t n
+        cdef cdp_snapshot *snap
+        cdef const cdp_view *seen
+        p.heap = NULL
+        p.at = p.few
+        while True:
+            pthread_mutex_lock(&self.mutex)
+            snap = cdp_snapshot_ref(self.snapshot)
+            trees[0] = self.tree
+            trees[1] = self.sealing_tree
+            n_trees = 2 if self.sealing_tree != NULL else 1
+            seen = view
+            if view == NULL:
+                seen = &snap.view
+            n = cdp_lookup(seen, trees, n_trees, NULL, 0, start, end, trees_know, cap, &reached, st)
+            pthread_mutex_unlock(&self.mutex)
+            if n >= 0 and reached == end:
+                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
+                                    p.at, cap, &reached, st)
+            cdp_snapshot_unref(snap)
+            if n < 0 or reached == end:
+                break
+            # Fragmented: begin again with room for the worst case, so that all pieces are of one moment.
+            free(p.heap)
+            cap = cap * 32 if cap * 32 < end - start + 1 else end - start + 1
+            p.heap = <cdp_piece *>malloc(2 * cap * sizeof(cdp_piece))
+            if p.heap == NULL:
+                return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
+            p.at = p.heap
+            trees_know = p.heap + cap
+        if n < 0:
+            free(p.heap)
+            p.heap = NULL
+            return st.code
+        p.n = <uint64_t>n
+        return CDP_OK
+
+    cdef int swap_trees(self) noexcept nogil:
+        cdef cdp_tree *fresh = cdp_tree_new(self.max_records)
+        if fresh == NULL:
+            return ENOMEM
+        pthread_mutex_lock(&self.mutex)
+        self.sealing_tree = self.tree
+        self.tree = fresh
+        pthread_mutex_unlock(&self.mutex)
+        return CDP_OK
+
+    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs, bint drop_sealing_tree) noexcept nogil:
+        """The next snapshot; view == NULL or runs == NULL keeps what there is. Made under the lock (a copy of some
+        hundred bytes), because a restore and the maintenance thread each change one half."""
+        cdef cdp_snapshot *fresh
+        cdef cdp_snapshot *old
+        cdef cdp_tree *dead = NULL
+        pthread_mutex_lock(&self.mutex)
+        old = self.snapshot
+        if runs == NULL:
+            runs = old.run_refs
+            n_runs = old.n_runs
+        if view == NULL:
+            view = &old.view
+        fresh = cdp_snapshot_new(view, runs, n_runs)
+        if fresh != NULL:
+            self.snapshot = fresh
+            if drop_sealing_tree:
+                dead = self.sealing_tree
+                self.sealing_tree = NULL
+        pthread_mutex_unlock(&self.mutex)
+        if fresh == NULL:
+            return ENOMEM
+        cdp_snapshot_unref(old)
+        cdp_tree_free(dead)
+        return CDP_OK
+
+    def position(self):
+        """(last_seq, last_ts_ns), of one moment."""
+        cdef uint64_t seq, ts
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            seq = self.last_seq
+            ts = self.last_ts_ns
+            pthread_mutex_unlock(&self.mutex)
+        return seq, ts
+
+    def tree_bytes(self) -> int:
+        """Memory of the extent trees."""
+        cdef uint64_t n
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            n = cdp_tree_bytes(self.tree)
+            if self.sealing_tree != NULL:
+                n += cdp_tree_bytes(self.sealing_tree)
+            pthread_mutex_unlock(&self.mutex)
+        return n
+
+    def release(self):
+        """Let go of the runs' mappings. No reader may be inside."""
+        with nogil:
+            self.install(NULL, self.snapshot.run_refs, 0, False)
