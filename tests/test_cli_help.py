@@ -1,6 +1,5 @@
 """The command line's form: help, exit statuses, usage errors, start-up, documents in step."""
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,8 +97,9 @@ def test_settings_are_checked_before_the_command_looks_at_anything(tmp_path):
         one_line_error(run("create", str(tmp_path / "v"), "--size", "1G", *args), exits.USAGE, "out of range")
     assert list(tmp_path.iterdir()) == []
     one_line_error(run("info", "nowhere", "--set", "x=1"), exits.USAGE, "unknown key 'x'")
-    one_line_error(run("info", "nowhere", "--config", str(tmp_path / "no.toml")), exits.NOT_FOUND, "no such settings file")
-    one_line_error(run("--config", str(tmp_path / "no.toml"), "info", "nowhere"), exits.NOT_FOUND, "no such settings file")
+    none = ("--config", str(tmp_path / "no.toml"))
+    one_line_error(run("info", "nowhere", *none), exits.NOT_FOUND, "no such settings file")
+    one_line_error(run(*none, "info", "nowhere"), exits.NOT_FOUND, "no such settings file")
 
 
 def test_config_show(tmp_path):
@@ -156,7 +156,7 @@ def test_start_up_imports_nothing_heavy():
 from cdp.cli import cli
 cli(["--help"], standalone_mode=False)
 print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"""
-    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy())
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert got.stderr.strip() == "[]"
 
 

@@ -65,12 +65,12 @@ class Location:
 
 
 def is_volume(path: str) -> bool:
-    """Whether a directory looks like a volume or a writable image: also one with a lost catalog, which can be rebuilt."""
+    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt."""
     return os.path.exists(os.path.join(path, "lock")) and os.path.isdir(os.path.join(path, "log"))
 
 
 def locate(path: str) -> Location:
-    """The volume at `path`; VOLUME/IMAGE and VOLUME/images/IMAGE are a writable image. Raises NotFound, InvalidRequest."""
+    """The volume at `path`, or the image VOLUME/IMAGE, VOLUME/images/IMAGE. Raises NotFound, InvalidRequest."""
     if not path or "\0" in path:
         raise InvalidRequest("the path of the volume is empty", "give the directory of a volume")
     path = os.path.normpath(path)
@@ -96,7 +96,8 @@ def _no_volume(path: str) -> CdpError:
     if os.path.isdir(path):
         return NotFound(f"{path} is a directory, but not a volume", "give the directory that 'cdp create' made")
     if os.path.exists(path):
-        return NotFound(f"{path} is a file, not a volume", f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
+        return NotFound(f"{path} is a file, not a volume",
+                        f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
     return NotFound(f"{path}: no such volume", f"'cdp create {path} --size 10G' makes one")
 
 

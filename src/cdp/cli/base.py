@@ -1,8 +1,8 @@
 """What all commands share: common options, help layout, settings, and errors as one line.
 
 Invariants
-  1. Whatever goes wrong, the user sees one line `cdp: error: what, where; what to do next` on standard error and an exit
-     status of cdp.cli.exits; a traceback only with --debug.
+  1. Whatever goes wrong, the user sees one line `cdp: error: what, where; what to do next` on standard error and an
+     exit status of cdp.cli.exits; a traceback only with --debug.
   2. Settings are read and checked before a command's body runs.
   3. Standard output carries results only: with --json one JSON document (or lines of them where the help says so).
 Nothing heavy is imported at module level here or in any command module: `cdp --version` must feel instant.
@@ -103,7 +103,8 @@ class CdpCommand(click.Command):
         level = state.settings.log_level
         if self.quiet and state.in_force.sources["log_level"] == "default":
             level = "warning"
-        logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(stream=sys.stderr, level=level.upper(),
+                            format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         for name in ("httpx", "httpcore", "uvicorn"):  # of use only to who works on the administration
             logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "WARNING")
         return super().invoke(ctx)
@@ -131,8 +132,8 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export", "import",
-             "restore", "undo", "restores", "check", "config")
+    ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
+             "import", "restore", "undo", "restores", "check", "config")
 
     LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
 
