@@ -57,6 +57,7 @@ cdef struct ring_frame:
     int fd              # of its segment
     uint32_t pins       # readers copying from the slot; io lock
     uint32_t closed     # 1: finished, in the queue
+    uint64_t whole_seq  # the last record that ends in it or before: the frame's last one may go on in the next frame
 
 
 cdef struct segment:

@@ -38,6 +38,7 @@ cdef extern from "format.h" nogil:
         CDP_BLOCK
         CDP_SECTOR
         CDP_FORMAT_VERSION
+        CDP_REC_MORE
     const uint64_t CDP_SEGMENT_MAGIC
     struct cdp_segment_header:
         uint64_t magic
@@ -183,6 +184,8 @@ cdef class Log:
         r = &self.ring[(self.opened - 1) % self.pool.n_slots]
         loc[0] = cdp_frame_add(&r.f, seq, ts_ns, start, sectors, kind, flags, data, data_bytes, crc)
         self.flush_seq = r.f.flush_seq
+        if not flags & CDP_REC_MORE:
+            r.whole_seq = seq
         if self.current.last_seq < self.current.first_seq:
             self.current.first_seq = seq
             self.current.first_ts_ns = ts_ns
@@ -210,6 +213,7 @@ cdef class Log:
                         self.current.number, self.current.n_frames, self.current.tail_bytes, self.current.salt,
                         self.next_seq, self.flush_seq)
         r.fd = self.current.fd
+        r.whole_seq = self.next_seq - 1
         self.opened += 1
         self.frame_open = True
         pthread_mutex_unlock(&self.io_mutex)
@@ -418,7 +422,7 @@ cdef class Log:
             k += 1
             pthread_mutex_lock(&self.io_mutex)
             self.written = k
-            self.written_seq = r.f.last_seq
+            self.written_seq = r.whole_seq      # half a record is neither written nor durable
             if r.f.segment == self.current.number:
                 self.current_dirty = True
             else:
