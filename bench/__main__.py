@@ -1,0 +1,79 @@
+"""`python -m bench`: all benchmarks; `python -m bench nbd|engine|history|micro`: one of them."""
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import nbd
+from bench.scratch import NoSpace, scratch, signals_as_interrupt
+
+# Timings of the core do not want their output buffered behind them.
+say = Callable[[str], None]
+
+
+def speak(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()
+
+
+def shared(function: Any) -> Any:
+    """Options of every benchmark."""
+    for option in reversed((
+        click.option("--quick", is_flag=True, help="A tiny run that proves it works; its figures mean nothing."),
+        click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, writable=True),
+                     help="Append one line of JSON a result to this file."),
+        click.option("--dir", "directory", type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),
+                     help="Where the files go, and so the file system that is measured. [default: /var/tmp]"),
+    )):
+        function = option(function)
+    return function
+
+
+def guarded(body: Callable[[Any], int], directory: Path | None) -> None:
+    """Run in a scratch folder that is always removed; a benchmark that measured nothing fails."""
+    with signals_as_interrupt():
+        try:
+            with scratch(directory) as place:
+                speak(f"files: {place.data} (removed afterwards)")
+                measured = body(place)
+        except NoSpace as error:
+            raise click.ClickException(str(error)) from None
+    if not measured:
+        raise click.ClickException("nothing was measured")
+
+
+def overridden(options: Any, **given: Any) -> Any:
+    return replace(options, **{key: value for key, value in given.items() if value not in (None, ())})
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Benchmarks of cdp. Without a command: all of them, which takes some 12 minutes and up to 20 GB."""
+    if ctx.invoked_subcommand is None:
+        for name in ("micro", "engine", "nbd", "history"):
+            ctx.invoke(main.commands[name])
+
+
+@main.command("nbd")
+@shared
+@click.option("--rounds", type=click.IntRange(1, 1000), help=f"[default: {nbd.Options.rounds}]")
+@click.option("--seconds", type=click.FloatRange(0.05, 600), help=f"Of each measurement. [default: {nbd.Options.seconds:g}]")
+@click.option("--size-mib", type=click.IntRange(8, 1 << 20), help=f"Of the disk. [default: {nbd.Options.size_bytes >> 20}]")
+@click.option("--workload", "workloads", multiple=True, type=click.Choice(list(nbd.WORKLOADS)), help="[default: all]")
+@click.option("--peer", "peers", multiple=True, type=click.Choice(list(nbd.PEERS)), help="[default: all]")
+def nbd_command(quick: bool, json_path: Path | None, directory: Path | None, rounds: int | None, seconds: float | None,
+                size_mib: int | None, workloads: tuple[str, ...], peers: tuple[str, ...]) -> None:
+    """Our NBD server side by side with nbdkit and qemu-nbd."""
+    options = overridden(nbd.QUICK if quick else nbd.Options(), rounds=rounds, seconds=seconds,
+                         size_bytes=size_mib and size_mib << 20, workloads=workloads, peers=peers)
+    guarded(lambda place: nbd.run(place, options, speak, json_path), directory)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()
