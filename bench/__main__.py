@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import nbd
+from bench import engine, nbd
 from bench.scratch import NoSpace, scratch, signals_as_interrupt
 
 # Timings of the core do not want their output buffered behind them.
@@ -72,6 +72,21 @@ def nbd_command(quick: bool, json_path: Path | None, directory: Path | None, rou
     options = overridden(nbd.QUICK if quick else nbd.Options(), rounds=rounds, seconds=seconds,
                          size_bytes=size_mib and size_mib << 20, workloads=workloads, peers=peers)
     guarded(lambda place: nbd.run(place, options, speak, json_path), directory)
+
+
+@main.command("engine")
+@shared
+@click.option("--rounds", type=click.IntRange(1, 1000), help=f"[default: {engine.Options.rounds}]")
+@click.option("--seconds", type=click.FloatRange(0.01, 600), help=f"Of each measurement. [default: {engine.Options.seconds:g}]")
+@click.option("--size-mib", type=click.IntRange(8, 1 << 20), help=f"Of the disk. [default: {engine.Options.size_bytes >> 20}]")
+@click.option("--workload", "workloads", multiple=True, type=click.Choice(list(engine.WORKLOADS)), help="[default: all]")
+@click.option("--target", "targets", multiple=True, type=click.Choice(list(engine.TARGETS)), help="[default: all]")
+def engine_command(quick: bool, json_path: Path | None, directory: Path | None, rounds: int | None, seconds: float | None,
+                   size_mib: int | None, workloads: tuple[str, ...], targets: tuple[str, ...]) -> None:
+    """The engine in one process, side by side with a plain file."""
+    options = overridden(engine.QUICK if quick else engine.Options(), rounds=rounds, seconds=seconds,
+                         size_bytes=size_mib and size_mib << 20, workloads=workloads, targets=targets)
+    guarded(lambda place: engine.run(place, options, speak, json_path), directory)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Our server against others, over a unix socket, with fio: alternating in one run, ratios round by round.
 
-For each workload every peer gets a new disk, filled once over NBD; then come the rounds, each peer once a round, in rotated
-order, with the same offsets; after each measurement the peer's files are synced, so that nobody pays for another's dirty
-pages (a peer that only dirtied the page cache is flattered by that; we are not: our log is written past it).
+For each workload every peer gets a new disk, filled once over NBD, then synced and dropped from the page cache; then come
+the rounds, each peer once a round, in rotated order, with the same offsets. After each measurement the peer's files are
+synced, so that nobody pays for another's dirty pages (which flatters a peer that only dirtied the page cache; our log is
+written past it).
 """
 import contextlib
 from dataclasses import asdict, dataclass
@@ -96,14 +97,15 @@ def _measure(scratch: Scratch, options: Options, workload: Workload, peers: list
         for peer in peers:
             server = running[peer.name] = stack.enter_context(serving(peer, scratch, options.size_bytes))
             fio.run(server.uri, FILL, options.size_bytes)
+            server.settle(drop=True)
             if workload.warmed:
                 fio.run(server.uri, SCATTER, options.size_bytes, requests=options.size_bytes // 4096 // 2)
+                server.settle()
                 fio.run(server.uri, WARM, options.size_bytes)
-            server.sync()
         for number in range(options.rounds):
             for name in order(list(running), number):
                 cells[name].append(_cell(running[name], workload.job, options, seed=number + 1))
-                running[name].sync()
+                running[name].settle()
     return cells
 
 

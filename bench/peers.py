@@ -17,7 +17,7 @@ from typing import Any
 import cdp
 
 from bench.facts import tool_version
-from bench.scratch import Scratch, process
+from bench.scratch import Scratch, process, settle_files
 
 READY_SECONDS = 30.0
 
@@ -31,16 +31,10 @@ class Running:
     pid: int
     files: tuple[Path, ...]  # what it writes to
 
-    def sync(self) -> None:
-        """Its files are on the device: no other peer pays for its dirty pages."""
+    def settle(self, drop: bool = False) -> None:
+        """Its files are on the device: no other peer pays for its dirty pages. `drop`: and no longer in the page cache."""
         for path in self.files:
-            for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-                with contextlib.suppress(FileNotFoundError):  # a merge removed it
-                    fd = os.open(file, os.O_RDONLY)
-                    try:
-                        os.fsync(fd)
-                    finally:
-                        os.close(fd)
+            settle_files(path, drop)
 
     def cpu_seconds(self) -> float | None:
         """CPU time used so far, all threads; None where there is no /proc."""

@@ -60,6 +60,23 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def settle_files(path: Path, drop: bool = False) -> None:
+    """Sync a file, or all files of a folder; `drop`: also take them out of the page cache, where the system can.
+
+    Dropping is what makes a plain file fair: one that was filled or read with long requests lies in the page cache in large
+    folios, and ext4 (Linux 6.18) then takes 30 us a random 4 KiB write instead of 1.2 us.
+    """
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        with contextlib.suppress(FileNotFoundError):  # a merge removed it
+            fd = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+                if drop and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+
+
 @contextlib.contextmanager
 def unhurried() -> Iterator[None]:
     """Signals wait until the block is done (a second Ctrl-C must not interrupt the cleaning up)."""

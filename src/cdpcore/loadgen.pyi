@@ -1,10 +1,9 @@
-from typing import TypedDict, type_check_only
+from typing import TypedDict
 
 MAX_THREADS: int
 MAX_LENGTH_BYTES: int
 MAX_REQUESTS: int
 
-@type_check_only
 class Load(TypedDict):
     requests: int
     reads: int

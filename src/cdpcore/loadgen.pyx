@@ -16,6 +16,7 @@ from cdpcore.nbd cimport CDP_FUA, CDP_TARGET_CAPSULE, cdp_target
 from cdpcore.osapi cimport cdp_os_posix
 
 import threading
+from typing import TypedDict
 
 from cdpcore.errors import InvalidRequest
 
@@ -77,6 +78,9 @@ cdef extern from *:
 MAX_THREADS = 64
 MAX_LENGTH_BYTES = 32 << 20
 MAX_REQUESTS = 1 << 40
+
+Load = TypedDict("Load", {"requests": int, "reads": int, "writes": int, "flushes": int, "bytes": int, "elapsed_ns": int,
+                          "p50_ns": int, "p99_ns": int, "p999_ns": int, "max_ns": int})
 
 
 cdef class _Stop:
@@ -182,8 +186,8 @@ def run(capsule, *, length_bytes: int, threads: int = 1, read_percent: int = 0, 
     fua             writes are durable when they return
     seed            the same seed gives the same requests
 
-    Returns {"requests", "reads", "writes", "flushes", "bytes", "elapsed_ns", "p50_ns", "p99_ns", "p999_ns", "max_ns"}: counts
-    over all threads, from the first thread's start to the last one's end; latencies of single requests, 6 % too high at most.
+    Returns a Load, a dict: counts over all threads, from the first thread's start to the last one's end; latencies of single
+    requests, 6 % too high at most.
     Raises InvalidRequest for bad arguments, and whatever the target's first failed request was.
     """
     if not PyCapsule_IsValid(capsule, CDP_TARGET_CAPSULE):
