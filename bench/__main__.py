@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import engine, nbd
+from bench import engine, history, nbd
 from bench.scratch import NoSpace, scratch, signals_as_interrupt
 
 # Timings of the core do not want their output buffered behind them.
@@ -87,6 +87,22 @@ def engine_command(quick: bool, json_path: Path | None, directory: Path | None, 
     options = overridden(engine.QUICK if quick else engine.Options(), rounds=rounds, seconds=seconds,
                          size_bytes=size_mib and size_mib << 20, workloads=workloads, targets=targets)
     guarded(lambda place: engine.run(place, options, speak, json_path), directory)
+
+
+@main.command("history")
+@shared
+@click.option("--records", type=click.IntRange(1000, 10**9), help="[default: 10,000,000 of 512 bytes, then 1,000,000 of 4 KiB]")
+@click.option("--length", "length_bytes", type=click.IntRange(512, 1 << 20), help="Bytes of a record.")
+@click.option("--size-mib", type=click.IntRange(8, 1 << 20), help=f"Of the volume. [default: {history.Options.size_bytes >> 20}]")
+@click.option("--points", type=click.IntRange(1, 100_000), help=f"Moments to open. [default: {history.Options.points}]")
+@click.option("--restores", type=click.IntRange(1, 1000), help=f"Restores to make. [default: {history.Options.restores}]")
+def history_command(quick: bool, json_path: Path | None, directory: Path | None, records: int | None, length_bytes: int | None,
+                    size_mib: int | None, points: int | None, restores: int | None) -> None:
+    """A long history: opening any moment of it, going back, reading, memory, recovery."""
+    cases = history.QUICK if quick else history.DEFAULT[:1] if records or length_bytes else history.DEFAULT
+    chosen = [overridden(o, records=records, length_bytes=length_bytes, size_bytes=size_mib and size_mib << 20, points=points,
+                         restores=restores) for o in cases]
+    guarded(lambda place: sum(history.run(place, o, speak, json_path) for o in chosen), directory)
 
 
 if __name__ == "__main__":

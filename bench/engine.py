@@ -64,7 +64,7 @@ WORKLOADS = {w.name: w for w in (
 class Options:
     rounds: int = 3
     seconds: float = 1.0
-    size_bytes: int = 1 << 30
+    size_bytes: int = 512 << 20
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     targets: tuple[str, ...] = tuple(TARGETS)
 
