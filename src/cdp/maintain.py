@@ -44,6 +44,7 @@ class Maintainer:
         self._events: list[Event] = []
         self._merge_wanted = threading.Event()
         self._stopping = False
+        self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self._threads: list[threading.Thread] = []
         self._install(self._runs, keep=[], seal=False)
 
@@ -70,19 +71,24 @@ class Maintainer:
     def stop(self) -> None:
         """After Log.stop(): wait until both threads are done."""
         self._stopping = True
+        self._pause.set()
         self._merge_wanted.set()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
 
     def _seal_loop(self) -> None:
+        told = ""
         while self._core.log.wait_work(RETRY_MS):
             try:
                 self.step()
                 self._core.log.prepare_spare()
+                told = ""
             except Exception as e:      # a background thread must survive: the error goes to whoever writes next
-                log.error("sealing a segment of %s: %s", self._dir, e)
-                threading.Event().wait(RETRY_MS / 1000)
+                if str(e) != told:
+                    log.error("upkeep of %s: %s", self._dir, e)
+                    told = str(e)
+                self._pause.wait(RETRY_MS / 1000)
 
     def _merge_loop(self) -> None:
         while True:
@@ -119,7 +125,7 @@ class Maintainer:
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             self._merge_wanted.set()
-            threading.Event().wait(0.05)
+            self._pause.wait(0.05)
         with self._lock:
             run_id, self._next_id = self._next_id, self._next_id + 1
             path = run_path(self._dir, run_id)
