@@ -30,6 +30,7 @@ import click
 from cdp.trace import FORMATS, open_trace, samples
 
 COLUMNS = ("ts", "host", "disk", "type", "offset", "size", "response")
+HERE = Path(__file__).parent
 BLOCK_RECORDS = 100_000
 GOAL = {"text": 1e6, "fixed": 5e6, "blktrace": 5e6}  # records a second
 
@@ -245,7 +246,7 @@ def memory(millions: float, formats: tuple[str, ...], kinds: tuple[str, ...]) ->
 def facts() -> dict[str, Any]:
     """What the figures depend on."""
     git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True, cwd=Path(__file__).parent
+        ["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True, cwd=HERE
     )
     model = (
         next(
