@@ -121,7 +121,12 @@ def test_config_show(tmp_path):
 def test_every_error_becomes_one_line(capsys):
     cases = [
         (errors.Busy("web: open elsewhere", "stop that"), exits.BUSY, "web: open elsewhere; stop that"),
-        (errors.Corruption("two\nlines"), exits.CORRUPT, "two lines"),
+        (errors.Corruption("two\nlines"), exits.CORRUPT, "two lines; run 'cdp check'"),
+        (errors.Unavailable("x: Permission denied"), exits.UNAVAILABLE, "x: Permission denied; run as a user who may"),
+        (errors.Unavailable("x: broken"), exits.UNAVAILABLE, "x: broken; see the system's log"),
+        (errors.OutOfSpace("x"), exits.NO_SPACE, "x; free space"),
+        (errors.Busy("x"), exits.BUSY, "x; wait"),
+        (errors.NotFound("x"), exits.NOT_FOUND, "x; see 'cdp --help'"),
         (OSError(28, "No space left on device", "x.img"), exits.NO_SPACE, "x.img: No space left on device; free space"),
         (PermissionError(13, "Permission denied", "x"), exits.UNAVAILABLE, "x: Permission denied; run as"),
         (FileNotFoundError(2, "No such file", "x"), exits.NOT_FOUND, "x: No such file; check"),
