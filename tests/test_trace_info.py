@@ -1,4 +1,5 @@
 """What cdp trace info tells, against models in plain Python; conversion; the commands."""
+
 from __future__ import annotations
 
 import json
@@ -6,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cdpcore.errors import InvalidRequest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from cdp.trace import RECORD, Flag, Kind, open_trace, samples
 from cdp.trace.cli import main, trace
 from cdp.trace.convert import convert
@@ -14,9 +19,6 @@ from cdp.trace.info import Collector, collect, utc
 from cdp.trace.info import _bucket as bucket
 from cdp.trace.samples import Request
 from cdp.trace.timeline import BINS, Timeline
-from cdpcore.errors import InvalidRequest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 INTERVALS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 120), st.integers(0, 30)), min_size=1, max_size=60)
@@ -64,9 +66,26 @@ def test_footprint_is_bounded_and_then_an_upper_bound() -> None:
     assert bound <= union.granule_bytes * len(start)
 
 
-@pytest.mark.parametrize("length, expected", [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (512, 9), (513, 10), (4096, 12),
-                                              (2**53 - 1, 53), (2**53, 53), (2**53 + 1, 54), (2**62, 62), (2**62 + 1, 63),
-                                              (2**63 - 1, 63), (2**63, 63)])
+@pytest.mark.parametrize(
+    "length, expected",
+    [
+        (0, 0),
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (4, 2),
+        (512, 9),
+        (513, 10),
+        (4096, 12),
+        (2**53 - 1, 53),
+        (2**53, 53),
+        (2**53 + 1, 54),
+        (2**62, 62),
+        (2**62 + 1, 63),
+        (2**63 - 1, 63),
+        (2**63, 63),
+    ],
+)
 def test_size_buckets_are_exact(length: int, expected: int) -> None:
     assert bucket(np.array([length], np.uint64))[0] == expected
 
@@ -121,13 +140,20 @@ def test_info_by_hand(sample: Path) -> None:
 
 
 @SETTINGS
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10), st.booleans()), min_size=1, max_size=40), st.integers(1, 9))
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10), st.booleans()), min_size=1, max_size=40),
+    st.integers(1, 9),
+)
 def test_overwritten_share_equals_a_block_model(writes: list[tuple[int, int, bool]], batch: int) -> None:
     seen: set[int] = set()
     total = over = 0
     records = np.zeros(len(writes), RECORD)
     for record, (start, length, write) in zip(records, writes, strict=True):
-        record["offset_bytes"], record["length_bytes"], record["kind"] = start, length, Kind.WRITE if write else Kind.READ
+        record["offset_bytes"], record["length_bytes"], record["kind"] = (
+            start,
+            length,
+            Kind.WRITE if write else Kind.READ,
+        )
         if write:
             for byte in range(start, start + length):
                 total += 1
@@ -170,9 +196,20 @@ def test_iolog_of_everything(sample: Path, tmp_path: Path) -> None:
         done = convert(trace, str(out))
     assert (done.records, done.left_out, done.zeroes_as_writes, done.held_back, done.flags_dropped) == (6, 2, 1, 1, 1)
     assert out.read_text().splitlines() == [
-        "fio version 3 iolog", "0 a add", "0 a open", "0 b add", "0 b open", "0 a write 0 8192", "1000000 a write 4096 8192",
-        f"1000000 b read {1 << 40} 512", "2000000 a sync 0 0", f"2000000 b trim 0 {1 << 20}", "2000000 b write 512 512",
-        "3000000 a close", "3000000 b close"]
+        "fio version 3 iolog",
+        "0 a add",
+        "0 a open",
+        "0 b add",
+        "0 b open",
+        "0 a write 0 8192",
+        "1000000 a write 4096 8192",
+        f"1000000 b read {1 << 40} 512",
+        "2000000 a sync 0 0",
+        f"2000000 b trim 0 {1 << 20}",
+        "2000000 b write 512 512",
+        "3000000 a close",
+        "3000000 b close",
+    ]
     with open_trace(out) as trace:
         assert trace.format == "fio" and sum(map(len, trace)) == 6
 

@@ -1,4 +1,5 @@
 """Several files as one trace: order by time, devices, blktrace's file per CPU, alignment."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -6,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cdp.trace import RECORD, Kind, Records, merge, open_trace, samples
-from cdp.trace.samples import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cdp.trace import RECORD, Kind, Records, merge, open_trace, samples
+from cdp.trace.samples import Request
 
 STREAMS = st.lists(st.lists(st.integers(0, 30), max_size=25), min_size=1, max_size=5)
 
@@ -65,6 +67,7 @@ def test_blktrace_file_per_cpu(tmp_path: Path) -> None:
 
 def test_stage_is_chosen_over_all_files(tmp_path: Path) -> None:
     """One CPU saw only queueing: as another one saw dispatches, D is the stage, and nothing is counted twice."""
+
     def only(data: bytes, keep: set[int]) -> bytes:
         events, at = [], 0
         while at < len(data):
@@ -133,7 +136,13 @@ def test_alignment_counts_each_trace_from_its_first_record(tmp_path: Path) -> No
     with open_trace([spc, day2, day1], align="start") as trace:
         records = np.concatenate(list(trace))
         assert [(int(r["ts_ns"]) // second, int(r["source"])) for r in records] == [
-            (0, 0), (0, 2), (1, 2), (2, 1), (5, 0), (9, 1)]
+            (0, 0),
+            (0, 2),
+            (1, 2),
+            (2, 1),
+            (5, 0),
+            (9, 1),
+        ]
         assert trace.clock == "relative" and trace.epoch_ns is None and trace.devices == ["spc:0", "tencent:9"]
 
 

@@ -427,10 +427,10 @@ class Volume:
         s = self._store
         runs = s.maintainer.runs
         rows = s.timeline.rows()
-        seq = self._core.position()[0]
-        return {"records": seq, "segments": len(rows) + (1 if s.log.stats()["log_bytes_written"] else 0), "runs": len(runs),
-                "sealed_log_bytes": sum(r.file_bytes for r in rows), "index_bytes": sum(r.file_bytes for r in runs),
-                "pool_bytes": s.pool.bytes, **self._core.stats()}
+        core = self._core.stats()
+        return {"records": self._core.position()[0], "segments": len(rows) + (core["open_log_bytes"] > 0), "runs": len(runs),
+                "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"], "index_bytes": sum(r.file_bytes for r in runs),
+                "pool_bytes": s.pool.bytes, **core}
 
     def geometry(self) -> Geometry:
         return self._store.geometry

@@ -578,6 +578,8 @@ cdef class Log:
             free(copy)
 
     def stats(self) -> dict:
-        """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno."""
+        """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of the
+        segments that are not sealed (their files are larger: preallocated)."""
         return {"log_bytes_written": self.bytes_written, "frames_written": self.frames_written, "syncs": self.syncs,
-                "durable_seq": self.durable_seq, "failed_errno": self.failed}
+                "durable_seq": self.durable_seq, "failed_errno": self.failed,
+                "open_log_bytes": self.current.tail_bytes + self.sealing.tail_bytes}

@@ -89,7 +89,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         ("created", told(got["created_ns"])),
         ("oldest", f"#{window['oldest']['seq']}  {told(window['oldest']['ts_ns'])}"),
         ("newest", f"#{window['newest']['seq']}  {told(window['newest']['ts_ns'])}"),
-        ("log", _files(stats["segments"], "segment", stats["sealed_log_bytes"], " sealed")),
+        ("log", _files(stats["segments"], "segment", stats["log_bytes"])),
         ("index", _files(stats["runs"], "run", stats["index_bytes"])),
         ("bookmarks", str(got["bookmarks"])),
         ("images", str(got["images"])),

@@ -4,13 +4,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from cdpcore.errors import InvalidRequest
 
 from cdp.trace import places
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore import traceparse
-from cdpcore.errors import InvalidRequest
 
 
 class BlktraceReader:

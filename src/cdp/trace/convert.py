@@ -18,10 +18,10 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import polars as pl
+from cdpcore.errors import InvalidRequest, Unavailable
 
 from cdp.trace.model import Flag, Kind, Records
 from cdp.trace.reader import Trace
-from cdpcore.errors import InvalidRequest, Unavailable
 
 Target = Literal["fio", "csv"]
 _FIO_ACTION = {Kind.READ: "read", Kind.WRITE: "write", Kind.TRIM: "trim", Kind.ZERO: "write", Kind.FLUSH: "sync",
@@ -174,7 +174,7 @@ def _output(path: str, force: bool) -> Iterator[IO[bytes]]:
         raise InvalidRequest(f"{path}: exists", "--force replaces it")
     part = f"{path}.part-{os.getpid()}"
     try:
-        file = open(part, "wb", buffering=1 << 20)
+        file = open(part, "wb", buffering=1 << 20)  # noqa: SIM115 (what fails here is another error than what fails below)
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}") from None
     try:

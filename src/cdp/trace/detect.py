@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from cdpcore.errors import InvalidRequest
 
 from cdp.trace import places
 from cdp.trace.fixed import LAYOUTS
@@ -17,7 +18,6 @@ from cdp.trace.formats import Format, candidates
 from cdp.trace.model import RECORD
 from cdp.trace.stream import HEAD_BYTES, TraceFile
 from cdpcore import traceparse
-from cdpcore.errors import InvalidRequest
 
 _PROBE_LINES = 200
 _PROBE_RECORDS = 1000
@@ -41,8 +41,8 @@ def detect(file: TraceFile, wanted: str | None = None) -> Format:
         return formats[0]
     found = find(head, formats)
     if found is None:
-        raise InvalidRequest(f"{file.path}: {_what_it_looks_like(head)}", "'cdp trace formats' lists what is known, --format "
-                             "chooses")
+        raise InvalidRequest(f"{file.path}: {_what_it_looks_like(head)}",
+                             "'cdp trace formats' lists what is known, --format chooses")
     return found
 
 

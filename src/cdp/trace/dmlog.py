@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
+from cdpcore.errors import Closed, InvalidRequest, Unavailable
 
 from cdp.trace import places
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import ByteStream, TraceFile
 from cdpcore import traceparse
-from cdpcore.errors import Closed, InvalidRequest, Unavailable
 
 _READ_BYTES = 1 << 16  # entries are a sector each with data between them: larger reads would mostly read data
 
@@ -114,7 +114,8 @@ class PayloadSource:
                 have += len(part)
             data = parts[0] if len(parts) == 1 else b"".join(parts)
         if len(data) != size:
-            raise InvalidRequest(f"{self.path}: cut: {size} bytes of data expected at byte {position}, found {len(data)}")
+            raise InvalidRequest(f"{self.path}: expected {size} bytes of data at byte {position}, found {len(data)}",
+                                 "get the whole log")
         return data
 
     def _read_forward(self, stream: ByteStream, position: int, size: int) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp.trace.model import Records
+from cdp.trace.model import RECORD, Records
 
 
 @dataclass
@@ -39,7 +39,7 @@ def merge(streams: Sequence[Iterator[Records]]) -> Iterator[Records]:
     nothing = np.empty(0, np.uint64)
     heads: list[_Head | None] = []
     for stream in streams:
-        head = _Head(stream, np.empty(0), nothing)
+        head = _Head(stream, np.empty(0, RECORD), nothing)
         heads.append(head if head.advance() else None)
     while live := [(i, head) for i, head in enumerate(heads) if head]:
         # What ends first bounds what can be given: nothing earlier is still to come from any stream.

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+from cdpcore.errors import InvalidRequest
 from numpy.typing import NDArray
 
 from cdp.trace import blktrace, text
@@ -30,7 +31,6 @@ from cdp.trace.formats import STAGES, Clock, Format
 from cdp.trace.merging import merge
 from cdp.trace.model import BATCH_RECORDS, Kind, Records, Tally, TraceReader
 from cdp.trace.stream import PIECE_BYTES, TraceFile
-from cdpcore.errors import InvalidRequest
 
 MAX_FILES = 1000  # each holds a descriptor and a piece
 _PIECES_BYTES = 64 << 20  # for all files together
@@ -72,10 +72,12 @@ class Trace:
         names = sorted({source.format.name for source in sources})
         self.format = " + ".join(names)
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

@@ -13,10 +13,9 @@ import sys
 import zlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, cast
+from typing import IO, Self, cast
 
 import zstandard
-
 from cdpcore.errors import InvalidRequest, NotFound, Unavailable
 
 PIECE_BYTES = 4 << 20  # a columnar reader needs some MiB to use its threads: 16 M records/s at 4 MiB, 12 M at 1 MiB
@@ -60,10 +59,12 @@ class ByteStream:
         self._source.seek(here)
         return end
 
-    def __enter__(self) -> ByteStream:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

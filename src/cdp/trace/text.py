@@ -1,4 +1,4 @@
-"""One text trace, read in bounded pieces: columnar where the format has fixed columns and the piece is clean, else native.
+"""One text trace, read in bounded pieces: columnar where columns are fixed and the piece is clean, else native.
 
 Both give the same records; "native" or "columnar" can be forced for tests and measurements.
 """
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+from cdpcore.errors import InvalidRequest
 
 from cdp.trace import columnar, places
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore import traceparse
-from cdpcore.errors import InvalidRequest
 
 Engine = Literal["auto", "native", "columnar"]
 _BOM = b"\xef\xbb\xbf"
@@ -24,8 +24,8 @@ _TRIES = 4  # pieces that the columnar reader may decline from the start on befo
 class TextReader:
     """A TraceReader of lines. stages: bits of block-layer actions (blkparse). One pass at a time, one thread."""
 
-    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: int = 0, engine: Engine = "auto",
-                 piece_bytes: int = PIECE_BYTES):
+    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: int = 0,
+                 engine: Engine = "auto", piece_bytes: int = PIECE_BYTES):
         self.file = file
         self.path = file.path
         self.format = format
@@ -96,7 +96,8 @@ class TextReader:
 
     def _header(self, parser: traceparse.TextParser, piece: bytes) -> int:
         """Bytes of the header line at the very start; the native parser takes it, as it may set the parser's state."""
-        if not self._columnar or parser.lines or not self.format.signatures or not piece.startswith(self.format.signatures):
+        known = self.format.signatures
+        if not self._columnar or parser.lines or not known or not piece.startswith(known):
             return 0
         used = piece.find(b"\n") + 1
         if used:
