@@ -2,12 +2,14 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import cdp
 from cdp.cli import cli, exits
 from cdp.cli.base import CdpCommand, report
 from cdp.cli.reference import commands, help_of, renewed
@@ -167,4 +169,6 @@ print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"""
 
 def test_version():
     result = run("--version")
-    assert result.exit_code == 0 and result.stdout.startswith("cdp ")
+    assert result.exit_code == 0 and result.stdout == f"cdp {cdp.__version__}\n"
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    assert project["version"] == cdp.__version__

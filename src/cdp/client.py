@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
-
 from cdp.service import (
     MAX_PAGE_EXTENTS,
     BookmarkView,
@@ -35,6 +33,7 @@ from cdp.service import (
     WindowView,
 )
 from cdpcore import errors
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     import httpx

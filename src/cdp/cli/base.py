@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn, cast
 
 import click
-from cdpcore.errors import CdpError
 
 from cdp.cli import exits
 from cdp.settings import KEYS, InForce, Settings, load
+from cdpcore.errors import CdpError
 
 # Any command that looks at a volume can end with these.
 VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
