@@ -3,13 +3,13 @@ import os
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest, NotFound
 
 from cdp import units
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
 from cdp.cli.refs import volume_only
 from cdp.times import told
+from cdpcore.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from cdp.service import InfoView
