@@ -60,23 +60,23 @@ class Node:
     def bookmarks(self) -> dict[str, tuple[int, int]]:
         """name -> (seq it names, seq of its record)."""
         found: dict[str, tuple[int, int]] = {}
-        for i, row in enumerate(self.model.rows):
+        for seq, row in self.model.notes:
             if row.kind == BOOKMARK:
-                found[row.note[0]] = row.note[1], i + 1
+                found[row.note[0]] = row.note[1], seq
             elif row.kind == UNBOOKMARK:
                 found.pop(row.note, None)
         return {name: b for name, b in found.items() if self.openable(b[0])}
 
     def restores(self) -> list[tuple[int, int, int, int, bool, int | None, bool]]:
         """(seq, target, offset, length, destructive, undo_of, undoable), as Volume.restores() has them."""
-        rows = [(i + 1, row) for i, row in enumerate(self.model.rows) if row.kind == RESTORE]
+        rows = [(seq, row) for seq, row in self.model.notes if row.kind == RESTORE]
         undone = {row.note[2] for _, row in rows}
         return [(seq, row.note[0], row.offset, row.length, row.note[1], row.note[2],
                  not row.note[1] and not row.note[2] and seq not in undone and self.openable(seq - 1) and self.openable(seq))
                 for seq, row in rows]
 
     def gaps(self) -> list[tuple[int, int]]:
-        return [(row.note[0], i + 1) for i, row in enumerate(self.model.rows) if row.kind == RESTORE and row.note[1]]
+        return [(row.note[0], seq) for seq, row in self.model.notes if row.kind == RESTORE and row.note[1]]
 
     def openable(self, seq: int) -> bool:
         return not any(lo < seq < hi for lo, hi in self.gaps())
@@ -264,7 +264,7 @@ class World:
             if any(seq > target for _, seq in node.held):
                 refused(Busy, lambda: volume.restore(target, offset=offset, length=n, destructive=True))
                 return
-            self.learn(node)
+            self.learn(node, max(node.ts, default=0))
         node.model.restore(target, offset, n, (target, destructive, None))
         durably(node.model, lambda: volume.restore(target, offset=offset, length=n, destructive=destructive))
 
@@ -325,9 +325,10 @@ class World:
 
     def op_look(self, node: Node, rnd: random.Random) -> None:
         self.compare(node, rnd)
+        assert {b.name: (b.at.seq, b.made.seq) for b in node.volume.bookmarks()} == node.bookmarks()
 
     def op_history(self, node: Node, rnd: random.Random) -> None:
-        self.learn(node)
+        self.learn(node, rnd.choice((0, max(node.ts, default=0), max(node.ts, default=0))))
         self.compare_lists(node)
         for _ in range(3):
             self.compare_time(node, rnd)
@@ -389,12 +390,13 @@ class World:
                 refused(RefusedPoint, lambda: volume.at(rnd.randrange(lo + 1, hi)))
         refused(RefusedPoint, lambda: volume.at(len(node.model.rows) + 1))
 
-    def learn(self, node: Node) -> None:
+    def learn(self, node: Node, after: int = 0) -> None:
         """records() is the model's history, and timestamps are strictly increasing and do not change."""
         volume = self.open_node(node)
-        got, rows, last = volume.records(), node.model.rows, (0, volume.created_ns)
+        after = after if node.openable(after) and after in node.ts else 0
+        got, rows, last = volume.records(since=after), node.model.rows, (after, node.ts.get(after, volume.created_ns))
         there = set(map(int, got["seq"]))
-        missing = [seq for seq in range(1, len(rows) + 1) if seq not in there]
+        missing = [seq for seq in range(after + 1, len(rows) + 1) if seq not in there]
         assert all(not node.openable(seq) for seq in missing), f"records {missing[:5]} are not in the history"
         for r in got.tolist():
             seq, ts, kind, flags, offset, length = r
