@@ -46,6 +46,7 @@ class Maintainer:
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self._threads: list[threading.Thread] = []
+        self.upkeep: Callable[[], Callable[[], None] | None] = lambda: None     # a weak reference to what else is to be done
         self._install(self._runs, keep=[], seal=False)
 
     @property
@@ -53,11 +54,14 @@ class Maintainer:
         return list(self._runs)
 
     def note(self, event: Event) -> None:
-        """A bookmark or restore was appended: the catalog gets it now, and again, for sure, with its segment's seal."""
+        """A bookmark or restore was appended and is durable: the catalog gets it now; where that fails, with the next one or
+        the next seal. Never twice: an older event must not come back over a newer one."""
         with self._lock:
             self._events.append(event)
             with self._catalog.write() as txn:
-                apply_event(txn, event)
+                for e in self._events:
+                    apply_event(txn, e)
+            self._events = []
 
     # --- threads -------------------------------------------------------------------------------------------------------
 
@@ -82,6 +86,9 @@ class Maintainer:
         while self._core.log.wait_work(RETRY_MS):
             try:
                 self.step()
+                if upkeep := self.upkeep():
+                    upkeep()
+                del upkeep
                 self._core.log.prepare_spare()
                 told = ""
             except Exception as e:      # a background thread must survive: the error goes to whoever writes next
@@ -137,10 +144,9 @@ class Maintainer:
                 txn.put(segment)
                 txn.put(run)
                 for event in self._events:
-                    if event.seq <= last_seq:
-                        apply_event(txn, event)
+                    apply_event(txn, event)
             self._install([*self._runs, run], keep=[r.id for r in self._runs], seal=True)
-            self._events = [e for e in self._events if e.seq > last_seq]
+            self._events = []
             self._timeline.add(segment)
 
     def merge_once(self) -> bool:
