@@ -82,6 +82,8 @@ class World:
         """Start `cdp serve ARGS`, on the unix socket unless an address is among them."""
         if not any(arg in ("--unix", "--tcp") for arg in args):
             args = (*args, "--unix", self.socket)
+        if "--admin-socket" not in args:
+            args = (*args, "--admin-socket", self.sockets / "admin.sock")
         with self.log.open("wb") as log:
             self.server = subprocess.Popen(cdp_argv("serve", *args), cwd=self.path, env=environ(), stdin=subprocess.DEVNULL,
                                            stdout=subprocess.PIPE, stderr=log, text=True)
