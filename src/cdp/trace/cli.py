@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from cdpcore.errors import CdpError
 
 from cdp.trace.formats import FAMILIES, FORMATS, STAGES
+from cdpcore.errors import CdpError
 
 if TYPE_CHECKING:
     from cdp.trace.reader import Trace
