@@ -69,6 +69,9 @@ def trace() -> None:
     """
 
 
+trace_group = trace  # for modules where `trace` is a Trace
+
+
 def trace_options(command: F) -> F:
     """The options of everything that reads a trace, as keyword arguments of open_trace()."""
     for option in reversed((
