@@ -157,7 +157,7 @@ class Store:
         parent_view = None
         if self.parent is not None:
             parent_view = self.parent.view_at(g.parent_seq)
-        self.core = VolumeCore(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
+        self.core: VolumeCore = VolumeCore(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
                                base=f"{self.directory}/base.img" if g.base == "file" else "", view=self.view_at(lineage.NOW),
                                last_seq=self.found.last_seq, last_ts_ns=self.found.last_ts_ns,
                                parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
-from cdpcore.osapi import Os
+from cdpcore.osapi import Os, posix
 from cdpcore.target import Target
 from cdpcore.view import View
 
@@ -68,7 +68,7 @@ class Volume:
         self._references = 1
         self._parent = _parent or self._open_parent(tuning, _os, _catalog)
         try:
-            self._store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=self._parent._store if self._parent else None)
+            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=self._parent._store if self._parent else None)
         except BaseException:
             if self._parent:
                 self._parent.close()
@@ -84,7 +84,7 @@ class Volume:
     def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
         folder = Path(self.path).parent
-        if folder.name != "images" or not (os or stores.posix()).exists(f"{folder.parent}/volume.json"):
+        if folder.name != "images" or not (os or posix()).exists(f"{folder.parent}/volume.json"):
             return None
         return Volume(folder.parent, settings=self.settings, _tuning=tuning, _os=os, _catalog=catalog)
 
