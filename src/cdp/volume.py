@@ -68,7 +68,8 @@ class Volume:
         self._references = 1
         self._parent = _parent or self._open_parent(tuning, _os, _catalog)
         try:
-            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=self._parent._store if self._parent else None)
+            above = self._parent._store if self._parent else None
+            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=above)
         except BaseException:
             if self._parent:
                 self._parent.close()
