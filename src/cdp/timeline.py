@@ -78,6 +78,9 @@ class Timeline:
         frames = self._frames(part)
         frame = int(_find(frames["first_ts_ns"], ts_ns, side="right")) - 1
         records = self._records(part, frames, frame)
+        while not len(records):         # a torn tail can end with frames of parts of a void record
+            frame -= 1
+            records = self._records(part, frames, frame)
         found = int(_find(records["ts_ns"], ts_ns, side="right")) - 1
         return Moment(int(records["seq"][found]), int(records["ts_ns"][found]))
 
@@ -102,18 +105,17 @@ class Timeline:
     def last_flush(self, seq: int) -> int:
         """The last FLUSH or FUA record at or before `seq`; 0: none."""
         part = self._part(lambda p: p.first_seq, seq)
-        if part is None:
-            return 0
-        frames = self._frames(part)
-        frame = int(_find(frames["first_seq"], seq, side="right")) - 1
-        records = self._records(part, frames, frame)
-        hits = records["seq"][(records["seq"] <= seq) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
-        if len(hits):
-            return int(hits[-1])
-        if frame > 0:
-            return int(frames["flush_seq"][frame - 1])
-        older = self._part(lambda p: p.first_seq, part.first_seq - 1)
-        return int(self._frames(older)["flush_seq"][-1]) if older is not None else 0
+        while part is not None:
+            frames, limit = self._frames(part), min(seq, part.last_seq)
+            for frame in reversed(range(int(_find(frames["first_seq"], limit, side="right")))):
+                if frames["flush_seq"][frame] <= limit:     # the last one at or before the frame's end
+                    return int(frames["flush_seq"][frame])
+                records = self._records(part, frames, frame)
+                hits = records["seq"][(records["seq"] <= limit) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
+                if len(hits):
+                    return int(hits[-1])
+            part = self._part(lambda p: p.first_seq, part.first_seq - 1)
+        return 0
 
     # --- many ----------------------------------------------------------------------------------------------------------
 

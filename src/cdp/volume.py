@@ -75,11 +75,17 @@ class Volume:
                 self._parent.close()
             raise
         self._core = self._store.core
-        self._images = Images(self, tuning, _os, _catalog)
         self.size_bytes: int = self._store.geometry.size_bytes
         self.uuid: str = self._store.geometry.uuid
         self.created_ns: int = self._store.geometry.created_ns
-        self._finish_reclaims()
+        try:
+            self._images = Images(self, tuning, _os, _catalog)
+            self._finish_reclaims()
+        except BaseException:
+            self._store.close()
+            if self._parent:
+                self._parent.close()
+            raise
         self._store.maintainer.upkeep = weakref.WeakMethod(self._upkeep)
 
     def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
