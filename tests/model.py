@@ -33,12 +33,15 @@ class Model:
         self.size, self.max_request = size, max_request
         self.now, self.letters = map(bytearray, base or (bytes(size), b"h" * (size // SECTOR)))
         self.rows: list[Row] = []
+        self.notes: list[tuple[int, Row]] = []      # (seq, row) of bookmarks and restores
         self.keys = [(bytes(self.now), bytes(self.letters))]
         self.flushed = self.durable = 0     # the last seq with nothing to flush; what a power cut must leave
 
     def add(self, kind: int, offset: int = 0, length: int = 0, patches: tuple[Patch, ...] = (), fua: bool = False,
             note: Any = None) -> int:
         self.rows.append(Row(kind, fua, offset, length, patches, note))
+        if note is not None:
+            self.notes.append((len(self.rows), self.rows[-1]))
         _apply(self.now, self.letters, patches)
         if len(self.rows) % KEYFRAME == 0:
             self.keys.append((bytes(self.now), bytes(self.letters)))
@@ -87,6 +90,7 @@ class Model:
         """Only the first `seq` records are there (all of them durable now)."""
         content, letters = self.at(seq)
         del self.rows[seq:], self.keys[seq // KEYFRAME + 1:]
+        self.notes = [n for n in self.notes if n[0] <= seq]
         self.now, self.letters = bytearray(content), bytearray(letters)
         self.flushed = self.durable = seq
 

@@ -2,12 +2,14 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import cdp
 from cdp.cli import cli, exits
 from cdp.cli.base import CdpCommand, report
 from cdp.cli.reference import commands, help_of, renewed
@@ -121,7 +123,12 @@ def test_config_show(tmp_path):
 def test_every_error_becomes_one_line(capsys):
     cases = [
         (errors.Busy("web: open elsewhere", "stop that"), exits.BUSY, "web: open elsewhere; stop that"),
-        (errors.Corruption("two\nlines"), exits.CORRUPT, "two lines"),
+        (errors.Corruption("two\nlines"), exits.CORRUPT, "two lines; run 'cdp check'"),
+        (errors.Unavailable("x: Permission denied"), exits.UNAVAILABLE, "x: Permission denied; run as a user who may"),
+        (errors.Unavailable("x: broken"), exits.UNAVAILABLE, "x: broken; see the system's log"),
+        (errors.OutOfSpace("x"), exits.NO_SPACE, "x; free space"),
+        (errors.Busy("x"), exits.BUSY, "x; wait"),
+        (errors.NotFound("x"), exits.NOT_FOUND, "x; see 'cdp --help'"),
         (OSError(28, "No space left on device", "x.img"), exits.NO_SPACE, "x.img: No space left on device; free space"),
         (PermissionError(13, "Permission denied", "x"), exits.UNAVAILABLE, "x: Permission denied; run as"),
         (FileNotFoundError(2, "No such file", "x"), exits.NOT_FOUND, "x: No such file; check"),
@@ -162,4 +169,6 @@ print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"""
 
 def test_version():
     result = run("--version")
-    assert result.exit_code == 0 and result.stdout.startswith("cdp ")
+    assert result.exit_code == 0 and result.stdout == f"cdp {cdp.__version__}\n"
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    assert project["version"] == cdp.__version__

@@ -560,6 +560,29 @@ def test_a_volume_that_another_holds_without_serving(world):
         assert result.exit_code == exits.BUSY and result.stderr.count("\n") == 1 and "; " in result.stderr
 
 
+def test_a_volume_that_the_user_may_not_enter(here):
+    cdp.create("web", size=MIB).close()
+    (here / "disk.img").write_bytes(b"x" * 512)
+    is_root = os.geteuid() == 0
+    here.chmod(0o555)
+    for path in (here / "web", here / "disk.img"):
+        path.chmod(0o000)
+    try:
+        if is_root:
+            os.seteuid(65534)
+        for args in (["info", "web"], ["export", "web@now", "out.img"], ["check", "web"], ["serve", "web"],
+                     ["import", "disk.img", "new"], ["create", "new", "--size", "1M"]):
+            result = run(*args)
+            assert result.exit_code == exits.UNAVAILABLE, (args, result.output)
+            assert result.stderr.count("\n") == 1 and "Permission denied; run as a user who may" in result.stderr
+    finally:
+        if is_root:
+            os.seteuid(0)
+        here.chmod(0o755)
+        (here / "web").chmod(0o755)
+    assert sorted(os.listdir(here)) == ["disk.img", "web"]
+
+
 def test_serving_what_is_served(world):
     if world.served:
         world.refused(exits.BUSY, "serve", "web", "--unix", "x.sock", hint="is served already")

@@ -282,3 +282,17 @@ def test_decimal_times_are_exact(text: str, ns: int, tmp_path: Path) -> None:
 
 def test_every_format_has_an_example_or_a_real_log() -> None:
     assert set(FORMATS) - set(GRAINS) == {"dm-log-writes"}  # made by qemu-nbd in test_trace_dmlog
+
+
+def test_slow_pipe_gives_one_byte_first(tmp_path: Path) -> None:
+    """The magic of a compressed stream is waited for."""
+    data = gzip.compress(samples.encode("spc", samples.random_requests("spc", 100)))
+    script = "from cdp.trace import open_trace; t = open_trace('-'); print(t.format, sum(map(len, t)))"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin and child.stdout
+        for piece in (data[:1], data[1:3], data[3:]):
+            child.stdin.write(piece)
+            child.stdin.flush()
+            subprocess.run(["sleep", "0.3"], check=True)
+        child.stdin.close()
+        assert child.stdout.read().split() == [b"spc", b"100"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cdpcore.errors import InvalidRequest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,3 +154,17 @@ def test_trace_can_be_read_again(tmp_path: Path) -> None:
         first = np.concatenate(list(trace))
         assert np.array_equal(first, np.concatenate(list(trace)))
         assert trace.tally.records == 100 and trace.done_bytes() == trace.stored_bytes
+
+
+def test_clock_of_our_own_csv_is_known_at_once(tmp_path: Path) -> None:
+    utc, relative, msr = tmp_path / "u", tmp_path / "r", tmp_path / "m"
+    row = b",device,kind,flags,offset_bytes,length_bytes\n1172163600000000000,mds.0,write,-,0,512\n"
+    utc.write_bytes(b"utc_ns" + row)
+    relative.write_bytes(b"ts_ns" + row)
+    msr.write_bytes(samples.encode("msr", samples.random_requests("msr", 5)))
+    with open_trace([utc, msr]) as trace:
+        assert trace.clock == "utc" and trace.epoch_ns == 0 and sum(map(len, trace)) == 6
+    with pytest.raises(InvalidRequest, match="different clocks"):
+        open_trace([relative, msr])
+    with pytest.raises(InvalidRequest, match="different clocks"):
+        open_trace([relative, utc])

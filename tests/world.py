@@ -5,7 +5,6 @@ is a program: that makes a failing one small (`shrink`). The same driver runs on
 """
 from __future__ import annotations
 
-import bisect
 import gc
 import random
 from collections.abc import Callable, Sequence
@@ -60,23 +59,23 @@ class Node:
     def bookmarks(self) -> dict[str, tuple[int, int]]:
         """name -> (seq it names, seq of its record)."""
         found: dict[str, tuple[int, int]] = {}
-        for i, row in enumerate(self.model.rows):
+        for seq, row in self.model.notes:
             if row.kind == BOOKMARK:
-                found[row.note[0]] = row.note[1], i + 1
+                found[row.note[0]] = row.note[1], seq
             elif row.kind == UNBOOKMARK:
                 found.pop(row.note, None)
         return {name: b for name, b in found.items() if self.openable(b[0])}
 
     def restores(self) -> list[tuple[int, int, int, int, bool, int | None, bool]]:
         """(seq, target, offset, length, destructive, undo_of, undoable), as Volume.restores() has them."""
-        rows = [(i + 1, row) for i, row in enumerate(self.model.rows) if row.kind == RESTORE]
+        rows = [(seq, row) for seq, row in self.model.notes if row.kind == RESTORE]
         undone = {row.note[2] for _, row in rows}
         return [(seq, row.note[0], row.offset, row.length, row.note[1], row.note[2],
                  not row.note[1] and not row.note[2] and seq not in undone and self.openable(seq - 1) and self.openable(seq))
                 for seq, row in rows]
 
     def gaps(self) -> list[tuple[int, int]]:
-        return [(row.note[0], i + 1) for i, row in enumerate(self.model.rows) if row.kind == RESTORE and row.note[1]]
+        return [(row.note[0], seq) for seq, row in self.model.notes if row.kind == RESTORE and row.note[1]]
 
     def openable(self, seq: int) -> bool:
         return not any(lo < seq < hi for lo, hi in self.gaps())
@@ -102,10 +101,13 @@ class World:
 
     def create(self, with_base: bool = False) -> None:
         stores.create(self.path, self.size.volume, self.size.tuning, os=self.os, catalog=self.catalog)
-        self.root = Node(self.path, Model(self.size.volume, 1))
+        self.root = Node(self.path, self.empty())
         self.open()
         if with_base:
             self.import_base()
+
+    def empty(self) -> Model:
+        return Model(self.size.volume, 1)
 
     def import_base(self) -> None:
         """The base becomes noise with holes."""
@@ -161,6 +163,57 @@ class World:
             node.held.clear()
         gc.collect()
 
+    # --- power ---------------------------------------------------------------------------------------------------------
+
+    def crash(self, mode: str) -> None:
+        """The power goes and comes back. Objects that nobody closed give everything back all the same."""
+        assert self.sim
+        if self.sim.powered:
+            self.sim.cut_at(0)
+        self.forget()
+        assert (self.sim.open_handles, self.sim.open_maps, self.sim.misuse) == (0, 0, 0)
+        self.sim.power_on(mode)
+
+    def open_all(self) -> None:
+        """Open the volume and all images that are there, in whatever state the machine left them."""
+        self.open()
+        assert self.root
+        if self.base and self.root.volume.geometry().base == "file" and not self.root.model.rows:
+            self.root.model = Model(self.size.volume, self.root.model.max_request, self.base)   # the import was complete
+        self.open_images(self.root)
+
+    def open_images(self, node: Node) -> None:
+        there = {info.name for info in node.volume.images()}
+        if self.pending and self.pending[0] is node:
+            name, image = self.pending[1:]
+            node.images.pop(name, None)
+            if name in there:
+                node.images[name] = image
+        assert there == set(node.images), f"{node.path}: images {sorted(there)}, acknowledged {sorted(node.images)}"
+        for image in node.images.values():
+            self.open_node(image)
+            self.open_images(image)
+
+    def recovered(self, rnd: random.Random) -> int:
+        """After open_all(): everything is a prefix that has what was durable. Returns how many records were lost."""
+        lost = 0
+        assert self.root
+        for node in self.root.family():
+            seq = node.volume._core.position()[0]
+            rows, durable = len(node.model.rows), node.model.durable
+            assert durable <= seq <= rows, f"{node.path}: #{seq} is there, of #{rows}, durable #{durable}"
+            lost += rows - seq
+            node.model.cut(seq)
+            node.ts = {s: ts for s, ts in node.ts.items() if s <= seq}
+            assert all(image.seq <= seq for image in node.images.values())
+        self.pending = None
+        for node in self.root.family():
+            self.compare(node, rnd)
+            self.compare_lists(node)
+            self.learn(node)
+            self.compare_time(node, rnd)
+        return lost
+
     # --- operations ----------------------------------------------------------------------------------------------------
 
     def program(self, n: int, weights: dict[str, int] = WEIGHTS) -> list[Op]:
@@ -172,7 +225,12 @@ class World:
         assert self.root
         node = self.root if rnd.random() < 0.7 else rnd.choice(self.root.family())
         self.pending = None
-        getattr(self, f"op_{op[0]}")(node, rnd)
+        durable = node.model.durable
+        try:
+            getattr(self, f"op_{op[0]}")(node, rnd)
+        except BaseException:
+            node.model.durable = durable        # nothing was acknowledged
+            raise
         self.done[op[0]] += 1
 
     def range(self, rnd: random.Random, most: int) -> tuple[int, int]:
@@ -207,11 +265,8 @@ class World:
 
     def op_flush(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
-        before = node.model.durable
         node.model.flush()
-        after, node.model.durable = node.model.durable, before
         volume.flush()
-        node.model.durable = after
 
     def op_bookmark(self, node: Node, rnd: random.Random) -> None:
         volume, name = self.open_node(node), f"b{rnd.randrange(12)}"
@@ -221,7 +276,8 @@ class World:
             refused(InvalidRequest, lambda: volume.bookmark(name, at=seq))
             return
         node.model.add(BOOKMARK, note=(name, seq))
-        durably(node.model, lambda: volume.bookmark(name, at=seq))
+        node.model.flush()
+        volume.bookmark(name, at=seq)
 
     def op_unbookmark(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
@@ -231,7 +287,8 @@ class World:
             return
         name = rnd.choice(names)
         node.model.add(UNBOOKMARK, note=name)
-        durably(node.model, lambda: volume.delete_bookmark(name))
+        node.model.flush()
+        volume.delete_bookmark(name)
 
     def op_restore(self, node: Node, rnd: random.Random) -> None:
         self.restore(node, rnd, False)
@@ -264,9 +321,10 @@ class World:
             if any(seq > target for _, seq in node.held):
                 refused(Busy, lambda: volume.restore(target, offset=offset, length=n, destructive=True))
                 return
-            self.learn(node)
+            self.learn(node, max(node.ts, default=0))
         node.model.restore(target, offset, n, (target, destructive, None))
-        durably(node.model, lambda: volume.restore(target, offset=offset, length=n, destructive=destructive))
+        node.model.flush()
+        volume.restore(target, offset=offset, length=n, destructive=destructive)
 
     def op_undo(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
@@ -275,7 +333,8 @@ class World:
             refused(RefusedPoint, volume.undo)
             return
         node.model.restore(last[0] - 1, last[2], last[3], (last[0] - 1, False, last[0]))
-        durably(node.model, volume.undo)
+        node.model.flush()
+        volume.undo()
 
     def op_image(self, node: Node, rnd: random.Random) -> None:
         volume, name = self.open_node(node), f"i{rnd.randrange(3)}"
@@ -287,7 +346,8 @@ class World:
             return
         image = Node(f"{node.path}/images/{name}", Model(self.size.volume, node.model.max_request, node.model.at(seq)), seq)
         self.pending = node, name, image
-        durably(node.model, lambda: volume.create_image(name, at=seq))
+        node.model.flush()
+        volume.create_image(name, at=seq)
         node.images[name] = image
         self.pending = None
 
@@ -325,9 +385,10 @@ class World:
 
     def op_look(self, node: Node, rnd: random.Random) -> None:
         self.compare(node, rnd)
+        assert {b.name: (b.at.seq, b.made.seq) for b in node.volume.bookmarks()} == node.bookmarks()
 
     def op_history(self, node: Node, rnd: random.Random) -> None:
-        self.learn(node)
+        self.learn(node, rnd.choice((0, max(node.ts, default=0), max(node.ts, default=0))))
         self.compare_lists(node)
         for _ in range(3):
             self.compare_time(node, rnd)
@@ -389,12 +450,13 @@ class World:
                 refused(RefusedPoint, lambda: volume.at(rnd.randrange(lo + 1, hi)))
         refused(RefusedPoint, lambda: volume.at(len(node.model.rows) + 1))
 
-    def learn(self, node: Node) -> None:
+    def learn(self, node: Node, after: int = 0) -> None:
         """records() is the model's history, and timestamps are strictly increasing and do not change."""
         volume = self.open_node(node)
-        got, rows, last = volume.records(), node.model.rows, (0, volume.created_ns)
+        after = after if node.openable(after) and after in node.ts else 0
+        got, rows, last = volume.records(since=after), node.model.rows, (after, node.ts.get(after, volume.created_ns))
         there = set(map(int, got["seq"]))
-        missing = [seq for seq in range(1, len(rows) + 1) if seq not in there]
+        missing = [seq for seq in range(after + 1, len(rows) + 1) if seq not in there]
         assert all(not node.openable(seq) for seq in missing), f"records {missing[:5]} are not in the history"
         for r in got.tolist():
             seq, ts, kind, flags, offset, length = r
@@ -446,15 +508,6 @@ def refused(kind: type[CdpError], call: Callable[[], Any]) -> None:
     raise AssertionError(f"not refused as {kind.__name__}")
 
 
-def durably(model: Model, call: Callable[[], Any]) -> None:
-    """`call` flushes: what the model has is durable once it has returned."""
-    before = model.durable
-    model.flush()
-    after, model.durable = model.durable, before
-    call()
-    model.durable = after
-
-
 def shrink(program: Sequence[Op], fails: Callable[[list[Op]], bool], tries: int = 400) -> list[Op]:
     """The smallest sub-list found that still fails: chunks are left out, smaller and smaller ones (ddmin)."""
     now, chunk = list(program), max(1, len(program) // 2)
@@ -471,7 +524,3 @@ def shrink(program: Sequence[Op], fails: Callable[[list[Op]], bool], tries: int 
             break
         chunk = max(1, chunk // 2)
     return now
-
-
-def seq_at(times: Sequence[int], ts: int) -> int:
-    return bisect.bisect_right(times, ts) - 1

@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
-
 from cdp.service import (
     MAX_PAGE_EXTENTS,
     BookmarkView,
@@ -35,6 +33,7 @@ from cdp.service import (
     WindowView,
 )
 from cdpcore import errors
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -65,8 +64,17 @@ class Location:
 
 
 def is_volume(path: str) -> bool:
-    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt."""
-    return os.path.exists(os.path.join(path, "lock")) and os.path.isdir(os.path.join(path, "log"))
+    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt.
+
+    Raises Unavailable where this user may not look.
+    """
+    try:
+        os.stat(os.path.join(path, "lock"))
+        return os.path.isdir(os.path.join(path, "log"))
+    except PermissionError:
+        raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
+    except OSError:
+        return False
 
 
 def locate(path: str) -> Location:

@@ -79,6 +79,7 @@ class Volume:
         self.uuid: str = self._store.geometry.uuid
         self.created_ns: int = self._store.geometry.created_ns
         self._finish_reclaims()
+        self._store.maintainer.upkeep = weakref.WeakMethod(self._upkeep)
 
     def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
@@ -378,6 +379,8 @@ class Volume:
             self._core.thaw()
         self._settle_event(Event(RESTORE, seq, ts_ns, start, end - start, data))
         if destructive:
+            self._core.set_aside()      # space is freed once the restore's own segment is sealed
+            s.settle()
             self._reclaim(row)
         return Restore(seq, ts_ns, target, offset, length, destructive, undo_of, not destructive and undo_of is None)
 
@@ -396,7 +399,8 @@ class Volume:
 
     def _reclaim(self, row: RestoreRow) -> None:
         s = self._store
-        reclaim(s, row)
+        if not reclaim(s, row):
+            return
         done = dataclasses.replace(row, reclaimed=True)
         with s.catalog.write() as txn:
             txn.put(done)
@@ -406,6 +410,14 @@ class Volume:
         for row in self._store.restores:
             if row.destructive and not row.reclaimed:
                 self._reclaim(row)
+
+    def _upkeep(self) -> None:
+        """From the maintenance thread, which must not wait for a restore that waits for it."""
+        if any(r.destructive and not r.reclaimed for r in self._store.restores) and self._lock.acquire(blocking=False):
+            try:
+                self._finish_reclaims()
+            finally:
+                self._lock.release()
 
     # --- filling the base ----------------------------------------------------------------------------------------------
 

@@ -6,12 +6,9 @@ from cdp.cli.base import Root
 
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import PackageNotFoundError, version
+        from cdp import __version__
 
-        try:
-            click.echo(f"cdp {version('cdp')}")
-        except PackageNotFoundError:
-            click.echo("cdp (not installed)")
+        click.echo(f"cdp {__version__}")
         ctx.exit()
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn, cast
 
 import click
-from cdpcore.errors import CdpError
 
 from cdp.cli import exits
 from cdp.settings import KEYS, InForce, Settings, load
+from cdpcore.errors import CdpError
 
 # Any command that looks at a volume can end with these.
 VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
@@ -202,7 +202,7 @@ def report(error: BaseException, debug: bool) -> int:
 
 def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, CdpError):
-        return str(error), error.exit_code
+        return f"{error.message}; {error.hint or _next_step(error)}", error.exit_code
     if isinstance(error, click.UsageError):
         message = error.format_message().rstrip(".")
         message = message[:1].lower() + message[1:]
@@ -217,6 +217,22 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return "not enough memory; lower pool_bytes, then repeat", exits.UNAVAILABLE
     return f"internal error: {type(error).__name__}: {error}; repeat with --debug and report it", exits.OTHER
+
+
+def _next_step(error: CdpError) -> str:
+    """What to do about an error that does not say so itself."""
+    if "Permission denied" in error.message:
+        return "run as a user who may, or choose another path"
+    match error.exit_code:
+        case exits.CORRUPT:
+            return "run 'cdp check' on the volume"
+        case exits.NO_SPACE:
+            return "free space, then repeat"
+        case exits.BUSY:
+            return "wait for it, then repeat"
+        case exits.UNAVAILABLE:
+            return "see the system's log"
+    return "see 'cdp --help'"
 
 
 def _told_os(error: OSError) -> tuple[str, int]:

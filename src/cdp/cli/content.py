@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace
 
 from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, note
@@ -15,6 +14,7 @@ from cdp.cli.refs import split, volume_and_point
 from cdp.cli.volumes import new_volume_path
 from cdp.times import told
 from cdp.units import approx_size
+from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
     from cdp.cli.transfer import Source

@@ -3,13 +3,13 @@ import os
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest, NotFound
 
 from cdp import units
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
 from cdp.cli.refs import volume_only
 from cdp.times import told
+from cdpcore.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from cdp.service import InfoView
@@ -89,7 +89,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         ("created", told(got["created_ns"])),
         ("oldest", f"#{window['oldest']['seq']}  {told(window['oldest']['ts_ns'])}"),
         ("newest", f"#{window['newest']['seq']}  {told(window['newest']['ts_ns'])}"),
-        ("log", _files(stats["segments"], "segment", stats["log_bytes"], " sealed")),
+        ("log", _files(stats["segments"], "segment", stats["log_bytes"])),
         ("index", _files(stats["runs"], "run", stats["index_bytes"])),
         ("bookmarks", str(got["bookmarks"])),
         ("images", str(got["images"])),

@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from cdpcore.errors import InvalidRequest
 
 from cdp.trace import places
 from cdp.trace.formats import Format
@@ -40,7 +39,7 @@ class BlktraceReader:
         with self.file.open() as stream:
             self._stream = stream
             if not stream.peek(1):
-                raise InvalidRequest(f"{self.path}: empty file: expected {self.format.title}")
+                raise places.empty(self.path, self.format.title)
             while not final:
                 fresh = stream.read(self._piece_bytes)
                 final = len(fresh) < self._piece_bytes

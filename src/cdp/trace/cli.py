@@ -24,6 +24,7 @@ EXIT_STATUS = (
     ("0", "done"),
     ("2", "the trace is malformed (the message says file, line, column), or the command line is wrong"),
     ("3", "no such file"),
+    ("6", "no space for what is written"),
     ("8", "a file cannot be read or written"),
     ("130", "interrupted by the user"),
 )
@@ -114,7 +115,7 @@ def info_command(paths: tuple[str, ...], limit: int | None, picture: str | None,
     """Show what is in a trace: format, span, counts by kind, sizes, footprint, overwritten share, devices.
 
     Several files are read as one trace, by time: the days or disks of a trace, or blktrace's file per CPU.
-    The footprint is exact up to 4 million separate places and an upper bound beyond that; the report says which.
+    The footprint is exact up to a million separate places and an estimate beyond that; the report says which.
     """
     from cdp.trace import plot, report
     from cdp.trace.info import collect

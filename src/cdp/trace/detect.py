@@ -36,7 +36,7 @@ def detect(file: TraceFile, wanted: str | None = None) -> Format:
     formats = candidates(wanted)
     head = file.head(HEAD_BYTES)
     if not head:
-        raise InvalidRequest(f"{file.path}: empty file: expected a trace")
+        raise places.empty(file.path, "a trace")
     if len(formats) == 1:
         return formats[0]
     found = find(head, formats)

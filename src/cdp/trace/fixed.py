@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from cdpcore.errors import InvalidRequest
 from numpy.typing import NDArray
 
 from cdp.trace import places
@@ -98,7 +97,7 @@ class FixedReader:
         with self.file.open() as stream:
             self._stream = stream
             if not stream.peek(1):
-                raise InvalidRequest(f"{self.path}: empty file: expected {self.format.title}")
+                raise places.empty(self.path, self.format.title)
             while piece := stream.read(step):
                 raw = np.frombuffer(piece, layout, len(piece) // size)
                 good, wrong = _apply(rules, raw)

@@ -52,7 +52,7 @@ def save(info: TraceInfo, path: str) -> None:
     except ValueError as error:
         raise InvalidRequest(f"{path}: {' '.join(str(error).split())}", "name it .png, .svg or .pdf") from None
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from None
+        raise Unavailable(f"{path}: {error.strerror}", "choose another place") from None
 
 
 def size_text(size_bytes: int) -> str:

@@ -90,7 +90,7 @@ class Trace:
 
     @property
     def clock(self) -> Clock:
-        """What ts_ns counts from. Of cdp's own CSV it is known once reading has begun."""
+        """What ts_ns counts from."""
         clocks = {source.clock for source in self.sources}
         if len(clocks) > 1 or (self._align == "start" and clocks != {"none"}):
             return "relative"
@@ -239,9 +239,9 @@ def open_trace(
     """
     names = [os.fspath(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     if not names:
-        raise InvalidRequest("no trace file given")
+        raise InvalidRequest("no trace file given", "name at least one")
     if len(names) > MAX_FILES:
-        raise InvalidRequest(f"{len(names)} trace files: at most {MAX_FILES} at once")
+        raise InvalidRequest(f"{len(names)} trace files: at most {MAX_FILES} at once", "give them in parts")
     if batch_records < 1:
         raise InvalidRequest(f"batches of {batch_records} records: at least 1")
     if stage is not None and stage not in STAGES:

@@ -18,6 +18,7 @@ from cdpcore import traceparse
 
 Engine = Literal["auto", "native", "columnar"]
 _BOM = b"\xef\xbb\xbf"
+_UTC = b"utc_ns,"  # how cdp's own CSV begins where its times are UTC
 _TRIES = 4  # pieces that the columnar reader may decline from the start on before it is no longer asked
 
 
@@ -31,7 +32,8 @@ class TextReader:
         self.format = format
         self.tally = Tally()
         self.epoch_ns: int | None = None
-        self.absolute = format.clock == "utc"
+        self.absolute = format.clock == "utc" or (
+            format.name == "cdp" and file.head(len(_UTC) + len(_BOM)).removeprefix(_BOM).startswith(_UTC))
         self.devices = traceparse.DeviceTable()
         self.columnar_pieces = self.native_pieces = 0  # how the last pass was read
         self._skip_bad = skip_bad
@@ -53,7 +55,7 @@ class TextReader:
             if stream.peek(len(_BOM)) == _BOM:
                 stream.read(len(_BOM))
             if not stream.peek(1):
-                raise InvalidRequest(f"{self.path}: empty file: expected {self.format.title}")
+                raise places.empty(self.path, self.format.title)
             yield from self._lines(stream, batch_records)
 
     def _lines(self, stream: ByteStream, batch_records: int) -> Iterator[Records]:
