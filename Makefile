@@ -2,30 +2,57 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-STAMP := $(VENV)/.installed
-SOURCES := pyproject.toml setup.py $(shell find src -name '*.py*' -o -name '*.pxd' -o -path '*/c/*.[ch]')
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+INSTALLED := $(VENV)/.installed
+TEST_DEPS := $(VENV)/.test-deps
+SOURCES := pyproject.toml setup.py README.md \
+	$(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name py.typed -o -path '*/c/*.[ch]')
 
-.PHONY: demo test bench dev clean
+.PHONY: demo test bench sanitize dev clean
 
-demo: $(STAMP)
-	$(PY) -m cdp.demo
+demo: $(INSTALLED)
+	$(PY) -m cdp.demo $(ARGS)
 
-test: $(STAMP)
+test: $(INSTALLED) $(TEST_DEPS)
 	$(PY) -m pytest $(ARGS)
 
-bench: $(STAMP)
+bench: $(INSTALLED)
 	$(PY) -m bench $(ARGS)
 
-$(STAMP): $(SOURCES)
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check '.[test]'
-	touch $@
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cdp needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(SOURCES) | $(PY)
+	@echo "Building and installing cdp into $(VENV) (a minute or two, once)"
+	$(PIP) install .
+	@touch $@
+
+# The extra "test" of pyproject.toml alone: naming the package too would build it again.
+$(TEST_DEPS): pyproject.toml | $(PY)
+	@echo "Installing what the tests need into $(VENV)"
+	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], \
+		sep="\n")' > $(VENV)/test-requirements.txt
+	$(PIP) install -r $(VENV)/test-requirements.txt
+	@touch $@
+
+# Tests of the core on a build with AddressSanitizer and UndefinedBehaviorSanitizer (GCC on Linux), made under build/sanitize.
+# Python itself is not instrumented: the runtimes are preloaded, and leaks are not looked for (the interpreter has some).
+SANITIZE := build/sanitize
+SANITIZE_TESTS ?= $(wildcard tests/test_sanitize_*.py tests/test_volume*.py tests/test_model*.py tests/test_check.py \
+	tests/test_os_sim.py tests/test_nbd_handshake.py tests/test_image_reopen.py)
+sanitize: $(INSTALLED) $(TEST_DEPS)
+	$(PIP) install 'setuptools>=77' 'cython>=3.1'
+	mkdir -p $(SANITIZE) && cp -R setup.py pyproject.toml README.md src $(SANITIZE)
+	cd $(SANITIZE) && CDP_SANITIZE=address,undefined $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(abspath $(SANITIZE))/src $(PY) -m pytest $(SANITIZE_TESTS)
 
 # For working on it: an editable install that rebuilds in place.
-dev:
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check 'setuptools>=77' cython
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test]'
+dev: | $(PY)
+	$(PIP) install 'setuptools>=77' cython
+	$(PIP) install --no-build-isolation -e '.[test]'
 
 clean:
 	rm -rf build dist .venv src/*.egg-info src/cdpcore/*.so src/cdpcore/*.c

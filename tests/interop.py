@@ -46,7 +46,8 @@ def run(*argv, cwd=None, status=0, timeout_s=240):
     done = subprocess.run(argv, cwd=cwd, env=environ(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           errors="replace", timeout=timeout_s, check=False)
     if status is not None:
-        assert done.returncode == status, f"{' '.join(argv)}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == status, f"{' '.join(argv)}: {done.returncode}\n{said}"
     return done
 
 
@@ -85,8 +86,8 @@ class World:
         if "--admin-socket" not in args:
             args = (*args, "--admin-socket", self.sockets / "admin.sock")
         with self.log.open("wb") as log:
-            self.server = subprocess.Popen(cdp_argv("serve", *args), cwd=self.path, env=environ(), stdin=subprocess.DEVNULL,
-                                           stdout=subprocess.PIPE, stderr=log, text=True)
+            self.server = subprocess.Popen(cdp_argv("serve", *args), cwd=self.path, env=environ(), text=True,
+                                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         deadline_s = time.monotonic() + READY_SECONDS
         while "cdp: ready" not in self.log.read_text():
             assert self.server.poll() is None and time.monotonic() < deadline_s, self.log.read_text()

@@ -81,13 +81,13 @@ def test_writers_and_trimmers_side_by_side(world, uri):
 
 
 def test_many_connections(world, uri):
-    jobs = fio(world, uri, {"many": ["numjobs=12", "offset_increment=16M", "size=16M", "rw=randwrite", "group_reporting"]}, *MIXED,
-               "iodepth=4", "fsync=32")
+    section = ["numjobs=12", "offset_increment=16M", "size=16M", "rw=randwrite", "group_reporting"]
+    jobs = fio(world, uri, {"many": section}, *MIXED, "iodepth=4", "fsync=32")
     assert jobs["many"]["write"]["io_bytes"] == 12 * 16 * MIB
 
 
 def test_written_by_one_connection_verified_by_another(world, uri):
-    """The second fio, and so another connection, reads what the first one wrote; then once more at the moment it ended."""
+    """The second fio, and so another connection, reads what the first one wrote; then again at the moment it ended."""
     section = {"all": ["rw=randwrite", "size=64M", "bs=4k", "iodepth=32", "end_fsync=1"]}
     fio(world, uri, section, "do_verify=0")
     seq = world.json("window", "web")["newest"]["seq"]
