@@ -1,0 +1,106 @@
+"""Which format a trace is of, told by what is in it; names of files mean nothing.
+
+Binary formats: magics first, then whether the first records make sense (vscsi, oracleGeneral have no magic). Text: the
+formats with a telling first line first, then every other parser is given the first lines and the one that understands
+most of them wins. Where none understands a line, the one that gets farthest is taken, if it gets three fields far and
+no other does: reading then says precisely what is wrong with the first line.
+"""
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from cdp.trace import places
+from cdp.trace.fixed import LAYOUTS
+from cdp.trace.formats import Format, candidates
+from cdp.trace.model import RECORD
+from cdp.trace.stream import HEAD_BYTES, TraceFile
+from cdpcore import traceparse
+from cdpcore.errors import InvalidRequest
+
+_PROBE_LINES = 200
+_PROBE_RECORDS = 1000
+_DMLOG_MAGIC = (0x6A736677736872).to_bytes(8, "little")
+_BLKTRACE_MAGICS = (b"\x07\x74\x61\x65", b"\x65\x61\x74\x07")
+_BLKREPLAY_START = re.compile(rb"^start ;", re.MULTILINE)
+_TEXT_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
+
+
+def detect(file: TraceFile, wanted: str | None = None) -> Format:
+    """The format of a file, among those that `wanted` allows (a name, a family, or None for all).
+
+    Reads at most HEAD_BYTES of content. A wanted format that leaves no choice is returned unseen, so that reading it
+    gives the precise error. Raises InvalidRequest for an empty or unknown file, NotFound, Unavailable.
+    """
+    formats = candidates(wanted)
+    head = file.head(HEAD_BYTES)
+    if not head:
+        raise InvalidRequest(f"{file.path}: empty file: expected a trace")
+    if len(formats) == 1:
+        return formats[0]
+    found = find(head, formats)
+    if found is None:
+        raise InvalidRequest(f"{file.path}: {_what_it_looks_like(head)}", "'cdp trace formats' lists what is known, --format "
+                             "chooses")
+    return found
+
+
+def find(head: bytes, formats: tuple[Format, ...]) -> Format | None:
+    """The format of a file that begins with `head` (all of it, if shorter than HEAD_BYTES), or None."""
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    binary = bool(head[:4096].translate(None, _TEXT_BYTES))
+    if binary:
+        return next((f for f in formats if _is_binary(f, head)), None)
+    for format in formats:
+        if format.signatures and head.startswith(format.signatures):
+            return format
+        if format.name == "blkreplay" and _BLKREPLAY_START.search(head):
+            return format
+    return _probe(head, [f for f in formats if f.shape == "text" and f.probed])
+
+
+def _is_binary(format: Format, head: bytes) -> bool:
+    if format.shape == "dmlog":
+        return head.startswith(_DMLOG_MAGIC)
+    if format.shape == "blktrace":
+        return head.startswith(_BLKTRACE_MAGICS)
+    if format.shape != "fixed":
+        return False
+    layout, rules, _ = LAYOUTS[format.name]
+    raw = np.frombuffer(head, layout, min(len(head) // layout.itemsize, _PROBE_RECORDS))
+    good = np.ones(len(raw), np.bool_)
+    for _, rule in rules:
+        good &= rule(raw)
+    if format.name == "oracle-general":  # nothing in it is telling: times in order, next access -1 or ahead
+        good[1:] &= raw["time"][1:] >= raw["time"][:-1]
+        good &= (raw["next"] < 1 << 48) & (raw["next"] != 0) & (raw["size"] < 1 << 30) & (raw["size"] > 0)
+    return bool(len(raw) and np.count_nonzero(~good) * 10 <= len(raw))
+
+
+def _probe(head: bytes, formats: list[Format]) -> Format | None:
+    lines = head.splitlines(keepends=True)
+    if len(head) >= HEAD_BYTES and len(lines) > 1:
+        lines.pop()  # cut by us
+    sample = b"".join(lines[:_PROBE_LINES])
+    scores = {}
+    for format in formats:
+        parser = traceparse.TextParser(format.text, traceparse.DeviceTable(), skip_bad=True, stages=~0 & 0xFFFFFFFF)
+        parser.run(sample, True, np.empty(_PROBE_LINES + 1, RECORD).view(np.uint8))
+        scores[format.name] = (parser.events, parser.bad()[4])
+    understood = max(formats, key=lambda f: scores[f.name][0], default=None)
+    if understood is None or scores[understood.name][0] > 0:
+        return understood
+    farthest = sorted(formats, key=lambda f: scores[f.name][1], reverse=True)
+    if scores[farthest[0].name][1] >= 3 and (
+        len(farthest) == 1 or scores[farthest[0].name][1] > scores[farthest[1].name][1]
+    ):
+        return farthest[0]
+    return None
+
+
+def _what_it_looks_like(head: bytes) -> str:
+    if head[:4096].translate(None, _TEXT_BYTES):
+        return f"binary data of no known trace format (begins with {head[:8].hex(' ')})"
+    first = head.lstrip().split(b"\n", 1)[0].rstrip(b"\r")
+    return f"text of no known trace format (begins with {places.quoted(first, 40)})"

@@ -1,0 +1,146 @@
+"""Several files as one trace: order by time, devices, blktrace's file per CPU, alignment."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cdp.trace import RECORD, Kind, Records, merge, open_trace, samples
+from cdp.trace.samples import Request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STREAMS = st.lists(st.lists(st.integers(0, 30), max_size=25), min_size=1, max_size=5)
+
+
+def cut(times: list[int], source: int, sizes: list[int]) -> Iterator[Records]:
+    """One stream as batches of the given sizes over and over, empty ones too."""
+    at = turn = 0
+    while at < len(times):
+        size = sizes[turn % len(sizes)]
+        turn += 1
+        part = np.zeros(len(times[at : at + size]), RECORD)
+        part["ts_ns"] = times[at : at + size]
+        part["source"] = source
+        part["number"] = np.arange(at, at + len(part))
+        at += size
+        yield part
+
+
+def order(streams: list[list[int]]) -> list[tuple[int, int]]:
+    """By (latest time so far, stream, place): the definition, all in memory."""
+    keyed = []
+    for source, times in enumerate(streams):
+        latest = 0
+        for number, time in enumerate(times):
+            latest = max(latest, time)
+            keyed.append((latest, source, number))
+    return [(source, number) for _, source, number in sorted(keyed)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(STREAMS, st.lists(st.integers(0, 7), min_size=1, max_size=4).filter(any))
+def test_merge_equals_a_sort_however_it_is_cut(streams: list[list[int]], sizes: list[int]) -> None:
+    batches = list(merge([cut(times, i, sizes) for i, times in enumerate(streams)]))
+    got = [(int(r["source"]), int(r["number"])) for batch in batches for r in batch]
+    assert got == order(streams)
+    assert all(len(batch) for batch in batches)
+
+
+def test_blktrace_file_per_cpu(tmp_path: Path) -> None:
+    requests = samples.random_requests("blktrace", 400)
+    files = []
+    for cpu in range(4):
+        files.append(tmp_path / f"sda.blktrace.{cpu}")
+        files[-1].write_bytes(samples.blktrace(requests[cpu::4], clock=(1_700_000_000, 0) if cpu == 0 else None))
+    with open_trace(files) as trace:
+        records = np.concatenate(list(trace))
+        assert trace.format == "blktrace" and sorted(trace.devices) == ["259,3", "8,0"]
+        assert sorted(int(t) for t in records["ts_ns"]) == [r.ts_ns for r in requests]
+        assert (np.diff(records["ts_ns"].astype(np.int64)) >= 0).all()
+        assert trace.tally.events == 4 + 1 + 4 * 400
+        assert np.array_equal(np.bincount(records["source"]), [100] * 4)
+
+
+def test_stage_is_chosen_over_all_files(tmp_path: Path) -> None:
+    """One CPU saw only queueing: as another one saw dispatches, D is the stage, and nothing is counted twice."""
+    def only(data: bytes, keep: set[int]) -> bytes:
+        events, at = [], 0
+        while at < len(data):
+            size = 48 + int.from_bytes(data[at + 46 : at + 48], "little")
+            if data[at + 28] in keep:
+                events.append(data[at : at + size])
+            at += size
+        return b"".join(events)
+
+    data = samples.encode("blktrace", samples.random_requests("blktrace", 30))
+    q, d = tmp_path / "x.blktrace.0", tmp_path / "x.blktrace.1"
+    q.write_bytes(only(data, {1}))
+    d.write_bytes(only(data, {7}))
+    with open_trace([q, d]) as trace:
+        assert sum(map(len, trace)) == 30
+    with open_trace(q) as trace:
+        assert sum(map(len, trace)) == 30
+    with open_trace([q, d], stage="C") as trace:
+        assert sum(map(len, trace)) == 0
+
+
+@pytest.mark.parametrize("stage", ["D", "C", "Q"])
+def test_blkparse_stages_agree(stage: str, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(samples.encode("blkparse", samples.random_requests("blkparse", 50)))
+    with open_trace(path, stage=stage) as trace:
+        records = np.concatenate(list(trace))
+    with open_trace(path) as trace:
+        wanted = np.concatenate(list(trace))
+    for field in ("ts_ns", "offset_bytes", "length_bytes", "kind", "flags", "device"):
+        assert np.array_equal(records[field], wanted[field])
+
+
+def test_same_device_in_files_of_one_format(tmp_path: Path) -> None:
+    one, two = tmp_path / "monday.csv", tmp_path / "tuesday.csv"
+    one.write_bytes(samples.encode("alibaba", [Request(1000 * i, "7", Kind.WRITE, 0, 512) for i in (1, 3)]))
+    two.write_bytes(samples.encode("alibaba", [Request(1000 * i, "7", Kind.READ, 0, 512) for i in (2, 4)]))
+    with open_trace([one, two]) as trace:
+        records = np.concatenate(list(trace))
+        assert trace.devices == ["7"] and records["source"].tolist() == [0, 1, 0, 1]
+        assert [trace.place(r) for r in records[:2]] == [f"{one}:1", f"{two}:1"]
+    with open_trace([one, two], separate=True) as trace:
+        records = np.concatenate(list(trace))
+        assert trace.devices == ["monday:7", "tuesday:7"] and records["device"].tolist() == [0, 1, 0, 1]
+
+
+def test_names_of_devices_are_unique(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    data = samples.encode("vscsi-v1", samples.random_requests("vscsi-v1", 5))
+    files = [tmp_path / "a" / "vm.bin", tmp_path / "b" / "vm.bin"]
+    for file in files:
+        file.write_bytes(data)
+    with open_trace(files) as trace:
+        list(trace)
+        assert trace.devices == ["vm", str(files[1])]
+
+
+def test_alignment_counts_each_trace_from_its_first_record(tmp_path: Path) -> None:
+    """A trace of several files keeps their distance; traces of different formats start together."""
+    spc, day1, day2 = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    second = 10**9
+    spc.write_bytes(samples.encode("spc", [Request(i * second, "0", Kind.WRITE, 0, 512) for i in (100, 105)]))
+    day1.write_bytes(samples.encode("tencent", [Request(i * second, "9", Kind.WRITE, 0, 512) for i in (5000, 5001)]))
+    day2.write_bytes(samples.encode("tencent", [Request(i * second, "9", Kind.WRITE, 0, 512) for i in (5002, 5009)]))
+    with open_trace([spc, day2, day1], align="start") as trace:
+        records = np.concatenate(list(trace))
+        assert [(int(r["ts_ns"]) // second, int(r["source"])) for r in records] == [
+            (0, 0), (0, 2), (1, 2), (2, 1), (5, 0), (9, 1)]
+        assert trace.clock == "relative" and trace.epoch_ns is None and trace.devices == ["spc:0", "tencent:9"]
+
+
+def test_trace_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(samples.encode("spc", samples.random_requests("spc", 100)))
+    with open_trace(path) as trace:
+        first = np.concatenate(list(trace))
+        assert np.array_equal(first, np.concatenate(list(trace)))
+        assert trace.tally.records == 100 and trace.done_bytes() == trace.stored_bytes
