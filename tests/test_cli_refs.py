@@ -11,8 +11,8 @@ from cdp.client import Location, find_server, locate, read_serving
 
 def make(path):
     """A directory that looks like a volume."""
-    os.makedirs(path)
-    open(os.path.join(path, "catalog.lmdb"), "w").close()
+    os.makedirs(os.path.join(path, "log"))
+    open(os.path.join(path, "lock"), "w").close()
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_split_refuses(text):
 ])
 def test_locate(text, location, here):
     assert locate(text) == location
-    assert os.path.exists(os.path.join(location.path, "catalog.lmdb"))
+    assert os.path.exists(os.path.join(location.path, "lock"))
     absolute = Location(str(here / location.root), location.images)
     assert locate(str(here / text)) == absolute
 

@@ -6,18 +6,20 @@ status, and leave the volume as it was.
 import json
 import os
 import random
+import shutil
 from contextlib import contextmanager
 
-from cdpcore import errors as kinds
 import pytest
 from click.testing import CliRunner
 
 import cdp
 from cdp import client
-from cdp.admin import AdminServer, serving_view
+from cdp.admin import AdminServer, Held, serving_view
 from cdp.cli import cli, exits
-from cdp.client import connect, remove_serving, write_serving
+from cdp.client import connect, identity, remove_serving, write_serving
+from cdp.leases import ImageLeases
 from cdp.service import VolumeService
+from cdpcore import errors as kinds
 
 KIB, MIB = 1024, 1 << 20
 SIZE = 16 * MIB
@@ -37,14 +39,17 @@ class World:
             return
         self._volume = cdp.open("web")
         served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
-        self._admin = AdminServer(served["admin_socket"], {"web": VolumeService(self._volume, served)})
+        self._leases = ImageLeases(self._volume)
+        self._admin = AdminServer(served["admin_socket"], {"web": Held(VolumeService(self._volume, served), self._leases, identity("web"),
+                                                                      lambda name: [f"nbd://test/{name}"])})
         self._admin.start()
-        write_serving("web", served, str(self._volume.uuid))
+        write_serving("web", served)
 
     def close(self):
         if self._admin:
             remove_serving("web")
             self._admin.close()
+            self._leases.close()
             self._volume.close()
             self._admin = None
 
@@ -256,7 +261,7 @@ def test_bookmarks_that_are_refused(world):
 
 
 def test_images(world):
-    first, second = write(world, (0, b"a" * 512), (0, b"b" * 512))
+    first, _ = write(world, (0, b"a" * 512), (0, b"b" * 512))
     assert "no images" in world.ok("image", "list", "web")
     made = world.json("image", "create", f"web@#{first}", "test")
     assert made["name"] == "test" and made["at"]["seq"] == first and os.path.isdir(made["path"])
@@ -264,7 +269,8 @@ def test_images(world):
     assert [image["name"] for image in world.json("image", "list", "web")] == ["test"]
     assert [image["name"] for image in world.json("image", "list", "web/test")] == ["inner"]
     assert world.json("image", "list", "web")[0]["children"] == 1
-    assert world.json("info", "web/test")["parent"] is not None
+    info = world.json("info", "web/test")
+    assert info["parent"] is not None and (info["served"] or {"uris": []})["uris"] == ["nbd://test/web/test"] * world.served
     with connect("web/test/inner") as service:
         assert service.read(0, 512) == b"a" * 512
         service.write(0, b"c" * 512)
@@ -298,7 +304,7 @@ def test_images_that_are_refused(world):
 
 
 def test_restore_and_undo(world):
-    first, second = write(world, (0, b"a" * 4096), (0, b"b" * 4096))
+    first, _ = write(world, (0, b"a" * 4096), (0, b"b" * 4096))
     dry = world.json("restore", f"web@#{first}", "--dry-run")
     assert dry["dry_run"] and dry["target"]["seq"] == first and dry["explanation"]["resolved"]["seq"] == first
     with connect("web") as service:
@@ -339,7 +345,7 @@ def test_destructive_restore(world):
 
 
 def test_restores_that_are_refused(world):
-    world.refused(exits.NOT_FOUND, "undo", "web")
+    world.refused(exits.REFUSED, "undo", "web", hint="cdp restores")
     assert "no restores" in world.ok("restores", "web")
     write(world, (0, b"a" * 512))
     world.refused(exits.USAGE, "restore", "web", hint="write web@POINT")
@@ -494,14 +500,45 @@ def test_a_failed_import_leaves_no_volume(here, monkeypatch):
 def test_check(world):
     write(world, (0, b"a" * 4096))
     got = world.json("check", "web")
-    assert got["ok"] and got["problems"] == [] and got["bytes_read"] > 0
+    assert got["ok"] and got["problems"] == []
     assert "no problems" in world.ok("check", "web")
     if world.served:
         world.refused(exits.BUSY, "check", "web", "--rebuild", hint="stop its server")
     else:
         before = world.state()
+        assert got["records"] == 2 and got["bytes_read"] >= 4096
         world.ok("check", "web", "--rebuild")
         assert world.state() == before
+
+
+def test_check_of_a_damaged_volume(here):
+    cdp.create("web", size=MIB).close()
+    with cdp.open("web") as volume:
+        volume.pwrite(b"d" * 65536, 0)
+    log = next((here / "web" / "log").iterdir())
+    with open(log, "r+b") as file:
+        at = file.read().index(b"d" * 512) + 1000
+        file.seek(at)
+        file.write(b"x")
+    result = run("check", "web")
+    assert result.exit_code == exits.CORRUPT and "1 problem" in result.stdout and log.name in result.stdout
+    shown = run("check", "web", "--json")
+    assert shown.exit_code == exits.CORRUPT
+    got = json.loads(shown.stdout)
+    assert got["ok"] is False and got["problems"][0]["what"] and got["problems"][0]["hint"]
+
+
+def test_a_lost_catalog_is_rebuilt(here):
+    cdp.create("web", size=MIB).close()
+    with cdp.open("web") as volume:
+        volume.pwrite(b"d" * 4096, 0)
+        volume.bookmark("mark")
+    shutil.rmtree("web/catalog.lmdb")
+    result = run("info", "web")
+    assert result.exit_code == exits.CORRUPT and "cdp check --rebuild" in result.stderr and result.stderr.count("\n") == 1
+    assert run("check", "web").exit_code == exits.CORRUPT
+    assert run("check", "web", "--rebuild").exit_code == 0
+    assert [mark["name"] for mark in json.loads(run("bookmarks", "web", "--json").stdout)] == ["mark"]
 
 
 # who holds it

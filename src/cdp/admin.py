@@ -12,8 +12,9 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import uvicorn
@@ -34,6 +35,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
+from cdp.leases import ImageLeases
 from cdp.service import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
@@ -49,7 +51,6 @@ from cdp.service import (
     ServedView,
     VolumeService,
     WindowView,
-    open_image_path,
 )
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path, with its end
@@ -103,7 +104,7 @@ class ZeroBody(_Body):
 
 
 class ServerView(BaseModel):
-    """The server and the volumes that it holds, by name, with their identities."""
+    """The server and the volumes that it holds: name, and the identity of the directory (cdp.client.identity)."""
 
     pid: int
     volumes: dict[str, str]
@@ -112,7 +113,18 @@ class ServerView(BaseModel):
 U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 
-def build_app(services: Mapping[str, VolumeService]) -> FastAPI:
+@dataclass(frozen=True)
+class Held:
+    """A served volume, what is open of its images, the identity of its directory (cdp.client.identity), and the URIs of an
+    export by its name."""
+
+    service: VolumeService
+    leases: ImageLeases
+    identity: str
+    uris: Callable[[str], list[str]]
+
+
+def build_app(held: Mapping[str, Held]) -> FastAPI:
     """The application over the served volumes, by name. The mapping may not change while it runs."""
     app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
         status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
@@ -120,6 +132,11 @@ def build_app(services: Mapping[str, VolumeService]) -> FastAPI:
     @app.exception_handler(CdpError)
     def engine_error(_request: Request, error: CdpError) -> JSONResponse:
         return JSONResponse(error_body(error), status_code=STATUS.get(type(error), 500))
+
+    @app.exception_handler(Exception)
+    def internal_error(_request: Request, error: Exception) -> JSONResponse:
+        wrong = CdpError(f"internal error: {type(error).__name__}: {error}", "see the server's log, and report it")
+        return JSONResponse(error_body(wrong), status_code=500)
 
     @app.exception_handler(RequestValidationError)
     def wrong_request(_request: Request, error: RequestValidationError) -> JSONResponse:
@@ -130,15 +147,15 @@ def build_app(services: Mapping[str, VolumeService]) -> FastAPI:
 
     @contextmanager
     def target(volume: str, image: str | None) -> Iterator[VolumeService]:
-        service = services.get(volume)
-        if service is None:
-            raise NotFound(f"no volume {volume!r} here", f"this server holds {', '.join(services)}")
+        served = held.get(volume)
+        if served is None:
+            raise NotFound(f"no volume {volume!r} here", f"this server holds {', '.join(held)}")
         if image is None:
-            yield service
+            yield served.service
             return
-        with ExitStack() as stack:
-            opened = open_image_path(service.volume, image.split("/"), stack)
-            yield VolumeService(opened, service.served)
+        with served.leases.lease(tuple(image.split("/"))) as opened:
+            view = served.service.served
+            yield VolumeService(opened, view and {**view, "uris": served.uris(f"{volume}/{image}")})
 
     def service_of(
         volume: Annotated[str, Path(description="name of a served volume")],
@@ -151,7 +168,7 @@ def build_app(services: Mapping[str, VolumeService]) -> FastAPI:
 
     @app.get("/v1/server")
     def server() -> ServerView:
-        return ServerView(pid=os.getpid(), volumes={name: str(s.volume.uuid) for name, s in services.items()})
+        return ServerView(pid=os.getpid(), volumes={name: one.identity for name, one in held.items()})
 
     @app.get("/v1/volumes/{volume}")
     def info(service: Service) -> InfoView:
@@ -186,8 +203,9 @@ def build_app(services: Mapping[str, VolumeService]) -> FastAPI:
         return service.create_image(body.name, at=body.at)
 
     @app.delete("/v1/volumes/{volume}/images", status_code=204)
-    def delete_image(service: Service, name: str) -> None:
-        service.delete_image(name)
+    def delete_image(service: Service, volume: str, name: str, image: str | None = None) -> None:
+        with held[volume].leases.deleting((*(image.split("/") if image else ()), name)):
+            service.delete_image(name)
 
     @app.get("/v1/volumes/{volume}/restores")
     def restores(service: Service) -> list[RestoreView]:
@@ -308,10 +326,10 @@ def answers(path: str) -> bool:
 class AdminServer:
     """The application on a unix socket, in a thread of its own, until close()."""
 
-    def __init__(self, path: str, services: Mapping[str, VolumeService]):
+    def __init__(self, path: str, held: Mapping[str, Held]):
         self.path = path
         self._socket = bind_unix(path)
-        config = uvicorn.Config(build_app(services), log_config=None, access_log=False, lifespan="off", ws="none",
+        config = uvicorn.Config(build_app(held), log_config=None, access_log=False, lifespan="off", ws="none",
                                 timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="cdp-admin", daemon=True)

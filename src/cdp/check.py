@@ -187,8 +187,8 @@ def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, in
     directory = segment.directory()
     segment.scan(row.first_seq, verify_data=True, freed=freed)
     if (segment.first_seq, segment.last_seq, segment.n_frames) != promised:
-        report.add(segment.path, f"sound up to #{segment.last_seq} of #{promised[1]}: {segment.complaint() or f'bad frame at byte {segment.end_bytes}'}",
-                   "put the file back from a copy")
+        why = segment.complaint() or f"bad frame at byte {segment.end_bytes}"
+        report.add(segment.path, f"sound up to #{segment.last_seq} of #{promised[1]}: {why}", "put the file back from a copy")
     elif segment.directory() != directory:
         report.add(segment.path, "the directory of frames does not agree with the frames", "put the file back from a copy")
     elif (row.first_seq, row.last_seq) != promised[:2]:

@@ -6,7 +6,7 @@
 Invariants
   1. The caller cannot tell the two ways apart: same methods (cdp.service.Service), same results, same errors.
   2. `VOLUME/serving.json` is believed only if a server answers on its socket and says that it holds this very volume;
-     what a killed server left behind is ignored.
+     what a killed server left behind, or what came with a copy of the volume, is ignored.
 A Service from here is used by one thread at a time.
 """
 import json
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from cdp.settings import Settings
 
 SERVING_FILE = "serving.json"
-CATALOG = "catalog.lmdb"
 IMAGES = "images"
 LOCK_WAIT_SECONDS = 2.0  # a command holds a volume for milliseconds: worth waiting for, unlike a server
 LOCK_RETRY_SECONDS = 0.05
@@ -66,8 +65,8 @@ class Location:
 
 
 def is_volume(path: str) -> bool:
-    """Whether a directory looks like a volume or a writable image (says nothing of its health)."""
-    return os.path.exists(os.path.join(path, CATALOG))
+    """Whether a directory looks like a volume or a writable image: also one with a lost catalog, which can be rebuilt."""
+    return os.path.exists(os.path.join(path, "lock")) and os.path.isdir(os.path.join(path, "log"))
 
 
 def locate(path: str) -> Location:
@@ -144,7 +143,7 @@ def find_server(location: Location) -> "RemoteService | None":
         known = remote.server()["volumes"]
     except CdpError:
         known = {}
-    if known.get(served["name"]) == served.get("uuid"):
+    if known.get(served["name"]) == identity(location.root):
         return remote
     remote.close()
     return None
@@ -157,16 +156,22 @@ def read_serving(root: str) -> dict[str, Any] | None:
             served = json.loads(file.read(1 << 16))
     except (OSError, ValueError):
         return None
-    fields = ("admin_socket", "name", "uuid")
+    fields = ("admin_socket", "name")
     if isinstance(served, dict) and all(isinstance(served.get(name), str) for name in fields):
         return served
     return None
 
 
-def write_serving(root: str, served: ServedView, uuid: str) -> None:
+def identity(root: str) -> str:
+    """Which directory this is: the same after it was renamed, another one for a copy (which has the same uuid)."""
+    found = os.stat(root)
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+def write_serving(root: str, served: ServedView) -> None:
     path = os.path.join(root, SERVING_FILE)
     with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump({**served, "uuid": uuid}, file, indent=1)
+        json.dump(served, file, indent=1)
     os.replace(path + ".new", path)
 
 
@@ -220,7 +225,7 @@ class RemoteService:
         return self._call(method, f"{self._base}{what}", {**(query or {}), "image": self._image}, body, content)
 
     def server(self) -> dict[str, Any]:
-        """pid and volumes (name to identity) of the server."""
+        """pid and volumes (name to identity of the directory) of the server."""
         return cast(dict[str, Any], self._call("GET", "/v1/server").json())
 
     def info(self) -> InfoView:

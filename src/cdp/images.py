@@ -54,8 +54,8 @@ class Images:
         from .volume import Volume
         self._check(name)
         image = self._open.get(name)
-        if image is not None and not image.closed:
-            return image.retain()
+        if image is not None and image.retain_open():
+            return image
         image = Volume(f"{self._folder}/{name}", settings=self._volume.settings, _tuning=self._tuning, _os=self._os_arg,
                        _catalog=self._catalog, _parent=self._volume.retain())
         self._open[name] = image
@@ -63,13 +63,13 @@ class Images:
 
     def delete(self, name: str) -> None:
         self._check(name)
-        image = self._open.get(name)
-        if image is not None and not image.closed:
+        if self._is_open(name):
             raise Busy(f"{self._volume.path}: image {name!r} is open", "close it (or its NBD connections) first")
         path = f"{self._folder}/{name}"
         children = self._os.list_dir(f"{path}/images")
         if children:
-            raise RefusedPoint(f"{self._volume.path}: image {name!r} has images of its own ({', '.join(children[:3])})", "delete those first")
+            raise RefusedPoint(f"{self._volume.path}: image {name!r} has images of its own ({', '.join(children[:3])})",
+                               "delete those first")
         self._os.rename(path, path + DELETED)
         self._os.sync_dir(self._folder)
         stores.remove_tree(self._os, path + DELETED)
@@ -77,9 +77,12 @@ class Images:
 
     def check_closed(self) -> None:
         """Raises Busy where an image is still open: its reads go through this volume."""
-        for name, image in self._open.items():
-            if not image.closed:
+        for name in self._open:
+            if self._is_open(name):
                 raise Busy(f"{self._volume.path}: image {name!r} is open", "close it first")
+
+    def _is_open(self, name: str) -> bool:
+        return name in self._open and self._open[name].in_use()
 
     def _check(self, name: str) -> None:
         if not points.valid_name(name) or not self._os.exists(f"{self._folder}/{name}/volume.json"):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cdpcore import runs as core_runs
+from cdpcore import sealing
 from cdpcore.errors import CdpError, OutOfSpace
 from cdpcore.osapi import Os
 
@@ -99,15 +100,15 @@ class Maintainer:
 
     def step(self) -> bool:
         """Seal the segment that was set aside, if any. Raises what failed, and has told the log."""
-        info = self._core.log.sealing_segment()
+        info = sealing.waiting(self._core.log)
         if info is None:
             return False
         try:
             self._seal(*info)
         except Exception as e:
-            self._core.log.maintenance_failed(errno.ENOSPC if isinstance(e, (OutOfSpace, MemoryError)) else errno.EIO)
+            sealing.failed(self._core.log, errno.ENOSPC if isinstance(e, (OutOfSpace, MemoryError)) else errno.EIO)
             raise
-        self._core.log.drop_sealing()
+        sealing.done(self._core.log)
         self._merge_wanted.set()
         if not self._tuning.threads:
             while self.merge_once():
@@ -115,7 +116,7 @@ class Maintainer:
         return True
 
     def _seal(self, number: int, first_seq: int, last_seq: int, first_ts_ns: int, last_ts_ns: int) -> None:
-        size = self._core.log.finish_sealing()
+        size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             self._merge_wanted.set()
             threading.Event().wait(0.05)

@@ -14,24 +14,30 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from cdpcore.errors import Busy, InvalidRequest, NotFound, Unavailable
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 from cdp.client import (
+    IMAGES,
     LOCK_RETRY_SECONDS,
     LOCK_WAIT_SECONDS,
     Location,
     find_server,
+    identity,
+    is_volume,
     locate,
     remove_serving,
     write_serving,
 )
-from cdp.service import ServedView, VolumeService, open_image_path
+from cdp.leases import ImageLeases
+from cdp.points import valid_name
+from cdp.service import ServedView, VolumeService
 from cdp.settings import Settings, parse_address
 
 if TYPE_CHECKING:
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cdp.serve")
 
 FORCED_EXIT = 130
+MAX_SAME_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -61,31 +68,17 @@ class OpenExport:
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, volumes: "dict[str, Volume]", read_only: bool):
+    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool):
+        self._leases = leases
         self._volumes = volumes
         self._read_only = read_only
 
-    def list(self) -> list[tuple[str, str]]:
-        return [(name, text) for root, volume in self._volumes.items() for name, text in self._tree(root, volume)]
+    def list(self) -> Sequence[tuple[str, str]]:
+        """The volumes and all their images, from the directories: an image is not opened to be shown."""
+        return [found for name, volume in self._volumes.items() for found in
+                [(name, f"volume of {volume.size_bytes} bytes"), *_images_in(name, volume.path)]]
 
-    def _tree(self, name: str, volume: "Volume") -> Iterator[tuple[str, str]]:
-        """A volume and the images in it, theirs after each."""
-        yield name, f"volume of {volume.size_bytes} bytes"
-        for image in volume.images():
-            if not image.children:
-                yield f"{name}/{image.name}", f"writable image, begun as #{image.at.seq}"
-                continue
-            try:
-                opened = volume.open_image(image.name)
-            except NotFound:
-                continue  # deleted meanwhile
-            with opened:
-                tree = self._tree(f"{name}/{image.name}", opened)
-                next(tree)
-                yield f"{name}/{image.name}", f"writable image, begun as #{image.at.seq}"
-                yield from tree
-
-    def split(self, name: str) -> tuple[str, Sequence[str], str | None]:
+    def split(self, name: str) -> tuple[str, tuple[str, ...], str | None]:
         """Volume, image names and point of an export name. An empty name is the only volume. Raises NotFound."""
         if not name and len(self._volumes) == 1:
             name = next(iter(self._volumes))
@@ -97,12 +90,14 @@ class Exports:
         root, *images = path.split("/")
         if root not in self._volumes:
             raise NotFound(f"no export {name!r}", f"there are {', '.join(self._volumes)}")
-        return root, images, point
+        return root, tuple(images), point
 
     def open(self, name: str) -> OpenExport:
         root, images, point = self.split(name)
+        leases = self._leases[root]
         with ExitStack() as stack:
-            volume = open_image_path(self._volumes[root], images, stack)
+            volume = leases.acquire(images)
+            stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
                 return OpenExport(capsule=volume.target(), read_only=self._read_only, size_bytes=volume.size_bytes,
@@ -113,6 +108,18 @@ class Exports:
                               description=f"{base} as of {at}", name=f"{base}@{at}",
                               # -10m is another moment for the next connection; a seq is not.
                               multi_conn=point == at, _close=stack.pop_all().close)
+
+
+def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
+    try:
+        images = sorted(os.listdir(os.path.join(path, IMAGES)))
+    except FileNotFoundError:
+        return  # deleted meanwhile
+    for image in images:
+        inner = os.path.join(path, IMAGES, image)
+        if valid_name(image) and not image.endswith((".creating", ".deleted")) and is_volume(inner):
+            yield f"{name}/{image}", f"writable image of {name}"
+            yield from _images_in(f"{name}/{image}", inner)
 
 
 def runtime_directory() -> str:
@@ -134,6 +141,27 @@ def runtime_directory() -> str:
     return path
 
 
+@dataclass(frozen=True)
+class RuntimeSockets:
+    """Paths of the sockets that nobody named."""
+
+    nbd: str
+    admin: str
+
+
+def runtime_sockets(name: str) -> RuntimeSockets:
+    """NAME.sock and NAME.admin.sock, or NAME-2... where another volume of that name is being served. Raises Busy."""
+    from cdp.admin import answers
+
+    directory = runtime_directory()
+    for number in range(1, MAX_SAME_NAME + 1):
+        stem = os.path.join(directory, name if number == 1 else f"{name}-{number}")
+        sockets = RuntimeSockets(f"{stem}.sock", f"{stem}.admin.sock")
+        if not answers(sockets.nbd) and not answers(sockets.admin):
+            return sockets
+    raise Busy(f"{directory}: {MAX_SAME_NAME} volumes {name!r} are being served", "give --unix and --admin-socket")
+
+
 class Server:
     """`with Server(paths, settings) as server: server.wait()`."""
 
@@ -146,6 +174,7 @@ class Server:
         self._nbd: Any = None
         self._exports: Exports | None = None
         self._volumes: dict[str, Volume] = {}
+        self._leases: dict[str, ImageLeases] = {}
         self._admin_socket = ""
         self._signalled = False
 
@@ -162,43 +191,57 @@ class Server:
         self._take_signals()
         settings = self._settings
         # TLS files, addresses and the runtime directory are looked at before a volume is.
-        listen, tls = self._addresses(), self._tls()
-        first = next(iter(self._roots))
-        self._admin_socket = os.path.abspath(settings.admin_socket or os.path.join(runtime_directory(), f"{first}.admin.sock"))
+        tls = self._tls()
+        for location in self._roots.values():
+            _refuse_if_served(location)
+        listen = self._addresses()
+        from cdp.admin import AdminServer, Held, clear_stale_socket
         from cdp.nbd import NbdServer
-
-        from cdp.admin import AdminServer, clear_stale_socket
 
         clear_stale_socket(self._admin_socket)
         for name, location in self._roots.items():
             volume = _open_to_serve(location, settings)
             self._stack.callback(volume.close)
             self._volumes[name] = volume
+            self._leases[name] = ImageLeases(volume)
+            self._stack.callback(self._leases[name].close)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._volumes, self._read_only)
+        self._exports = Exports(self._leases, self._volumes, self._read_only)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
-        self._nbd.start()
+        try:
+            self._nbd.start()
+        except CdpError as error:
+            raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
 
-        services = {name: VolumeService(volume, self._served(name)) for name, volume in self._volumes.items()}
-        admin = AdminServer(self._admin_socket, services)
+        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name], identity(self._roots[name].root),
+                           self._uris)
+                for name, volume in self._volumes.items()}
+        admin = AdminServer(self._admin_socket, held)
         self._stack.callback(admin.close)
         admin.start()
         for name, location in self._roots.items():
             self._stack.callback(remove_serving, location.root)
-            write_serving(location.root, self._served(name), str(self._volumes[name].uuid))
+            write_serving(location.root, self._served(name))
 
     def _addresses(self) -> list[Any]:
+        """Where NBD is offered; settles the administration socket too. Raises NotFound for a missing directory."""
         from cdp.nbd import TcpAddress, UnixAddress
 
         settings, listen = self._settings, list[Any]()
+        default = runtime_sockets(next(iter(self._roots)))
+        self._admin_socket = os.path.abspath(settings.admin_socket or default.admin)
         if settings.unix_socket:
             listen.append(UnixAddress(settings.unix_socket))
         if settings.tcp_listen:
             listen.append(TcpAddress(*parse_address(settings.tcp_listen)))
         if not listen:
-            listen.append(UnixAddress(os.path.join(runtime_directory(), f"{next(iter(self._roots))}.sock")))
+            listen.append(UnixAddress(default.nbd))
+        for path in (settings.unix_socket, settings.admin_socket):
+            folder = os.path.dirname(path or "") or "."
+            if not os.path.isdir(folder):
+                raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
         return listen
 
     def _tls(self) -> Any:
@@ -213,21 +256,21 @@ class Server:
         return tls
 
     def _served(self, name: str) -> ServedView:
-        uris = [self._nbd.uri(name, listener) for listener in range(len(self._nbd.addresses))]
-        return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=uris)
+        return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=self._uris(name))
+
+    def _uris(self, name: str) -> list[str]:
+        """Of one export, at every address."""
+        return [self._nbd.uri(name, listener) for listener in range(len(self._nbd.addresses))]
 
     def uris(self) -> list[str]:
         """The URI of every export there is now, at every address."""
         assert self._exports is not None
-        listeners = range(len(self._nbd.addresses))
-        return [self._nbd.uri(name, listener) for name, _ in self._exports.list() for listener in listeners]
+        return [uri for name, _ in self._exports.list() for uri in self._uris(name)]
 
     def view(self) -> dict[str, Any]:
         """What `serve --json` prints."""
         assert self._exports is not None
-        listeners = range(len(self._nbd.addresses))
-        exports = [{"name": name, "uris": [self._nbd.uri(name, listener) for listener in listeners], "description": text}
-                   for name, text in self._exports.list()]
+        exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._exports.list()]
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only, "exports": exports}
 
     def wait(self) -> None:
@@ -274,9 +317,14 @@ def named_roots(paths: Sequence[str]) -> dict[str, Location]:
     return roots
 
 
-def _open_to_serve(location: Location, settings: Settings) -> "Volume":
-    import time
+def _refuse_if_served(location: Location) -> None:
+    if remote := find_server(location):
+        with remote:
+            pid = remote.server()["pid"]
+        raise Busy(f"{location.root} is served already, by process {pid}", f"'cdp info {location.root}' shows where")
 
+
+def _open_to_serve(location: Location, settings: Settings) -> "Volume":
     import cdp
 
     deadline = time.monotonic() + LOCK_WAIT_SECONDS  # a command holds a volume for milliseconds
@@ -284,11 +332,7 @@ def _open_to_serve(location: Location, settings: Settings) -> "Volume":
         try:
             return cdp.open(location.root, settings=settings)
         except Busy as error:
-            if remote := find_server(location):
-                pid = remote.server()["pid"]
-                remote.close()
-                raise Busy(f"{location.root} is served already, by process {pid}",
-                           f"'cdp info {location.root}' shows where") from None
+            _refuse_if_served(location)  # another server was faster
             if time.monotonic() >= deadline:
                 raise Busy(error.message, error.hint or "end the process that has it open, then repeat") from None
         time.sleep(LOCK_RETRY_SECONDS)

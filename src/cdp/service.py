@@ -11,8 +11,7 @@ Thread-safe as far as the volume is, which is: every method, from any thread.
 """
 import itertools
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if sys.version_info >= (3, 12):
@@ -20,14 +19,13 @@ if sys.version_info >= (3, 12):
 else:  # pydantic cannot read the older one's field types
     from typing_extensions import TypedDict
 
-from cdpcore.errors import InvalidRequest, NotFound
+from cdpcore.errors import InvalidRequest
 
 from cdp.times import utc
 
 if TYPE_CHECKING:
-    from cdp.check import Report
-
     from cdp import Bookmark, ImageInfo, Moment, Restore, Volume
+    from cdp.check import Report
 
 MAX_PIECE_BYTES = 32 << 20
 MAX_PAGE_EXTENTS = 65_536
@@ -317,18 +315,6 @@ class VolumeService:
         from cdp.check import check_open
 
         return report_view(check_open(self.volume, progress=progress))
-
-
-def open_image_path(volume: "Volume", names: Sequence[str], stack: ExitStack) -> "Volume":
-    """The image B of the image A of `volume` for ["A", "B"]; `stack` closes what was opened. Raises NotFound."""
-    for name in names:
-        try:
-            image = volume.open_image(name)
-        except NotFound as error:
-            raise NotFound(error.message, error.hint or f"'cdp image list {volume.path}' lists the images") from None
-        stack.callback(image.close)
-        volume = image
-    return volume
 
 
 def report_view(report: "Report") -> CheckView:

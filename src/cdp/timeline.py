@@ -77,9 +77,9 @@ class Timeline:
         if at < 0:
             return Moment(0, self._created_ns)
         frames = self._frames(parts[at])
-        frame = int(np.searchsorted(frames["first_ts_ns"], ts_ns, side="right")) - 1
+        frame = int(_find(frames["first_ts_ns"], ts_ns, side="right")) - 1
         records = self._records(parts[at], frames, frame)
-        found = int(np.searchsorted(records["ts_ns"], ts_ns, side="right")) - 1
+        found = int(_find(records["ts_ns"], ts_ns, side="right")) - 1
         return Moment(int(records["seq"][found]), int(records["ts_ns"][found]))
 
     def record(self, seq: int) -> Any:
@@ -88,11 +88,11 @@ class Timeline:
         at = bisect.bisect_right([p.first_seq for p in parts], seq) - 1
         if at >= 0:
             frames = self._frames(parts[at])
-            frame = int(np.searchsorted(frames["first_seq"], seq, side="left"))
+            frame = int(_find(frames["first_seq"], seq, side="left"))
             if frame == len(frames) or frames["first_seq"][frame] > seq:
                 frame -= 1
             records = self._records(parts[at], frames, frame)
-            found = int(np.searchsorted(records["seq"], seq))
+            found = int(_find(records["seq"], seq))
             if found < len(records) and records["seq"][found] == seq:
                 return records[found]
         raise NotFound(f"record #{seq} is not in the log", "choose a point inside the window ('cdp window')")
@@ -108,7 +108,7 @@ class Timeline:
         if at < 0:
             return 0
         frames = self._frames(parts[at])
-        frame = int(np.searchsorted(frames["first_seq"], seq, side="right")) - 1
+        frame = int(_find(frames["first_seq"], seq, side="right")) - 1
         records = self._records(parts[at], frames, frame)
         hits = records["seq"][(records["seq"] <= seq) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
         if len(hits):
@@ -128,8 +128,8 @@ class Timeline:
             if part.first_seq > upto:
                 break
             frames = self._frames(part)
-            lo = max(0, int(np.searchsorted(frames["first_seq"], after + 1, side="left")) - 1)
-            hi = int(np.searchsorted(frames["first_seq"], upto, side="right"))
+            lo = max(0, int(_find(frames["first_seq"], after + 1, side="left")) - 1)
+            hi = int(_find(frames["first_seq"], upto, side="right"))
             for at in range(lo, hi, BATCH_FRAMES):
                 seqs, descs = self._read(part, frames, at, min(at + BATCH_FRAMES, hi))
                 seqs, descs = np.concatenate((held[0], seqs)), np.concatenate((held[1], descs))
@@ -195,6 +195,11 @@ class Timeline:
         if not seqs:
             return np.empty(0, "<u8"), np.empty(0, DESC)
         return np.concatenate(seqs), np.concatenate(descs)
+
+
+def _find(column: Any, value: int, side: Any = "left") -> Any:
+    """np.searchsorted; a plain int would be compared as float64, which cannot tell nanoseconds of this century apart."""
+    return np.searchsorted(column, np.uint64(value), side=side)
 
 
 def group(seqs: Any, descs: Any) -> Any:

@@ -442,21 +442,34 @@ class Volume:
             self._references += 1
         return self
 
+    def retain_open(self) -> bool:
+        """As retain(), but False where it is closed. A close() that is running is waited for."""
+        with self._lock:
+            if self._references == 0:
+                return False
+            self._references += 1
+            return True
+
+    def in_use(self) -> bool:
+        """Whether its files are: a close() that is running is waited for."""
+        with self._lock:
+            return self._references > 0
+
     def close(self) -> None:
         """Flush, seal, let go. Idempotent; requests that are running end first."""
-        with self._lock:
-            if self._references > 1:
-                self._references -= 1
-                return
-            if self._references == 0:
-                return
-            self._images.check_closed()
-            self._references = 0
-            try:
+        parent: Volume | None = None
+        try:
+            with self._lock:
+                if self._references != 1:
+                    self._references = max(0, self._references - 1)
+                    return
+                self._images.check_closed()
+                self._references, parent = 0, self._parent
                 self._store.close()
-            finally:
-                if self._parent is not None:
-                    self._parent.close()
+        finally:
+            # After our lock is free: who opens or deletes this image meanwhile holds the parent's lock and waits for ours.
+            if parent is not None:
+                parent.close()
 
     def __enter__(self) -> Volume:
         return self

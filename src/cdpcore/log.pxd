@@ -8,39 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.osapi cimport Os, cdp_os
 from cdpcore.pool cimport BufferPool
-
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *, void *)
-    int pthread_mutex_destroy(pthread_mutex_t *)
-    int pthread_mutex_lock(pthread_mutex_t *)
-    int pthread_mutex_unlock(pthread_mutex_t *)
-    int pthread_cond_init(pthread_cond_t *, void *)
-    int pthread_cond_destroy(pthread_cond_t *)
-    int pthread_cond_wait(pthread_cond_t *, pthread_mutex_t *)
-    int pthread_cond_broadcast(pthread_cond_t *)
-    int pthread_cond_signal(pthread_cond_t *)
-
-
-cdef extern from "frame.h" nogil:
-    ctypedef struct cdp_frame:
-        uint8_t *slot
-        uint32_t slot_bytes
-        uint32_t used_bytes
-        uint32_t n_desc
-        uint32_t frame
-        uint32_t segment
-        uint32_t total_bytes
-        uint64_t file_off
-        uint64_t salt
-        uint64_t first_seq
-        uint64_t last_seq
-        uint64_t first_ts_ns
-        uint64_t flush_seq
+from cdpcore.ring cimport FrameRing, pthread_mutex_t
 
 
 cdef extern from "format.h" nogil:
@@ -50,13 +18,6 @@ cdef extern from "format.h" nogil:
         uint64_t flush_seq
         uint32_t offset_blocks
         uint32_t n_desc
-
-
-cdef struct ring_frame:
-    cdp_frame f
-    int fd              # of its segment
-    uint32_t pins       # readers copying from the slot; io lock
-    uint32_t closed     # 1: finished, in the queue
 
 
 cdef struct segment:
@@ -77,6 +38,7 @@ cdef class Log:
     cdef Os os
     cdef const cdp_os *table
     cdef BufferPool pool
+    cdef FrameRing ring             # its mutex is the io lock
     cdef bytes directory            # VOLUME/log
     cdef const char *directory_c
     cdef uint8_t uuid[16]
@@ -89,15 +51,11 @@ cdef class Log:
     cdef segment current            # receives frames
     cdef segment spare              # prepared; no frames yet (io lock for handing over)
     cdef uint32_t next_number
-    cdef bint frame_open            # ring[opened - 1] still grows
+    cdef bint frame_open            # the ring's last frame still grows
     cdef uint64_t flush_seq         # last FLUSH or FUA record
     cdef uint64_t next_seq          # of the next record
 
-    # io lock
-    cdef pthread_mutex_t io_mutex
-    cdef pthread_cond_t io_changed  # anything below changed
-    cdef ring_frame *ring           # frame k is ring[k % pool.n_slots]
-    cdef uint64_t opened, queued, written   # frames: started, finished, on disk; written <= queued <= opened
+    # io lock (ring.mutex)
     cdef bint io_busy               # somebody writes or syncs
     cdef uint64_t written_seq, durable_seq
     cdef segment sealing            # rolled away, its run not made yet
@@ -123,8 +81,6 @@ cdef class Log:
     # No lock held.
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
     cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil
-    cdef uint8_t *pin(self, uint64_t loc, uint64_t n_bytes, uint64_t *token) noexcept nogil
-    cdef void unpin(self, uint64_t token) noexcept nogil
 
     # internal
     cdef int open_frame(self, cdp_status *st) noexcept nogil
@@ -135,5 +91,4 @@ cdef class Log:
     cdef void give_io(self, int rc, cdp_status *st) noexcept nogil
     cdef void fail(self, int errno_) noexcept nogil
     cdef int fail_sticky(self, cdp_status *st) noexcept nogil
-    cdef int seal_file(self, cdp_status *st) noexcept nogil
     cdef void publish_sealing(self) noexcept nogil

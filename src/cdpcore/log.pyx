@@ -8,16 +8,17 @@ waits on; the writer thread only keeps the device busy while nobody has to wait.
 Invariants
  1. Records are appended in seq order; frames are written in order; durable_seq only grows. So what a crash leaves is a
     prefix in seq order that holds everything that was flushed.
- 2. Frame k lives in slot k mod n. A slot is reused only when its frame is on disk and no reader has it pinned.
- 3. After a failed write or sync nothing more is appended or acknowledged (the kernel may have dropped the pages): the
+ 2. After a failed write or sync nothing more is appended or acknowledged (the kernel may have dropped the pages): the
     failure is sticky until the volume is opened again, which recovers from what is on disk. Running out of space while a
     segment is created is not such a failure: nothing was lost, and the next write may succeed.
- 4. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
+ 3. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
 """
 from libc.errno cimport EIO, ENOMEM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
+from cdpcore.ring cimport (FrameRing, cdp_frame, pthread_cond_broadcast, pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
+                           pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, ring_frame)
 from cdpcore.errors import InvalidRequest
 
 cdef extern from "frame.h" nogil:
@@ -34,32 +35,19 @@ cdef extern from "frame.h" nogil:
 cdef extern from "format.h" nogil:
     enum:
         CDP_BLOCK
-        CDP_SECTOR
+        CDP_REC_MORE
     struct cdp_segment_header:
         uint8_t volume_uuid[16]
         uint64_t volume_bytes
         uint64_t created_ns
         uint32_t segment
         uint64_t salt
-    struct cdp_segment_trailer:
-        uint64_t salt
-        uint64_t first_seq
-        uint64_t last_seq
-        uint64_t first_ts_ns
-        uint64_t last_ts_ns
-        uint64_t directory_offset
-        uint32_t n_frames
-        uint32_t directory_crc
-        uint32_t segment
 
 cdef extern from "segment.h" nogil:
     int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
                            cdp_status *st)
-    int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
-                         cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
 
 cdef extern from "thread.h" nogil:
-    void cdp_cond_init(pthread_cond_t *c)
     int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
     uint64_t cdp_monotonic_ms()
 
@@ -100,12 +88,7 @@ cdef class Log:
         self.direct = direct
         self.inline_maintenance = inline_maintenance
         pthread_mutex_init(&self.append_mutex, NULL)
-        pthread_mutex_init(&self.io_mutex, NULL)
-        cdp_cond_init(&self.io_changed)
-        self.ring = <ring_frame *>realloc(NULL, pool.n_slots * sizeof(ring_frame))
-        if self.ring == NULL:
-            raise MemoryError()
-        memset(self.ring, 0, pool.n_slots * sizeof(ring_frame))
+        self.ring = FrameRing(pool)
         memset(&self.current, 0, sizeof(segment))
         memset(&self.spare, 0, sizeof(segment))
         memset(&self.sealing, 0, sizeof(segment))
@@ -120,9 +103,6 @@ cdef class Log:
         free(self.current.frames)
         free(self.spare.frames)
         free(self.sealing.frames)
-        free(self.ring)
-        pthread_cond_destroy(&self.io_changed)
-        pthread_mutex_destroy(&self.io_mutex)
         pthread_mutex_destroy(&self.append_mutex)
 
     cdef void lock_append(self) noexcept nogil:
@@ -145,7 +125,7 @@ cdef class Log:
         if self.failed:
             return self.fail_sticky(st)
         if self.frame_open:
-            used += cdp_frame_bound(&self.ring[(self.opened - 1) % self.pool.n_slots].f)
+            used += cdp_frame_bound(&self.ring.last().f)
         if self.current.number and used + need <= self.segment_bytes:
             return CDP_OK
         if self.current.number and self.current.tail_bytes == CDP_BLOCK and not self.frame_open:
@@ -162,7 +142,7 @@ cdef class Log:
         cdef ring_frame *r
         cdef int rc
         if self.frame_open:
-            r = &self.ring[(self.opened - 1) % self.pool.n_slots]
+            r = self.ring.last()
             if not cdp_frame_fits(&r.f, data_bytes):
                 self.close_frame()
         if not self.frame_open:
@@ -170,9 +150,11 @@ cdef class Log:
             rc = self.open_frame(st)
             if rc != CDP_OK:
                 return rc
-        r = &self.ring[(self.opened - 1) % self.pool.n_slots]
+        r = self.ring.last()
         loc[0] = cdp_frame_add(&r.f, seq, ts_ns, start, sectors, kind, flags, data, data_bytes, crc)
         self.flush_seq = r.f.flush_seq
+        if not flags & CDP_REC_MORE:
+            r.whole_seq = seq
         if self.current.last_seq < self.current.first_seq:
             self.current.first_seq = seq
             self.current.first_ts_ns = ts_ns
@@ -181,28 +163,29 @@ cdef class Log:
         return CDP_OK
 
     cdef int open_frame(self, cdp_status *st) noexcept nogil:
-        cdef ring_frame *r = &self.ring[self.opened % self.pool.n_slots]
+        cdef ring_frame *r = self.ring.at(self.ring.opened)
         cdef int rc
-        pthread_mutex_lock(&self.io_mutex)
-        while self.opened - self.written >= self.pool.n_slots or r.pins:
+        pthread_mutex_lock(&self.ring.mutex)
+        while not self.ring.next_is_free():
             if self.failed:
-                pthread_mutex_unlock(&self.io_mutex)
+                pthread_mutex_unlock(&self.ring.mutex)
                 return self.fail_sticky(st)
             if self.io_busy or r.pins:
-                pthread_cond_wait(&self.io_changed, &self.io_mutex)
+                pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 continue
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_unlock(&self.ring.mutex)
             rc = self.io_round(0, st)
             if rc != CDP_OK:
                 return rc
-            pthread_mutex_lock(&self.io_mutex)
-        cdp_frame_start(&r.f, self.pool.slot(<uint32_t>(self.opened % self.pool.n_slots)), <uint32_t>self.pool.slot_bytes,
+            pthread_mutex_lock(&self.ring.mutex)
+        cdp_frame_start(&r.f, self.pool.slot(<uint32_t>(self.ring.opened % self.pool.n_slots)), <uint32_t>self.pool.slot_bytes,
                         self.current.number, self.current.n_frames, self.current.tail_bytes, self.current.salt,
                         self.next_seq, self.flush_seq)
         r.fd = self.current.fd
-        self.opened += 1
+        r.whole_seq = self.next_seq - 1
+        self.ring.opened += 1
         self.frame_open = True
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
 
     cdef void close_frame(self) noexcept nogil:
@@ -212,7 +195,7 @@ cdef class Log:
         cdef uint64_t durable
         if not self.frame_open:
             return
-        r = &self.ring[(self.opened - 1) % self.pool.n_slots]
+        r = self.ring.last()
         if r.f.n_desc == 0:
             return
         if s.n_frames == s.frames_cap:
@@ -222,9 +205,9 @@ cdef class Log:
                 return
             s.frames = grown
             s.frames_cap = 2 * s.frames_cap + 64
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         durable = self.durable_seq
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_mutex_unlock(&self.ring.mutex)
         cdp_frame_finish(&r.f, durable)
         s.frames[s.n_frames].first_seq = r.f.first_seq
         s.frames[s.n_frames].first_ts_ns = r.f.first_ts_ns
@@ -234,10 +217,10 @@ cdef class Log:
         s.n_frames += 1
         s.tail_bytes += r.f.total_bytes
         self.frame_open = False
-        pthread_mutex_lock(&self.io_mutex)
-        self.queued = self.opened
-        pthread_cond_broadcast(&self.io_changed)
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
+        self.ring.queued = self.ring.opened
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int roll(self, cdp_status *st) noexcept nogil:
         """Set the current segment aside for sealing and go on in the next one."""
@@ -245,63 +228,63 @@ cdef class Log:
         cdef uint32_t number
         cdef int rc
         self.close_frame()
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         while self.sealing.number or self.spare_busy:
             if self.failed:
-                pthread_mutex_unlock(&self.io_mutex)
+                pthread_mutex_unlock(&self.ring.mutex)
                 return self.fail_sticky(st)
             if self.sealing.number and (self.inline_maintenance or self.maintenance_errno):
                 rc = -(self.maintenance_errno or EIO)
-                pthread_mutex_unlock(&self.io_mutex)
+                pthread_mutex_unlock(&self.ring.mutex)
                 return cdp_fail_os(st, rc, 0, b"indexing the previous segment failed")
-            pthread_cond_wait(&self.io_changed, &self.io_mutex)
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
         if self.spare.number:
             fresh = self.spare
             memset(&self.spare, 0, sizeof(segment))
         else:
             number = self.next_number
             self.spare_busy = True      # the number is ours
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_unlock(&self.ring.mutex)
             rc = self.open_segment(&fresh, number, st)
-            pthread_mutex_lock(&self.io_mutex)
+            pthread_mutex_lock(&self.ring.mutex)
             self.spare_busy = False
             if rc != CDP_OK:
-                pthread_cond_broadcast(&self.io_changed)
-                pthread_mutex_unlock(&self.io_mutex)
+                pthread_cond_broadcast(&self.ring.changed)
+                pthread_mutex_unlock(&self.ring.mutex)
                 return rc
             self.next_number = number + 1
         if self.current.number:
-            self.current.end_frame = self.queued
+            self.current.end_frame = self.ring.queued
             self.sealing = self.current
             self.sealing_dirty = self.current_dirty
             self.sealing_published = False
         self.current = fresh
         self.current_dirty = False
-        pthread_cond_broadcast(&self.io_changed)
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
 
     cdef bint set_aside(self) noexcept nogil:
         """As roll, but without a next segment: for closing. True: there is something to seal."""
         cdef bint some
         self.close_frame()
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.failed
         if some:
-            self.current.end_frame = self.queued
+            self.current.end_frame = self.ring.queued
             self.sealing = self.current
             self.sealing_dirty = self.current_dirty
             self.sealing_published = False
             memset(&self.current, 0, sizeof(segment))
             self.current_dirty = False
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_mutex_unlock(&self.ring.mutex)
         return some
 
     cdef void publish_sealing(self) noexcept nogil:
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         self.sealing_published = True
-        pthread_cond_broadcast(&self.io_changed)
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int open_segment(self, segment *s, uint32_t number, cdp_status *st) noexcept nogil:
         """Create log/N.log: allocated, its header durable. Anything that fails leaves no file behind."""
@@ -326,34 +309,34 @@ cdef class Log:
     # --- writing (no lock held) --------------------------------------------------------------------------------------
 
     cdef void fail(self, int errno_) noexcept nogil:
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         if not self.failed:
             self.failed = errno_
-        pthread_cond_broadcast(&self.io_changed)
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int fail_sticky(self, cdp_status *st) noexcept nogil:
         return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0,
                         b"the log's device failed earlier; close and open the volume to recover")
 
     cdef int take_io(self, cdp_status *st) noexcept nogil:
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         while self.io_busy:
-            pthread_cond_wait(&self.io_changed, &self.io_mutex)
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
         if self.failed:
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_unlock(&self.ring.mutex)
             return self.fail_sticky(st)
         self.io_busy = True
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
 
     cdef void give_io(self, int rc, cdp_status *st) noexcept nogil:
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         self.io_busy = False
         if rc != CDP_OK and not self.failed:
             self.failed = st.sys_errno if st.sys_errno else EIO
-        pthread_cond_broadcast(&self.io_changed)
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil:
         """Write every finished frame; with sync_seq also make them durable, unless somebody already did up to it."""
@@ -361,12 +344,12 @@ cdef class Log:
         cdef int rc = self.take_io(st)
         if rc != CDP_OK:
             return rc
-        pthread_mutex_lock(&self.io_mutex)
-        upto = self.queued
+        pthread_mutex_lock(&self.ring.mutex)
+        upto = self.ring.queued
         if sync_seq and self.durable_seq >= sync_seq:
             sync_seq = 0
-            upto = self.written
-        pthread_mutex_unlock(&self.io_mutex)
+            upto = self.ring.written
+        pthread_mutex_unlock(&self.ring.mutex)
         rc = self.write_frames(upto, st)
         if rc == CDP_OK and sync_seq:
             rc = self.sync_segments(st)
@@ -377,24 +360,24 @@ cdef class Log:
         """Frames [written, upto), in order. io_busy held: nobody else writes, and unwritten slots are not reused."""
         cdef ring_frame *r
         cdef int64_t rc
-        cdef uint64_t k = self.written
+        cdef uint64_t k = self.ring.written
         while k < upto:
-            r = &self.ring[k % self.pool.n_slots]
+            r = self.ring.at(k)
             rc = self.table.pwrite(self.table.ctx, r.fd, r.f.slot, r.f.total_bytes, r.f.file_off)
             if rc < 0:
                 return cdp_fail_os(st, rc, r.f.file_off, b"writing the log")
             k += 1
-            pthread_mutex_lock(&self.io_mutex)
-            self.written = k
-            self.written_seq = r.f.last_seq
+            pthread_mutex_lock(&self.ring.mutex)
+            self.ring.written = k
+            self.written_seq = r.whole_seq      # half a record is neither written nor durable
             if r.f.segment == self.current.number:
                 self.current_dirty = True
             else:
                 self.sealing_dirty = True
             self.bytes_written += r.f.total_bytes
             self.frames_written += 1
-            pthread_cond_broadcast(&self.io_changed)
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_cond_broadcast(&self.ring.changed)
+            pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
 
     cdef int sync_segments(self, cdp_status *st) noexcept nogil:
@@ -402,90 +385,50 @@ cdef class Log:
         cdef int old_fd = -1, new_fd = -1
         cdef uint64_t seq
         cdef int rc = 0
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         seq = self.written_seq
         if self.sealing_dirty:
             old_fd = self.sealing.fd
         if self.current_dirty:
             new_fd = self.current.fd
         self.sealing_dirty = self.current_dirty = False
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_mutex_unlock(&self.ring.mutex)
         if old_fd >= 0:
             rc = self.table.datasync(self.table.ctx, old_fd)
         if rc >= 0 and new_fd >= 0:
             rc = self.table.datasync(self.table.ctx, new_fd)
         if rc < 0:
             return cdp_fail_os(st, rc, 0, b"making the log durable")
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         self.durable_seq = seq
         self.syncs += 1
-        pthread_cond_broadcast(&self.io_changed)
-        pthread_mutex_unlock(&self.io_mutex)
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
 
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
         """Return when everything up to `seq` is durable. The first to come leads; those that come while it writes and
         syncs share the next round."""
         cdef int rc
-        pthread_mutex_lock(&self.io_mutex)
+        pthread_mutex_lock(&self.ring.mutex)
         while self.durable_seq < seq:
             if self.failed:
-                pthread_mutex_unlock(&self.io_mutex)
+                pthread_mutex_unlock(&self.ring.mutex)
                 return self.fail_sticky(st)
             if self.io_busy:
-                pthread_cond_wait(&self.io_changed, &self.io_mutex)
+                pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 continue
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_unlock(&self.ring.mutex)
             self.lock_append()
-            if self.frame_open and self.ring[(self.opened - 1) % self.pool.n_slots].f.first_seq <= seq:
+            if self.frame_open and self.ring.last().f.first_seq <= seq:
                 self.close_frame()
             self.unlock_append()
             rc = self.io_round(seq, st)
             if rc != CDP_OK:
                 return rc
-            pthread_mutex_lock(&self.io_mutex)
-        pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_lock(&self.ring.mutex)
+        pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
-
-    # --- reading back what is still in the pool ----------------------------------------------------------------------
-
-    cdef uint8_t *pin(self, uint64_t loc, uint64_t n_bytes, uint64_t *token) noexcept nogil:
-        """The bytes at `loc` if their frame is still in its slot, pinned until unpin(token); NULL: they are on disk.
-
-        Frames of a segment lie one behind the other, so the last frame in the ring that begins at or before `loc`
-        holds it, or none does. A location given out is never in a frame that has not been started."""
-        cdef uint32_t number = <uint32_t>(loc >> 32)
-        cdef uint64_t off = <uint64_t><uint32_t>loc * CDP_SECTOR
-        cdef uint64_t lo, hi, mid
-        cdef ring_frame *r
-        cdef uint8_t *at = NULL
-        pthread_mutex_lock(&self.io_mutex)
-        hi = self.opened
-        lo = hi - self.pool.n_slots if hi > self.pool.n_slots else 0
-        while lo < hi:      # first frame that begins after loc
-            mid = (lo + hi) // 2
-            r = &self.ring[mid % self.pool.n_slots]
-            if r.f.segment < number or (r.f.segment == number and r.f.file_off <= off):
-                lo = mid + 1
-            else:
-                hi = mid
-        if lo > 0 and self.opened - lo < self.pool.n_slots:
-            r = &self.ring[(lo - 1) % self.pool.n_slots]
-            # The slot that is next to be reused is left alone once it is on disk: readers must not starve an appender.
-            if r.f.segment == number and r.f.file_off <= off and (self.opened - lo + 1 < self.pool.n_slots or lo > self.written):
-                r.pins += 1
-                token[0] = lo - 1
-                at = r.f.slot + (off - r.f.file_off)
-        pthread_mutex_unlock(&self.io_mutex)
-        return at
-
-    cdef void unpin(self, uint64_t token) noexcept nogil:
-        cdef ring_frame *r = &self.ring[token % self.pool.n_slots]
-        pthread_mutex_lock(&self.io_mutex)
-        r.pins -= 1
-        if r.pins == 0 and self.opened - token >= self.pool.n_slots:
-            pthread_cond_broadcast(&self.io_changed)  # an appender waits for this slot
-        pthread_mutex_unlock(&self.io_mutex)
 
     # --- threads -----------------------------------------------------------------------------------------------------
 
@@ -497,26 +440,26 @@ cdef class Log:
         cdef int rc = CDP_OK
         with nogil:
             while rc == CDP_OK:
-                pthread_mutex_lock(&self.io_mutex)
+                pthread_mutex_lock(&self.ring.mutex)
                 now = cdp_monotonic_ms()
-                while not self.stopping and not self.failed and (self.queued == self.written or self.io_busy) and \
+                while not self.stopping and not self.failed and (self.ring.queued == self.ring.written or self.io_busy) and \
                         (not commit_interval_ms or now < due):
                     if commit_interval_ms:
-                        cdp_cond_wait_ms(&self.io_changed, &self.io_mutex, <uint32_t>(due - now))
+                        cdp_cond_wait_ms(&self.ring.changed, &self.ring.mutex, <uint32_t>(due - now))
                         now = cdp_monotonic_ms()
                     else:
-                        pthread_cond_wait(&self.io_changed, &self.io_mutex)
+                        pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 if self.stopping or self.failed:
-                    pthread_mutex_unlock(&self.io_mutex)
+                    pthread_mutex_unlock(&self.ring.mutex)
                     break
-                pthread_mutex_unlock(&self.io_mutex)
+                pthread_mutex_unlock(&self.ring.mutex)
                 if not commit_interval_ms or now < due:
                     rc = self.io_round(0, &st)
                 else:
                     self.lock_append()
                     seq = 0
-                    if self.opened:
-                        seq = self.ring[(self.opened - 1) % self.pool.n_slots].f.last_seq
+                    if self.ring.opened:
+                        seq = self.ring.last().f.last_seq
                     self.unlock_append()
                     rc = self.wait_durable(seq, &st)
                     due = cdp_monotonic_ms() + commit_interval_ms
@@ -524,21 +467,21 @@ cdef class Log:
     def stop(self):
         """Let the writer and maintenance threads return. Appending is over; flush first."""
         with nogil:
-            pthread_mutex_lock(&self.io_mutex)
+            pthread_mutex_lock(&self.ring.mutex)
             self.stopping = True
-            pthread_cond_broadcast(&self.io_changed)
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_cond_broadcast(&self.ring.changed)
+            pthread_mutex_unlock(&self.ring.mutex)
 
     def wait_work(self, uint32_t timeout_ms):
         """Maintenance: wait until a segment is to be sealed, a spare one is wanted, or the time is over.
         Returns False once stopped."""
         cdef bint going
         with nogil:
-            pthread_mutex_lock(&self.io_mutex)
+            pthread_mutex_lock(&self.ring.mutex)
             if not self.stopping and not (self.sealing.number and self.sealing_published):
-                cdp_cond_wait_ms(&self.io_changed, &self.io_mutex, timeout_ms)
+                cdp_cond_wait_ms(&self.ring.changed, &self.ring.mutex, timeout_ms)
             going = not self.stopping
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_unlock(&self.ring.mutex)
         return bool(going)
 
     def prepare_spare(self):
@@ -548,89 +491,23 @@ cdef class Log:
         cdef int rc = CDP_OK
         cdef uint32_t number = 0
         with nogil:
-            pthread_mutex_lock(&self.io_mutex)
+            pthread_mutex_lock(&self.ring.mutex)
             if not self.spare.number and not self.spare_busy and self.current.number and not self.stopping:
                 self.spare_busy = True
                 number = self.next_number   # a roll waits while spare_busy, so the number is ours
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_unlock(&self.ring.mutex)
             if number:
                 rc = self.open_segment(&fresh, number, &st)
-                pthread_mutex_lock(&self.io_mutex)
+                pthread_mutex_lock(&self.ring.mutex)
                 self.spare_busy = False
                 if rc == CDP_OK:
                     self.spare = fresh
                     self.next_number = number + 1
-                pthread_cond_broadcast(&self.io_changed)
-                pthread_mutex_unlock(&self.io_mutex)
+                pthread_cond_broadcast(&self.ring.changed)
+                pthread_mutex_unlock(&self.ring.mutex)
         check(rc, &st, self.directory.decode())
 
-    # --- sealing -----------------------------------------------------------------------------------------------------
-
-    def sealing_segment(self):
-        """(number, first_seq, last_seq, first_ts_ns, last_ts_ns) of the segment that waits for its run, or None."""
-        cdef segment s
-        with nogil:
-            pthread_mutex_lock(&self.io_mutex)
-            s = self.sealing
-            if not self.sealing_published:
-                s.number = 0
-            pthread_mutex_unlock(&self.io_mutex)
-        return (s.number, s.first_seq, s.last_seq, s.first_ts_ns, s.last_ts_ns) if s.number else None
-
-    def finish_sealing(self):
-        """Write out and sync the segment that was set aside, then its directory and trailer. Returns its file size."""
-        cdef cdp_status st
-        cdef int rc
-        with nogil:
-            rc = self.seal_file(&st)
-        check(rc, &st, self.directory.decode())
-        return self.sealing.file_bytes
-
-    cdef int seal_file(self, cdp_status *st) noexcept nogil:
-        cdef segment *s = &self.sealing      # stable: only drop_sealing, called by the same thread, ends it
-        cdef cdp_segment_trailer tr
-        cdef int rc
-        pthread_mutex_lock(&self.io_mutex)
-        while self.written < s.end_frame:
-            pthread_mutex_unlock(&self.io_mutex)
-            rc = self.io_round(0, st)
-            if rc != CDP_OK:
-                return rc
-            pthread_mutex_lock(&self.io_mutex)
-        pthread_mutex_unlock(&self.io_mutex)
-        rc = self.io_round(s.last_seq, st)
-        if rc != CDP_OK:
-            return rc
-        memset(&tr, 0, sizeof(tr))
-        tr.salt = s.salt
-        tr.first_seq = s.first_seq
-        tr.last_seq = s.last_seq
-        tr.first_ts_ns = s.first_ts_ns
-        tr.last_ts_ns = s.last_ts_ns
-        tr.segment = s.number
-        return cdp_segment_seal(self.table, s.fd, s.tail_bytes, s.frames, s.n_frames, &tr, &s.file_bytes, st)
-
-    def drop_sealing(self):
-        """The segment's run is installed: let the next roll go on."""
-        cdef int fd
-        with nogil:
-            pthread_mutex_lock(&self.io_mutex)
-            fd = self.sealing.fd
-            free(self.sealing.frames)
-            memset(&self.sealing, 0, sizeof(segment))
-            self.sealing_published = False
-            self.maintenance_errno = 0
-            pthread_cond_broadcast(&self.io_changed)
-            pthread_mutex_unlock(&self.io_mutex)
-            self.table.close(self.table.ctx, fd)
-
-    def maintenance_failed(self, int errno_):
-        """Tell writers that no segment can be sealed for now (0: it can again), so that they are refused, not stuck."""
-        with nogil:
-            pthread_mutex_lock(&self.io_mutex)
-            self.maintenance_errno = errno_
-            pthread_cond_broadcast(&self.io_changed)
-            pthread_mutex_unlock(&self.io_mutex)
+    # --- closing ----------------------------------------------------------------------------------------------------
 
     def close_files(self):
         """Close the open segment and the spare; returns the numbers of files that hold no frame (to be removed)."""
@@ -655,8 +532,8 @@ cdef class Log:
         cdef int rc
         with nogil:
             self.lock_append()
-            if self.opened:
-                seq = self.ring[(self.opened - 1) % self.pool.n_slots].f.last_seq
+            if self.ring.opened:
+                seq = self.ring.last().f.last_seq
             self.unlock_append()
             rc = self.wait_durable(seq, &st)
         check(rc, &st, self.directory.decode())
@@ -681,7 +558,7 @@ cdef class Log:
         cdef void *copy = NULL
         with nogil:
             self.lock_append()
-            pthread_mutex_lock(&self.io_mutex)
+            pthread_mutex_lock(&self.ring.mutex)
             s = &self.sealing if sealing else &self.current
             number = s.number
             if number:
@@ -689,7 +566,7 @@ cdef class Log:
                 copy = realloc(NULL, n + 1)
                 if copy != NULL:
                     memcpy(copy, s.frames, n)
-            pthread_mutex_unlock(&self.io_mutex)
+            pthread_mutex_unlock(&self.ring.mutex)
             self.unlock_append()
         if not number:
             return None

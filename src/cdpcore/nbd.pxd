@@ -83,12 +83,7 @@ cdef extern from "nbd_wire.h" nogil:
                             const cdp_extent *ext, uint32_t n)
     int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
 
-cdef extern from "<sys/mman.h>" nogil:
-    """
-    #ifndef MAP_NORESERVE
-    #define MAP_NORESERVE 0
-    #endif
-    """
+cdef extern from "nbd_sock.h" nogil:
     enum:
         PROT_READ
         PROT_WRITE
@@ -96,7 +91,7 @@ cdef extern from "<sys/mman.h>" nogil:
         MAP_ANONYMOUS
         MAP_NORESERVE
     void *MAP_FAILED
-    void *mmap(void *, size_t, int, int, int, long)
+    void *mmap(void *, size_t, int, int, int, long)  # <sys/mman.h>
     int munmap(void *, size_t)
 
 # Written by the connection's thread alone, one word at a time; read by anybody, each word whole but not all of one moment.

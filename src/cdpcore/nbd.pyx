@@ -1,3 +1,4 @@
+# cython: autotestdict=False
 """The transmission phase of one NBD connection: requests in, target calls, replies out; no GIL, no hand-off.
 
 How it goes round: receive what there is; carry out every complete request in the buffer, in order, appending replies
@@ -11,71 +12,26 @@ Invariants
  3. A reply that promises durability (FLUSH, FUA) is sent only after a flush of the target that began when the request
     had been carried out. Those gathered in one batch share one flush; when it fails, all of them report it.
  4. Bounds: both buffers are RANGE_BYTES of address space; what they touch past KEEP_BYTES goes back to the system in
-    the next round that needs less, or after IDLE_MS; PENDING_MAX replies wait for a flush; a reply is not held back for
-    longer than GATHER_NS plus the request under way.
+    the next round that needs less, or after IDLE_MS. A reply is begun only below GATHER_BYTES of gathered ones, and the
+    largest takes less than RANGE_BYTES - GATHER_BYTES. PENDING_MAX replies wait for a flush. A reply is not held back
+    for longer than GATHER_NS plus the request under way.
 Threading: serve() runs in one thread for the connection's life. stop() and counters() are for any thread.
 """
+cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memmove
 
 from cdpcore.errors cimport CDP_OK, cdp_status
 
-from enum import IntEnum
-from socket import SHUT_RD, SHUT_RDWR
+import socket as _socket
+from enum import IntEnum as _IntEnum
 
-from cdpcore.errors import InvalidRequest
+from cdpcore.errors import InvalidRequest as _InvalidRequest
 
-cdef extern from *:
-    """
-    #include <poll.h>
-    #include <stdint.h>
-    #include <sys/mman.h>
-    #include <sys/socket.h>
-    #include <sys/types.h>
-    #include <time.h>
-
-    #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0 /* Python ignores SIGPIPE anyway */
-    #endif
-
-    /* One writer, many readers. */
-    static inline void nbd_add(uint64_t *p, uint64_t n)
-    {
-        __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
-    }
-    static inline uint64_t nbd_get(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static inline int nbd_flag(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline int nbd_raise_flag(int *p) { return __atomic_exchange_n(p, 1, __ATOMIC_ACQ_REL); }
-
-    static inline int64_t nbd_now_ns(void)
-    {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-    }
-
-    /* 1: readable (or hung up), 0: not within ms. */
-    static inline int nbd_wait(int fd, int ms)
-    {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        return poll(&p, 1, ms) != 0;
-    }
-
-    /* Pages of a private anonymous range go back to the system; they read as zeros afterwards. A hint: where it is not
-     * available the range stays resident up to its own size. */
-    static inline void nbd_release(void *p, uint64_t n)
-    {
-    #if defined(MADV_DONTNEED) && !defined(CDP_PLAIN_POSIX)
-        madvise(p, n, MADV_DONTNEED);
-    #else
-        (void)p, (void)n;
-    #endif
-    }
-    """
+cdef extern from "nbd_sock.h":
     int MSG_NOSIGNAL
-    ssize_t c_recv "recv"(int, void *, size_t, int) nogil
     ssize_t c_send "send"(int, const void *, size_t, int) nogil
     void nbd_add(uint64_t *, uint64_t) noexcept nogil
     uint64_t nbd_get(const uint64_t *) noexcept nogil
@@ -83,6 +39,7 @@ cdef extern from *:
     int nbd_raise_flag(int *) noexcept nogil
     int64_t nbd_now_ns() noexcept nogil
     int nbd_wait(int, int) noexcept nogil
+    ssize_t nbd_recv(int, void *, size_t, int64_t) noexcept nogil
     void nbd_release(void *, uint64_t) noexcept nogil
 
 cdef enum:
@@ -97,6 +54,7 @@ cdef enum:
     STATUS_MAX = 8192               # descriptors a BLOCK_STATUS reply
     STATUS_CALLS = 64               # map() calls a BLOCK_STATUS request
     IDLE_MS = 100
+    SPIN_NS = 20000                 # what sleeping and being woken costs; an idle connection spins once, then sleeps
 
 # How a connection ended.
 cdef enum:
@@ -110,7 +68,7 @@ cdef enum:
     END_SEND = 7
 
 
-class End(IntEnum):
+class End(_IntEnum):
     """Why a connection's transmission phase ended."""
 
     DISCONNECTED = END_DISC      # NBD_CMD_DISC
@@ -130,7 +88,7 @@ MAX_DRAIN_BYTES = CDP_NBD_MAX_DRAIN
 
 cdef const cdp_target *_target(object capsule) except NULL:
     if not PyCapsule_IsValid(capsule, CDP_TARGET_CAPSULE):
-        raise InvalidRequest("an export's capsule is not a target", f"give a PyCapsule named {CDP_TARGET_CAPSULE.decode()}")
+        raise _InvalidRequest("an export's capsule is not a target", f"give a PyCapsule named {CDP_TARGET_CAPSULE.decode()}")
     return <const cdp_target *>PyCapsule_GetPointer(capsule, CDP_TARGET_CAPSULE)
 
 
@@ -140,6 +98,7 @@ def inspect(capsule: object) -> tuple[int, bool]:
     return t.size_bytes, bool(t.read_only)
 
 
+@cython.final
 cdef class Connection:
     """Connection(sock, capsule, *, read_only, structured, context_id, fast_zero)
 
@@ -174,10 +133,13 @@ cdef class Connection:
         if self.tx != NULL:
             munmap(self.tx, RANGE_BYTES)
 
+    def __reduce__(self):
+        raise TypeError("a connection cannot be pickled")
+
     def serve(self):
         """Serve requests until the client goes or stop() is called; returns why (End). Once only, without the GIL."""
         if nbd_raise_flag(&self.started):
-            raise InvalidRequest("this connection is being served or was")
+            raise _InvalidRequest("this connection is being served or was")
         cdef int end
         with nogil:
             end = self.run()
@@ -187,7 +149,7 @@ cdef class Connection:
         """End serve() after the requests already received, or `now`: in the middle of a reply. Any thread; idempotent."""
         nbd_raise_flag(&self.stopping)
         try:
-            self.sock.shutdown(SHUT_RDWR if now else SHUT_RD)
+            self.sock.shutdown(_socket.SHUT_RDWR if now else _socket.SHUT_RD)
         except OSError:
             pass  # closed, or the client went first
 
@@ -222,6 +184,13 @@ cdef class Connection:
         cdef int rc
         cdef int64_t began = nbd_now_ns(), now
         while True:
+            # Every reply passes here before the next, so tx always has room for the largest one (invariant 4).
+            if self.tx_end:
+                now = nbd_now_ns()
+                if self.tx_end >= GATHER_BYTES or now - began > GATHER_NS:
+                    if self.send():
+                        return END_SEND
+                    began = now
             have = self.rx_end - self.rx_begin
             if self.drain_bytes:
                 n = min(have, self.drain_bytes)
@@ -260,15 +229,6 @@ cdef class Connection:
             else:
                 self.execute(&r, self.rx + self.rx_begin - payload,
                              self.rx_end - self.rx_begin < CDP_NBD_REQUEST_BYTES)
-            if self.tx_end >= GATHER_BYTES:
-                if self.send():
-                    return END_SEND
-            else:
-                now = nbd_now_ns()
-                if now - began > GATHER_NS:
-                    if self.send():
-                        return END_SEND
-                    began = now
 
     cdef int fill(self) noexcept nogil:
         """Receive at least one byte more, blocking. RUNNING or an END_ code."""
@@ -286,7 +246,7 @@ cdef class Connection:
         while True:
             if nbd_flag(&self.stopping):
                 return END_STOPPED
-            n = c_recv(self.fd, self.rx + self.rx_end, want, 0)
+            n = nbd_recv(self.fd, self.rx + self.rx_end, want, SPIN_NS)
             if n > 0:
                 break
             if n == 0:

@@ -1,5 +1,8 @@
+from typing import Self, final
+
+@final
 class RamDisk:
-    def __init__(self, size_bytes: int, read_only: bool = False) -> None: ...
+    def __new__(cls, size_bytes: int, read_only: bool = False) -> Self: ...
     @property
     def size_bytes(self) -> int: ...
     @property

@@ -1,3 +1,4 @@
+# cython: autotestdict=False
 """A RAM disk behind the target seam: what front ends are tested on, and their baseline in benchmarks.
 
 Not a volume: it keeps no history and everything is lost when it goes.
@@ -7,6 +8,7 @@ Invariants
  2. Requests are atomic: a writer holds the lock alone, readers share it.
 Threading: every function of the table is callable from any thread without the GIL.
 """
+cimport cython
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EROFS
@@ -18,7 +20,7 @@ from cdpcore.nbd cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP
                           MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, cdp_extent, cdp_target, mmap,
                           munmap)
 
-from cdpcore.errors import InvalidRequest
+from cdpcore.errors import InvalidRequest as _InvalidRequest
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_rwlock_t:
@@ -42,6 +44,7 @@ cdef struct ram_disk:
     uint64_t blocks
 
 
+@cython.final
 cdef class RamDisk:
     """RamDisk(size_bytes, read_only=False): zeros, size_bytes long (1 to 2^40); memory is committed as it is written.
 
@@ -53,7 +56,7 @@ cdef class RamDisk:
 
     def __cinit__(self, uint64_t size_bytes, bint read_only=False):
         if not 0 < size_bytes <= (<uint64_t>1 << 40):
-            raise InvalidRequest(f"a RAM disk of {size_bytes} bytes", "give 1 to 2^40")
+            raise _InvalidRequest(f"a RAM disk of {size_bytes} bytes", "give 1 to 2^40")
         pthread_rwlock_init(&self.disk.lock, NULL)
         self.disk.blocks = (size_bytes + BLOCK_BYTES - 1) // BLOCK_BYTES
         self.disk.data = <uint8_t *>_pages(self.disk.blocks * BLOCK_BYTES)
@@ -71,6 +74,9 @@ cdef class RamDisk:
             munmap(self.disk.state, self.disk.blocks)
         if self.disk.blocks:
             pthread_rwlock_destroy(&self.disk.lock)
+
+    def __reduce__(self):
+        raise TypeError("a RAM disk cannot be pickled")
 
     @property
     def size_bytes(self):

@@ -36,7 +36,8 @@ def write_sealing_run(VolumeCore core not None, path: str, bytes uuid, uint32_t 
     check(rc, &st, path)
 
 
-def install_runs(VolumeCore core not None, list paths not None, list ids not None, bytes uuid, list keep_ids not None, bint drop_sealing_tree):
+def install_runs(VolumeCore core not None, list paths not None, list ids not None, bytes uuid, list keep_ids not None,
+                 bint drop_sealing_tree):
     """Make the index consist of the runs `ids` (newest first): those in keep_ids stay as they are, the others are opened
     from `paths`. With drop_sealing_tree the newest run replaces that tree, in the same instant."""
     cdef cdp_run_ref *refs[64]

@@ -1,7 +1,7 @@
 """Read handles of segment files, bounded."""
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.errors cimport cdp_status
-from cdpcore.log cimport pthread_mutex_t
+from cdpcore.ring cimport pthread_mutex_t
 from cdpcore.osapi cimport Os, cdp_os
 
 

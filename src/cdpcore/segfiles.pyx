@@ -7,7 +7,7 @@ again comes from the page cache, and a page is only read after the frame that fi
 from libc.stdlib cimport calloc, free
 from libc.stdio cimport snprintf
 from cdpcore.errors cimport CDP_OK, cdp_fail_os
-from cdpcore.log cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 from cdpcore.osapi cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
 
 

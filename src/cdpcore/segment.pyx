@@ -288,7 +288,8 @@ cdef class SegmentFile:
         """Why the last scan() stopped where it did, if it was at a record that fails its checksum; else ""."""
         if self.damage.where == NULL:
             return ""
-        return f"{self.damage.where.decode()} at byte {self.damage.offset} (expected {self.damage.expected:#x}, found {self.damage.actual:#x})"
+        return (f"{self.damage.where.decode()} at byte {self.damage.offset} (expected {self.damage.expected:#x}, "
+                f"found {self.damage.actual:#x})")
 
     def later_durable(self) -> int:
         """After scan() of an unsealed segment: the highest seq that any later valid frame claims was durable; 0: none."""
@@ -399,6 +400,6 @@ cdef class SegmentFile:
         if d.data_bytes:
             rc = self.table.pread(self.table.ctx, self.fd, p, d.data_bytes, <uint64_t>d.data_sector * CDP_SECTOR)
             if rc != d.data_bytes or cdp_crc32c(0, p, d.data_bytes) != d.crc:
-                raise Corruption(f"{self.path}: a bookmark or restore fails its checksum at byte {<uint64_t>d.data_sector * CDP_SECTOR}",
-                                 "run 'cdp check' on the volume")
+                raise Corruption(f"{self.path}: a bookmark or restore fails its checksum at byte "
+                                 f"{<uint64_t>d.data_sector * CDP_SECTOR}", "run 'cdp check' on the volume")
         return bytes(out)

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.index cimport cdp_piece, cdp_run, cdp_tree, cdp_view
-from cdpcore.log cimport pthread_mutex_t
+from cdpcore.ring cimport pthread_mutex_t
 from cdpcore.view cimport View
 
 

@@ -34,6 +34,10 @@ cdef extern from "format.h" nogil:
     const uint64_t CDP_LOC_BASE
     int cdp_loc_is_data(uint64_t loc)
 
+cdef extern from "frame.h" nogil:
+    enum:
+        CDP_FRAME_TAIL_BYTES
+
 cdef enum:
     MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
     FULL = -1           # add_extent: the list is full, which is no error
@@ -61,9 +65,11 @@ cdef class VolumeCore:
         self.log = log
         self.segments = segments
         self.size_bytes = size_bytes
-        cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - (64 << 10)
-        self.part_bytes = min(1 << 20, usable // 2 // CDP_BLOCK * CDP_BLOCK) or CDP_BLOCK
-        self.max_request_bytes = min(32 << 20, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
+        # Three parts of 1 MiB to a slot of 4 MiB; at least two to a smaller one, so that little of it is left empty.
+        cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - CDP_FRAME_TAIL_BYTES
+        cdef uint64_t part = usable // 2 // CDP_BLOCK * CDP_BLOCK, mib = 1 << 20, most = 32 << 20
+        self.part_bytes = max(<uint64_t>CDP_BLOCK, min(part, mib))
+        self.max_request_bytes = min(most, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
         cdef cdp_status st
         self.base_fd = -1
         if base:
@@ -342,10 +348,10 @@ cdef class VolumeCore:
         cdef int fd, rc
         cdef bint cached
         cdef int64_t got
-        cdef uint8_t *resident = self.log.pin(loc, n, &token)
+        cdef uint8_t *resident = self.log.ring.pin(loc, &token)
         if resident != NULL:
             memcpy(buf, resident + skip, n)
-            self.log.unpin(token)
+            self.log.ring.unpin(token)
             return CDP_OK
         rc = self.segments.acquire(<uint32_t>(loc >> 32), &fd, &cached, st)
         if rc != CDP_OK:

@@ -99,7 +99,7 @@ static void check_hit(const cdp_hit *hit, uint64_t x, const cdp_interval *iv, ui
                       uint32_t n_dropped, uint64_t from, uint64_t to)
 {
     CHECK(hit->until > x);
-    for (uint64_t y = x; y < hit->until && y < base + sectors; y++) {
+    for (uint64_t y = x < base ? base : x; y < hit->until && y < base + sectors; y++) { /* nothing lies below the base */
         const op *o = model(y, iv, n_iv, dropped, n_dropped, from, to);
         CHECK(hit->found == (o != NULL));
         CHECK(o == NULL || (hit->seq == o->seq && cdp_loc_add(hit->loc, y - x) == cdp_loc_add(o->loc, y - o->start)));
@@ -117,7 +117,7 @@ static void make_part(uint32_t n, uint64_t *seq)
     p->tree = cdp_tree_new(MAX_OPS / 2);
     p->first_seq = *seq + 1;
     CHECK(p->tree != NULL);
-    for (uint32_t i = 0; i < n && n_ops < MAX_OPS && cdp_tree_has_room(p->tree); i++) {
+    for (uint32_t i = 0; i < n && n_ops < MAX_OPS && cdp_tree_has_room(p->tree, 1); i++) {
         static const uint64_t lengths[] = {1, 1, 8, 8, 8, 3, 16, 1000};
         op *o = &ops[n_ops++];
         uint64_t length = lengths[rnd(8)];
@@ -126,8 +126,10 @@ static void make_part(uint32_t n, uint64_t *seq)
         o->start = base + (rnd(3) ? rnd(sectors) / 8 * 8 : rnd(sectors));
         o->end = o->start + length < base + sectors ? o->start + length : base + sectors;
         o->loc = rnd(5) == 0 ? 1 + rnd(2) : cdp_loc(n_parts + 1, (uint64_t)(n_ops * 1000) * 512);
-        if (rnd(6) == 0 && n_ops >= 2 && o[-1].end == o->start && o[-1].seq >= p->first_seq) { /* a part of the same record */
+        if (rnd(3) == 0 && n_ops >= 2 && o[-1].end <= o->start && o[-1].seq >= p->first_seq
+            && (n_ops == 2 || o[-2].seq < o[-1].seq)) { /* a second part of the same record */
             o->seq = *seq = o[-1].seq;
+            o->loc = rnd(2) ? o->loc : cdp_loc_add(o[-1].loc, o->start - o[-1].start);
         }
         cdp_tree_insert(p->tree, o->seq, o->start, o->end, o->loc);
     }
@@ -328,8 +330,16 @@ static void damage(uint8_t *p, uint64_t n)
     for (int k = 1 + (int)rnd(3); k > 0; k--) {
         static const uint64_t values[] = {0, 1, 2, 127, 128, 129, 4096, 65536, 1ull << 31, 1ull << 32, 1ull << 47, 1ull << 63,
                                           UINT64_MAX, UINT64_MAX - 15};
-        uint64_t at = rnd(4) == 0 ? rnd(sizeof h) : rnd(3) == 0 && h.crcs_offset > h.fences_offset && h.crcs_offset <= n
-                    ? h.fences_offset + rnd(h.crcs_offset - h.fences_offset) : CDP_BLOCK + rnd(n - CDP_BLOCK + 1);
+        uint64_t at = CDP_BLOCK + rnd(n - CDP_BLOCK + 1), table = h.crcs_offset - h.fences_offset;
+        switch (rnd(4)) {
+        case 0:
+            at = rnd(sizeof h);
+            break;
+        case 1: /* the fences, and the extents of the last block before them */
+        case 2:
+            if (h.crcs_offset <= n && h.fences_offset < h.crcs_offset && h.fences_offset > CDP_BLOCK + 512)
+                at = h.fences_offset - 512 + rnd(table + 512);
+        }
         uint64_t v = rnd(3) ? values[rnd(sizeof values / sizeof *values)] : rnd(1u << 20), bytes = rnd(2) ? 8 : 4;
         at = rnd(4) ? at / 4 * 4 : at;
         if (rnd(3) == 0 && at < n)
@@ -437,6 +447,7 @@ static void check_failures(void)
         int rc;
         CHECK(calls < 1000);
         spew(tmp, (const uint8_t *)"left behind", 11);
+        plain_broken = (int)rnd(2);
         plain_fuse = calls;
         rc = cdp_run_merge(&plain_os, path, &meta, from, n_parts, NULL, 0, &st);
         plain_fuse = -1;
@@ -453,11 +464,16 @@ static void check_failures(void)
         CHECK(calls < 100);
         plain_fuse = calls;
         rc = cdp_run_open(&plain_os, path, uuid, &r, &st);
-        plain_fuse = -1;
-        if (rc == CDP_OK)
+        if (rc == CDP_OK && plain_fuse > 0)
             break;
+        plain_fuse = -1;
+        if (rc == CDP_OK) { /* a close that failed after reading does no harm */
+            cdp_run_close(r);
+            continue;
+        }
         CHECK(r == NULL && rc == CDP_UNAVAILABLE);
     }
+    plain_fuse = -1;
     cdp_run_close(r);
     unlink(path);
 }

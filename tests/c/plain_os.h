@@ -11,14 +11,18 @@
 #include <unistd.h>
 #include "os.h"
 
-static int64_t plain_fuse = -1; /* calls that still succeed; -1: all */
+static int64_t plain_fuse = -1; /* calls that still succeed before one fails; -1: all */
+static int plain_broken;        /* 1: the calls after that one fail too */
 
 static int blown(void)
 {
     if (plain_fuse < 0)
         return 0;
-    if (plain_fuse == 0)
+    if (plain_fuse == 0) {
+        if (!plain_broken)
+            plain_fuse = -1;
         return 1;
+    }
     plain_fuse--;
     return 0;
 }

@@ -104,6 +104,8 @@ class CdpCommand(click.Command):
         if self.quiet and state.in_force.sources["log_level"] == "default":
             level = "warning"
         logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        for name in ("httpx", "httpcore", "uvicorn"):  # of use only to who works on the administration
+            logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "WARNING")
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -5,7 +5,7 @@ import click
 from cdpcore.errors import Busy
 
 from cdp.cli import cli, exits
-from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, fields
+from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, fields, note
 from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_only
 from cdp.units import approx_size
@@ -34,6 +34,7 @@ def check(ctx: click.Context, state: State, volume: str, rebuild: bool) -> None:
                 if rebuild:
                     raise Busy(f"{volume} is served", "stop its server, then rebuild")
                 got = remote.check()
+                note("checked while served: the newest part of the log, not sealed yet, is left out")
         else:
             from cdp.check import check as offline_check
             from cdp.check import rebuild as offline_rebuild
@@ -52,5 +53,6 @@ def _lines(volume: str, got: "CheckView", rebuild: bool) -> list[str]:
         ("segments", str(got["segments"])), ("frames", str(got["frames"])), ("records", str(got["records"])),
         ("runs", str(got["runs"])), ("read", approx_size(got["bytes_read"]))])
     for problem in got["problems"]:
-        lines.append(f"  {problem['where']}: {problem['what']}" + (f"; {problem['hint']}" if problem["hint"] else ""))
+        what = problem["what"].removeprefix(f"{problem['where']}: ")
+        lines.append(f"  {problem['where']}: {what}" + (f"; {problem['hint']}" if problem["hint"] else ""))
     return lines

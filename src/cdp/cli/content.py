@@ -18,7 +18,7 @@ from cdp.units import approx_size
 
 if TYPE_CHECKING:
     from cdp.cli.transfer import Source
-    from cdp.service import InfoView, Service
+    from cdp.service import InfoView, Service, VolumeService
 
 
 @command(cli, "export", examples=[
@@ -173,8 +173,8 @@ def _import_new(state: State, source: "Source", volume: str) -> None:
 
 def _import_existing(state: State, source: "Source", volume: str) -> None:
     from cdp.cli.transfer import import_over
+    from cdp import service as services
     from cdp.client import connect, locate
-    from cdp.service import VolumeService
 
     ref = split(volume)
     if ref.point is not None:
@@ -185,7 +185,7 @@ def _import_existing(state: State, source: "Source", volume: str) -> None:
         if source.size_bytes > info["size_bytes"]:
             raise InvalidRequest(f"{source.path} has {source.size_bytes} bytes, {volume} has {info['size_bytes']}",
                                  "import into a new volume")
-        if isinstance(service, VolumeService) and _is_untouched(service, info):
+        if isinstance(service, services.VolumeService) and _is_untouched(service, info):
             # Nothing was ever written: the content becomes the base, without a history and without passing the log.
             with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
                 service.volume.import_base(source.read_into, source.nonzero(progress.at))
@@ -203,8 +203,6 @@ def _import_existing(state: State, source: "Source", volume: str) -> None:
     note(f"to take this back: cdp restore '{volume}@#{before['seq']}'")
 
 
-def _is_untouched(service: "Service", info: "InfoView") -> bool:
+def _is_untouched(service: "VolumeService", info: "InfoView") -> bool:
     """Whether a volume has no record, no base and no parent."""
-    if info["window"]["newest"]["seq"] or info["parent"]:
-        return False
-    return [extent["kind"] for extent in service.map(limit=2)["extents"]] == ["hole"]
+    return info["window"]["newest"]["seq"] == 0 and service.volume.geometry().base == "none"

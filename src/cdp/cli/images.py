@@ -48,7 +48,7 @@ def list_(state: State, volume: str) -> None:
         got = service.images()
     rows = [(one["name"], f"#{one['at']['seq']}", told(one["at"]["ts_ns"]), approx_size(one["log_bytes"]), str(one["children"]))
             for one in got]
-    emit(state, got, table(("NAME", "SEQ", "BEGINS AS OF", "OWN DATA", "IMAGES"), rows) if got else
+    emit(state, got, table(("NAME", "SEQ", "BEGINS AS OF", "LOG", "IMAGES"), rows) if got else
          f"{volume}: no images; 'cdp image create {volume}@POINT NAME' makes one")
 
 
@@ -75,4 +75,4 @@ def delete(state: State, volume: str, name: str, dry_run: bool) -> None:
             service.delete_image(name)
     verb = "would be deleted" if dry_run else "deleted"
     emit(state, {"deleted": gone, "dry_run": dry_run},
-         f"{volume}/{name}: {verb}, with {approx_size(gone['log_bytes'])} of its own data; begun as {moment_text(gone['at'])}")
+         f"{volume}/{name}: {verb}, with {approx_size(gone['log_bytes'])} of log; begun as {moment_text(gone['at'])}")

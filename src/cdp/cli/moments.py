@@ -76,8 +76,6 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
     else:
         last = f"#{flushed['seq']}, {told(flushed['ts_ns'])}"
         pairs.append(("durable", f"no: there were writes after the last flush, which was {last}"))
-    if got["note"]:
-        pairs.append(("note", got["note"]))
     return pairs
 
 
@@ -152,10 +150,12 @@ def records(state: State, volume: str, since: str, until: str, limit: int) -> No
     left, more = limit, None
     with connect(location, state.settings) as service:
         until = f"#{service.explain(until)['resolved']['seq']}"  # the list does not run after a busy writer
-        if not state.as_json:
-            click.echo(f"{'SEQ':<10}  {'TIME':<35}  {'KIND':<10}  {'OFFSET':>16}  {'LENGTH':>12}")
+        head = None if state.as_json else f"{'SEQ':<10}  {'TIME':<35}  {'KIND':<10}  {'OFFSET':>16}  {'LENGTH':>12}"
         while True:
             page = service.records(since=since, until=until, limit=min(left or RECORDS_PAGE, RECORDS_PAGE))
+            if head:
+                click.echo(head)
+                head = None
             for record in page["records"]:
                 click.echo(json.dumps(record) if state.as_json else _record_line(record))
             left -= len(page["records"]) if limit else 0

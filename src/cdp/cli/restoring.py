@@ -72,7 +72,7 @@ def _restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]
 
 
 @command(cli, "undo", examples=[
-    ("cdp undo web", "as if the last restore had not been; again: takes the undo back"),
+    ("cdp undo web", "as if the last restore, and what was written since, had not been"),
     ("cdp undo web --dry-run", "show what that would be"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume")
@@ -80,7 +80,7 @@ def _restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]
 def undo(state: State, volume: str, dry_run: bool) -> None:
     """Take the last restore back.
 
-    The volume is then as it was just before that restore.
+    The volume is then as it was just before that restore; what was written since is hidden too, and stays in the history.
     """
     location = volume_only(volume, "undo")
     from cdp.client import connect
@@ -91,8 +91,8 @@ def undo(state: State, volume: str, dry_run: bool) -> None:
     what = f"restore #{done['undo_of']}" if done["undo_of"] is not None else "the last restore"
     title = f"{volume}: {what} {'would be taken' if dry_run else 'is taken'} back"
     emit(state, done, fields(title, [("now as of", moment_text(done["target"])), *_restore_pairs(done, size_bytes)]))
-    if not dry_run and done["undoable"]:
-        note(f"to take this back: cdp undo {volume}")
+    if not dry_run:
+        note(f"to take this back: cdp restore '{volume}@#{done['seq'] - 1}'")
 
 
 @command(cli, "restores", examples=[("cdp restores web", "all restores, oldest first")], exit_codes=VOLUME_EXITS)

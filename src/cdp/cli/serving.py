@@ -1,5 +1,6 @@
 """serve: volumes over NBD, until it is told to stop."""
 import json
+import sys
 
 import click
 
@@ -17,8 +18,7 @@ SERVE_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.NO_S
 ], exit_codes=SERVE_EXITS)
 @click.argument("paths", metavar="VOLUME...", nargs=-1, required=True)
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
-@click.pass_context
-def serve(ctx: click.Context, state: State, paths: tuple[str, ...], read_only: bool) -> None:
+def serve(state: State, paths: tuple[str, ...], read_only: bool) -> None:
     """Serve volumes over NBD.
 
     The exports of a volume NAME (the last part of its path): NAME, the volume; NAME@POINT, any past moment of it,
@@ -35,6 +35,6 @@ def serve(ctx: click.Context, state: State, paths: tuple[str, ...], read_only: b
         else:
             for uri in server.uris():
                 click.echo(uri)
-        click.get_text_stream("stdout").flush()
+        sys.stdout.flush()
         note("ready")
         server.wait()

@@ -83,7 +83,7 @@ def info(state: State, volume: str) -> None:
 
 def info_lines(title: str, got: "InfoView") -> list[str]:
     stats, window, served = got["stats"], got["window"], got["served"]
-    log = units.approx_size(stats.get("log_bytes", 0)) + (f" in {stats['segments']} segments" if "segments" in stats else "")
+    log = units.approx_size(stats.get("log_bytes", stats.get("sealed_log_bytes", 0))) + (f" in {stats['segments']} segments" if "segments" in stats else "")
     pairs = [
         ("path", got["path"]),
         ("size", f"{units.approx_size(got['size_bytes'])} ({got['size_bytes']} bytes)"),

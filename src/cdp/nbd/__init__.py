@@ -1,5 +1,6 @@
 """Serving volumes and time images over NBD."""
-from cdp.nbd.handshake import Export, Resolver, TlsMode
+from cdp.nbd.exports import Export, Resolver
+from cdp.nbd.handshake import TlsMode
 from cdp.nbd.server import Address, ConnectionInfo, NbdServer, TcpAddress, UnixAddress, export_uri
 from cdp.nbd.tls import TlsSettings
 

@@ -15,13 +15,15 @@ from __future__ import annotations
 import enum
 import logging
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from cdpcore.errors import CdpError, InvalidRequest
+
+from cdp.nbd.exports import Export, Resolver, close_export
 from cdpcore import nbd as core
-from cdpcore.errors import CdpError, NotFound
 
 log = logging.getLogger("cdp.nbd")
 
@@ -112,41 +114,6 @@ class HandshakeError(Exception):
     """The client broke the protocol or was turned away in a way that ends the connection; str() says how."""
 
 
-class Export(Protocol):
-    """An open export, as a resolver hands it out; used by one connection and closed by it.
-
-    capsule      PyCapsule named "cdpcore.target"
-    read_only    writes are refused with EPERM
-    size_bytes   as the target's
-    description  for a human, at most 4096 bytes are shown
-
-    An export may also carry
-    name         str: its canonical name where the client's was relative ("web@-10m" -> "web@#4711")
-    multi_conn   bool, default True: False where two connections to this name may see different content
-    fast_zero    bool, default True: zeroing costs less than writing zeros
-    """
-
-    @property
-    def capsule(self) -> object: ...
-    @property
-    def read_only(self) -> bool: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def description(self) -> str: ...
-    def close(self) -> None: ...
-
-
-class Resolver(Protocol):
-    """Turns export names into exports. Called from many threads at once."""
-
-    def list(self) -> Sequence[tuple[str, str]]:
-        """(name, description) of what to show; names that are made up on the fly (points) need not be in it."""
-
-    def open(self, name: str) -> Export:
-        """Open for one connection. Raises CdpError, whose text the client gets."""
-
-
 class Stream(Protocol):
     """What a handshake talks through."""
 
@@ -161,6 +128,7 @@ class Agreed:
 
     name: str
     export: Export
+    read_only: bool
     structured: bool
     context_id: int | None
     fast_zero: bool
@@ -172,6 +140,15 @@ class _Agreements:
 
     structured: bool = False
     context_export: str | None = None  # the export for which base:allocation is selected
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The export that this handshake holds open."""
+
+    asked: str  # the name that the client used
+    export: Export
+    read_only: bool
 
 
 class _Refuse(Exception):
@@ -186,17 +163,17 @@ class _Finished(Exception):
     """The client is done with the handshake and does not go on."""
 
 
-def transmission_flags(export: Export, structured: bool) -> TransmissionFlag:
+def transmission_flags(*, read_only: bool, structured: bool, multi_conn: bool) -> TransmissionFlag:
     """The flags that an export is announced with."""
     f = TransmissionFlag
     flags = f.HAS_FLAGS | f.SEND_FLUSH | f.SEND_FUA | f.SEND_CACHE
-    if export.read_only:
+    if read_only:
         flags |= f.READ_ONLY
     else:
         flags |= f.SEND_TRIM | f.SEND_WRITE_ZEROES | f.SEND_FAST_ZERO
     if structured:
         flags |= f.SEND_DF
-    if getattr(export, "multi_conn", True):
+    if multi_conn:
         flags |= f.CAN_MULTI_CONN
     return flags
 
@@ -266,7 +243,7 @@ class Handshake:
         self._fixed = False
         self._no_zeroes = False
         self._agreed = _Agreements()
-        self._open: tuple[str, Export] | None = None
+        self._open: _Open | None = None
 
     def run(self) -> Agreed | None:
         """Talk until the client chose an export (Agreed, whose export the caller closes) or left (None).
@@ -373,13 +350,14 @@ class Handshake:
         name = fields.string(fields.u32())
         wanted = {fields.u16() for _ in range(fields.u16())}
         fields.end()
-        export = self._export(name)
+        opened = self._export(name)
+        export = opened.export
         if option == Opt.GO:
             self._check_admission()
-        flags = transmission_flags(export, self._agreed.structured)
-        self._reply(option, Rep.INFO, struct.pack(">HQH", Info.EXPORT, export.size_bytes, flags))
+        self._reply(option, Rep.INFO, struct.pack(">HQH", Info.EXPORT, export.size_bytes, self._flags(opened)))
         if Info.NAME in wanted:
-            self._reply(option, Rep.INFO, struct.pack(">H", Info.NAME) + _clip(getattr(export, "name", name or self._default_name())))
+            canonical = getattr(export, "name", name or self._default_name())
+            self._reply(option, Rep.INFO, struct.pack(">H", Info.NAME) + _clip(canonical))
         if Info.DESCRIPTION in wanted:
             self._reply(option, Rep.INFO, struct.pack(">H", Info.DESCRIPTION) + _clip(export.description))
         if Info.BLOCK_SIZE in wanted:
@@ -418,12 +396,12 @@ class Handshake:
             raise HandshakeError("the server is shutting down")
         try:
             name = _text(data)
-            export = self._export(name)
+            opened = self._export(name)
             self._check_admission()
         except _Refuse as refusal:
             raise HandshakeError(f"EXPORT_NAME: {refusal}") from None
-        flags = transmission_flags(export, self._agreed.structured)
-        self._stream.sendall(struct.pack(">QH", export.size_bytes, flags) + bytes(0 if self._no_zeroes else 124))
+        head = struct.pack(">QH", opened.export.size_bytes, self._flags(opened))
+        self._stream.sendall(head + bytes(0 if self._no_zeroes else 124))
         return self._take(name)
 
     def _check_admission(self) -> None:
@@ -431,28 +409,31 @@ class Handshake:
         if why:
             raise _Refuse(Rep.ERR_POLICY, why)
 
-    def _export(self, name: str) -> Export:
+    def _export(self, name: str) -> _Open:
         """The export of that name, opened now or by the option before: INFO and GO show the same moment."""
-        if self._open and self._open[0] == name:
-            return self._open[1]
+        if self._open and self._open.asked == name:
+            return self._open
         self._forget_export()
         export = self._guarded(lambda: self._resolver.open(name or self._default_name()))
-        self._open = name, export
         try:
-            size_bytes, _ = core.inspect(export.capsule)
+            size_bytes, read_only = core.inspect(export.capsule)
             if size_bytes != export.size_bytes:
-                raise ValueError(f"{name!r}: the export says {export.size_bytes} bytes, its target {size_bytes}")
+                raise InvalidRequest(f"the export says {export.size_bytes} bytes, its target {size_bytes}")
+            self._open = _Open(name, export, read_only or export.read_only)
         except Exception:
-            log.exception("a bad export")
-            self._forget_export()
+            log.exception("export %r is unusable", name)
+            close_export(export, name)
             raise _Refuse(Rep.ERR_UNKNOWN, "internal error: the export is unusable") from None
-        return export
+        return self._open
 
     def _default_name(self) -> str:
+        """What the empty name stands for: the only export, else what the resolver makes of it."""
         names = [name for name, _ in self._resolver.list()]
-        if len(names) != 1:
-            raise NotFound(f"no default export: {len(names)} exports are served", "name one of them")
-        return names[0]
+        return names[0] if len(names) == 1 else ""
+
+    def _flags(self, opened: _Open) -> int:
+        return transmission_flags(read_only=opened.read_only, structured=self._agreed.structured,
+                                  multi_conn=getattr(opened.export, "multi_conn", True))
 
     def _guarded(self, call: Callable[[], T]) -> T:
         """Call the resolver; its own errors reach the client as text, others the log only."""
@@ -465,17 +446,16 @@ class Handshake:
             raise _Refuse(Rep.ERR_UNKNOWN, f"internal error: {type(error).__name__}") from None
 
     def _take(self, name: str) -> Agreed:
-        assert self._open and self._open[0] == name
-        export = self._open[1]
-        self._open = None
+        assert self._open and self._open.asked == name
+        opened, self._open = self._open, None
         context_id = BASE_ALLOCATION_ID if self._agreed.context_export == name else None
-        return Agreed(name, export, self._agreed.structured, context_id, getattr(export, "fast_zero", True))
+        return Agreed(name, opened.export, opened.read_only, self._agreed.structured, context_id,
+                      getattr(opened.export, "fast_zero", True))
 
     def _forget_export(self) -> None:
         if self._open:
-            export = self._open[1]
-            self._open = None
-            export.close()
+            opened, self._open = self._open, None
+            close_export(opened.export, opened.asked)
 
     def _reply(self, option: int, reply: Rep, data: bytes = b"") -> None:
         self._stream.sendall(struct.pack(">QIII", REPLY_MAGIC, option, reply, len(data)) + data)

@@ -20,21 +20,25 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 from urllib.parse import quote
 
-from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, Resolver, TlsMode
+from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
+
+from cdp.nbd.exports import Resolver, close_export
+from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
 from cdp.nbd.tls import TlsSettings, hang_up, relay
 from cdpcore import nbd as core
-from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
 
 log = logging.getLogger("cdp.nbd")
 
 DEFAULT_PORT = 10809
 BACKLOG = 128
+NO_TLS = TlsSettings()
 UNIX_SEND_BUFFER_BYTES = 1 << 20  # replies of a batch go out without blocking half-way; TCP tunes itself
 
 
@@ -69,42 +73,8 @@ class ConnectionInfo:
     counters: dict[str, int]
 
 
-class _Stream:
-    """A socket with a deadline for the whole handshake."""
-
-    def __init__(self, sock: socket.socket, deadline_s: float, context: ssl.SSLContext | None):
-        self.sock = sock
-        self._deadline_s = deadline_s
-        self._context = context
-
-    def _arm(self) -> None:
-        left_s = self._deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("the handshake took too long")
-        self.sock.settimeout(left_s)
-
-    def recv_exact(self, n: int) -> bytes:
-        data = bytearray()
-        while len(data) < n:
-            self._arm()
-            part = self.sock.recv(n - len(data))
-            if not part:
-                raise HandshakeError("the client hung up")
-            data += part
-        return bytes(data)
-
-    def sendall(self, data: bytes) -> None:
-        self._arm()
-        self.sock.sendall(data)
-
-    def start_tls(self) -> None:
-        assert self._context
-        self._arm()
-        self.sock = self._context.wrap_socket(self.sock, server_side=True)
-
-
 class _Client:
-    """One accepted connection. `connection` appears when it serves; guarded by the server's lock."""
+    """One accepted connection. All but `thread` is guarded by the server's lock once the thread runs."""
 
     def __init__(self, number: int, sock: socket.socket, peer: str):
         self.number = number
@@ -113,9 +83,48 @@ class _Client:
         self.name = ""
         self.tls = False
         self.since_s = time.monotonic()
-        self.connection: core.Connection | None = None
-        self.admitted = False
+        self.connection: core.Connection | None = None  # while it serves
+        self.admitted = False  # counts against max_connections
         self.thread: threading.Thread | None = None
+
+
+class _Stream:
+    """A client's socket with one deadline for the whole handshake."""
+
+    def __init__(self, client: _Client, lock: threading.Lock, deadline_s: float, context: ssl.SSLContext | None):
+        self._client = client
+        self._lock = lock
+        self._deadline_s = deadline_s
+        self._context = context
+
+    def _armed(self) -> socket.socket:
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the handshake took too long")
+        self._client.sock.settimeout(left_s)
+        return self._client.sock
+
+    def recv_exact(self, n: int) -> bytes:
+        data = bytearray()
+        while len(data) < n:
+            part = self._armed().recv(n - len(data))
+            if not part:
+                raise HandshakeError("the client hung up")
+            data += part
+        return bytes(data)
+
+    def sendall(self, data: bytes) -> None:
+        self._armed().sendall(data)
+
+    def start_tls(self) -> None:
+        """Wrap first, shake hands then: close() must find the new socket to cut a handshake short."""
+        assert self._context
+        plain = self._armed()
+        with self._lock:
+            secure = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+            self._client.sock = secure
+            self._client.tls = True
+        secure.do_handshake()
 
 
 class NbdServer:
@@ -127,7 +136,7 @@ class NbdServer:
     A context manager: start() on entry, close() at exit.
     """
 
-    def __init__(self, exports: Resolver, listen: Sequence[Address], *, tls: TlsSettings = TlsSettings(),
+    def __init__(self, exports: Resolver, listen: Sequence[Address], *, tls: TlsSettings = NO_TLS,
                  max_connections: int = 64, max_handshakes: int = 16, handshake_timeout_s: float = 10.0):
         if not listen:
             raise InvalidRequest("an NBD server without an address", "give at least one")
@@ -151,7 +160,7 @@ class NbdServer:
 
     # Life
 
-    def __enter__(self) -> NbdServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -179,7 +188,8 @@ class NbdServer:
         Idempotent. Returns when all threads have ended; one that a target holds up is waited for 10 s, then left.
         """
         self._stopping.set()
-        self._wake_w.send(b"x") if self._wake_w.fileno() >= 0 else None
+        with suppress(OSError):  # closed before
+            self._wake_w.send(b"x")
         if self._acceptor:
             self._acceptor.join()
         for listener in self._listeners:
@@ -281,14 +291,15 @@ class NbdServer:
     def _run(self, client: _Client) -> None:
         """A connection's thread."""
         try:
-            stream = _Stream(client.sock, time.monotonic() + self._handshake_timeout_s, self._context)
             try:
-                agreed = self._handshake(client, stream)
+                agreed = self._handshake(client)
             finally:
                 self._handshake_slots.release()
             if agreed:
-                with _closing_export(agreed):
-                    self._transmit(client, stream, agreed)
+                try:
+                    self._transmit(client, agreed)
+                finally:
+                    close_export(agreed.export, agreed.name)
         except (HandshakeError, OSError) as error:
             log.info("connection %d (%s): %s", client.number, client.peer, error)
         except Exception:
@@ -299,8 +310,9 @@ class NbdServer:
                 self._serving -= client.admitted
                 client.sock.close()
 
-    def _handshake(self, client: _Client, stream: _Stream) -> Agreed | None:
+    def _handshake(self, client: _Client) -> Agreed | None:
         sock = client.sock
+        stream = _Stream(client, self._lock, time.monotonic() + self._handshake_timeout_s, self._context)
         if sock.family == socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BUFFER_BYTES)
         else:
@@ -315,27 +327,21 @@ class NbdServer:
                 client.admitted = True
                 return None
 
-        try:
-            return Handshake(stream, self._exports, tls=self._tls_mode, admit=admit, stopping=self._stopping.is_set).run()
-        finally:
-            with self._lock:
-                client.tls = stream.sock is not client.sock
-                client.sock = stream.sock
+        return Handshake(stream, self._exports, tls=self._tls_mode, admit=admit, stopping=self._stopping.is_set).run()
 
-    def _transmit(self, client: _Client, stream: _Stream, agreed: Agreed) -> None:
-        if not client.tls:
-            self._serve(client, stream.sock, agreed)
+    def _transmit(self, client: _Client, agreed: Agreed) -> None:
+        if not isinstance(client.sock, ssl.SSLSocket):
+            self._serve(client, client.sock, agreed)
             return
-        assert isinstance(stream.sock, ssl.SSLSocket)
         ours, theirs = socket.socketpair()
-        pump = threading.Thread(target=relay, args=(stream.sock, theirs), name=f"nbd-{client.number}-tls", daemon=True)
+        pump = threading.Thread(target=relay, args=(client.sock, theirs), name=f"nbd-{client.number}-tls", daemon=True)
         with ours:
             pump.start()
             self._serve(client, ours, agreed)
         pump.join()
 
     def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed) -> None:
-        connection = core.Connection(sock, agreed.export.capsule, read_only=agreed.export.read_only,
+        connection = core.Connection(sock, agreed.export.capsule, read_only=agreed.read_only,
                                      structured=agreed.structured, context_id=agreed.context_id,
                                      fast_zero=agreed.fast_zero)
         with self._lock:
@@ -348,17 +354,6 @@ class NbdServer:
         with self._lock:
             client.connection = None
         log.info("connection %d (%s): %s, %s", client.number, client.peer, end.name, connection.counters())
-
-
-@contextmanager
-def _closing_export(agreed: Agreed) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        try:
-            agreed.export.close()
-        except Exception:
-            log.exception("closing export %r", agreed.name)
 
 
 def export_uri(address: Address, name: str, *, tls: bool = False) -> str:

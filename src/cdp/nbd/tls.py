@@ -13,8 +13,9 @@ import socket
 import ssl
 from dataclasses import dataclass
 
-from cdp.nbd.handshake import TlsMode
 from cdpcore.errors import InvalidRequest
+
+from cdp.nbd.handshake import TlsMode
 
 CHUNK_BYTES = 256 << 10  # in flight in each direction
 

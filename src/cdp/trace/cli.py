@@ -1,45 +1,70 @@
-"""The commands `cdp trace info`, `cdp trace convert` and `cdp trace formats`: a click group for the command line, and
-`python -m cdp.trace` on its own. Errors leave as cdpcore.errors.CdpError; whoever runs the group turns them into a
-message and an exit status (main() here, cdp's own main there)."""
+"""The commands `cdp trace info`, `cdp trace convert` and `cdp trace formats`: a click group for cdp's command line, which
+runs on its own too (`python -m cdp.trace`). Errors leave as cdpcore.errors.CdpError; whoever runs the group turns them
+into one line and an exit status (main() here, cdp.cli there). Nothing heavy is imported before a command's body runs.
+"""
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-
-from cdp.trace.formats import FAMILIES, FORMATS, STAGES
-from cdp.trace.model import Kind
-from cdp.trace.reader import Trace, open_trace
 from cdpcore.errors import CdpError
 
+from cdp.trace.formats import FAMILIES, FORMATS, STAGES
+
+if TYPE_CHECKING:
+    from cdp.trace.reader import Trace
+
 F = TypeVar("F", bound=Callable[..., Any])
-_EXIT = """
-\b
-EXIT STATUS
-  0  done
-  2  the trace or the request is wrong (the message says file, line, column); or usage
-  3  a file does not exist
-  8  a file or device cannot be read or written
-  130  interrupted
-"""
+EXIT_STATUS = (
+    ("0", "done"),
+    ("2", "the trace is malformed (the message says file, line, column), or the command line is wrong"),
+    ("3", "no such file"),
+    ("8", "a file cannot be read or written"),
+    ("130", "interrupted by the user"),
+)
 
 
-@click.group("trace", epilog=_EXIT)
-def trace_group() -> None:
+class TraceCommand(click.Command):
+    """A command whose help ends with examples and exit statuses."""
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _epilog(self.examples, formatter)
+
+
+class TraceGroup(click.Group):
+    """The same, for the group."""
+
+    examples = (("cdp trace info prxy_0.csv.gz", "what is in it"),
+                ("cdp trace convert homes.blkparse homes.iolog", "for fio --read_iolog"),
+                ("cdp trace formats", "what can be read"))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _epilog(self.examples, formatter)
+
+
+def _epilog(examples: Sequence[tuple[str, str]], formatter: click.HelpFormatter) -> None:
+    with formatter.section("Examples"):
+        for line, meaning in examples:
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+            formatter.write(f"{'':{formatter.current_indent + 4}}{meaning}\n")
+    with formatter.section("Exit status"):
+        formatter.write_dl(EXIT_STATUS)
+
+
+@click.group("trace", cls=TraceGroup, short_help="Look into block traces and convert them.")
+def trace() -> None:
     """Look into block traces and convert them.
 
     Formats are told from the content, .gz and .zst are read directly, and memory stays flat however long the trace.
-
-    \b
-    EXAMPLES
-      cdp trace info prxy_0.csv.gz
-      cdp trace info --plot load.png linux-mysql.load.gz
-      cdp trace convert homes.blkparse homes.iolog
-      cdp trace formats
     """
 
 
@@ -60,72 +85,76 @@ def trace_options(command: F) -> F:
     return command
 
 
-def opened(paths: tuple[str, ...], options: dict[str, Any]) -> Trace:
+def opened(paths: Sequence[str], options: dict[str, Any]) -> Trace:
     """The trace that the options of trace_options ask for."""
-    options = dict(options)
-    options["assume"] = Kind[options["assume"].upper()]
-    return open_trace(list(paths), **options)
+    from cdp.trace.model import Kind
+    from cdp.trace.reader import open_trace
+
+    return open_trace(list(paths), **(options | {"assume": Kind[options["assume"].upper()]}))
 
 
-@trace_group.command("info", epilog=_EXIT)
+def wants_json(given: bool) -> bool:
+    """--json of the command, or of cdp itself where the group is mounted there."""
+    context = click.get_current_context(silent=True)
+    return given or bool(context and getattr(context.find_root().obj, "as_json", False))
+
+
+@trace.command("info", cls=TraceCommand, short_help="Show what is in a trace.", examples=(
+    ("cdp trace info Financial1.spc.zst", "spans, counts, sizes, footprint, devices"),
+    ("cdp trace info --plot load.png linux-mysql.load.gz", "with a picture of the rates over time"),
+    ("cdp trace info --json sda.blktrace.* | jq .overwritten_share", "one file per CPU is one trace"),
+    ("ssh host zcat huge.csv.gz | cdp trace info -", "through a pipe, in flat memory"),
+))
 @click.argument("paths", metavar="TRACE...", nargs=-1, required=True)
 @trace_options
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N records.")
 @click.option("--plot", "picture", metavar="OUT.png", help="Draw rates over time and request sizes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def info_command(paths: tuple[str, ...], limit: int | None, picture: str | None, as_json: bool, **options: Any) -> None:
-    """What is in a trace: format, span, counts by kind, sizes, footprint, overwritten share, devices.
+    """Show what is in a trace: format, span, counts by kind, sizes, footprint, overwritten share, devices.
 
     Several files are read as one trace, by time: the days or disks of a trace, or blktrace's file per CPU.
-
-    \b
-    EXAMPLES
-      cdp trace info Financial1.spc.zst
-      cdp trace info --json trace.blktrace.* | jq .overwritten_share
-      zcat huge.csv.gz | cdp trace info --format alibaba -
-
     The footprint is exact up to 4 million separate places and an upper bound beyond that; the report says which.
     """
     from cdp.trace import plot, report
     from cdp.trace.info import collect
 
-    with opened(paths, options) as trace, progress_bar(trace, "reading") as progress:
-        found = collect(trace, limit=limit, progress=progress)
+    with opened(paths, options) as found, progress_bar(found, "reading") as progress:
+        info = collect(found, limit=limit, progress=progress)
     if picture:
-        plot.save(found, picture)
-    if as_json:
-        click.echo(json.dumps(found.to_json()))
+        plot.save(info, picture)
+    if wants_json(as_json):
+        click.echo(json.dumps(info.to_json(), indent=2, ensure_ascii=False))
     else:
-        report.show(found)
+        report.show(info)
 
 
-@trace_group.command("convert", epilog=_EXIT)
+@trace.command("convert", cls=TraceCommand, short_help="Write a trace as a fio iolog or as CSV.", examples=(
+    ("cdp trace convert linux-mysql.load.gz mysql.iolog", "an iolog of version 3"),
+    ("fio --name=replay --read_iolog=mysql.iolog --replay_redirect=/dev/nbd0", "and what replays it"),
+    ("cdp trace convert --to csv dump.vscsi.gz - | head", "CSV on standard output"),
+))
 @click.argument("paths", metavar="TRACE...", nargs=-1, required=True)
 @click.argument("out", metavar="OUT")
 @trace_options
 @click.option("--to", "target", type=click.Choice(["fio", "csv"]), help="Default: by OUT's suffix; fio unless .csv.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N records.")
 @click.option("--force", is_flag=True, help="Replace OUT; it stays as it was until the new one is complete.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object about the conversion (on standard error, if OUT is -).")
+@click.option("--json", "as_json", is_flag=True, help="Print what was converted as JSON (on standard error if OUT is -).")
 def convert_command(paths: tuple[str, ...], out: str, target: str | None, limit: int | None, force: bool, as_json: bool,
                     **options: Any) -> None:
     """Write a trace as a fio iolog (version 3) or as CSV; OUT - is standard output.
 
-    \b
-    EXAMPLES
-      cdp trace convert linux-mysql.load.gz mysql.iolog
-      fio --name=replay --read_iolog=mysql.iolog --replay_redirect=/dev/nbd0
-      cdp trace convert --to csv dump.vscsi.gz - | head
-
-    An iolog has no word for zeroing (it becomes a write), FUA and preflush (dropped), requests of no bytes and
-    requests that the trace does not name (left out): what changed is counted. The CSV keeps all of them.
+    An iolog has no word for zeroing (it becomes a write), for FUA and preflush (dropped), for requests of no bytes and
+    for requests that the trace does not name (left out): what changed is counted. The CSV keeps all of them.
     """
-    from cdp.trace import convert
+    from cdp.trace.convert import convert
 
-    with opened(paths, options) as trace, progress_bar(trace, "converting") as progress:
-        done = convert.convert(trace, out, target, force=force, limit=limit, progress=progress)  # type: ignore[arg-type]
-    if as_json:
-        click.echo(json.dumps(done.to_json()), err=out == "-")
+    with opened(paths, options) as found, progress_bar(found, "converting") as progress:
+        done = convert(found, out, "csv" if target == "csv" else "fio" if target else None, force=force, limit=limit,
+                       progress=progress)
+    if wants_json(as_json):
+        click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False), err=out == "-")
         return
     click.echo(f"{out}: {done.records:,} records", err=True)
     for count, what in ((done.left_out, "left out: no bytes, or of a kind that the trace does not name"),
@@ -137,19 +166,16 @@ def convert_command(paths: tuple[str, ...], out: str, target: str | None, limit:
             click.echo(f"  {count:,} {what}", err=True)
 
 
-@trace_group.command("formats")
-@click.option("--json", "as_json", is_flag=True, help="A JSON array on standard output.")
+@trace.command("formats", cls=TraceCommand, short_help="List the formats that are known.", examples=(
+    ("cdp trace formats", "names for --format"),
+    ("cdp trace formats --json | jq -r '.[].name'", "for scripts"),
+))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def formats_command(as_json: bool) -> None:
-    """The formats that are known, with their clock and whether they hold data.
-
-    \b
-    EXAMPLES
-      cdp trace formats
-      cdp trace formats --json | jq -r '.[].name'
-    """
-    if as_json:
+    """List the formats that are known, with what their times count from and whether they hold data."""
+    if wants_json(as_json):
         click.echo(json.dumps([{"name": f.name, "title": f.title, "clock": f.clock, "data": f.has_payload}
-                               for f in FORMATS.values()]))
+                               for f in FORMATS.values()], indent=2))
         return
     for f in FORMATS.values():
         click.echo(f"{f.name:<16}{f.clock:<10}{f.title}{', with data' if f.has_payload else ''}")
@@ -157,7 +183,7 @@ def formats_command(as_json: bool) -> None:
 
 
 @contextmanager
-def progress_bar(trace: Trace, what: str) -> Iterator[Callable[[int], None] | None]:
+def progress_bar(source: Trace, what: str) -> Iterator[Callable[[int], None] | None]:
     """A bar with rate and time left on a terminal's standard error; None elsewhere."""
     if not sys.stderr.isatty():
         yield None
@@ -168,24 +194,25 @@ def progress_bar(trace: Trace, what: str) -> Iterator[Callable[[int], None] | No
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
                TextColumn("{task.fields[records]:,} records"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=trace.stored_bytes, records=0)
-        yield lambda records: bar.update(task, completed=trace.done_bytes(), records=records)
+        task = bar.add_task(what, total=source.stored_bytes, records=0)
+        yield lambda records: bar.update(task, completed=source.done_bytes(), records=records)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the group alone. Returns the exit status."""
     try:
-        trace_group.main(arguments, prog_name="cdp trace", standalone_mode=False)
+        trace.main(arguments, prog_name="cdp trace", standalone_mode=False)
+        sys.stdout.flush()
     except CdpError as error:
-        click.echo(f"cdp trace: {error}", err=True)
+        click.echo(f"cdp: error: {error}", err=True)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        click.echo(f"cdp: error: {' '.join(error.format_message().split())}", err=True)
+        return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("cdp trace: interrupted", err=True)
+        click.echo("cdp: error: interrupted", err=True)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: what is buffered must not raise at exit
+        return 141
     return 0

@@ -107,7 +107,7 @@ def _lines(device: U32, end: U64) -> list[tuple[NDArray[np.bool_] | slice, U64]]
 def _union_linear(device: U32, start: U64, end: U64, base: U64) -> tuple[U32, U64, U64]:
     shift = base[device]
     low = start + shift
-    order = np.argsort(low, kind="stable")
+    order = np.argsort(low)
     low, high, device = low[order], (end + shift)[order], device[order]
     reach = np.maximum.accumulate(high)
     first = np.ones(len(low), np.bool_)

@@ -1,13 +1,16 @@
-"""The formats that are known: names, clocks, how they are recognised, how a device of theirs is called."""
+"""The formats that are known: names, clocks, how they are recognised, how a device of theirs is called.
+
+Imports nothing heavy: the command line's help is made from this.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from cdp.trace.model import Clock
 from cdpcore.errors import InvalidRequest
 
+Clock: TypeAlias = Literal["utc", "relative", "none"]
 DeviceName = Callable[[bytes, int], str]
 Shape = Literal["text", "fixed", "blktrace", "dmlog"]
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
+from cdpcore import traceparse
 from numpy.typing import NDArray
 
-from cdpcore import traceparse
-
-Clock: TypeAlias = Literal["utc", "relative", "none"]
 Records: TypeAlias = NDArray[np.void]
 
 RECORD = np.dtype(

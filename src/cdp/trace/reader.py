@@ -26,9 +26,9 @@ from cdp.trace import blktrace, text
 from cdp.trace.detect import detect
 from cdp.trace.dmlog import DmLogReader, PayloadSource
 from cdp.trace.fixed import FixedReader
-from cdp.trace.formats import STAGES, Format
-from cdp.trace.merge import merge
-from cdp.trace.model import BATCH_RECORDS, Clock, Kind, Records, Tally, TraceReader
+from cdp.trace.formats import STAGES, Clock, Format
+from cdp.trace.merging import merge
+from cdp.trace.model import BATCH_RECORDS, Kind, Records, Tally, TraceReader
 from cdp.trace.stream import PIECE_BYTES, TraceFile
 from cdpcore.errors import InvalidRequest
 

@@ -1,0 +1,51 @@
+"""What a server of NBD exports is given: how names become exports, and what an export is."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+log = logging.getLogger("cdp.nbd")
+
+
+class Export(Protocol):
+    """An open export, as a resolver hands it out; used by one connection and closed by it.
+
+    capsule      PyCapsule named "cdpcore.target"
+    read_only    writes are refused with EPERM
+    size_bytes   as the target's
+    description  for a human, at most 4096 bytes are shown
+
+    An export may also carry
+    name         str: its canonical name where the client's was relative ("web@-10m" -> "web@#4711")
+    multi_conn   bool, default True: False where two connections to this name may see different content
+    fast_zero    bool, default True: zeroing costs less than writing zeros
+    """
+
+    @property
+    def capsule(self) -> object: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Resolver(Protocol):
+    """Turns export names into exports. Called from many threads at once."""
+
+    def list(self) -> Sequence[tuple[str, str]]:
+        """(name, description) of what to show; names that are made up on the fly (points) need not be in it."""
+
+    def open(self, name: str) -> Export:
+        """Open for one connection. Raises CdpError, whose text the client gets."""
+
+
+def close_export(export: Export, name: str) -> None:
+    """Close an export; a failure is the log's."""
+    try:
+        export.close()
+    except Exception:
+        log.exception("closing export %r", name)

@@ -1,0 +1,83 @@
+/* What one NBD connection's loop asks of the system beyond the target: receiving, waiting, the clock, giving pages back,
+ * and words that one thread writes and others read. POSIX but for nbd_release. */
+#ifndef CDP_NBD_SOCK_H
+#define CDP_NBD_SOCK_H
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <time.h>
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* Python ignores SIGPIPE anyway */
+#endif
+#ifndef MAP_NORESERVE
+#define MAP_NORESERVE 0
+#endif
+
+/* One writer, many readers; each word is read whole. */
+static inline void nbd_add(uint64_t *p, uint64_t n)
+{
+    __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t nbd_get(const uint64_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static inline int nbd_flag(const int *p)
+{
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+
+/* What it was before. */
+static inline int nbd_raise_flag(int *p)
+{
+    return __atomic_exchange_n(p, 1, __ATOMIC_ACQ_REL);
+}
+
+static inline int64_t nbd_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* recv that gives way for a moment before it sleeps. The client is most often about to send: the payload that belongs to
+ * a header, the next request at depth 1, more requests of a deep queue. Where it shares this CPU the yield lets it, and
+ * the batch grows; where it runs on another one it need not pay for waking us. Measured with fio at depth 32 on two
+ * loaded CPUs: 4 KiB writes 115 k/s without, 160 k/s with it; reads 103 k/s and 160 k/s. */
+static inline ssize_t nbd_recv(int fd, void *p, size_t n, int64_t spin_ns)
+{
+    int64_t until = nbd_now_ns() + spin_ns;
+    do {
+        ssize_t got = recv(fd, p, n, MSG_DONTWAIT);
+        if (got >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
+            return got;
+        sched_yield();
+    } while (nbd_now_ns() < until);
+    return recv(fd, p, n, 0);
+}
+
+/* 1: readable, hung up or interrupted; 0: nothing within ms. */
+static inline int nbd_wait(int fd, int ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, ms) != 0;
+}
+
+/* Pages of a private anonymous range go back to the system and read as zeros afterwards. A hint: where it cannot be
+ * given, the range stays resident up to its own size. */
+static inline void nbd_release(void *p, uint64_t n)
+{
+#if defined(MADV_DONTNEED) && !defined(CDP_PLAIN_POSIX)
+    madvise(p, n, MADV_DONTNEED);
+#else
+    (void)p, (void)n;
+#endif
+}
+#endif

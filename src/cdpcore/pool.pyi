@@ -1,0 +1,13 @@
+from typing import final
+
+from cdpcore.osapi import Os
+
+@final
+class BufferPool:
+    def __new__(cls, os: Os, *, slot_bytes: int, n_slots: int) -> BufferPool: ...
+    @property
+    def slot_bytes(self) -> int: ...
+    @property
+    def n_slots(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...

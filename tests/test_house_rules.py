@@ -1,0 +1,82 @@
+"""Rules that are kept by a test, not by memory: sizes, banned calls, layers, no textual includes, docs in step."""
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src"
+CODE = [p for ext in ("*.py", "*.pyx", "*.pxd", "*.c", "*.h") for p in [*SRC.rglob(ext), *(ROOT / "bench").rglob(ext)]
+        if not (p.suffix == ".c" and p.with_suffix(".pyx").exists())]
+LINUX_ONLY = re.compile(r"\b(O_DIRECT|fallocate|FALLOC_FL_\w+|memfd_create|MADV_HUGEPAGE|eventfd|io_uring\w*|epoll_\w+|BLKGETSIZE64|"
+                        r"getrandom|renameat2|copy_file_range|sync_file_range)\b\s*\(?")
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_there_is_code():
+    assert len(CODE) > 60
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_a_file_holds_one_idea(path: Path):
+    assert len(lines(path)) <= 650, "two ideas in one file?"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_no_wide_lines_tabs_or_trailing_blanks(path: Path):
+    for number, line in enumerate(lines(path), 1):
+        assert len(line) <= 140 and "\t" not in line and line == line.rstrip(), f"{path}:{number}"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_every_file_says_what_it_is_for(path: Path):
+    text = path.read_text().lstrip()
+    if path.suffix in (".py", ".pyx", ".pxd") and text and path.name != "__main__.py":
+        assert re.match(r'(#.*\n)*\s*(r?""")', text), "a module opens with its docstring"
+
+
+@pytest.mark.parametrize("path", [p for p in CODE if p.suffix in (".pyx", ".pxd")], ids=name)
+def test_no_textual_includes(path: Path):
+    assert not re.search(r"^\s*include\s+['\"]", path.read_text(), re.M)
+
+
+@pytest.mark.parametrize("path", [p for p in CODE if "cdpcore" in p.parts and p.name != "os_posix.c"], ids=name)
+def test_linux_only_calls_are_in_the_os_table(path: Path):
+    code = re.sub(r"/\*.*?\*/|\"\"\".*?\"\"\"|//[^\n]*|#[^\n]*", "", path.read_text(), flags=re.S)
+    assert not LINUX_ONLY.search(code)
+
+
+@pytest.mark.parametrize("path", [p for p in CODE if "cdpcore" in p.parts], ids=name)
+def test_the_core_knows_nothing_of_the_shell(path: Path):
+    assert not re.search(r"^\s*(?:from|import)\s+cdp\b(?!core)", path.read_text(), re.M)
+
+
+ENGINE_SHELL = ["store", "recovery", "maintain", "reclaim", "volume", "images", "importing", "timeline", "lineage", "points",
+                "catalog", "geometry"]
+
+
+@pytest.mark.parametrize("module", ENGINE_SHELL)
+def test_the_engine_asks_the_os_table_for_the_time(module: str):
+    """A volume's time is the OS table's; the wall clock taken elsewhere would disagree with it in the simulator."""
+    text = (SRC / f"cdp/{module}.py").read_text()
+    assert not re.search(r"\btime\.time(?:_ns)?\(|datetime\.(?:now|utcnow)\(|\brandom\b", text)
+
+
+def test_architecture_names_every_module():
+    text = (ROOT / "docs/architecture.md").read_text()
+    for path in (SRC / "cdpcore").glob("*.pyx"):
+        assert re.search(rf"\b{path.stem}\b", text), f"docs/architecture.md does not say what {path.name} is for"
+
+
+def test_public_surface_fits_on_a_screen():
+    import cdp
+    assert len(cdp.__all__) <= 30
+    for exported in cdp.__all__:
+        assert getattr(cdp, exported).__doc__, exported

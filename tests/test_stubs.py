@@ -1,0 +1,21 @@
+"""The stubs of cdpcore say what the extension modules are (mypy's stubtest compares them at run time)."""
+import subprocess
+import sys
+from pathlib import Path
+
+import cdpcore
+import pytest
+
+CORE = Path(cdpcore.__file__).parent
+# What Cython itself adds to a module that exports C functions.
+ALLOWED = r".*__pyx_capi__"
+
+
+@pytest.mark.timeout(240)
+def test_stubs_match(tmp_path: Path):
+    assert {p.stem for p in CORE.glob("*.pyx")} <= {p.stem for p in CORE.glob("*.pyi")} or not list(CORE.glob("*.pyx"))
+    (tmp_path / "allowed").write_text(ALLOWED + "\n")
+    done = subprocess.run([sys.executable, "-m", "mypy.stubtest", "cdpcore", "--ignore-disjoint-bases",
+                           "--allowlist", str(tmp_path / "allowed"), "--ignore-unused-allowlist"],
+                          capture_output=True, text=True, cwd=CORE.parent, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
