@@ -58,6 +58,7 @@ cdef class Driver:
     cdef uint8_t *buffer                    # max_bytes
     cdef kind_stats stats[5]
     cdef readonly uint64_t changes          # issued and acknowledged: the number of the last one
+    cdef readonly uint64_t numbered         # changes issued, answered or not
     cdef readonly uint64_t durable          # of them, known to be durable
     cdef readonly uint64_t issued           # records of the last run() that were issued, also where it raised
     cdef readonly uint64_t late_ns          # worst delay behind the pace

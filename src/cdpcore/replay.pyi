@@ -9,6 +9,7 @@ class Driver:
     key: int
     max_bytes: int
     changes: int
+    numbered: int
     durable: int
     issued: int
     late_ns: int

@@ -92,7 +92,7 @@ cdef class Driver:
         while at + 512 <= length:
             if cdp_replay_zeros(buf + at, 512) < 512:
                 claim = cdp_replay_claim(buf + at, (offset + at) // 512, self.key)
-                if claim == 0 and (<const uint64_t *>(buf + at))[2] == self.key or claim > self.changes + 1:
+                if claim == 0 and (<const uint64_t *>(buf + at))[2] == self.key or claim > self.numbered:
                     return cdp_fail(&self.failure, CDP_INVALID, 0, offset + at, b"a read gave what no write of this replay put there")
                 self.sectors_foreign += claim == 0
             self.sectors_checked += 1
@@ -245,6 +245,8 @@ cdef class TargetDriver(Driver):
                 cdp_replay_fill(self.buffer, r.offset_bytes, r.length_bytes, self.key, self.changes + 1)
             else:
                 from_ = data + r.payload
+        if r.kind != CDP_TRACE_READ and r.length_bytes:
+            self.numbered += 1
         began = cdp_monotonic_ns()
         if r.length_bytes == 0:
             pass

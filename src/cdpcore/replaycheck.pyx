@@ -86,6 +86,35 @@ def compare(target, const uint64_t[::1] start not None, const uint64_t[::1] end 
     return done, bad, [(bad_cell[i], bad_at[i], bad_claim[i]) for i in range(min(bad, <uint64_t>MAX_TOLD))]
 
 
+def differs(target, uint64_t offset, const uint8_t[::1] expected not None):
+    """The first byte of a disk, from `offset` on, that is not as expected; None: all are. Raises what reading raises."""
+    cdef cdp_target *t = <cdp_target *>PyCapsule_GetPointer(target, b"cdpcore.target")
+    cdef uint64_t n = expected.shape[0], at = 0, step, i
+    cdef cdp_status st
+    cdef int rc = CDP_OK
+    cdef bint same = True
+    cdef uint8_t *buf
+    if offset > t.size_bytes or n > t.size_bytes - offset:
+        raise InvalidRequest(f"bytes {offset} to {offset + n} are outside the disk")
+    buf = <uint8_t *>malloc(BUFFER_BYTES)
+    if buf == NULL:
+        raise MemoryError
+    with nogil:
+        while at < n and same:
+            step = min(n - at, <uint64_t>BUFFER_BYTES)
+            rc = t.pread(t.ctx, buf, offset + at, step, &st)
+            if rc != CDP_OK:
+                break
+            i = 0
+            while i < step and buf[i] == expected[at + i]:
+                i += 1
+            same = i == step
+            at += i
+    free(buf)
+    check(rc, &st, "verify")
+    return None if same else offset + at
+
+
 cdef int compare_all(cdp_target *t, cdp_target *b, const uint64_t *start, const uint64_t *end, const uint64_t *what, uint64_t n,
                      uint64_t key, uint8_t *buf, uint64_t *done, uint64_t *bad, uint64_t *bad_cell, uint64_t *bad_at,
                      uint64_t *bad_claim, cdp_status *st) noexcept nogil:

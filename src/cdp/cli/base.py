@@ -132,9 +132,9 @@ class Root(click.Group):
     """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
 
     ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export", "import",
-             "restore", "undo", "restores", "check", "config")
+             "restore", "undo", "restores", "check", "replay", "config")
 
-    LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
+    LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace_group")}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cdp.trace.model import Flag, Kind, Records
 from cdp.trace.reader import Trace
 from cdp.trace.session import Session, acknowledged
+from cdp.trace.payloads import payload
 from cdp.trace.shape import Shape, is_change
 from cdp.volume import Volume
 from cdpcore import replaycheck
@@ -97,7 +98,7 @@ def verify(volume: Volume, session: Session, trace: Trace, *, moments: int = 32,
     """
     found = Verified()
     picked = _Moments(session.start_seq, volume.window().newest.seq, moments, seed)
-    pieces = _Pieces(max_pieces)
+    pieces = Pieces(max_pieces)
     _history(volume, session, trace, found, pieces, picked, progress)
     kept, modulus = pieces.result()
     found.share_modelled, found.flush_moments_known = 1 / modulus, picked.flushes_known
@@ -134,7 +135,7 @@ class _Reader:
         return np.concatenate(parts) if parts else None
 
 
-def _history(volume: Volume, session: Session, trace: Trace, found: Verified, pieces: _Pieces, moments: _Moments,
+def _history(volume: Volume, session: Session, trace: Trace, found: Verified, pieces: Pieces, moments: _Moments,
              progress: Callable[[int], None] | None) -> None:
     """Question 1, and what question 2 needs, in one pass over both."""
     shape = Shape(session.size_bytes, session.max_bytes, session.wrap)
@@ -185,7 +186,7 @@ def _hold(mine: Any, wanted: Records, done: int, session: Session, trace: Trace,
                    f"{mine['length'][first]} bytes (change {done + first + 1})", int(np.count_nonzero(~same)))
 
 
-class _Pieces:
+class Pieces:
     """The changes, or the parts of them that lie in modelled zones."""
 
     def __init__(self, most: int):
@@ -200,10 +201,13 @@ class _Pieces:
         new["change"] = np.arange(first, first + len(changes), dtype=np.uint64)
         for name in ("payload", "source", "kind"):
             new[name] = changes[name]
+        sampled_by = self._modulus
         self._held.append(self._sampled(new))
         self._count += len(self._held[-1])
-        while self._count > self._most:
-            self._modulus *= 2
+        while self._count > self._most or self._modulus != sampled_by:
+            if self._modulus == sampled_by:
+                self._modulus *= 2
+            sampled_by = self._modulus
             self._held = [self._sampled(np.concatenate(self._held))]
             self._count = len(self._held[0])
 
@@ -292,11 +296,11 @@ def _contents(volume: Volume, session: Session, trace: Trace, model: _Model, see
             if not last:
                 _old(cells, end - start, old_bytes, rng)
             with volume.at(seq) as image:
-                told = _Told(seq, changes, session, trace, pieces, found)
-                picked = np.flatnonzero(cells)
-                _compare(image, base, start[picked], end[picked], owner[picked], told)
-                if last:
-                    _untouched(image, base, start, end, session.size_bytes, model.modulus, told)
+                moment, target, picked = f"#{seq} (after change {changes})", image.target(), np.flatnonzero(cells)
+                compare(target, start[picked], end[picked], owner[picked], pieces, trace, session, moment, found, base)
+                if last and model.modulus == 1:
+                    low_gap, high_gap = _untouched(start, end, session.size_bytes)
+                    compare(target, low_gap, high_gap, np.zeros(len(low_gap), np.uint64), pieces, trace, session, moment, found, base)
             found.moments += 1
             found.flush_moments += seq in flushed
             if progress:
@@ -313,64 +317,43 @@ def _old(cells: NDArray[np.bool_], length: U64, old_bytes: int, rng: np.random.G
     cells[rest] = True
 
 
-@dataclass
-class _Told:
-    """Says what is wrong at one moment."""
-
-    seq: int
-    changes: int
-    session: Session
-    trace: Trace
-    pieces: Any
-    found: Verified
-
-    def differ(self, at: int, expected: str, claim: int) -> None:
-        holds = f"it holds change {claim}" if claim else "it holds something else"
-        self.found.tell(f"#{self.seq} (after change {self.changes}), byte {at}: expected {expected}; {holds}", 0)
-
-
-def _compare(image: Any, base: Any, start: U64, end: U64, owner: U64, told: _Told) -> None:
-    """Cells of an image against their owners (0, or number of a piece from 1)."""
+def compare(target: Any, start: U64, end: U64, owner: U64, pieces: Any, trace: Trace, session: Session, moment: str, found: Verified,
+            base: Any = None) -> None:
+    """Cells of a disk (a cdp_target capsule) against their owners: numbers of pieces from 1, or 0 for what nobody wrote, which is `base`."""
     if not len(start):
         return
-    pieces, found = told.pieces, told.found
-    kind = np.where(owner > 0, pieces["kind"][np.maximum(owner, 1).astype(np.intp) - 1], Kind.OTHER) if len(pieces) else owner
-    cleared = (kind == Kind.TRIM) | (kind == Kind.ZERO)
-    change = np.where(owner > 0, pieces["change"][np.maximum(owner, 1).astype(np.intp) - 1], np.uint64(0))
-    what = np.where(cleared, np.uint64(replaycheck.ZERO), change)
-    if told.session.data:
+    of = np.maximum(owner, np.uint64(1)).astype(np.intp) - 1
+    some = len(pieces) > 0
+    kind = np.where(owner > 0, pieces["kind"][of], Kind.OTHER) if some else np.full(len(owner), Kind.OTHER)
+    change = np.where(owner > 0, pieces["change"][of], np.uint64(0)) if some else owner
+    what = np.where((kind == Kind.TRIM) | (kind == Kind.ZERO), np.uint64(replaycheck.ZERO), change)
+    if session.data:
         own = kind == Kind.WRITE
-        _compare_data(image, start[own], end[own], owner[own], told)
+        _compare_data(target, start[own], end[own], pieces[of[own]] if some else pieces, trace, moment, found)
         start, end, what, change = start[~own], end[~own], what[~own], change[~own]
-    compared, bad, shown = replaycheck.compare(image.target(), start, end, what, told.session.key, base)
+    compared, bad, shown = replaycheck.compare(target, start, end, what, session.key, base)
     found.bytes_compared += compared
     found.mismatch_count += bad
     for cell, at, claim in shown:
         by = f"zeros by change {change[cell]}" if what[cell] == replaycheck.ZERO else \
             f"change {change[cell]}" if change[cell] else "what was there before the replay"
-        told.differ(at, by, claim)
+        found.tell(f"{moment}, byte {at}: expected {by}; it holds {f'change {claim}' if claim else 'something else'}", 0)
 
 
-def _compare_data(image: Any, start: U64, end: U64, owner: U64, told: _Told) -> None:
+def _compare_data(target: Any, start: U64, end: U64, rows: Any, trace: Trace, moment: str, found: Verified) -> None:
     """Cells that hold the trace's own data."""
-    for a, b, piece in zip(start.tolist(), end.tolist(), (owner - np.uint64(1)).tolist(), strict=True):
-        row = told.pieces[piece]
-        data = told.trace.payload_at(int(row["source"]), int(row["payload"]) + a - int(row["start"]), b - a)
-        told.found.bytes_compared += b - a
-        if image.pread(b - a, a) != data:
-            told.found.mismatch_count += 1
-            told.differ(a, f"the data of change {row['change']}", 0)
+    for a, b, row in zip(start.tolist(), end.tolist(), rows, strict=True):
+        data = payload(trace, int(row["source"]), int(row["payload"]) + a - int(row["start"]), b - a)
+        at = replaycheck.differs(target, a, data)
+        found.bytes_compared += b - a
+        if at is not None:
+            found.tell(f"{moment}, byte {at}: expected the data of change {row['change']}; it holds something else")
 
 
-def _untouched(image: Any, base: Any, start: U64, end: U64, size_bytes: int, modulus: int, told: _Told) -> None:
-    """Some of what no change touched is as before. Only where the model knows all changes."""
-    if modulus > 1:
-        return
-    gaps_start = np.concatenate((np.zeros(1, np.uint64), end))
-    gaps_end = np.concatenate((start, np.array([size_bytes], np.uint64)))
-    some = gaps_end > gaps_start
-    gaps_start, gaps_end = gaps_start[some], gaps_end[some]
-    gaps_end = np.minimum(gaps_end, gaps_start + np.uint64(_UNTOUCHED_PIECE))
-    few = np.cumsum(gaps_end - gaps_start) <= UNTOUCHED_BYTES
-    gaps_start, gaps_end = gaps_start[few], gaps_end[few]
-    _compare(image, base, gaps_start, gaps_end, np.zeros(len(gaps_start), np.uint64), told)
+def _untouched(start: U64, end: U64, size_bytes: int) -> tuple[U64, U64]:
+    """Beginnings of the stretches that no cell covers, up to UNTOUCHED_BYTES."""
+    low, high = np.concatenate((np.zeros(1, np.uint64), end)), np.concatenate((start, np.array([size_bytes], np.uint64)))
+    some = high > low
+    low, high = low[some], np.minimum(high[some], low[some] + np.uint64(_UNTOUCHED_PIECE))
+    few = np.cumsum(high - low) <= UNTOUCHED_BYTES
+    return low[few], high[few]
