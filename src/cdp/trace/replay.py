@@ -28,7 +28,7 @@ from cdp.trace.reader import Trace
 from cdp.trace.shape import Shape
 from cdpcore.errors import CdpError
 
-SLICE_NS = 100_000_000  # how long a driver runs before Python looks at the clock, the keyboard and the counters
+SLICE_NS = 50_000_000  # how long a driver runs before Python looks at the clock, the keyboard and the counters
 MAX_SAMPLES = 4096
 
 

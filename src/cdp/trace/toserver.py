@@ -22,7 +22,7 @@ from cdp.trace.reader import Trace
 from cdp.trace.replay import Disk, Outcome, Replay
 from cdp.trace.session import Session
 from cdp.trace.shape import MAX_REQUEST_BYTES, Shape
-from cdp.trace.verify import MAX_PIECES, Pieces, Verified, changes_of, compare
+from cdp.trace.verify import MAX_PIECES, Pieces, Verified, cells_of, changes_of, compare
 from cdpcore import replaycheck
 from cdpcore.errors import InvalidRequest, NotFound, Unavailable
 from cdpcore.nbdclient import NbdDriver
@@ -193,14 +193,11 @@ class Server:
             left -= len(changes)
         kept, modulus = pieces.result()
         found.share_modelled = 1 / modulus
-        edges = np.unique(np.concatenate((kept["start"], kept["end"])))
-        if len(edges):
-            owner, touched = np.zeros(len(edges) - 1, np.uint64), np.zeros(len(edges) - 1, np.uint8)
-            replaycheck.paint(owner, touched, np.searchsorted(edges, kept["start"]), np.searchsorted(edges, kept["end"]), 0, len(kept))
-            wrote = owner > 0
-            wrote[wrote] = kept["kind"][owner[wrote].astype(np.intp) - 1] != Kind.TRIM
-            compare(self.disk.driver.target(), edges[:-1][wrote], edges[1:][wrote], owner[wrote], kept, trace, self.session,
-                    "at the end", found)
+        start, end, low, high = cells_of(kept)
+        owner, touched = np.zeros(len(start), np.uint64), np.zeros(len(start), np.uint8)
+        replaycheck.paint(owner, touched, low, high, 0, len(kept))
+        wrote = kept["kind"][owner.astype(np.intp) - 1] != Kind.TRIM if len(kept) else np.zeros(0, bool)
+        compare(self.disk.driver.target(), start[wrote], end[wrote], owner[wrote], kept, trace, self.session, "at the end", found)
         return {"volume": self.address.uri, **found.to_json()}
 
 

@@ -276,9 +276,7 @@ def _contents(volume: Volume, session: Session, trace: Trace, model: _Model, see
               progress: Callable[[int, int], None] | None) -> None:
     """Question 2."""
     pieces = model.pieces
-    edges: U64 = np.unique(np.concatenate((pieces["start"], pieces["end"])))
-    start, end = edges[:-1], edges[1:]
-    low, high = np.searchsorted(edges, pieces["start"]), np.searchsorted(edges, pieces["end"])
+    start, end, low, high = cells_of(pieces)
     owner, touched = np.zeros(len(start), np.uint64), np.zeros(len(start), np.uint8)
     rng = np.random.default_rng(seed + 1)
     chosen = model.moments.chosen(model.all_flushes)
@@ -305,6 +303,19 @@ def _contents(volume: Volume, session: Session, trace: Trace, model: _Model, see
             found.flush_moments += seq in flushed
             if progress:
                 progress(number + 1, len(chosen))
+
+
+def cells_of(pieces: Any) -> tuple[U64, U64, NDArray[np.int64], NDArray[np.int64]]:
+    """Cells between all ends of all pieces, those that no piece covers left out: (start, end), and for each piece its cells
+    [low, high)."""
+    edges: U64 = np.unique(np.concatenate((pieces["start"], pieces["end"])))
+    low, high = np.searchsorted(edges, pieces["start"]), np.searchsorted(edges, pieces["end"])
+    depth = np.zeros(len(edges) + 1, np.int64)
+    np.add.at(depth, low, 1)
+    np.add.at(depth, high, -1)
+    covered = np.cumsum(depth)[: max(0, len(edges) - 1)] > 0
+    before = np.concatenate((np.zeros(1, np.int64), np.cumsum(covered)))
+    return edges[:-1][covered], edges[1:][covered], before[low], before[high]
 
 
 def _old(cells: NDArray[np.bool_], length: U64, old_bytes: int, rng: np.random.Generator) -> None:
@@ -354,6 +365,7 @@ def _untouched(start: U64, end: U64, size_bytes: int) -> tuple[U64, U64]:
     """Beginnings of the stretches that no cell covers, up to UNTOUCHED_BYTES."""
     low, high = np.concatenate((np.zeros(1, np.uint64), end)), np.concatenate((start, np.array([size_bytes], np.uint64)))
     some = high > low
-    low, high = low[some], np.minimum(high[some], low[some] + np.uint64(_UNTOUCHED_PIECE))
+    low, high = low[some], high[some]
+    high = np.minimum(high, low + np.uint64(_UNTOUCHED_PIECE))
     few = np.cumsum(high - low) <= UNTOUCHED_BYTES
     return low[few], high[few]
