@@ -182,7 +182,7 @@ class Server:
     def verify(self, trace: Trace, replay: Replay) -> dict[str, Any]:
         """What was written last, read back and compared. What was trimmed is not looked at: a server may leave it as it was."""
         found = Verified(moments=1)
-        pieces = Pieces(MAX_PIECES)
+        pieces = Pieces(MAX_PIECES, self.session.size_bytes)
         shape = Shape(self.session.size_bytes, self.session.max_bytes, self.session.wrap)
         left = self.disk.driver.numbered
         for changes in changes_of(trace, self.session, shape):
@@ -191,8 +191,8 @@ class Server:
             pieces.add(changes, found.changes_in_volume + 1)
             found.changes_in_volume += len(changes)
             left -= len(changes)
-        kept, modulus = pieces.result()
-        found.share_modelled = 1 / modulus
+        kept = pieces.result()
+        found.share_modelled = pieces.share
         start, end, low, high = cells_of(kept)
         owner, touched = np.zeros(len(start), np.uint64), np.zeros(len(start), np.uint8)
         replaycheck.paint(owner, touched, low, high, 0, len(kept))

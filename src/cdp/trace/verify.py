@@ -9,8 +9,8 @@ Two independent questions:
 At each chosen moment everything is read that changed since the one before (so between them all writes are read at least
 once), and old cells up to `old_bytes`; at the last moment all cells, and stretches that no change touched.
 
-Memory is bounded: at most MAX_PIECES changes are kept. Where a trace has more, only zones of ZONE_BYTES whose number is 0 modulo
-a power of two are modelled; the result says which share. One thread.
+Memory is bounded: at most MAX_PIECES changes are kept. Where a trace has more, only zones of ZONE_BYTES at equal distances
+are modelled; the result says which share of the disk that is. One thread.
 """
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ from cdp.trace.payloads import payload
 from cdp.trace.shape import Shape, is_change
 from cdp.volume import Volume
 from cdpcore import replaycheck
+from cdpcore.errors import InvalidRequest
 
 U64 = NDArray[np.uint64]
 MAX_PIECES = 1 << 20
 MAX_MOMENTS = 10_000
 ZONE_BYTES = 1 << 20
+_PHASE = 0x9E3779B9  # which zones are modelled where not all are
 OLD_BYTES = 8 << 20
 UNTOUCHED_BYTES = 64 << 20
 _UNTOUCHED_PIECE = 64 << 10
@@ -98,18 +100,17 @@ def verify(volume: Volume, session: Session, trace: Trace, *, moments: int = 32,
     """
     found = Verified()
     picked = _Moments(session.start_seq, volume.window().newest.seq, moments, seed)
-    pieces = Pieces(max_pieces)
+    pieces = Pieces(max_pieces, session.size_bytes)
     _history(volume, session, trace, found, pieces, picked, progress)
-    kept, modulus = pieces.result()
-    found.share_modelled, found.flush_moments_known = 1 / modulus, picked.flushes_known
-    _contents(volume, session, trace, _Model(kept, modulus, picked, all_flushes), seed, old_bytes, found, moments_progress)
+    kept = pieces.result()
+    found.share_modelled, found.flush_moments_known = pieces.share, picked.flushes_known
+    _contents(volume, session, trace, _Model(kept, picked, all_flushes), seed, old_bytes, found, moments_progress)
     return found
 
 
 @dataclass
 class _Model:
     pieces: Any  # PIECE array, by change
-    modulus: int  # of the zones that it has
     moments: _Moments
     all_flushes: bool
 
@@ -187,53 +188,72 @@ def _hold(mine: Any, wanted: Records, done: int, session: Session, trace: Trace,
 
 
 class Pieces:
-    """The changes, or the parts of them that lie in modelled zones."""
+    """The changes, or the parts of them that lie in modelled zones.
 
-    def __init__(self, most: int):
-        self._most = most
-        self._modulus = 1
+    Zones are ZONE_BYTES long, `period` bytes apart. Too many pieces: the period doubles, so that of the old zones some stay; when
+    it has reached the disk's size, the one zone that is left is halved, down to a sector.
+    """
+
+    def __init__(self, most: int, size_bytes: int):
+        self._most, self._size = most, size_bytes
+        self._period = self._zone = ZONE_BYTES
         self._held: list[Any] = []
         self._count = 0
 
+    @property
+    def share(self) -> float:
+        """Of the disk that is modelled."""
+        return self._zone / self._period
+
     def add(self, changes: Records, first: int) -> None:
+        """Shaped changes with the numbers from `first` on. Raises InvalidRequest where no bounded model is possible."""
         new = np.empty(len(changes), PIECE)
         new["start"], new["end"] = changes["offset_bytes"], changes["offset_bytes"] + changes["length_bytes"]
         new["change"] = np.arange(first, first + len(changes), dtype=np.uint64)
         for name in ("payload", "source", "kind"):
             new[name] = changes[name]
-        sampled_by = self._modulus
         self._held.append(self._sampled(new))
         self._count += len(self._held[-1])
-        while self._count > self._most or self._modulus != sampled_by:
-            if self._modulus == sampled_by:
-                self._modulus *= 2
-            sampled_by = self._modulus
+        while self._count > self._most:
+            self._coarser()
             self._held = [self._sampled(np.concatenate(self._held))]
             self._count = len(self._held[0])
 
+    def _coarser(self) -> None:
+        if self._period * 2 <= self._size:
+            self._period *= 2
+        elif self._zone > 512:
+            self._zone //= 2
+        else:
+            raise InvalidRequest(f"more than {self._most} changes of one sector: no bounded model of them", "verify a part with --limit")
+
     def _sampled(self, pieces: Any) -> Any:
-        """Parts in zones whose number is 0 modulo the modulus; fewer zones where a few enormous changes would become too many."""
-        if self._modulus == 1:
+        """The parts in zones."""
+        if self._zone == self._period:
             return pieces
-        period = np.uint64(self._modulus * ZONE_BYTES)
-        first = pieces["start"] // period
-        count = ((pieces["end"] - np.uint64(1)) // period - first + np.uint64(1)).astype(np.intp)
-        if int(count.sum()) > 4 * self._most + len(pieces):
-            self._modulus *= 2
+        # Not the first zone of the disk, which is like no other; the same choice for every period, so old zones contain the new.
+        begin = _PHASE % (self._period // ZONE_BYTES) * ZONE_BYTES
+        start, end = pieces["start"].astype(np.int64) - begin, pieces["end"].astype(np.int64) - begin
+        first = start // self._period
+        count = (end - 1) // self._period - first + 1
+        if int(count.sum()) > 4 * self._most + len(pieces):  # few but enormous changes
+            self._coarser()
             return self._sampled(pieces)
         out = np.repeat(pieces, count)
-        nth = (np.arange(len(out)) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
-        zone = (np.repeat(first, count) + nth) * period
-        start, end = np.maximum(out["start"], zone), np.minimum(out["end"], zone + np.uint64(ZONE_BYTES))
-        inside = start < end
-        skipped = (start - out["start"])[inside]
-        out, start, end = out[inside], start[inside], end[inside]
+        nth = np.arange(len(out)) - np.repeat(np.cumsum(count) - count, count)
+        zone = (np.repeat(first, count) + nth) * self._period
+        low, high = np.maximum(np.repeat(start, count), zone), np.minimum(np.repeat(end, count), zone + self._zone)
+        inside = low < high
+        skipped = (low - np.repeat(start, count))[inside].astype(np.uint64)
+        out, low, high = out[inside], low[inside], high[inside]
         out["payload"] += np.where(out["payload"] > 0, skipped, np.uint64(0))
-        out["start"], out["end"] = start, end
+        out["start"], out["end"] = (low + begin).astype(np.uint64), (high + begin).astype(np.uint64)
         return out
 
-    def result(self) -> tuple[Any, int]:
-        return (np.concatenate(self._held) if self._held else np.empty(0, PIECE)), self._modulus
+    def result(self) -> Any:
+        """PIECE array, by change."""
+        # What was added before the zones became fewer, and not sampled again since.
+        return self._sampled(np.concatenate(self._held)) if self._held else np.empty(0, PIECE)
 
 
 class _Moments:
@@ -296,7 +316,7 @@ def _contents(volume: Volume, session: Session, trace: Trace, model: _Model, see
             with volume.at(seq) as image:
                 moment, target, picked = f"#{seq} (after change {changes})", image.target(), np.flatnonzero(cells)
                 compare(target, start[picked], end[picked], owner[picked], pieces, trace, session, moment, found, base)
-                if last and model.modulus == 1:
+                if last and found.share_modelled == 1:
                     low_gap, high_gap = _untouched(start, end, session.size_bytes)
                     compare(target, low_gap, high_gap, np.zeros(len(low_gap), np.uint64), pieces, trace, session, moment, found, base)
             found.moments += 1
