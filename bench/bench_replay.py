@@ -3,7 +3,7 @@
 Two ways of issuing the same requests to a fresh volume, in alternation, each up to a final flush:
     engine   records parsed before, content from a constant buffer: the engine and nothing else, in one thread without the GIL
     replay   what `cdp replay --speed max` does: the file is read, parsed and issued with its pattern, latencies are counted
-The ratio of each pair is what counts; the machine's disk moves both. One JSON line with commit, CPU, kernel and file system.
+The ratio of each pair is what counts; the machine's disk and other load move both. CPU seconds are of all threads. One JSON line with commit, CPU, kernel and file system.
 """
 import argparse
 import json
@@ -15,8 +15,9 @@ import subprocess
 import tempfile
 import time
 
-import cdp
 import numpy as np
+
+import cdp
 from cdp.trace.info import collect
 from cdp.trace.reader import open_trace
 from cdp.trace.replay import Disk, Replay
@@ -29,28 +30,28 @@ def fresh(folder: str, size: int) -> cdp.Volume:
     return cdp.create(f"{folder}/v", size=size)
 
 
-def engine(folder: str, records: np.ndarray, size: int) -> float:
-    """Seconds for pre-parsed records with constant content."""
+def engine(folder: str, records: np.ndarray, size: int) -> tuple[float, float]:
+    """(wall, CPU) seconds for pre-parsed records with constant content."""
     constant = np.full(MAX_REQUEST_BYTES, 0x5A, np.uint8)
     records = records.copy()
     records["payload"] = 0
     with fresh(folder, size) as volume:
         driver = TargetDriver(volume.target(), key=1, max_bytes=MAX_REQUEST_BYTES, pattern=False)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         driver.run(records.view(np.uint8), 0, constant)
         volume.flush()
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - cpu
 
 
-def replay(folder: str, trace: str, size: int) -> float:
-    """Seconds from opening the trace to the last byte durable."""
+def replay(folder: str, trace: str, size: int) -> tuple[float, float]:
+    """(wall, CPU) seconds from opening the trace to the last byte durable."""
     with fresh(folder, size) as volume:
         driver = TargetDriver(volume.target(), key=1, max_bytes=MAX_REQUEST_BYTES)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         with open_trace([trace]) as opened:
             outcome = Replay(opened, [Disk("v", None, driver, Shape(size, MAX_REQUEST_BYTES), volume._core.position)]).run()
         volume.flush()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began, time.process_time() - cpu
         assert outcome.ended == "end", outcome.error
         return seconds
 
@@ -76,11 +77,14 @@ def main() -> None:
                     own.append(engine(folder, records, size))
                 else:
                     ours.append(replay(folder, options.trace, size))
-        ratios = sorted(a / b for a, b in zip(own, ours, strict=True))
+        ratios = sorted(a[0] / b[0] for a, b in zip(own, ours, strict=True))
+        cpu = sorted(a[1] / b[1] for a, b in zip(own, ours, strict=True))
+        own, ours = [s for s, _ in own], [s for s, _ in ours]
         print(json.dumps({
             "bench": "replay", "trace": os.path.basename(options.trace), "requests": len(records), "written_bytes": info.bytes["write"],
             "engine_seconds": [round(s, 3) for s in own], "replay_seconds": [round(s, 3) for s in ours],
             "ratio_median": round(statistics.median(ratios), 3), "ratio_range": [round(ratios[0], 3), round(ratios[-1], 3)],
+            "cpu_ratio_median": round(statistics.median(cpu), 3), "cpu_ratio_range": [round(cpu[0], 3), round(cpu[-1], 3)],
             "engine_mib_s": round(info.bytes["write"] / statistics.median(own) / (1 << 20)),
             "replay_mib_s": round(info.bytes["write"] / statistics.median(ours) / (1 << 20)), "load": os.getloadavg()[0],
             "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),

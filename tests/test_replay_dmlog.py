@@ -6,10 +6,11 @@ import struct
 import subprocess
 import time
 
-import cdp
 import pytest
-from cdp.cli import cli
 from click.testing import CliRunner
+
+import cdp
+from cdp.cli import cli
 
 DISK_BYTES = 24 << 20
 
@@ -52,8 +53,8 @@ def made(request, tmp_path_factory):
     log.touch()
     mount.mkdir()
     server = subprocess.Popen(["qemu-nbd", "-k", socket, "-t", "--discard=unmap", "--image-opts",
-                               f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={disk},"
-                               f"file.discard=unmap,log.driver=file,log.filename={log},log-sector-size={request.param}"])
+                               (f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={disk},"
+                               f"file.discard=unmap,log.driver=file,log.filename={log},log-sector-size={request.param}")])
     fuse = None
     try:
         wait(socket.exists, server)
@@ -61,15 +62,15 @@ def made(request, tmp_path_factory):
         aligned = ["nbdkit", "-s", "--exit-with-parent", "--filter=blocksize", "nbd", f"socket={socket}", "minblock=4096"]
         fuse = subprocess.Popen(["nbdfuse", mount / "nbd", "--command", *map(str, aligned)])
         wait((mount / "nbd").exists, fuse)
-        tools = {"env": {"PATH": path}, "check": True, "capture_output": True}
-        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", mount / "nbd"], **tools)
+        tools = {"env": {"PATH": path}, "capture_output": True}
+        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", mount / "nbd"], check=True, **tools)
         for i in range(6):
             (folder / f"file{i}").write_bytes(os.urandom(9000 * (i + 1)))
-            subprocess.run(["debugfs", "-w", "-R", f"write {folder}/file{i} file{i}", mount / "nbd"], **tools)
+            subprocess.run(["debugfs", "-w", "-R", f"write {folder}/file{i} file{i}", mount / "nbd"], check=True, **tools)
             fd = os.open(mount / "nbd", os.O_RDWR)
             os.fsync(fd)
             os.close(fd)
-        subprocess.run(["debugfs", "-w", "-R", "rm file2", mount / "nbd"], **tools)
+        subprocess.run(["debugfs", "-w", "-R", "rm file2", mount / "nbd"], check=True, **tools)
         # What ext4 tools do not ask for: discard, zeroes, FUA.
         fuse.terminate()  # and it unmounts
         fuse.wait(30)

@@ -6,14 +6,15 @@ import threading
 import time
 from contextlib import contextmanager
 
-import cdp
 import pytest
+from click.testing import CliRunner
+from replay_traces import blkparse, fio, some
+
+import cdp
 from cdp.cli import cli
 from cdp.nbd import NbdServer, UnixAddress
 from cdp.trace.toserver import parse
 from cdpcore.errors import InvalidRequest, NotFound
-from click.testing import CliRunner
-from replay_traces import blkparse, fio, some
 
 SIZE = 8 << 20
 

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from cdp.cli import cli
 from click.testing import CliRunner
+
+from cdp.cli import cli
 
 TRACES = Path(os.environ.get("CDP_TRACES", Path(__file__).parent.parent.parent / "shared" / "traces"))
 RECORDS = 12_000

@@ -2,13 +2,11 @@
 import dataclasses
 import random
 
-import cdp
 import numpy as np
 import pytest
-from cdpcore import replaycheck
-from cdpcore.errors import InvalidRequest
 from replay_traces import fio, some
 
+import cdp
 from cdp.trace import session as sessions
 from cdp.trace.content import content
 from cdp.trace.model import RECORD, Flag, Kind
@@ -16,6 +14,8 @@ from cdp.trace.reader import open_trace
 from cdp.trace.session import Session
 from cdp.trace.shape import Shape, is_change
 from cdp.trace.verify import Pieces, verify
+from cdpcore import replaycheck
+from cdpcore.errors import InvalidRequest
 
 SIZE = 4 << 20
 KEY = 0xABCDEF01

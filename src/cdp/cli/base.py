@@ -134,7 +134,7 @@ class Root(click.Group):
     ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export", "import",
              "restore", "undo", "restores", "check", "replay", "config")
 
-    LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace_group")}
+    LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

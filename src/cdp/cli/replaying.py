@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
-from cdpcore.errors import CdpError, Corruption, InvalidRequest
 
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit
 from cdp.units import parse_size
+from cdpcore.errors import CdpError, Corruption, InvalidRequest
 
 if TYPE_CHECKING:
     from cdp.trace.info import TraceInfo

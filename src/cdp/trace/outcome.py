@@ -71,11 +71,11 @@ def lines(report: dict[str, Any]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     out += ["", *("  " + "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
                   for row in [head, *rows]), ""]
-    facts = [("rate", f"{r['requests_per_second']:,.0f} requests/s, {approx_size(r['write_bytes_per_second'])}/s written, "
-                      f"{approx_size(r['read_bytes_per_second'])}/s read")]
+    facts = [("rate", (f"{r['requests_per_second']:,.0f} requests/s, {approx_size(r['write_bytes_per_second'])}/s written, "
+                      f"{approx_size(r['read_bytes_per_second'])}/s read"))]
     if r["overwritten_share"] is not None:
-        facts.append(("overwritten", f"{r['overwritten_share']:.1%} of the written bytes; {approx_size(r['written_footprint_bytes'])} "
-                                     "of the disk written"))
+        facts.append(("overwritten", (f"{r['overwritten_share']:.1%} of the written bytes; {approx_size(r['written_footprint_bytes'])} "
+                                     "of the disk written")))
     if r["clock"] != "none":
         facts.append(("trace time", f"{r['trace_span_seconds']:,.3f} s" + (f" from {r['trace_start_utc']}" if r["trace_start_utc"] else "")
                       + (f", at most {r['late_ms_max']:,.1f} ms late" if r["late_ms_max"] is not None else "")))
@@ -90,8 +90,8 @@ def lines(report: dict[str, Any]) -> list[str]:
             continue
         facts.append(("volume", f"{d['volume']}, {approx_size(d['size_bytes'])}" + (f" ({d['device']})" if len(r["disks"]) > 1 else "")))
         if d.get("log_bytes_per_write") is not None:
-            facts.append(("", f"log {approx_size(d['log_bytes'])}, {d['log_bytes_per_write']:,.0f} bytes a write; index "
-                              f"{approx_size(d['index_bytes'])}, {d['index_bytes_per_write']:,.0f} bytes a write"))
+            facts.append(("", (f"log {approx_size(d['log_bytes'])}, {d['log_bytes_per_write']:,.0f} bytes a write; index "
+                              f"{approx_size(d['index_bytes'])}, {d['index_bytes_per_write']:,.0f} bytes a write")))
         facts.append(("", f"from {d['bookmarks'][0]} (#{d['start_seq']}) to {d['bookmarks'][1]} (#{d['end_seq']}), {d['changes']:,} changes"))
     width = max(len(name) for name, _ in facts)
     out += [f"  {name.ljust(width)}  {text}" for name, text in facts]

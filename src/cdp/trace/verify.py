@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdp.trace.model import Flag, Kind, Records
+from cdp.trace.payloads import payload
 from cdp.trace.reader import Trace
 from cdp.trace.session import Session, acknowledged
-from cdp.trace.payloads import payload
 from cdp.trace.shape import Shape, is_change
 from cdp.volume import Volume
 from cdpcore import replaycheck
