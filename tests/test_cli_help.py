@@ -1,14 +1,15 @@
 """The command line's form: help, exit statuses, usage errors, start-up, documents in step."""
 import json
-import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import cdp
 from cdp.cli import cli, exits
 from cdp.cli.base import CdpCommand, report
 from cdp.cli.reference import commands, help_of, renewed
@@ -98,8 +99,9 @@ def test_settings_are_checked_before_the_command_looks_at_anything(tmp_path):
         one_line_error(run("create", str(tmp_path / "v"), "--size", "1G", *args), exits.USAGE, "out of range")
     assert list(tmp_path.iterdir()) == []
     one_line_error(run("info", "nowhere", "--set", "x=1"), exits.USAGE, "unknown key 'x'")
-    one_line_error(run("info", "nowhere", "--config", str(tmp_path / "no.toml")), exits.NOT_FOUND, "no such settings file")
-    one_line_error(run("--config", str(tmp_path / "no.toml"), "info", "nowhere"), exits.NOT_FOUND, "no such settings file")
+    none = ("--config", str(tmp_path / "no.toml"))
+    one_line_error(run("info", "nowhere", *none), exits.NOT_FOUND, "no such settings file")
+    one_line_error(run(*none, "info", "nowhere"), exits.NOT_FOUND, "no such settings file")
 
 
 def test_config_show(tmp_path):
@@ -121,7 +123,12 @@ def test_config_show(tmp_path):
 def test_every_error_becomes_one_line(capsys):
     cases = [
         (errors.Busy("web: open elsewhere", "stop that"), exits.BUSY, "web: open elsewhere; stop that"),
-        (errors.Corruption("two\nlines"), exits.CORRUPT, "two lines"),
+        (errors.Corruption("two\nlines"), exits.CORRUPT, "two lines; run 'cdp check'"),
+        (errors.Unavailable("x: Permission denied"), exits.UNAVAILABLE, "x: Permission denied; run as a user who may"),
+        (errors.Unavailable("x: broken"), exits.UNAVAILABLE, "x: broken; see the system's log"),
+        (errors.OutOfSpace("x"), exits.NO_SPACE, "x; free space"),
+        (errors.Busy("x"), exits.BUSY, "x; wait"),
+        (errors.NotFound("x"), exits.NOT_FOUND, "x; see 'cdp --help'"),
         (OSError(28, "No space left on device", "x.img"), exits.NO_SPACE, "x.img: No space left on device; free space"),
         (PermissionError(13, "Permission denied", "x"), exits.UNAVAILABLE, "x: Permission denied; run as"),
         (FileNotFoundError(2, "No such file", "x"), exits.NOT_FOUND, "x: No such file; check"),
@@ -151,15 +158,17 @@ def test_a_reader_that_went_away_is_no_traceback():
 
 
 def test_start_up_imports_nothing_heavy():
-    heavy = ["fastapi", "pydantic", "uvicorn", "httpx", "rich", "matplotlib", "polars", "asyncio"]
+    heavy = ["fastapi", "pydantic", "uvicorn", "httpx", "rich", "matplotlib", "polars", "asyncio", "numpy", "lmdb"]
     code = f"""import sys
 from cdp.cli import cli
 cli(["--help"], standalone_mode=False)
 print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"""
-    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy())
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert got.stderr.strip() == "[]"
 
 
 def test_version():
     result = run("--version")
-    assert result.exit_code == 0 and result.stdout.startswith("cdp ")
+    assert result.exit_code == 0 and result.stdout == f"cdp {cdp.__version__}\n"
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    assert project["version"] == cdp.__version__

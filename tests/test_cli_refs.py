@@ -105,7 +105,8 @@ def test_points_where_none_belong_and_the_other_way_round():
 
 
 @pytest.mark.parametrize("content", [
-    "", "{", "[]", "null", '{"admin_socket": 5}', json.dumps({"admin_socket": "/nowhere/s", "name": "web", "uuid": "u"}),
+    "", "{", "[]", "null", '{"admin_socket": 5}',
+    json.dumps({"admin_socket": "/nowhere/s", "name": "web", "uuid": "u"}),
     json.dumps({"admin_socket": "x" * 300, "name": "web", "uuid": "u"}),
 ])
 def test_a_stale_or_broken_serving_file_is_no_server(content):

@@ -1,4 +1,4 @@
-"""`cdp serve` as a process: exports, signals, what a killed server leaves behind, and what is refused before it is ready."""
+"""`cdp serve` as a process: exports, signals, what a killed server leaves behind, and what is refused before ready."""
 import json
 import os
 import shutil
@@ -112,7 +112,8 @@ def run(*args):
 def refused(status, *args, hint=""):
     result = run(*args)
     assert result.returncode == status, result
-    assert result.stdout == "" and result.stderr.startswith("cdp: error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert result.stdout == "" and result.stderr.count("\n") == 1, result
+    assert result.stderr.startswith("cdp: error: ")
     assert "; " in result.stderr and hint in result.stderr, result.stderr
     return result.stderr
 
@@ -280,8 +281,9 @@ def test_what_serve_refuses(here, args, status, hint):
     assert result.returncode == status if status is not None else result.returncode in (
         exits.USAGE, exits.NOT_FOUND, exits.BUSY, exits.UNAVAILABLE), result
     assert result.stdout == "" and "; " in result.stderr and hint in result.stderr, result.stderr
-    assert [line for line in result.stderr.splitlines() if " INFO " not in line] == [result.stderr.splitlines()[-1]], result.stderr
-    assert result.stderr.splitlines()[-1].startswith("cdp: error: ")
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if " INFO " not in line] == lines[-1:], lines
+    assert lines[-1].startswith("cdp: error: ")
     assert sorted(set(os.listdir(".")) - {"cdp"}) == before
     assert read_serving("web") is None
     with cdp.open("web") as volume:  # let go of
@@ -315,7 +317,8 @@ def test_the_administration_document(here):
           httpx.Client(transport=httpx.HTTPTransport(uds="a.sock"), base_url="http://cdp") as http):
         document = http.get("/openapi.json").json()
         assert document["openapi"].startswith("3.")
-        for path in ("info", "window", "explain", "bookmarks", "images", "restores", "undo", "records", "map", "content",
+        for path in ("info", "window", "explain", "bookmarks", "images", "restores", "undo", "records", "map",
+                     "content",
                      "zero", "flush", "check"):
             suffix = "" if path == "info" else f"/{path}"
             assert f"/v1/volumes/{{volume}}{suffix}" in document["paths"]
@@ -334,7 +337,8 @@ def test_the_administration_document(here):
             body = answer.json()
             assert answer.status_code == status, (request, body)
             assert body["kind"] == kind and body["message"] and body["exit_code"] == getattr(cdp, kind).exit_code
-        strange = http.post("/v1/volumes/web/restores", json={"point": "now", "dryrun": True})  # a slip must not restore
+        # A slip of the pen must not restore.
+        strange = http.post("/v1/volumes/web/restores", json={"point": "now", "dryrun": True})
         assert strange.status_code == 400
         too_large = http.put("/v1/volumes/web/content?offset=0", content=iter([bytes(MIB)] * 33))
         assert too_large.status_code == 400
@@ -343,9 +347,11 @@ def test_the_administration_document(here):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_tls(here):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
-                    "k.pem", "-out", "c.pem", "-days", "2", "-subj", "/CN=localhost"], check=True, capture_output=True)
-    with serving("web", "--tcp", "127.0.0.1:0", "--tls", "require", "--tls-cert", "c.pem", "--tls-key", "k.pem") as process:
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-keyout", "k.pem", "-out", "c.pem", "-days", "2", "-subj", "/CN=localhost"], check=True,
+                   capture_output=True)
+    tls = ("--tls", "require", "--tls-cert", "c.pem", "--tls-key", "k.pem")
+    with serving("web", "--tcp", "127.0.0.1:0", *tls) as process:
         uri = process.stdout.readline().strip()
         assert uri.startswith("nbds://127.0.0.1:")
         parts = urlsplit(uri)

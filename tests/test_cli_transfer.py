@@ -72,7 +72,8 @@ def test_nonzero_ranges():
 
 
 @pytest.mark.parametrize("ranges", [
-    [], [(0, 24 * MIB)], [(0, 4096)], [(24 * MIB - 4096, 4096)], [(MIB, 9 * MIB), (12 * MIB, 8192), (12 * MIB + 16384, 4096)],
+    [], [(0, 24 * MIB)], [(0, 4096)], [(24 * MIB - 4096, 4096)],
+    [(MIB, 9 * MIB), (12 * MIB, 8192), (12 * MIB + 16384, 4096)],
 ])
 def test_export_to_file_and_stream(tmp_path, ranges):
     want = pattern(*ranges, size=24 * MIB)

@@ -1,7 +1,7 @@
 """Every command on real volumes, twice: opened by the command itself, and held by a server's administration socket.
 
-What must hold both ways is written once; `way` is the parameter. Wrong uses give one line with a next step, the right exit
-status, and leave the volume as it was.
+What must hold both ways is written once; `way` is the parameter. Wrong uses give one line with a next step, the right
+exit status, and leave the volume as it was.
 """
 import json
 import os
@@ -40,8 +40,8 @@ class World:
         self._volume = cdp.open("web")
         served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
         self._leases = ImageLeases(self._volume)
-        self._admin = AdminServer(served["admin_socket"], {"web": Held(VolumeService(self._volume, served), self._leases, identity("web"),
-                                                                      lambda name: [f"nbd://test/{name}"])})
+        held = Held(VolumeService(self._volume, served), self._leases, identity("web"), lambda name: [f"nbd://test/{name}"])
+        self._admin = AdminServer(served["admin_socket"], {"web": held})
         self._admin.start()
         write_serving("web", served)
 
@@ -216,8 +216,10 @@ def test_points_that_are_refused(world):
 
 
 @pytest.mark.parametrize("args", [
-    ["info", "{}"], ["window", "{}"], ["explain", "{}@now"], ["bookmark", "{}", "x"], ["bookmarks", "{}"], ["records", "{}"],
-    ["image", "create", "{}@now", "x"], ["image", "list", "{}"], ["image", "delete", "{}", "x"], ["export", "{}", "out.img"],
+    ["info", "{}"], ["window", "{}"], ["explain", "{}@now"], ["bookmark", "{}", "x"], ["bookmarks", "{}"],
+    ["records", "{}"],
+    ["image", "create", "{}@now", "x"], ["image", "list", "{}"], ["image", "delete", "{}", "x"],
+    ["export", "{}", "out.img"],
     ["restore", "{}@now"], ["undo", "{}"], ["restores", "{}"], ["check", "{}"], ["serve", "{}"],
 ], ids=lambda args: " ".join(args))
 def test_what_is_no_volume(world, args):
@@ -270,7 +272,8 @@ def test_images(world):
     assert [image["name"] for image in world.json("image", "list", "web/test")] == ["inner"]
     assert world.json("image", "list", "web")[0]["children"] == 1
     info = world.json("info", "web/test")
-    assert info["parent"] is not None and (info["served"] or {"uris": []})["uris"] == ["nbd://test/web/test"] * world.served
+    assert info["parent"] is not None
+    assert (info["served"] or {"uris": []})["uris"] == ["nbd://test/web/test"] * world.served
     with connect("web/test/inner") as service:
         assert service.read(0, 512) == b"a" * 512
         service.write(0, b"c" * 512)
@@ -535,7 +538,8 @@ def test_a_lost_catalog_is_rebuilt(here):
         volume.bookmark("mark")
     shutil.rmtree("web/catalog.lmdb")
     result = run("info", "web")
-    assert result.exit_code == exits.CORRUPT and "cdp check --rebuild" in result.stderr and result.stderr.count("\n") == 1
+    assert result.exit_code == exits.CORRUPT and result.stderr.count("\n") == 1
+    assert "cdp check --rebuild" in result.stderr
     assert run("check", "web").exit_code == exits.CORRUPT
     assert run("check", "web", "--rebuild").exit_code == 0
     assert [mark["name"] for mark in json.loads(run("bookmarks", "web", "--json").stdout)] == ["mark"]
@@ -554,6 +558,29 @@ def test_a_volume_that_another_holds_without_serving(world):
         with cdp.open("web"):
             result = run("info", "web")
         assert result.exit_code == exits.BUSY and result.stderr.count("\n") == 1 and "; " in result.stderr
+
+
+def test_a_volume_that_the_user_may_not_enter(here):
+    cdp.create("web", size=MIB).close()
+    (here / "disk.img").write_bytes(b"x" * 512)
+    is_root = os.geteuid() == 0
+    here.chmod(0o555)
+    for path in (here / "web", here / "disk.img"):
+        path.chmod(0o000)
+    try:
+        if is_root:
+            os.seteuid(65534)
+        for args in (["info", "web"], ["export", "web@now", "out.img"], ["check", "web"], ["serve", "web"],
+                     ["import", "disk.img", "new"], ["create", "new", "--size", "1M"]):
+            result = run(*args)
+            assert result.exit_code == exits.UNAVAILABLE, (args, result.output)
+            assert result.stderr.count("\n") == 1 and "Permission denied; run as a user who may" in result.stderr
+    finally:
+        if is_root:
+            os.seteuid(0)
+        here.chmod(0o755)
+        (here / "web").chmod(0o755)
+    assert sorted(os.listdir(here)) == ["disk.img", "web"]
 
 
 def test_serving_what_is_served(world):

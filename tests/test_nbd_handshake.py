@@ -503,27 +503,37 @@ def test_bad_unix_paths(shelf, tmp_path):
         NbdServer(shelf, [UnixAddress(str(tmp_path / "no" / "dir"))]).start()
 
 
-def test_two_servers_starting_at_once_on_a_stale_socket(shelf, path):
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(path)
-    servers, errors = [NbdServer(shelf, [UnixAddress(path)]) for _ in range(6)], []
+def test_a_socket_that_is_not_listened_on_yet_is_not_stale(shelf, path, monkeypatch):
+    """Two servers starting at once: the second waits until the first listens, and then finds it in use."""
+    bound, go_on, real = threading.Event(), threading.Event(), os.chmod
 
-    def start(server):
+    def chmod(*args):  # called between bind and listen
+        bound.set()
+        assert go_on.wait(DEADLINE_S)
+        real(*args)
+
+    monkeypatch.setattr(os, "chmod", chmod)
+    first, second, errors = NbdServer(shelf, [UnixAddress(path)]), NbdServer(shelf, [UnixAddress(path)]), []
+
+    def start_second():
         try:
-            server.start()
+            second.start()
         except Busy as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=start, args=(server,)) for server in servers]
-    for thread in threads:
-        thread.start()
+    threads = [threading.Thread(target=first.start), threading.Thread(target=start_second)]
+    threads[0].start()
+    assert bound.wait(DEADLINE_S)
+    threads[1].start()
+    threads[1].join(0.2)
+    go_on.set()
     for thread in threads:
         thread.join()
-    assert len(errors) == 5
     with dial(path) as sock:
         assert Talk(sock).ask(LIST)[-1][0] == ACK
-    for server in servers:
-        server.close()
+    assert len(errors) == 1
+    first.close()
+    second.close()
 
 
 def test_several_listeners(shelf, path):

@@ -152,7 +152,9 @@ def test_bad_sizes(text):
         units.parse_size(text)
 
 
-@pytest.mark.parametrize("text, ms", [("250ms", 250), ("1s", 1000), ("1.5s", 1500), ("2m", 120_000), ("2min", 120_000), ("1d", 86_400_000)])
+@pytest.mark.parametrize("text, ms", [
+    ("250ms", 250), ("1s", 1000), ("1.5s", 1500), ("2m", 120_000), ("2min", 120_000), ("1d", 86_400_000),
+])
 def test_durations(text, ms):
     assert units.parse_duration_ms(text) == ms
     assert units.parse_duration_ms(units.format_duration_ms(ms)) == ms
@@ -166,12 +168,15 @@ def test_bad_durations(text):
 
 def test_ages():
     second = 10**9
-    for ns, text in [(0, "now"), (350 * 10**6, "350 ms ago"), (12 * second, "12 s ago"), (303 * second, "5 min 3 s ago"),
+    for ns, text in [(0, "now"), (350 * 10**6, "350 ms ago"), (12 * second, "12 s ago"),
+                     (303 * second, "5 min 3 s ago"),
                      (7800 * second, "2 h 10 min ago"), (3 * 86400 * second, "3 d ago"), (-5 * second, "in 5 s")]:
         assert units.approx_age(ns) == text
 
 
-@pytest.mark.parametrize("text, want", [("localhost:10809", ("localhost", 10809)), ("[::1]:0", ("::1", 0)), ("0.0.0.0:1", ("0.0.0.0", 1))])
+@pytest.mark.parametrize("text, want", [
+    ("localhost:10809", ("localhost", 10809)), ("[::1]:0", ("::1", 0)), ("0.0.0.0:1", ("0.0.0.0", 1)),
+])
 def test_addresses(text, want):
     assert parse_address(text) == want
 

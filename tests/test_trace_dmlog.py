@@ -1,4 +1,5 @@
-"""Write logs: made by QEMU's blklogwrites from real requests, and by the format's definition for what QEMU never writes."""
+"""Write logs: made by QEMU's blklogwrites from real requests; by the format's definition, what QEMU never writes."""
+
 from __future__ import annotations
 
 import gzip
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+
 from cdp.trace import Flag, Kind, Trace, open_trace
 from cdp.trace.samples import write_log
 from cdpcore.errors import Closed, InvalidRequest
@@ -48,11 +50,17 @@ def qemu_log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     source.mkdir()
     for i in range(12):
         (source / f"file{i}").write_bytes(bytes([i]) * (7000 * i))
-    subprocess.run(["mkfs.ext4", "-q", "-d", source, filesystem], check=True,
-                   env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}, capture_output=True)
-    server = subprocess.Popen(["qemu-nbd", "-k", socket, "-t", "--discard=unmap", "--image-opts",
-                               f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={disk},"
-                               f"file.discard=unmap,log.driver=file,log.filename={log},log-sector-size={request.param}"])
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-d", source, filesystem],
+        check=True,
+        env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
+        capture_output=True,
+    )
+    image = (
+        f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={disk},"
+        f"file.discard=unmap,log.driver=file,log.filename={log},log-sector-size={request.param}"
+    )
+    server = subprocess.Popen(["qemu-nbd", "-k", socket, "-t", "--discard=unmap", "--image-opts", image])
     try:
         deadline = 500
         while not socket.exists() and server.poll() is None and deadline:
@@ -60,11 +68,34 @@ def qemu_log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             subprocess.run(["sleep", "0.02"], check=True)
         uri = f"nbd+unix:///?socket={socket}"
         subprocess.run(["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", "-W", filesystem, uri], check=True)
-        scattered = [a for i in range(60) for a in ("-c", f"write -P {i} {(i * 37 % 500) * 40960} {4096 * (1 + i % 5)}")]
+        scattered = [
+            a for i in range(60) for a in ("-c", f"write -P {i} {(i * 37 % 500) * 40960} {4096 * (1 + i % 5)}")
+        ]
         subprocess.run(["qemu-io", "-f", "raw", uri, *scattered], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(["qemu-io", "-f", "raw", uri, "-c", "write -P 7 64k 12k", "-c", "flush", "-c", "discard 1M 64k",
-                        "-c", "write -z 2M 32k", "-c", "write -f -P 9 8k 4k", "-c", "write -P 3 20M 1M", "-c", "flush"],
-                       check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                "qemu-io",
+                "-f",
+                "raw",
+                uri,
+                "-c",
+                "write -P 7 64k 12k",
+                "-c",
+                "flush",
+                "-c",
+                "discard 1M 64k",
+                "-c",
+                "write -z 2M 32k",
+                "-c",
+                "write -f -P 9 8k 4k",
+                "-c",
+                "write -P 3 20M 1M",
+                "-c",
+                "flush",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     finally:
         server.terminate()
         server.wait(30)
@@ -115,7 +146,7 @@ def test_moment_at_every_flush_equals_an_independent_replay(qemu_log: tuple[Path
         entries = independent(log)
         for records in trace:
             for record in records:
-                flags, offset, length, data = next(entries)
+                _, offset, length, data = next(entries)
                 theirs[offset : offset + length] = data or bytes(length)
                 start, size = int(record["offset_bytes"]), int(record["length_bytes"])
                 if size:
@@ -144,14 +175,39 @@ def test_flags_marks_and_metadata(tmp_path: Path) -> None:
     """What the kernel's target logs and QEMU does not: FUA, preflush with data, metadata, marks."""
     block = bytes(range(256)) * 2
     path = tmp_path / "log"
-    path.write_bytes(write_log([(8, 1, 0, block), (9, 2, 1 | 2, block * 2), (0, 0, 1, b""), (4, 1, 16, block),
-                                (0, 0, 8, b"mark: mkfs done"), (100, 8, 4, b""), (7, 1, 2 | 16, block)]))
+    path.write_bytes(
+        write_log(
+            [
+                (8, 1, 0, block),
+                (9, 2, 1 | 2, block * 2),
+                (0, 0, 1, b""),
+                (4, 1, 16, block),
+                (0, 0, 8, b"mark: mkfs done"),
+                (100, 8, 4, b""),
+                (7, 1, 2 | 16, block),
+            ]
+        )
+    )
     with open_trace(path) as trace:
         records = np.concatenate(list(trace))
-        assert [Kind(k) for k in records["kind"]] == [Kind.WRITE, Kind.WRITE, Kind.FLUSH, Kind.WRITE, Kind.OTHER, Kind.TRIM,
-                                                      Kind.WRITE]
-        assert [Flag(int(f)) for f in records["flags"]] == [Flag(0), Flag.FUA | Flag.PREFLUSH, Flag(0), Flag.META, Flag(0),
-                                                           Flag(0), Flag.FUA | Flag.META]
+        assert [Kind(k) for k in records["kind"]] == [
+            Kind.WRITE,
+            Kind.WRITE,
+            Kind.FLUSH,
+            Kind.WRITE,
+            Kind.OTHER,
+            Kind.TRIM,
+            Kind.WRITE,
+        ]
+        assert [Flag(int(f)) for f in records["flags"]] == [
+            Flag(0),
+            Flag.FUA | Flag.PREFLUSH,
+            Flag(0),
+            Flag.META,
+            Flag(0),
+            Flag(0),
+            Flag.FUA | Flag.META,
+        ]
         assert [int(o) for o in records["offset_bytes"]] == [4096, 4608, 0, 2048, 0, 51200, 3584]
         assert [trace.payload(r) for r in records] == [block, block * 2, b"", block, b"", b"", block]
         assert [int(n) for n in records["number"]] == list(range(1, 8))
@@ -168,16 +224,29 @@ def test_flags_marks_and_metadata(tmp_path: Path) -> None:
         source.read(0, 1)
 
 
-@pytest.mark.parametrize("damage, expected", [
-    (lambda log: log[: 512 * 4 + 100], "expected 3 entries as its super block says, but the log ends"),
-    (lambda log: log[: 512 * 3], "record 2 at byte 1536: expected 3 entries"),
-    (lambda log: log[: 512 * 3 + 16] + b"\xff" + log[512 * 3 + 17 :], "record 2 at byte 1536: expected an entry: flags below 32"),
-    (lambda log: log[: 512 * 3] + b"\xff" * 8 + log[512 * 3 + 8 :], "record 2 at byte 1536: expected an entry: offset + size"),
-    (lambda log: log[: 512 * 3 + 8] + b"\xff" * 8 + log[512 * 3 + 16 :], "record 2 at byte 1536: expected an entry: offset + size"),
-])
+@pytest.mark.parametrize(
+    "damage, expected",
+    [
+        (lambda log: log[: 512 * 4 + 100], "expected 3 entries as its super block says, but the log ends"),
+        (lambda log: log[: 512 * 3], "record 2 at byte 1536: expected 3 entries"),
+        (
+            lambda log: log[: 512 * 3 + 16] + b"\xff" + log[512 * 3 + 17 :],
+            "record 2 at byte 1536: expected an entry: flags below 32",
+        ),
+        (
+            lambda log: log[: 512 * 3] + b"\xff" * 8 + log[512 * 3 + 8 :],
+            "record 2 at byte 1536: expected an entry: offset + size",
+        ),
+        (
+            lambda log: log[: 512 * 3 + 8] + b"\xff" * 8 + log[512 * 3 + 16 :],
+            "record 2 at byte 1536: expected an entry: offset + size",
+        ),
+    ],
+)
 def test_damaged_log(damage: object, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "log"
-    path.write_bytes(damage(write_log([(0, 1, 0, b"a" * 512), (1, 1, 0, b"b" * 512), (2, 1, 0, b"c" * 512)])))  # type: ignore[operator]
+    log = write_log([(i, 1, 0, letter * 512) for i, letter in enumerate((b"a", b"b", b"c"))])
+    path.write_bytes(damage(log))  # type: ignore[operator]
     with open_trace(path) as trace, pytest.raises(InvalidRequest) as caught:
         got = []
         for records in trace:
@@ -188,9 +257,15 @@ def test_damaged_log(damage: object, expected: str, tmp_path: Path) -> None:
         assert sum(map(len, trace)) == 1 and trace.tally.bad == 1
 
 
-@pytest.mark.parametrize("at, value, expected", [
-    (0, b"\0", "the magic"), (8, b"\2", "version 1"), (24, b"\x01", "a sector size"), (24, b"\0\0\0\0", "a sector size"),
-])
+@pytest.mark.parametrize(
+    "at, value, expected",
+    [
+        (0, b"\0", "the magic"),
+        (8, b"\2", "version 1"),
+        (24, b"\x01", "a sector size"),
+        (24, b"\0\0\0\0", "a sector size"),
+    ],
+)
 def test_damaged_super_block(at: int, value: bytes, expected: str, tmp_path: Path) -> None:
     log = bytearray(write_log([(0, 1, 0, b"a" * 512)]))
     log[at : at + len(value)] = value

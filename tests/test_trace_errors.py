@@ -1,4 +1,5 @@
 """Malformed traces: one line that names file, line, column and what was expected; skip_bad counts and goes on."""
+
 from __future__ import annotations
 
 import gzip
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+
 from cdp.trace import FORMATS, open_trace, samples
 from cdp.trace.samples import GRAINS
 from cdpcore.errors import CdpError, InvalidRequest, NotFound, Unavailable
@@ -26,20 +28,23 @@ def failure(path: Path | str, format: str | None = None, **options: object) -> t
     return caught.value, before
 
 
-@pytest.mark.parametrize("line, column, expected", [
-    (b"128166372010810581,mds,0,Write,2654453760,-4096,54086", 43, "Size: a whole number of bytes, not negative"),
-    (b"128166372010810581,mds,0,Write,-1,4096,54086", 32, "Offset: a whole number of bytes, not negative"),
-    (b"128166372010810581,mds,0,Write,9223372036854775808,4096,1", 32, "an offset below 2^63 bytes"),
-    (b"128166372010810581,mds,0,Write,9223372036854775807,2,1", 52, "offset + size of at most 2^63 bytes"),
-    (b"128166372010810581,mds,0,Write,18446744073709551616,2,1", 32, "Offset: a whole number of bytes"),
-    (b"128166372010810581,mds,0,Write,2654453760", 42, "a comma: 7 fields"),
-    (b"128166372010810581,mds,0,Write,2654453760,4096,54086,9", 53, "the end of the line after 7 fields"),
-    (b"128166372010810581,mds,0,Trim,2654453760,4096,54086", 26, "Type: Read or Write"),
-    (b"1281663720.5,mds,0,Write,2654453760,4096,54086", 11, "a comma: 7 fields"),
-    (b"1,mds,0,Write,2654453760,4096,54086", 1, "Timestamp: a Windows FILETIME between 1970 and 2554"),
-    (b"128166372010810581,,0,Write,2654453760,4096,54086", 20, "Hostname"),
-    (b"1281663720108", 14, "a comma: 7 fields"),
-])
+@pytest.mark.parametrize(
+    "line, column, expected",
+    [
+        (b"128166372010810581,mds,0,Write,2654453760,-4096,54086", 43, "Size: a whole number of bytes, not negative"),
+        (b"128166372010810581,mds,0,Write,-1,4096,54086", 32, "Offset: a whole number of bytes, not negative"),
+        (b"128166372010810581,mds,0,Write,9223372036854775808,4096,1", 32, "an offset below 2^63 bytes"),
+        (b"128166372010810581,mds,0,Write,9223372036854775807,2,1", 52, "offset + size of at most 2^63 bytes"),
+        (b"128166372010810581,mds,0,Write,18446744073709551616,2,1", 32, "Offset: a whole number of bytes"),
+        (b"128166372010810581,mds,0,Write,2654453760", 42, "a comma: 7 fields"),
+        (b"128166372010810581,mds,0,Write,2654453760,4096,54086,9", 53, "the end of the line after 7 fields"),
+        (b"128166372010810581,mds,0,Trim,2654453760,4096,54086", 26, "Type: Read or Write"),
+        (b"1281663720.5,mds,0,Write,2654453760,4096,54086", 11, "a comma: 7 fields"),
+        (b"1,mds,0,Write,2654453760,4096,54086", 1, "Timestamp: a Windows FILETIME between 1970 and 2554"),
+        (b"128166372010810581,,0,Write,2654453760,4096,54086", 20, "Hostname"),
+        (b"1281663720108", 14, "a comma: 7 fields"),
+    ],
+)
 def test_malformed_line_is_named(line: bytes, column: int, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "disk.csv"
     path.write_bytes(GOOD_MSR * 2 + line + b"\n" + GOOD_MSR)
@@ -62,11 +67,15 @@ def test_cut_line_in_every_text_format(name: str, tmp_path: Path) -> None:
     cut = next(i for i in range(len(lines) - 6, 0, -1) if name != "blkparse" or b" D " in lines[i])
     separator = max((b",", b";", b" "), key=lines[cut].strip().count)
     keep = 7 if name == "blkparse" else 3
-    piece = separator.join(lines[cut].split(separator)[:keep]) if name != "blkparse" else b" ".join(lines[cut].split()[:keep])
+    piece = (
+        separator.join(lines[cut].split(separator)[:keep])
+        if name != "blkparse"
+        else b" ".join(lines[cut].split()[:keep])
+    )
     lines[cut] = piece.rstrip() + b"\n"
     path = tmp_path / "t"
     path.write_bytes(b"".join(lines))
-    error, before = failure(path)
+    error, _ = failure(path)
     assert error.message.startswith(f"{path}:{cut + 1}:{len(lines[cut].rstrip()) + 1}: {name}: expected"), error
     assert "end of the line" in str(error)
     with open_trace(path, skip_bad=True) as trace:
@@ -100,7 +109,9 @@ def test_disksim_units_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.write_bytes(b"1000 0 8 8 1\n" * 300 + b"2.5 0 8 8 1\n")
     error, before = failure(path)
-    assert error.message.startswith(f"{path}:301:2: disksim-ns: expected a whole number of nanoseconds") and before == 300
+    assert (
+        error.message.startswith(f"{path}:301:2: disksim-ns: expected a whole number of nanoseconds") and before == 300
+    )
 
 
 def test_not_a_trace(tmp_path: Path) -> None:
@@ -146,12 +157,14 @@ def test_unreadable_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress], ids=["gzip", "zstd"])
 def test_cut_or_damaged_compression_is_no_end(pack: object, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    lines = b"".join(b"%d,mds,0,Write,%d,4096,5\n" % (128166372010810581 + i, x) for i, x in
-                     enumerate(rng.integers(0, 1 << 40, 60_000)))
+    lines = b"".join(
+        b"%d,mds,0,Write,%d,4096,5\n" % (128166372010810581 + i, x)
+        for i, x in enumerate(rng.integers(0, 1 << 40, 60_000))
+    )
     packed = pack(lines)  # type: ignore[operator]
     path = tmp_path / "t.csv.gz"
     path.write_bytes(packed[: len(packed) * 2 // 3])
-    error, before = failure(path)
+    error, _ = failure(path)
     assert "is cut or damaged after" in str(error)
     broken = bytearray(packed)
     broken[len(broken) // 2 : len(broken) // 2 + 64] = bytes(64)
@@ -188,7 +201,7 @@ def test_blktrace_finds_its_way_after_damage(tmp_path: Path) -> None:
     data[at : at + 200] = b"\xaa" * 200  # an event of every stage
     path = tmp_path / "t"
     path.write_bytes(data)
-    error, before = failure(path)
+    error, _ = failure(path)
     assert f"at byte {at}: expected an event" in str(error)
     with open_trace(path, skip_bad=True) as trace:
         records = np.concatenate(list(trace))

@@ -1,4 +1,5 @@
 """Every format: requests written by the format's definition (cdp.trace.samples) are read back as they were."""
+
 from __future__ import annotations
 
 import gzip
@@ -9,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from cdp.trace import FORMATS, Flag, Kind, open_trace, samples
 from cdp.trace.model import RECORD, Records
 from cdp.trace.samples import GRAINS, Grain, Request
 from cdpcore import traceparse
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
@@ -28,8 +30,16 @@ def devices(grain: Grain, name: str) -> st.SearchStrategy[str]:
     if grain.devices == "pair":
         major, minor = (4095, (1 << 20) - 1) if name == "blktrace" else (U32, U32)
         return st.builds("{},{}".format, st.integers(0, major), st.integers(0, minor))
-    word = st.text(st.characters(codec="utf-8", min_codepoint=33, exclude_characters=", \t\x7f\x85\xa0\u2028\u2029",
-                                 exclude_categories=("Cs", "Zs", "Cc")), min_size=1, max_size=20)
+    word = st.text(
+        st.characters(
+            codec="utf-8",
+            min_codepoint=33,
+            exclude_characters=", \t\x7f\x85\xa0\u2028\u2029",
+            exclude_categories=("Cs", "Zs", "Cc"),
+        ),
+        min_size=1,
+        max_size=20,
+    )
     if grain.devices == "host":
         return st.builds("{}.{}".format, word, st.integers(0, U64))
     return word if grain.devices == "name" else st.just("sample")
@@ -51,11 +61,22 @@ def requests(draw: st.DrawFn, name: str, *, ordered: bool = False) -> list[Reque
             flags &= Flag.SYNC | Flag.META | Flag.AHEAD if name != "cdp" else 31
         else:
             least = grain.min_length_bytes // grain.length_bytes
-            length = draw(st.integers(least, min(grain.max_length_bytes, 1 << 40) // grain.length_bytes)) * grain.length_bytes
+            length = (
+                draw(st.integers(least, min(grain.max_length_bytes, 1 << 40) // grain.length_bytes))
+                * grain.length_bytes
+            )
             offset = draw(st.integers(0, ((1 << 63) - length) // grain.offset_bytes)) * grain.offset_bytes
             offset -= grain.offset_bytes if offset == 1 << 63 else 0
-        out.append(Request(draw(st.integers(0, most_time)) * grain.time_ns, draw(st.sampled_from(pool)), Kind(kind), offset,
-                           length, Flag(flags)))
+        out.append(
+            Request(
+                draw(st.integers(0, most_time)) * grain.time_ns,
+                draw(st.sampled_from(pool)),
+                Kind(kind),
+                offset,
+                length,
+                Flag(flags),
+            )
+        )
     return sorted(out, key=lambda r: r.ts_ns) if ordered else out
 
 
@@ -67,8 +88,17 @@ def read_all(path: Path | str, format: str | None = None, **options: object) -> 
 
 
 def as_requests(records: Records, names: list[str]) -> list[Request]:
-    return [Request(int(r["ts_ns"]), names[r["device"]], Kind(r["kind"]), int(r["offset_bytes"]), int(r["length_bytes"]),
-                    Flag(int(r["flags"]))) for r in records]
+    return [
+        Request(
+            int(r["ts_ns"]),
+            names[r["device"]],
+            Kind(r["kind"]),
+            int(r["offset_bytes"]),
+            int(r["length_bytes"]),
+            Flag(int(r["flags"])),
+        )
+        for r in records
+    ]
 
 
 @pytest.mark.parametrize("name", list(GRAINS))
@@ -103,7 +133,10 @@ def test_round_trip_fio_version_2(tmp_path: Path) -> None:
 def test_blktrace_byte_orders_and_clock(order: str, tmp_path: Path) -> None:
     wanted = samples.random_requests("blktrace", 50)
     base = wanted[0].ts_ns - 1000
-    wanted = [Request(r.ts_ns - base, *[getattr(r, f) for f in ("device", "kind", "offset_bytes", "length_bytes")]) for r in wanted]
+    wanted = [
+        Request(r.ts_ns - base, *[getattr(r, f) for f in ("device", "kind", "offset_bytes", "length_bytes")])
+        for r in wanted
+    ]
     (tmp_path / "t").write_bytes(samples.blktrace(wanted, order, clock=(1_700_000_000, 250_000_000)))
     with open_trace(tmp_path / "t") as trace:
         records = np.concatenate(list(trace))
@@ -129,7 +162,9 @@ def test_compressed_and_piped_read_the_same(name: str, tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :]))  # two members
     pack = zstandard.ZstdCompressor().compress
     skippable = b"\x50\x2a\x4d\x18\x04\0\0\0note"
-    zst.write_bytes(pack(data[: len(data) // 3]) + skippable + pack(data[len(data) // 3 :]))  # frames, as pzstd has them
+    zst.write_bytes(
+        pack(data[: len(data) // 3]) + skippable + pack(data[len(data) // 3 :])
+    )  # frames, as pzstd has them
     wanted, names = read_all(plain)
     for other in (packed, zst):
         records, found = read_all(other)
@@ -147,8 +182,9 @@ def test_line_numbers_and_line_ends(name: str, tmp_path: Path) -> None:
     path = tmp_path / "sample"
     path.write_bytes(b"\xef\xbb\xbf" + data.replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
     records, names = read_all(path)
-    assert as_requests(records, names) == [Request(r.ts_ns, r.device or "sample", r.kind, r.offset_bytes, r.length_bytes)
-                                           for r in wanted]
+    assert as_requests(records, names) == [
+        Request(r.ts_ns, r.device or "sample", r.kind, r.offset_bytes, r.length_bytes) for r in wanted
+    ]
     for record in records:
         line = data.split(b"\n")[int(record["number"]) - 1]
         assert str(int(record["length_bytes"]) // GRAINS[name].length_bytes).encode() in line
@@ -191,7 +227,7 @@ def test_columnar_reader_accepts_nothing_that_the_native_one_reads_otherwise(nam
 
     data = samples.encode(name, samples.random_requests(name, 6, seed=3))
     body = data.split(b"\n", 1)[1] if data.startswith(FORMATS[name].signatures or b"\0") else data
-    alphabet = b"0123456789.,-+ eE\tRWx\r\x00\"#\xff"
+    alphabet = b'0123456789.,-+ eE\tRWx\r\x00"#\xff'
     accepted = 0
 
     @settings(max_examples=400, deadline=None)
@@ -225,14 +261,17 @@ def test_columnar_reader_accepts_nothing_that_the_native_one_reads_otherwise(nam
     assert accepted > 10
 
 
-@pytest.mark.parametrize("text, ns", [
-    ("1455591000.123456789", 1_455_591_000_123_456_789),  # float64 would give ...716 or so
-    ("1455591000.1", 1_455_591_000_100_000_000),
-    ("1455591000", 1_455_591_000_000_000_000),
-    ("1455591000.9999999999", 1_455_591_000_999_999_999),  # finer than a ns: dropped, never rounded up
-    ("18446744073.709551615", U64),
-    ("0.000000001", 1),
-])
+@pytest.mark.parametrize(
+    "text, ns",
+    [
+        ("1455591000.123456789", 1_455_591_000_123_456_789),  # float64 would give ...716 or so
+        ("1455591000.1", 1_455_591_000_100_000_000),
+        ("1455591000", 1_455_591_000_000_000_000),
+        ("1455591000.9999999999", 1_455_591_000_999_999_999),  # finer than a ns: dropped, never rounded up
+        ("18446744073.709551615", U64),
+        ("0.000000001", 1),
+    ],
+)
 def test_decimal_times_are_exact(text: str, ns: int, tmp_path: Path) -> None:
     path = tmp_path / "sample"
     path.write_text(f"Timestamp,Response,IOType,LUN,Offset,Size\n{text},0.1,W,3,512,1024\n")
@@ -243,3 +282,17 @@ def test_decimal_times_are_exact(text: str, ns: int, tmp_path: Path) -> None:
 
 def test_every_format_has_an_example_or_a_real_log() -> None:
     assert set(FORMATS) - set(GRAINS) == {"dm-log-writes"}  # made by qemu-nbd in test_trace_dmlog
+
+
+def test_slow_pipe_gives_one_byte_first(tmp_path: Path) -> None:
+    """The magic of a compressed stream is waited for."""
+    data = gzip.compress(samples.encode("spc", samples.random_requests("spc", 100)))
+    script = "from cdp.trace import open_trace; t = open_trace('-'); print(t.format, sum(map(len, t)))"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin and child.stdout
+        for piece in (data[:1], data[1:3], data[3:]):
+            child.stdin.write(piece)
+            child.stdin.flush()
+            subprocess.run(["sleep", "0.3"], check=True)
+        child.stdin.close()
+        assert child.stdout.read().split() == [b"spc", b"100"]

@@ -1,10 +1,14 @@
 """The native parsers on bytes that nobody meant: no crash, no hang, no record outside the rules, everything consumed.
 
 Under `make sanitize` the same tests run with ASan and UBSan."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from cdp.trace import FORMATS, open_trace, samples
 from cdp.trace.fixed import LAYOUTS
 from cdp.trace.formats import STAGES
@@ -12,8 +16,6 @@ from cdp.trace.model import END_BYTES, RECORD
 from cdp.trace.samples import GRAINS, write_log
 from cdpcore import traceparse
 from cdpcore.errors import CdpError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = {name: f.text for name, f in FORMATS.items() if f.shape == "text"}
@@ -34,7 +36,9 @@ def check_records(records: np.ndarray, devices: int) -> None:
     offset, length = records["offset_bytes"], records["length_bytes"]
     assert (offset <= END_BYTES).all() and (length <= END_BYTES).all()
     assert (offset + length <= END_BYTES).all()
-    assert (records["kind"] <= 5).all() and (records["flags"] < 32).all() and (records["device"] < max(1, devices)).all()
+    assert (
+        (records["kind"] <= 5).all() and (records["flags"] < 32).all() and (records["device"] < max(1, devices)).all()
+    )
     flush = records["kind"] == 4
     assert not offset[flush].any() and not length[flush].any()
 
@@ -92,7 +96,9 @@ def test_text_parser_on_damaged_files(name: str) -> None:
 @pytest.mark.parametrize("name", list(TEXT))
 def test_text_parser_on_noise(name: str) -> None:
     @SETTINGS
-    @given(st.binary(max_size=300) | st.text(alphabet="0123456789,;. +-\nRWDFNx#[]()/\t\r", max_size=300).map(str.encode))
+    @given(
+        st.binary(max_size=300) | st.text(alphabet="0123456789,;. +-\nRWDFNx#[]()/\t\r", max_size=300).map(str.encode)
+    )
     def check(noise: bytes) -> None:
         run_text(TEXT[name], noise, [7, 50], True)
 
@@ -103,8 +109,11 @@ def test_text_parser_on_noise(name: str) -> None:
 def test_changed_bytes_never_become_other_records_silently(name: str) -> None:
     """A line that lost its last field is malformed, or at least not a record with a made-up value."""
     lines = samples.encode(name, samples.random_requests(name, 3)).splitlines()
-    number = next(i for i in range(len(lines) - 1, -1, -1) if b"0" in lines[i] and len(lines[i].split()) + lines[i].count(b",") > 4
-                  and b"Reads" not in lines[i])
+    number = next(
+        i
+        for i in range(len(lines) - 1, -1, -1)
+        if b"0" in lines[i] and len(lines[i].split()) + lines[i].count(b",") > 4 and b"Reads" not in lines[i]
+    )
     head = b"".join(line + b"\n" for line in lines[:number])
     separator = max((b",", b";", b" "), key=lines[number].strip().count)
     short = separator.join(lines[number].split(separator)[:-2]).rstrip()

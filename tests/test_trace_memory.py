@@ -1,4 +1,5 @@
 """Memory is flat in the length of a trace; the benchmark runs."""
+
 from __future__ import annotations
 
 import os
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cdp.trace import FORMATS, samples
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +22,9 @@ print(seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_kib(name: str, what: str, head: bytes, block: bytes, times: int) -> tuple[int, int]:
-    with subprocess.Popen([sys.executable, "-c", CHILD, name, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, name, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdin and child.stdout
         child.stdin.write(head)
         for _ in range(times):
@@ -31,8 +35,9 @@ def peak_kib(name: str, what: str, head: bytes, block: bytes, times: int) -> tup
     return int(seen), int(peak)
 
 
-@pytest.mark.parametrize("name, what", [("msr", "read"), ("msr", "info"), ("spc", "read"), ("blktrace", "read"),
-                                        ("oracle-general", "read")])
+@pytest.mark.parametrize(
+    "name, what", [("msr", "read"), ("msr", "info"), ("spc", "read"), ("blktrace", "read"), ("oracle-general", "read")]
+)
 def test_memory_does_not_grow_with_the_trace(name: str, what: str) -> None:
     """Ten times the records, 100 MiB more of input: at most 24 MiB more of memory (allocators keep some)."""
     block = samples.encode(name, samples.random_requests(name, 20_000))
@@ -51,9 +56,13 @@ def test_benchmark_runs(tmp_path: Path) -> None:
         pytest.skip("no bench folder")
     out = tmp_path / "out.jsonl"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, script, "--quick", "--json", out], capture_output=True, text=True, env=environment)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), *map(str, arguments)]
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+    done = run("--quick", "--json", out)
     assert done.returncode == 0, done.stderr
     assert out.read_text().count("\n") == 5 + len(samples.GRAINS)
-    done = subprocess.run([sys.executable, script, "--memory", "0.2", "--format", "spc", "--what", "read"], capture_output=True, text=True,
-                          env=environment)
+    done = run("--memory", 0.2, "--format", "spc", "--what", "read")
     assert done.returncode == 0 and "MiB" in done.stdout, done.stderr

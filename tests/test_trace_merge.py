@@ -1,4 +1,5 @@
 """Several files as one trace: order by time, devices, blktrace's file per CPU, alignment."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -6,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cdp.trace import RECORD, Kind, Records, merge, open_trace, samples
-from cdp.trace.samples import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cdp.trace import RECORD, Kind, Records, merge, open_trace, samples
+from cdp.trace.samples import Request
+from cdpcore.errors import InvalidRequest
 
 STREAMS = st.lists(st.lists(st.integers(0, 30), max_size=25), min_size=1, max_size=5)
 
@@ -65,6 +68,7 @@ def test_blktrace_file_per_cpu(tmp_path: Path) -> None:
 
 def test_stage_is_chosen_over_all_files(tmp_path: Path) -> None:
     """One CPU saw only queueing: as another one saw dispatches, D is the stage, and nothing is counted twice."""
+
     def only(data: bytes, keep: set[int]) -> bytes:
         events, at = [], 0
         while at < len(data):
@@ -133,7 +137,13 @@ def test_alignment_counts_each_trace_from_its_first_record(tmp_path: Path) -> No
     with open_trace([spc, day2, day1], align="start") as trace:
         records = np.concatenate(list(trace))
         assert [(int(r["ts_ns"]) // second, int(r["source"])) for r in records] == [
-            (0, 0), (0, 2), (1, 2), (2, 1), (5, 0), (9, 1)]
+            (0, 0),
+            (0, 2),
+            (1, 2),
+            (2, 1),
+            (5, 0),
+            (9, 1),
+        ]
         assert trace.clock == "relative" and trace.epoch_ns is None and trace.devices == ["spc:0", "tencent:9"]
 
 
@@ -144,3 +154,17 @@ def test_trace_can_be_read_again(tmp_path: Path) -> None:
         first = np.concatenate(list(trace))
         assert np.array_equal(first, np.concatenate(list(trace)))
         assert trace.tally.records == 100 and trace.done_bytes() == trace.stored_bytes
+
+
+def test_clock_of_our_own_csv_is_known_at_once(tmp_path: Path) -> None:
+    utc, relative, msr = tmp_path / "u", tmp_path / "r", tmp_path / "m"
+    row = b",device,kind,flags,offset_bytes,length_bytes\n1172163600000000000,mds.0,write,-,0,512\n"
+    utc.write_bytes(b"utc_ns" + row)
+    relative.write_bytes(b"ts_ns" + row)
+    msr.write_bytes(samples.encode("msr", samples.random_requests("msr", 5)))
+    with open_trace([utc, msr]) as trace:
+        assert trace.clock == "utc" and trace.epoch_ns == 0 and sum(map(len, trace)) == 6
+    with pytest.raises(InvalidRequest, match="different clocks"):
+        open_trace([relative, msr])
+    with pytest.raises(InvalidRequest, match="different clocks"):
+        open_trace([relative, utc])

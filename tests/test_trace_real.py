@@ -1,4 +1,5 @@
 """Real trace files, where the folder with them is at hand: counts equal to the table that came with them."""
+
 from __future__ import annotations
 
 import os
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cdp.trace import Kind, open_trace
 from cdp.trace.info import TraceInfo, collect
 

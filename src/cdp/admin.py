@@ -115,8 +115,8 @@ U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 @dataclass(frozen=True)
 class Held:
-    """A served volume, what is open of its images, the identity of its directory (cdp.client.identity), and the URIs of an
-    export by its name."""
+    """A served volume, what is open of its images, the identity of its directory (cdp.client.identity), and the
+    URIs of an export by its name."""
 
     service: VolumeService
     leases: ImageLeases

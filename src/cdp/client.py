@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
-
 from cdp.service import (
     MAX_PAGE_EXTENTS,
     BookmarkView,
@@ -35,6 +33,7 @@ from cdp.service import (
     WindowView,
 )
 from cdpcore import errors
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -65,12 +64,21 @@ class Location:
 
 
 def is_volume(path: str) -> bool:
-    """Whether a directory looks like a volume or a writable image: also one with a lost catalog, which can be rebuilt."""
-    return os.path.exists(os.path.join(path, "lock")) and os.path.isdir(os.path.join(path, "log"))
+    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt.
+
+    Raises Unavailable where this user may not look.
+    """
+    try:
+        os.stat(os.path.join(path, "lock"))
+        return os.path.isdir(os.path.join(path, "log"))
+    except PermissionError:
+        raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
+    except OSError:
+        return False
 
 
 def locate(path: str) -> Location:
-    """The volume at `path`; VOLUME/IMAGE and VOLUME/images/IMAGE are a writable image. Raises NotFound, InvalidRequest."""
+    """The volume at `path`, or the image VOLUME/IMAGE, VOLUME/images/IMAGE. Raises NotFound, InvalidRequest."""
     if not path or "\0" in path:
         raise InvalidRequest("the path of the volume is empty", "give the directory of a volume")
     path = os.path.normpath(path)
@@ -96,7 +104,8 @@ def _no_volume(path: str) -> CdpError:
     if os.path.isdir(path):
         return NotFound(f"{path} is a directory, but not a volume", "give the directory that 'cdp create' made")
     if os.path.exists(path):
-        return NotFound(f"{path} is a file, not a volume", f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
+        return NotFound(f"{path} is a file, not a volume",
+                        f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
     return NotFound(f"{path}: no such volume", f"'cdp create {path} --size 10G' makes one")
 
 

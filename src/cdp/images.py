@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .volume import Volume
 
 DELETED = ".deleted"
+SEGMENT_BYTES = 64 << 20
+"""Of images: two are preallocated while one is open, and most images are written little."""
 
 
 class Images:
@@ -28,6 +30,7 @@ class Images:
 
     def __init__(self, volume: Volume, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory):
         self._volume, self._tuning, self._os_arg, self._catalog = volume, tuning, os, catalog
+        self._for_images = tuning.fitted(min(tuning.segment_bytes, SEGMENT_BYTES))
         self._os = os or stores.posix()
         self._folder = f"{volume.path}/images"
         self._open: dict[str, Volume] = {}
@@ -43,7 +46,7 @@ class Images:
             raise InvalidRequest(f"{self._volume.path}: image {name!r} exists", "choose another name, or delete it first")
         # What the image shows must not be lost with the parent's unflushed writes.
         self._volume.flush()
-        stores.create(path, self._volume.size_bytes, self._tuning, os=self._os, catalog=self._catalog,
+        stores.create(path, self._volume.size_bytes, self._for_images, os=self._os, catalog=self._catalog,
                       parent=self._volume.geometry(), parent_at=(at.seq, at.ts_ns))
         return self._info(name)
 
@@ -91,6 +94,10 @@ class Images:
     def _info(self, name: str) -> ImageInfo:
         path = f"{self._folder}/{name}"
         geometry = load(self._os, path)
-        log_bytes = sum(self._os.size(f"{path}/log/{n}") for n in self._os.list_dir(f"{path}/log"))
+        image = self._open.get(name)
+        if image is not None and not image.closed:
+            log_bytes = image.stats()["log_bytes"]
+        else:
+            log_bytes = sum(self._os.size(f"{path}/log/{n}") for n in self._os.list_dir(f"{path}/log"))
         return ImageInfo(name, path, Moment(geometry.parent_seq, geometry.parent_ts_ns), geometry.created_ns, geometry.size_bytes,
                          log_bytes, len(self._os.list_dir(f"{path}/images")))

@@ -22,7 +22,7 @@ Names = tuple[str, ...]
 
 
 class ImageLeases:
-    """The images of one served volume, by their names from the volume down: ("A", "B") is the image B of the image A."""
+    """The images of one served volume, by their names from the volume down: ("A", "B") is B, an image of A."""
 
     def __init__(self, root: "Volume"):
         self._root = root
@@ -79,7 +79,7 @@ class ImageLeases:
 
     @contextmanager
     def deleting(self, names: Names) -> Iterator[None]:
-        """While an image is deleted: it and the images of it are closed, unless somebody has them, and not opened again."""
+        """While an image is deleted: it and its images are closed, unless somebody has them, and not opened again."""
         with self._lock:
             self._close([key for key, (_, users) in self._open.items() if users == 0 and key[: len(names)] == names])
             yield

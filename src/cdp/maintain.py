@@ -44,7 +44,9 @@ class Maintainer:
         self._events: list[Event] = []
         self._merge_wanted = threading.Event()
         self._stopping = False
+        self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self._threads: list[threading.Thread] = []
+        self.upkeep: Callable[[], Callable[[], None] | None] = lambda: None     # a weak reference to what else is to be done
         self._install(self._runs, keep=[], seal=False)
 
     @property
@@ -52,11 +54,14 @@ class Maintainer:
         return list(self._runs)
 
     def note(self, event: Event) -> None:
-        """A bookmark or restore was appended: the catalog gets it now, and again, for sure, with its segment's seal."""
+        """A bookmark or restore was appended and is durable: the catalog gets it now; where that fails, with the next one or
+        the next seal. Never twice: an older event must not come back over a newer one."""
         with self._lock:
             self._events.append(event)
             with self._catalog.write() as txn:
-                apply_event(txn, event)
+                for e in self._events:
+                    apply_event(txn, e)
+            self._events = []
 
     # --- threads -------------------------------------------------------------------------------------------------------
 
@@ -70,19 +75,27 @@ class Maintainer:
     def stop(self) -> None:
         """After Log.stop(): wait until both threads are done."""
         self._stopping = True
+        self._pause.set()
         self._merge_wanted.set()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
 
     def _seal_loop(self) -> None:
+        told = ""
         while self._core.log.wait_work(RETRY_MS):
             try:
                 self.step()
+                if upkeep := self.upkeep():
+                    upkeep()
+                del upkeep
                 self._core.log.prepare_spare()
+                told = ""
             except Exception as e:      # a background thread must survive: the error goes to whoever writes next
-                log.error("sealing a segment of %s: %s", self._dir, e)
-                threading.Event().wait(RETRY_MS / 1000)
+                if str(e) != told:
+                    log.error("upkeep of %s: %s", self._dir, e)
+                    told = str(e)
+                self._pause.wait(RETRY_MS / 1000)
 
     def _merge_loop(self) -> None:
         while True:
@@ -119,7 +132,7 @@ class Maintainer:
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             self._merge_wanted.set()
-            threading.Event().wait(0.05)
+            self._pause.wait(0.05)
         with self._lock:
             run_id, self._next_id = self._next_id, self._next_id + 1
             path = run_path(self._dir, run_id)
@@ -131,10 +144,9 @@ class Maintainer:
                 txn.put(segment)
                 txn.put(run)
                 for event in self._events:
-                    if event.seq <= last_seq:
-                        apply_event(txn, event)
+                    apply_event(txn, event)
             self._install([*self._runs, run], keep=[r.id for r in self._runs], seal=True)
-            self._events = [e for e in self._events if e.seq > last_seq]
+            self._events = []
             self._timeline.add(segment)
 
     def merge_once(self) -> bool:

@@ -5,6 +5,7 @@
     -90s -10m -2h -3d -1w   an age, from now
     @NAME or NAME           a bookmark
     2026-11-23T10:00:00Z    RFC 3339; no zone: local time; fractions to nanoseconds
+    10:04 10:04:30          local time of day: the last time that the clock showed it
 
 The rule for times: the last write acknowledged at or before it.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from cdpcore.errors import InvalidRequest
 
@@ -20,6 +21,7 @@ UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86
 _AGE = re.compile(r"-(\d{1,12})(?:\.(\d{1,9}))?(ms|s|m|h|d|w)")
 _SEQ = re.compile(r"#(\d{1,20})")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d)?)?)(?:[.,](\d{1,9}))?([Zz]|[+-]\d\d:?\d\d)?")
+_CLOCK = re.compile(r"(\d\d):(\d\d)(?::(\d\d))?")
 _NAME = re.compile(r"[^\W_][\w.+-]*", re.UNICODE)
 HINT = "use now, #SEQ, an age like -10m, a bookmark's name, or a time like 2026-11-23T10:00:00Z"
 
@@ -61,6 +63,8 @@ def parse(point: str | int | datetime | Point, now_ns: int) -> Point:
         return Point(text, "age", ts_ns=now_ns - age)
     if m := _TIME.fullmatch(text):
         return Point(text, "time", ts_ns=_time(text, m))
+    if m := _CLOCK.fullmatch(text):
+        return Point(text, "time", ts_ns=_clock(text, m, now_ns))
     name = text[1:] if text.startswith("@") else text
     if valid_name(name):
         return Point(text, "bookmark", name=name)
@@ -80,6 +84,17 @@ def _time(text: str, m: re.Match[str]) -> int:
     except (ValueError, OverflowError, OSError) as e:
         raise InvalidRequest(f"not a time: {text!r} ({e})", HINT) from None
     return seconds * 10**9 + (int(m[2].ljust(9, "0")) if m[2] else 0)
+
+
+def _clock(text: str, m: re.Match[str], now_ns: int) -> int:
+    try:
+        today = datetime.fromtimestamp(now_ns // 10**9)
+        at = today.replace(hour=int(m[1]), minute=int(m[2]), second=int(m[3] or 0))
+        if at > today:
+            at -= timedelta(days=1)
+        return int(at.timestamp()) * 10**9
+    except (ValueError, OverflowError, OSError) as e:
+        raise InvalidRequest(f"not a time: {text!r} ({e})", HINT) from None
 
 
 def rfc3339(ts_ns: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from cdpcore.segment import SegmentFile
 
 from .catalog import RestoreRow, Segment
-from .recovery import log_path
+from .recovery import log_numbers, log_path
 
 if TYPE_CHECKING:
     from .store import Store
@@ -24,28 +24,44 @@ def discarded(seqs: object, descs: object, row: RestoreRow) -> object:
         (descs["start"] >= row.start) & (descs["start"] + descs["sectors"] <= row.end)
 
 
-def reclaim(store: Store, row: RestoreRow) -> None:
-    """Free the space; constant memory. Called with the volume's lock held, I/O goes on."""
+def reclaim(store: Store, row: RestoreRow) -> bool:
+    """Free the space; constant memory. Called with the volume's lock held, I/O goes on.
+
+    False, and nothing done, while the restore itself is in a segment that the catalog does not know: recovery expects such a
+    segment to follow the last one in the catalog, and its data to be whole. To be called again when that is sealed.
+    """
     whole = row.start == 0 and row.end == store.sectors
     rows: list[Segment] = store.catalog.rows(Segment)
+    if not any(r.last_seq >= row.seq for r in rows):
+        return False
     gone = [r for r in rows if whole and r.first_seq > row.target_seq and r.last_seq < row.seq]
     for r in rows:
         if r not in gone and r.last_seq > row.target_seq and r.first_seq < row.seq:
             _punch(store, r.number, row)
-    for sealing in (True, False):
-        found = store.log.frames_of(sealing)
-        if found and found[0] not in {r.number for r in rows}:
-            store.log.write_out()
-            _punch(store, found[0], row)
     if gone:
         with store.catalog.write() as txn:
             for r in gone:
                 txn.remove(Segment, r.number)
         store.timeline.remove({r.number for r in gone})
-        for r in gone:
-            store.core.forget_segment(r.number)
-            store.os.unlink(log_path(store.directory, r.number))
+    numbers = [r.number for r in gone] + (_left_behind(store, rows, row) if whole else [])
+    for number in numbers:
+        store.core.forget_segment(number)
+        store.os.unlink(log_path(store.directory, number))
+    if numbers:
         store.os.sync_dir(f"{store.directory}/log")
+    return True
+
+
+def _left_behind(store: Store, rows: list[Segment], row: RestoreRow) -> list[int]:
+    """Segments that an interrupted reclaim took out of the catalog and did not delete."""
+    known, found = {r.number for r in rows}, []
+    for number in log_numbers(store.os, f"{store.directory}/log"):
+        if number not in known and number < max(known, default=0):
+            segment = SegmentFile(store.os, log_path(store.directory, number), store.uuid, number)
+            if segment.sealed and segment.first_seq > row.target_seq and segment.last_seq < row.seq:
+                found.append(number)
+            segment.close()
+    return found
 
 
 def _punch(store: Store, number: int, row: RestoreRow) -> None:

@@ -184,7 +184,8 @@ class Server:
             self._stack = self._stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self._stack.close()
 
     def _start(self) -> None:
@@ -215,8 +216,8 @@ class Server:
         except CdpError as error:
             raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
 
-        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name], identity(self._roots[name].root),
-                           self._uris)
+        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name],
+                           identity(self._roots[name].root), self._uris)
                 for name, volume in self._volumes.items()}
         admin = AdminServer(self._admin_socket, held)
         self._stack.callback(admin.close)
@@ -271,7 +272,8 @@ class Server:
         """What `serve --json` prints."""
         assert self._exports is not None
         exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._exports.list()]
-        return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only, "exports": exports}
+        return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only,
+                "exports": exports}
 
     def wait(self) -> None:
         """Until a signal or stop()."""
@@ -312,7 +314,8 @@ def named_roots(paths: Sequence[str]) -> dict[str, Location]:
                                  f"serve {location.root}; the image is then the export {export}")
         name = os.path.basename(os.path.realpath(location.root))
         if name in roots:
-            raise InvalidRequest(f"{path} and {roots[name].root} have the same name {name!r}", "serve them from two servers")
+            raise InvalidRequest(f"{path} and {roots[name].root} have the same name {name!r}",
+                                 "serve them from two servers")
         roots[name] = location
     return roots
 

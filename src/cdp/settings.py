@@ -144,7 +144,8 @@ class Settings:
         "size", 256 * MIB, "Size of one log file, rounded up to 4MiB. Opening after a crash reads at most one.",
         low=16 * MIB, high=4 * GIB)
     commit_interval_ms: int = _engine(
-        "duration", 1000, "Data that no client has flushed is written and synced at least this often; 0: only at a flush.",
+        "duration", 1000,
+        "Data that no client has flushed is written and synced at least this often; 0: only at a flush.",
         low=0, high=60_000)
     merge_fanin: int = _engine(
         "count", 8, "How many index files are merged into one.", low=2, high=16)
@@ -158,7 +159,8 @@ class Settings:
         "path", None, "NBD socket of `cdp serve`. Not set, and no tcp_listen: NAME.sock in the runtime directory.",
         flag_name="--unix")
     tcp_listen: str | None = _server(
-        "address", None, "Host and port on which `cdp serve` offers NBD; port 0 lets the system choose.", flag_name="--tcp")
+        "address", None, "Host and port on which `cdp serve` offers NBD; port 0 lets the system choose.",
+        flag_name="--tcp")
     admin_socket: str | None = _server(
         "path", None, "Socket through which the other commands reach a running server. "
         "Not set: NAME.admin.sock in the runtime directory.")
@@ -169,9 +171,11 @@ class Settings:
         choices=("off", "on", "require"))
     tls_cert: str | None = _server("path", None, "Server certificate chain, PEM.")
     tls_key: str | None = _server("path", None, "Private key of the certificate, PEM.")
-    tls_ca: str | None = _server("path", None, "Certificate authority, PEM: clients must show a certificate that it signed.")
+    tls_ca: str | None = _server(
+        "path", None, "Certificate authority, PEM: clients must show a certificate that it signed.")
     log_level: str = _server(
-        "choice", "info", "Least level of the log lines on standard error.", choices=("debug", "info", "warning", "error"))
+        "choice", "info", "Least level of the log lines on standard error.",
+        choices=("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:
         for key in KEYS.values():
@@ -228,7 +232,8 @@ def load(config: str | None = None, environ: Mapping[str, str] | None = None,
     for text in assignments:
         name, equals, raw = (part.strip() for part in text.partition("="))
         if not equals:
-            raise InvalidRequest(f"flag --set {text}: no value", "write --set KEY=VALUE, for instance --set pool_bytes=128MiB")
+            raise InvalidRequest(f"flag --set {text}: no value",
+                                 "write --set KEY=VALUE, for instance --set pool_bytes=128MiB")
         if name not in KEYS:
             raise InvalidRequest(f"flag --set: unknown key {name!r}", _suggest(name))
         values[name] = KEYS[name].parse(raw, "flag --set")
@@ -255,7 +260,8 @@ def _load_file(path: str, values: dict[str, Any], sources: dict[str, str]) -> No
     except FileNotFoundError:
         raise NotFound(f"{path}: no such settings file", f"check --config and ${CONFIG_ENV}") from None
     except OSError as error:
-        raise InvalidRequest(f"{path}: cannot read the settings: {error.strerror}", f"check --config and ${CONFIG_ENV}") from None
+        raise InvalidRequest(f"{path}: cannot read the settings: {error.strerror}",
+                             f"check --config and ${CONFIG_ENV}") from None
     except ValueError as error:  # of UTF-8 or TOML; the latter's message has the line
         raise InvalidRequest(f"{path}: not TOML: {error}", "write lines such as pool_bytes = \"64MiB\"") from None
     for name, raw in table.items():

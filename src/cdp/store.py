@@ -134,8 +134,9 @@ class Store:
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
         self._lock_file = lock(self.os, self.directory)
         try:
-            self.catalog = self._catalog_factory(self.directory, False)
             self.geometry: Geometry = geometries.load(self.os, self.directory)
+            self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
+            self.catalog = self._catalog_factory(self.directory, False)
             self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
             self._assemble()
         except BaseException:

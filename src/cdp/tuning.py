@@ -1,7 +1,7 @@
 """The numbers that the engine runs with, taken from the settings; the simulator and tests choose smaller ones."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 SLOT_BYTES = 4 << 20
@@ -23,6 +23,12 @@ class Tuning:
     max_restores: int = 4096
     direct_io: bool = True
     threads: bool = True
+
+    def fitted(self, segment_bytes: int) -> Tuning:
+        """For a volume that was made with segments of this size: a segment takes eight slots or more."""
+        slot = min(self.slot_bytes, segment_bytes // 8 // 4096 * 4096)
+        return replace(self, segment_bytes=segment_bytes, slot_bytes=slot,
+                       n_slots=max(4, min(4096, self.slot_bytes * self.n_slots // slot)))
 
     @classmethod
     def from_settings(cls, settings: Any) -> Tuning:

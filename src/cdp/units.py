@@ -1,7 +1,8 @@
 """Sizes and durations as people write them: `64MiB`, `10G`, `250ms`, `1s`; and back.
 
 Invariants
-  1. What is parsed is exact: a text that does not name a whole number of bytes or milliseconds is refused, never rounded.
+  1. What is parsed is exact: a text that does not name a whole number of bytes or milliseconds is refused, not
+     rounded.
   2. format_size and format_duration_ms give texts that the parsers read back to the same number.
 
 K, M, G, T, P (with or without `iB`) count in 1024s, as qemu-img, fio and lvcreate do; kB, MB, GB, TB, PB in 1000s.
@@ -24,7 +25,8 @@ def parse_size(text: str, what: str = "size") -> int:
     """Bytes of `10G`, `64MiB`, `1.5T`, `4096`. `what` names the value in the message. Raises InvalidRequest."""
     found = _SIZE.fullmatch(text.strip())
     if not found:
-        raise InvalidRequest(f"{what} {text!r} is not a size", "write bytes, or a number with K, M, G or T, such as 64MiB or 10G")
+        raise InvalidRequest(f"{what} {text!r} is not a size",
+                             "write bytes, or a number with K, M, G or T, such as 64MiB or 10G")
     number, letter, tail = found.groups()
     scale = 1
     if letter:
@@ -59,7 +61,8 @@ def parse_duration_ms(text: str, what: str = "duration") -> int:
     """Milliseconds of `250ms`, `1s`, `1.5s`, `2m` (or `2min`), `1h`, `1d`. Raises InvalidRequest."""
     found = _DURATION.fullmatch(text.strip())
     if not found:
-        raise InvalidRequest(f"{what} {text!r} is not a duration", "write a number with ms, s, m, h or d, such as 250ms or 1s")
+        raise InvalidRequest(f"{what} {text!r} is not a duration",
+                             "write a number with ms, s, m, h or d, such as 250ms or 1s")
     value = Fraction(found[1]) * _DURATION_MS[found[2]]
     if value.denominator != 1:
         raise InvalidRequest(f"{what} {text!r} is not a whole number of milliseconds", "write it in ms")
@@ -76,7 +79,7 @@ def format_duration_ms(duration_ms: int) -> str:
 
 
 def approx_age(age_ns: int) -> str:
-    """For people's eyes: `now`, `350 ms ago`, `12 s ago`, `5 min 3 s ago`, `2 h 10 min ago`, `3 d 4 h ago`, `in 5 s`."""
+    """For people's eyes: `now`, `350 ms ago`, `12 s ago`, `5 min 3 s ago`, `2 h 10 min ago`, `3 d ago`, `in 5 s`."""
     seconds, rest_ns = divmod(abs(age_ns), 1_000_000_000)
     if seconds == 0:
         millis = rest_ns // 1_000_000

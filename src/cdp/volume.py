@@ -79,6 +79,7 @@ class Volume:
         self.uuid: str = self._store.geometry.uuid
         self.created_ns: int = self._store.geometry.created_ns
         self._finish_reclaims()
+        self._store.maintainer.upkeep = weakref.WeakMethod(self._upkeep)
 
     def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
@@ -363,7 +364,8 @@ class Volume:
             self._check_nothing_needed(target)
         start, end = offset // 512, (offset + length) // 512
         if dry_run:
-            return Restore(0, s.os.now_ns(), target, offset, length, destructive, undo_of, not destructive and undo_of is None)
+            return Restore(0, s.os.now_ns(), target, offset, length, destructive, undo_of, not destructive and undo_of is None,
+                           self._bytes_since(target.seq, offset, offset + length))
         data = (RESTORE_DATA.pack(target.seq, DESTRUCTIVE if destructive else 0, 0)
                 + UNDO_DATA.pack(target.ts_ns, undo_of or 0, 0))
         self._core.freeze()     # the lineage changes together with its record, between two writes
@@ -378,8 +380,20 @@ class Volume:
             self._core.thaw()
         self._settle_event(Event(RESTORE, seq, ts_ns, start, end - start, data))
         if destructive:
+            self._core.set_aside()      # space is freed once the restore's own segment is sealed
+            s.settle()
             self._reclaim(row)
         return Restore(seq, ts_ns, target, offset, length, destructive, undo_of, not destructive and undo_of is None)
+
+    def _bytes_since(self, seq: int, start: int, end: int) -> int:
+        """How much was written, zeroed and trimmed in a range after `seq`: what a restore to it would hide. Reads the
+        descriptors of that history, about a million records a second."""
+        total = 0
+        for batch in self._store.timeline.records(seq, self._core.position()[0]):
+            changes = batch[batch["kind"] <= 3]
+            lo, hi = np.maximum(changes["offset"], start), np.minimum(changes["offset"] + changes["length"], end)
+            total += int((hi - lo)[hi > lo].sum())
+        return total
 
     def _check_nothing_needed(self, target: Moment) -> None:
         """What a destructive restore would free must not be in use."""
@@ -396,7 +410,8 @@ class Volume:
 
     def _reclaim(self, row: RestoreRow) -> None:
         s = self._store
-        reclaim(s, row)
+        if not reclaim(s, row):
+            return
         done = dataclasses.replace(row, reclaimed=True)
         with s.catalog.write() as txn:
             txn.put(done)
@@ -406,6 +421,14 @@ class Volume:
         for row in self._store.restores:
             if row.destructive and not row.reclaimed:
                 self._reclaim(row)
+
+    def _upkeep(self) -> None:
+        """From the maintenance thread, which must not wait for a restore that waits for it."""
+        if any(r.destructive and not r.reclaimed for r in self._store.restores) and self._lock.acquire(blocking=False):
+            try:
+                self._finish_reclaims()
+            finally:
+                self._lock.release()
 
     # --- filling the base ----------------------------------------------------------------------------------------------
 
@@ -427,10 +450,10 @@ class Volume:
         s = self._store
         runs = s.maintainer.runs
         rows = s.timeline.rows()
-        seq = self._core.position()[0]
-        return {"records": seq, "segments": len(rows) + (1 if s.log.stats()["log_bytes_written"] else 0), "runs": len(runs),
-                "sealed_log_bytes": sum(r.file_bytes for r in rows), "index_bytes": sum(r.file_bytes for r in runs),
-                "pool_bytes": s.pool.bytes, **self._core.stats()}
+        core = self._core.stats()
+        return {"records": self._core.position()[0], "segments": len(rows) + (core["open_log_bytes"] > 0), "runs": len(runs),
+                "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"], "index_bytes": sum(r.file_bytes for r in runs),
+                "pool_bytes": s.pool.bytes, **core}
 
     def geometry(self) -> Geometry:
         return self._store.geometry

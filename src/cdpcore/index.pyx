@@ -1,3 +1,4 @@
+# cython: autotestdict=False, auto_pickle=False
 """Extent trees, runs and look-ups for Python: thin owners of the C index, used by tests and tools.
 
 Seqs, sectors and locations are integers 0 <= x < 2**64. An interval (lo, hi) makes lo < seq <= hi visible; a sequence
@@ -11,6 +12,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memcpy, memset
+cimport cython
 
 import os as _os
 
@@ -79,6 +81,8 @@ cdef void *_alloc(size_t n) except NULL:
 
 
 # Intervals as a C array in memory of its own.
+@cython.internal
+@cython.final
 cdef class _Intervals:
     cdef cdp_interval *items
     cdef uint32_t n
@@ -97,6 +101,8 @@ cdef class _Intervals:
         PyMem_Free(self.items)
 
 
+@cython.internal
+@cython.final
 cdef class _View:
     cdef cdp_view_piece *pieces
     cdef _Intervals intervals
@@ -140,6 +146,7 @@ cdef int _meta(cdp_run_meta *meta, object uuid, object seqs, object segments) ex
 
 # --- owners ---------------------------------------------------------------------------------------------------------
 
+@cython.final
 cdef class ExtentTree:
     """The mutable index of at most `max_records` (1 <= max_records <= 2**28) records, in memory.
 
@@ -206,6 +213,7 @@ cdef class ExtentTree:
         return out
 
 
+@cython.final
 cdef class Run:
     """An open run file.
 
@@ -341,6 +349,8 @@ def write_tree(path, ExtentTree tree not None, uuid, seqs, segments, os=None):
 
 
 # Runs in use, as a C array.
+@cython.internal
+@cython.final
 cdef class _Runs:
     cdef cdp_run *items[64]
     cdef list runs

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.osapi cimport Os, cdp_os
 from cdpcore.pool cimport BufferPool
-from cdpcore.ring cimport FrameRing, pthread_mutex_t
+from cdpcore.ring cimport FrameRing, pthread_cond_t, pthread_mutex_t
 
 
 cdef extern from "format.h" nogil:
@@ -56,6 +56,8 @@ cdef class Log:
     cdef uint64_t next_seq          # of the next record
 
     # io lock (ring.mutex)
+    cdef pthread_cond_t work        # for the writer thread: a full frame
+    cdef pthread_cond_t upkeep      # for the maintenance thread: a segment to seal, a spare to make
     cdef bint io_busy               # somebody writes or syncs
     cdef uint64_t written_seq, durable_seq
     cdef segment sealing            # rolled away, its run not made yet
@@ -87,6 +89,7 @@ cdef class Log:
     cdef int open_segment(self, segment *s, uint32_t number, cdp_status *st) noexcept nogil
     cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil
     cdef int sync_segments(self, cdp_status *st) noexcept nogil
+    cdef bint wants_spare(self) noexcept nogil
     cdef int take_io(self, cdp_status *st) noexcept nogil
     cdef void give_io(self, int rc, cdp_status *st) noexcept nogil
     cdef void fail(self, int errno_) noexcept nogil

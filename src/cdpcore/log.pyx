@@ -17,7 +17,8 @@ from libc.errno cimport EIO, ENOMEM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
-from cdpcore.ring cimport (FrameRing, cdp_frame, pthread_cond_broadcast, pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
+from cdpcore.ring cimport (FrameRing, cdp_frame, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
+                           pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
                            pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, ring_frame)
 from cdpcore.errors import InvalidRequest
 
@@ -48,6 +49,7 @@ cdef extern from "segment.h" nogil:
                            cdp_status *st)
 
 cdef extern from "thread.h" nogil:
+    void cdp_cond_init(pthread_cond_t *c)
     int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
     uint64_t cdp_monotonic_ms()
 
@@ -88,6 +90,8 @@ cdef class Log:
         self.direct = direct
         self.inline_maintenance = inline_maintenance
         pthread_mutex_init(&self.append_mutex, NULL)
+        cdp_cond_init(&self.work)
+        cdp_cond_init(&self.upkeep)
         self.ring = FrameRing(pool)
         memset(&self.current, 0, sizeof(segment))
         memset(&self.spare, 0, sizeof(segment))
@@ -103,6 +107,8 @@ cdef class Log:
         free(self.current.frames)
         free(self.spare.frames)
         free(self.sealing.frames)
+        pthread_cond_destroy(&self.work)
+        pthread_cond_destroy(&self.upkeep)
         pthread_mutex_destroy(&self.append_mutex)
 
     cdef void lock_append(self) noexcept nogil:
@@ -145,6 +151,7 @@ cdef class Log:
             r = self.ring.last()
             if not cdp_frame_fits(&r.f, data_bytes):
                 self.close_frame()
+                pthread_cond_signal(&self.work)     # full: somebody should write it while we go on
         if not self.frame_open:
             self.next_seq = seq
             rc = self.open_frame(st)
@@ -215,11 +222,12 @@ cdef class Log:
         s.frames[s.n_frames].offset_blocks = <uint32_t>(r.f.file_off // CDP_BLOCK)
         s.frames[s.n_frames].n_desc = r.f.n_desc
         s.n_frames += 1
-        s.tail_bytes += r.f.total_bytes
         self.frame_open = False
         pthread_mutex_lock(&self.ring.mutex)
+        s.tail_bytes += r.f.total_bytes
         self.ring.queued = self.ring.opened
-        pthread_cond_broadcast(&self.ring.changed)
+        if self.wants_spare():
+            pthread_cond_signal(&self.upkeep)
         pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int roll(self, cdp_status *st) noexcept nogil:
@@ -228,6 +236,7 @@ cdef class Log:
         cdef uint32_t number
         cdef int rc
         self.close_frame()
+        pthread_cond_signal(&self.work)
         pthread_mutex_lock(&self.ring.mutex)
         while self.sealing.number or self.spare_busy:
             if self.failed:
@@ -283,7 +292,7 @@ cdef class Log:
     cdef void publish_sealing(self) noexcept nogil:
         pthread_mutex_lock(&self.ring.mutex)
         self.sealing_published = True
-        pthread_cond_broadcast(&self.ring.changed)
+        pthread_cond_signal(&self.upkeep)
         pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int open_segment(self, segment *s, uint32_t number, cdp_status *st) noexcept nogil:
@@ -335,6 +344,8 @@ cdef class Log:
         self.io_busy = False
         if rc != CDP_OK and not self.failed:
             self.failed = st.sys_errno if st.sys_errno else EIO
+        if self.ring.queued > self.ring.written:
+            pthread_cond_signal(&self.work)
         pthread_cond_broadcast(&self.ring.changed)
         pthread_mutex_unlock(&self.ring.mutex)
 
@@ -445,10 +456,10 @@ cdef class Log:
                 while not self.stopping and not self.failed and (self.ring.queued == self.ring.written or self.io_busy) and \
                         (not commit_interval_ms or now < due):
                     if commit_interval_ms:
-                        cdp_cond_wait_ms(&self.ring.changed, &self.ring.mutex, <uint32_t>(due - now))
+                        cdp_cond_wait_ms(&self.work, &self.ring.mutex, <uint32_t>(due - now))
                         now = cdp_monotonic_ms()
                     else:
-                        pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+                        pthread_cond_wait(&self.work, &self.ring.mutex)
                 if self.stopping or self.failed:
                     pthread_mutex_unlock(&self.ring.mutex)
                     break
@@ -470,19 +481,28 @@ cdef class Log:
             pthread_mutex_lock(&self.ring.mutex)
             self.stopping = True
             pthread_cond_broadcast(&self.ring.changed)
+            pthread_cond_broadcast(&self.work)
+            pthread_cond_broadcast(&self.upkeep)
             pthread_mutex_unlock(&self.ring.mutex)
 
     def wait_work(self, uint32_t timeout_ms):
         """Maintenance: wait until a segment is to be sealed, a spare one is wanted, or the time is over.
         Returns False once stopped."""
         cdef bint going
+        cdef uint64_t now = cdp_monotonic_ms(), until = now + timeout_ms
         with nogil:
             pthread_mutex_lock(&self.ring.mutex)
-            if not self.stopping and not (self.sealing.number and self.sealing_published):
-                cdp_cond_wait_ms(&self.ring.changed, &self.ring.mutex, timeout_ms)
+            while now < until and not self.stopping and not self.sealing_published and not self.wants_spare():
+                cdp_cond_wait_ms(&self.upkeep, &self.ring.mutex, <uint32_t>(until - now))
+                now = cdp_monotonic_ms()
             going = not self.stopping
             pthread_mutex_unlock(&self.ring.mutex)
         return bool(going)
+
+    cdef bint wants_spare(self) noexcept nogil:
+        """io lock held. Half a segment ahead: early enough for the device, and a volume that is written little has one file."""
+        return self.current.number and self.current.tail_bytes > self.segment_bytes // 2 and not self.spare.number and \
+            not self.spare_busy and not self.stopping
 
     def prepare_spare(self):
         """Create the next segment ahead of its need, so that no write waits for it. No-op where there is one."""
@@ -492,7 +512,7 @@ cdef class Log:
         cdef uint32_t number = 0
         with nogil:
             pthread_mutex_lock(&self.ring.mutex)
-            if not self.spare.number and not self.spare_busy and self.current.number and not self.stopping:
+            if self.wants_spare():
                 self.spare_busy = True
                 number = self.next_number   # a roll waits while spare_busy, so the number is ours
             pthread_mutex_unlock(&self.ring.mutex)
@@ -578,6 +598,8 @@ cdef class Log:
             free(copy)
 
     def stats(self) -> dict:
-        """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno."""
+        """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of the
+        segments that are not sealed (their files are larger: preallocated)."""
         return {"log_bytes_written": self.bytes_written, "frames_written": self.frames_written, "syncs": self.syncs,
-                "durable_seq": self.durable_seq, "failed_errno": self.failed}
+                "durable_seq": self.durable_seq, "failed_errno": self.failed,
+                "open_log_bytes": self.current.tail_bytes + self.sealing.tail_bytes}

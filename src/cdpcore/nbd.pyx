@@ -32,6 +32,7 @@ from cdpcore.errors import InvalidRequest as _InvalidRequest
 
 cdef extern from "nbd_sock.h":
     int MSG_NOSIGNAL
+    int NBD_RELEASES_PAGES
     ssize_t c_send "send"(int, const void *, size_t, int) nogil
     void nbd_add(uint64_t *, uint64_t) noexcept nogil
     uint64_t nbd_get(const uint64_t *) noexcept nogil
@@ -84,6 +85,7 @@ MIN_BLOCK_BYTES = CDP_NBD_MIN_BLOCK
 PREFERRED_BLOCK_BYTES = CDP_NBD_PREFERRED_BLOCK
 MAX_PAYLOAD_BYTES = CDP_NBD_MAX_PAYLOAD
 MAX_DRAIN_BYTES = CDP_NBD_MAX_DRAIN
+RELEASES_PAGES = bool(NBD_RELEASES_PAGES)  # False where the build or the platform has no way to
 
 
 cdef const cdp_target *_target(object capsule) except NULL:

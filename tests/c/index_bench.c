@@ -1,9 +1,10 @@
 /* Measures the index: ns per insert and find in a tree, bytes per record and ns per look-up in runs built by merging.
  *
  *     cc -O3 -std=c11 -D_GNU_SOURCE -Isrc/cdpcore/c tests/c/index_bench.c src/cdpcore/c/{crc32c,extent_tree,run,...}.c
- *     index_bench DIRECTORY [RECORDS]
+ *     index_bench DIRECTORY [RECORDS [RECORDS-PER-RUN [BLOCKS]]]
  *
- * The history: random 4 KiB writes over 1 M blocks (4 GiB); a run per million records, every eight merged into one. */
+ * The history: random 4 KiB writes over 1 M blocks (4 GiB); a run per million records, every eight merged into one. The
+ * look-ups' lines do not depend on the page cache: the runs have just been written. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -11,11 +12,7 @@
 #include "index.h"
 #include "plain_os.h"
 
-#ifndef BLOCKS
-#define BLOCKS (1u << 20)
-#endif
-#define PER_RUN 1000000u
-
+static uint64_t blocks = 1u << 20, per_run = 1000000;
 static uint64_t state = 88172645463325252ull;
 
 static uint64_t rnd(void)
@@ -43,6 +40,7 @@ static void must(int rc, const cdp_status *st)
 
 static void bench_tree(uint32_t n, const char *what, int sequential)
 {
+    const uint32_t finds = 16 * n < 1000000 ? 16 * n : 1000000;
     const cdp_interval now = {0, UINT64_MAX}, half = {0, n / 2};
     double insert = 1e18, find = 1e18, as_of = 1e18;
     uint64_t sum = 0, bytes = 0;
@@ -51,23 +49,23 @@ static void bench_tree(uint32_t n, const char *what, int sequential)
         cdp_hit hit;
         double t0 = now_ns();
         for (uint32_t i = 0; i < n; i++) {
-            uint64_t s = sequential ? (uint64_t)i * 8 : rnd() % BLOCKS * 8;
+            uint64_t s = sequential ? (uint64_t)i * 8 : rnd() % blocks * 8;
             cdp_tree_insert(t, i + 1, s, s + 8, cdp_loc(1, (uint64_t)i * 4096));
         }
         double t1 = now_ns();
-        for (uint32_t i = 0; i < 1000000; i++) {
-            cdp_tree_find(t, rnd() % BLOCKS * 8, &now, 1, &hit);
+        for (uint32_t i = 0; i < finds; i++) {
+            cdp_tree_find(t, rnd() % blocks * 8, &now, 1, &hit);
             sum += hit.loc;
         }
         double t2 = now_ns();
-        for (uint32_t i = 0; i < 1000000; i++) {
-            cdp_tree_find(t, rnd() % BLOCKS * 8, &half, 1, &hit);
+        for (uint32_t i = 0; i < finds; i++) {
+            cdp_tree_find(t, rnd() % blocks * 8, &half, 1, &hit);
             sum += hit.loc;
         }
         double t3 = now_ns();
         insert = (t1 - t0) / n < insert ? (t1 - t0) / n : insert;
-        find = (t2 - t1) / 1e6 < find ? (t2 - t1) / 1e6 : find;
-        as_of = (t3 - t2) / 1e6 < as_of ? (t3 - t2) / 1e6 : as_of;
+        find = (t2 - t1) / finds < find ? (t2 - t1) / finds : find;
+        as_of = (t3 - t2) / finds < as_of ? (t3 - t2) / finds : as_of;
         bytes = cdp_tree_bytes(t);
         cdp_tree_free(t);
     }
@@ -77,16 +75,16 @@ static void bench_tree(uint32_t n, const char *what, int sequential)
 
 static void bench_lookup(cdp_run **newest_first, uint32_t n_runs, uint64_t records, uint64_t sectors_each, int now)
 {
-    const uint32_t n = 1000000 / (uint32_t)(sectors_each / 8);
+    const uint64_t n = (records < 1000000 ? records : 1000000) / (sectors_each / 8);
     cdp_piece pieces[512];
     cdp_status st;
     uint64_t reached, sum = 0, n_pieces = 0;
     double t0 = now_ns();
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint64_t i = 0; i < n; i++) {
         cdp_interval iv = {0, now ? UINT64_MAX : 1 + rnd() % records};
-        cdp_view_piece piece = {0, BLOCKS * 8ull, 0, 1};
+        cdp_view_piece piece = {0, blocks * 8, 0, 1};
         cdp_view view = {1, 1, &piece, &iv};
-        uint64_t s = rnd() % (BLOCKS - sectors_each / 8) * 8;
+        uint64_t s = rnd() % (blocks - sectors_each / 8) * 8;
         int64_t got = cdp_lookup(&view, NULL, 0, newest_first, n_runs, s, s + sectors_each, pieces, 512, &reached, &st);
         if (got < 0)
             must((int)-got, &st);
@@ -95,7 +93,7 @@ static void bench_lookup(cdp_run **newest_first, uint32_t n_runs, uint64_t recor
     }
     double t = now_ns() - t0;
     printf("  look-up of %3llu KiB %s: %.0f ns, %.1f pieces, %.0f ns a piece (%llu)\n", (unsigned long long)sectors_each / 2,
-           now ? "now  " : "as of", t / n, (double)n_pieces / n, t / (double)n_pieces, (unsigned long long)(sum & 1));
+           now ? "now  " : "as of", t / (double)n, (double)n_pieces / (double)n, t / (double)n_pieces, (unsigned long long)(sum & 1));
 }
 
 int main(int argc, char **argv)
@@ -108,16 +106,20 @@ int main(int argc, char **argv)
     cdp_status st;
     double t_write = 0, t_merge = 0;
     uint64_t merged = 0, bytes = 0;
-    bench_tree(65536, "random", 0);
-    bench_tree(65536, "sequential", 1);
-    bench_tree(1000000, "random", 0);
+    per_run = argc > 3 ? strtoull(argv[3], NULL, 0) : per_run;
+    blocks = argc > 4 ? strtoull(argv[4], NULL, 0) : blocks;
+    if (records == 0 || per_run == 0 || per_run > 1u << 28 || blocks < 1024)
+        return 2;
+    bench_tree(records < 65536 ? (uint32_t)records : 65536, "random", 0);
+    bench_tree(records < 65536 ? (uint32_t)records : 65536, "sequential", 1);
+    bench_tree(records < 1000000 ? (uint32_t)records : 1000000, "random", 0);
     for (uint64_t done = 0; done < records;) {
-        const uint32_t n = records - done < PER_RUN ? (uint32_t)(records - done) : PER_RUN;
+        const uint32_t n = records - done < per_run ? (uint32_t)(records - done) : per_run;
         cdp_run_meta meta = {{0}, done + 1, done + n, 1, 1};
         cdp_tree *t = cdp_tree_new(n);
         for (uint32_t i = 0; i < n; i++) {
-            uint64_t s = rnd() % BLOCKS * 8;
-            cdp_tree_insert(t, done + i + 1, s, s + 8, cdp_loc(1 + (uint32_t)(done / PER_RUN), (uint64_t)i * 4096));
+            uint64_t s = rnd() % blocks * 8;
+            cdp_tree_insert(t, done + i + 1, s, s + 8, cdp_loc(1 + (uint32_t)(done / per_run), (uint64_t)i * 4096));
         }
         done += n;
         snprintf(path, sizeof path, "%s/%llu.run", dir, (unsigned long long)done);

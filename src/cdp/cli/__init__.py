@@ -6,17 +6,15 @@ from cdp.cli.base import Root
 
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import PackageNotFoundError, version
+        from cdp import __version__
 
-        try:
-            click.echo(f"cdp {version('cdp')}")
-        except PackageNotFoundError:
-            click.echo("cdp (not installed)")
+        click.echo(f"cdp {__version__}")
         ctx.exit()
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+              help="Print the version.")
 def cli() -> None:
     """A time machine for block volumes: every write is kept, any past moment opens in milliseconds.
 

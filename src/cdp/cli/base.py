@@ -1,8 +1,8 @@
 """What all commands share: common options, help layout, settings, and errors as one line.
 
 Invariants
-  1. Whatever goes wrong, the user sees one line `cdp: error: what, where; what to do next` on standard error and an exit
-     status of cdp.cli.exits; a traceback only with --debug.
+  1. Whatever goes wrong, the user sees one line `cdp: error: what, where; what to do next` on standard error and an
+     exit status of cdp.cli.exits; a traceback only with --debug.
   2. Settings are read and checked before a command's body runs.
   3. Standard output carries results only: with --json one JSON document (or lines of them where the help says so).
 Nothing heavy is imported at module level here or in any command module: `cdp --version` must feel instant.
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn, cast
 
 import click
-from cdpcore.errors import CdpError
 
 from cdp.cli import exits
 from cdp.settings import KEYS, InForce, Settings, load
+from cdpcore.errors import CdpError
 
 # Any command that looks at a volume can end with these.
 VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
@@ -103,7 +103,8 @@ class CdpCommand(click.Command):
         level = state.settings.log_level
         if self.quiet and state.in_force.sources["log_level"] == "default":
             level = "warning"
-        logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(stream=sys.stderr, level=level.upper(),
+                            format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         for name in ("httpx", "httpcore", "uvicorn"):  # of use only to who works on the administration
             logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "WARNING")
         return super().invoke(ctx)
@@ -131,8 +132,8 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export", "import",
-             "restore", "undo", "restores", "check", "replay", "config")
+    ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
+             "import", "restore", "undo", "restores", "check", "replay", "config")
 
     LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
 
@@ -201,7 +202,7 @@ def report(error: BaseException, debug: bool) -> int:
 
 def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, CdpError):
-        return str(error), error.exit_code
+        return f"{error.message}; {error.hint or _next_step(error)}", error.exit_code
     if isinstance(error, click.UsageError):
         message = error.format_message().rstrip(".")
         message = message[:1].lower() + message[1:]
@@ -216,6 +217,22 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return "not enough memory; lower pool_bytes, then repeat", exits.UNAVAILABLE
     return f"internal error: {type(error).__name__}: {error}; repeat with --debug and report it", exits.OTHER
+
+
+def _next_step(error: CdpError) -> str:
+    """What to do about an error that does not say so itself."""
+    if "Permission denied" in error.message:
+        return "run as a user who may, or choose another path"
+    match error.exit_code:
+        case exits.CORRUPT:
+            return "run 'cdp check' on the volume"
+        case exits.NO_SPACE:
+            return "free space, then repeat"
+        case exits.BUSY:
+            return "wait for it, then repeat"
+        case exits.UNAVAILABLE:
+            return "see the system's log"
+    return "see 'cdp --help'"
 
 
 def _told_os(error: OSError) -> tuple[str, int]:

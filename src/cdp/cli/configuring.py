@@ -26,4 +26,5 @@ def show(state: State) -> None:
         rows.append((key.name, key.format(value), source, key.range_text))
         listed.append({"key": key.name, "value": value, "unit": key.unit, "source": source, "default": key.default,
                        "range": key.range_text, "group": key.group, "doc": key.doc})
-    emit(state, {"config_file": in_force.config_path, "settings": listed}, table(("KEY", "VALUE", "SOURCE", "RANGE"), rows))
+    emit(state, {"config_file": in_force.config_path, "settings": listed},
+         table(("KEY", "VALUE", "SOURCE", "RANGE"), rows))

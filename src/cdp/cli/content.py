@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace
 
 from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, note
@@ -15,6 +14,7 @@ from cdp.cli.refs import split, volume_and_point
 from cdp.cli.volumes import new_volume_path
 from cdp.times import told
 from cdp.units import approx_size
+from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
     from cdp.cli.transfer import Source
@@ -36,7 +36,8 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
     """
     location, point = volume_and_point(volume, "export", default="now")
     if out == "-" and state.as_json:
-        raise InvalidRequest("standard output takes either the disk or the JSON", "give a file name, or leave off --json")
+        raise InvalidRequest("standard output takes either the disk or the JSON",
+                             "give a file name, or leave off --json")
     if out == "-" and sys.stdout.isatty():
         raise InvalidRequest("standard output is a terminal", f"write to a file or a pipe: cdp export {volume} - | ...")
     _check_out(out, force)
@@ -131,7 +132,8 @@ def import_(state: State, file: str, volume: str) -> None:
     from cdp.cli.transfer import Source
 
     if file == "-":
-        raise InvalidRequest("import cannot read standard input", "it must know the size first: write a file, then import that")
+        raise InvalidRequest("import cannot read standard input",
+                             "it must know the size first: write a file, then import that")
     with Source(file) as source:
         if source.file_bytes == 0:
             raise InvalidRequest(f"{file} is empty", "give a raw disk image")
@@ -172,8 +174,8 @@ def _import_new(state: State, source: "Source", volume: str) -> None:
 
 
 def _import_existing(state: State, source: "Source", volume: str) -> None:
-    from cdp.cli.transfer import import_over
     from cdp import service as services
+    from cdp.cli.transfer import import_over
     from cdp.client import connect, locate
 
     ref = split(volume)
@@ -189,7 +191,9 @@ def _import_existing(state: State, source: "Source", volume: str) -> None:
             # Nothing was ever written: the content becomes the base, without a history and without passing the log.
             with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
                 service.volume.import_base(source.read_into, source.nonzero(progress.at))
-            emit(state, {"volume": volume, "new": False, "bytes": source.size_bytes, "before": None, "info": service.info()},
+            result = {"volume": volume, "new": False, "bytes": source.size_bytes, "before": None,
+                      "info": service.info()}
+            emit(state, result,
                  f"{volume}: begins with the content of {source.path}")
             return
         before = info["window"]["newest"]
@@ -197,7 +201,8 @@ def _import_existing(state: State, source: "Source", volume: str) -> None:
             import_over(source, service, progress.at)
         after = service.info()
     if source.size_bytes < info["size_bytes"]:
-        note(f"{volume} is larger than {source.path}: its last {info['size_bytes'] - source.size_bytes} bytes stay as they were")
+        rest_bytes = info["size_bytes"] - source.size_bytes
+        note(f"{volume} is larger than {source.path}: its last {rest_bytes} bytes stay as they were")
     emit(state, {"volume": volume, "new": False, "bytes": source.size_bytes, "before": before, "info": after},
          f"{volume}: the first {approx_size(source.size_bytes)} are now the content of {source.path}")
     note(f"to take this back: cdp restore '{volume}@#{before['seq']}'")

@@ -34,7 +34,8 @@ def create(state: State, volume_at_point: str, name: str) -> None:
         made = service.create_image(name, at=point)
     path = f"{location.text}/{made['name']}"
     emit(state, made, fields(f"{path}: a writable image", [
-        ("begins as", moment_text(made["at"])), ("size", approx_size(made["size_bytes"])), ("directory", made["path"])]))
+        ("begins as", moment_text(made["at"])), ("size", approx_size(made["size_bytes"])),
+        ("directory", made["path"])]))
 
 
 @command(image, "list", examples=[("cdp image list web", "all writable images of web")], exit_codes=VOLUME_EXITS)
@@ -46,7 +47,8 @@ def list_(state: State, volume: str) -> None:
 
     with connect(location, state.settings) as service:
         got = service.images()
-    rows = [(one["name"], f"#{one['at']['seq']}", told(one["at"]["ts_ns"]), approx_size(one["log_bytes"]), str(one["children"]))
+    rows = [(one["name"], f"#{one['at']['seq']}", told(one["at"]["ts_ns"]), approx_size(one["log_bytes"]),
+             str(one["children"]))
             for one in got]
     emit(state, got, table(("NAME", "SEQ", "BEGINS AS OF", "LOG", "IMAGES"), rows) if got else
          f"{volume}: no images; 'cdp image create {volume}@POINT NAME' makes one")

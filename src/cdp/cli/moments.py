@@ -35,7 +35,8 @@ def window(state: State, volume: str) -> None:
         got = service.window()
     pairs = [("oldest", moment_text(got["oldest"])), ("newest", moment_text(got["newest"]))]
     for gap in got["gaps"]:
-        pairs.append(("not", f"{moment_text(gap['first'])} to {moment_text(gap['last'])}: freed by a destructive restore"))
+        span = f"{moment_text(gap['first'])} to {moment_text(gap['last'])}"
+        pairs.append(("not between", f"{span}: freed by a destructive restore"))
     emit(state, got, fields(f"{volume}: any moment from the oldest to the newest can be opened", pairs))
 
 
@@ -62,7 +63,9 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
     if got["asked_ts_ns"] is not None:
         pairs.append(("you asked for", told(got["asked_ts_ns"])))
     how = {"now": ", the newest record", "seq": "", "bookmark": ", which the bookmark names"}
-    what = ", the volume as it was made" if resolved["seq"] == 0 else how.get(got["kind"], ", the last record at or before it")
+    what = how.get(got["kind"], ", the last record at or before it")
+    if resolved["seq"] == 0:
+        what = ", the volume as it was made"
     pairs.append(("it means", f"#{resolved['seq']}{what}, {told(resolved['ts_ns'])}"))
     if following is None:
         pairs.append(("next record", "none: this is the newest state"))
@@ -108,7 +111,8 @@ def bookmark(state: State, volume: str, name: str, at: str | None, delete: bool)
         if delete:
             gone = next((mark for mark in service.bookmarks() if mark["name"] == name), None)
             service.delete_bookmark(name)
-            emit(state, {"deleted": name, "at": gone["at"] if gone else None}, f"{location.text}: bookmark {name} is gone")
+            emit(state, {"deleted": name, "at": gone["at"] if gone else None},
+                 f"{location.text}: bookmark {name} is gone")
             if gone:
                 note(f"to have it back: cdp bookmark {location.text} {name} --at '#{gone['at']['seq']}'")
             return
@@ -116,7 +120,8 @@ def bookmark(state: State, volume: str, name: str, at: str | None, delete: bool)
     emit(state, made, fields(f"{location.text}: bookmark {made['name']}", [("names", moment_text(made["at"]))]))
 
 
-@command(cli, "bookmarks", examples=[("cdp bookmarks web", "all bookmarks, oldest moment first")], exit_codes=VOLUME_EXITS)
+@command(cli, "bookmarks", examples=[("cdp bookmarks web", "all bookmarks, oldest moment first")],
+         exit_codes=VOLUME_EXITS)
 @click.argument("volume")
 def bookmarks(state: State, volume: str) -> None:
     """List the bookmarks of a volume."""
@@ -138,11 +143,13 @@ def bookmarks(state: State, volume: str) -> None:
 @click.argument("volume")
 @click.option("--since", metavar="POINT", default="#0", help="Records after this moment; default: the beginning.")
 @click.option("--until", metavar="POINT", default="now", help="Records up to and including this moment; default: now.")
-@click.option("--limit", metavar="N", type=click.IntRange(0), default=1000, show_default=True, help="At most N records; 0: all.")
+@click.option("--limit", metavar="N", type=click.IntRange(0), default=1000, show_default=True,
+              help="At most N records; 0: all.")
 def records(state: State, volume: str, since: str, until: str, limit: int) -> None:
     """List the history, record by record.
 
-    Records are writes, trims, zeroes, flushes, bookmarks made and deleted, and restores. With --json the result is one object a line.
+    Records are writes, trims, zeroes, flushes, bookmarks made and deleted, and restores. With --json the result is one
+    object a line.
     """
     location = volume_only(volume, "records")
     from cdp.client import connect

@@ -1,7 +1,7 @@
 """Reference text for the documents, produced from the code: `python -m cdp.cli.reference settings|commands|exits`.
 
-docs/settings.md and docs/cli.md hold these between marker lines; `python -m cdp.cli.reference write DOCS` renews them, and
-a test fails where they are out of step.
+docs/settings.md and docs/cli.md hold these between marker lines; `python -m cdp.cli.reference write DOCS` renews them,
+and a test fails where they are out of step.
 """
 import re
 import sys
@@ -20,9 +20,11 @@ def settings_text() -> str:
     """One table for each group of keys."""
     parts = []
     for group, title in (("engine", "Engine"), ("server", "Server")):
-        lines = [f"### {title}", "", "| key | unit | range | default | flag | environment |", "|---|---|---|---|---|---|"]
+        lines = [f"### {title}", "", "| key | unit | range | default | flag | environment |",
+                 "|---|---|---|---|---|---|"]
         keys = [key for key in KEYS.values() if key.group == group]
-        lines += [f"| `{key.name}` | {key.unit} | {key.range_text} | {key.format(key.default)} | `{key.flag}` | `{key.env}` |"
+        lines += [f"| `{key.name}` | {key.unit} | {key.range_text} | {key.format(key.default)} "
+                  f"| `{key.flag}` | `{key.env}` |"
                   for key in keys]
         lines += ["", *(f"- `{key.name}`: {key.doc}" for key in keys)]
         parts.append("\n".join(lines))

@@ -80,7 +80,8 @@ def _restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]
 def undo(state: State, volume: str, dry_run: bool) -> None:
     """Take the last restore back.
 
-    The volume is then as it was just before that restore; what was written since is hidden too, and stays in the history.
+    The volume is then as it was just before that restore; what was written since is hidden too, and
+    stays in the history.
     """
     location = volume_only(volume, "undo")
     from cdp.client import connect

@@ -14,7 +14,8 @@ SERVE_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.NO_S
     ("cdp serve web", "on a unix socket; prints the URI of every export"),
     ("cdp serve web db --tcp localhost:10809", "two volumes over TCP"),
     ("cdp serve web --tcp 0.0.0.0:10809 --tls require --tls-cert c.pem --tls-key k.pem", "over TLS only"),
-    ("nbdinfo 'nbd+unix:///web@-10m?socket=/run/cdp/web.sock'", "in another terminal: the volume as of ten minutes ago"),
+    ("nbdinfo 'nbd+unix:///web@-10m?socket=/run/cdp/web.sock'",
+     "in another terminal: the volume as of ten minutes ago"),
 ], exit_codes=SERVE_EXITS)
 @click.argument("paths", metavar="VOLUME...", nargs=-1, required=True)
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")

@@ -3,13 +3,13 @@ import os
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest, NotFound
 
 from cdp import units
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
 from cdp.cli.refs import volume_only
 from cdp.times import told
+from cdpcore.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from cdp.service import InfoView
@@ -83,15 +83,14 @@ def info(state: State, volume: str) -> None:
 
 def info_lines(title: str, got: "InfoView") -> list[str]:
     stats, window, served = got["stats"], got["window"], got["served"]
-    log = units.approx_size(stats.get("log_bytes", stats.get("sealed_log_bytes", 0))) + (f" in {stats['segments']} segments" if "segments" in stats else "")
     pairs = [
         ("path", got["path"]),
         ("size", f"{units.approx_size(got['size_bytes'])} ({got['size_bytes']} bytes)"),
         ("created", told(got["created_ns"])),
         ("oldest", f"#{window['oldest']['seq']}  {told(window['oldest']['ts_ns'])}"),
         ("newest", f"#{window['newest']['seq']}  {told(window['newest']['ts_ns'])}"),
-        ("log", log),
-        ("index", units.approx_size(stats.get("index_bytes", 0)) + (f" in {stats['runs']} runs" if "runs" in stats else "")),
+        ("log", _files(stats["segments"], "segment", stats["log_bytes"])),
+        ("index", _files(stats["runs"], "run", stats["index_bytes"])),
         ("bookmarks", str(got["bookmarks"])),
         ("images", str(got["images"])),
         ("restores", str(got["restores"])),
@@ -103,3 +102,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     if served:
         lines += [f"             {uri}" for uri in served["uris"]]
     return lines
+
+
+def _files(count: int, what: str, size_bytes: int, how: str = "") -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}, {units.approx_size(size_bytes)}{how}"

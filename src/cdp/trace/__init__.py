@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "RECORD", "Flag", "Format", "Kind", "Records", "Source", "Tally", "Trace", "TraceReader", "merge",
            "open_trace"]
 
-_HOME = {"FORMATS": "formats", "Format": "formats", "merge": "merging", "RECORD": "model", "Flag": "model", "Kind": "model",
-         "Records": "model", "Tally": "model", "TraceReader": "model", "Source": "reader", "Trace": "reader",
-         "open_trace": "reader"}
+_HOME = {
+    "FORMATS": "formats", "Format": "formats", "merge": "merging", "RECORD": "model", "Flag": "model", "Kind": "model",
+    "Records": "model", "Tally": "model", "TraceReader": "model", "Source": "reader", "Trace": "reader",
+    "open_trace": "reader",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,6 @@ from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore import traceparse
-from cdpcore.errors import InvalidRequest
 
 
 class BlktraceReader:
@@ -40,7 +39,7 @@ class BlktraceReader:
         with self.file.open() as stream:
             self._stream = stream
             if not stream.peek(1):
-                raise InvalidRequest(f"{self.path}: empty file: expected {self.format.title}")
+                raise places.empty(self.path, self.format.title)
             while not final:
                 fresh = stream.read(self._piece_bytes)
                 final = len(fresh) < self._piece_bytes

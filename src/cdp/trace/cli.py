@@ -1,5 +1,5 @@
-"""The commands `cdp trace info`, `cdp trace convert` and `cdp trace formats`: a click group for cdp's command line, which
-runs on its own too (`python -m cdp.trace`). Errors leave as cdpcore.errors.CdpError; whoever runs the group turns them
+"""The commands `cdp trace info`, `convert` and `formats`: a click group for cdp's command line, which runs on its own
+too (`python -m cdp.trace`). Errors leave as cdpcore.errors.CdpError; whoever runs the group turns them
 into one line and an exit status (main() here, cdp.cli there). Nothing heavy is imported before a command's body runs.
 """
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from cdpcore.errors import CdpError
 
 from cdp.trace.formats import FAMILIES, FORMATS, STAGES
+from cdpcore.errors import CdpError
 
 if TYPE_CHECKING:
     from cdp.trace.reader import Trace
@@ -24,6 +24,7 @@ EXIT_STATUS = (
     ("0", "done"),
     ("2", "the trace is malformed (the message says file, line, column), or the command line is wrong"),
     ("3", "no such file"),
+    ("6", "no space for what is written"),
     ("8", "a file cannot be read or written"),
     ("130", "interrupted by the user"),
 )
@@ -68,6 +69,9 @@ def trace() -> None:
     """
 
 
+trace_group = trace  # for modules where `trace` is a Trace
+
+
 def trace_options(command: F) -> F:
     """The options of everything that reads a trace, as keyword arguments of open_trace()."""
     for option in reversed((
@@ -77,7 +81,7 @@ def trace_options(command: F) -> F:
                      help="blkparse, blktrace: the action that counts as a request; default D, else C, else Q."),
         click.option("--assume", type=click.Choice(["read", "write"]), default="write", show_default=True,
                      help="What requests are in a format without operations (oracle-general)."),
-        click.option("--separate", is_flag=True, help="Devices of different files are different, whatever their names."),
+        click.option("--separate", is_flag=True, help="Devices of different files differ, whatever their names."),
         click.option("--align", type=click.Choice(["clock", "start"]), default="clock", show_default=True,
                      help="Several traces: times as they are, or each from its first record."),
     )):
@@ -114,7 +118,7 @@ def info_command(paths: tuple[str, ...], limit: int | None, picture: str | None,
     """Show what is in a trace: format, span, counts by kind, sizes, footprint, overwritten share, devices.
 
     Several files are read as one trace, by time: the days or disks of a trace, or blktrace's file per CPU.
-    The footprint is exact up to 4 million separate places and an upper bound beyond that; the report says which.
+    The footprint is exact up to a million separate places and an estimate beyond that; the report says which.
     """
     from cdp.trace import plot, report
     from cdp.trace.info import collect
@@ -140,7 +144,7 @@ def info_command(paths: tuple[str, ...], limit: int | None, picture: str | None,
 @click.option("--to", "target", type=click.Choice(["fio", "csv"]), help="Default: by OUT's suffix; fio unless .csv.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N records.")
 @click.option("--force", is_flag=True, help="Replace OUT; it stays as it was until the new one is complete.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was converted as JSON (on standard error if OUT is -).")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON (on standard error if OUT is -).")
 def convert_command(paths: tuple[str, ...], out: str, target: str | None, limit: int | None, force: bool, as_json: bool,
                     **options: Any) -> None:
     """Write a trace as a fio iolog (version 3) or as CSV; OUT - is standard output.

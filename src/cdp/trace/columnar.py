@@ -208,7 +208,8 @@ def _cdp(frame: pl.DataFrame, out: Records, devices: Devices) -> None:
 
 
 _SCHEMAS: dict[str, tuple[Schema, Callable[[pl.DataFrame, Records, Devices], None]]] = {
-    "msr": ({"ts": _U64, "host": _STR, "disk": _U64, "type": _STR, "offset": _U64, "size": _U64, "response": _STR}, _msr),
+    "msr": ({"ts": _U64, "host": _STR, "disk": _U64, "type": _STR, "offset": _U64, "size": _U64, "response": _STR},
+            _msr),
     "systor": ({"ts": _STR, "response": _STR, "type": _STR, "lun": _U64, "offset": _U64, "size": _U64}, _systor),
     "alibaba": ({"device": _U64, "op": _STR, "offset": _U64, "length": _U64, "ts": _U64}, _alibaba),
     "tencent": ({"ts": _U64, "offset": _U64, "size": _U64, "type": _U64, "volume": _U64}, _tencent),

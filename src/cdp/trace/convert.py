@@ -8,6 +8,7 @@ The CSV keeps everything but where a record came from, and open_trace() reads it
 """
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -21,7 +22,7 @@ import polars as pl
 
 from cdp.trace.model import Flag, Kind, Records
 from cdp.trace.reader import Trace
-from cdpcore.errors import InvalidRequest, Unavailable
+from cdpcore.errors import InvalidRequest, OutOfSpace, Unavailable
 
 Target = Literal["fio", "csv"]
 _FIO_ACTION = {Kind.READ: "read", Kind.WRITE: "write", Kind.TRIM: "trim", Kind.ZERO: "write", Kind.FLUSH: "sync",
@@ -174,16 +175,18 @@ def _output(path: str, force: bool) -> Iterator[IO[bytes]]:
         raise InvalidRequest(f"{path}: exists", "--force replaces it")
     part = f"{path}.part-{os.getpid()}"
     try:
-        file = open(part, "wb", buffering=1 << 20)
+        file = open(part, "wb", buffering=1 << 20)  # noqa: SIM115 (failing here is another error than failing below)
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from None
+        raise Unavailable(f"{path}: {error.strerror}", "choose another place") from None
     try:
         with file:
             yield file
         os.replace(part, path)
     except OSError as error:
         _remove(part)
-        raise Unavailable(f"{path}: {error.strerror}") from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutOfSpace(f"{path}: {error.strerror}", "free space, then repeat; nothing was left behind") from None
+        raise Unavailable(f"{path}: {error.strerror}", "see the system's log") from None
     except BaseException:
         _remove(part)
         raise

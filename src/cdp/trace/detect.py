@@ -36,13 +36,13 @@ def detect(file: TraceFile, wanted: str | None = None) -> Format:
     formats = candidates(wanted)
     head = file.head(HEAD_BYTES)
     if not head:
-        raise InvalidRequest(f"{file.path}: empty file: expected a trace")
+        raise places.empty(file.path, "a trace")
     if len(formats) == 1:
         return formats[0]
     found = find(head, formats)
     if found is None:
-        raise InvalidRequest(f"{file.path}: {_what_it_looks_like(head)}", "'cdp trace formats' lists what is known, --format "
-                             "chooses")
+        raise InvalidRequest(f"{file.path}: {_what_it_looks_like(head)}",
+                             "'cdp trace formats' lists what is known, --format chooses")
     return found
 
 

@@ -114,7 +114,8 @@ class PayloadSource:
                 have += len(part)
             data = parts[0] if len(parts) == 1 else b"".join(parts)
         if len(data) != size:
-            raise InvalidRequest(f"{self.path}: cut: {size} bytes of data expected at byte {position}, found {len(data)}")
+            raise InvalidRequest(f"{self.path}: expected {size} bytes of data at byte {position}, found {len(data)}",
+                                 "get the whole log")
         return data
 
     def _read_forward(self, stream: ByteStream, position: int, size: int) -> bytes:

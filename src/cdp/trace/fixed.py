@@ -11,7 +11,6 @@ from cdp.trace.formats import Format
 from cdp.trace.model import END_BYTES, RECORD, Kind, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore import traceparse
-from cdpcore.errors import InvalidRequest
 
 VSCSI_1 = np.dtype([("sn", "<u4"), ("len", "<u4"), ("nsg", "<u4"), ("cmd", "<u2"), ("ver", "<u2"), ("lbn", "<u8"),
                     ("ts", "<u8")])
@@ -21,7 +20,7 @@ ORACLE = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i
 
 Bools = NDArray[np.bool_]
 Rule = tuple[str, Callable[[Records], Bools]]  # what is expected, and where it holds
-_SCSI_KIND = np.array([traceparse.scsi_kind(op) for op in range(256)] , np.uint8)
+_SCSI_KIND = np.array([traceparse.scsi_kind(op) for op in range(256)], np.uint8)
 _END_SECTORS = np.uint64(END_BYTES // 512)
 
 
@@ -98,14 +97,15 @@ class FixedReader:
         with self.file.open() as stream:
             self._stream = stream
             if not stream.peek(1):
-                raise InvalidRequest(f"{self.path}: empty file: expected {self.format.title}")
+                raise places.empty(self.path, self.format.title)
             while piece := stream.read(step):
                 raw = np.frombuffer(piece, layout, len(piece) // size)
                 good, wrong = _apply(rules, raw)
                 if not good.all():
                     first = int(np.argmin(good))
                     self._meet_bad(seen + first, size, wrong[first], int(np.count_nonzero(~good)))
-                    raw, numbers = (raw[good], np.flatnonzero(good)) if self._skip_bad else (raw[:first], np.arange(first))
+                    numbers = np.flatnonzero(good) if self._skip_bad else np.arange(first)
+                    raw = raw[numbers]
                 else:
                     numbers = np.arange(len(raw))
                 out = np.zeros(len(raw), RECORD)

@@ -76,7 +76,8 @@ _ALL = (
     Format("dm-log-writes", "dm-log-writes, QEMU blklogwrites", "dmlog", "none", has_payload=True),
 )
 FORMATS: dict[str, Format] = {f.name: f for f in _ALL}
-FAMILIES = {"disksim": ("disksim-ns", "disksim-ms"), "vscsi": ("vscsi-v1", "vscsi-v2"), "blklogwrites": ("dm-log-writes",)}
+FAMILIES = {"disksim": ("disksim-ns", "disksim-ms"), "vscsi": ("vscsi-v1", "vscsi-v2"),
+            "blklogwrites": ("dm-log-writes",)}
 
 
 def candidates(name: str | None) -> tuple[Format, ...]:

@@ -1,7 +1,7 @@
 """What is in a trace: one pass, in constant memory (bounded by the number of devices, not by the number of records).
 
-Everything is exact but the footprint of a trace that touches more than `max_intervals` separate places, which is then
-an upper bound at a granule that is told (cdp.trace.footprint).
+Everything is exact but the footprint of a trace that touches more than `max_intervals` separate places: that is then an
+estimate from a sample of the addresses, and so is the overwritten share (cdp.trace.footprint).
 """
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TraceInfo:
     overwritten_bytes: int  # written onto what the trace had written before
     overwritten_share: float  # of the written bytes
     footprint_exact: bool
-    footprint_granule_bytes: int
+    footprint_one_in: int  # 1: exact; N: estimated from one address window in N
     devices: list[DeviceInfo]
     timeline: Timeline = field(repr=False)
 
@@ -194,8 +194,8 @@ class Collector:
             written_footprint_bytes=int(written.sum()),
             overwritten_bytes=over,
             overwritten_share=over / wrote_bytes if wrote_bytes else 0.0,
-            footprint_exact=self._touched.exact and self._written.exact,
-            footprint_granule_bytes=max(self._touched.granule_bytes, self._written.granule_bytes),
+            footprint_exact=max(self._touched.one_in, self._written.one_in) == 1,
+            footprint_one_in=max(self._touched.one_in, self._written.one_in),
             devices=[
                 DeviceInfo(name, int(column["records"][i]), int(column["reads"][i]), int(column["writes"][i]),
                            int(column["read_bytes"][i]), int(column["write_bytes"][i]), int(touched[i]),

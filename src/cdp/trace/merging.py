@@ -5,13 +5,13 @@ always the stream's own order, also where its times step back (its key is then t
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp.trace.model import Records
+from cdp.trace.model import RECORD, Records
 
 
 @dataclass
@@ -35,12 +35,21 @@ class _Head:
 
 
 def merge(streams: Sequence[Iterator[Records]]) -> Iterator[Records]:
-    """Batches of all streams by time. Holds one batch of each; a given batch is at most as long as these together."""
+    """Batches of all streams by time. Holds one batch of each; a given batch is at most as long as these together.
+
+    Generators among the streams are closed at the end, early or not.
+    """
     nothing = np.empty(0, np.uint64)
-    heads: list[_Head | None] = []
-    for stream in streams:
-        head = _Head(stream, np.empty(0), nothing)
-        heads.append(head if head.advance() else None)
+    try:
+        yield from _merged([_Head(stream, np.empty(0, RECORD), nothing) for stream in streams])
+    finally:
+        for stream in streams:
+            if isinstance(stream, Generator):
+                stream.close()
+
+
+def _merged(all_heads: list[_Head]) -> Iterator[Records]:
+    heads: list[_Head | None] = [head if head.advance() else None for head in all_heads]
     while live := [(i, head) for i, head in enumerate(heads) if head]:
         # What ends first bounds what can be given: nothing earlier is still to come from any stream.
         last, head = min(live, key=lambda pair: (int(pair[1].keys[-1]), pair[0]))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from cdpcore import traceparse
 from numpy.typing import NDArray
+
+from cdpcore import traceparse
 
 Records: TypeAlias = NDArray[np.void]
 

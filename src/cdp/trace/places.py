@@ -31,3 +31,7 @@ def record_place(path: str, format_name: str, number: int, byte: int, expected: 
 
 def bad(place: str, hint: str = SKIP_HINT) -> InvalidRequest:
     return InvalidRequest(place, hint)
+
+
+def empty(path: str, expected: str) -> InvalidRequest:
+    return InvalidRequest(f"{path}: empty file: expected {expected}", "was it stored whole?")

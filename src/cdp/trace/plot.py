@@ -38,8 +38,8 @@ def save(info: TraceInfo, path: str) -> None:
     if over_time.get_legend_handles_labels()[0]:
         over_time.legend(loc="upper right")
     files = os.path.basename(info.files[0]) + (f" and {len(info.files) - 1} more" if len(info.files) > 1 else "")
-    over_time.set_title(f"{files} ({info.format}): {info.records:,} records, {info.bytes['write'] / _MIB:,.0f} MiB written, "
-                        f"{info.overwritten_share:.0%} of it onto earlier writes")
+    over_time.set_title(f"{files} ({info.format}): {info.records:,} records, {info.bytes['write'] / _MIB:,.0f} MiB "
+                        f"written, {info.overwritten_share:.0%} of it onto earlier writes")
 
     places = np.arange(len(info.sizes))
     for offset, name, counts in ((-0.2, "write", [b.writes for b in info.sizes]),
@@ -52,7 +52,7 @@ def save(info: TraceInfo, path: str) -> None:
     except ValueError as error:
         raise InvalidRequest(f"{path}: {' '.join(str(error).split())}", "name it .png, .svg or .pdf") from None
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from None
+        raise Unavailable(f"{path}: {error.strerror}", "choose another place") from None
 
 
 def size_text(size_bytes: int) -> str:

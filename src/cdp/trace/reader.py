@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +72,12 @@ class Trace:
         names = sorted({source.format.name for source in sources})
         self.format = " + ".join(names)
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -88,7 +90,7 @@ class Trace:
 
     @property
     def clock(self) -> Clock:
-        """What ts_ns counts from. Of cdp's own CSV it is known once reading has begun."""
+        """What ts_ns counts from."""
         clocks = {source.clock for source in self.sources}
         if len(clocks) > 1 or (self._align == "start" and clocks != {"none"}):
             return "relative"
@@ -237,9 +239,9 @@ def open_trace(
     """
     names = [os.fspath(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     if not names:
-        raise InvalidRequest("no trace file given")
+        raise InvalidRequest("no trace file given", "name at least one")
     if len(names) > MAX_FILES:
-        raise InvalidRequest(f"{len(names)} trace files: at most {MAX_FILES} at once")
+        raise InvalidRequest(f"{len(names)} trace files: at most {MAX_FILES} at once", "give them in parts")
     if batch_records < 1:
         raise InvalidRequest(f"batches of {batch_records} records: at least 1")
     if stage is not None and stage not in STAGES:

@@ -50,10 +50,12 @@ def _facts(info: TraceInfo) -> list[tuple[str, str]]:
         facts.append(("span", f"{info.span_ns / 1e9:,.3f} s" + (f" from {info.start_utc}" if info.start_utc else "")))
     facts.append(("records", f"{info.records:,} of {info.events:,} events" if info.events != info.records
                   else f"{info.records:,}"))
-    bound = "" if info.footprint_exact else f" at most (in units of {amount(info.footprint_granule_bytes)})"
-    facts.append(("footprint", f"{amount(info.footprint_bytes)}{bound}, {amount(info.written_footprint_bytes)} of it written"))
-    facts.append(("overwritten", f"{info.overwritten_share:.1%} of the written bytes ({amount(info.overwritten_bytes)})"
-                  + ("" if info.footprint_exact else " at least")))
+    about = "" if info.footprint_exact else "about "
+    written = amount(info.written_footprint_bytes)
+    facts.append(("footprint", f"{about}{amount(info.footprint_bytes)}, {written} of it written"
+                  + (f" (a sample: one address in {info.footprint_one_in})" if about else "")))
+    share = f"{info.overwritten_share:.1%} of the written bytes ({amount(info.overwritten_bytes)})"
+    facts.append(("overwritten", about + share))
     flags = ", ".join(f"{name} {count:,}" for name, count in info.flags.items() if count)
     if flags:
         facts.append(("flags", flags))
@@ -74,7 +76,8 @@ def _sizes(info: TraceInfo, out: Console) -> None:
     most = max(bucket.reads + bucket.writes for bucket in info.sizes)
     for bucket in info.sizes:
         both = bucket.reads + bucket.writes
-        table.add_row(size_text(bucket.to_bytes), f"{bucket.reads:,}", f"{bucket.writes:,}", "#" * -(-30 * both // most))
+        table.add_row(size_text(bucket.to_bytes), f"{bucket.reads:,}", f"{bucket.writes:,}",
+                      "#" * -(-30 * both // most))
     out.print()
     out.print(table)
 

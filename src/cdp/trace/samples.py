@@ -14,6 +14,7 @@ import numpy as np
 from cdp.trace.model import Flag, Kind
 from cdpcore.errors import InvalidRequest
 
+NO_FLAGS = Flag(0)
 _S = 10**9
 _RW = frozenset({Kind.READ, Kind.WRITE})
 _BLOCK = frozenset({Kind.READ, Kind.WRITE, Kind.TRIM, Kind.FLUSH})
@@ -28,7 +29,7 @@ class Request:
     kind: Kind
     offset_bytes: int
     length_bytes: int
-    flags: Flag = Flag(0)
+    flags: Flag = NO_FLAGS
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Grain:
     offset_bytes: int = 1
     length_bytes: int = 1
     kinds: frozenset[Kind] = _RW
-    flags: Flag = Flag(0)
+    flags: Flag = NO_FLAGS
     devices: str = "number"  # number, name, host, pair, or none
     max_time_ns: int = (1 << 64) - 1
     max_length_bytes: int = 1 << 62
@@ -208,16 +209,18 @@ def fio_version_2(requests: Sequence[Request]) -> bytes:
 def _rwbs(r: Request) -> str:
     if r.kind == Kind.FLUSH:
         return "FN" + _rwbs_tail(r)
-    return (("F" if r.flags & Flag.PREFLUSH else "") + {Kind.READ: "R", Kind.WRITE: "W", Kind.TRIM: "D"}[r.kind]
-            + ("F" if r.flags & Flag.FUA else "") + _rwbs_tail(r))
+    operation = {Kind.READ: "R", Kind.WRITE: "W", Kind.TRIM: "D"}[r.kind]
+    before, after = "F" if r.flags & Flag.PREFLUSH else "", "F" if r.flags & Flag.FUA else ""
+    return before + operation + after + _rwbs_tail(r)
 
 
 def _rwbs_tail(r: Request) -> str:
-    return ("A" if r.flags & Flag.AHEAD else "") + ("S" if r.flags & Flag.SYNC else "") + ("M" if r.flags & Flag.META else "")
+    return "".join(letter for letter, flag in (("A", Flag.AHEAD), ("S", Flag.SYNC), ("M", Flag.META)) if r.flags & flag)
 
 
 def _blkparse_line(r: Request, number: int, action: str) -> str:
-    head = f"{r.device:>7} {0:2d} {number:8d} {r.ts_ns // _S:5d}.{r.ts_ns % _S:09d} {1867:5d} {action:>2} {_rwbs(r):>3} "
+    time = f"{r.ts_ns // _S:5d}.{r.ts_ns % _S:09d}"
+    head = f"{r.device:>7} {0:2d} {number:8d} {time} {1867:5d} {action:>2} {_rwbs(r):>3} "
     if r.kind == Kind.FLUSH:
         return head + ("0 [0]" if action == "C" else "[jbd2/dm-0-8]")
     return head + f"{r.offset_bytes // 512} + {r.length_bytes // 512} " + ("[0]" if action == "C" else "[jbd2/dm-0-8]")
@@ -242,14 +245,17 @@ def _blktrace_event(order: str, r: Request, number: int, what: int) -> bytes:
 
 
 def blktrace(requests: Sequence[Request], order: str = "<", clock: tuple[int, int] | None = None) -> bytes:
-    """blktrace events Q, D, C of each request, a remap before them, names and, with clock=(UTC s, ns), the time event.
+    """blktrace events Q, D, C of each request, a remap before them, a name and, with clock=(UTC s, ns), the time event.
 
     order: "<" or ">", the tracer's byte order (the remap's own data is big-endian always).
     """
-    out = [struct.pack(order + "IIQQIIIIIHH", 0x65617407, 0, 0, 0, 0, 0x400 << 16, 42, 0, 0, 0, 16) + b"jbd2/sda1-8\0\0\0\0\0"]
+    def notify(what: int, data: bytes) -> bytes:
+        head = (0x65617407, 0, 0, 0, 0, 0x400 << 16 | what, 42, 0, 0, 0, len(data))
+        return struct.pack(order + "IIQQIIIIIHH", *head) + data
+
+    out = [notify(0, b"jbd2/sda1-8".ljust(16, b"\0"))]
     if clock:
-        out.append(struct.pack(order + "IIQQIIIIIHH", 0x65617407, 0, 0, 0, 0, 0x400 << 16 | 1, 0, 0, 0, 0, 8)
-                   + struct.pack(order + "II", *clock))
+        out.append(notify(1, struct.pack(order + "II", *clock)))
     for i, r in enumerate(requests):
         remap = bytearray(_blktrace_event(order, r, 4 * i, 15))
         remap[46:48] = struct.pack(order + "H", 16)
@@ -259,8 +265,8 @@ def blktrace(requests: Sequence[Request], order: str = "<", clock: tuple[int, in
 
 
 def _vscsi_1(requests: Sequence[Request]) -> bytes:
-    return b"".join(struct.pack("<IIIHHQQ", i, r.length_bytes, 1, _SCSI[r.kind], 0x100, r.offset_bytes // 512, r.ts_ns // 1000)
-                    for i, r in enumerate(requests))
+    return b"".join(struct.pack("<IIIHHQQ", i, r.length_bytes, 1, _SCSI[r.kind], 0x100, r.offset_bytes // 512,
+                                r.ts_ns // 1000) for i, r in enumerate(requests))
 
 
 def _vscsi_2(requests: Sequence[Request]) -> bytes:
@@ -286,7 +292,8 @@ def write_log(entries: Sequence[tuple[int, int, int, bytes]], sector_bytes: int 
 
 
 _WRITERS: dict[str, Callable[[Sequence[Request]], bytes]] = {
-    "msr": _msr, "systor": _systor, "alibaba": _alibaba, "tencent": _tencent, "cloudphysics": _cloudphysics, "spc": _spc,
-    "cdp": _cdp, "fiu": _fiu, "disksim-ns": _disksim_ns, "disksim-ms": _disksim_ms, "blkreplay": _blkreplay, "fio": _fio,
-    "blkparse": _blkparse, "blktrace": blktrace, "vscsi-v1": _vscsi_1, "vscsi-v2": _vscsi_2, "oracle-general": _oracle,
+    "msr": _msr, "systor": _systor, "alibaba": _alibaba, "tencent": _tencent, "cloudphysics": _cloudphysics,
+    "spc": _spc, "cdp": _cdp, "fiu": _fiu, "disksim-ns": _disksim_ns, "disksim-ms": _disksim_ms,
+    "blkreplay": _blkreplay, "fio": _fio, "blkparse": _blkparse, "blktrace": blktrace,
+    "vscsi-v1": _vscsi_1, "vscsi-v2": _vscsi_2, "oracle-general": _oracle,
 }

@@ -13,7 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, cast
+from typing import IO, Any, Self, cast
 
 import zstandard
 
@@ -37,7 +37,13 @@ class ByteStream:
         self._done = 0
         self._source = _open(path)
         try:
+            info = os.fstat(self._source.fileno())
+            self.seekable = stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
+            self.stored_bytes = self._size() if self.seekable else None
             start = self._source.peek(4)
+            if len(start) < 4 and not self.seekable:  # a pipe gives what it has: wait for the rest of a magic
+                start = self._source.read(4)
+                self._source = io.BufferedReader(_Prefixed(start, self._source), 1 << 16)
             if start.startswith(_GZIP) and start[3:4] < b"\x20":  # three bytes and no reserved flag
                 self.compression = "gzip"
                 self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=self._source, mode="rb"))
@@ -47,9 +53,6 @@ class ByteStream:
             else:
                 self.compression = ""
                 self._file = self._source
-            info = os.fstat(self._source.fileno())
-            self.seekable = stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
-            self.stored_bytes = self._size() if self.seekable else None
         except BaseException:
             self._source.close()
             raise
@@ -60,10 +63,12 @@ class ByteStream:
         self._source.seek(here)
         return end
 
-    def __enter__(self) -> ByteStream:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -90,7 +95,7 @@ class ByteStream:
             raise InvalidRequest(f"{self.path}: {self.compression} data is cut or damaged after {where} bytes of "
                                  f"content ({_one_line(error)})", "fetch the file again") from None
         except OSError as error:
-            raise Unavailable(f"{self.path}: {error.strerror or error}") from None
+            raise Unavailable(f"{self.path}: {error.strerror or error}", "see the system's log") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def peek(self, size: int) -> bytes:
@@ -133,6 +138,27 @@ class ByteStream:
         if self._source.closed:
             return self._done
         return self._source.tell() if self.seekable else self.position
+
+
+class _Prefixed(io.RawIOBase):
+    """Bytes that were read already, then the rest of a pipe."""
+
+    def __init__(self, prefix: bytes, rest: io.BufferedReader):
+        self._prefix, self._rest = prefix, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._prefix:
+            return self._rest.readinto1(buffer)
+        size = min(len(buffer), len(self._prefix))
+        buffer[:size], self._prefix = self._prefix[:size], self._prefix[size:]
+        return size
+
+    def close(self) -> None:
+        self._rest.close()
+        super().close()
 
 
 class _ZstdReader:
@@ -227,9 +253,9 @@ def _open(path: str) -> io.BufferedReader:
         try:
             raw = io.FileIO(path, "rb")
         except FileNotFoundError:
-            raise NotFound(f"{path}: no such file") from None
+            raise NotFound(f"{path}: no such file", "check the path") from None
         except IsADirectoryError:
             raise InvalidRequest(f"{path}: is a directory", "name the trace's files") from None
         except OSError as error:
-            raise Unavailable(f"{path}: {error.strerror}") from None
+            raise Unavailable(f"{path}: {error.strerror}", "run as a user who may read it") from None
     return io.BufferedReader(raw, 1 << 16)

@@ -1,4 +1,4 @@
-"""One text trace, read in bounded pieces: columnar where the format has fixed columns and the piece is clean, else native.
+"""One text trace, read in bounded pieces: columnar where columns are fixed and the piece is clean, else native.
 
 Both give the same records; "native" or "columnar" can be forced for tests and measurements.
 """
@@ -18,20 +18,22 @@ from cdpcore.errors import InvalidRequest
 
 Engine = Literal["auto", "native", "columnar"]
 _BOM = b"\xef\xbb\xbf"
+_UTC = b"utc_ns,"  # how cdp's own CSV begins where its times are UTC
 _TRIES = 4  # pieces that the columnar reader may decline from the start on before it is no longer asked
 
 
 class TextReader:
     """A TraceReader of lines. stages: bits of block-layer actions (blkparse). One pass at a time, one thread."""
 
-    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: int = 0, engine: Engine = "auto",
-                 piece_bytes: int = PIECE_BYTES):
+    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: int = 0,
+                 engine: Engine = "auto", piece_bytes: int = PIECE_BYTES):
         self.file = file
         self.path = file.path
         self.format = format
         self.tally = Tally()
         self.epoch_ns: int | None = None
-        self.absolute = format.clock == "utc"
+        self.absolute = format.clock == "utc" or (
+            format.name == "cdp" and file.head(len(_UTC) + len(_BOM)).removeprefix(_BOM).startswith(_UTC))
         self.devices = traceparse.DeviceTable()
         self.columnar_pieces = self.native_pieces = 0  # how the last pass was read
         self._skip_bad = skip_bad
@@ -53,7 +55,7 @@ class TextReader:
             if stream.peek(len(_BOM)) == _BOM:
                 stream.read(len(_BOM))
             if not stream.peek(1):
-                raise InvalidRequest(f"{self.path}: empty file: expected {self.format.title}")
+                raise places.empty(self.path, self.format.title)
             yield from self._lines(stream, batch_records)
 
     def _lines(self, stream: ByteStream, batch_records: int) -> Iterator[Records]:
@@ -96,7 +98,8 @@ class TextReader:
 
     def _header(self, parser: traceparse.TextParser, piece: bytes) -> int:
         """Bytes of the header line at the very start; the native parser takes it, as it may set the parser's state."""
-        if not self._columnar or parser.lines or not self.format.signatures or not piece.startswith(self.format.signatures):
+        known = self.format.signatures
+        if not self._columnar or parser.lines or not known or not piece.startswith(known):
             return 0
         used = piece.find(b"\n") + 1
         if used:

@@ -70,11 +70,16 @@ static inline int nbd_wait(int fd, int ms)
     return poll(&p, 1, ms) != 0;
 }
 
-/* Pages of a private anonymous range go back to the system and read as zeros afterwards. A hint: where it cannot be
- * given, the range stays resident up to its own size. */
+#if defined(MADV_DONTNEED) && !defined(CDP_PLAIN_POSIX)
+#define NBD_RELEASES_PAGES 1
+#else
+#define NBD_RELEASES_PAGES 0 /* POSIX has no such call: a range stays resident up to its own size */
+#endif
+
+/* Pages of a private anonymous range go back to the system and read as zeros afterwards. */
 static inline void nbd_release(void *p, uint64_t n)
 {
-#if defined(MADV_DONTNEED) && !defined(CDP_PLAIN_POSIX)
+#if NBD_RELEASES_PAGES
     madvise(p, n, MADV_DONTNEED);
 #else
     (void)p, (void)n;

@@ -157,7 +157,7 @@ static uint64_t count(const cdp_column *c)
 
 static int put_column(cdp_run_writer *w, const cdp_column *c, uint64_t delta, cdp_status *st)
 {
-    uint64_t least = w->header.first_seq;
+    uint64_t least = 0;
     for (uint32_t s = 0; s < c->n_slices; s++) {
         const cdp_slice *slice = &c->slices[s];
         const uint64_t by = slice->delta + delta;
@@ -165,8 +165,10 @@ static int put_column(cdp_run_writer *w, const cdp_column *c, uint64_t delta, cd
             struct cdp_run_version v = slice->versions[i];
             if (c->n_dropped > 0 && cdp_is_dropped(c, v.seq))
                 continue;
-            if (v.seq < least || v.seq > w->header.last_seq)
-                return cdp_fail(st, CDP_INVALID, 0, 0, "run: seq out of order or outside the run's");
+            if (v.seq < w->header.first_seq || v.seq > w->header.last_seq)
+                return cdp_fail(st, CDP_INVALID, 0, 0, "run: seq outside the run's");
+            if (v.seq < least)
+                return cdp_fail(st, CDP_CORRUPT, 0, w->off + w->used, "run: versions out of order");
             least = v.seq + 1;
             v.loc = cdp_loc_add(v.loc, by);
             memcpy(w->buf + w->used, &v, sizeof v); /* never straddles: the buffer is a multiple of 16, as all before is */

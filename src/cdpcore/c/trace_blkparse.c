@@ -147,9 +147,8 @@ enum cdp_line cdp_line_blkparse(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
         return CDP_LINE_EVENT;
     FIELD(cur_gap(c, RWBS));
     FIELD(cur_token(c, RWBS, &rwbs, &rwbs_n));
-    const uint32_t RANGED = 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | CDP_ACT_D | CDP_ACT_C | CDP_ACT_I
-                            | 1u << 14;
-    if (!(bit & RANGED)) { /* plug, unplug, split, remap */
+    const uint32_t BARE = 1u << 9 | 1u << 10 | 1u << 11 | 1u << 13 | 1u << 15;
+    if (bit & BARE) { /* plug, unplug, unplug by timer, split, remap: nothing that could be a request */
         if (!cdp_trace_rwbs(rwbs, rwbs_n, 1, &r->kind, &r->flags))
             FIELD(cur_fail(c, rwbs, RWBS));
         return CDP_LINE_EVENT;

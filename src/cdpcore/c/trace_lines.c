@@ -63,7 +63,7 @@ enum cdp_line cdp_line_disksim(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
     if (t->format == CDP_FMT_DISKSIM_NS) {
         FIELD(cur_u64(c, "time: a whole number of nanoseconds", &r->ts_ns));
         if (c->p < c->end && *c->p == '.')
-            FIELD(cur_fail(c, c->p, "a whole number of nanoseconds, as this file began (format disksim-ms has decimals)"));
+            FIELD(cur_fail(c, c->p, "a whole number of nanoseconds, as the file began (disksim-ms has decimals)"));
     } else {
         FIELD(cur_time(c, 6, "time: milliseconds, decimals allowed, not negative", &r->ts_ns));
     }

@@ -1,0 +1,87 @@
+"""What a figure depends on and what it is kept with: commit, machine, file system, versions, load; and the line of JSON."""
+import json
+import os
+import platform
+import shutil
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def facts(directory: Path) -> dict[str, Any]:
+    """Of this run; `directory` is where its files lie."""
+    import cdp
+    from cdpcore.index import crc32c_name
+
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "version": cdp.__version__,
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "crc32c": crc32c_name(),
+        "file_system": file_system(directory),
+        "load_1m": load(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this tree, with -dirty where files differ from it; None outside of a repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+                              capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def file_system(directory: Path) -> str:
+    """Type and mount options of the file system that `directory` is on, e.g. "ext4 rw,relatime"."""
+    best = ("", "unknown")
+    try:
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            _, mount, kind, options = line.split()[:4]
+            mount = mount.replace("\\040", " ")
+            inside = str(directory.resolve()) + "/"
+            if inside.startswith(mount.rstrip("/") + "/") and len(mount) >= len(best[0]):
+                best = (mount, f"{kind} {options}")
+    except OSError:
+        pass
+    return best[1]
+
+
+def load() -> float:
+    """Load average of the last minute."""
+    return round(os.getloadavg()[0], 2)
+
+
+def tool_version(command: list[str]) -> str | None:
+    """First line that a tool says about its version; None where it is not installed."""
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if lines else "unknown"
+
+
+def append_line(path: Path | None, line: dict[str, Any]) -> None:
+    """Append one result to a file of JSON lines; None: nowhere."""
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")

@@ -1,0 +1,206 @@
+"""One step of bench.history, in a process of its own: `python -m bench.history_step STEP VOLUME OPTIONS`. Prints one line of JSON."""
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cdp
+from cdp.points import Point
+from cdpcore import loadgen
+
+from bench.history import Options
+from bench.spread import percentile, spread
+
+SEED = 20_070_101
+QUIET_SECONDS = 1.5     # no run came or went for so long: merges are done
+SETTLE_SECONDS = 600.0
+TAIL_PART = 0.9         # of a segment is left unsealed by `crash`
+SEGMENT_RECORDS = 262_144   # that a segment takes at most
+READ_POINTS = 8
+KEEP_FREE_BYTES = 2 << 30   # of memory, when files are read into the page cache
+
+
+def settings(o: Options) -> cdp.Settings:
+    return cdp.Settings(segment_bytes=o.segment_bytes)
+
+
+def memory() -> dict[str, int]:
+    """Resident bytes of this process: all, its own, those of mapped files. Zeros where there is no /proc."""
+    found = {"VmRSS": 0, "RssAnon": 0, "RssFile": 0}
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key in found:
+                found[key] = int(value.split()[0]) * 1024
+    except OSError:
+        pass
+    return {"rss": found["VmRSS"], "anonymous": found["RssAnon"], "file": found["RssFile"]}
+
+
+def timed_ms(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter_ns()
+    result = work()
+    return (time.perf_counter_ns() - began) / 1e6, result
+
+
+def spread_ms(values: list[float]) -> dict[str, float]:
+    return {**spread(values), "p99": percentile(values, 99)}
+
+
+# --- steps -------------------------------------------------------------------------------------------------------------
+
+
+def fill(path: str, o: Options) -> dict[str, Any]:
+    volume = cdp.create(path, size=o.size_bytes, settings=settings(o))
+    load = loadgen.run(volume.target(), length_bytes=o.length_bytes, requests=o.records, seed=SEED)
+    volume.flush()
+    settle_s = wait_for_merges(volume)
+    close_ms, _ = timed_ms(volume.close)
+    with cdp.open(path, settings=settings(o)) as volume:    # all sealed now
+        stats = volume.stats()
+    return {"per_second": load["requests"] * 1e9 / load["elapsed_ns"], "settle_s": settle_s, "close_ms": close_ms,
+            "segments": stats["segments"], "runs": stats["runs"], "records": stats["records"],
+            "log_bytes_per_record": stats["sealed_log_bytes"] / stats["records"],
+            "log_overhead_bytes": stats["sealed_log_bytes"] / stats["records"] - o.length_bytes,
+            "index_bytes_per_record": stats["index_bytes"] / stats["records"]}
+
+
+def wait_for_merges(volume: cdp.Volume) -> float:
+    """Seconds until the runs stopped changing."""
+    began = changed = time.monotonic()
+    runs, size = -1, -1
+    while (now := time.monotonic()) - changed < QUIET_SECONDS and now - began < SETTLE_SECONDS:
+        stats = volume.stats()
+        if (stats["runs"], stats["index_bytes"]) != (runs, size):
+            runs, size, changed = stats["runs"], stats["index_bytes"], now
+        time.sleep(0.05)
+    return changed - began
+
+
+def look(path: str, o: Options) -> dict[str, Any]:
+    dice = random.Random(SEED)
+    r: dict[str, Any] = {}
+    r["open_ms"], volume = timed_ms(lambda: cdp.open(path, settings=settings(o)))
+    with volume:
+        r["memory_after_open"] = memory()
+        window = volume.window()
+        newest, oldest_ns, newest_ns = window.newest.seq, volume.records(0, 1)["ts_ns"][0], window.newest.ts_ns
+
+        def by_seq() -> int:
+            return dice.randint(1, newest)
+
+        def by_time() -> Point:
+            return Point("time", "time", ts_ns=dice.randint(int(oldest_ns), newest_ns))
+
+        r["first_image_ms"] = open_image_ms(volume, by_seq(), o, read=False)
+        r["image_by_seq_ms"] = spread_ms([open_image_ms(volume, by_seq(), o, read=False) for _ in range(o.points)])
+        r["image_by_time_ms"] = spread_ms([open_image_ms(volume, by_time(), o, read=False) for _ in range(o.points)])
+        r["image_and_read_ms"] = spread_ms([open_image_ms(volume, by_seq(), o, read=True) for _ in range(o.points)])
+        r["read_cold"] = reads(volume, o, dice)
+        r["warmed"] = warm(path)
+        r["read_warm"] = reads(volume, o, dice)
+        restores = [restore_ms(volume, by_seq()) for _ in range(o.restores)]
+        r["restore_ms"] = spread_ms([a for a, _ in restores])
+        r["undo_ms"] = spread_ms([b for _, b in restores])
+        r["read_after_restores"] = reads(volume, o, dice)
+        r["memory_at_end"] = memory()
+        r["image_under_load_ms"] = under_load(volume, o, by_seq)
+        r["runs"] = volume.stats()["runs"]
+    return r
+
+
+def open_image_ms(volume: cdp.Volume, point: int | Point, o: Options, read: bool) -> float:
+    """From asking for the moment to having it open; with `read`, to its first bytes."""
+    began = time.perf_counter_ns()
+    with volume.at(point) as image:
+        if read:
+            image.pread(4096, (began % (o.size_bytes // 4096)) * 4096)
+        return (time.perf_counter_ns() - began) / 1e6
+
+
+def reads(volume: cdp.Volume, o: Options, dice: random.Random) -> dict[str, Any]:
+    """Microseconds of a random read of one record's length by one thread: of now, and as of random moments."""
+
+    def us(capsule: object) -> float:
+        load = loadgen.run(capsule, length_bytes=o.length_bytes, read_percent=100, seconds=o.read_seconds, seed=dice.getrandbits(32))
+        return load["elapsed_ns"] / 1e3 / load["requests"]
+
+    as_of = []
+    for _ in range(READ_POINTS):
+        with volume.at(dice.randint(1, volume.window().newest.seq)) as image:
+            as_of.append(us(image.target()))
+    return {"now_us": us(volume.target()), "as_of_us": spread(as_of)}
+
+
+def warm(path: str) -> bool:
+    """Read all files, if memory has room for them. Returns whether."""
+    files = [p for p in Path(path).rglob("*") if p.is_file()]
+    try:
+        available = next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines()
+                         if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return False
+    if sum(p.stat().st_blocks * 512 for p in files) + KEEP_FREE_BYTES > available:
+        return False
+    for p in files:
+        with p.open("rb", buffering=0) as file:
+            while file.read(1 << 22):
+                pass
+    return True
+
+
+def restore_ms(volume: cdp.Volume, seq: int) -> tuple[float, float]:
+    there, _ = timed_ms(lambda: volume.restore(seq))
+    back, _ = timed_ms(volume.undo)
+    return there, back
+
+
+def under_load(volume: cdp.Volume, o: Options, point: Callable[[], int]) -> dict[str, float]:
+    """As image_by_seq_ms while a thread writes as fast as it can."""
+    stop_after = max(0.2, o.points * 0.02)
+    writer = threading.Thread(target=loadgen.run, args=(volume.target(),), kwargs={"length_bytes": o.length_bytes, "seconds": stop_after})
+    writer.start()
+    found = []
+    while writer.is_alive() or not found:
+        found.append(open_image_ms(volume, point(), o, read=False))
+        time.sleep(0.005)
+    writer.join()
+    return spread_ms(found)
+
+
+def crash(path: str, o: Options) -> dict[str, Any]:
+    """A tail as long as it gets, flushed; main() then kills this process."""
+    volume = cdp.open(path, settings=settings(o))
+    before = volume.stats()["segments"]
+    count = int(TAIL_PART * min(SEGMENT_RECORDS, o.segment_bytes // (o.length_bytes + 64)))
+    loadgen.run(volume.target(), length_bytes=o.length_bytes, requests=count, seed=SEED + 1)
+    volume.flush()
+    stats = volume.stats()
+    assert stats["segments"] == before + 1, "the tail was sealed: it shows nothing"
+    return {"tail_records": count, "tail_bytes": stats["log_bytes_written"], "flushed_seq": stats["durable_seq"]}
+
+
+def reopen(path: str, o: Options) -> dict[str, Any]:
+    open_ms, volume = timed_ms(lambda: cdp.open(path, settings=settings(o)))
+    with volume:
+        return {"open_ms": open_ms, "records": volume.stats()["records"], "memory_after_open": memory()}
+
+
+STEPS = {step.__name__: step for step in (fill, look, crash, reopen)}
+
+
+def main(name: str, path: str, options: str) -> None:
+    found = STEPS[name](path, Options(**json.loads(options)))
+    print(json.dumps(found), flush=True)
+    if name == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

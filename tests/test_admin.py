@@ -1,0 +1,158 @@
+"""The two ways to a volume offer the same; errors keep their kind over HTTP; images that a server has open."""
+import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import cdp
+from cdp.admin import STATUS, Held, build_app, error_body
+from cdp.client import RemoteService
+from cdp.leases import IDLE, ImageLeases
+from cdp.service import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES, Service, VolumeService
+from cdpcore import errors
+
+MIB = 1 << 20
+OPERATIONS = [name for name in vars(Service) if not name.startswith("_")]
+
+
+@pytest.fixture
+def volume(tmp_path):
+    with cdp.create(tmp_path / "web", size=MIB) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_both_ways_have_the_same_operations(name):
+    want = inspect.signature(getattr(Service, name))
+    assert inspect.signature(getattr(RemoteService, name)) == want
+    got = inspect.signature(getattr(VolumeService, name))
+    assert got.return_annotation == want.return_annotation
+    for key, parameter in want.parameters.items():
+        assert got.parameters[key] == parameter
+    extra = set(got.parameters) - set(want.parameters)
+    assert all(got.parameters[key].default is not inspect.Parameter.empty for key in extra)
+
+
+def test_every_kind_of_error_has_a_status_and_comes_back_as_itself():
+    kinds = [kind for kind in vars(errors).values()
+             if isinstance(kind, type) and issubclass(kind, errors.CdpError) and kind is not errors.CdpError]
+    assert set(STATUS) == set(kinds)
+    for kind in kinds:
+        body = error_body(kind("what", "next"))
+        assert body == {"kind": kind.__name__, "message": "what", "hint": "next", "exit_code": kind.exit_code}
+        assert 400 <= STATUS[kind] < 600
+
+
+def test_every_answer_is_described(volume):
+    leases = ImageLeases(volume)
+    document = build_app({"web": Held(VolumeService(volume), leases, "1:1", lambda name: [])}).openapi()
+    for path, methods in document["paths"].items():
+        for method, described in methods.items():
+            good = next(answer for status, answer in described["responses"].items() if status.startswith("2"))
+            status = next(status for status in described["responses"] if status.startswith("2"))
+            assert status == "204" or good["content"], (method, path)
+            assert {"400", "404", "409", "422", "500", "503", "507"} <= set(described["responses"]), (method, path)
+
+
+def test_pieces_and_pages_are_bounded(volume):
+    service = VolumeService(volume)
+    for call in (lambda: service.read(0, MAX_PIECE_BYTES + 1), lambda: service.read(0, -1),
+                 lambda: service.write(0, bytes(MAX_PIECE_BYTES + 1)), lambda: service.records(limit=0),
+                 lambda: service.records(limit=MAX_PAGE_RECORDS + 1), lambda: service.map(limit=0),
+                 lambda: service.map(limit=MAX_PAGE_EXTENTS + 1)):
+        with pytest.raises(errors.InvalidRequest):
+            call()
+    assert volume.window().newest.seq == 0
+
+
+def test_map_in_pages_is_the_map(volume):
+    for block in range(0, 64, 2):
+        volume.pwrite(b"x" * 4096, block * 4096)
+    service, offset, paged = VolumeService(volume), 0, []
+    while offset is not None:
+        page = service.map(offset, MIB - offset, limit=5)
+        assert len(page["extents"]) <= 5
+        paged += page["extents"]
+        offset = page["next_offset"]
+    assert [(e["offset"], e["length"], e["kind"]) for e in paged] == [
+        (e.offset, e.length, e.kind) for e in volume.extents()]
+
+
+# images that are open
+
+
+def test_an_image_stays_open_for_the_next_and_few_do(volume):
+    names = [f"i{n}" for n in range(IDLE + 3)]
+    for name in names:
+        volume.create_image(name)
+    leases = ImageLeases(volume)
+    seen = {}
+    for name in names:
+        with leases.lease((name,)) as image:
+            seen[name] = image
+            assert not image.closed
+    assert [name for name in names if not seen[name].closed] == names[-IDLE:]
+    with leases.lease((names[-1],)) as again:
+        assert again is seen[names[-1]]
+    leases.close()
+    assert all(image.closed for image in seen.values())
+    with pytest.raises(errors.Closed), leases.lease((names[0],)):
+        pass
+
+
+def test_what_somebody_has_is_not_closed(volume):
+    volume.create_image("a")
+    leases = ImageLeases(volume)
+    first = leases.acquire(("a",))
+    assert leases.acquire(("a",)) is first
+    leases.release(("a",))
+    leases.close()
+    assert not first.closed
+    leases.release(("a",))
+    assert first.closed
+
+
+def test_deleting_closes_the_idle_ones_below_first(volume):
+    volume.create_image("a")
+    leases = ImageLeases(volume)
+    with leases.lease(("a",)) as image:
+        image.create_image("b")
+    with leases.lease(("a", "b")):
+        pass
+    with leases.deleting(("a", "b")), leases_parent(volume) as parent:
+        parent.delete_image("b")
+    with leases.lease(("a",)), leases.deleting(("a",)), pytest.raises(errors.Busy):
+        volume.delete_image("a")
+    with leases.deleting(("a",)):
+        volume.delete_image("a")
+    with pytest.raises(errors.NotFound, match="cdp image list"), leases.lease(("a",)):
+        pass
+    leases.close()
+
+
+def leases_parent(volume):
+    return volume.open_image("a")
+
+
+def test_many_at_once(volume):
+    for name in ("a", "b", "c", "d"):
+        volume.create_image(name)
+    leases = ImageLeases(volume)
+    start = threading.Barrier(8)
+
+    def work(number):
+        start.wait()
+        for turn in range(25):
+            name = "abcd"[(number + turn) % 4]
+            with leases.lease((name,)) as image:
+                image.pwrite(bytes([number + 1]) * 512, number * 512)
+                assert image.pread(512, number * 512) == bytes([number + 1]) * 512
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+    leases.close()
+    for name in "abcd":
+        with volume.open_image(name) as image:
+            assert image.pread(4096, 0) == b"".join(bytes([number + 1]) * 512 for number in range(8))

@@ -1,0 +1,81 @@
+"""CRC-32C: published vectors, and the two implementations against each other at every alignment and many lengths."""
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdpcore.index import crc32c, crc32c_name, crc32c_portable
+
+Crc = Callable[..., int]
+BOTH = pytest.mark.parametrize("crc", [crc32c, crc32c_portable], ids=["chosen", "portable"])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", 0),
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),  # RFC 3720, B.4, as are the next three
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(range(31, -1, -1)), 0x113FDB5C),
+    ],
+)
+def test_vectors(crc: Crc, data: bytes, expected: int) -> None:
+    assert crc(data) == expected
+
+
+def test_name_is_of_an_implementation() -> None:
+    assert crc32c_name() in ("sse4.2+pclmul", "armv8-crc", "portable")
+
+
+def test_twins_agree_at_all_alignments() -> None:
+    data = memoryview(random.Random(1).randbytes(600))
+    for at in range(17):
+        for n in range(540):
+            piece = data[at : at + n]
+            assert crc32c(piece, 0xDEADBEEF) == crc32c_portable(piece, 0xDEADBEEF), (at, n)
+
+
+# Around the lengths where one stretch of the three chains gives way to another (120, 504, 4080) and their multiples.
+@pytest.mark.parametrize("edge", [120, 504, 624, 1008, 4080, 4096, 4080 + 504, 2 * 4080, 65536, 16 * 4080, 1 << 20])
+def test_twins_agree_around_edges(edge: int) -> None:
+    data = memoryview(random.Random(edge).randbytes(edge + 40))
+    for n in range(edge - 17, edge + 18):
+        at = n % 23
+        assert crc32c(data[at : at + n]) == crc32c_portable(data[at : at + n]), n
+
+
+@BOTH
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=6000), max_size=6))
+def test_chaining_equals_one_pass(crc: Crc, parts: list[bytes]) -> None:
+    value = 0
+    for part in parts:
+        value = crc(part, value)
+    assert value == crc(b"".join(parts))
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=5000), st.data())
+def test_any_single_bit_changes_it(data: bytes, draw: st.DataObject) -> None:
+    bit = draw.draw(st.integers(0, len(data) * 8 - 1))
+    other = bytearray(data)
+    other[bit // 8] ^= 1 << bit % 8
+    assert crc32c(data) != crc32c(other)
+
+
+@BOTH
+def test_arguments(crc: Crc) -> None:
+    assert crc(memoryview(bytearray(b"123456789"))) == 0xE3069283
+    assert crc(b"6789", crc(b"12345")) == 0xE3069283
+    with pytest.raises(TypeError):
+        crc("text")
+    with pytest.raises(BufferError):
+        crc(memoryview(bytes(16))[::2])
+    for bad in (-1, 1 << 32):
+        with pytest.raises(OverflowError):
+            crc(b"", bad)
