@@ -147,9 +147,9 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
         with catalog.write() as txn:
             txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))
             txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0, os.size(run_path(directory, run_id))))
-            for e in (Event(*event) for event in events):
-                if e.seq <= segment.last_seq:
-                    apply_event(txn, e)
+            for event in (Event(*e) for e in events):
+                if event.seq <= segment.last_seq:
+                    apply_event(txn, event)
         found.last_seq, found.last_ts_ns = segment.last_seq, segment.last_ts_ns
         found.flush_seq = max(found.flush_seq, segment.flush_seq)
         found.scanned_segments += 1
