@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cdpcore.errors import Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdpcore.errors import Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound
 from cdpcore.index import (
     LOC_BASE,
     LOC_HOLE,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cdpcore.errors import Corruption
 
+from cdpcore.errors import Corruption
 from cdpcore.index import LOC_ZERO, MAX_SECTORS, ExtentTree, Run, crc32c, lookup, merge, write_tree
 
 HERE = Path(__file__).parent
