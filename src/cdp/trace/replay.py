@@ -66,7 +66,7 @@ class Replay:
         self.outcome = Outcome()
         self._prefetch = prefetch
         self._stopped = False
-        self._began_ns = 0
+        self._began_ns = self._origin_ns = 0
 
     def stop(self) -> None:
         """End after the current slice."""
@@ -109,6 +109,7 @@ class Replay:
         timed = self.trace.clock != "none"
         if out.first_ns is None:
             out.first_ns = int(records["ts_ns"][0])
+            self._origin_ns = time.monotonic_ns()  # reading the first batch makes nothing late
             for disk in self.disks:
                 self._mark(disk, out.first_ns - 1 if timed and out.first_ns else 0)
         parts = [disk.shape.apply(records if disk.device is None else records[records["device"] == disk.device])
@@ -149,7 +150,7 @@ class Replay:
 
     def _slices(self, disk: Disk, records: Records) -> Iterator[int]:
         """Issues the records; yields how many are issued, every SLICE_NS."""
-        origin = {"speed": self.speed, "origin_ts_ns": self.outcome.first_ns or 0, "origin_ns": self._began_ns}
+        origin = {"speed": self.speed, "origin_ts_ns": self.outcome.first_ns or 0, "origin_ns": self._origin_ns}
         stretches = payloads.spans(self.trace, records) if self.trace.has_payload else iter([(records, None)])
         before = 0
         for part, data in stretches:
