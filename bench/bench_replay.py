@@ -5,6 +5,7 @@ Two ways of issuing the same requests to a fresh volume, in alternation, each up
     replay   what `cdp replay --speed max` does: the file is read, parsed and issued with its pattern, latencies are counted
 The ratio of each pair is what counts; the machine's disk and other load move both. CPU seconds are of all threads. One JSON line with commit, CPU, kernel and file system.
 """
+
 import argparse
 import json
 import os
@@ -49,7 +50,9 @@ def replay(folder: str, trace: str, size: int) -> tuple[float, float]:
         driver = TargetDriver(volume.target(), key=1, max_bytes=MAX_REQUEST_BYTES)
         began, cpu = time.perf_counter(), time.process_time()
         with open_trace([trace]) as opened:
-            outcome = Replay(opened, [Disk("v", None, driver, Shape(size, MAX_REQUEST_BYTES), volume._core.position)]).run()
+            outcome = Replay(
+                opened, [Disk("v", None, driver, Shape(size, MAX_REQUEST_BYTES), volume._core.position)]
+            ).run()
         volume.flush()
         seconds = time.perf_counter() - began, time.process_time() - cpu
         assert outcome.ended == "end", outcome.error
@@ -80,16 +83,32 @@ def main() -> None:
         ratios = sorted(a[0] / b[0] for a, b in zip(own, ours, strict=True))
         cpu = sorted(a[1] / b[1] for a, b in zip(own, ours, strict=True))
         own, ours = [s for s, _ in own], [s for s, _ in ours]
-        print(json.dumps({
-            "bench": "replay", "trace": os.path.basename(options.trace), "requests": len(records), "written_bytes": info.bytes["write"],
-            "engine_seconds": [round(s, 3) for s in own], "replay_seconds": [round(s, 3) for s in ours],
-            "ratio_median": round(statistics.median(ratios), 3), "ratio_range": [round(ratios[0], 3), round(ratios[-1], 3)],
-            "cpu_ratio_median": round(statistics.median(cpu), 3), "cpu_ratio_range": [round(cpu[0], 3), round(cpu[-1], 3)],
-            "engine_mib_s": round(info.bytes["write"] / statistics.median(own) / (1 << 20)),
-            "replay_mib_s": round(info.bytes["write"] / statistics.median(ours) / (1 << 20)), "load": os.getloadavg()[0],
-            "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
-            "cpu": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "kernel": platform.release(), "durability": "one final flush",
-        }))
+        print(
+            json.dumps(
+                {
+                    "bench": "replay",
+                    "trace": os.path.basename(options.trace),
+                    "requests": len(records),
+                    "written_bytes": info.bytes["write"],
+                    "engine_seconds": [round(s, 3) for s in own],
+                    "replay_seconds": [round(s, 3) for s in ours],
+                    "ratio_median": round(statistics.median(ratios), 3),
+                    "ratio_range": [round(ratios[0], 3), round(ratios[-1], 3)],
+                    "cpu_ratio_median": round(statistics.median(cpu), 3),
+                    "cpu_ratio_range": [round(cpu[0], 3), round(cpu[-1], 3)],
+                    "engine_mib_s": round(info.bytes["write"] / statistics.median(own) / (1 << 20)),
+                    "replay_mib_s": round(info.bytes["write"] / statistics.median(ours) / (1 << 20)),
+                    "load": os.getloadavg()[0],
+                    "commit": subprocess.run(
+                        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+                    ).stdout.strip(),
+                    "cpu": platform.processor() or platform.machine(),
+                    "cpus": os.cpu_count(),
+                    "kernel": platform.release(),
+                    "durability": "one final flush",
+                }
+            )
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

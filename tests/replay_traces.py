@@ -1,4 +1,5 @@
 """Made traces for the tests of replay: fio iologs and blkparse text, from lists of requests."""
+
 import random
 
 SECTOR = 512
@@ -18,7 +19,9 @@ def blkparse(path, requests, device="8,0", step_ns=1_000_000):
     lines = []
     for i, (rwbs, start, sectors) in enumerate(requests):
         at = i * step_ns
-        lines.append(f"  {device}    0  {i + 1:7d} {at // 10**9:5d}.{at % 10**9:09d}  77  D  {rwbs} {start} + {sectors} [test]")
+        lines.append(
+            f"  {device}    0  {i + 1:7d} {at // 10**9:5d}.{at % 10**9:09d}  77  D  {rwbs} {start} + {sectors} [test]"
+        )
     path.write_text("\n".join(lines) + "\n")
     return path
 

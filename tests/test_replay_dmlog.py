@@ -1,4 +1,5 @@
 """Write logs replayed with their own data: the disk at the end, and the volume's moment at every flush against an independent replay."""
+
 import json
 import os
 import shutil
@@ -52,21 +53,42 @@ def made(request, tmp_path_factory):
     os.truncate(disk, DISK_BYTES)
     log.touch()
     mount.mkdir()
-    server = subprocess.Popen(["qemu-nbd", "-k", socket, "-t", "--discard=unmap", "--image-opts",
-                               (f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={disk},"
-                               f"file.discard=unmap,log.driver=file,log.filename={log},log-sector-size={request.param}")])
+    server = subprocess.Popen(
+        [
+            "qemu-nbd",
+            "-k",
+            socket,
+            "-t",
+            "--discard=unmap",
+            "--image-opts",
+            (
+                f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={disk},"
+                f"file.discard=unmap,log.driver=file,log.filename={log},log-sector-size={request.param}"
+            ),
+        ]
+    )
     fuse = None
     try:
         wait(socket.exists, server)
         # debugfs writes single bytes of the super block; QEMU's log takes sectors.
-        aligned = ["nbdkit", "-s", "--exit-with-parent", "--filter=blocksize", "nbd", f"socket={socket}", "minblock=4096"]
+        aligned = [
+            "nbdkit",
+            "-s",
+            "--exit-with-parent",
+            "--filter=blocksize",
+            "nbd",
+            f"socket={socket}",
+            "minblock=4096",
+        ]
         fuse = subprocess.Popen(["nbdfuse", mount / "nbd", "--command", *map(str, aligned)])
         wait((mount / "nbd").exists, fuse)
         tools = {"env": {"PATH": path}, "capture_output": True}
         subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", mount / "nbd"], check=True, **tools)
         for i in range(6):
             (folder / f"file{i}").write_bytes(os.urandom(9000 * (i + 1)))
-            subprocess.run(["debugfs", "-w", "-R", f"write {folder}/file{i} file{i}", mount / "nbd"], check=True, **tools)
+            subprocess.run(
+                ["debugfs", "-w", "-R", f"write {folder}/file{i} file{i}", mount / "nbd"], check=True, **tools
+            )
             fd = os.open(mount / "nbd", os.O_RDWR)
             os.fsync(fd)
             os.close(fd)
@@ -74,8 +96,28 @@ def made(request, tmp_path_factory):
         # What ext4 tools do not ask for: discard, zeroes, FUA.
         fuse.terminate()  # and it unmounts
         fuse.wait(30)
-        subprocess.run(["qemu-io", "-f", "raw", f"nbd+unix:///?socket={socket}", "-c", "discard 1M 64k", "-c", "flush", "-c", "write -z 20M 32k",
-                        "-c", "write -f -P 9 8k 4k", "-c", "write -P 3 21M 1M", "-c", "flush"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                "qemu-io",
+                "-f",
+                "raw",
+                f"nbd+unix:///?socket={socket}",
+                "-c",
+                "discard 1M 64k",
+                "-c",
+                "flush",
+                "-c",
+                "write -z 20M 32k",
+                "-c",
+                "write -f -P 9 8k 4k",
+                "-c",
+                "write -P 3 21M 1M",
+                "-c",
+                "flush",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     finally:
         if fuse is not None:
             fuse.terminate()
@@ -96,8 +138,21 @@ def wait(ready, process):
 
 def test_a_log_of_ext4_is_replayed_exactly(made, tmp_path):
     log, disk = made
-    result = CliRunner().invoke(cli, ["replay", str(log), "--volume", str(tmp_path / "v"), "--create", "--size", str(DISK_BYTES), "--verify",
-                                      "--json"], prog_name="cdp")
+    result = CliRunner().invoke(
+        cli,
+        [
+            "replay",
+            str(log),
+            "--volume",
+            str(tmp_path / "v"),
+            "--create",
+            "--size",
+            str(DISK_BYTES),
+            "--verify",
+            "--json",
+        ],
+        prog_name="cdp",
+    )
     assert result.exit_code == 0, result.output
     got = json.loads(result.stdout)
     assert got["verify"][0]["ok"] and got["verify"][0]["bytes_compared"] > 1 << 20
@@ -116,7 +171,9 @@ def test_a_log_of_ext4_is_replayed_exactly(made, tmp_path):
             with volume.at(seq) as image:
                 assert image.pread(DISK_BYTES, 0) == state, f"#{seq}, after change {changes}"
     assert len(states) > 8
-    again = CliRunner().invoke(cli, ["replay", "--volume", str(tmp_path / "v"), "--verify-only", "--json"], prog_name="cdp")
+    again = CliRunner().invoke(
+        cli, ["replay", "--volume", str(tmp_path / "v"), "--verify-only", "--json"], prog_name="cdp"
+    )
     assert json.loads(again.stdout)["verify"][0]["flush_moments"] >= 8
 
 

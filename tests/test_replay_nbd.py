@@ -1,4 +1,5 @@
 """cdp replay --nbd: the same load onto NBD servers, ours and others; what was written last is read back."""
+
 import json
 import shutil
 import subprocess
@@ -142,7 +143,9 @@ def test_a_server_that_goes_away(tmp_path):
                 break
             time.sleep(0.02)
         threading.Timer(0.5, server.kill).start()
-        result = CliRunner().invoke(cli, ["replay", str(trace), "--nbd", f"nbd+unix:///?socket={path}", "--speed", "realtime", "--json"])
+        result = CliRunner().invoke(
+            cli, ["replay", str(trace), "--nbd", f"nbd+unix:///?socket={path}", "--speed", "realtime", "--json"]
+        )
         got = json.loads(result.stdout)
         assert result.exit_code == 8 and got["ended"] == "error" and 0 < got["records"] < 3000
     finally:

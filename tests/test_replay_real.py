@@ -1,4 +1,5 @@
 """Every real trace of the optional trace folder, replayed into volumes and verified. Long ones: their first RECORDS."""
+
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,17 @@ FILES = sorted(p.relative_to(TRACES).as_posix() for p in TRACES.glob("*/*") if p
 @pytest.mark.skipif(not FILES, reason=f"no trace folder at {TRACES}")
 @pytest.mark.parametrize("name", FILES or ["none"])
 def test_replayed_and_verified(tmp_path, name):
-    args = ["replay", str(TRACES / name), "--volume", str(tmp_path / "{disk}"), "--create", "--verify", "--moments", "8", "--json"]
+    args = [
+        "replay",
+        str(TRACES / name),
+        "--volume",
+        str(tmp_path / "{disk}"),
+        "--create",
+        "--verify",
+        "--moments",
+        "8",
+        "--json",
+    ]
     result = CliRunner().invoke(cli, [*args, "--limit", str(RECORDS)], prog_name="cdp")
     assert result.exit_code == 0, result.output
     got = json.loads(result.stdout)

@@ -1,4 +1,5 @@
 """Does verification see what it must? Volumes are filled by hand, from the definition of the content in Python, rightly and wrongly."""
+
 import dataclasses
 import random
 
@@ -24,7 +25,10 @@ KEY = 0xABCDEF01
 def test_the_two_definitions_of_the_content_agree():
     rng = random.Random(5)
     for _ in range(200):
-        offset, length = rng.choice((0, rng.randrange(1 << 20), (1 << 56) + rng.randrange(4096))), rng.randrange(0, 3000)
+        offset, length = (
+            rng.choice((0, rng.randrange(1 << 20), (1 << 56) + rng.randrange(4096))),
+            rng.randrange(0, 3000),
+        )
         key, change = rng.getrandbits(64), rng.randrange(1, 1 << 63)
         out = bytearray(length)
         replaycheck.fill(out, offset, key, change)
@@ -47,7 +51,19 @@ def by_hand(volume, trace, alter=lambda k, data: data, skip=()):
                 volume.pwrite(alter(k, content(offset, length, KEY, k)), offset)
             elif kind == Kind.TRIM:
                 volume.trim(length, offset)
-    return Session(volume.path, KEY, start, [s.path for s in trace.sources], {}, None, None, volume.size_bytes, 8 << 20, False, False)
+    return Session(
+        volume.path,
+        KEY,
+        start,
+        [s.path for s in trace.sources],
+        {},
+        None,
+        None,
+        volume.size_bytes,
+        8 << 20,
+        False,
+        False,
+    )
 
 
 @pytest.fixture
@@ -159,6 +175,12 @@ def test_shaping_splits_and_folds():
     records["flags"] = int(Flag.PREFLUSH | Flag.FUA)
     shape = Shape(64_000, 10_000, wrap=True)
     out = shape.apply(records)
-    assert out["offset_bytes"].tolist() == [1000, 11_000, 21_000, 26_000, 0] and out["length_bytes"].tolist() == [10_000, 10_000, 5000, 4096, 0]
+    assert out["offset_bytes"].tolist() == [1000, 11_000, 21_000, 26_000, 0] and out["length_bytes"].tolist() == [
+        10_000,
+        10_000,
+        5000,
+        4096,
+        0,
+    ]
     assert out["flags"].tolist()[:3] == [3, 1, 1] and (shape.split, shape.wrapped, shape.unnamed) == (1, 1, 1)
     assert is_change(out).tolist() == [True, True, True, False, False]

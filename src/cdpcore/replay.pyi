@@ -1,9 +1,12 @@
-from typing import Any
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
 
 KIND_NAMES: tuple[str, ...]
 RECORD_BYTES: int
 QUANTILES: tuple[float, ...]
 
+@disjoint_base
 class Driver:
     size_bytes: int
     key: int
@@ -23,5 +26,6 @@ class Driver:
     def written_bytes(self) -> tuple[int, int, int]: ...
     def histogram(self, kind: str) -> list[tuple[int, int]]: ...
 
+@disjoint_base
 class TargetDriver(Driver):
-    def __new__(cls, target: Any, *, key: int, max_bytes: int, pattern: bool = True, acks: Any = None) -> TargetDriver: ...
+    def __new__(cls, target: Any, *, key: int, max_bytes: int, pattern: bool = True, acks: Any = None) -> Self: ...

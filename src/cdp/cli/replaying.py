@@ -1,4 +1,5 @@
 """cdp replay: a block trace onto volumes, or onto any NBD server, and the proof that every moment was kept."""
+
 import re
 import signal
 import sys
@@ -24,42 +25,101 @@ _SPEED = re.compile(r"(\d+(?:\.\d+)?)x")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d)(?:\.(\d{1,9}))?|(\d+)(?:\.(\d{1,9}))?s?")
 
 
-@command(cli, "replay", examples=[
-    ("cdp replay mysql.load.gz --volume web --create --verify", "as fast as it goes, then check every kind of moment"),
-    ("cdp replay prxy_0.csv.gz --volume web --speed 10x --plot out.png", "at ten times the trace's pace, with a picture"),
-    ("cdp replay server.csv --volume 'disks/{disk}' --create", "each disk of the trace into its own volume"),
-    ("cdp replay mysql.load.gz --nbd nbd://localhost/web", "the same load against an NBD server"),
-    ("cdp replay --verify-only --volume web", "after a crash: every flushed moment against the trace"),
-    ("cdp replay --volume web --when 12:34", "the point of the volume at a time of the trace"),
-], exit_codes=EXITS, setting_flags=ENGINE_KEYS)
+@command(
+    cli,
+    "replay",
+    examples=[
+        (
+            "cdp replay mysql.load.gz --volume web --create --verify",
+            "as fast as it goes, then check every kind of moment",
+        ),
+        (
+            "cdp replay prxy_0.csv.gz --volume web --speed 10x --plot out.png",
+            "at ten times the trace's pace, with a picture",
+        ),
+        ("cdp replay server.csv --volume 'disks/{disk}' --create", "each disk of the trace into its own volume"),
+        ("cdp replay mysql.load.gz --nbd nbd://localhost/web", "the same load against an NBD server"),
+        ("cdp replay --verify-only --volume web", "after a crash: every flushed moment against the trace"),
+        ("cdp replay --volume web --when 12:34", "the point of the volume at a time of the trace"),
+    ],
+    exit_codes=EXITS,
+    setting_flags=ENGINE_KEYS,
+)
 @click.argument("traces", metavar="[TRACE]...", nargs=-1)
 @click.option("--volume", metavar="VOLUME", help="Replay into it; DIR/{disk}: a volume for each device of the trace.")
-@click.option("--nbd", "uri", metavar="URI", help="Replay onto an NBD server instead: nbd://HOST[:PORT]/EXPORT or "
-              "nbd+unix:///EXPORT?socket=PATH. Without TLS.")
+@click.option(
+    "--nbd",
+    "uri",
+    metavar="URI",
+    help="Replay onto an NBD server instead: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Without TLS.",
+)
 @click.option("--create", is_flag=True, help="Make a volume that is missing, as large as the trace needs.")
 @click.option("--size", metavar="SIZE", help="Size of created volumes.")
 @click.option("--wrap", is_flag=True, help="Fold requests beyond the end of the volume into it.")
 @click.option("--speed", metavar="S", default="max", show_default=True, help="max, realtime, or a factor such as 10x.")
-@click.option("--verify", is_flag=True, help="Afterwards check moments of the replay against a model made from the trace.")
+@click.option(
+    "--verify", is_flag=True, help="Afterwards check moments of the replay against a model made from the trace."
+)
 @click.option("--verify-only", is_flag=True, help="Only check the last replay: every flushed moment, and random ones.")
-@click.option("--moments", metavar="N", type=click.IntRange(1, 100_000), default=32, show_default=True,
-              help="Random moments to check, besides the first and the last.")
-@click.option("--when", metavar="TIME", help="Only tell the point of a time of the trace: 12:34, 1:02:03, 90.5s from its start.")
+@click.option(
+    "--moments",
+    metavar="N",
+    type=click.IntRange(1, 100_000),
+    default=32,
+    show_default=True,
+    help="Random moments to check, besides the first and the last.",
+)
+@click.option(
+    "--when", metavar="TIME", help="Only tell the point of a time of the trace: 12:34, 1:02:03, 90.5s from its start."
+)
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Only the first N records.")
-@click.option("--device", "devices", metavar="NAME", multiple=True, help="Only this device of the trace; may be repeated.")
+@click.option(
+    "--device", "devices", metavar="NAME", multiple=True, help="Only this device of the trace; may be repeated."
+)
 @click.option("--plot", "picture", metavar="OUT.png", help="Draw rates over time and latencies.")
-@click.option("--depth", metavar="N", type=click.IntRange(1, 256), default=32, show_default=True, help="With --nbd: requests in flight.")
-@click.option("--no-scan", is_flag=True, help="Begin at once: the trace is not read through before, to see that it fits.")
-@click.option("--format", "-f", "form", metavar="F", help="Format or family of the trace; default: told from its content.")
+@click.option(
+    "--depth",
+    metavar="N",
+    type=click.IntRange(1, 256),
+    default=32,
+    show_default=True,
+    help="With --nbd: requests in flight.",
+)
+@click.option(
+    "--no-scan", is_flag=True, help="Begin at once: the trace is not read through before, to see that it fits."
+)
+@click.option(
+    "--format", "-f", "form", metavar="F", help="Format or family of the trace; default: told from its content."
+)
 @click.option("--skip-bad", is_flag=True, help="Count malformed lines and records and go on.")
-@click.option("--stage", type=click.Choice(["D", "C", "Q", "I"]), help="blkparse, blktrace: the action that counts as a request.")
-@click.option("--assume", type=click.Choice(["read", "write"]), default="write", show_default=True,
-              help="What requests are in a format without operations (oracle-general).")
+@click.option(
+    "--stage", type=click.Choice(["D", "C", "Q", "I"]), help="blkparse, blktrace: the action that counts as a request."
+)
+@click.option(
+    "--assume",
+    type=click.Choice(["read", "write"]),
+    default="write",
+    show_default=True,
+    help="What requests are in a format without operations (oracle-general).",
+)
 @click.option("--separate", is_flag=True, help="Devices of different files are different, whatever their names.")
-@click.option("--align", type=click.Choice(["clock", "start"]), default="clock", show_default=True,
-              help="Several traces: times as they are, or each from its first record.")
-def replay(state: State, traces: tuple[str, ...], volume: str | None, uri: str | None, verify_only: bool, when: str | None,
-           verify: bool, **o: Any) -> None:
+@click.option(
+    "--align",
+    type=click.Choice(["clock", "start"]),
+    default="clock",
+    show_default=True,
+    help="Several traces: times as they are, or each from its first record.",
+)
+def replay(
+    state: State,
+    traces: tuple[str, ...],
+    volume: str | None,
+    uri: str | None,
+    verify_only: bool,
+    when: str | None,
+    verify: bool,
+    **o: Any,
+) -> None:
     """Replay block traces, and prove every moment right.
 
     Writes carry content that follows from the replay's key, the number of the change and the place, so what each sector must hold at any
@@ -79,8 +139,14 @@ def replay(state: State, traces: tuple[str, ...], volume: str | None, uri: str |
         return
     if not traces:
         raise InvalidRequest("no trace given", "'cdp replay --help' has examples")
-    options = {"format": o["form"], "skip_bad": o["skip_bad"], "stage": o["stage"], "assume": o["assume"], "separate": o["separate"],
-               "align": o["align"]}
+    options = {
+        "format": o["form"],
+        "skip_bad": o["skip_bad"],
+        "stage": o["stage"],
+        "assume": o["assume"],
+        "separate": o["separate"],
+        "align": o["align"],
+    }
     if verify and "-" in traces:
         raise InvalidRequest("a trace from a pipe cannot be read again to verify it", "store it in a file")
     with _open(traces, options) as trace:
@@ -103,8 +169,10 @@ def _end(report: dict[str, Any], failure: CdpError | None) -> None:
         raise KeyboardInterrupt
     wrong = [v for v in report["verify"] or [] if not v["ok"]]
     if wrong:
-        raise Corruption(f"{wrong[0]['volume']}: {wrong[0]['mismatch_count']} differences: {wrong[0]['mismatches'][0]}",
-                         "keep the volume, run 'cdp check', and report it")
+        raise Corruption(
+            f"{wrong[0]['volume']}: {wrong[0]['mismatch_count']} differences: {wrong[0]['mismatches'][0]}",
+            "keep the volume, run 'cdp check', and report it",
+        )
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -131,7 +199,9 @@ def _open(traces: tuple[str, ...], options: dict[str, Any]) -> "Trace":
     data = {source.format.has_payload for source in trace.sources}
     if len(data) > 1:
         trace.close()
-        raise InvalidRequest("a write log with data and traces without cannot be replayed together", "replay one after the other")
+        raise InvalidRequest(
+            "a write log with data and traces without cannot be replayed together", "replay one after the other"
+        )
     return trace
 
 
@@ -142,16 +212,33 @@ def _scan(trace: "Trace", limit: int | None) -> "TraceInfo":
         return collect(trace, limit=limit, progress=lambda records: bar(trace.done_bytes(), f"{records:,} records"))
 
 
-def _to_volumes(state: State, trace: "Trace", info: "TraceInfo | None", template: str, speed: float, size: int | None, verify: bool,
-                options: dict[str, Any], o: dict[str, Any]) -> tuple[dict[str, Any], CdpError | None]:
+def _to_volumes(
+    state: State,
+    trace: "Trace",
+    info: "TraceInfo | None",
+    template: str,
+    speed: float,
+    size: int | None,
+    verify: bool,
+    options: dict[str, Any],
+    o: dict[str, Any],
+) -> tuple[dict[str, Any], CdpError | None]:
     from cdp.trace import outcome, tovolumes
     from cdp.trace.replay import Replay
 
     places = tovolumes.place(template, trace, info, o["devices"])
     new = tovolumes.check_sizes(places, create=o["create"], size=size, wrap=o["wrap"])
     _check_picture(o["picture"])
-    with tovolumes.opened(places, trace, new, settings=state.settings, options=options, limit=o["limit"], wrap=o["wrap"],
-                          check_reads=verify) as ready:
+    with tovolumes.opened(
+        places,
+        trace,
+        new,
+        settings=state.settings,
+        options=options,
+        limit=o["limit"],
+        wrap=o["wrap"],
+        check_reads=verify,
+    ) as ready:
         replay = Replay(trace, [r.disk for r in ready], speed=speed, limit=o["limit"])
         with _stopping(replay), _replay_bar(trace, info, state) as bar:
             tovolumes.run(ready, replay, bar)
@@ -166,13 +253,15 @@ def _to_volumes(state: State, trace: "Trace", info: "TraceInfo | None", template
     return report, replay.outcome.error
 
 
-def _to_server(state: State, trace: "Trace", info: "TraceInfo | None", uri: str, speed: float, verify: bool,
-               o: dict[str, Any]) -> tuple[dict[str, Any], CdpError | None]:
+def _to_server(
+    state: State, trace: "Trace", info: "TraceInfo | None", uri: str, speed: float, verify: bool, o: dict[str, Any]
+) -> tuple[dict[str, Any], CdpError | None]:
     from cdp.trace import outcome, toserver
     from cdp.trace.replay import Replay
 
-    with toserver.opened(uri, trace, info, o["devices"], depth=o["depth"], wrap=o["wrap"], check_reads=verify,
-                         limit=o["limit"]) as server:
+    with toserver.opened(
+        uri, trace, info, o["devices"], depth=o["depth"], wrap=o["wrap"], check_reads=verify, limit=o["limit"]
+    ) as server:
         replay = Replay(trace, [server.disk], speed=speed, limit=o["limit"])
         with _stopping(replay), _replay_bar(trace, info, state) as bar:
             server.run(replay, bar)
@@ -224,37 +313,55 @@ def _when(state: State, session: "Session", trace: "Trace", text: str) -> dict[s
     changes = tovolumes.changes_until(trace, session, after_ns)
     with cdp.open(session.volume, settings=state.settings) as volume:
         seq, ts_ns = tovolumes.moment_of(volume, session, changes)
-    return {"volume": session.volume, "trace_seconds": after_ns / 1e9, "changes": changes, "point": f"#{seq}", "seq": seq, "ts_ns": ts_ns,
-            "time": utc(ts_ns)}
+    return {
+        "volume": session.volume,
+        "trace_seconds": after_ns / 1e9,
+        "changes": changes,
+        "point": f"#{seq}",
+        "seq": seq,
+        "ts_ns": ts_ns,
+        "time": utc(ts_ns),
+    }
 
 
 def _trace_time(text: str) -> int:
     """Nanoseconds from the trace's first record."""
     found = _CLOCK.fullmatch(text.strip())
     if not found:
-        raise InvalidRequest(f"{text!r} is not a time of a trace", "write 12:34, 1:02:03.5 or 90.5s, from its first record")
+        raise InvalidRequest(
+            f"{text!r} is not a time of a trace", "write 12:34, 1:02:03.5 or 90.5s, from its first record"
+        )
     hours, minutes, seconds, part, plain, plain_part = found.groups()
     if plain is not None:
         return int(plain) * 10**9 + int((plain_part or "").ljust(9, "0"))
     return ((int(hours or 0) * 60 + int(minutes)) * 60 + int(seconds)) * 10**9 + int((part or "").ljust(9, "0"))
 
 
-def _verify(state: State, session: "Session", trace: "Trace", o: dict[str, Any], *, all_flushes: bool) -> dict[str, Any]:
+def _verify(
+    state: State, session: "Session", trace: "Trace", o: dict[str, Any], *, all_flushes: bool
+) -> dict[str, Any]:
     import cdp
     from cdp.trace.verify import verify
 
     if "-" in [source.path for source in trace.sources]:
         raise InvalidRequest("a trace from a pipe cannot be read again to verify it", "store it in a file")
     with cdp.open(session.volume, settings=state.settings) as volume, _bar(f"verifying {volume.name}", None) as bar:
-        found = verify(volume, session, trace, moments=o["moments"], all_flushes=all_flushes,
-                       progress=lambda records: bar(0, f"{records:,} records"),
-                       moments_progress=lambda done, total: bar(done, f"{done:,} of {total:,} moments", total))
+        found = verify(
+            volume,
+            session,
+            trace,
+            moments=o["moments"],
+            all_flushes=all_flushes,
+            progress=lambda records: bar(0, f"{records:,} records"),
+            moments_progress=lambda done, total: bar(done, f"{done:,} of {total:,} moments", total),
+        )
     return {"volume": session.volume, **found.to_json()}
 
 
 @contextmanager
 def _stopping(replay: "Replay") -> Iterator[None]:
     """The first Ctrl-C ends the replay after the current slice; a second one interrupts as usual."""
+
     def handler(_number: int, _frame: Any) -> None:
         replay.stop()
         signal.signal(signal.SIGINT, before)
@@ -278,11 +385,15 @@ def _replay_bar(trace: "Trace", info: "TraceInfo | None", state: State) -> Itera
         return
     total = info.records if info else None
     with _bar("replaying", total) as bar:
+
         def show(out: "Outcome") -> None:
             now = out.samples[-1]
             then = out.samples[-min(11, len(out.samples))] if len(out.samples) > 1 else (0, 0, 0, 0)
             seconds = max(now[0] - then[0], 1) / 1e9
-            bar(out.records, f"{(now[1] - then[1]) / seconds / (1 << 20):,.0f} MiB/s written, {(now[3] - then[3]) / seconds:,.0f} requests/s")
+            bar(
+                out.records,
+                f"{(now[1] - then[1]) / seconds / (1 << 20):,.0f} MiB/s written, {(now[3] - then[3]) / seconds:,.0f} requests/s",
+            )
 
         yield show
 
@@ -296,9 +407,15 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total, rate="")
-        yield lambda done, text, total=None: bar.update(task, completed=done, rate=text, **({} if total is None else {"total": total}))
-
-
+        yield lambda done, text, total=None: bar.update(
+            task, completed=done, rate=text, **({} if total is None else {"total": total})
+        )

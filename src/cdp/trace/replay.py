@@ -10,6 +10,7 @@ Invariants
     and the Outcome says how it ended.
  4. Memory: two batches of the trace, a driver's buffer a disk, and bounded samples.
 """
+
 from __future__ import annotations
 
 import queue
@@ -41,7 +42,9 @@ class Disk:
     driver: Any
     shape: Shape
     position: Callable[[], tuple[int, int]] | None = None
-    times: list[tuple[int, int, int]] = field(default_factory=list)  # (trace ns, seq, ts_ns): all up to that trace time is in seq
+    times: list[tuple[int, int, int]] = field(
+        default_factory=list
+    )  # (trace ns, seq, ts_ns): all up to that trace time is in seq
 
 
 @dataclass
@@ -55,18 +58,22 @@ class Outcome:
     where: str = ""  # the record that could not be issued
     first_ns: int | None = None
     last_ns: int | None = None
-    samples: list[tuple[int, int, int, int]] = field(default_factory=list)  # (elapsed ns, bytes written, bytes read, requests)
+    samples: list[tuple[int, int, int, int]] = field(
+        default_factory=list
+    )  # (elapsed ns, bytes written, bytes read, requests)
 
 
 class Replay:
     """One pass of a trace over disks. run() once. stop() from a signal handler or another thread."""
 
-    def __init__(self, trace: Trace, disks: list[Disk], *, speed: float = 0, limit: int | None = None, prefetch: bool = True):
+    def __init__(
+        self, trace: Trace, disks: list[Disk], *, speed: float = 0, limit: int | None = None, prefetch: bool = True
+    ):
         self.trace, self.disks, self.speed, self.limit = trace, disks, speed, limit
         self.outcome = Outcome()
         self._prefetch = prefetch
         self._stopped = False
-        self._began_ns = 0
+        self._began_ns = self._origin_ns = 0
 
     def stop(self) -> None:
         """End after the current slice."""
@@ -104,18 +111,25 @@ class Replay:
             self._sample()
         return out
 
-    def _batch(self, records: Records, pool: ThreadPoolExecutor | None, progress: Callable[[Outcome], None] | None) -> None:
+    def _batch(
+        self, records: Records, pool: ThreadPoolExecutor | None, progress: Callable[[Outcome], None] | None
+    ) -> None:
         out = self.outcome
         timed = self.trace.clock != "none"
         if out.first_ns is None:
             out.first_ns = int(records["ts_ns"][0])
+            self._origin_ns = time.monotonic_ns()  # reading the first batch makes nothing late
             for disk in self.disks:
                 self._mark(disk, out.first_ns - 1 if timed and out.first_ns else 0)
-        parts = [disk.shape.apply(records if disk.device is None else records[records["device"] == disk.device])
-                 for disk in self.disks]
+        parts = [
+            disk.shape.apply(records if disk.device is None else records[records["device"] == disk.device])
+            for disk in self.disks
+        ]
         counted = out.records
         streams = [self._slices(disk, part) for disk, part in zip(self.disks, parts, strict=True)]
-        live = [(disk, part, stream) for disk, part, stream in zip(self.disks, parts, streams, strict=True) if len(part)]
+        live = [
+            (disk, part, stream) for disk, part, stream in zip(self.disks, parts, streams, strict=True) if len(part)
+        ]
         total = sum(len(part) for part in parts)
         done = {disk.name: 0 for disk in self.disks}
         failure: CdpError | None = None
@@ -131,10 +145,18 @@ class Replay:
                     failure = error
                     if done[disk.name] < len(part):
                         out.where = self.trace.place(part[done[disk.name]])
-            live = [entry for entry, (issued, _) in zip(live, results, strict=True) if issued is not None and issued < len(entry[1])]
+            live = [
+                entry
+                for entry, (issued, _) in zip(live, results, strict=True)
+                if issued is not None and issued < len(entry[1])
+            ]
             here = sum(done.values())
             out.records = counted + (len(records) * here // total if total else len(records))
-            latest = [int(part["ts_ns"][done[disk.name] - 1]) for disk, part in zip(self.disks, parts, strict=True) if done[disk.name]]
+            latest = [
+                int(part["ts_ns"][done[disk.name] - 1])
+                for disk, part in zip(self.disks, parts, strict=True)
+                if done[disk.name]
+            ]
             if latest:
                 out.last_ns = max(out.last_ns or 0, max(latest))
             self._sample()
@@ -149,7 +171,7 @@ class Replay:
 
     def _slices(self, disk: Disk, records: Records) -> Iterator[int]:
         """Issues the records; yields how many are issued, every SLICE_NS."""
-        origin = {"speed": self.speed, "origin_ts_ns": self.outcome.first_ns or 0, "origin_ns": self._began_ns}
+        origin = {"speed": self.speed, "origin_ts_ns": self.outcome.first_ns or 0, "origin_ns": self._origin_ns}
         stretches = payloads.spans(self.trace, records) if self.trace.has_payload else iter([(records, None)])
         before = 0
         for part, data in stretches:
@@ -235,9 +257,12 @@ def counts_by_kind(disks: list[Disk]) -> dict[str, dict[str, int]]:
             found[kind] = own[0]
             continue
         total = sum(o["count"] for o in own)
-        merged = {"count": total, "bytes": sum(o["bytes"] for o in own),
-                  "mean_ns": sum(o["mean_ns"] * o["count"] for o in own) // total if total else 0,
-                  "max_ns": max(o["max_ns"] for o in own)}
+        merged = {
+            "count": total,
+            "bytes": sum(o["bytes"] for o in own),
+            "mean_ns": sum(o["mean_ns"] * o["count"] for o in own) // total if total else 0,
+            "max_ns": max(o["max_ns"] for o in own),
+        }
         buckets: dict[int, int] = {}
         for disk in disks:
             for upper, count in disk.driver.histogram(kind):
@@ -251,5 +276,3 @@ def counts_by_kind(disks: list[Disk]) -> dict[str, dict[str, int]]:
             merged[f"p{q * 100:g}_ns"] = min(at, merged["max_ns"])
         found[kind] = merged
     return found
-
-

@@ -1,4 +1,5 @@
 """The picture of a replay: what was written and read over its time, the trace's own rate, and the latencies."""
+
 from __future__ import annotations
 
 import os
@@ -52,9 +53,13 @@ def _over_time(axis: Any, replay: Replay, report: dict[str, Any]) -> None:
     axis.set_ylim(bottom=0)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper right")
-    first = os.path.basename(report["traces"][0]) + (f" and {len(report['traces']) - 1} more" if len(report["traces"]) > 1 else "")
-    axis.set_title(f"{first}, speed {report['speed']}: {report['records']:,} records in {report['elapsed_seconds']:.2f} s, "
-                   f"{report['write_bytes_per_second'] / _MIB:,.0f} MiB/s written")
+    first = os.path.basename(report["traces"][0]) + (
+        f" and {len(report['traces']) - 1} more" if len(report["traces"]) > 1 else ""
+    )
+    axis.set_title(
+        f"{first}, speed {report['speed']}: {report['records']:,} records in {report['elapsed_seconds']:.2f} s, "
+        f"{report['write_bytes_per_second'] / _MIB:,.0f} MiB/s written"
+    )
 
 
 def _trace(axis: Any, info: TraceInfo) -> None:
@@ -66,8 +71,11 @@ def _trace(axis: Any, info: TraceInfo) -> None:
         rate = timeline.series(name) / _MIB / (width if timed else 1)
         if rate.any():
             axis.stairs(rate, np.arange(bins + 1) * width, fill=True, alpha=0.55, color=_COLOURS[name])
-    axis.set(xlabel="seconds of the trace" if timed else "record", ylabel="MiB/s" if timed else f"MiB in {timeline.width} records",
-             xlim=(0, bins * width))
+    axis.set(
+        xlabel="seconds of the trace" if timed else "record",
+        ylabel="MiB/s" if timed else f"MiB in {timeline.width} records",
+        xlim=(0, bins * width),
+    )
     axis.set_ylim(bottom=0)
     axis.set_title("the trace's own rate", fontsize="medium")
 
@@ -84,7 +92,9 @@ def _latencies(axis: Any, replay: Replay, report: dict[str, Any]) -> None:
         above = 1 - np.cumsum([buckets[b] for b in sorted(buckets)]) / counts["count"]
         share = np.maximum(np.concatenate(([1.0], above[:-1])), 1e-9)
         axis.step(times, share * 100, where="post", color=_COLOURS[kind], label=f"{kind} ({counts['count']:,})")
-    axis.set(xscale="log", yscale="log", xlabel="microseconds", ylabel="% of requests at least as slow", ylim=(None, 130))
+    axis.set(
+        xscale="log", yscale="log", xlabel="microseconds", ylabel="% of requests at least as slow", ylim=(None, 130)
+    )
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.grid(alpha=0.3)

@@ -7,6 +7,7 @@ The driver keeps the second up to date in shared memory, which outlives a killed
 power: then it may be older than the volume, never newer than what was acknowledged before its last write to disk).
 The volume itself has two bookmarks, replay-KEY-start and replay-KEY-end.
 """
+
 from __future__ import annotations
 
 import json

@@ -3,6 +3,7 @@
 A pure function of the records, so that a replay and the verification of it, perhaps days later, number the same changes:
 change k of a disk is its k-th write, zero or trim of at least one byte, after shaping.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -46,8 +47,10 @@ class Shape:
         if not outside.any():
             return records
         if (length > size).any():
-            raise InvalidRequest(f"a request of {int(length.max())} bytes cannot be wrapped into a disk of {self.size_bytes}",
-                                 "use a larger volume")
+            raise InvalidRequest(
+                f"a request of {int(length.max())} bytes cannot be wrapped into a disk of {self.size_bytes}",
+                "use a larger volume",
+            )
         records = records.copy()
         # From the disk's beginning again; what would cross its end moves before it, so that a request stays one.
         records["offset_bytes"][outside] = np.minimum(offset[outside] % size, size - length[outside])

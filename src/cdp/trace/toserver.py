@@ -3,6 +3,7 @@
 Fixed newstyle, NBD_OPT_GO (NBD_OPT_EXPORT_NAME where a server does not know it), simple replies, no TLS. The section names are those of
 doc/proto.md of the NetworkBlockDevice/nbd project.
 """
+
 from __future__ import annotations
 
 import secrets
@@ -88,7 +89,9 @@ def connect(address: Address) -> tuple[socket.socket, Export]:
             sock = socket.create_connection((address.host, address.port), TIMEOUT_SECONDS)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
-        raise Unavailable(f"{address.uri}: {error.strerror or error}", "start the server, or check the address") from None
+        raise Unavailable(
+            f"{address.uri}: {error.strerror or error}", "start the server, or check the address"
+        ) from None
     try:
         export = _handshake(sock, address)
         sock.settimeout(None)
@@ -120,7 +123,10 @@ def _handshake(sock: socket.socket, address: Address) -> Export:
             elif kind == _UNSUPPORTED:
                 return _by_name(sock, name, bool(no_zeroes))
             elif kind == _TLS_REQUIRED:
-                raise InvalidRequest(f"{address.uri}: the server insists on TLS, which replay does not speak", "use an address without TLS")
+                raise InvalidRequest(
+                    f"{address.uri}: the server insists on TLS, which replay does not speak",
+                    "use an address without TLS",
+                )
             elif kind == _UNKNOWN:
                 raise NotFound(f"{address.uri}: no export {address.export!r}", "check the part after the host")
             elif kind & _ERROR:
@@ -129,7 +135,9 @@ def _handshake(sock: socket.socket, address: Address) -> Export:
             elif kind != _INFO:
                 raise Unavailable(f"{address.uri}: unexpected answer {kind:#x}", "see the server's log")
     except (OSError, EOFError) as error:
-        raise Unavailable(f"{address.uri}: in the handshake: {error}", "check the address and the server's log") from None
+        raise Unavailable(
+            f"{address.uri}: in the handshake: {error}", "check the address and the server's log"
+        ) from None
 
 
 def _send_option(sock: socket.socket, option: int, data: bytes) -> None:
@@ -175,9 +183,17 @@ class Server:
 
     def report(self) -> dict[str, Any]:
         driver = self.disk.driver
-        return {"device": self.disk.name, "uri": self.address.uri, "size_bytes": self.export.size_bytes, "key": f"{self.session.key:08x}",
-                "changes": driver.changes, "left_out": driver.left_out, "wrapped": self.disk.shape.wrapped, "split": self.disk.shape.split,
-                "reads_checked_sectors": driver.sectors_checked}
+        return {
+            "device": self.disk.name,
+            "uri": self.address.uri,
+            "size_bytes": self.export.size_bytes,
+            "key": f"{self.session.key:08x}",
+            "changes": driver.changes,
+            "left_out": driver.left_out,
+            "wrapped": self.disk.shape.wrapped,
+            "split": self.disk.shape.split,
+            "reads_checked_sectors": driver.sectors_checked,
+        }
 
     def verify(self, trace: Trace, replay: Replay) -> dict[str, Any]:
         """What was written last, read back and compared. What was trimmed is not looked at: a server may leave it as it was."""
@@ -197,13 +213,32 @@ class Server:
         owner, touched = np.zeros(len(start), np.uint64), np.zeros(len(start), np.uint8)
         replaycheck.paint(owner, touched, low, high, 0, len(kept))
         wrote = kept["kind"][owner.astype(np.intp) - 1] != Kind.TRIM if len(kept) else np.zeros(0, bool)
-        compare(self.disk.driver.target(), start[wrote], end[wrote], owner[wrote], kept, trace, self.session, "at the end", found)
+        compare(
+            self.disk.driver.target(),
+            start[wrote],
+            end[wrote],
+            owner[wrote],
+            kept,
+            trace,
+            self.session,
+            "at the end",
+            found,
+        )
         return {"volume": self.address.uri, **found.to_json()}
 
 
 @contextmanager
-def opened(uri: str, trace: Trace, info: TraceInfo | None, wanted: tuple[str, ...], *, depth: int, wrap: bool, check_reads: bool,
-           limit: int | None) -> Iterator[Server]:
+def opened(
+    uri: str,
+    trace: Trace,
+    info: TraceInfo | None,
+    wanted: tuple[str, ...],
+    *,
+    depth: int,
+    wrap: bool,
+    check_reads: bool,
+    limit: int | None,
+) -> Iterator[Server]:
     """Connected, and the trace known to fit. Raises InvalidRequest where it does not."""
     from cdp.trace.tovolumes import place
 
@@ -214,16 +249,38 @@ def opened(uri: str, trace: Trace, info: TraceInfo | None, wanted: tuple[str, ..
         if export.flags & _READ_ONLY:
             raise Unavailable(f"{uri}: the export is read-only", "give one that can be written")
         if where.need_bytes is not None and where.need_bytes > export.size_bytes and not wrap:
-            raise InvalidRequest(f"{uri} has {export.size_bytes} bytes, the trace reaches to byte {where.need_bytes}",
-                                 "use a larger export, or fold what is beyond with --wrap")
+            raise InvalidRequest(
+                f"{uri} has {export.size_bytes} bytes, the trace reaches to byte {where.need_bytes}",
+                "use a larger export, or fold what is beyond with --wrap",
+            )
         key = secrets.randbits(32) | 1
         most = min(MAX_REQUEST_BYTES, export.max_bytes)
-        driver = NbdDriver(sock, key=key, max_bytes=most, size_bytes=export.size_bytes, export_flags=export.flags, depth=depth,
-                           pattern=not trace.has_payload)
+        driver = NbdDriver(
+            sock,
+            key=key,
+            max_bytes=most,
+            size_bytes=export.size_bytes,
+            export_flags=export.flags,
+            depth=depth,
+            pattern=not trace.has_payload,
+        )
         driver.check_reads = check_reads and not trace.has_payload
-        session = Session(uri, key, 0, [source.path for source in trace.sources], {}, where.device, limit, export.size_bytes, most, wrap,
-                          trace.has_payload)
-        disk = Disk(where.device or address.export or "export", where.index, driver, Shape(export.size_bytes, most, wrap))
+        session = Session(
+            uri,
+            key,
+            0,
+            [source.path for source in trace.sources],
+            {},
+            where.device,
+            limit,
+            export.size_bytes,
+            most,
+            wrap,
+            trace.has_payload,
+        )
+        disk = Disk(
+            where.device or address.export or "export", where.index, driver, Shape(export.size_bytes, most, wrap)
+        )
         yield Server(address, export, disk, session)
         # NBD_CMD_DISC: the server then ends the connection in peace.
         try:

@@ -3,6 +3,7 @@
 Nothing is changed before everything is known to fit: the trace has been read once (unless it is a pipe, or scan=False),
 the volumes are large enough (or wrap, or to be created), and each device has its own.
 """
+
 from __future__ import annotations
 
 import os
@@ -62,8 +63,10 @@ def place(template: str, trace: Trace, info: TraceInfo | None, wanted: tuple[str
     """Devices to volumes. Raises InvalidRequest where devices would share a volume, are unknown, or are too many."""
     if info is None:
         if _FIELD in template or wanted:
-            raise InvalidRequest("a trace from a pipe is read once, so its devices are not known before",
-                                 "store it in a file, or give a single volume")
+            raise InvalidRequest(
+                "a trace from a pipe is read once, so its devices are not known before",
+                "store it in a file, or give a single volume",
+            )
         return [Place(None, None, template, None)]
     names = [d.name for d in info.devices]
     unknown = [name for name in wanted if name not in names]
@@ -75,17 +78,29 @@ def place(template: str, trace: Trace, info: TraceInfo | None, wanted: tuple[str
     if _FIELD not in template:
         if len(chosen) > 1:
             listed = ", ".join(d.name for d in sorted(chosen, key=lambda d: -d.records)[:8])
-            raise InvalidRequest(f"the trace has {len(chosen)} devices ({listed}{', ...' if len(chosen) > 8 else ''})",
-                                 "give each its volume with --volume DIR/{disk}, or choose one with --device NAME")
+            raise InvalidRequest(
+                f"the trace has {len(chosen)} devices ({listed}{', ...' if len(chosen) > 8 else ''})",
+                "give each its volume with --volume DIR/{disk}, or choose one with --device NAME",
+            )
         only = chosen[0]
-        return [Place(None if len(names) == 1 else only.name, None if len(names) == 1 else names.index(only.name), template,
-                      only.size_bytes)]
+        return [
+            Place(
+                None if len(names) == 1 else only.name,
+                None if len(names) == 1 else names.index(only.name),
+                template,
+                only.size_bytes,
+            )
+        ]
     if len(chosen) > MAX_VOLUMES:
-        raise InvalidRequest(f"the trace has {len(chosen)} devices: at most {MAX_VOLUMES} volumes at once",
-                             "choose some with --device NAME")
+        raise InvalidRequest(
+            f"the trace has {len(chosen)} devices: at most {MAX_VOLUMES} volumes at once",
+            "choose some with --device NAME",
+        )
     places = [Place(d.name, names.index(d.name), template.replace(_FIELD, _safe(d.name)), d.size_bytes) for d in chosen]
     if len({p.volume for p in places}) < len(places):
-        raise InvalidRequest("two devices of the trace have the same name as a file", "choose one of them with --device NAME")
+        raise InvalidRequest(
+            "two devices of the trace have the same name as a file", "choose one of them with --device NAME"
+        )
     return places
 
 
@@ -114,14 +129,26 @@ def check_sizes(places: list[Place], *, create: bool, size: int | None, wrap: bo
             have = new[p.volume] = size or max(MIB, -(-(p.need_bytes or 0) // MIB) * MIB)
         if p.need_bytes is not None and p.need_bytes > have and not wrap:
             fits = -(-p.need_bytes // MIB)
-            raise InvalidRequest(f"{p.volume} has {have} bytes, the trace{f' of {p.device}' if p.device else ''} reaches to byte "
-                                 f"{p.need_bytes}", f"create one of {fits}MiB, or fold what is beyond with --wrap")
+            raise InvalidRequest(
+                f"{p.volume} has {have} bytes, the trace{f' of {p.device}' if p.device else ''} reaches to byte "
+                f"{p.need_bytes}",
+                f"create one of {fits}MiB, or fold what is beyond with --wrap",
+            )
     return new
 
 
 @contextmanager
-def opened(places: list[Place], trace: Trace, new: dict[str, int], *, settings: Settings, options: dict[str, Any],
-           limit: int | None, wrap: bool, check_reads: bool) -> Iterator[list[Placed]]:
+def opened(
+    places: list[Place],
+    trace: Trace,
+    new: dict[str, int],
+    *,
+    settings: Settings,
+    options: dict[str, Any],
+    limit: int | None,
+    wrap: bool,
+    check_reads: bool,
+) -> Iterator[list[Placed]]:
     """Volumes open, with bookmarks, sessions and drivers made. On leaving they are closed and their sessions saved."""
     with ExitStack() as stack:
         ready: list[Placed] = []
@@ -136,14 +163,33 @@ def opened(places: list[Place], trace: Trace, new: dict[str, int], *, settings: 
         yield ready
 
 
-def _prepare(stack: ExitStack, p: Place, volume: Volume, trace: Trace, options: dict[str, Any], limit: int | None, wrap: bool,
-             check_reads: bool) -> Placed:
+def _prepare(
+    stack: ExitStack,
+    p: Place,
+    volume: Volume,
+    trace: Trace,
+    options: dict[str, Any],
+    limit: int | None,
+    wrap: bool,
+    check_reads: bool,
+) -> Placed:
     key = secrets.randbits(32) | 1
     log, index = _stored(volume.path)
     start = volume.bookmark(f"replay-{key:08x}-start").made
     most = min(MAX_REQUEST_BYTES, (volume._core.max_request_bytes - 512) // 4096 * 4096)
-    session = Session(volume.path, key, start.seq, [str(Path(s.path).absolute()) if s.path != "-" else "-" for s in trace.sources],
-                      options, p.device, limit, volume.size_bytes, most, wrap, trace.has_payload)
+    session = Session(
+        volume.path,
+        key,
+        start.seq,
+        [str(Path(s.path).absolute()) if s.path != "-" else "-" for s in trace.sources],
+        options,
+        p.device,
+        limit,
+        volume.size_bytes,
+        most,
+        wrap,
+        trace.has_payload,
+    )
     acks = Acks.create(volume.path)
     stack.callback(acks.close)
     session.save()
@@ -163,11 +209,20 @@ def run(ready: list[Placed], replay: Replay, progress: Callable[[Outcome], None]
     for r in ready:
         changes = r.disk.driver.changes
         end = r.volume.bookmark(f"{r.session.prefix}-end").at
-        r.report = {"device": r.disk.name, "volume": r.volume.path, "size_bytes": r.volume.size_bytes, "key": f"{r.session.key:08x}",
-                    "changes": changes, "start_seq": r.session.start_seq, "end_seq": end.seq,
-                    "bookmarks": [f"{r.session.prefix}-start", f"{r.session.prefix}-end"],
-                    "times": _times(r.disk, outcome), "wrapped": r.disk.shape.wrapped, "split": r.disk.shape.split,
-                    "reads_checked_sectors": r.disk.driver.sectors_checked}
+        r.report = {
+            "device": r.disk.name,
+            "volume": r.volume.path,
+            "size_bytes": r.volume.size_bytes,
+            "key": f"{r.session.key:08x}",
+            "changes": changes,
+            "start_seq": r.session.start_seq,
+            "end_seq": end.seq,
+            "bookmarks": [f"{r.session.prefix}-start", f"{r.session.prefix}-end"],
+            "times": _times(r.disk, outcome),
+            "wrapped": r.disk.shape.wrapped,
+            "split": r.disk.shape.split,
+            "reads_checked_sectors": r.disk.driver.sectors_checked,
+        }
     return outcome
 
 
@@ -178,8 +233,12 @@ def settle(ready: list[Placed]) -> None:
         writes = sum(counts[kind]["count"] for kind in ("write", "trim", "zero"))
         log, index = _stored(r.volume.path)
         log, index = log - r.before_log_bytes, index - r.before_index_bytes
-        r.report |= {"log_bytes": log, "index_bytes": index, "log_bytes_per_write": round(log / writes, 1) if writes else None,
-                     "index_bytes_per_write": round(index / writes, 1) if writes else None}
+        r.report |= {
+            "log_bytes": log,
+            "index_bytes": index,
+            "log_bytes_per_write": round(log / writes, 1) if writes else None,
+            "index_bytes_per_write": round(index / writes, 1) if writes else None,
+        }
         r.session.report = r.report
         r.session.save()
 
@@ -189,12 +248,15 @@ def _times(disk: Disk, outcome: Outcome, most: int = 64) -> list[dict[str, Any]]
     first, entries = outcome.first_ns or 0, disk.times
     step = max(1, -(-len(entries) // most))
     kept = entries[::step] + (entries[-1:] if entries and (len(entries) - 1) % step else [])
-    return [{"trace_seconds": max(0, (trace_ns - first)) / 1e9, "trace_ns": trace_ns, "point": f"#{seq}", "ts_ns": ts_ns}
-            for trace_ns, seq, ts_ns in kept]
+    return [
+        {"trace_seconds": max(0, (trace_ns - first)) / 1e9, "trace_ns": trace_ns, "point": f"#{seq}", "ts_ns": ts_ns}
+        for trace_ns, seq, ts_ns in kept
+    ]
 
 
 def _stored(volume: str) -> tuple[int, int]:
     """(log, index) bytes of the files of a volume."""
+
     def total(folder: str) -> int:
         with os.scandir(os.path.join(volume, folder)) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.is_file())
@@ -226,7 +288,9 @@ def moment_of(volume: Volume, session: Session, changes: int) -> tuple[int, int]
             row = mine[changes - done - 1]
             return int(row["seq"]), int(row["ts_ns"])
         done += len(mine)
-    raise InvalidRequest(f"{volume.path} has {done} changes of the replay, {changes} were asked for", "the replay ended before that time")
+    raise InvalidRequest(
+        f"{volume.path} has {done} changes of the replay, {changes} were asked for", "the replay ended before that time"
+    )
 
 
 def changes_until(trace: Trace, session: Session, after_ns: int) -> int:
@@ -248,7 +312,11 @@ def changes_until(trace: Trace, session: Session, after_ns: int) -> int:
         if over:
             records = records[: later[0]]
         if session.device is not None:
-            records = records[records["device"] == trace.devices.index(session.device)] if session.device in trace.devices else records[:0]
+            records = (
+                records[records["device"] == trace.devices.index(session.device)]
+                if session.device in trace.devices
+                else records[:0]
+            )
         changes += int(np.count_nonzero(is_change(shape.apply(records))))
         if over:
             break

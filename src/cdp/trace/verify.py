@@ -12,6 +12,7 @@ once), and old cells up to `old_bytes`; at the last moment all cells, and stretc
 Memory is bounded: at most MAX_PIECES changes are kept. Where a trace has more, only zones of ZONE_BYTES at equal distances
 are modelled; the result says which share of the disk that is. One thread.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -40,7 +41,9 @@ UNTOUCHED_BYTES = 64 << 20
 _UNTOUCHED_PIECE = 64 << 10
 _WRITE, _ZERO, _TRIM, _FLUSH, _FUA = 1, 2, 3, 4, 2  # of the volume's records
 _KINDS = np.array([0, _WRITE, _TRIM, _ZERO, _FLUSH, 0], np.uint8)  # by trace Kind
-PIECE = np.dtype([("start", "<u8"), ("end", "<u8"), ("change", "<u8"), ("payload", "<u8"), ("source", "<u2"), ("kind", "u1")])
+PIECE = np.dtype(
+    [("start", "<u8"), ("end", "<u8"), ("change", "<u8"), ("payload", "<u8"), ("source", "<u2"), ("kind", "u1")]
+)
 
 
 @dataclass
@@ -71,7 +74,9 @@ class Verified:
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"ok": self.ok}
 
 
-def changes_of(trace: Trace, session: Session, shape: Shape, progress: Callable[[int], None] | None = None) -> Iterator[Records]:
+def changes_of(
+    trace: Trace, session: Session, shape: Shape, progress: Callable[[int], None] | None = None
+) -> Iterator[Records]:
     """The shaped changes of a session's disk, in order."""
     seen = 0
     for records in trace:
@@ -89,9 +94,19 @@ def changes_of(trace: Trace, session: Session, shape: Shape, progress: Callable[
             return
 
 
-def verify(volume: Volume, session: Session, trace: Trace, *, moments: int = 32, all_flushes: bool = False, seed: int = 0,
-           max_pieces: int = MAX_PIECES, old_bytes: int = OLD_BYTES, progress: Callable[[int], None] | None = None,
-           moments_progress: Callable[[int, int], None] | None = None) -> Verified:
+def verify(
+    volume: Volume,
+    session: Session,
+    trace: Trace,
+    *,
+    moments: int = 32,
+    all_flushes: bool = False,
+    seed: int = 0,
+    max_pieces: int = MAX_PIECES,
+    old_bytes: int = OLD_BYTES,
+    progress: Callable[[int], None] | None = None,
+    moments_progress: Callable[[int, int], None] | None = None,
+) -> Verified:
     """Holds the volume against the trace.
 
     moments: so many random ones, besides the first and the last. all_flushes: also the moment of each flush and each durable
@@ -136,8 +151,15 @@ class _Reader:
         return np.concatenate(parts) if parts else None
 
 
-def _history(volume: Volume, session: Session, trace: Trace, found: Verified, pieces: Pieces, moments: _Moments,
-             progress: Callable[[int], None] | None) -> None:
+def _history(
+    volume: Volume,
+    session: Session,
+    trace: Trace,
+    found: Verified,
+    pieces: Pieces,
+    moments: _Moments,
+    progress: Callable[[int], None] | None,
+) -> None:
     """Question 1, and what question 2 needs, in one pass over both."""
     shape = Shape(session.size_bytes, session.max_bytes, session.wrap)
     expected = _Reader(changes_of(trace, session, shape, progress))
@@ -176,15 +198,25 @@ def _hold(mine: Any, wanted: Records, done: int, session: Session, trace: Trace,
     end = (wanted["offset_bytes"] + wanted["length_bytes"] + np.uint64(511)) // np.uint64(512) * np.uint64(512)
     kind = _KINDS[wanted["kind"]]
     # A trim or zero inside sectors that it does not cover is logged as their new content.
-    inner = (wanted["offset_bytes"] + np.uint64(511)) // np.uint64(512) >= (wanted["offset_bytes"] + wanted["length_bytes"]) // np.uint64(512)
+    inner = (wanted["offset_bytes"] + np.uint64(511)) // np.uint64(512) >= (
+        wanted["offset_bytes"] + wanted["length_bytes"]
+    ) // np.uint64(512)
     kind = np.where(inner, np.uint8(_WRITE), kind)
     fua = (wanted["flags"] & int(Flag.FUA)) != 0
-    same = (mine["offset"] == start) & (mine["length"] == end - start) & (mine["kind"] == kind) & ((mine["flags"] & _FUA != 0) == fua)
+    same = (
+        (mine["offset"] == start)
+        & (mine["length"] == end - start)
+        & (mine["kind"] == kind)
+        & ((mine["flags"] & _FUA != 0) == fua)
+    )
     if not same.all():
         first = int(np.flatnonzero(~same)[0])
-        found.tell(f"record #{mine['seq'][first]}: {trace.place(wanted[first])} asks for kind {kind[first]} at {start[first]}, "
-                   f"{end[first] - start[first]} bytes; logged is kind {mine['kind'][first]} at {mine['offset'][first]}, "
-                   f"{mine['length'][first]} bytes (change {done + first + 1})", int(np.count_nonzero(~same)))
+        found.tell(
+            f"record #{mine['seq'][first]}: {trace.place(wanted[first])} asks for kind {kind[first]} at {start[first]}, "
+            f"{end[first] - start[first]} bytes; logged is kind {mine['kind'][first]} at {mine['offset'][first]}, "
+            f"{mine['length'][first]} bytes (change {done + first + 1})",
+            int(np.count_nonzero(~same)),
+        )
 
 
 class Pieces:
@@ -225,7 +257,9 @@ class Pieces:
         elif self._zone > 512:
             self._zone //= 2
         else:
-            raise InvalidRequest(f"more than {self._most} changes of one sector: no bounded model of them", "verify a part with --limit")
+            raise InvalidRequest(
+                f"more than {self._most} changes of one sector: no bounded model of them", "verify a part with --limit"
+            )
 
     def _sampled(self, pieces: Any) -> Any:
         """The parts in zones."""
@@ -292,8 +326,16 @@ class _Moments:
         return sorted(found.items())
 
 
-def _contents(volume: Volume, session: Session, trace: Trace, model: _Model, seed: int, old_bytes: int, found: Verified,
-              progress: Callable[[int, int], None] | None) -> None:
+def _contents(
+    volume: Volume,
+    session: Session,
+    trace: Trace,
+    model: _Model,
+    seed: int,
+    old_bytes: int,
+    found: Verified,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     """Question 2."""
     pieces = model.pieces
     start, end, low, high = cells_of(pieces)
@@ -318,7 +360,18 @@ def _contents(volume: Volume, session: Session, trace: Trace, model: _Model, see
                 compare(target, start[picked], end[picked], owner[picked], pieces, trace, session, moment, found, base)
                 if last and found.share_modelled == 1:
                     low_gap, high_gap = _untouched(start, end, session.size_bytes)
-                    compare(target, low_gap, high_gap, np.zeros(len(low_gap), np.uint64), pieces, trace, session, moment, found, base)
+                    compare(
+                        target,
+                        low_gap,
+                        high_gap,
+                        np.zeros(len(low_gap), np.uint64),
+                        pieces,
+                        trace,
+                        session,
+                        moment,
+                        found,
+                        base,
+                    )
             found.moments += 1
             found.flush_moments += seq in flushed
             if progress:
@@ -348,8 +401,18 @@ def _old(cells: NDArray[np.bool_], length: U64, old_bytes: int, rng: np.random.G
     cells[rest] = True
 
 
-def compare(target: Any, start: U64, end: U64, owner: U64, pieces: Any, trace: Trace, session: Session, moment: str, found: Verified,
-            base: Any = None) -> None:
+def compare(
+    target: Any,
+    start: U64,
+    end: U64,
+    owner: U64,
+    pieces: Any,
+    trace: Trace,
+    session: Session,
+    moment: str,
+    found: Verified,
+    base: Any = None,
+) -> None:
     """Cells of a disk (a cdp_target capsule) against their owners: numbers of pieces from 1, or 0 for what nobody wrote, which is `base`."""
     if not len(start):
         return
@@ -366,9 +429,16 @@ def compare(target: Any, start: U64, end: U64, owner: U64, pieces: Any, trace: T
     found.bytes_compared += compared
     found.mismatch_count += bad
     for cell, at, claim in shown:
-        by = f"zeros by change {change[cell]}" if what[cell] == replaycheck.ZERO else \
-            f"change {change[cell]}" if change[cell] else "what was there before the replay"
-        found.tell(f"{moment}, byte {at}: expected {by}; it holds {f'change {claim}' if claim else 'something else'}", 0)
+        by = (
+            f"zeros by change {change[cell]}"
+            if what[cell] == replaycheck.ZERO
+            else f"change {change[cell]}"
+            if change[cell]
+            else "what was there before the replay"
+        )
+        found.tell(
+            f"{moment}, byte {at}: expected {by}; it holds {f'change {claim}' if claim else 'something else'}", 0
+        )
 
 
 def _compare_data(target: Any, start: U64, end: U64, rows: Any, trace: Trace, moment: str, found: Verified) -> None:
@@ -383,7 +453,10 @@ def _compare_data(target: Any, start: U64, end: U64, rows: Any, trace: Trace, mo
 
 def _untouched(start: U64, end: U64, size_bytes: int) -> tuple[U64, U64]:
     """Beginnings of the stretches that no cell covers, up to UNTOUCHED_BYTES."""
-    low, high = np.concatenate((np.zeros(1, np.uint64), end)), np.concatenate((start, np.array([size_bytes], np.uint64)))
+    low, high = (
+        np.concatenate((np.zeros(1, np.uint64), end)),
+        np.concatenate((start, np.array([size_bytes], np.uint64))),
+    )
     some = high > low
     low, high = low[some], high[some]
     high = np.minimum(high, low + np.uint64(_UNTOUCHED_PIECE))
