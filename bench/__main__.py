@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import engine, history, nbd
+from bench import engine, history, micro, nbd
 from bench.scratch import NoSpace, scratch, signals_as_interrupt
 
 # Timings of the core do not want their output buffered behind them.
@@ -103,6 +103,13 @@ def history_command(quick: bool, json_path: Path | None, directory: Path | None,
     chosen = [overridden(o, records=records, length_bytes=length_bytes, size_bytes=size_mib and size_mib << 20, points=points,
                          restores=restores) for o in cases]
     guarded(lambda place: sum(history.run(place, o, speak, json_path) for o in chosen), directory)
+
+
+@main.command("micro")
+@shared
+def micro_command(quick: bool, json_path: Path | None, directory: Path | None) -> None:
+    """Small parts in process, by pytest-benchmark."""
+    guarded(lambda place: micro.run(place, quick, speak, json_path), directory)
 
 
 if __name__ == "__main__":

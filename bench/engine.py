@@ -7,6 +7,7 @@ leaves out is the network protocol and the client, so it is the ceiling of a tra
 import contextlib
 import fcntl
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def _make(stack: contextlib.ExitStack, scratch: Scratch, name: str, size_bytes: 
     if name == "ram":
         return _Target(RamDisk(size_bytes).capsule, None)
     folder = scratch.folder(name)
-    stack.callback(_remove, folder)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
     if name == OURS:
         volume = stack.enter_context(cdp.create(folder / "vol", size=size_bytes))
         return _Target(volume.target(), folder)
@@ -134,12 +135,6 @@ def _make(stack: contextlib.ExitStack, scratch: Scratch, name: str, size_bytes: 
     if name == "file-direct" and not fcntl.fcntl(plain.fileno(), fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0):
         return None
     return _Target(plain.capsule, folder)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(target: _Target, workload: Workload, size_bytes: int) -> None:

@@ -5,6 +5,7 @@ fill; open after a clean close, files dropped from the page cache; kill -9 with 
 which is the most that recovery ever has to read; open again.
 """
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,14 +62,8 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
         "bench": "history", "options": asdict(options), "settings": {**SETTINGS, "segment_bytes": options.segment_bytes},
         "durability": f"durable on flush and every {SETTINGS['commit_interval_ms']} ms", "facts": found,
         "load_1m_at_end": machine.load(), "results": results})
-    _remove(volume)
-    return 1
-
-
-def _remove(volume: Path) -> None:
-    import shutil
-
     shutil.rmtree(volume, ignore_errors=True)
+    return 1
 
 
 def _step(name: str, volume: Path, options: Options) -> dict[str, Any]:
@@ -88,26 +83,26 @@ def _step(name: str, volume: Path, options: Options) -> dict[str, Any]:
 
 def _told(name: str, r: dict[str, Any]) -> str:
     if name == "fill":
-        return (f"  written       {r['per_second']:,.0f} records/s by one thread; all merges done {r['settle_s']:.1f} s later; clean close "
+        return (f"  written           {r['per_second']:,.0f} records/s by one thread; all merges done {r['settle_s']:.1f} s later; clean close "
                 f"{r['close_ms']:,.0f} ms\n"
-                f"  log           {r['log_bytes_per_record']:.1f} B a record ({r['log_overhead_bytes']:.1f} B beside its data); "
+                f"  log               {r['log_bytes_per_record']:.1f} B a record ({r['log_overhead_bytes']:.1f} B beside its data); "
                 f"{r['segments']} segments\n"
-                f"  index         {r['index_bytes_per_record']:.1f} B a record; {r['runs']} runs")
+                f"  index             {r['index_bytes_per_record']:.1f} B a record; {r['runs']} runs")
     if name == "look":
-        lines = [f"  open volume   {r['open_ms']:,.1f} ms after a clean close, cold; memory {_mib(r['memory_after_open'])}",
-                 f"  first image   {r['first_image_ms']:.2f} ms, cold"]
-        for key, what in (("image_by_seq_ms", "image by seq"), ("image_by_time_ms", "image by time"),
-                          ("image_and_read_ms", "image + read"), ("image_under_load_ms", "under load")):
-            lines.append(f"  {what:13s} {_ms(r[key])}")
-        lines += [f"  restore       {_ms(r['restore_ms'])}", f"  undo          {_ms(r['undo_ms'])}"]
+        lines = [f"  open volume       {r['open_ms']:,.1f} ms after a clean close, cold; memory {_mib(r['memory_after_open'])}",
+                 f"  first image       {r['first_image_ms']:.2f} ms, cold"]
+        for key, what in (("image_by_seq_ms", "image by seq"), ("image_by_time_ms", "image by time"), ("image_and_read_ms", "image + read"),
+                          ("image_under_load_ms", "image, writing"), ("restore_ms", "restore"), ("undo_ms", "undo"),
+                          ("restore_under_load_ms", "restore, writing")):
+            lines.append(f"  {what:16s}  {_ms(r[key])}")
         for key, what in (("read_cold", "read, cold"), ("read_warm", "read, warm"), ("read_after_restores", "after restores")):
             x = r[key]
-            lines.append(f"  {what:14s}now {x['now_us']:.1f} us; as of a random moment {x['as_of_us']['median']:.1f} us "
+            lines.append(f"  {what:16s}  now {x['now_us']:.1f} us; as of a random moment {x['as_of_us']['median']:.1f} us "
                          f"({x['as_of_us']['min']:.1f} .. {x['as_of_us']['max']:.1f})")
-        return "\n".join([*lines, f"  memory        {_mib(r['memory_at_end'])} at the end; {r['runs']} runs"])
+        return "\n".join([*lines, f"  memory            {_mib(r['memory_at_end'])} at the end; {r['runs']} runs"])
     if name == "crash":
-        return f"  kill -9       with {r['tail_records']:,} records ({r['tail_bytes'] >> 20} MiB) behind the last seal"
-    return f"  open volume   {r['open_ms']:,.1f} ms after kill -9, cold; {r['records']:,} records, {r['lost']} of the flushed ones lost"
+        return f"  kill -9           with {r['tail_records']:,} records ({r['tail_bytes'] >> 20} MiB) behind the last seal"
+    return f"  open volume       {r['open_ms']:,.1f} ms after kill -9, cold; {r['records']:,} records, {r['lost']} of the flushed ones lost"
 
 
 def _mib(memory: dict[str, int]) -> str:

@@ -20,7 +20,8 @@ from bench.spread import percentile, spread
 SEED = 20_070_101
 QUIET_SECONDS = 1.5     # no run came or went for so long: merges are done
 SETTLE_SECONDS = 600.0
-TAIL_PART = 0.9         # of a segment is left unsealed by `crash`
+TAIL_PART = 0.9         # of what a segment takes is left unsealed by `crash`; it keeps room for three pool slots
+SLOT_BYTES = 4 << 20
 SEGMENT_RECORDS = 262_144   # that a segment takes at most
 READ_POINTS = 8
 KEEP_FREE_BYTES = 2 << 30   # of memory, when files are read into the page cache
@@ -62,13 +63,17 @@ def fill(path: str, o: Options) -> dict[str, Any]:
     volume.flush()
     settle_s = wait_for_merges(volume)
     close_ms, _ = timed_ms(volume.close)
-    with cdp.open(path, settings=settings(o)) as volume:    # all sealed now
-        stats = volume.stats()
+    with cdp.open(path, settings=settings(o)) as volume:
+        records = volume.window().newest.seq
+    log, index = on_disk(path, "log"), on_disk(path, "runs")    # all sealed now
     return {"per_second": load["requests"] * 1e9 / load["elapsed_ns"], "settle_s": settle_s, "close_ms": close_ms,
-            "segments": stats["segments"], "runs": stats["runs"], "records": stats["records"],
-            "log_bytes_per_record": stats["sealed_log_bytes"] / stats["records"],
-            "log_overhead_bytes": stats["sealed_log_bytes"] / stats["records"] - o.length_bytes,
-            "index_bytes_per_record": stats["index_bytes"] / stats["records"]}
+            "segments": len(log), "runs": len(index), "records": records, "log_bytes_per_record": sum(log) / records,
+            "log_overhead_bytes": sum(log) / records - o.length_bytes, "index_bytes_per_record": sum(index) / records}
+
+
+def on_disk(path: str, folder: str) -> list[int]:
+    """Bytes that each file of a volume's folder takes on the disk."""
+    return [p.stat().st_blocks * 512 for p in Path(path, folder).iterdir()]
 
 
 def wait_for_merges(volume: cdp.Volume) -> float:
@@ -110,7 +115,9 @@ def look(path: str, o: Options) -> dict[str, Any]:
         r["undo_ms"] = spread_ms([b for _, b in restores])
         r["read_after_restores"] = reads(volume, o, dice)
         r["memory_at_end"] = memory()
-        r["image_under_load_ms"] = under_load(volume, o, by_seq)
+        for name, work in (("image_under_load_ms", lambda: open_image_ms(volume, by_seq(), o, read=False)),
+                           ("restore_under_load_ms", lambda: restore_ms(volume, by_seq())[0])):
+            r[name] = under_load(volume, o, work)
         r["runs"] = volume.stats()["runs"]
     return r
 
@@ -161,14 +168,14 @@ def restore_ms(volume: cdp.Volume, seq: int) -> tuple[float, float]:
     return there, back
 
 
-def under_load(volume: cdp.Volume, o: Options, point: Callable[[], int]) -> dict[str, float]:
-    """As image_by_seq_ms while a thread writes as fast as it can."""
-    stop_after = max(0.2, o.points * 0.02)
-    writer = threading.Thread(target=loadgen.run, args=(volume.target(),), kwargs={"length_bytes": o.length_bytes, "seconds": stop_after})
+def under_load(volume: cdp.Volume, o: Options, work: Callable[[], float]) -> dict[str, float]:
+    """What `work` took, again and again while a thread writes as fast as it can."""
+    seconds = max(0.2, o.restores * 0.1)
+    writer = threading.Thread(target=loadgen.run, args=(volume.target(),), kwargs={"length_bytes": o.length_bytes, "seconds": seconds})
     writer.start()
     found = []
     while writer.is_alive() or not found:
-        found.append(open_image_ms(volume, point(), o, read=False))
+        found.append(work())
         time.sleep(0.005)
     writer.join()
     return spread_ms(found)
@@ -177,19 +184,19 @@ def under_load(volume: cdp.Volume, o: Options, point: Callable[[], int]) -> dict
 def crash(path: str, o: Options) -> dict[str, Any]:
     """A tail as long as it gets, flushed; main() then kills this process."""
     volume = cdp.open(path, settings=settings(o))
-    before = volume.stats()["segments"]
-    count = int(TAIL_PART * min(SEGMENT_RECORDS, o.segment_bytes // (o.length_bytes + 64)))
+    sealed = volume.stats()["segments"]
+    usable = o.segment_bytes - 3 * min(SLOT_BYTES, o.segment_bytes // 8)
+    count = int(TAIL_PART * min(SEGMENT_RECORDS, usable // (o.length_bytes + 64)))
     loadgen.run(volume.target(), length_bytes=o.length_bytes, requests=count, seed=SEED + 1)
     volume.flush()
-    stats = volume.stats()
-    assert stats["segments"] == before + 1, "the tail was sealed: it shows nothing"
-    return {"tail_records": count, "tail_bytes": stats["log_bytes_written"], "flushed_seq": stats["durable_seq"]}
+    assert volume.stats()["segments"] == sealed + 1, "the tail was sealed: it shows nothing"
+    return {"tail_records": count, "tail_bytes": count * o.length_bytes, "flushed_seq": volume.window().newest.seq}
 
 
 def reopen(path: str, o: Options) -> dict[str, Any]:
     open_ms, volume = timed_ms(lambda: cdp.open(path, settings=settings(o)))
     with volume:
-        return {"open_ms": open_ms, "records": volume.stats()["records"], "memory_after_open": memory()}
+        return {"open_ms": open_ms, "records": volume.window().newest.seq, "memory_after_open": memory()}
 
 
 STEPS = {step.__name__: step for step in (fill, look, crash, reopen)}

@@ -158,7 +158,7 @@ def test_a_reader_that_went_away_is_no_traceback():
 
 
 def test_start_up_imports_nothing_heavy():
-    heavy = ["fastapi", "pydantic", "uvicorn", "httpx", "rich", "matplotlib", "polars", "asyncio"]
+    heavy = ["fastapi", "pydantic", "uvicorn", "httpx", "rich", "matplotlib", "polars", "asyncio", "numpy", "lmdb"]
     code = f"""import sys
 from cdp.cli import cli
 cli(["--help"], standalone_mode=False)

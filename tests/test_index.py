@@ -130,7 +130,7 @@ def build(parts: list[list[Record]]) -> tuple[Model, list[ExtentTree]]:
 def write_runs(tmp_path: Path, parts: list[list[Record]], trees: list[ExtentTree]) -> list[Run]:
     runs, last = [], 0
     for i, (part, tree) in enumerate(zip(parts, trees, strict=True)):
-        first, last = last + 1, max([last + 1, *(r[0] for r in part)])
+        first, last = last + 1, max([last, *(r[0] for r in part)])  # last < first: empty
         write_tree(tmp_path / f"{i}.run", tree, UUID, (first, last), (i + 1, i + 1))
         runs.append(Run(tmp_path / f"{i}.run", UUID))
     return runs
@@ -160,7 +160,9 @@ def test_tree(history: History, visible: list[Interval]) -> None:
 
 @on_disk
 @given(histories(), intervals(), st.lists(intervals(), max_size=1), st.data())
-def test_runs_and_merges(tmp_path: Path, history: History, visible: list[Interval], dropped: list[list[Interval]], data: st.DataObject) -> None:
+def test_runs_and_merges(
+    tmp_path: Path, history: History, visible: list[Interval], dropped: list[list[Interval]], data: st.DataObject
+) -> None:
     base, parts = history
     _, trees = build(parts)
     runs = write_runs(tmp_path, parts, trees)
@@ -381,7 +383,8 @@ def test_closed_and_foreign_objects(tmp_path: Path) -> None:
     run.close()
     run.close()
     for use in (lambda: run.find(0, ALL), run.verify, run.extents, lambda: run.header,
-                lambda: lookup([(0, 8, ALL)], [], [run], 0, 8), lambda: merge(tmp_path / "m", [run], UUID, (1, 1), (1, 1))):
+                lambda: lookup([(0, 8, ALL)], [], [run], 0, 8),
+                lambda: merge(tmp_path / "m", [run], UUID, (1, 1), (1, 1))):
         with pytest.raises(Closed):
             use()
     with pytest.raises(TypeError):

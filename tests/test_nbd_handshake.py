@@ -549,6 +549,25 @@ def test_several_listeners(shelf, path):
             server.uri("disk", 3)
 
 
+def test_a_name_with_several_ip_addresses(shelf, monkeypatch):
+    """All of them at one port; one that this machine does not have is left out, unless it is the only one."""
+    def answer(*where):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in where])
+
+    answer("192.0.2.1", "127.0.0.1", "127.0.0.2", "127.0.0.1")
+    with NbdServer(shelf, [TcpAddress("name", 0)]) as server:
+        (address,) = server.addresses
+        assert server.uri("disk") == f"nbd://name:{address.port}/disk"
+        for host in ("127.0.0.1", "127.0.0.2"):
+            with socket.socket() as sock:
+                sock.connect((host, address.port))
+                assert Talk(sock).ask(LIST)[-1][0] == ACK
+    answer("192.0.2.1")
+    with pytest.raises(Unavailable):
+        NbdServer(shelf, [TcpAddress("name", 0)]).start()
+
+
 def test_tcp_connections_do_not_delay(shelf):
     server = NbdServer(shelf, [TcpAddress("127.0.0.1", 0)])
     with server, socket.create_connection(("127.0.0.1", server.addresses[0].port)) as sock:

@@ -26,6 +26,7 @@ class History:
         self.sim = SimOs(seed)
         self.world = World(seed, self.sim, "/v", self.random.choice(SIZES))
         self.cuts = self.lost = self.recovery_cuts = 0
+        self.killed = False     # the process ended, and the machine did not
 
     def run(self) -> None:
         rnd, world = self.random, self.world
@@ -44,7 +45,10 @@ class History:
                     world.run(op)
                 if rnd.random() < 0.3:
                     world.close()
-                self.sim.cut_at(0)
+                self.sim.cut_at(None)
+                self.killed = rnd.random() < 0.3
+                if not self.killed:
+                    self.sim.cut_at(0)
 
             self.live(life)
         world.close()
@@ -55,14 +59,18 @@ class History:
         """Until the power goes; then recovery, which may be cut as well."""
         try:
             what()
-            if self.sim.powered:
+            if self.sim.powered and not self.killed:
                 self.sim.cut_at(None)
                 return
         except CdpError:
             if self.sim.powered:
                 raise
-        self.cuts += 1
-        self.world.crash(self.random.choice(MODES))
+        if self.sim.powered:
+            self.world.forget()
+        else:
+            self.cuts += 1
+            self.world.crash(self.random.choice(MODES))
+        self.killed = False
         while True:
             if self.random.random() < 0.4:
                 self.sim.cut_at(self.random.randint(1, self.random.choice((6, 30))))

@@ -15,8 +15,8 @@ from cdpcore.errors import Corruption
 
 from cdpcore.index import LOC_ZERO, MAX_SECTORS, ExtentTree, Run, crc32c, lookup, merge, write_tree
 
-ROOT = Path(__file__).parent.parent
-C_DIR = ROOT / "src" / "cdpcore" / "c"
+HERE = Path(__file__).parent
+C_DIR = HERE.parent / "src" / "cdpcore" / "c"
 UUID = b"0123456789abcdef"
 ALL = [(0, 2**64 - 1)]
 AS_OF = [ALL, [(0, 4)], [(7, 9), (0, 2)]]
@@ -311,11 +311,12 @@ def test_random_damage_under_sanitizers(tmp_path: Path) -> None:
     sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     probe = tmp_path / "probe.c"
     probe.write_text("int main(void) { return 0; }\n")
-    built = subprocess.run([*compiler(), *sanitize, str(probe), "-o", str(tmp_path / "probe")], capture_output=True, check=False)
+    build_probe = [*compiler(), *sanitize, str(probe), "-o", str(tmp_path / "probe")]
+    built = subprocess.run(build_probe, capture_output=True, check=False)
     if built.returncode != 0:
         pytest.skip("this compiler has no sanitizers")
     driver = tmp_path / "fuzz"
-    subprocess.run([*compiler(), *sanitize, str(ROOT / "tests" / "c" / "index_fuzz.c"), *FLAGS, "-o", str(driver)], check=True)
+    subprocess.run([*compiler(), *sanitize, str(HERE / "c" / "index_fuzz.c"), *FLAGS, "-o", str(driver)], check=True)
     seed = int(os.environ.get("CDP_FUZZ_SEED", "1"))
     rounds = int(os.environ.get("CDP_FUZZ_ROUNDS", "150"))
     env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # the sanitizer insists on coming first
@@ -326,6 +327,6 @@ def test_random_damage_under_sanitizers(tmp_path: Path) -> None:
 
 def test_bench_runs(tmp_path: Path) -> None:
     program = tmp_path / "bench"
-    subprocess.run([*compiler(), "-O1", str(ROOT / "tests" / "c" / "index_bench.c"), *FLAGS, "-o", str(program)], check=True)
+    subprocess.run([*compiler(), "-O1", str(HERE / "c" / "index_bench.c"), *FLAGS, "-o", str(program)], check=True)
     done = subprocess.run([str(program), str(tmp_path), "8000", "1000"], capture_output=True, text=True, check=True)
     assert "bytes a record" in done.stdout

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from cdpcore.errors import Closed, InvalidRequest
 
 from cdp.trace import Flag, Kind, Trace, open_trace
 from cdp.trace.samples import write_log
+from cdpcore.errors import Closed, InvalidRequest
 
 DISK_BYTES = 24 << 20
 

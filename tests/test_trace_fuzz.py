@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cdpcore.errors import CdpError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from cdp.trace.formats import STAGES
 from cdp.trace.model import END_BYTES, RECORD
 from cdp.trace.samples import GRAINS, write_log
 from cdpcore import traceparse
+from cdpcore.errors import CdpError
 
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = {name: f.text for name, f in FORMATS.items() if f.shape == "text"}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cdpcore.errors import InvalidRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from cdp.trace.info import Collector, collect, utc
 from cdp.trace.info import _bucket as bucket
 from cdp.trace.samples import Request
 from cdp.trace.timeline import BINS, Timeline
+from cdpcore.errors import InvalidRequest
 
 SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 INTERVALS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 120), st.integers(0, 30)), min_size=1, max_size=60)

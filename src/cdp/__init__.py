@@ -9,13 +9,26 @@
             assert image.pread(5, 0) == b"hello"
         volume.restore("before")
 """
+from typing import TYPE_CHECKING, Any
+
 from cdpcore.errors import (Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable)
 
 from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
 from .settings import Settings
-from .volume import TimeImage, Volume, create, open
+if TYPE_CHECKING:
+    from .volume import TimeImage, Volume, create, open
 
 __version__ = "0.1.0"
 __all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo", "InvalidRequest", "Moment",
            "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window",
            "create", "open"]
+
+_ENGINE = frozenset({"TimeImage", "Volume", "create", "open"})
+
+
+def __getattr__(name: str) -> Any:
+    """The engine (and with it NumPy and LMDB, 150 ms) is loaded when it is first used: `cdp --version` needs none of it."""
+    if name in _ENGINE:
+        from . import volume
+        return getattr(volume, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

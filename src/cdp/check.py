@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdpcore import index
-from cdpcore.errors import CdpError, Corruption
+from cdpcore.errors import CdpError, Corruption, NotFound
 from cdpcore.osapi import Os, posix
 from cdpcore.segment import SegmentFile
 
@@ -84,7 +84,7 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
 
 def _lock(os: Os, directory: str) -> Any:
     if not os.exists(f"{directory}/lock"):
-        raise stores.NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
+        raise NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
     return stores.lock(os, directory)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cdpcore.errors import Busy, InvalidRequest, NotFound, RefusedPoint
-from cdpcore.osapi import Os
+from cdpcore.osapi import Os, posix
 
 from . import points, store as stores
 from .geometry import load
@@ -31,7 +31,7 @@ class Images:
     def __init__(self, volume: Volume, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory):
         self._volume, self._tuning, self._os_arg, self._catalog = volume, tuning, os, catalog
         self._for_images = tuning.fitted(min(tuning.segment_bytes, SEGMENT_BYTES))
-        self._os = os or stores.posix()
+        self._os = os or posix()
         self._folder = f"{volume.path}/images"
         self._open: dict[str, Volume] = {}
         for name in self._os.list_dir(self._folder):    # an interrupted creation or deletion

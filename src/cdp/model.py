@@ -57,7 +57,8 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Restore:
-    """A restore of [offset, offset + length) bytes to `target`. seq 0: a dry run. undoable: cdp undo would take it back."""
+    """A restore of [offset, offset + length) bytes to `target`. seq 0: a dry run. undoable: cdp undo would take it back.
+    bytes_hidden (of a dry run): how many bytes of writes, zeroes and trims since the target it would hide."""
 
     seq: int
     ts_ns: int

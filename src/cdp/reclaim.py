@@ -6,7 +6,7 @@ crash.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cdpcore.segment import SegmentFile
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .store import Store
 
 
-def discarded(seqs: object, descs: object, row: RestoreRow) -> object:
-    """Which descriptors (a bool array) a destructive restore discarded. Shared with the checker, which must not miss them."""
+def discarded(seqs: Any, descs: Any, row: RestoreRow) -> Any:
+    """Which descriptors (a bool array) a destructive restore discarded."""
     return (seqs > row.target_seq) & (seqs < row.seq) & (descs["kind"] == 1) & \
         (descs["start"] >= row.start) & (descs["start"] + descs["sectors"] <= row.end)
 

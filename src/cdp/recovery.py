@@ -20,12 +20,14 @@ from cdpcore.segment import SegmentFile
 
 from .catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction
 from .geometry import Geometry
+from .timeline import Timeline
 from .tuning import Tuning
 
 BOOKMARK, RESTORE, UNBOOKMARK = 5, 6, 7
 RESTORE_DATA = struct.Struct("<QII")    # struct cdp_restore_data
 UNDO_DATA = struct.Struct("<QQQ")       # target_ts_ns, undo_of, reserved: behind it
 DESTRUCTIVE = 1
+HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
 
 
 @dataclass
@@ -96,7 +98,8 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
     found = Found(0, geometry.created_ns, 0, 1)
     if last:
         found.last_seq, found.last_ts_ns = last.last_seq, last.last_ts_ns
-        found.flush_seq = _flush_seq(os, directory, geometry, last.number)
+        timeline = Timeline(os, f"{directory}/log", bytes.fromhex(geometry.uuid), geometry.created_ns, rows)
+        found.flush_seq = timeline.last_flush(last.last_seq)
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1
     tail = [n for n in log_numbers(os, f"{directory}/log") if n > newest]
@@ -113,13 +116,19 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
     path = log_path(directory, number)
     try:
         segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number, writable=True)
-    except Corruption:
-        # Power was lost while the file was being created: its header comes before any frame can be durable.
+    except Corruption as e:
+        # Power was lost while the file was being created: its header was durable before the first frame was written.
+        if _has_data(os, path):
+            raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
         os.unlink(path)
         os.sync_dir(f"{directory}/log")
         return True
     try:
+        promised = segment.last_seq if segment.sealed else 0
         events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed, tree_records=tuning.max_records + 64)
+        if segment.sealed and segment.last_seq != promised:     # all of it was durable before the trailer was
+            raise Corruption(f"{path}: sealed up to #{promised}, damaged at byte {segment.end_bytes}",
+                             "put the file back from a copy; nothing was changed")
         if segment.n_records == 0 or torn or not segment.sealed:
             durable = segment.later_durable()
             if durable > (segment.last_seq if segment.n_records else found.last_seq):
@@ -138,20 +147,24 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
         with catalog.write() as txn:
             txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))
             txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0, os.size(run_path(directory, run_id))))
-            for e in (Event(*event) for event in events):
-                if e.seq <= segment.last_seq:
-                    apply_event(txn, e)
+            for event in (Event(*e) for e in events):
+                if event.seq <= segment.last_seq:
+                    apply_event(txn, event)
         found.last_seq, found.last_ts_ns = segment.last_seq, segment.last_ts_ns
-        found.flush_seq = max(found.flush_seq, min(segment.flush_seq, segment.last_seq))
+        found.flush_seq = max(found.flush_seq, segment.flush_seq)
         found.scanned_segments += 1
         return False
     finally:
         segment.close()
 
 
-def _flush_seq(os: Os, directory: str, geometry: Geometry, number: int) -> int:
-    from .timeline import FRAME
-    import numpy as np
-    segment = SegmentFile(os, log_path(directory, number), bytes.fromhex(geometry.uuid), number)
-    frames: Any = np.frombuffer(segment.directory(), FRAME)
-    return min(int(frames["flush_seq"][-1]), segment.last_seq) if len(frames) else 0
+def _has_data(os: Os, path: str) -> bool:
+    """Is there anything but zeros behind the header of this segment file?"""
+    with os.open(path) as file:
+        at = HEADER_BYTES
+        while extent := file.next_data(at):
+            piece = file.pread(min(PIECE_BYTES, extent[1] - extent[0]), extent[0])
+            if piece.count(0) != len(piece):
+                return True
+            at = extent[0] + len(piece)
+    return False

@@ -157,7 +157,7 @@ class Store:
         parent_view = None
         if self.parent is not None:
             parent_view = self.parent.view_at(g.parent_seq)
-        self.core = VolumeCore(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
+        self.core: VolumeCore = VolumeCore(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
                                base=f"{self.directory}/base.img" if g.base == "file" else "", view=self.view_at(lineage.NOW),
                                last_seq=self.found.last_seq, last_ts_ns=self.found.last_ts_ns,
                                parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
@@ -201,19 +201,27 @@ class Store:
         try:
             self.log.sync_all()
         finally:
-            self.log.stop()
-            if self._writer is not None:
-                self._writer.join()
-            self.maintainer.stop()
             try:
-                self.maintainer.step()
-                self.core.set_aside()
-                self.maintainer.step()
-            except CdpError:
-                pass        # the log is durable: the next open seals and indexes it
-            for number in self.log.close_files():
+                self._stop()
+            finally:
+                self._release()
+
+    def _stop(self) -> None:
+        self.log.stop()
+        if self._writer is not None:
+            self._writer.join()
+        self.maintainer.stop()
+        try:
+            self.maintainer.step()
+            self.core.set_aside()
+            self.maintainer.step()
+        except CdpError:
+            pass        # the log is durable: the next open seals and indexes it
+        for number in self.log.close_files():
+            try:
                 self.os.unlink(log_path(self.directory, number))
-            self._release()
+            except CdpError:
+                pass    # it is empty: the next open removes it
 
     def _release(self) -> None:
         if self.catalog is not None:
@@ -221,6 +229,7 @@ class Store:
             self.catalog = None
         core = getattr(self, "core", None)
         if core is not None:
+            core.close()
             core.release()
         if self._lock_file is not None:
             self._lock_file.close()

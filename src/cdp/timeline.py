@@ -9,7 +9,7 @@ Threading: any thread; the list of rows is replaced, never changed in place.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,26 +72,27 @@ class Timeline:
 
     def at_time(self, ts_ns: int) -> Moment:
         """The last record at or before `ts_ns`; the base where there is none."""
-        parts = self._parts()
-        at = bisect.bisect_right([p.first_ts_ns for p in parts], ts_ns) - 1
-        if at < 0:
+        part = self._part(lambda p: p.first_ts_ns, ts_ns)
+        if part is None:
             return Moment(0, self._created_ns)
-        frames = self._frames(parts[at])
+        frames = self._frames(part)
         frame = int(_find(frames["first_ts_ns"], ts_ns, side="right")) - 1
-        records = self._records(parts[at], frames, frame)
+        records = self._records(part, frames, frame)
+        while not len(records):         # a torn tail can end with frames of parts of a void record
+            frame -= 1
+            records = self._records(part, frames, frame)
         found = int(_find(records["ts_ns"], ts_ns, side="right")) - 1
         return Moment(int(records["seq"][found]), int(records["ts_ns"][found]))
 
     def record(self, seq: int) -> Any:
         """The RECORD with this seq. Raises NotFound where its segment was freed or seq was never written."""
-        parts = self._parts()
-        at = bisect.bisect_right([p.first_seq for p in parts], seq) - 1
-        if at >= 0:
-            frames = self._frames(parts[at])
+        part = self._part(lambda p: p.first_seq, seq)
+        if part is not None:
+            frames = self._frames(part)
             frame = int(_find(frames["first_seq"], seq, side="left"))
             if frame == len(frames) or frames["first_seq"][frame] > seq:
                 frame -= 1
-            records = self._records(parts[at], frames, frame)
+            records = self._records(part, frames, frame)
             found = int(_find(records["seq"], seq))
             if found < len(records) and records["seq"][found] == seq:
                 return records[found]
@@ -103,28 +104,25 @@ class Timeline:
 
     def last_flush(self, seq: int) -> int:
         """The last FLUSH or FUA record at or before `seq`; 0: none."""
-        parts = self._parts()
-        at = bisect.bisect_right([p.first_seq for p in parts], seq) - 1
-        if at < 0:
-            return 0
-        frames = self._frames(parts[at])
-        frame = int(_find(frames["first_seq"], seq, side="right")) - 1
-        records = self._records(parts[at], frames, frame)
-        hits = records["seq"][(records["seq"] <= seq) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
-        if len(hits):
-            return int(hits[-1])
-        if frame > 0:
-            return int(frames["flush_seq"][frame - 1])
-        return int(self._frames(parts[at - 1])["flush_seq"][-1]) if at > 0 else 0
+        part = self._part(lambda p: p.first_seq, seq)
+        while part is not None:
+            frames, limit = self._frames(part), min(seq, part.last_seq)
+            for frame in reversed(range(int(_find(frames["first_seq"], limit, side="right")))):
+                if frames["flush_seq"][frame] <= limit:     # the last one at or before the frame's end
+                    return int(frames["flush_seq"][frame])
+                records = self._records(part, frames, frame)
+                hits = records["seq"][(records["seq"] <= limit) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
+                if len(hits):
+                    return int(hits[-1])
+            part = self._part(lambda p: p.first_seq, part.first_seq - 1)
+        return 0
 
     # --- many ----------------------------------------------------------------------------------------------------------
 
     def records(self, after: int, upto: int) -> Iterator[Any]:
         """RECORD arrays of after < seq <= upto, in order, some ten thousand records at a time."""
-        parts = self._parts()
         held = (np.empty(0, "<u8"), np.empty(0, DESC))
-        first = max(0, bisect.bisect_right([p.first_seq for p in parts], after + 1) - 1)
-        for part in parts[first:]:
+        for part in self._parts(after + 1):
             if part.first_seq > upto:
                 break
             frames = self._frames(part)
@@ -145,7 +143,7 @@ class Timeline:
 
     def descriptors(self, number: int) -> Iterator[tuple[Any, Any]]:
         """(seqs, DESC array) of a segment's frames, in batches; for freeing and checking."""
-        part = next((p for p in self._parts() if p.number == number), None)
+        part = next((p for p in self._parts(0) if p.number == number), None)
         if part is not None:
             frames = self._frames(part)
             for at in range(0, len(frames), BATCH_FRAMES):
@@ -153,13 +151,13 @@ class Timeline:
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
-    def _parts(self) -> list[_Part]:
-        rows = self._rows
-        parts = [_Part(r.number, r.first_seq, r.first_ts_ns, r.last_seq) for r in rows]
+    def _tail(self) -> list[_Part]:
+        """The segments that are not in the catalog: at most one being sealed, and the open one."""
         if self._log is None:
-            return parts
+            return []
         self._log.write_out()
-        known = {r.number for r in self._rows}
+        known = {r.number for r in self._rows[-2:]}
+        parts = []
         for sealing in (True, False):
             found = self._log.frames_of(sealing)
             if found and found[0] not in known:
@@ -167,6 +165,21 @@ class Timeline:
                 if len(frames):
                     parts.append(_Part(found[0], int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), (1 << 64) - 1, frames))
         return sorted(parts, key=lambda p: p.number)
+
+    def _part(self, key: Callable[[Any], int], value: int) -> _Part | None:
+        """The last part whose first record is at or before `value`: a binary search, however many segments there are."""
+        rows, tail = self._rows, self._tail()
+        for part in reversed(tail):
+            if key(part) <= value:
+                return part
+        at = bisect.bisect_right(rows, value, key=key) - 1
+        return _sealed(rows[at]) if at >= 0 else None
+
+    def _parts(self, after: int) -> list[_Part]:
+        """From the part that has record `after` on."""
+        rows, tail = self._rows, self._tail()
+        first = max(0, bisect.bisect_right(rows, after, key=lambda r: r.first_seq) - 1)
+        return [*map(_sealed, rows[first:]), *tail]
 
     def _open(self, number: int) -> SegmentFile:
         return SegmentFile(self._os, f"{self._dir}/{number:010d}.log", self._uuid, number)
@@ -195,6 +208,10 @@ class Timeline:
         if not seqs:
             return np.empty(0, "<u8"), np.empty(0, DESC)
         return np.concatenate(seqs), np.concatenate(descs)
+
+
+def _sealed(row: Segment) -> _Part:
+    return _Part(row.number, row.first_seq, row.first_ts_ns, row.last_seq)
 
 
 def _find(column: Any, value: int, side: Any = "left") -> Any:

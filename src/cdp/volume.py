@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
-from cdpcore.osapi import Os
+from cdpcore.osapi import Os, posix
 from cdpcore.target import Target
 from cdpcore.view import View
 
@@ -68,23 +68,30 @@ class Volume:
         self._references = 1
         self._parent = _parent or self._open_parent(tuning, _os, _catalog)
         try:
-            self._store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=self._parent._store if self._parent else None)
+            above = self._parent._store if self._parent else None
+            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=above)
         except BaseException:
             if self._parent:
                 self._parent.close()
             raise
         self._core = self._store.core
-        self._images = Images(self, tuning, _os, _catalog)
         self.size_bytes: int = self._store.geometry.size_bytes
         self.uuid: str = self._store.geometry.uuid
         self.created_ns: int = self._store.geometry.created_ns
-        self._finish_reclaims()
+        try:
+            self._images = Images(self, tuning, _os, _catalog)
+            self._finish_reclaims()
+        except BaseException:
+            self._store.close()
+            if self._parent:
+                self._parent.close()
+            raise
         self._store.maintainer.upkeep = weakref.WeakMethod(self._upkeep)
 
     def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
         folder = Path(self.path).parent
-        if folder.name != "images" or not (os or stores.posix()).exists(f"{folder.parent}/volume.json"):
+        if folder.name != "images" or not (os or posix()).exists(f"{folder.parent}/volume.json"):
             return None
         return Volume(folder.parent, settings=self.settings, _tuning=tuning, _os=os, _catalog=catalog)
 
@@ -364,7 +371,8 @@ class Volume:
             self._check_nothing_needed(target)
         start, end = offset // 512, (offset + length) // 512
         if dry_run:
-            return Restore(0, s.os.now_ns(), target, offset, length, destructive, undo_of, not destructive and undo_of is None)
+            return Restore(0, s.os.now_ns(), target, offset, length, destructive, undo_of, not destructive and undo_of is None,
+                           self._bytes_since(target.seq, offset, offset + length))
         data = (RESTORE_DATA.pack(target.seq, DESTRUCTIVE if destructive else 0, 0)
                 + UNDO_DATA.pack(target.ts_ns, undo_of or 0, 0))
         self._core.freeze()     # the lineage changes together with its record, between two writes
@@ -383,6 +391,16 @@ class Volume:
             s.settle()
             self._reclaim(row)
         return Restore(seq, ts_ns, target, offset, length, destructive, undo_of, not destructive and undo_of is None)
+
+    def _bytes_since(self, seq: int, start: int, end: int) -> int:
+        """How much was written, zeroed and trimmed in a range after `seq`: what a restore to it would hide. Reads the
+        descriptors of that history, about a million records a second."""
+        total = 0
+        for batch in self._store.timeline.records(seq, self._core.position()[0]):
+            changes = batch[batch["kind"] <= 3]
+            lo, hi = np.maximum(changes["offset"], start), np.minimum(changes["offset"] + changes["length"], end)
+            total += int((hi - lo)[hi > lo].sum())
+        return total
 
     def _check_nothing_needed(self, target: Moment) -> None:
         """What a destructive restore would free must not be in use."""

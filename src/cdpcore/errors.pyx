@@ -100,6 +100,8 @@ cdef int check(int rc, cdp_status *st, object what) except -1:
         text += f" (expected {st.expected:#x}, found {st.actual:#x})"
     if st.sys_errno:
         text += f": {_os.strerror(st.sys_errno)}"
-        if st.sys_errno == _errno.EROFS:
+        if st.sys_errno == _errno.EROFS and "time image" in where:
             hint = "write to a writable image of this point instead"
+        elif st.sys_errno == _errno.EROFS:
+            hint = "mount the file system writable"
     raise kind(text, hint)

@@ -21,8 +21,10 @@ cdef extern from "format.h" nogil:
         CDP_SECTOR
         CDP_KIND_WRITE
         CDP_KIND_TRIM
+        CDP_KIND_FLUSH
         CDP_KIND_BOOKMARK
         CDP_REC_MORE
+        CDP_REC_FUA
     const uint64_t CDP_LOC_ZERO
     const uint64_t CDP_LOC_HOLE
     struct cdp_segment_header:
@@ -249,7 +251,8 @@ cdef class SegmentFile:
                         r.off = r.frame_off
                         break
                 self.note_frame(r.head.first_seq, cdp_frame_reader_desc(&r, 0).ts_ns, r.head.flush_seq, r.frame_off, r.head.n_desc)
-                self.flush_seq = r.head.flush_seq
+                if r.head.flush_seq < r.head.first_seq:
+                    self.flush_seq = max(self.flush_seq, r.head.flush_seq)
                 seq = r.head.first_seq
                 for i in range(r.head.n_desc):
                     d = cdp_frame_reader_desc(&r, i)
@@ -275,6 +278,8 @@ cdef class SegmentFile:
                         self.first_ts_ns = d.ts_ns
                     self.last_seq = seq
                     self.last_ts_ns = d.ts_ns
+                    if d.kind == CDP_KIND_FLUSH or d.flags & CDP_REC_FUA:
+                        self.flush_seq = seq
                     self.n_records += 1
                     n_parts = 0
                     seq += 1
@@ -337,6 +342,12 @@ cdef class SegmentFile:
         """After scan(): cut the file behind its last valid frame and give it its trailer, durable. Returns its size in bytes."""
         cdef cdp_status st
         cdef int rc
+        # A process that was killed leaves frames that are not on the device yet: they come before the trailer that vouches for
+        # them.
+        with nogil:
+            rc = self.table.datasync(self.table.ctx, self.fd)
+        if rc < 0:
+            check(cdp_fail_os(&st, rc, 0, b"making a recovered segment durable"), &st, self.path)
         memset(&self.trailer, 0, sizeof(self.trailer))
         self.trailer.salt = self.header.salt
         self.trailer.segment = self.header.segment

@@ -70,8 +70,8 @@ static int in(const cdp_interval *iv, uint32_t n, uint64_t seq)
 }
 
 /* The newest record that is visible, not dropped and of a seq in [from, to] at a sector. */
-static const op *model(uint64_t x, const cdp_interval *iv, uint32_t n_iv, const cdp_interval *dropped, uint32_t n_dropped,
-                       uint64_t from, uint64_t to)
+static const op *model(uint64_t x, const cdp_interval *iv, uint32_t n_iv, const cdp_interval *dropped,
+                       uint32_t n_dropped, uint64_t from, uint64_t to)
 {
     for (uint32_t i = n_ops; i-- > 0;) {
         const op *o = &ops[i];
@@ -95,11 +95,11 @@ static uint32_t random_intervals(cdp_interval *iv, uint32_t most, uint64_t last_
     return n;
 }
 
-static void check_hit(const cdp_hit *hit, uint64_t x, const cdp_interval *iv, uint32_t n_iv, const cdp_interval *dropped,
-                      uint32_t n_dropped, uint64_t from, uint64_t to)
+static void check_hit(const cdp_hit *hit, uint64_t x, const cdp_interval *iv, uint32_t n_iv,
+                      const cdp_interval *dropped, uint32_t n_dropped, uint64_t from, uint64_t to)
 {
     CHECK(hit->until > x);
-    for (uint64_t y = x < base ? base : x; y < hit->until && y < base + sectors; y++) { /* nothing lies below the base */
+    for (uint64_t y = x < base ? base : x; y < hit->until && y < base + sectors; y++) {
         const op *o = model(y, iv, n_iv, dropped, n_dropped, from, to);
         CHECK(hit->found == (o != NULL));
         CHECK(o == NULL || (hit->seq == o->seq && cdp_loc_add(hit->loc, y - x) == cdp_loc_add(o->loc, y - o->start)));
@@ -262,7 +262,8 @@ static void check_lookup(uint64_t last_seq)
                 while (x >= pieces[p].end)
                     p++;
                 o = model(x, iv + pieces[p].first, pieces[p].count, NULL, 0, 0, UINT64_MAX);
-                CHECK(cdp_loc_add(one[i].loc, x - one[i].start) == (o ? cdp_loc_add(o->loc, x - o->start) : CDP_LOC_BASE));
+                CHECK(cdp_loc_add(one[i].loc, x - one[i].start)
+                      == (o ? cdp_loc_add(o->loc, x - o->start) : CDP_LOC_BASE));
             }
         }
         at = reached;
@@ -310,8 +311,10 @@ static void mend_checksums(uint8_t *p, uint64_t n)
     memcpy(&h, p, sizeof h);
     if (h.crcs_offset >= CDP_BLOCK && h.crcs_offset % 4 == 0 && h.crcs_offset <= n) {
         uint64_t spans = 0;
-        for (uint64_t at = CDP_BLOCK; at < h.crcs_offset && h.crcs_offset + spans * 4 + 4 <= n; at += CDP_RUN_CRC_SPAN) {
+        for (uint64_t at = CDP_BLOCK; at < h.crcs_offset; at += CDP_RUN_CRC_SPAN) {
             uint64_t part = h.crcs_offset - at < CDP_RUN_CRC_SPAN ? h.crcs_offset - at : CDP_RUN_CRC_SPAN;
+            if (h.crcs_offset + spans * 4 + 4 > n)
+                break;
             uint32_t crc = cdp_crc32c(0, p + at, part);
             memcpy(p + h.crcs_offset + spans++ * 4, &crc, 4);
         }
@@ -328,8 +331,8 @@ static void damage(uint8_t *p, uint64_t n)
     struct cdp_run_header h;
     memcpy(&h, p, sizeof h);
     for (int k = 1 + (int)rnd(3); k > 0; k--) {
-        static const uint64_t values[] = {0, 1, 2, 127, 128, 129, 4096, 65536, 1ull << 31, 1ull << 32, 1ull << 47, 1ull << 63,
-                                          UINT64_MAX, UINT64_MAX - 15};
+        static const uint64_t values[] = {0, 1, 2, 127, 128, 129, 4096, 65536, 1ull << 31, 1ull << 32, 1ull << 47,
+                                          1ull << 63, UINT64_MAX, UINT64_MAX - 15};
         uint64_t at = CDP_BLOCK + rnd(n - CDP_BLOCK + 1), table = h.crcs_offset - h.fences_offset;
         switch (rnd(4)) {
         case 0:
@@ -483,7 +486,8 @@ static void check_failures(void)
 
 static void one_round(uint64_t seed)
 {
-    static const uint64_t bases[] = {0, 0, (1ull << 31) - 20, (1ull << 32) - 20, (1ull << 40) - 20, CDP_MAX_SECTORS - 2000};
+    static const uint64_t bases[] = {0, 0, (1ull << 31) - 20, (1ull << 32) - 20, (1ull << 40) - 20,
+                                     CDP_MAX_SECTORS - 2000};
     uint64_t seq = 0;
     round_seed = seed;
     state = seed * 0x9e3779b97f4a7c15ull | 1;

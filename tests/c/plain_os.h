@@ -1,6 +1,6 @@
 /* A small OS table for the C programs here: plain files, and a fuse that makes the n-th call fail. Not installed.
- * PLAIN_CHECKED: map() reads the file into the heap, where the address sanitizer guards its very last byte, and datasync
- * does nothing, for speed. */
+ * PLAIN_CHECKED: map() reads the file into the heap, where the address sanitizer guards its very last byte, and
+ * datasync does nothing, for speed. */
 #ifndef PLAIN_OS_H
 #define PLAIN_OS_H
 #include <errno.h>

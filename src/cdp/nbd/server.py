@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
@@ -224,14 +224,18 @@ class NbdServer:
 
     @property
     def addresses(self) -> list[Address]:
-        """What is listened on, with the ports that the system chose."""
-        return [listener.address for listener in self._listeners]
+        """What is listened on, in the order given, with the ports that the system chose."""
+        return list(dict.fromkeys(listener.address for listener in self._listeners))
 
     def uri(self, name: str = "", listener: int = 0) -> str:
-        """The URI of an export at one of the listeners, ready to paste (in quotes) after nbdinfo or qemu-img."""
-        if not 0 <= listener < len(self._listeners):
-            raise NotFound(f"listener {listener} of {len(self._listeners)}", "start the server first")
-        return export_uri(self._listeners[listener].address, name, tls=self._tls_mode is not TlsMode.OFF)
+        """The URI of an export at addresses[listener], ready to paste (in quotes) after nbdinfo or qemu-img.
+
+        Raises NotFound for an address that is not there, and before start().
+        """
+        addresses = self.addresses
+        if not 0 <= listener < len(addresses):
+            raise NotFound(f"address {listener} of {len(addresses)}", "start the server first")
+        return export_uri(addresses[listener], name, tls=self._tls_mode is not TlsMode.OFF)
 
     def connections(self) -> list[ConnectionInfo]:
         """The connections that are being served now."""
@@ -404,28 +408,46 @@ def _bind(address: Address) -> list[_Listener]:
 
 
 def _bind_tcp(address: TcpAddress) -> list[_Listener]:
+    """A listener for each IP address of the name, all at one port; those that this machine does not have are left out."""
     if not 0 <= address.port <= 65535:
         raise InvalidRequest(f"TCP port {address.port}", "give 0 to 65535")
     found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[_Listener] = []
+    absent = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    port = address.port
     try:
-        port = address.port
-        for family, kind, proto, _, where in dict.fromkeys(found):
-            sock = socket.socket(family, kind, proto)
-            listeners.append(_Listener(sock, address))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((where[0], port, *where[2:]))
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
+        for family, _, _, _, where in dict.fromkeys(found):
+            try:
+                sock = _listen_tcp(family, (where[0], port, *where[2:]))
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                absent = error  # "localhost" where IPv6 is off
+                continue
             port = sock.getsockname()[1]
-            listeners[-1].address = TcpAddress(address.host, port)
+            listeners.append(_Listener(sock, TcpAddress(address.host, port)))
+        if not listeners:
+            raise absent
     except OSError:
         for listener in listeners:
             listener.close()
         raise
     return listeners
+
+
+def _listen_tcp(family: int, where: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _inode(path: str) -> tuple[int, int] | None:

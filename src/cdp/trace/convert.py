@@ -19,10 +19,10 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import polars as pl
-from cdpcore.errors import InvalidRequest, OutOfSpace, Unavailable
 
 from cdp.trace.model import Flag, Kind, Records
 from cdp.trace.reader import Trace
+from cdpcore.errors import InvalidRequest, OutOfSpace, Unavailable
 
 Target = Literal["fio", "csv"]
 _FIO_ACTION = {Kind.READ: "read", Kind.WRITE: "write", Kind.TRIM: "trim", Kind.ZERO: "write", Kind.FLUSH: "sync",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from cdpcore.errors import InvalidRequest
 
 from cdp.trace import places
 from cdp.trace.fixed import LAYOUTS
@@ -18,6 +17,7 @@ from cdp.trace.formats import Format, candidates
 from cdp.trace.model import RECORD
 from cdp.trace.stream import HEAD_BYTES, TraceFile
 from cdpcore import traceparse
+from cdpcore.errors import InvalidRequest
 
 _PROBE_LINES = 200
 _PROBE_RECORDS = 1000

@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
-from cdpcore.errors import Closed, InvalidRequest, Unavailable
 
 from cdp.trace import places
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import ByteStream, TraceFile
 from cdpcore import traceparse
+from cdpcore.errors import Closed, InvalidRequest, Unavailable
 
 _READ_BYTES = 1 << 16  # entries are a sector each with data between them: larger reads would mostly read data
 

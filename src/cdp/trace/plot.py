@@ -4,9 +4,9 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from cdpcore.errors import InvalidRequest, Unavailable
 
 from cdp.trace.info import TraceInfo
+from cdpcore.errors import InvalidRequest, Unavailable
 
 _MIB = 1 << 20
 _COLOURS = {"write": "#c1440e", "read": "#2a6f97"}

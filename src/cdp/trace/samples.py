@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from cdpcore.errors import InvalidRequest
 
 from cdp.trace.model import Flag, Kind
+from cdpcore.errors import InvalidRequest
 
 NO_FLAGS = Flag(0)
 _S = 10**9

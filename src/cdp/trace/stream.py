@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self, cast
 
 import zstandard
+
 from cdpcore.errors import InvalidRequest, NotFound, Unavailable
 
 PIECE_BYTES = 4 << 20  # a columnar reader needs some MiB to use its threads: 16 M records/s at 4 MiB, 12 M at 1 MiB

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-from cdpcore.errors import InvalidRequest
 
 from cdp.trace import columnar, places
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore import traceparse
+from cdpcore.errors import InvalidRequest
 
 Engine = Literal["auto", "native", "columnar"]
 _BOM = b"\xef\xbb\xbf"

@@ -1,9 +1,12 @@
 /* CRC-32C: see crc32c.h.
  *
  * A CRC is the remainder of the message, as a polynomial over GF(2), modulo P; bits are reflected (bit 31 is x^0).
- * The crc32 instruction takes 8 bytes a cycle but answers 3 cycles later, so one chain of them uses a third of the unit.
- * Three chains run side by side over neighbouring stretches of L bytes, and are then joined: the remainder of A|B|C is
- * a*x^(16L) + b*x^(8L) + c mod P. */
+ * The crc32 instruction takes 8 bytes a cycle but answers 3 cycles later, so one chain uses a third of the unit. Three
+ * chains run side by side over neighbouring stretches of L bytes, and are then joined: the remainder of A|B|C is
+ * a*x^(16L) + b*x^(8L) + c mod P. Measured in cache: 30 GB/s from 4 KiB on, 23 GB/s for a sector; portable 2.2 GB/s.
+ *
+ * There is no copy-and-sum in one pass: it was 15-20 % faster than one after the other where both buffers lie in cache,
+ * but two to three times slower into a buffer of many MiB, as a log's are (memcpy avoids reading the line first). */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>

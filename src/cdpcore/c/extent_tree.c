@@ -1,16 +1,17 @@
 /* The extent tree: the index of a segment that has no run yet. See index.h for the contract.
  *
- * The sectors 0..2^64 are cut into stretches; a stretch runs from its first sector to the next stretch's and has a head:
- * the newest version in it, or 0 where nothing was ever written. Gaps are stretches like any other, so an insert is:
- * cut at start, cut at end, put a version before the head of every stretch between. Cutting copies the head, because
- * chains of versions are never changed.
+ * The sectors 0..2^64 are cut into stretches. A stretch runs from its first sector to the next stretch's and has a
+ * head: the newest version in it, or 0 where nothing was ever written. Gaps are stretches like any other, so an insert
+ * is: cut at start, cut at end, put a version before the head of every stretch between. Cutting copies the head,
+ * because chains of versions are never changed.
  *
  * Stretches lie in leaves of up to 128, in order; a directory, a sorted array, has the first sector and the number of
  * every leaf. Both are searched by halving: 10 to 13 steps in the directory (at most 64 KiB for 2^18 records), 7 in a
  * leaf.
  *
- * A version (node) names its record and the version before it, and has a jump pointer as in a skew-binary random-access
- * list (Myers 1983), so that finding the newest version at or before a seq takes O(log depth) steps and adding one O(1).
+ * A version (node) names its record and the version before it, and has a jump pointer as in a skew-binary
+ * random-access list (Myers 1983): finding the newest version at or before a seq takes O(log depth) steps, adding one
+ * O(1).
  *
  * Bounds, for n records
  *  1. An insert adds at most two cuts: stretches <= 2n + 1.
@@ -163,8 +164,8 @@ static uint32_t add_leaf(cdp_tree *t, uint32_t d, uint64_t first)
     return id;
 }
 
-/* Makes room for stretches in the leaf at place d, before its stretch i (1 <= i <= n). A leaf is halved; but at the very
- * end a fresh one is begun, so that ascending writes leave full leaves behind. */
+/* Makes room for stretches in the leaf at place d, before its stretch i (1 <= i <= n). A leaf is halved; but at the
+ * very end a fresh one is begun, so that ascending writes leave full leaves behind. */
 static void split_leaf(cdp_tree *t, uint32_t *d, uint32_t *i, uint64_t start)
 {
     uint32_t from = t->id[*d], to;
@@ -314,7 +315,8 @@ void cdp_tree_iter_init(cdp_tree_iter *it, const cdp_tree *t)
     it->leaf = it->slot = 0;
 }
 
-int cdp_tree_iter_next(cdp_tree_iter *it, uint64_t *start, uint64_t *end, const struct cdp_run_version **versions, uint64_t *n)
+int cdp_tree_iter_next(cdp_tree_iter *it, uint64_t *start, uint64_t *end, const struct cdp_run_version **versions,
+                       uint64_t *n)
 {
     const cdp_tree *t = it->tree;
     for (; it->leaf < t->n_leaves; it->leaf++, it->slot = 0) {

@@ -54,32 +54,37 @@ cdp_tree *cdp_tree_new(uint32_t max_records);
 void cdp_tree_free(cdp_tree *t);
 /* 1 while any `n` further inserts of disjoint ranges are sure to fit. */
 int cdp_tree_has_room(const cdp_tree *t, uint32_t n);
-/* The record `seq` (> 0; >= every earlier one; parts of one record repeat it and do not overlap) covers [start, end) and its
- * data begins at loc. Requires cdp_tree_has_room. */
+/* The record `seq` (> 0; >= every earlier one; parts of one record repeat it and do not overlap) covers [start, end)
+ * and its data begins at loc. Requires cdp_tree_has_room. Time: 0.1 us for a random 4 KiB write in 65 k, some 5 ns more
+ * for every further extent in the range. */
 void cdp_tree_insert(cdp_tree *t, uint64_t seq, uint64_t start, uint64_t end, uint64_t loc);
 void cdp_tree_find(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit);
+/* Memory in use, without the iterator's. */
 uint64_t cdp_tree_bytes(const cdp_tree *t);
 
-/* Walks extents in order. versions are written oldest first. */
+/* Walks extents in order. versions are written oldest first. One walk of a tree at a time; readers do not mind it. */
 typedef struct cdp_tree_iter {
     const cdp_tree *tree;
     uint32_t leaf, slot;
 } cdp_tree_iter;
 void cdp_tree_iter_init(cdp_tree_iter *it, const cdp_tree *t);
-/* 1: *start, *end and n versions at *versions (memory of the iterator's tree, valid until the next call); 0: the end. */
-int cdp_tree_iter_next(cdp_tree_iter *it, uint64_t *start, uint64_t *end, const struct cdp_run_version **versions, uint64_t *n);
+/* 1: *start, *end and n versions at *versions (memory of the tree, valid until the next call); 0: the end. */
+int cdp_tree_iter_next(cdp_tree_iter *it, uint64_t *start, uint64_t *end, const struct cdp_run_version **versions,
+                       uint64_t *n);
 
 /* --- run ------------------------------------------------------------------------------------------------------- */
 
 typedef struct cdp_run cdp_run;
 
-/* Maps and checks the header, the fences' order and their CRC spans (not the blocks: cdp_run_verify does). */
+/* Maps the file and checks the header, the fences and the CRC spans that hold them; the blocks' spans are checked when
+ * something first reads from them. `uuid` NULL: any volume's. The file must not be changed or cut while it is open. */
 int cdp_run_open(const cdp_os *os, const char *path, const uint8_t uuid[16], cdp_run **out, cdp_status *st);
 void cdp_run_close(cdp_run *r);
 const struct cdp_run_header *cdp_run_header_of(const cdp_run *r);
 /* A damaged block gives found = 0 with until = sector + 1 and *st filled; the return value is then CDP_CORRUPT. */
-int cdp_run_find(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit, cdp_status *st);
-/* Every CRC and every invariant. */
+int cdp_run_find(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
+                 cdp_status *st);
+/* Every CRC and every invariant, whatever was checked before. */
 int cdp_run_verify(const cdp_run *r, cdp_status *st);
 
 typedef struct cdp_run_meta {
@@ -87,10 +92,14 @@ typedef struct cdp_run_meta {
     uint64_t first_seq, last_seq;
     uint32_t first_segment, last_segment;
 } cdp_run_meta;
-/* Write path.tmp, sync it, rename it to path; the caller syncs the directory. Memory is bounded (a few MiB). */
+/* This and the merge write path.tmp (and, past 2 M extents, path.fences.tmp), sync it, rename it to path; the caller
+ * syncs the directory. Whatever fails, path stays as it was and the other files are removed. Memory: 1.6 MiB, and 4
+ * bytes per 64 KiB written. Every seq must lie in the meta's [first_seq, last_seq], first_seq > 0; last < first says
+ * that there is none. */
 int cdp_run_write_tree(const cdp_os *os, const char *path, const cdp_run_meta *meta, const cdp_tree *t, cdp_status *st);
-/* Merge `n` runs, oldest first, of consecutive seqs. Versions whose seq lies in one of the `dropped` intervals (freed by a
- * destructive restore) are left out. */
+/* Merge `n` runs (1..CDP_MAX_RUNS), oldest first, of ascending seqs and one volume. Versions whose seq lies in one of
+ * the `dropped` intervals (freed by a destructive restore; in any order) are left out. Neighbours that then say the
+ * same are joined. */
 int cdp_run_merge(const cdp_os *os, const char *path, const cdp_run_meta *meta, cdp_run *const *runs, uint32_t n,
                   const cdp_interval *dropped, uint32_t n_dropped, cdp_status *st);
 
@@ -109,8 +118,9 @@ typedef struct cdp_piece {
  * they end (== end unless cap was too small). Negative: -CDP_CORRUPT, st filled.
  * The trees' part alone (`n_runs` = 0 gives CDP_LOC_BASE where they know nothing) may be done under the lock, and
  * cdp_lookup_runs then refines the CDP_LOC_BASE pieces without it. */
-int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs, uint32_t n_runs,
-                   uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
+int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
+                   uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached,
+                   cdp_status *st);
 /* Copies in[0..n_in), adjacent pieces in order, to out with every CDP_LOC_BASE piece replaced by what the runs know of
  * it. `in` and `out` do not overlap. Returns and *reached as above. */
 int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *in, uint64_t n_in,

@@ -146,8 +146,9 @@ static int look(cursor *c, uint64_t *at, uint64_t end, cdp_piece *out, uint64_t 
     return 1;
 }
 
-int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs, uint32_t n_runs,
-                   uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st)
+int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
+                   uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached,
+                   cdp_status *st)
 {
     uint64_t n = 0;
     cursor c;

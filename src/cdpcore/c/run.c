@@ -1,7 +1,7 @@
 /* A run: the immutable, mapped index of a span of segments: opening, searching, checking. See index.h and format.h.
  *
  * Nothing in the file is believed: the header, the CRC table and the fences are checked when it is opened, every other
- * CRC span when something first reads from it (one bit per span remembers that, so a look-up pays 3 us once per 64 KiB),
+ * CRC span when something first reads from it (one bit per span remembers that: a look-up pays 3 us once per 64 KiB),
  * and counts and places are checked against their bounds at each use, whatever the CRCs say. A wrong file gives
  * CDP_CORRUPT, never a read outside the mapping or an endless loop.
  *
@@ -30,8 +30,8 @@ static int mismatch(cdp_status *st, uint64_t offset, uint64_t expected, uint64_t
 
 /* --- opening --------------------------------------------------------------------------------------------------- */
 
-static int check_header(const struct cdp_run_header *h, uint64_t file_bytes, const uint8_t uuid[16], const uint8_t *page,
-                        cdp_status *st)
+static int check_header(const struct cdp_run_header *h, uint64_t file_bytes, const uint8_t uuid[16],
+                        const uint8_t *page, cdp_status *st)
 {
     static const uint8_t no_crc[4];
     const uint64_t at_crc = offsetof(struct cdp_run_header, crc);

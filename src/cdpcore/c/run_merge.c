@@ -95,7 +95,7 @@ static int sweep(cdp_run_writer *w, cdp_run *const *runs, uint32_t n, const cdp_
         for (uint32_t i = 0; i < n; i++) {
             cdp_run_cursor *c = &cursors[i];
             uint64_t change = c->start > at ? c->start : c->end;
-            if (c->start <= at && at != UINT64_MAX && c->start != UINT64_MAX)
+            if (c->start <= at) /* at < UINT64_MAX, where ended ones are */
                 now->slices[now->n_slices++] = (cdp_slice){c->versions, c->n_versions, at - c->start};
             next = change < next ? change : next;
         }
@@ -114,7 +114,8 @@ static int sweep(cdp_run_writer *w, cdp_run *const *runs, uint32_t n, const cdp_
         }
         at = next;
         for (uint32_t i = 0; i < n; i++)
-            if (cursors[i].end <= at && cursors[i].start != UINT64_MAX && cdp_run_cursor_next(&cursors[i], st) != CDP_OK)
+            if (cursors[i].end <= at && cursors[i].start != UINT64_MAX
+                && cdp_run_cursor_next(&cursors[i], st) != CDP_OK)
                 return st->code;
     }
     return put(w, held, dropped, n_dropped, st);

@@ -171,7 +171,7 @@ static int put_column(cdp_run_writer *w, const cdp_column *c, uint64_t delta, cd
                 return cdp_fail(st, CDP_CORRUPT, 0, w->off + w->used, "run: versions out of order");
             least = v.seq + 1;
             v.loc = cdp_loc_add(v.loc, by);
-            memcpy(w->buf + w->used, &v, sizeof v); /* never straddles: the buffer is a multiple of 16, as all before is */
+            memcpy(w->buf + w->used, &v, sizeof v); /* fits: the buffer's size and all before are multiples of 16 */
             w->used += sizeof v;
             if (w->used == BUFFER && flush(w, st) != CDP_OK)
                 return st->code;
@@ -230,7 +230,8 @@ static void free_writer(cdp_run_writer *w)
     free(w);
 }
 
-int cdp_run_writer_new(const cdp_os *os, const char *path, const cdp_run_meta *meta, cdp_run_writer **out, cdp_status *st)
+int cdp_run_writer_new(const cdp_os *os, const char *path, const cdp_run_meta *meta, cdp_run_writer **out,
+                       cdp_status *st)
 {
     cdp_run_writer *w = calloc(1, sizeof *w);
     int rc;

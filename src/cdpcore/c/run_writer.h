@@ -30,7 +30,8 @@ static inline int cdp_is_dropped(const cdp_column *c, uint64_t seq)
 }
 
 /* Begins path.tmp, replacing what an earlier attempt left. */
-int cdp_run_writer_new(const cdp_os *os, const char *path, const cdp_run_meta *meta, cdp_run_writer **out, cdp_status *st);
+int cdp_run_writer_new(const cdp_os *os, const char *path, const cdp_run_meta *meta, cdp_run_writer **out,
+                       cdp_status *st);
 /* The next extent, ascending; nothing is written where the column is empty. */
 int cdp_run_writer_put(cdp_run_writer *w, uint64_t start, uint64_t end, const cdp_column *column, cdp_status *st);
 /* rc == CDP_OK: completes, syncs and renames; otherwise, or if that fails, removes what was written. Frees w. */
