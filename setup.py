@@ -41,6 +41,7 @@ extensions = [
 ]
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     libraries=[
         ("cdpcore_c", {"sources": c_sources, "include_dirs": [str(C_DIR)], "macros": macros,
                        "cflags": [*cflags, "-fPIC"], "obj_deps": {"": c_headers}}),
