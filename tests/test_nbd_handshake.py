@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import random
@@ -61,7 +62,9 @@ from nbd_support import (
 )
 
 from cdp.nbd import NbdServer, TcpAddress, TlsMode, TlsSettings, UnixAddress, export_uri
-from cdp.nbd.handshake import MAX_OPTIONS, Handshake, HandshakeError
+from cdp.nbd.handshake import MAX_OPTION_BYTES, MAX_OPTIONS, MAX_SKIP_BYTES, MAX_STRING_BYTES, Handshake, HandshakeError
+from cdp.nbd.tls import CHUNK_BYTES
+from cdpcore import nbd as core
 from cdpcore.ramdisk import RamDisk
 
 READ_ONLY_FLAGS = 1 | 2 | 4 | 8 | 1 << 8 | 1 << 10
@@ -618,6 +621,18 @@ def test_uri_forms():
 
 
 # Bounds
+
+
+def test_the_documented_bounds_are_the_real_ones():
+    text = (Path(__file__).parent.parent / "docs/nbd.md").read_text()
+    default = {name: p.default for name, p in inspect.signature(NbdServer.__init__).parameters.items()}
+    for claim in (f"`max_connections`, {default['max_connections']} |", f"`max_handshakes`, {default['max_handshakes']} |",
+                  f"`handshake_timeout_s`, {default['handshake_timeout_s']:g} s |", f"options in a handshake | {MAX_OPTIONS} |",
+                  f"one option's data | {MAX_OPTION_BYTES >> 10} KiB | up to {MAX_SKIP_BYTES >> 20} MiB skipped",
+                  f"strings | {MAX_STRING_BYTES} bytes", f"one request's payload | {core.MAX_PAYLOAD_BYTES >> 20} MiB",
+                  f"payload is longer than {core.MAX_DRAIN_BYTES >> 20} MiB", f"at most {CHUNK_BYTES >> 10} KiB in each direction",
+                  f"minimum {core.MIN_BLOCK_BYTES}, preferred {core.PREFERRED_BLOCK_BYTES}, maximum payload 32 MiB"):
+        assert claim in text, claim
 
 
 def test_max_connections(shelf, path):
