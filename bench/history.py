@@ -83,7 +83,8 @@ def _step(name: str, volume: Path, options: Options) -> dict[str, Any]:
 
 def _told(name: str, r: dict[str, Any]) -> str:
     if name == "fill":
-        return (f"  written           {r['per_second']:,.0f} records/s by one thread; all merges done {r['settle_s']:.1f} s later; clean close "
+        return (f"  written           {r['per_second']:,.0f} records/s by one thread; all merges done {r['settle_s']:.1f} s later; "
+                f"clean close "
                 f"{r['close_ms']:,.0f} ms\n"
                 f"  log               {r['log_bytes_per_record']:.1f} B a record ({r['log_overhead_bytes']:.1f} B beside its data); "
                 f"{r['segments']} segments\n"

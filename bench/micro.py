@@ -21,7 +21,8 @@ def run(scratch: Scratch, quick: bool, say: Any, json_path: Path | None) -> int:
     found = machine.facts(scratch.data)
     say(f"micro: {found['cpus']} x {found['cpu']}, {found['kernel']}, load {found['load_1m']}")
     report = scratch.data / "micro.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(HERE / "pytest.ini"), f"--basetemp={scratch.data / 'tmp'}",
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(HERE / "pytest.ini"),
+               f"--basetemp={scratch.data / 'tmp'}",
                f"--benchmark-json={report}", "--benchmark-columns=min,median,max,stddev,rounds", "--benchmark-sort=name",
                "--benchmark-warmup=off", str(HERE / "test_micro.py")]
     command += ["--benchmark-min-rounds=1", "--benchmark-max-time=0.001", "--benchmark-calibration-precision=1"] if quick else [

@@ -86,13 +86,16 @@ class Model:
             _apply(now, letters, row.patches)
         return bytes(now), bytes(letters)
 
-    def cut(self, seq: int) -> None:
-        """Only the first `seq` records are there (all of them durable now)."""
+    def cut(self, seq: int, durable: bool = True) -> None:
+        """Only the first `seq` records are there: the volume was opened like this, or the others were refused."""
         content, letters = self.at(seq)
         del self.rows[seq:], self.keys[seq // KEYFRAME + 1:]
         self.notes = [n for n in self.notes if n[0] <= seq]
         self.now, self.letters = bytearray(content), bytearray(letters)
-        self.flushed = self.durable = seq
+        if durable:
+            self.flushed = self.durable = seq
+        elif self.flushed > seq:
+            self.flushed = next((i for i in range(seq, 0, -1) if self.rows[i - 1].fua or self.rows[i - 1].kind == FLUSH), 0)
 
 
 def _apply(now: bytearray, letters: bytearray, patches: tuple[Patch, ...]) -> None:

@@ -26,9 +26,10 @@ class SimCatalog:
 
     def _load(self) -> dict[str, dict[str, Any]]:
         if self._tables is None:
-            self._tables = {name: {} for name in KINDS}
+            tables: dict[str, dict[str, Any]] = {name: {} for name in KINDS}
             if self._os.exists(self._path):
-                self._tables.update(json.loads(self._os.read_file(self._path)))
+                tables.update(json.loads(self._os.read_file(self._path)))
+            self._tables = tables
         return self._tables
 
     def rows(self, kind: type) -> list[Any]:

@@ -148,9 +148,9 @@ class World:
             image.close()
         node.held.clear()
         if node.volume is not None:
-            node.volume.close()
-            node.volume = None
-        node.model.durable = len(node.model.rows)
+            volume, node.volume = node.volume, None
+            volume.close()
+            node.model.durable = len(node.model.rows)
 
     def close(self) -> None:
         if self.root:

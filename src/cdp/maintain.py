@@ -18,10 +18,10 @@ from typing import Any
 
 from cdpcore import runs as core_runs
 from cdpcore import sealing
-from cdpcore.errors import CdpError, OutOfSpace
+from cdpcore.errors import Corruption, OutOfSpace
 from cdpcore.osapi import Os
 
-from .catalog import Catalog, Run, Segment
+from .catalog import Catalog, Run, Segment, Transaction
 from .recovery import Event, apply_event, run_path
 from .timeline import Timeline
 from .tuning import Tuning
@@ -47,21 +47,34 @@ class Maintainer:
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self._threads: list[threading.Thread] = []
         self.upkeep: Callable[[], Callable[[], None] | None] = lambda: None     # a weak reference to what else is to be done
+        for older, newer in zip(self._runs, self._runs[1:]):
+            if older.last_seq >= newer.first_seq:
+                raise Corruption(f"{directory}: runs {older.id} and {newer.id} index the same records",
+                                 "run 'cdp check --rebuild' on the volume")
         self._install(self._runs, keep=[], seal=False)
 
     @property
     def runs(self) -> list[Run]:
         return list(self._runs)
 
+    def remember(self, event: Event) -> None:
+        """A bookmark or restore is being appended: the catalog gets it with note(), or else with its segment's seal. Called under
+        the append lock, so that the segment cannot be sealed without it."""
+        self._events.append(event)
+
     def note(self, event: Event) -> None:
-        """A bookmark or restore was appended and is durable: the catalog gets it now; where that fails, with the next one or
-        the next seal. Never twice: an older event must not come back over a newer one."""
+        """The event is durable: put it, and what is left of older ones, into the catalog."""
         with self._lock:
-            self._events.append(event)
             with self._catalog.write() as txn:
-                for e in self._events:
-                    apply_event(txn, e)
-            self._events = []
+                n = self._put_events(txn, event.seq)
+            del self._events[:n]
+
+    def _put_events(self, txn: Transaction, upto: int) -> int:
+        """Each event goes in once, in order: an older one must not come back over a newer one."""
+        ready = [e for e in self._events if e.seq <= upto]
+        for e in ready:
+            apply_event(txn, e)
+        return len(ready)
 
     # --- threads -------------------------------------------------------------------------------------------------------
 
@@ -142,11 +155,10 @@ class Maintainer:
             run = Run(run_id, first_seq, last_seq, number, number, 0, self._os.size(path))
             with self._catalog.write() as txn:
                 txn.put(segment)
-                txn.put(run)
-                for event in self._events:
-                    apply_event(txn, event)
+                self._put_runs(txn, [*self._runs, run])
+                n = self._put_events(txn, last_seq)
+            del self._events[:n]
             self._install([*self._runs, run], keep=[r.id for r in self._runs], seal=True)
-            self._events = []
             self._timeline.add(segment)
 
     def merge_once(self) -> bool:
@@ -165,13 +177,21 @@ class Maintainer:
             gone = {r.id for r in group}
             kept = [r for r in self._runs if r.id not in gone]
             with self._catalog.write() as txn:
-                txn.put(merged)
-                for r in group:
-                    txn.remove(Run, r.id)
+                self._put_runs(txn, [*kept, merged])
             self._install(sorted([*kept, merged], key=lambda r: r.first_seq), keep=[r.id for r in kept], seal=False)
         for r in group:
             self._os.unlink(run_path(self._dir, r.id))      # snapshots in use keep their mapping
         return True
+
+    def _put_runs(self, txn: Transaction, runs: list[Run]) -> None:
+        """The catalog's runs become `runs`, whatever it has: a transaction may have gone through before what followed it failed,
+        and then a repeated seal or merge would leave two runs of the same records."""
+        present: dict[int, Run] = {r.id: r for r in self._catalog.rows(Run)}
+        for run_id in present.keys() - {r.id for r in runs}:
+            txn.remove(Run, run_id)
+        for r in runs:
+            if r.id not in present:
+                txn.put(r)
 
     def _install(self, runs: list[Run], keep: list[int], seal: bool) -> None:
         newest_first = list(reversed(runs))

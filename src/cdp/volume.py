@@ -288,9 +288,11 @@ class Volume:
         self._core.freeze()
         try:
             seq, ts_ns = self._core.append_event(kind, start, sectors, data)
+            event = Event(kind, seq, ts_ns, start, sectors, data)
+            self._store.maintainer.remember(event)
         finally:
             self._core.thaw()
-        return self._settle_event(Event(kind, seq, ts_ns, start, sectors, data))
+        return self._settle_event(event)
 
     def _settle_event(self, event: Event) -> Event:
         self._core.pflush()
@@ -383,9 +385,11 @@ class Volume:
             seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view)
             row = RestoreRow(seq, ts_ns, target.seq, target.ts_ns, start, end, destructive, undo_of or 0)
             s.restores = [*s.restores, row]
+            event = Event(RESTORE, seq, ts_ns, start, end - start, data)
+            s.maintainer.remember(event)
         finally:
             self._core.thaw()
-        self._settle_event(Event(RESTORE, seq, ts_ns, start, end - start, data))
+        self._settle_event(event)
         if destructive:
             self._core.set_aside()      # space is freed once the restore's own segment is sealed
             s.settle()

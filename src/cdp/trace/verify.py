@@ -413,7 +413,8 @@ def compare(
     found: Verified,
     base: Any = None,
 ) -> None:
-    """Cells of a disk (a cdp_target capsule) against their owners: numbers of pieces from 1, or 0 for what nobody wrote, which is `base`."""
+    """Cells of a disk (a cdp_target capsule) against their owners: numbers of pieces from 1, or 0 for what nobody wrote,
+    which is `base`."""
     if not len(start):
         return
     of = np.maximum(owner, np.uint64(1)).astype(np.intp) - 1
