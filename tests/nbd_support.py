@@ -1,7 +1,8 @@
-"""What the NBD tests share: a target made of Python callbacks, a client made of raw bytes, a resolver, a server on a socket.
+"""What the NBD tests share: a target made of Python callbacks, clients made of raw bytes, a resolver.
 
 The target (Spy) is slow and that is its point: it records every call, fails or blocks on demand, and lies when told to.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -33,13 +34,23 @@ DEADLINE_S = 20.0  # of anything that must happen; reaching it is a failure
 
 
 class _Status(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_int32), ("sys_errno", ctypes.c_int32), ("offset", ctypes.c_uint64),
-                ("expected", ctypes.c_uint64), ("actual", ctypes.c_uint64), ("where", ctypes.c_char_p)]
+    _fields_ = [
+        ("code", ctypes.c_int32),
+        ("sys_errno", ctypes.c_int32),
+        ("offset", ctypes.c_uint64),
+        ("expected", ctypes.c_uint64),
+        ("actual", ctypes.c_uint64),
+        ("where", ctypes.c_char_p),
+    ]
 
 
 class _Extent(ctypes.Structure):
-    _fields_ = [("offset", ctypes.c_uint64), ("length", ctypes.c_uint64), ("kind", ctypes.c_uint32),
-                ("reserved", ctypes.c_uint32)]
+    _fields_ = [
+        ("offset", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
+        ("kind", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    ]
 
 
 _P, _U64, _U32, _ST = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.POINTER(_Status)
@@ -51,8 +62,17 @@ _MAP = ctypes.CFUNCTYPE(ctypes.c_int, _P, _U64, _U64, ctypes.POINTER(_Extent), _
 
 
 class _Table(ctypes.Structure):
-    _fields_ = [("ctx", _P), ("size_bytes", _U64), ("read_only", _U32), ("reserved", _U32), ("pread", _PREAD),
-                ("pwrite", _PWRITE), ("zero", _ZERO), ("flush", _FLUSH), ("map", _MAP)]
+    _fields_ = [
+        ("ctx", _P),
+        ("size_bytes", _U64),
+        ("read_only", _U32),
+        ("reserved", _U32),
+        ("pread", _PREAD),
+        ("pwrite", _PWRITE),
+        ("zero", _ZERO),
+        ("flush", _FLUSH),
+        ("map", _MAP),
+    ]
 
 
 _capsule_new = ctypes.pythonapi.PyCapsule_New
@@ -76,8 +96,17 @@ class Spy:
         self.calls: list[tuple[str, int, int, int]] = []
         self.fail: dict[str, tuple[int, int, bytes]] = {}
         self.hook: Callable[[str, int, int], None] = lambda name, offset, length: None
-        self._table = _Table(None, size_bytes, read_only, 0, _PREAD(self._pread), _PWRITE(self._pwrite), _ZERO(self._zero),
-                             _FLUSH(self._flush), _MAP(self._map))
+        self._table = _Table(
+            None,
+            size_bytes,
+            read_only,
+            0,
+            _PREAD(self._pread),
+            _PWRITE(self._pwrite),
+            _ZERO(self._zero),
+            _FLUSH(self._flush),
+            _MAP(self._map),
+        )
         self.capsule = _capsule_new(ctypes.addressof(self._table), _NAME, None)
 
     def names(self) -> list[str]:
@@ -122,7 +151,9 @@ class Spy:
         return rc
 
 
-def request(kind: int, offset: int = 0, length: int = 0, *, flags: int = 0, cookie: int = 7, payload: bytes = b"") -> bytes:
+def request(
+    kind: int, offset: int = 0, length: int = 0, *, flags: int = 0, cookie: int = 7, payload: bytes = b""
+) -> bytes:
     """The bytes of a request."""
     return struct.pack(">IHHQQI", 0x25609513, flags, kind, cookie, offset, length) + payload
 
@@ -244,13 +275,15 @@ class Served:
 
 
 @contextmanager
-def served(target: Any, *, structured: bool = True, read_only: bool = False, context_id: int | None = 1,
-           fast_zero: bool = True) -> Iterator[Served]:
+def served(
+    target: Any, *, structured: bool = True, read_only: bool = False, context_id: int | None = 1, fast_zero: bool = True
+) -> Iterator[Served]:
     """Serve a target to a Wire."""
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
-    connection = core.Connection(theirs, target.capsule, read_only=read_only, structured=structured, context_id=context_id,
-                                 fast_zero=fast_zero)
+    connection = core.Connection(
+        theirs, target.capsule, read_only=read_only, structured=structured, context_id=context_id, fast_zero=fast_zero
+    )
     ends: list[core.End] = []
 
     def run() -> None:
@@ -312,8 +345,17 @@ class Shelf:
 # The handshake, raw.
 EXPORT_NAME, ABORT, LIST, PEEK, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED = range(1, 12)
 ACK, REP_SERVER, REP_INFO, REP_META = 1, 2, 3, 4
-(ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_PLATFORM, ERR_TLS_REQD, ERR_UNKNOWN, ERR_SHUTDOWN, ERR_BLOCK_SIZE,
- ERR_TOO_BIG) = range(0x80000001, 0x8000000A)
+(
+    ERR_UNSUP,
+    ERR_POLICY,
+    ERR_INVALID,
+    ERR_PLATFORM,
+    ERR_TLS_REQD,
+    ERR_UNKNOWN,
+    ERR_SHUTDOWN,
+    ERR_BLOCK_SIZE,
+    ERR_TOO_BIG,
+) = range(0x80000001, 0x8000000A)
 GREETING = struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 3)
 
 

@@ -1,4 +1,5 @@
-"""Real NBD clients against the server: libnbd's tools, QEMU's, fio. Each test skips by name where its tool is missing."""
+"""Real NBD clients against the server: libnbd's tools, QEMU's, fio. A test skips by name where its tool is missing."""
+
 from __future__ import annotations
 
 import functools
@@ -11,10 +12,11 @@ import threading
 
 import pytest
 from nbd_support import MIB, FakeExport, Shelf, until
-from test_nbd_handshake import pki  # noqa: F401 - a fixture
 
 from cdp.nbd import NbdServer, TcpAddress, TlsMode, TlsSettings, UnixAddress
 from cdpcore.ramdisk import RamDisk
+
+pytest_plugins = ("nbd_fixtures",)
 
 SIZE = 48 * MIB
 AWKWARD = ["web@-10m", "web@2024-05-01T10:00:00Z", "a b#c", "100%", "what?", "ünï", "a/b"]
@@ -58,8 +60,10 @@ def libnbd_python() -> str | None:
     """A Python that has libnbd's module."""
     for directory in os.get_exec_path():
         python = os.path.join(directory, "python3")
-        if os.access(python, os.X_OK) and not subprocess.run([python, "-c", "import nbd"], capture_output=True,
-                                                             check=False).returncode:
+        if (
+            os.access(python, os.X_OK)
+            and not subprocess.run([python, "-c", "import nbd"], capture_output=True, check=False).returncode
+        ):
             return python
     return None
 
@@ -69,8 +73,10 @@ def libnbd(uri: str, script: str) -> str:
     python = libnbd_python()
     if not python:
         pytest.skip("no libnbd module for Python")
-    head = ("import nbd, sys\nh = nbd.NBD()\nh.set_handshake_flags(3)\nh.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)\n"
-            "h.set_strict_mode(0)\nh.connect_uri(sys.argv[1])\n")
+    head = (
+        "import nbd, sys\nh = nbd.NBD()\nh.set_handshake_flags(3)\nh.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)\n"
+        "h.set_strict_mode(0)\nh.connect_uri(sys.argv[1])\n"
+    )
     run = subprocess.run([python, "-c", head + script, uri], capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -82,7 +88,16 @@ def test_nbdinfo(setup, listener):
     export = info["exports"][0]
     assert info["protocol"] == "newstyle-fixed" and info["structured"]
     assert export["export-size"] == SIZE and export["contexts"] == ["base:allocation"]
-    for flag in ("can_cache", "can_df", "can_fast_zero", "can_flush", "can_fua", "can_multi_conn", "can_trim", "can_zero"):
+    for flag in (
+        "can_cache",
+        "can_df",
+        "can_fast_zero",
+        "can_flush",
+        "can_fua",
+        "can_multi_conn",
+        "can_trim",
+        "can_zero",
+    ):
         assert export[flag] is True
     assert export["is_read_only"] is False
     assert [export[f"block_size_{name}"] for name in ("minimum", "preferred", "maximum")] == [1, 4096, 32 * MIB]
@@ -113,13 +128,29 @@ def test_uris_can_be_pasted(setup, name, listener):
 
 
 def test_map(setup):
-    libnbd(setup.uri(), "h.pwrite(b'x' * 65536, 1 << 20)\nh.zero(8192, 4 << 20, nbd.CMD_FLAG_NO_HOLE)\nh.trim(4096, (1 << 20) + 4096)")
+    libnbd(
+        setup.uri(),
+        "h.pwrite(b'x' * 65536, 1 << 20)\nh.zero(8192, 4 << 20, nbd.CMD_FLAG_NO_HOLE)\nh.trim(4096, (1 << 20) + 4096)",
+    )
     spans = [(e["offset"], e["length"], e["type"]) for e in json.loads(tool("nbdinfo", "--json", "--map", setup.uri()))]
     assert spans == [
-        (0, MIB, 3), (MIB, 4096, 0), (MIB + 4096, 4096, 3), (MIB + 8192, 57344, 0), (MIB + 65536, 3 * MIB - 65536, 3),
-        (4 * MIB, 8192, 2), (4 * MIB + 8192, SIZE - 4 * MIB - 8192, 3)]
-    mapped = json.loads(tool("qemu-img", "map", "--output=json", "--image-opts",
-                             f"driver=nbd,server.type=unix,server.path={setup.server.addresses[0].path},export=disk"))
+        (0, MIB, 3),
+        (MIB, 4096, 0),
+        (MIB + 4096, 4096, 3),
+        (MIB + 8192, 57344, 0),
+        (MIB + 65536, 3 * MIB - 65536, 3),
+        (4 * MIB, 8192, 2),
+        (4 * MIB + 8192, SIZE - 4 * MIB - 8192, 3),
+    ]
+    mapped = json.loads(
+        tool(
+            "qemu-img",
+            "map",
+            "--output=json",
+            "--image-opts",
+            f"driver=nbd,server.type=unix,server.path={setup.server.addresses[0].path},export=disk",
+        )
+    )
     assert [m["start"] for m in mapped if not m["zero"]] == [MIB, MIB + 8192]
 
 
@@ -154,11 +185,46 @@ def test_qemu_img_there_and_back(setup, tmp_path):
 
 
 def test_qemu_io(setup):
-    out = tool("qemu-io", "-f", "raw", "-d", "unmap", setup.uri(), "-c", "write -P 0x5a 12345 70000", "-c", "read -P 0x5a 12345 70000",
-               "-c", "write -f -P 0x11 20k 4k", "-c", "read -P 0x11 20k 4k", "-c", "write -z 24k 8k", "-c", "read -P 0 24k 8k",
-               "-c", "write -zu 32k 8k", "-c", "read -P 0 32k 8k", "-c", "discard 40k 8k", "-c", "read -P 0 40k 8k",
-               "-c", "flush", "-c", "aio_write -P 1 1M 1M", "-c", "aio_write -P 2 2M 1M", "-c", "aio_flush",
-               "-c", "read -P 1 1M 1M", "-c", "read -P 2 2M 1M")
+    out = tool(
+        "qemu-io",
+        "-f",
+        "raw",
+        "-d",
+        "unmap",
+        setup.uri(),
+        "-c",
+        "write -P 0x5a 12345 70000",
+        "-c",
+        "read -P 0x5a 12345 70000",
+        "-c",
+        "write -f -P 0x11 20k 4k",
+        "-c",
+        "read -P 0x11 20k 4k",
+        "-c",
+        "write -z 24k 8k",
+        "-c",
+        "read -P 0 24k 8k",
+        "-c",
+        "write -zu 32k 8k",
+        "-c",
+        "read -P 0 32k 8k",
+        "-c",
+        "discard 40k 8k",
+        "-c",
+        "read -P 0 40k 8k",
+        "-c",
+        "flush",
+        "-c",
+        "aio_write -P 1 1M 1M",
+        "-c",
+        "aio_write -P 2 2M 1M",
+        "-c",
+        "aio_flush",
+        "-c",
+        "read -P 1 1M 1M",
+        "-c",
+        "read -P 2 2M 1M",
+    )
     assert "Pattern verification failed" not in out and "error" not in out.lower()
     assert out.count("read ") >= 6
 
@@ -169,7 +235,9 @@ def test_qemu_io_on_a_read_only_export(setup):
 
 
 def test_libnbd_calls(setup):
-    out = libnbd(setup.uri(), """
+    out = libnbd(
+        setup.uri(),
+        """
 data = bytes(range(256)) * 512
 h.pwrite(data, 1000, nbd.CMD_FLAG_FUA)
 assert h.pread(len(data), 1000) == data
@@ -208,26 +276,40 @@ attempt("nothing", h.block_status, 0, 0, extent)
 assert h.pread(4, 0) == bytes(4)
 print(sorted(errors.items()))
 h.shutdown()
-""")
-    assert out.strip() == str([("bad flag", "EINVAL"), ("cache of 33 MiB", "EOVERFLOW"), ("nothing", "EINVAL"),
-                               ("read of 33 MiB", "EOVERFLOW"), ("read past the end", "EINVAL"), ("trim past the end", "EINVAL"),
-                               ("write past the end", "ENOSPC")])
+""",
+    )
+    assert out.strip() == str(
+        [
+            ("bad flag", "EINVAL"),
+            ("cache of 33 MiB", "EOVERFLOW"),
+            ("nothing", "EINVAL"),
+            ("read of 33 MiB", "EOVERFLOW"),
+            ("read past the end", "EINVAL"),
+            ("trim past the end", "EINVAL"),
+            ("write past the end", "ENOSPC"),
+        ]
+    )
 
 
 def test_libnbd_without_structured_replies(setup):
     python = libnbd_python()
     if not python:
         pytest.skip("no libnbd module for Python")
-    script = ("import nbd, sys\nh = nbd.NBD()\nh.set_request_structured_replies(False)\nh.connect_uri(sys.argv[1])\n"
-              "h.pwrite(b'abc' * 1000, 7)\nassert h.pread(3000, 7) == b'abc' * 1000\nassert h.pread(1 << 20, 1 << 20) == bytes(1 << 20)\n"
-              "assert not h.can_df() and not h.can_meta_context('base:allocation')\nh.shutdown()")
+    script = (
+        "import nbd, sys\nh = nbd.NBD()\nh.set_request_structured_replies(False)\nh.connect_uri(sys.argv[1])\n"
+        "h.pwrite(b'abc' * 1000, 7)\nassert h.pread(3000, 7) == b'abc' * 1000\n"
+        "assert h.pread(1 << 20, 1 << 20) == bytes(1 << 20)\n"
+        "assert not h.can_df() and not h.can_meta_context('base:allocation')\nh.shutdown()"
+    )
     run = subprocess.run([python, "-c", script, setup.uri()], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
 
 def test_libnbd_writes_of_other_connections_are_visible_after_flush(setup):
     """CAN_MULTI_CONN: what one connection flushed, every other one reads."""
-    libnbd(setup.uri(), """
+    libnbd(
+        setup.uri(),
+        """
 others = []
 for _ in range(3):
     other = nbd.NBD()
@@ -239,24 +321,53 @@ for i in range(60):
     if i % 2:
         writer.flush()
     assert reader.pread(4096, 4096 * (i % 7)) == bytes([i]) * 4096
-""")
+""",
+    )
 
 
 @pytest.mark.parametrize("bs", ["4k", "512-128k"])
 def test_fio_verify(setup, bs):
     """Random writes at depth 32, read back with checksums, over two connections."""
-    out = tool("fio", "--name=v", "--ioengine=nbd", f"--uri={setup.uri()}", "--rw=randwrite", f"--bsrange={bs}" if "-" in bs else
-               f"--bs={bs}", "--bs_unaligned" if "-" in bs else "--group_reporting", "--iodepth=32", "--verify=crc32c", "--verify_fatal=1",
-               "--size=16M", "--numjobs=2", "--offset_increment=16M", "--thread", "--output-format=json", "--randseed=7")
-    jobs = json.loads(out[out.index("{"):])["jobs"]
+    out = tool(
+        "fio",
+        "--name=v",
+        "--ioengine=nbd",
+        f"--uri={setup.uri()}",
+        "--rw=randwrite",
+        f"--bsrange={bs}" if "-" in bs else f"--bs={bs}",
+        "--bs_unaligned" if "-" in bs else "--group_reporting",
+        "--iodepth=32",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+        "--size=16M",
+        "--numjobs=2",
+        "--offset_increment=16M",
+        "--thread",
+        "--output-format=json",
+        "--randseed=7",
+    )
+    jobs = json.loads(out[out.index("{") :])["jobs"]
     assert all(job["error"] == 0 for job in jobs)
     assert sum(job["read"]["io_bytes"] for job in jobs) >= 31 * MIB  # all that was written was verified
 
 
 def test_fio_mixed_with_fsync_and_trim(setup):
-    out = tool("fio", "--name=m", "--ioengine=nbd", f"--uri={setup.uri('disk', 1)}", "--rw=randrw", "--bs=4k", "--iodepth=16", "--fsync=8",
-               "--size=8M", "--output-format=json", "--time_based=0", "--io_size=8M")
-    assert json.loads(out[out.index("{"):])["jobs"][0]["error"] == 0
+    out = tool(
+        "fio",
+        "--name=m",
+        "--ioengine=nbd",
+        f"--uri={setup.uri('disk', 1)}",
+        "--rw=randrw",
+        "--bs=4k",
+        "--iodepth=16",
+        "--fsync=8",
+        "--size=8M",
+        "--output-format=json",
+        "--time_based=0",
+        "--io_size=8M",
+    )
+    assert json.loads(out[out.index("{") :])["jobs"][0]["error"] == 0
 
 
 def test_a_client_killed_under_load_hurts_nobody(setup):
@@ -264,8 +375,23 @@ def test_a_client_killed_under_load_hurts_nobody(setup):
     fio = shutil.which("fio")
     if not fio:
         pytest.skip("no fio")
-    process = subprocess.Popen([fio, "--name=k", "--ioengine=nbd", f"--uri={setup.uri()}", "--rw=randwrite", "--bs=64k", "--iodepth=32",
-                                "--size=32M", "--time_based", "--runtime=60", "--thread"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [
+            fio,
+            "--name=k",
+            "--ioengine=nbd",
+            f"--uri={setup.uri()}",
+            "--rw=randwrite",
+            "--bs=64k",
+            "--iodepth=32",
+            "--size=32M",
+            "--time_based",
+            "--runtime=60",
+            "--thread",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         until(lambda: sum(c.counters["writes"] for c in setup.server.connections()) > 500, "some writes")
     finally:
@@ -281,11 +407,29 @@ def test_closing_the_server_under_load(tmp_path):
         pytest.skip("no fio")
     setup = Setup(str(tmp_path / "s"))
     setup.server.start()
-    process = subprocess.Popen([fio, "--name=k", "--ioengine=nbd", f"--uri={setup.uri()}", "--rw=randrw", "--bs=4k", "--iodepth=32",
-                                "--size=32M", "--time_based", "--runtime=60", "--numjobs=3", "--thread"], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [
+            fio,
+            "--name=k",
+            "--ioengine=nbd",
+            f"--uri={setup.uri()}",
+            "--rw=randrw",
+            "--bs=4k",
+            "--iodepth=32",
+            "--size=32M",
+            "--time_based",
+            "--runtime=60",
+            "--numjobs=3",
+            "--thread",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
-        until(lambda: len([c for c in setup.server.connections() if c.counters["writes"] > 100]) == 3, "three busy connections")
+        until(
+            lambda: len([c for c in setup.server.connections() if c.counters["writes"] > 100]) == 3,
+            "three busy connections",
+        )
         closing = threading.Thread(target=setup.server.close)
         closing.start()
         closing.join(30)
@@ -297,12 +441,18 @@ def test_closing_the_server_under_load(tmp_path):
 
 
 @pytest.fixture
-def secure(tmp_path, pki):  # noqa: F811
-    tls = TlsSettings(TlsMode.REQUIRE, str(pki / "server-cert.pem"), str(pki / "server-key.pem"), str(pki / "ca-cert.pem"))
+def secure(tmp_path, pki):
+    tls = TlsSettings(
+        TlsMode.REQUIRE, str(pki / "server-cert.pem"), str(pki / "server-key.pem"), str(pki / "ca-cert.pem")
+    )
     setup = Setup(str(tmp_path / "s"), tls)
     certificates = tmp_path / "certificates"
     certificates.mkdir()
-    for have, want in (("ca-cert.pem", "ca-cert.pem"), ("client-cert.pem", "client-cert.pem"), ("client-key.pem", "client-key.pem")):
+    for have, want in (
+        ("ca-cert.pem", "ca-cert.pem"),
+        ("client-cert.pem", "client-cert.pem"),
+        ("client-key.pem", "client-key.pem"),
+    ):
         shutil.copy(pki / have, certificates / want)
     with setup.server:
         yield setup, certificates
@@ -329,6 +479,17 @@ def test_plain_clients_are_told_that_tls_is_needed(secure):
 def test_qemu_over_tls(secure):
     setup, certificates = secure
     port = str(setup.server.addresses[1].port)
-    out = tool("qemu-io", "--object", f"tls-creds-x509,id=t,dir={certificates},endpoint=client", "--image-opts",
-               f"driver=nbd,host=localhost,port={port},export=disk,tls-creds=t", "-c", "write -P 3 4k 1M", "-c", "read -P 3 4k 1M", "-c", "flush")
+    out = tool(
+        "qemu-io",
+        "--object",
+        f"tls-creds-x509,id=t,dir={certificates},endpoint=client",
+        "--image-opts",
+        f"driver=nbd,host=localhost,port={port},export=disk,tls-creds=t",
+        "-c",
+        "write -P 3 4k 1M",
+        "-c",
+        "read -P 3 4k 1M",
+        "-c",
+        "flush",
+    )
     assert "1 ops" in out and "failed" not in out

@@ -1,4 +1,4 @@
-"""One NBD connection's transmission phase. See nbd.pyx; the seams' C declarations that it and its twins need are here."""
+"""One NBD connection's transmission phase (see nbd.pyx), and the C declarations that it needs."""
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from cdpcore.errors cimport cdp_status
@@ -94,7 +94,7 @@ cdef extern from "nbd_sock.h" nogil:
     void *mmap(void *, size_t, int, int, int, long)  # <sys/mman.h>
     int munmap(void *, size_t)
 
-# Written by the connection's thread alone, one word at a time; read by anybody, each word whole but not all of one moment.
+# Written by the connection's thread alone; read by anybody, each word whole but not all of one moment.
 cdef struct nbd_counters:
     uint64_t requests        # answered or to be answered; not DISC
     uint64_t errors          # answered with an error

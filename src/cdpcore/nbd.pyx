@@ -90,7 +90,8 @@ RELEASES_PAGES = bool(NBD_RELEASES_PAGES)  # False where the build or the platfo
 
 cdef const cdp_target *_target(object capsule) except NULL:
     if not PyCapsule_IsValid(capsule, CDP_TARGET_CAPSULE):
-        raise _InvalidRequest("an export's capsule is not a target", f"give a PyCapsule named {CDP_TARGET_CAPSULE.decode()}")
+        raise _InvalidRequest("an export's capsule is not a target",
+                              f"give a PyCapsule named {CDP_TARGET_CAPSULE.decode()}")
     return <const cdp_target *>PyCapsule_GetPointer(capsule, CDP_TARGET_CAPSULE)
 
 
@@ -115,8 +116,8 @@ cdef class Connection:
     Raises InvalidRequest for a capsule that is no target, MemoryError for lack of address space.
     """
 
-    def __cinit__(self, sock: object, capsule: object, *, bint read_only, bint structured, context_id: int | None = None,
-                  bint fast_zero=True):
+    def __cinit__(self, sock: object, capsule: object, *, bint read_only, bint structured,
+                  context_id: int | None = None, bint fast_zero=True):
         self.target = _target(capsule)
         self.capsule = capsule
         self.sock = sock
@@ -148,7 +149,7 @@ cdef class Connection:
         return End(end)
 
     def stop(self, *, bint now=False):
-        """End serve() after the requests already received, or `now`: in the middle of a reply. Any thread; idempotent."""
+        """End serve() after the requests already received, or `now`: mid-reply. Any thread; idempotent."""
         nbd_raise_flag(&self.stopping)
         try:
             self.sock.shutdown(_socket.SHUT_RDWR if now else _socket.SHUT_RD)
@@ -156,7 +157,7 @@ cdef class Connection:
             pass  # closed, or the client went first
 
     def counters(self):
-        """A copy of the counters: dict of name to int. Any thread, while running too; each is exact, their sum may lag."""
+        """A copy of the counters: dict of name to int. Any thread, while running too; not all of one moment."""
         cdef nbd_counters *c = &self.counts
         return {
             "requests": nbd_get(&c.requests), "errors": nbd_get(&c.errors), "reads": nbd_get(&c.reads),
@@ -424,18 +425,19 @@ cdef class Connection:
             if done and sent == r.offset:
                 return 0
             if sent < stop:
-                rc = self.target.pread(self.target.ctx, self.tx + self.tx_end + CDP_NBD_DATA_BYTES, sent, stop - sent, &st)
+                rc = self.target.pread(self.target.ctx, self.tx + self.tx_end + CDP_NBD_DATA_BYTES, sent, stop - sent,
+                                       &st)
                 if rc != CDP_OK:
                     self.tx_end = start
                     self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
                     return 1
                 nbd_add(&self.counts.read_bytes, stop - sent)
-                self.tx_end += cdp_nbd_put_data(self.tx + self.tx_end, CDP_NBD_CHUNK_DONE if stop == end else 0, r.cookie,
-                                                sent, <uint32_t>(stop - sent)) + (stop - sent)
+                self.tx_end += cdp_nbd_put_data(self.tx + self.tx_end, CDP_NBD_CHUNK_DONE if stop == end else 0,
+                                                r.cookie, sent, <uint32_t>(stop - sent)) + (stop - sent)
             if not done:
                 nbd_add(&self.counts.read_bytes, pos - zero_from)
-                self.tx_end += cdp_nbd_put_hole(self.tx + self.tx_end, CDP_NBD_CHUNK_DONE if pos == end else 0, r.cookie,
-                                                zero_from, <uint32_t>(pos - zero_from))
+                self.tx_end += cdp_nbd_put_hole(self.tx + self.tx_end, CDP_NBD_CHUNK_DONE if pos == end else 0,
+                                                r.cookie, zero_from, <uint32_t>(pos - zero_from))
             sent = pos if not done else end
         return 1
 

@@ -16,9 +16,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
-from cdpcore.nbd cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_HOLE, CDP_TARGET_CAPSULE, MAP_ANONYMOUS,
-                          MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, cdp_extent, cdp_target, mmap,
-                          munmap)
+from cdpcore.nbd cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_HOLE, CDP_TARGET_CAPSULE,
+                          MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, cdp_extent,
+                          cdp_target, mmap, munmap)
 
 from cdpcore.errors import InvalidRequest as _InvalidRequest
 
@@ -116,7 +116,8 @@ cdef int _pread(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_stat
     return CDP_OK
 
 
-cdef int _pwrite(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept nogil:
+cdef int _pwrite(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags,
+                 cdp_status *st) noexcept nogil:
     cdef ram_disk *d = <ram_disk *>ctx
     if not length:
         return CDP_OK

@@ -26,8 +26,8 @@ static uint64_t rnd(void)
 
 static uint64_t edgy(void)
 {
-    static const uint64_t edges[] = {0, 1, 27, 28, 511, 4096, 1u << 25, (1u << 25) + 1, 1ull << 31, (1ull << 32) - 1, 1ull << 32,
-                                     (1ull << 32) + 1, 1ull << 63, (1ull << 63) - 1, UINT64_MAX};
+    static const uint64_t edges[] = {0, 1, 27, 28, 511, 4096, 1u << 25, (1u << 25) + 1, 1ull << 31, (1ull << 32) - 1,
+                                     1ull << 32, (1ull << 32) + 1, 1ull << 63, (1ull << 63) - 1, UINT64_MAX};
     uint64_t v = edges[rnd() % (sizeof(edges) / sizeof(*edges))];
     return rnd() % 4 ? v : rnd() >> (rnd() % 64);
 }

@@ -164,7 +164,8 @@ class NbdServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def start(self) -> None:
@@ -326,7 +327,7 @@ class NbdServer:
         def admit() -> str | None:
             with self._lock:
                 if self._serving >= self._max_connections:
-                    return f"{self._serving} connections are being served, which is this server's bound; try again later"
+                    return f"{self._serving} connections are served, which is this server's bound; try again later"
                 self._serving += 1
                 client.admitted = True
                 return None
@@ -408,7 +409,7 @@ def _bind(address: Address) -> list[_Listener]:
 
 
 def _bind_tcp(address: TcpAddress) -> list[_Listener]:
-    """A listener for each IP address of the name, all at one port; those that this machine does not have are left out."""
+    """A listener for each IP address of the name, all at one port; those that this machine lacks are left out."""
     if not 0 <= address.port <= 65535:
         raise InvalidRequest(f"TCP port {address.port}", "give 0 to 65535")
     found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -462,8 +463,8 @@ def _bind_unix(address: UnixAddress) -> _Listener:
     """Bind and listen under a lock of the directory, so that two servers starting at once do not take a fresh socket
     of the other, which does not listen yet, for a stale one."""
     path = os.path.abspath(address.path)
-    if len(os.fsencode(path)) > 107:
-        raise InvalidRequest(f"a unix socket's path of {len(os.fsencode(path))} bytes: {path}", "107 is the system's bound")
+    if (length := len(os.fsencode(path))) > 107:
+        raise InvalidRequest(f"a unix socket's path of {length} bytes: {path}", "107 is the system's bound")
     sock = socket.socket(socket.AF_UNIX)
     try:
         directory = os.open(os.path.dirname(path), os.O_RDONLY)

@@ -51,7 +51,7 @@ class TlsSettings:
                 context.load_verify_locations(self.client_ca_file)
                 context.verify_mode = ssl.CERT_REQUIRED
         except OSError as error:  # ssl.SSLError is one
-            raise InvalidRequest(f"TLS files of the NBD server: {error}", "give readable PEM files that match") from None
+            raise InvalidRequest(f"TLS files for NBD: {error}", "give readable PEM files that match") from None
         return context
 
 

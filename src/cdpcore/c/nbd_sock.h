@@ -1,5 +1,5 @@
-/* What one NBD connection's loop asks of the system beyond the target: receiving, waiting, the clock, giving pages back,
- * and words that one thread writes and others read. POSIX but for nbd_release. */
+/* What one NBD connection's loop asks of the system beyond the target: receiving, waiting, the clock, giving pages
+ * back, and words that one thread writes and others read. POSIX but for nbd_release. */
 #ifndef CDP_NBD_SOCK_H
 #define CDP_NBD_SOCK_H
 #include <errno.h>
@@ -47,9 +47,9 @@ static inline int64_t nbd_now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* recv that gives way for a moment before it sleeps. The client is most often about to send: the payload that belongs to
- * a header, the next request at depth 1, more requests of a deep queue. Where it shares this CPU the yield lets it, and
- * the batch grows; where it runs on another one it need not pay for waking us. Measured with fio at depth 32 on two
+/* recv that gives way for a moment before it sleeps. The client is most often about to send: the payload that belongs
+ * to a header, the next request at depth 1, more requests of a deep queue. Where it shares this CPU the yield lets it,
+ * and the batch grows; where it runs on another one it need not pay for waking us. Measured with fio at depth 32 on two
  * loaded CPUs: 4 KiB writes 115 k/s without, 160 k/s with it; reads 103 k/s and 160 k/s. */
 static inline ssize_t nbd_recv(int fd, void *p, size_t n, int64_t spin_ns)
 {
