@@ -43,6 +43,7 @@ class Maintainer:
         self._next_id = max((r.id for r in self._runs), default=0) + 1
         self._events: list[Event] = []
         self._merge_wanted = threading.Event()
+        self._merge_failed = ""
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self._threads: list[threading.Thread] = []
@@ -99,9 +100,6 @@ class Maintainer:
         while self._core.log.wait_work(RETRY_MS):
             try:
                 self.step()
-                if upkeep := self.upkeep():
-                    upkeep()
-                del upkeep
                 self._core.log.prepare_spare()
                 told = ""
             except Exception as e:      # a background thread must survive: the error goes to whoever writes next
@@ -111,16 +109,21 @@ class Maintainer:
                 self._pause.wait(RETRY_MS / 1000)
 
     def _merge_loop(self) -> None:
-        while True:
-            self._merge_wanted.wait()
+        """Merges, and the freeing of space: what may take long, and takes no lock that a seal waits for."""
+        while not self._stopping:
+            self._merge_wanted.wait(1)
             self._merge_wanted.clear()
-            if self._stopping:
-                return
             try:
                 while not self._stopping and self.merge_once():
                     pass
+                self._merge_failed = ""
+                if not self._stopping and (upkeep := self.upkeep()):
+                    upkeep()
+                upkeep = None
             except Exception as e:
-                log.error("merging runs of %s: %s", self._dir, e)
+                if str(e) != self._merge_failed:
+                    log.error("merging runs of %s: %s", self._dir, e)
+                    self._merge_failed = str(e)
 
     # --- work ----------------------------------------------------------------------------------------------------------
 
@@ -144,6 +147,9 @@ class Maintainer:
     def _seal(self, number: int, first_seq: int, last_seq: int, first_ts_ns: int, last_ts_ns: int) -> None:
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
+            if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused
+                raise OutOfSpace(f"{self._dir}: {len(self._runs)} runs, and they cannot be merged: {self._merge_failed}",
+                                 "run 'cdp check --rebuild' on the volume")
             self._merge_wanted.set()
             self._pause.wait(0.05)
         with self._lock:

@@ -103,11 +103,34 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1
     tail = [n for n in log_numbers(os, f"{directory}/log") if n > newest]
+    _look_ahead(os, directory, geometry, tail, found.last_seq)
     torn = False
     for number in tail:
         found.next_number = number + 1
         torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn) or torn
     return found
+
+
+def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq: int) -> None:
+    """Where the log is in more than one file, what one of them says of durability may be about another: find where the prefix
+    ends, and whether anything behind it claims more, before the first byte is changed."""
+    durable, culprit = 0, ""
+    for number in tail if len(tail) > 1 else []:
+        path = log_path(directory, number)
+        try:
+            segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
+        except Corruption:
+            continue        # judged when it is its turn
+        try:
+            segment.scan(seq + 1, verify_data=not segment.sealed)
+            if segment.n_records:
+                seq, culprit = segment.last_seq, f"{path}: byte {segment.end_bytes}"
+            durable = max(durable, segment.later_durable())
+        finally:
+            segment.close()
+    if durable > seq:
+        raise Corruption(f"{culprit or directory}: records that were durable (up to #{durable}) are damaged; the log is sound up to #{seq}",
+                         "run 'cdp check' on the volume; nothing was changed")
 
 
 def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, number: int, found: Found,

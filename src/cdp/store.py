@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound
+from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound
 from cdpcore.log import Log
 from cdpcore.osapi import File, Os, posix
 from cdpcore.pool import BufferPool
@@ -136,12 +136,23 @@ class Store:
         try:
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
+            self._check_parent()
             self.catalog = self._catalog_factory(self.directory, False)
             self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
             self._assemble()
         except BaseException:
             self._release()
             raise
+
+    def _check_parent(self) -> None:
+        """An image shows its parent at a moment: it must be that volume, and still have that moment."""
+        g, above = self.geometry, self.parent
+        if g.base != "parent":
+            self.parent = None
+        elif above is None or above.geometry.uuid != g.parent_uuid or above.geometry.size_bytes != g.size_bytes or \
+                above.core.position()[0] < g.parent_seq:
+            raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks #{g.parent_seq}",
+                             "put the image back under images/ of its volume, and open it there")
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
@@ -183,8 +194,9 @@ class Store:
 
     def dropped(self) -> list[tuple[int, int]]:
         """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume."""
-        whole = [r for r in self.lineage_records() if r.start == 0 and r.end == self.sectors]
-        return [(lo, hi) for lo, hi in lineage.gaps(whole)]
+        rows: list[RestoreRow] = self.catalog.rows(RestoreRow)      # durable ones only: what a merge drops is gone
+        return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
+                            for r in rows if r.start == 0 and r.end == self.sectors)
 
     # --- upkeep --------------------------------------------------------------------------------------------------------
 

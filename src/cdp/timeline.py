@@ -9,6 +9,7 @@ Threading: any thread; the list of rows is replaced, never changed in place.
 from __future__ import annotations
 
 import bisect
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,15 +55,18 @@ class Timeline:
     def __init__(self, os: Os, log_directory: str, uuid: bytes, created_ns: int, rows: list[Segment], log: Any = None):
         self._os, self._dir, self._uuid, self._created_ns, self._log = os, log_directory, uuid, created_ns, log
         self._rows = [r for r in rows if r.last_seq >= r.first_seq]
+        self._changing = threading.Lock()       # the seal thread adds, a destructive restore removes
 
     def add(self, row: Segment) -> None:
         """A segment was sealed."""
         if row.last_seq >= row.first_seq:
-            self._rows = [*self._rows, row]
+            with self._changing:
+                self._rows = [*self._rows, row]
 
     def remove(self, numbers: set[int]) -> None:
         """Segments were freed."""
-        self._rows = [r for r in self._rows if r.number not in numbers]
+        with self._changing:
+            self._rows = [r for r in self._rows if r.number not in numbers]
 
     def rows(self) -> list[Segment]:
         """The sealed segments that have records."""
@@ -142,33 +146,33 @@ class Timeline:
             held = (np.empty(0, "<u8"), np.empty(0, DESC))          # a record is in one segment
 
     def descriptors(self, number: int) -> Iterator[tuple[Any, Any]]:
-        """(seqs, DESC array) of a segment's frames, in batches; for freeing and checking."""
-        part = next((p for p in self._parts(0) if p.number == number), None)
-        if part is not None:
+        """(seqs, DESC array) of a sealed segment's frames, in batches; for freeing. Takes no lock of the log's."""
+        row = next((r for r in self._rows if r.number == number), None)
+        if row is not None:
+            part = _sealed(row)
             frames = self._frames(part)
             for at in range(0, len(frames), BATCH_FRAMES):
                 yield self._read(part, frames, at, min(at + BATCH_FRAMES, len(frames)))
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
-    def _tail(self) -> list[_Part]:
-        """The segments that are not in the catalog: at most one being sealed, and the open one."""
-        if self._log is None:
-            return []
-        self._log.write_out()
-        known = {r.number for r in self._rows[-2:]}
-        parts = []
-        for sealing in (True, False):
-            found = self._log.frames_of(sealing)
-            if found and found[0] not in known:
-                frames = np.frombuffer(found[1], FRAME)
+    def _now(self) -> tuple[list[Segment], list[_Part]]:
+        """Sealed segments, and behind them those that are not: at most one being sealed, and the open one. The rows are read
+        after the tail: a segment joins them before it leaves the tail, so none is missed."""
+        tail = []
+        if self._log is not None:
+            self._log.write_out()
+            for number, raw in self._log.tail():
+                frames = np.frombuffer(raw, FRAME)
                 if len(frames):
-                    parts.append(_Part(found[0], int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), (1 << 64) - 1, frames))
-        return sorted(parts, key=lambda p: p.number)
+                    tail.append(_Part(number, int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), (1 << 64) - 1, frames))
+        rows = self._rows
+        newest = rows[-1].number if rows else 0
+        return rows, [p for p in tail if p.number > newest]
 
     def _part(self, key: Callable[[Any], int], value: int) -> _Part | None:
         """The last part whose first record is at or before `value`: a binary search, however many segments there are."""
-        rows, tail = self._rows, self._tail()
+        rows, tail = self._now()
         for part in reversed(tail):
             if key(part) <= value:
                 return part
@@ -177,7 +181,7 @@ class Timeline:
 
     def _parts(self, after: int) -> list[_Part]:
         """From the part that has record `after` on."""
-        rows, tail = self._rows, self._tail()
+        rows, tail = self._now()
         first = max(0, bisect.bisect_right(rows, after, key=lambda r: r.first_seq) - 1)
         return [*map(_sealed, rows[first:]), *tail]
 

@@ -6,6 +6,7 @@ is rare, serialised by one lock, and durable when it returns.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import struct
 import threading
 import weakref
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
+from cdpcore.errors import Busy, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
 from cdpcore.osapi import Os, posix
 from cdpcore.target import Target
 from cdpcore.view import View
@@ -74,6 +75,9 @@ class Volume:
             if self._parent:
                 self._parent.close()
             raise
+        if self._parent and self._store.parent is None:     # a volume of its own that only lies in such a folder
+            self._parent.close()
+            self._parent = None
         self._core = self._store.core
         self.size_bytes: int = self._store.geometry.size_bytes
         self.uuid: str = self._store.geometry.uuid
@@ -90,7 +94,7 @@ class Volume:
 
     def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
-        folder = Path(self.path).parent
+        folder = Path(self.path).resolve().parent
         if folder.name != "images" or not (os or posix()).exists(f"{folder.parent}/volume.json"):
             return None
         return Volume(folder.parent, settings=self.settings, _tuning=tuning, _os=os, _catalog=catalog)
@@ -431,7 +435,10 @@ class Volume:
     def _finish_reclaims(self) -> None:
         for row in self._store.restores:
             if row.destructive and not row.reclaimed:
-                self._reclaim(row)
+                try:
+                    self._reclaim(row)
+                except Corruption as e:     # damage in what is to be freed must not close off the rest; tried again later
+                    logging.getLogger("cdp.volume").warning("space that restore #%d freed: %s", row.seq, e)
 
     def _upkeep(self) -> None:
         """From the maintenance thread, which must not wait for a restore that waits for it."""

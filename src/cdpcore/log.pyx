@@ -151,6 +151,8 @@ cdef class Log:
             r = self.ring.last()
             if not cdp_frame_fits(&r.f, data_bytes):
                 self.close_frame()
+                if self.frame_open:                 # no memory to note it
+                    return self.fail_sticky(st)
                 pthread_cond_signal(&self.work)     # full: somebody should write it while we go on
         if not self.frame_open:
             self.next_seq = seq
@@ -236,6 +238,8 @@ cdef class Log:
         cdef uint32_t number
         cdef int rc
         self.close_frame()
+        if self.failed:
+            return self.fail_sticky(st)
         pthread_cond_signal(&self.work)
         pthread_mutex_lock(&self.ring.mutex)
         while self.sealing.number or self.spare_busy:
@@ -569,33 +573,33 @@ cdef class Log:
             rc = self.io_round(0, &st)
         check(rc, &st, self.directory.decode())
 
-    def frames_of(self, bint sealing):
-        """(number, bytes) of the segment being sealed or the open one: its directory so far, as cdp_frame_entry
-        structs. None where there is none. A copy; the frames' headers say the rest."""
-        cdef segment *s
-        cdef uint32_t number
-        cdef size_t n = 0
-        cdef void *copy = NULL
+    def tail(self) -> list:
+        """[(number, bytes)] of the segment being sealed, if any, and the open one, if any, as of one moment: their directories so
+        far, packed cdp_frame_entry structs. Copies; the frames' headers say the rest."""
+        cdef segment *both[2]
+        cdef uint32_t number[2]
+        cdef size_t size[2]
+        cdef void *copy[2]
+        cdef int i
+        both[0], both[1] = &self.sealing, &self.current
         with nogil:
             self.lock_append()
             pthread_mutex_lock(&self.ring.mutex)
-            s = &self.sealing if sealing else &self.current
-            number = s.number
-            if number:
-                n = s.n_frames * sizeof(cdp_frame_entry)
-                copy = realloc(NULL, n + 1)
-                if copy != NULL:
-                    memcpy(copy, s.frames, n)
+            for i in range(2):
+                number[i] = both[i].number
+                size[i] = both[i].n_frames * sizeof(cdp_frame_entry)
+                copy[i] = realloc(NULL, size[i] + 1)
+                if copy[i] != NULL and size[i]:
+                    memcpy(copy[i], both[i].frames, size[i])
             pthread_mutex_unlock(&self.ring.mutex)
             self.unlock_append()
-        if not number:
-            return None
-        if copy == NULL:
-            raise MemoryError()
         try:
-            return number, (<const char *>copy)[:n]
+            if copy[0] == NULL or copy[1] == NULL:
+                raise MemoryError()
+            return [(number[i], (<const char *>copy[i])[:size[i]]) for i in range(2) if number[i]]
         finally:
-            free(copy)
+            free(copy[0])
+            free(copy[1])
 
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of the

@@ -41,6 +41,7 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
     """Make the index consist of the runs `ids` (newest first): those in keep_ids stay as they are, the others are opened
     from `paths`. With drop_sealing_tree the newest run replaces that tree, in the same instant."""
     cdef cdp_run_ref *refs[64]
+    cdef cdp_snapshot *snap
     cdef cdp_run *run
     cdef cdp_status st
     cdef bytes p
@@ -50,15 +51,16 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
     cdef int rc = CDP_OK
     cdef bint out_of_memory = False
     if len(ids) > 64 or len(ids) != len(paths):
-        raise OutOfSpace(f"an index of {len(ids)} runs; 64 is the most", "let merges catch up")
+        raise OutOfSpace(f"an index of {len(ids)} runs; 64 is the most", "run 'cdp check --rebuild'")
+    with nogil:     # a restore may replace the current snapshot at any time: hold the one that is looked at
+        snap = core.versions.reference()
     try:
         for path, run_id in zip(paths, ids):
             refs[n] = NULL
             if run_id in keep_ids:
-                for i in range(core.versions.snapshot.n_runs):
-                    if core.versions.snapshot.run_refs[i].id == <uint64_t>run_id:
-                        refs[n] = core.versions.snapshot.run_refs[i]
-                        cdp_run_ref_keep(refs[n])
+                for i in range(snap.n_runs):
+                    if snap.run_refs[i].id == <uint64_t>run_id:
+                        refs[n] = cdp_run_ref_keep(snap.run_refs[i])
             if refs[n] == NULL:
                 p = path.encode()
                 c_path = p
@@ -76,6 +78,7 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
     finally:
         for i in range(n):
             cdp_run_ref_drop(refs[i])
+        cdp_snapshot_unref(snap)
 
 
 def merge_runs(VolumeCore core not None, list run_ids not None, path: str, bytes uuid, list dropped not None):

@@ -272,6 +272,14 @@ cdef class SegmentFile:
                             loc = cdp_loc(self.header.segment, <uint64_t>parts[k].data_sector * CDP_SECTOR)
                             if parts[k].kind != CDP_KIND_WRITE:
                                 loc = CDP_LOC_HOLE if parts[k].kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+                            # Parts that lie one behind the other are one extent, as they were when they were written.
+                            if k + 1 < n_parts and parts[k].kind == CDP_KIND_WRITE and parts[k + 1].kind == CDP_KIND_WRITE and \
+                                    parts[k].start + parts[k].sectors == parts[k + 1].start and \
+                                    parts[k].data_sector + parts[k].sectors == parts[k + 1].data_sector:
+                                parts[k + 1].start = parts[k].start
+                                parts[k + 1].sectors += parts[k].sectors
+                                parts[k + 1].data_sector = parts[k].data_sector
+                                continue
                             cdp_tree_insert(self.tree, seq, parts[k].start, parts[k].start + parts[k].sectors, loc)
                     if self.n_records == 0:
                         self.first_seq = seq
