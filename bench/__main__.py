@@ -61,12 +61,24 @@ def overridden(options: Any, **given: Any) -> Any:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@shared
 @click.pass_context
-def main(ctx: click.Context) -> None:
-    """Benchmarks of cdp. Without a command: all of them, which takes some 12 minutes and up to 20 GB."""
-    if ctx.invoked_subcommand is None:
-        for name in ("micro", "engine", "nbd", "history"):
-            ctx.invoke(main.commands[name])
+def main(ctx: click.Context, quick: bool, json_path: Path | None, directory: Path | None) -> None:
+    """Benchmarks of cdp. Without a command all of them, one after the other, which takes some 15 minutes; what cannot run
+    here is named."""
+    if ctx.invoked_subcommand is not None:
+        if quick or json_path or directory:
+            raise click.UsageError(f"give options behind the command: {ctx.invoked_subcommand} ...")
+        return
+    measured = 0
+    for name in ("micro", "engine", "nbd", "history"):
+        try:
+            ctx.invoke(main.commands[name], quick=quick, json_path=json_path, directory=directory)
+            measured += 1
+        except click.ClickException as error:
+            speak(f"{name}: {error.message}")
+    if not measured:
+        raise click.ClickException("nothing was measured")
 
 
 @main.command("nbd")

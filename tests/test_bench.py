@@ -201,6 +201,19 @@ def test_interrupted_it_cleans_up(tmp_path, number):
     assert_nothing_left(data)
 
 
+def test_options_stand_behind_the_command(tmp_path):
+    done = subprocess.run(
+        command("--quick", "micro"),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2 and "behind the command" in done.stderr
+
+
 def test_a_full_disk_is_refused_before_anything_is_written(tmp_path):
     with scratch(tmp_path) as place, pytest.raises(NoSpace, match="give another --dir"):
         place.need(1 << 60, "a test")
