@@ -1,9 +1,10 @@
-"""The engine alone, in this process, against a plain file and a RAM disk: requests a second through the target seam, back
-to back from one or more threads (cdpcore.loadgen), alternating in one run.
+"""The engine alone, in this process, against a plain file and a RAM disk: requests a second through the target seam,
+back to back from one or more threads (cdpcore.loadgen), alternating in one run.
 
-A new volume and a new file for each workload, filled, synced, dropped from the page cache; rounds as in nbd.py. What it
-leaves out is the network protocol and the client, so it is the ceiling of a trace replay, too.
+A new volume and a new file for each workload, filled, synced, dropped from the page cache; rounds as in nbd.py. What
+it leaves out is the network protocol and the client, so it is the ceiling of a trace replay, too.
 """
+
 import contextlib
 import fcntl
 import os
@@ -13,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import cdp
+from bench import facts as machine
+from bench.peers import SETTINGS
+from bench.scratch import NoSpace, Scratch, settle_files
+from bench.spread import order, ratios, show, spread, table
 from cdpcore import loadgen
 from cdpcore.loadgen import Load
 from cdpcore.plainfile import PlainFile
 from cdpcore.ramdisk import RamDisk
-
-from bench import facts as machine
-from bench.peers import SETTINGS
-from bench.scratch import Scratch, settle_files
-from bench.spread import order, ratios, show, spread, table
 
 OURS = "cdp"
 TARGETS = {
@@ -45,20 +45,37 @@ class Workload:
     warmed: bool = False  # random writes over half the blocks, then one full read pass
 
 
-WORKLOADS = {w.name: w for w in (
-    Workload("write-512", "512 B random writes", 512),
-    Workload("write-4k", "4 KiB random writes", 4096),
-    Workload("write-4k-x2", "4 KiB random writes from 2 threads", 4096, threads=2),
-    Workload("write-64k", "64 KiB random writes", 65536),
-    Workload("write-1m-seq", "1 MiB sequential writes", 1 << 20, sequential=True),
-    Workload("write-flush-4k", "4 KiB random write, then a flush", 4096, flush_every=1),
-    Workload("read-4k", "4 KiB random reads, half the disk rewritten at random, warm", 4096, read=True, warmed=True),
-    Workload("read-4k-x2", "4 KiB random reads from 2 threads, half the disk rewritten at random, warm", 4096, threads=2,
-             read=True, warmed=True),
-    Workload("read-64k", "64 KiB random reads, half the disk rewritten at random, warm", 65536, read=True, warmed=True),
-    Workload("read-64k-cold", "64 KiB random reads, half the disk rewritten at random, dropped from the page cache", 65536,
-             read=True),
-)}
+WORKLOADS = {
+    w.name: w
+    for w in (
+        Workload("write-512", "512 B random writes", 512),
+        Workload("write-4k", "4 KiB random writes", 4096),
+        Workload("write-4k-x2", "4 KiB random writes from 2 threads", 4096, threads=2),
+        Workload("write-64k", "64 KiB random writes", 65536),
+        Workload("write-1m-seq", "1 MiB sequential writes", 1 << 20, sequential=True),
+        Workload("write-flush-4k", "4 KiB random write, then a flush", 4096, flush_every=1),
+        Workload(
+            "read-4k", "4 KiB random reads, half the disk rewritten at random, warm", 4096, read=True, warmed=True
+        ),
+        Workload(
+            "read-4k-x2",
+            "4 KiB random reads from 2 threads, half the disk rewritten at random, warm",
+            4096,
+            threads=2,
+            read=True,
+            warmed=True,
+        ),
+        Workload(
+            "read-64k", "64 KiB random reads, half the disk rewritten at random, warm", 65536, read=True, warmed=True
+        ),
+        Workload(
+            "read-64k-cold",
+            "64 KiB random reads, half the disk rewritten at random, dropped from the page cache",
+            65536,
+            read=True,
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -82,16 +99,28 @@ class _Target:
 def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) -> int:
     """Returns the number of workloads that were measured."""
     found = machine.facts(scratch.data)
-    say(f"engine: {options.rounds} rounds of {options.seconds:g} s, {options.size_bytes >> 20} MiB; {found['cpus']} x {found['cpu']}, "
-        f"{found['kernel']}, {found['file_system']}, load {found['load_1m']}")
+    say(
+        f"engine: {options.rounds} rounds of {options.seconds:g} s, {options.size_bytes >> 20} MiB; "
+        f"{found['cpus']} x {found['cpu']}, "
+        f"{found['kernel']}, {found['file_system']}, load {found['load_1m']}"
+    )
+    measured = 0
     for name in options.workloads:
         workload = WORKLOADS[name]
-        scratch.need(int(options.rounds * options.seconds * GROWTH_BYTES_PER_SECOND) + 5 * options.size_bytes, f"the workload {name}")
+        try:
+            scratch.need(
+                int(options.rounds * options.seconds * GROWTH_BYTES_PER_SECOND) + 5 * options.size_bytes,
+                f"the workload {name}",
+            )
+        except NoSpace as error:
+            say(f"engine: {error}")
+            continue
         loads = _measure(scratch, options, workload, say)
+        measured += 1
         _report(workload, loads, say)
         for target, mine in loads.items():
             machine.append_line(json_path, _line(workload, target, loads, mine, options, found))
-    return len(options.workloads)
+    return measured
 
 
 def _measure(scratch: Scratch, options: Options, workload: Workload, say: Any) -> dict[str, list[Load]]:
@@ -110,10 +139,18 @@ def _measure(scratch: Scratch, options: Options, workload: Workload, say: Any) -
         for number in range(options.rounds):
             for name in order(list(targets), number):
                 target = targets[name]
-                loads.setdefault(name, []).append(loadgen.run(
-                    target.capsule, length_bytes=workload.length_bytes, threads=workload.threads,
-                    read_percent=100 if workload.read else 0, sequential=workload.sequential, seconds=options.seconds,
-                    flush_every=workload.flush_every, seed=number + 1))
+                loads.setdefault(name, []).append(
+                    loadgen.run(
+                        target.capsule,
+                        length_bytes=workload.length_bytes,
+                        threads=workload.threads,
+                        read_percent=100 if workload.read else 0,
+                        sequential=workload.sequential,
+                        seconds=options.seconds,
+                        flush_every=workload.flush_every,
+                        seed=number + 1,
+                    )
+                )
                 if target.files:
                     settle_files(target.files, drop=workload.read and not workload.warmed)
         targets.clear()
@@ -158,16 +195,39 @@ def _report(workload: Workload, loads: dict[str, list[Load]], say: Any) -> None:
     for name, mine in loads.items():
         rate = spread(_rates(mine))
         versus = "" if name == OURS or OURS not in loads else show(ratios(_rates(loads[OURS]), _rates(mine)))
-        rows.append((name, f"{rate['median']:,.0f}", f"{rate['min']:,.0f}", f"{rate['max']:,.0f}",
-                     f"{spread(x['p50_ns'] for x in mine)['median'] / 1e3:,.1f}",
-                     f"{spread(x['p99_ns'] for x in mine)['median'] / 1e3:,.1f}", versus))
+        rows.append(
+            (
+                name,
+                f"{rate['median']:,.0f}",
+                f"{rate['min']:,.0f}",
+                f"{rate['max']:,.0f}",
+                f"{spread(x['p50_ns'] for x in mine)['median'] / 1e3:,.1f}",
+                f"{spread(x['p99_ns'] for x in mine)['median'] / 1e3:,.1f}",
+                versus,
+            )
+        )
     say(f"\n{workload.name}: {workload.what}\n{table(rows)}")
 
 
-def _line(workload: Workload, name: str, loads: dict[str, list[Load]], mine: list[Load], options: Options,
-          found: dict[str, Any]) -> dict[str, Any]:
-    line = {"bench": "engine", "workload": workload.name, "target": name, "what": TARGETS[name], "job": asdict(workload),
-            "options": asdict(options), "facts": found, "rounds": mine, "per_second": spread(_rates(mine))}
+def _line(
+    workload: Workload,
+    name: str,
+    loads: dict[str, list[Load]],
+    mine: list[Load],
+    options: Options,
+    found: dict[str, Any],
+) -> dict[str, Any]:
+    line = {
+        "bench": "engine",
+        "workload": workload.name,
+        "target": name,
+        "what": TARGETS[name],
+        "job": asdict(workload),
+        "options": asdict(options),
+        "facts": found,
+        "rounds": mine,
+        "per_second": spread(_rates(mine)),
+    }
     if name == OURS:
         line["settings"] = SETTINGS
     elif OURS in loads:

@@ -1,10 +1,12 @@
-"""What a figure depends on and what it is kept with: commit, machine, file system, versions, load; and the line of JSON."""
+"""What a figure depends on and what it is kept with: commit, machine, file system, versions, load; and the line of
+JSON."""
+
 import json
 import os
 import platform
 import shutil
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def facts(directory: Path) -> dict[str, Any]:
     """Of this run; `directory` is where its files lie."""
-    import cdp
     from cdpcore.index import crc32c_name
 
+    import cdp
+
     return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "version": cdp.__version__,
         "cpu": cpu_model(),
@@ -34,8 +37,13 @@ def facts(directory: Path) -> dict[str, Any]:
 def commit() -> str | None:
     """The commit of this tree, with -dirty where files differ from it; None outside of a repository."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                              capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
@@ -75,7 +83,7 @@ def tool_version(command: list[str]) -> str | None:
     """First line that a tool says about its version; None where it is not installed."""
     if shutil.which(command[0]) is None:
         return None
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     lines = (done.stdout or done.stderr).strip().splitlines()
     return lines[0] if lines else "unknown"
 

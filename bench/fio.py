@@ -1,4 +1,5 @@
 """fio as the client: its nbd engine against any URI; one run, one result."""
+
 import json
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ class FioFailed(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """`connections` clients, each with `depth` requests of `block_bytes` under way; `flush`: a flush after each write."""
+    """`connections` clients, each with `depth` requests of `block_bytes` under way; `flush`: after each write."""
 
     rw: str  # randwrite, randread, write, read
     block_bytes: int
@@ -40,15 +41,32 @@ def available() -> bool:
     """Is there a fio that has the nbd engine?"""
     if shutil.which("fio") is None:
         return False
-    done = subprocess.run(["fio", "--enghelp=nbd"], capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["fio", "--enghelp=nbd"], capture_output=True, text=True, timeout=20, check=False)
     return done.returncode == 0 and "uri" in done.stdout
 
 
-def run(uri: str, job: Job, size_bytes: int, *, seconds: float | None = None, requests: int | None = None, seed: int = 1) -> Figures:
+def run(
+    uri: str, job: Job, size_bytes: int, *, seconds: float | None = None, requests: int | None = None, seed: int = 1
+) -> Figures:
     """For so many seconds, or so many requests; neither: once over the disk. The same seed gives the same offsets."""
-    command = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw={job.rw}", f"--bs={job.block_bytes}",
-               f"--iodepth={job.depth}", f"--numjobs={job.connections}", "--thread", "--group_reporting", f"--size={size_bytes}",
-               "--norandommap", "--randrepeat=0", f"--randseed={seed}", "--eta=never", "--output-format=json"]
+    command = [
+        "fio",
+        "--name=bench",
+        "--ioengine=nbd",
+        f"--uri={uri}",
+        f"--rw={job.rw}",
+        f"--bs={job.block_bytes}",
+        f"--iodepth={job.depth}",
+        f"--numjobs={job.connections}",
+        "--thread",
+        "--group_reporting",
+        f"--size={size_bytes}",
+        "--norandommap",
+        "--randrepeat=0",
+        f"--randseed={seed}",
+        "--eta=never",
+        "--output-format=json",
+    ]
     if seconds is not None:
         command += ["--time_based", f"--runtime={round(seconds * 1000)}ms"]
     if requests is not None:
@@ -78,5 +96,10 @@ def parse(text: str, status: int, job: Job) -> Figures:
         raise FioFailed("fio made no requests: give it more time")
     at_percent = side["clat_ns"]["percentile"]
     flush = found["sync"]["lat_ns"].get("percentile") if job.flush else None
-    return Figures(iops=side["iops"], requests=side["total_ios"], p50_us=at_percent["50.000000"] / 1e3,
-                   p99_us=at_percent["99.000000"] / 1e3, flush_p50_us=flush["50.000000"] / 1e3 if flush else None)
+    return Figures(
+        iops=side["iops"],
+        requests=side["total_ios"],
+        p50_us=at_percent["50.000000"] / 1e3,
+        p99_us=at_percent["99.000000"] / 1e3,
+        flush_p50_us=flush["50.000000"] / 1e3 if flush else None,
+    )

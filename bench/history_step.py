@@ -1,4 +1,6 @@
-"""One step of bench.history, in a process of its own: `python -m bench.history_step STEP VOLUME OPTIONS`. Prints one line of JSON."""
+"""One step of bench.history, in a process of its own: `python -m bench.history_step STEP VOLUME OPTIONS`. Prints one
+line of JSON."""
+
 import json
 import os
 import random
@@ -11,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import cdp
+from bench.history import Options
+from bench.spread import percentile, spread
 from cdp.points import Point
 from cdpcore import loadgen
 
-from bench.history import Options
-from bench.spread import percentile, spread
-
 SEED = 20_070_101
-QUIET_SECONDS = 1.5     # no run came or went for so long: merges are done
+QUIET_SECONDS = 1.5  # no run came or went for so long: merges are done
 SETTLE_SECONDS = 600.0
-TAIL_PART = 0.9         # of what a segment takes is left unsealed by `crash`; it keeps room for three pool slots
+TAIL_PART = 0.9  # of what a segment takes is left unsealed by `crash`; it keeps room for three pool slots
 SLOT_BYTES = 4 << 20
-SEGMENT_RECORDS = 262_144   # that a segment takes at most
+SEGMENT_RECORDS = 262_144  # that a segment takes at most
 READ_POINTS = 8
-KEEP_FREE_BYTES = 2 << 30   # of memory, when files are read into the page cache
+KEEP_FREE_BYTES = 2 << 30  # of memory, when files are read into the page cache
 
 
 def settings(o: Options) -> cdp.Settings:
@@ -51,10 +52,11 @@ def timed_ms(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def spread_ms(values: list[float]) -> dict[str, float]:
-    return {**spread(values), "p99": percentile(values, 99)}
+    s = spread(values)
+    return {"min": s["min"], "median": s["median"], "p99": percentile(values, 99), "max": s["max"], "n": s["n"]}
 
 
-# --- steps -------------------------------------------------------------------------------------------------------------
+# --- steps ------------------------------------------------------------------------------------------------------------
 
 
 def fill(path: str, o: Options) -> dict[str, Any]:
@@ -65,10 +67,18 @@ def fill(path: str, o: Options) -> dict[str, Any]:
     close_ms, _ = timed_ms(volume.close)
     with cdp.open(path, settings=settings(o)) as volume:
         records = volume.window().newest.seq
-    log, index = on_disk(path, "log"), on_disk(path, "runs")    # all sealed now
-    return {"per_second": load["requests"] * 1e9 / load["elapsed_ns"], "settle_s": settle_s, "close_ms": close_ms,
-            "segments": len(log), "runs": len(index), "records": records, "log_bytes_per_record": sum(log) / records,
-            "log_overhead_bytes": sum(log) / records - o.length_bytes, "index_bytes_per_record": sum(index) / records}
+    log, index = on_disk(path, "log"), on_disk(path, "runs")  # all sealed now
+    return {
+        "per_second": load["requests"] * 1e9 / load["elapsed_ns"],
+        "settle_s": settle_s,
+        "close_ms": close_ms,
+        "segments": len(log),
+        "runs": len(index),
+        "records": records,
+        "log_bytes_per_record": sum(log) / records,
+        "log_overhead_bytes": sum(log) / records - o.length_bytes,
+        "index_bytes_per_record": sum(index) / records,
+    }
 
 
 def on_disk(path: str, folder: str) -> list[int]:
@@ -115,8 +125,10 @@ def look(path: str, o: Options) -> dict[str, Any]:
         r["undo_ms"] = spread_ms([b for _, b in restores])
         r["read_after_restores"] = reads(volume, o, dice)
         r["memory_at_end"] = memory()
-        for name, work in (("image_under_load_ms", lambda: open_image_ms(volume, by_seq(), o, read=False)),
-                           ("restore_under_load_ms", lambda: restore_ms(volume, by_seq())[0])):
+        for name, work in (
+            ("image_under_load_ms", lambda: open_image_ms(volume, by_seq(), o, read=False)),
+            ("restore_under_load_ms", lambda: restore_ms(volume, by_seq())[0]),
+        ):
             r[name] = under_load(volume, o, work)
         r["runs"] = volume.stats()["runs"]
     return r
@@ -135,7 +147,9 @@ def reads(volume: cdp.Volume, o: Options, dice: random.Random) -> dict[str, Any]
     """Microseconds of a random read of one record's length by one thread: of now, and as of random moments."""
 
     def us(capsule: object) -> float:
-        load = loadgen.run(capsule, length_bytes=o.length_bytes, read_percent=100, seconds=o.read_seconds, seed=dice.getrandbits(32))
+        load = loadgen.run(
+            capsule, length_bytes=o.length_bytes, read_percent=100, seconds=o.read_seconds, seed=dice.getrandbits(32)
+        )
         return load["elapsed_ns"] / 1e3 / load["requests"]
 
     as_of = []
@@ -149,8 +163,11 @@ def warm(path: str) -> bool:
     """Read all files, if memory has room for them. Returns whether."""
     files = [p for p in Path(path).rglob("*") if p.is_file()]
     try:
-        available = next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines()
-                         if line.startswith("MemAvailable"))
+        available = next(
+            int(line.split()[1]) * 1024
+            for line in Path("/proc/meminfo").read_text().splitlines()
+            if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         return False
     if sum(p.stat().st_blocks * 512 for p in files) + KEEP_FREE_BYTES > available:
@@ -171,9 +188,11 @@ def restore_ms(volume: cdp.Volume, seq: int) -> tuple[float, float]:
 def under_load(volume: cdp.Volume, o: Options, work: Callable[[], float]) -> dict[str, float]:
     """What `work` took, again and again while a thread writes as fast as it can."""
     seconds = max(0.2, o.restores * 0.1)
-    writer = threading.Thread(target=loadgen.run, args=(volume.target(),), kwargs={"length_bytes": o.length_bytes, "seconds": seconds})
+    writer = threading.Thread(
+        target=loadgen.run, args=(volume.target(),), kwargs={"length_bytes": o.length_bytes, "seconds": seconds}
+    )
     writer.start()
-    found = []
+    found: list[float] = []
     while writer.is_alive() or not found:
         found.append(work())
         time.sleep(0.005)

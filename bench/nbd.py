@@ -1,10 +1,11 @@
 """Our server against others, over a unix socket, with fio: alternating in one run, ratios round by round.
 
-For each workload every peer gets a new disk, filled once over NBD, then synced and dropped from the page cache; then come
-the rounds, each peer once a round, in rotated order, with the same offsets. After each measurement the peer's files are
-synced, so that nobody pays for another's dirty pages (which flatters a peer that only dirtied the page cache; our log is
-written past it).
+For each workload every peer gets a new disk, filled once over NBD, then synced and dropped from the page cache; then
+come the rounds, each peer once a round, in rotated order, with the same offsets. After each measurement the peer's
+files are synced, so that nobody pays for another's dirty pages (which flatters a peer that only dirtied the page
+cache; our log is written past it).
 """
+
 import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from bench import facts as machine
 from bench import fio
 from bench.fio import Figures, Job
 from bench.peers import PEERS, SETTINGS, Peer, Running, serving
-from bench.scratch import Scratch
+from bench.scratch import NoSpace, Scratch
 from bench.spread import order, ratios, show, spread, table
 
 OURS = "cdp"
@@ -32,14 +33,30 @@ class Workload:
     warmed: bool = False  # random writes over half the blocks first, then one full read pass
 
 
-WORKLOADS = {w.name: w for w in (
-    Workload("write-4k-qd32", "4 KiB random writes, 32 under way", Job("randwrite", 4096, 32)),
-    Workload("write-64k-qd32", "64 KiB random writes, 32 under way", Job("randwrite", 65536, 32)),
-    Workload("read-4k-qd32", "4 KiB random reads, 32 under way, on a disk half rewritten at random, after one full read pass "
-             "on every peer", Job("randread", 4096, 32), warmed=True),
-    Workload("write-flush-4k-qd1", "4 KiB random write, then a flush, one at a time", Job("randwrite", 4096, 1, flush=True)),
-    Workload("write-4k-qd8x4", "4 KiB random writes over 4 connections, 8 under way on each", Job("randwrite", 4096, 8, 4)),
-)}
+WORKLOADS = {
+    w.name: w
+    for w in (
+        Workload("write-4k-qd32", "4 KiB random writes, 32 under way", Job("randwrite", 4096, 32)),
+        Workload("write-64k-qd32", "64 KiB random writes, 32 under way", Job("randwrite", 65536, 32)),
+        Workload(
+            "read-4k-qd32",
+            "4 KiB random reads, 32 under way, on a disk half rewritten at random, after one full read pass "
+            "on every peer",
+            Job("randread", 4096, 32),
+            warmed=True,
+        ),
+        Workload(
+            "write-flush-4k-qd1",
+            "4 KiB random write, then a flush, one at a time",
+            Job("randwrite", 4096, 1, flush=True),
+        ),
+        Workload(
+            "write-4k-qd8x4",
+            "4 KiB random writes over 4 connections, 8 under way on each",
+            Job("randwrite", 4096, 8, 4),
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -76,18 +93,29 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
             say(f"nbd: {name} skipped: {PEERS[name].program} is not installed")
     found = machine.facts(scratch.data)
     found["versions"] = {"fio": machine.tool_version(["fio", "--version"]), **{p.name: p.version() for p in peers}}
-    say(f"nbd: {options.rounds} rounds of {options.seconds:g} s, disk of {options.size_bytes >> 20} MiB; "
-        f"{found['cpus']} x {found['cpu']}, {found['kernel']}, {found['file_system']}, load {found['load_1m']}")
+    say(
+        f"nbd: {options.rounds} rounds of {options.seconds:g} s, disk of {options.size_bytes >> 20} MiB; "
+        f"{found['cpus']} x {found['cpu']}, {found['kernel']}, {found['file_system']}, load {found['load_1m']}"
+    )
+    measured = 0
     for name in options.workloads:
         workload = WORKLOADS[name]
         # Two peers keep every write; the disks themselves; what scattering adds.
-        scratch.need(int(2 * options.rounds * options.seconds * GROWTH_BYTES_PER_SECOND / (8 if "4k" in name else 2))
-                     + 6 * options.size_bytes, f"the workload {name}")
+        try:
+            scratch.need(
+                int(2 * options.rounds * options.seconds * GROWTH_BYTES_PER_SECOND / (8 if "4k" in name else 2))
+                + 6 * options.size_bytes,
+                f"the workload {name}",
+            )
+        except NoSpace as error:
+            say(f"nbd: {error}")
+            continue
         cells = _measure(scratch, options, workload, peers)
+        measured += 1
         _report(workload, peers, cells, say)
         for peer in peers:
             machine.append_line(json_path, _line(workload, peer, cells, options, found))
-    return len(options.workloads)
+    return measured
 
 
 def _measure(scratch: Scratch, options: Options, workload: Workload, peers: list[Peer]) -> dict[str, list[Cell]]:
@@ -128,19 +156,39 @@ def _report(workload: Workload, peers: list[Peer], cells: dict[str, list[Cell]],
         rate = spread(_iops(mine))
         cpu = [c.cpu_us for c in mine if c.cpu_us is not None]
         versus = "" if peer.name == OURS or OURS not in cells else show(ratios(_iops(cells[OURS]), _iops(mine)))
-        rows.append((peer.name, f"{rate['median']:,.0f}", f"{rate['min']:,.0f}", f"{rate['max']:,.0f}",
-                     f"{spread(c.figures.p50_us for c in mine)['median']:,.0f}",
-                     f"{spread(c.figures.p99_us for c in mine)['median']:,.0f}",
-                     f"{spread(cpu)['median']:.1f}" if cpu else "-", versus))
+        rows.append(
+            (
+                peer.name,
+                f"{rate['median']:,.0f}",
+                f"{rate['min']:,.0f}",
+                f"{rate['max']:,.0f}",
+                f"{spread(c.figures.p50_us for c in mine)['median']:,.0f}",
+                f"{spread(c.figures.p99_us for c in mine)['median']:,.0f}",
+                f"{spread(cpu)['median']:.1f}" if cpu else "-",
+                versus,
+            )
+        )
     say(f"\n{workload.name}: {workload.what}\n{table(rows)}")
 
 
-def _line(workload: Workload, peer: Peer, cells: dict[str, list[Cell]], options: Options, found: dict[str, Any]) -> dict[str, Any]:
+def _line(
+    workload: Workload, peer: Peer, cells: dict[str, list[Cell]], options: Options, found: dict[str, Any]
+) -> dict[str, Any]:
     mine = cells[peer.name]
     rounds = [{**asdict(cell.figures), "server_cpu_us": cell.cpu_us, "load_1m": cell.load_1m} for cell in mine]
-    line = {"bench": "nbd", "workload": workload.name, "peer": peer.name, "what": peer.what, "durability": peer.durability,
-            "job": asdict(workload.job), "warmed": workload.warmed, "options": asdict(options), "facts": found,
-            "rounds": rounds, "iops": spread(_iops(mine))}
+    line = {
+        "bench": "nbd",
+        "workload": workload.name,
+        "peer": peer.name,
+        "what": peer.what,
+        "durability": peer.durability,
+        "job": asdict(workload.job),
+        "warmed": workload.warmed,
+        "options": asdict(options),
+        "facts": found,
+        "rounds": rounds,
+        "iops": spread(_iops(mine)),
+    }
     if peer.name == OURS:
         line["settings"] = SETTINGS
     elif OURS in cells:

@@ -1,8 +1,10 @@
-"""Servers that are measured side by side: ours, and those that anybody can install. Each is a process with an NBD socket.
+"""Servers that are measured side by side: ours, and those that anybody can install. Each is a process with an NBD
+socket.
 
-A peer that is not installed is named and skipped. All serve a disk of the same size from the same file system; what each
-promises about durability between flushes is said in `durability` and kept with its figures.
+A peer that is not installed is named and skipped. All serve a disk of the same size from the same file system; what
+each promises about durability between flushes is said in `durability` and kept with its figures.
 """
+
 import contextlib
 import os
 import shutil
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import cdp
-
 from bench.facts import tool_version
 from bench.scratch import Scratch, process, settle_files
 
@@ -32,7 +33,7 @@ class Running:
     files: tuple[Path, ...]  # what it writes to
 
     def settle(self, drop: bool = False) -> None:
-        """Its files are on the device: no other peer pays for its dirty pages. `drop`: and no longer in the page cache."""
+        """Its files are on the device: no other peer pays for its dirty pages. `drop`: and not in the page cache."""
         for path in self.files:
             settle_files(path, drop)
 
@@ -83,7 +84,9 @@ def serving(peer: Peer, scratch: Scratch, size_bytes: int) -> Iterator[Running]:
         while not _answers(sock):
             if child.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text(errors="replace").strip().splitlines()
-                raise PeerFailed(f"{peer.name} did not start: {said[-1] if said else f'exit status {child.returncode}'}")
+                raise PeerFailed(
+                    f"{peer.name} did not start: {said[-1] if said else f'exit status {child.returncode}'}"
+                )
             time.sleep(0.02)
         yield Running(peer.name, f"nbd+unix:///{export}?socket={sock}", child.pid, files)
 
@@ -107,8 +110,19 @@ def _plain(path: Path, size_bytes: int) -> Path:
 def _cdp(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Path, ...], str]:
     volume = folder / "vol"
     cdp.create(volume, size=size_bytes).close()
-    command = [sys.executable, "-m", "cdp", "serve", str(volume), "--unix", str(sock), "--admin-socket",
-               str(sock.with_suffix(".admin")), "--log-level", "error"]
+    command = [
+        sys.executable,
+        "-m",
+        "cdp",
+        "serve",
+        str(volume),
+        "--unix",
+        str(sock),
+        "--admin-socket",
+        str(sock.with_suffix(".admin")),
+        "--log-level",
+        "error",
+    ]
     return command, (volume,), "vol"
 
 
@@ -124,8 +138,10 @@ def _nbdkit_memory(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str]
 def _blklogwrites(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Path, ...], str]:
     plain = _plain(folder / "plain.img", size_bytes)
     kept = _plain(folder / "kept.log", 0)
-    options = (f"driver=blklogwrites,file.driver=file,file.filename={plain},log.driver=file,log.filename={kept},"
-               "log-sector-size=512")
+    options = (
+        f"driver=blklogwrites,file.driver=file,file.filename={plain},log.driver=file,log.filename={kept},"
+        "log-sector-size=512"
+    )
     return ["qemu-nbd", "-k", str(sock), "-t", "-e", "8", "--image-opts", options], (plain, kept), ""
 
 
@@ -133,18 +149,47 @@ def _first_line(command: list[str]) -> Callable[[], str | None]:
     return lambda: tool_version(command)
 
 
-SETTINGS: dict[str, Any] = {"pool_bytes": cdp.Settings().pool_bytes, "segment_bytes": cdp.Settings().segment_bytes,
-                            "commit_interval_ms": cdp.Settings().commit_interval_ms, "direct_io": cdp.Settings().direct_io}
+SETTINGS: dict[str, Any] = {
+    "pool_bytes": cdp.Settings().pool_bytes,
+    "segment_bytes": cdp.Settings().segment_bytes,
+    "commit_interval_ms": cdp.Settings().commit_interval_ms,
+    "direct_io": cdp.Settings().direct_io,
+}
 
-PEERS = {peer.name: peer for peer in (
-    Peer("cdp", "cdp serve, its defaults: every write is kept and indexed",
-         f"durable on flush and every {cdp.Settings().commit_interval_ms} ms", None, lambda: cdp.__version__, _cdp),
-    Peer("nbdkit-file", "nbdkit's file plugin on a plain file: no history",
-         "durable on flush; else when the kernel writes the page cache back", "nbdkit", _first_line(["nbdkit", "--version"]),
-         _nbdkit_file),
-    Peer("blklogwrites", "qemu-nbd with QEMU's blklogwrites: every write is kept, in a file beside; no index",
-         "durable on flush; else when the kernel writes the page cache back", "qemu-nbd",
-         _first_line(["qemu-nbd", "--version"]), _blklogwrites),
-    Peer("memory", "nbdkit's memory plugin: nothing is stored; a ceiling", "none", "nbdkit",
-         _first_line(["nbdkit", "--version"]), _nbdkit_memory),
-)}
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            "cdp",
+            "cdp serve, its defaults: every write is kept and indexed",
+            f"durable on flush and every {cdp.Settings().commit_interval_ms} ms",
+            None,
+            lambda: cdp.__version__,
+            _cdp,
+        ),
+        Peer(
+            "nbdkit-file",
+            "nbdkit's file plugin on a plain file: no history",
+            "durable on flush; else when the kernel writes the page cache back",
+            "nbdkit",
+            _first_line(["nbdkit", "--version"]),
+            _nbdkit_file,
+        ),
+        Peer(
+            "blklogwrites",
+            "qemu-nbd with QEMU's blklogwrites: every write is kept, in a file beside; no index",
+            "durable on flush; else when the kernel writes the page cache back",
+            "qemu-nbd",
+            _first_line(["qemu-nbd", "--version"]),
+            _blklogwrites,
+        ),
+        Peer(
+            "memory",
+            "nbdkit's memory plugin: nothing is stored; a ceiling",
+            "none",
+            "nbdkit",
+            _first_line(["nbdkit", "--version"]),
+            _nbdkit_memory,
+        ),
+    )
+}

@@ -3,13 +3,15 @@
 Invariant: whatever ends the run (an error, Ctrl-C, SIGTERM, SIGHUP), processes are stopped first and then the files go.
 SIGKILL leaves both; the folder's name, printed at the start, tells what to remove then.
 """
+
 import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -33,8 +35,10 @@ class Scratch:
         """Raises NoSpace unless so much fits, with a reserve."""
         free = shutil.disk_usage(self.data).free
         if free < size_bytes + RESERVE_BYTES:
-            raise NoSpace(f"{what} needs {size_bytes / 2**30:.1f} GiB and {RESERVE_BYTES >> 30} GiB to spare; {self.data} has "
-                          f"{free / 2**30:.1f} GiB: give another --dir, or make it smaller")
+            raise NoSpace(
+                f"{what} needs {size_bytes / 2**30:.1f} GiB and {RESERVE_BYTES >> 30} GiB to spare; {self.data} has "
+                f"{free / 2**30:.1f} GiB: give another --dir, or make it smaller"
+            )
 
     def folder(self, name: str) -> Path:
         path = self.data / name
@@ -63,8 +67,8 @@ def _remove(path: Path) -> None:
 def settle_files(path: Path, drop: bool = False) -> None:
     """Sync a file, or all files of a folder; `drop`: also take them out of the page cache, where the system can.
 
-    Dropping is what makes a plain file fair: one that was filled or read with long requests lies in the page cache in large
-    folios, and ext4 (Linux 6.18) then takes 30 us a random 4 KiB write instead of 1.2 us.
+    Dropping is what makes a plain file fair: one that was filled or read with long requests lies in the page cache
+    in large folios, and ext4 (Linux 6.18) then takes 30 us a random 4 KiB write instead of 1.2 us.
     """
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         with contextlib.suppress(FileNotFoundError):  # a merge removed it
@@ -79,13 +83,23 @@ def settle_files(path: Path, drop: bool = False) -> None:
 
 @contextlib.contextmanager
 def unhurried() -> Iterator[None]:
-    """Signals wait until the block is done (a second Ctrl-C must not interrupt the cleaning up)."""
-    caught = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+    """Signals wait until the block is done: a second Ctrl-C must not interrupt the cleaning up, nor any the birth of a
+    child. By handlers, not by a mask, which children would inherit."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[int, Any] = {
+        n: signal.signal(n, lambda number, _frame: came.append(number))
+        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager
@@ -104,24 +118,21 @@ def signals_as_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def process(command: list[str], *, stdout: int | IO[Any] | None = None, stderr: int | IO[Any] | None = None,
-            ended: Callable[[], None] = lambda: None) -> Iterator["subprocess.Popen[bytes]"]:
+def process(
+    command: list[str], *, stdout: int | IO[Any] | None = None, stderr: int | IO[Any] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A child in a session of its own (Ctrl-C reaches us, not it), gone at the end of the block: asked, then killed."""
     child = None
     try:
         with unhurried():
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
-                                     preexec_fn=_unblock_signals)
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+            )
         yield child
     finally:
         if child is not None:
             with unhurried():
                 _end(child)
-                ended()
-
-
-def _unblock_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())  # a mask is inherited
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

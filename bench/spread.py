@@ -1,5 +1,6 @@
-"""Figures with their spread. A machine that others use too is noisy: one number says nothing, the ratio of two that were
-measured side by side says more, and the spread of the ratios over the rounds says how much."""
+"""Figures with their spread. A machine that others use too is noisy: one number says nothing, the ratio of two that
+were measured side by side says more, and the spread of the ratios over the rounds says how much."""
+
 import math
 import statistics
 from collections.abc import Iterable, Sequence

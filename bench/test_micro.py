@@ -1,11 +1,13 @@
-"""Small parts in process, by pytest-benchmark: `python -m bench micro`. Each asserts what it computed, so that a broken part
-cannot look fast."""
+"""Small parts in process, by pytest-benchmark: `python -m bench micro`. Each asserts what it computed, so that a broken
+part cannot look fast."""
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cdp
 import pytest
+
+import cdp
 from cdp.points import Point
 from cdpcore import index, loadgen
 

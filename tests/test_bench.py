@@ -1,4 +1,6 @@
-"""The benchmarks work: a tiny run of each, what it prints and keeps, and that it leaves nothing behind. No time is asserted."""
+"""The benchmarks work: a tiny run of each, what it prints and keeps, and that it leaves nothing behind. No time is
+asserted."""
+
 import json
 import os
 import shutil
@@ -8,21 +10,34 @@ import sys
 import time
 from pathlib import Path
 
-import cdp
 import pytest
-from cdpcore import loadgen
 from cdpcore.errors import Closed, InvalidRequest, NotFound
+
+import cdp
+from cdpcore import loadgen
 from cdpcore.plainfile import PlainFile
 from cdpcore.ramdisk import RamDisk
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import fio, nbd, spread  # noqa: E402
-from bench.scratch import NoSpace, scratch  # noqa: E402
+from bench import fio, nbd, peers, spread
+from bench.scratch import NoSpace, scratch
 
 needs_fio = pytest.mark.skipif(not fio.available(), reason="fio with the nbd engine is not installed")
-FACTS = {"time", "commit", "version", "cpu", "cpus", "memory_bytes", "kernel", "python", "crc32c", "file_system", "load_1m"}
+FACTS = {
+    "time",
+    "commit",
+    "version",
+    "cpu",
+    "cpus",
+    "memory_bytes",
+    "kernel",
+    "python",
+    "crc32c",
+    "file_system",
+    "load_1m",
+}
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -39,13 +54,22 @@ def run(tmp_path, *args, status=0, **changes):
     """(what it said, its lines of JSON); checks that nothing stays behind."""
     data, kept = tmp_path / "data", tmp_path / "kept.jsonl"
     data.mkdir(exist_ok=True)
-    done = subprocess.run(command(*args, "--quick", "--dir", str(data), "--json", str(kept)), cwd=ROOT, env=environment(**changes),
-                          capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command(*args, "--quick", "--dir", str(data), "--json", str(kept)),
+        cwd=ROOT,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == status, done.stdout + done.stderr
     assert_nothing_left(data)
     lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     for line in lines:
-        assert FACTS <= line["facts"].keys() and line["durability" if "durability" in line else "what"] and line["options"]
+        assert (
+            FACTS <= line["facts"].keys() and line["durability" if "durability" in line else "what"] and line["options"]
+        )
     return done.stdout + done.stderr, lines
 
 
@@ -67,7 +91,7 @@ def processes_naming(text):
     return found
 
 
-# --- each of them ------------------------------------------------------------------------------------------------------
+# --- each of them -----------------------------------------------------------------------------------------------------
 
 
 @needs_fio
@@ -75,7 +99,7 @@ def test_nbd_all_peers(tmp_path):
     said, lines = run(tmp_path, "nbd", "--workload", "write-4k-qd32")
     ran = {line["peer"]: line for line in lines}
     assert "cdp" in ran
-    for name, peer in nbd.PEERS.items():
+    for name, peer in peers.PEERS.items():
         assert (name in ran) == peer.installed()
         assert peer.installed() or f"{name} skipped: {peer.program} is not installed" in said
     for name, line in ran.items():
@@ -113,8 +137,18 @@ def test_without_a_client_nothing_is_claimed(tmp_path):
 
 
 def test_engine(tmp_path):
-    said, lines = run(tmp_path, "engine", "--workload", "write-4k", "--workload", "write-512", "--workload", "read-64k-cold",
-                      "--workload", "write-flush-4k")
+    _, lines = run(
+        tmp_path,
+        "engine",
+        "--workload",
+        "write-4k",
+        "--workload",
+        "write-512",
+        "--workload",
+        "read-64k-cold",
+        "--workload",
+        "write-flush-4k",
+    )
     ran = {(line["workload"], line["target"]): line for line in lines}
     for workload in ("write-4k", "read-64k-cold", "write-flush-4k"):
         for target in ("cdp", "file", "ram"):
@@ -149,8 +183,14 @@ def test_micro(tmp_path):
 def test_interrupted_it_cleans_up(tmp_path, number):
     data = tmp_path / "data"
     data.mkdir()
-    with subprocess.Popen(command("nbd", "--quick", "--seconds", "60", "--workload", "write-4k-qd32", "--dir", str(data)), cwd=ROOT,
-                          env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as child:
+    with subprocess.Popen(
+        command("nbd", "--quick", "--seconds", "60", "--workload", "write-4k-qd32", "--dir", str(data)),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as child:
         deadline = time.monotonic() + 100
         while not any("fio" in p and "--runtime=60000ms" in p for p in processes_naming("cdpb-")):
             assert child.poll() is None and time.monotonic() < deadline
@@ -161,13 +201,26 @@ def test_interrupted_it_cleans_up(tmp_path, number):
     assert_nothing_left(data)
 
 
+def test_options_stand_behind_the_command(tmp_path):
+    done = subprocess.run(
+        command("--quick", "micro"),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2 and "behind the command" in done.stderr
+
+
 def test_a_full_disk_is_refused_before_anything_is_written(tmp_path):
     with scratch(tmp_path) as place, pytest.raises(NoSpace, match="give another --dir"):
         place.need(1 << 60, "a test")
     assert list(tmp_path.iterdir()) == []
 
 
-# --- parts -------------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def test_spread_and_ratios():
@@ -179,21 +232,38 @@ def test_spread_and_ratios():
 
 
 def test_fio_output_is_read_past_plain_lines():
-    report = {"jobs": [{"error": 0, "write": {"iops": 7.5, "total_ios": 3, "clat_ns": {
-        "percentile": {"50.000000": 1000, "99.000000": 2000}}}, "sync": {"lat_ns": {}}}]}
+    report = {
+        "jobs": [
+            {
+                "error": 0,
+                "write": {
+                    "iops": 7.5,
+                    "total_ios": 3,
+                    "clat_ns": {"percentile": {"50.000000": 1000, "99.000000": 2000}},
+                },
+                "sync": {"lat_ns": {}},
+            }
+        ]
+    }
     found = fio.parse("nbd: a line {of its own}\n" + json.dumps(report), 0, fio.Job("randwrite", 4096, 1))
     assert (found.iops, found.p50_us, found.p99_us, found.flush_p50_us) == (7.5, 1.0, 2.0, None)
 
 
-@pytest.mark.parametrize(("text", "status"), [("no JSON here", 0), ('{"jobs": []}', 0), (
-    '{"jobs": [{"error": 5, "write": {"iops": 1, "total_ios": 1, "clat_ns": {"percentile": {}}}}]}', 0), (
-    '{"jobs": [{"error": 0, "write": {"iops": 0, "total_ios": 0, "clat_ns": {"percentile": {}}}}]}', 0)])
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("no JSON here", 0),
+        ('{"jobs": []}', 0),
+        ('{"jobs": [{"error": 5, "write": {"iops": 1, "total_ios": 1, "clat_ns": {"percentile": {}}}}]}', 0),
+        ('{"jobs": [{"error": 0, "write": {"iops": 0, "total_ios": 0, "clat_ns": {"percentile": {}}}}]}', 0),
+    ],
+)
 def test_a_failed_fio_is_no_figure(text, status):
     with pytest.raises(fio.FioFailed):
         fio.parse(text, status, fio.Job("randwrite", 4096, 1))
 
 
-# --- the load generator ------------------------------------------------------------------------------------------------
+# --- the load generator -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -201,7 +271,9 @@ def test_sequential_load_covers_the_span_once(tmp_path, threads):
     path = tmp_path / "plain"
     path.write_bytes(bytes(48 * KIB))
     plain = PlainFile(path)
-    load = loadgen.run(plain.capsule, length_bytes=4 * KIB, sequential=True, threads=threads, requests=9, span_bytes=36 * KIB)
+    load = loadgen.run(
+        plain.capsule, length_bytes=4 * KIB, sequential=True, threads=threads, requests=9, span_bytes=36 * KIB
+    )
     assert (load["requests"], load["writes"], load["reads"], load["bytes"]) == (9, 9, 0, 36 * KIB)
     assert 0 < load["p50_ns"] <= load["p99_ns"] <= load["p999_ns"] <= load["max_ns"] <= load["elapsed_ns"]
     data = path.read_bytes()
@@ -211,7 +283,9 @@ def test_sequential_load_covers_the_span_once(tmp_path, threads):
 def test_random_load_is_the_same_for_the_same_seed(tmp_path):
     def places(seed):
         with cdp.create(tmp_path / f"v{len(os.listdir(tmp_path))}", size=MIB) as volume:
-            loadgen.run(volume.target(), length_bytes=512, requests=200, seed=seed, flush_every=100, span_bytes=512 * KIB)
+            loadgen.run(
+                volume.target(), length_bytes=512, requests=200, seed=seed, flush_every=100, span_bytes=512 * KIB
+            )
             records = volume.records()
             writes = records[records["kind"] == 1]
             assert (records["kind"] == 4).sum() == 2
@@ -240,11 +314,26 @@ def test_a_failing_target_is_raised_not_counted(tmp_path):
         loadgen.run(capsule, length_bytes=4096, requests=10, threads=4)
 
 
-@pytest.mark.parametrize("wrong", [
-    {}, {"requests": 0}, {"requests": 1, "threads": 2}, {"seconds": 0}, {"seconds": float("nan")}, {"requests": 1, "length_bytes": 0},
-    {"requests": 1, "length_bytes": (32 * MIB) + 1}, {"requests": 1, "span_bytes": 2 * MIB}, {"requests": 1, "span_bytes": 511},
-    {"requests": 1, "threads": 0}, {"requests": 65, "threads": 65}, {"requests": 1, "read_percent": 101}, {"requests": 1, "seed": -1},
-    {"requests": 1, "flush_every": -1}, {"requests": 4, "threads": 4, "sequential": True, "span_bytes": 1536}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"requests": 0},
+        {"requests": 1, "threads": 2},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"requests": 1, "length_bytes": 0},
+        {"requests": 1, "length_bytes": (32 * MIB) + 1},
+        {"requests": 1, "span_bytes": 2 * MIB},
+        {"requests": 1, "span_bytes": 511},
+        {"requests": 1, "threads": 0},
+        {"requests": 65, "threads": 65},
+        {"requests": 1, "read_percent": 101},
+        {"requests": 1, "seed": -1},
+        {"requests": 1, "flush_every": -1},
+        {"requests": 4, "threads": 4, "sequential": True, "span_bytes": 1536},
+    ],
+)
 def test_wrong_loads_are_refused(wrong):
     with pytest.raises(InvalidRequest):
         loadgen.run(RamDisk(MIB).capsule, **{"length_bytes": 512, **wrong})

@@ -1,12 +1,12 @@
-"""Load on a target from several threads, with no Python between the requests: what benchmarks drive the engine with, and
-the ceiling that a trace replay can be compared with.
+"""Load on a target from several threads, with no Python between the requests: what benchmarks drive the engine with,
+and the ceiling that a trace replay can be compared with.
 
 Invariants
  1. A rate never counts a failed request: the first failure of any worker ends all of them, and run() raises it.
  2. A worker's requests follow from its seed alone; those of random load are aligned to their length.
  3. Memory: one buffer of length_bytes and one histogram a worker, whatever the length of the run.
-Threading: run() may be called from any thread, also several times at once; its workers end before it returns, also when it
-is interrupted.
+Threading: run() may be called from any thread, also several times at once; its workers end before it returns, also when
+it is interrupted.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -105,7 +105,8 @@ cdef class _Worker:
     cdef int rc
 
     def __cinit__(self, capsule, _Stop stop, uint64_t seed, uint64_t length_bytes, uint64_t begin_bytes, uint64_t slots,
-                  uint64_t requests, uint64_t for_ns, uint32_t read_percent, bint sequential, uint64_t flush_every, bint fua):
+                  uint64_t requests, uint64_t for_ns, uint32_t read_percent, bint sequential, uint64_t flush_every,
+                  bint fua):
         self.capsule = capsule
         self.target = <const cdp_target *>PyCapsule_GetPointer(capsule, CDP_TARGET_CAPSULE)
         self.stop = stop
@@ -146,7 +147,8 @@ cdef class _Worker:
         now = self.started_ns = load_now_ns()
         i = 0
         while left and now - self.started_ns < self.for_ns and not load_flag(&self.stop.raised):
-            off = self.begin_bytes + self.length_bytes * (i % self.slots if self.sequential else load_below(&self.state, self.slots))
+            off = i % self.slots if self.sequential else load_below(&self.state, self.slots)
+            off = self.begin_bytes + self.length_bytes * off
             i += 1
             if self.read_percent and load_below(&self.state, 100) < self.read_percent:
                 self.rc = t.pread(t.ctx, self.buffer, off, self.length_bytes, &self.st)
@@ -186,8 +188,8 @@ def run(capsule, *, length_bytes: int, threads: int = 1, read_percent: int = 0, 
     fua             writes are durable when they return
     seed            the same seed gives the same requests
 
-    Returns a Load, a dict: counts over all threads, from the first thread's start to the last one's end; latencies of single
-    requests, 6 % too high at most.
+    Returns a Load, a dict: counts over all threads, from the first thread's start to the last one's end; latencies of
+    single requests, 6 % too high at most.
     Raises InvalidRequest for bad arguments, and whatever the target's first failed request was.
     """
     if not PyCapsule_IsValid(capsule, CDP_TARGET_CAPSULE):
@@ -219,7 +221,8 @@ def run(capsule, *, length_bytes: int, threads: int = 1, read_percent: int = 0, 
         count = (1 << 62) if requests is None else requests // threads + (i < requests % threads)
         workers.append(_Worker(capsule, stop, (seed * 0x9E3779B97F4A7C15 + i) % (1 << 64), length_bytes,
                                i * share * length_bytes if sequential else 0, share, count,
-                               (1 << 62) if seconds is None else int(seconds * 1e9), read_percent, sequential, flush_every, fua))
+                               (1 << 62) if seconds is None else int(seconds * 1e9), read_percent, sequential,
+                               flush_every, fua))
     _drive(workers, stop)
     return _result(workers, length_bytes)
 
@@ -260,8 +263,9 @@ def _result(workers, length_bytes):
             latency[i] += w.latency[i]
     counts = [latency[i] for i in range(LOAD_BUCKETS)]
     return {"requests": reads + writes, "reads": reads, "writes": writes, "flushes": flushes,
-            "bytes": (reads + writes) * length_bytes, "elapsed_ns": ended - began, "p50_ns": _percentile(counts, 0.5, longest),
-            "p99_ns": _percentile(counts, 0.99, longest), "p999_ns": _percentile(counts, 0.999, longest), "max_ns": longest}
+            "bytes": (reads + writes) * length_bytes, "elapsed_ns": ended - began,
+            "p50_ns": _percentile(counts, 0.5, longest), "p99_ns": _percentile(counts, 0.99, longest),
+            "p999_ns": _percentile(counts, 0.999, longest), "max_ns": longest}
 
 
 def _percentile(counts, part, longest):

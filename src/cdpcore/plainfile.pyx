@@ -1,7 +1,7 @@
 """A plain file behind the target seam: no history, no index; what the engine is compared with in benchmarks.
 
-Every request is one system call on the file, so the kernel's rules hold: concurrent writers may mix. Goes through the OS
-table like everything else. Threading: any thread, no GIL.
+Every request is one system call on the file, so the kernel's rules hold: concurrent writers may mix. Goes through the
+OS table like everything else. Threading: any thread, no GIL.
 """
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -17,8 +17,9 @@ import os as _os
 
 
 cdef class PlainFile:
-    """PlainFile(path, direct=False): an existing file as a disk of its size. direct: past the page cache, where the file
-    system can (see `direct`). Raises NotFound, Unavailable. Closed with the object and its last capsule."""
+    """PlainFile(path, direct=False): an existing file as a disk of its size. direct: past the page cache, where the
+    file system can (fileno() has the flags). Raises NotFound, Unavailable. Closed with the object and its last capsule.
+    """
 
     cdef const cdp_os *os
     cdef cdp_target table
@@ -39,8 +40,8 @@ cdef class PlainFile:
         size = self.os.size(self.os.ctx, fd)
         if size < 0:
             check(cdp_fail_os(&st, size, 0, b"size of a plain file"), &st, _os.fsdecode(path))
-        self.table = cdp_target(ctx=<void *>self, size_bytes=<uint64_t>size, read_only=0, reserved=0, pread=_pread, pwrite=_pwrite,
-                                zero=_zero, flush=_flush, map=_map)
+        self.table = cdp_target(ctx=<void *>self, size_bytes=<uint64_t>size, read_only=0, reserved=0, pread=_pread,
+                                pwrite=_pwrite, zero=_zero, flush=_flush, map=_map)
 
     def __dealloc__(self):
         if self.fd >= 0:
@@ -77,7 +78,8 @@ cdef int _pread(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_stat
     return CDP_OK
 
 
-cdef int _pwrite(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept nogil:
+cdef int _pwrite(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags,
+                 cdp_status *st) noexcept nogil:
     cdef const cdp_os *os = (<PlainFile>ctx).os
     cdef int64_t rc = os.pwrite(os.ctx, (<PlainFile>ctx).fd, buf, length, offset)
     if rc >= 0 and flags & CDP_FUA:
@@ -95,7 +97,8 @@ cdef int _flush(void *ctx, cdp_status *st) noexcept nogil:
     return CDP_OK if rc >= 0 else cdp_fail_os(st, rc, 0, b"syncing a plain file")
 
 
-cdef int _map(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st) noexcept nogil:
+cdef int _map(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n,
+              cdp_status *st) noexcept nogil:
     out[0].offset = offset
     out[0].length = length
     out[0].kind = CDP_EXTENT_DATA
