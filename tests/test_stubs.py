@@ -1,4 +1,5 @@
 """The stubs of cdpcore say what the extension modules are (mypy's stubtest compares them at run time)."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,10 @@ ALLOWED = r".*__pyx_capi__"
 def test_stubs_match(tmp_path: Path):
     assert {p.stem for p in CORE.glob("*.pyx")} <= {p.stem for p in CORE.glob("*.pyi")} or not list(CORE.glob("*.pyx"))
     (tmp_path / "allowed").write_text(ALLOWED + "\n")
+    # From a checkout the sources must be found; from site-packages nothing there may be taken for the user's own modules.
+    source = {"MYPYPATH": str(CORE.parent), "PYTHONPATH": str(CORE.parent)} if CORE.parent.name == "src" else {}
+    env = {**os.environ, **source}
     done = subprocess.run([sys.executable, "-m", "mypy.stubtest", "cdpcore", "--ignore-disjoint-bases",
                            "--allowlist", str(tmp_path / "allowed"), "--ignore-unused-allowlist"],
-                          capture_output=True, text=True, cwd=CORE.parent, check=False)
+                          capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
