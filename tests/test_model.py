@@ -1,0 +1,80 @@
+"""The engine against the model of tests/model.py: random operations on a volume, its images and images of images, compared byte for
+byte at random points, by seq, time and bookmark, in extents and in history.
+
+10,000 operations a run in histories of 500, each on its own simulated machine; then shorter ones on the real one, with threads.
+Replay: CDP_SEED=seed; more: CDP_OPERATIONS=100000. A failing program is made small before it is shown.
+"""
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from cdp import store as stores
+from cdpcore.osapi import SimOs, posix
+from world import SIZES, KIB, Op, Size, World, shrink, tuning
+
+OPERATIONS = int(os.environ.get("CDP_OPERATIONS", "10000"))
+HISTORY = 500
+SEED = int(os.environ.get("CDP_SEED", random.SystemRandom().randrange(1 << 32)))
+REAL = Size(256 * KIB, tuning(128 * KIB, 1024 * KIB, slots=4, threads=True), 1)
+
+
+def live(seed: int, program: list[Op] | None = None) -> World:
+    """One history on a simulated machine, to its end, then reopened and compared once more."""
+    rnd = random.Random(seed)
+    sim = SimOs(seed)
+    world = World(seed, sim, "/v", rnd.choice(SIZES))
+    world.create(with_base=rnd.random() < 0.3)
+    for op in program if program is not None else world.program(HISTORY):
+        world.run(op)
+    world.run(("reopen", seed))
+    world.run(("look", seed))
+    world.close()
+    world.forget()
+    assert (sim.open_handles, sim.open_maps, sim.misuse) == (0, 0, 0)
+    return world
+
+
+def fails(seed: int, program: list[Op]) -> bool:
+    try:
+        live(seed, program)
+    except Exception:
+        return True
+    return False
+
+
+def test_operations_agree_with_the_model(capsys: pytest.CaptureFixture[str]):
+    done: dict[str, int] = {}
+    for i in range(max(1, OPERATIONS // HISTORY)):
+        seed = SEED + i
+        try:
+            world = live(seed)
+        except Exception:
+            program = World(seed, SimOs(seed), "/v", SIZES[0]).program(HISTORY)
+            print(f"replay: CDP_SEED={seed}; smallest failing program: {shrink(program, lambda p: fails(seed, p), 60)}")
+            raise
+        for name, n in world.done.items():
+            done[name] = done.get(name, 0) + n
+    with capsys.disabled():
+        print(f"\nmodel: {sum(done.values())} operations, CDP_SEED={SEED}")
+    assert sum(done.values()) >= max(1, OPERATIONS // HISTORY) * HISTORY
+    assert OPERATIONS < 10000 or min(done.values()) > 0, done
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_operations_on_the_real_machine(tmp_path: Path, turn: int):
+    world = World(SEED + turn, posix(), str(tmp_path / "v"), REAL, catalog=stores.lmdb_catalog)
+    world.create(with_base=turn == 1)
+    try:
+        for op in world.program(250):
+            world.run(op)
+        world.run(("reopen", turn))
+        world.run(("look", turn))
+    except BaseException:
+        print(f"replay: CDP_SEED={SEED}")
+        raise
+    finally:
+        world.close()
+    assert sum(world.done.values()) == 252
