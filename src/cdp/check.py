@@ -244,8 +244,14 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     os.sync_dir(directory)
     if os.exists(old):
         stores.remove_tree(os, old)
-    report.runs = len(builder.runs)
-    return report
+    # The index is new; whether the data that it leads to is sound is another question, and answered too.
+    finished = Report()
+    fresh = stores.lmdb_catalog(directory)
+    try:
+        _check_catalogued(os, directory, uuid, fresh, finished, None)
+    finally:
+        fresh.close()
+    return finished
 
 
 def opened_records(segment: SegmentFile) -> int:

@@ -11,6 +11,7 @@ The rule for times: the last write acknowledged at or before it.
 """
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -43,13 +44,16 @@ def parse(point: str | int | datetime | Point, now_ns: int) -> Point:
         return point
     if isinstance(point, bool):
         raise InvalidRequest(f"not a point: {point!r}", HINT)
-    if isinstance(point, int):
+    if hasattr(point, "__index__"):     # numpy's integers too: records() gives them
+        point = operator.index(point)
         if not 0 <= point < 1 << 64:
             raise InvalidRequest(f"not a seq: {point}", "a seq is a number from 0 up")
         return Point(f"#{point}", "seq", seq=point)
     if isinstance(point, datetime):
         whole = int(point.replace(microsecond=0).timestamp())
         return Point(point.isoformat(), "time", ts_ns=whole * 10**9 + point.microsecond * 1000)
+    if not isinstance(point, str):
+        raise InvalidRequest(f"not a point: {point!r}", HINT)
     text = point.strip()
     if text == "now":
         return Point(text, "now")

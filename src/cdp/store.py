@@ -59,6 +59,9 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
     check_size(size)
     if os.exists(directory):
         raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
+    above = next((p for p in Path(directory).parents if os.exists(f"{p}/{geometries.NAME}")), None)
+    if above is not None and parent is None:
+        raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
     # Built beside its place and renamed, so that a crash leaves no half volume under the name.
     building = f"{directory}.creating"
     if os.exists(building):
@@ -164,6 +167,8 @@ class Store:
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
                        inline_maintenance=not t.threads)
+        if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
+            raise Corruption(f"{self.directory}/base.img: not of {g.size_bytes} bytes", "put it back from a copy")
         self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
         parent_view = None
         if self.parent is not None:

@@ -1,5 +1,6 @@
 """export and import: raw disk images out of and into a volume."""
 import os
+import select
 import shutil
 import stat
 import sys
@@ -72,9 +73,8 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Pr
     from cdp.cli.transfer import export_file, export_stream
 
     if out == "-":
-        stream = sys.stdout.buffer
-        export_stream(service, size_bytes, at, stream.write, progress.at)
-        stream.flush()
+        sys.stdout.flush()
+        export_stream(service, size_bytes, at, _write_stdout, progress.at)
         return
     if os.path.lexists(out) and not stat.S_ISREG(os.stat(out).st_mode):
         _export_device(service, size_bytes, at, out, progress)
@@ -93,6 +93,16 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Pr
     except BaseException:
         os.unlink(part)
         raise
+
+
+def _write_stdout(data: bytes) -> None:
+    """All of it: a pipe takes what it has room for, also when the process was stopped and continued in between."""
+    fd, view = sys.stdout.fileno(), memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view):]
+        except BlockingIOError:
+            select.select([], [fd], [])
 
 
 def _export_device(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:
