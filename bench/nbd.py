@@ -61,9 +61,9 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Options:
-    rounds: int = 4
-    seconds: float = 3.0
-    size_bytes: int = 1 << 30
+    rounds: int = 5
+    seconds: float = 2.0
+    size_bytes: int = 512 << 20
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     peers: tuple[str, ...] = tuple(PEERS)
 
