@@ -13,6 +13,7 @@ from cdpcore.segment import SegmentFile
 
 from .catalog import RestoreRow, Segment
 from .recovery import log_numbers, log_path
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     from .store import Store
@@ -34,10 +35,12 @@ def reclaim(store: Store, row: RestoreRow) -> bool:
     rows: list[Segment] = store.catalog.rows(Segment)
     if not any(r.last_seq >= row.seq for r in rows):
         return False
+    # Without the log: this may be the maintenance thread, for which a writer waits that holds the append lock.
+    sealed = Timeline(store.os, f"{store.directory}/log", store.uuid, store.geometry.created_ns, rows)
     gone = [r for r in rows if whole and r.first_seq > row.target_seq and r.last_seq < row.seq]
     for r in rows:
         if r not in gone and r.last_seq > row.target_seq and r.first_seq < row.seq:
-            _punch(store, r.number, row)
+            _punch(store, sealed, r.number, row)
     if gone:
         with store.catalog.write() as txn:
             for r in gone:
@@ -64,10 +67,10 @@ def _left_behind(store: Store, rows: list[Segment], row: RestoreRow) -> list[int
     return found
 
 
-def _punch(store: Store, number: int, row: RestoreRow) -> None:
+def _punch(store: Store, sealed: Timeline, number: int, row: RestoreRow) -> None:
     segment = SegmentFile(store.os, log_path(store.directory, number), store.uuid, number, writable=True)
     try:
-        for seqs, descs in store.timeline.descriptors(number):
+        for seqs, descs in sealed.descriptors(number):
             for d in descs[np.flatnonzero(discarded(seqs, descs, row))]:
                 segment.punch(int(d["data_sector"]) * 512, int(d["data_bytes"]))
     finally:
