@@ -97,7 +97,12 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Pr
 
 def _write_stdout(data: bytes) -> None:
     """All of it: a pipe takes what it has room for, also when the process was stopped and continued in between."""
-    fd, view = sys.stdout.fileno(), memoryview(data)
+    try:
+        fd = sys.stdout.fileno()
+    except OSError:     # not a file: somebody collects it in memory
+        sys.stdout.buffer.write(data)
+        return
+    view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view):]
