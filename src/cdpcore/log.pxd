@@ -44,7 +44,7 @@ cdef class Log:
     cdef uint8_t uuid[16]
     cdef uint64_t volume_bytes, created_ns
     cdef readonly uint64_t segment_bytes
-    cdef bint direct
+    cdef bint direct, before
 
     # append lock
     cdef pthread_mutex_t append_mutex
@@ -81,6 +81,7 @@ cdef class Log:
     cdef bint set_aside(self) noexcept nogil
 
     # No lock held.
+    cdef uint64_t durable(self) noexcept nogil      # the last record that is; it ends its frame
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
     cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil
 

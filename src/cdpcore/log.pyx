@@ -37,11 +37,13 @@ cdef extern from "format.h" nogil:
     enum:
         CDP_BLOCK
         CDP_REC_MORE
+        CDP_SEGMENT_BEFORE
     struct cdp_segment_header:
         uint8_t volume_uuid[16]
         uint64_t volume_bytes
         uint64_t created_ns
         uint32_t segment
+        uint32_t flags
         uint64_t salt
 
 cdef extern from "segment.h" nogil:
@@ -64,12 +66,13 @@ cdef class Log:
         segment_bytes: size of a segment file; at least 8 pool slots.
         next_number: number of the first segment it will create (> 0); next_seq: seq of the first record.
         last_flush_seq: the last flush in the log so far, or 0.
+        before: its data are before-images.
     Threading: the def methods are for the maintenance and writer threads and for the owner; they release the GIL.
     """
 
     def __cinit__(self, Os os not None, BufferPool pool not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
                   uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, uint64_t next_seq,
-                  uint64_t last_flush_seq, bint direct, bint inline_maintenance):
+                  uint64_t last_flush_seq, bint direct, bint inline_maintenance, bint before=False):
         if len(uuid) != 16:
             raise InvalidRequest("a volume's uuid has 16 bytes")
         if segment_bytes < 8 * pool.slot_bytes or segment_bytes > 1 << 40:
@@ -88,6 +91,7 @@ cdef class Log:
         self.flush_seq = last_flush_seq
         self.written_seq = self.durable_seq = next_seq - 1
         self.direct = direct
+        self.before = before
         self.inline_maintenance = inline_maintenance
         pthread_mutex_init(&self.append_mutex, NULL)
         cdp_cond_init(&self.work)
@@ -309,6 +313,7 @@ cdef class Log:
         h.volume_bytes = self.volume_bytes
         h.created_ns = self.created_ns
         h.segment = number
+        h.flags = CDP_SEGMENT_BEFORE if self.before else 0
         rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
         if rc != CDP_OK:
             return rc
@@ -420,6 +425,13 @@ cdef class Log:
         pthread_cond_broadcast(&self.ring.changed)
         pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
+
+    cdef uint64_t durable(self) noexcept nogil:
+        cdef uint64_t seq
+        pthread_mutex_lock(&self.ring.mutex)
+        seq = self.durable_seq
+        pthread_mutex_unlock(&self.ring.mutex)
+        return seq
 
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
         """Return when everything up to `seq` is durable. The first to come leads; those that come while it writes and

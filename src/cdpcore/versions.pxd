@@ -37,6 +37,12 @@ cdef struct change:
     uint64_t loc
 
 
+# When something was looked up.
+cdef struct moment:
+    uint64_t seq            # the last record
+    uint64_t generation     # of trees and runs
+
+
 cdef class Versions:
     # constant after construction
     cdef uint32_t max_records
@@ -48,12 +54,22 @@ cdef class Versions:
     cdef cdp_snapshot *snapshot
     cdef readonly uint64_t last_seq
     cdef readonly uint64_t last_ts_ns
+    cdef uint64_t generation        # how often trees or runs were exchanged
 
     cdef bint has_room(self, uint32_t n_changes) noexcept nogil
     # A record becomes visible, whole.
     cdef void add(self, uint64_t seq, uint64_t ts_ns, const change *changes, uint32_t n) noexcept nogil
     # What is visible in [start, end) at `view` (NULL: now), all of one moment. Free p.heap afterwards.
     cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil
+    # The same for before-images: what [start, end) held at `view`; CDP_LOC_BASE: the disk's. What the disk has of it may be read
+    # afterwards, and is right if untouched() says so then.
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil
+    # Which record after `after` changed each sector last (as loc; 0: none); of segments that have no run yet.
+    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil
+    # Nothing changed [start, end) since the moment. (False where that is not known.)
+    cdef bint untouched(self, const moment *m, uint64_t start, uint64_t end) noexcept nogil
+    cdef void note(self, moment *m) noexcept nogil      # now
+    cdef uint32_t trees_of(self, cdp_tree **trees) noexcept nogil   # mutex held; newest first
     # The segment was set aside: its tree too. 0 or ENOMEM.
     cdef int swap_trees(self) noexcept nogil
     # The next snapshot; NULL keeps the lineage, or the runs. 0 or ENOMEM.

@@ -6,3 +6,4 @@ cdef class View:
     cdef cdp_view v                 # constant after construction; arrays owned
     cdef cdp_view_piece *pieces
     cdef cdp_interval *intervals
+    cdef cdp_interval *freed

@@ -35,6 +35,14 @@ cdef extern from "target.h" nogil:
         uint32_t kind
 
 
+cdef class VolumeCore
+
+# Appends [a, b) to the extents, or to the last of them. -1: the list is full.
+cdef int add_extent(cdp_extent *out, uint32_t cap, uint32_t *n, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil
+# [a, b) of the base.
+cdef int map_base(VolumeCore self, uint64_t a, uint64_t b, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st) noexcept nogil
+
+
 cdef class VolumeCore:
     # constant after construction
     cdef Os os

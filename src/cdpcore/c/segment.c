@@ -24,7 +24,7 @@ int cdp_segment_header_get(const uint8_t *block, struct cdp_segment_header *h)
     memcpy(copy, block, CDP_BLOCK);
     memcpy(h, block, sizeof *h);
     return h->magic == CDP_SEGMENT_MAGIC && h->crc == block_crc(copy, offsetof(struct cdp_segment_header, crc)) &&
-           h->version == CDP_FORMAT_VERSION && h->flags == 0;
+           h->version == CDP_FORMAT_VERSION && !(h->flags & ~(uint32_t)CDP_SEGMENT_BEFORE);
 }
 
 static void trailer_put(uint8_t *block, const struct cdp_segment_trailer *t)

@@ -30,7 +30,8 @@ void cdp_run_ref_drop(cdp_run_ref *r)
 cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs)
 {
     size_t pieces = view->n_pieces * sizeof *view->pieces, intervals = view->n_intervals * sizeof *view->intervals;
-    cdp_snapshot *s = n_runs <= CDP_MAX_RUNS ? malloc(sizeof *s + pieces + intervals) : 0;
+    size_t freed = view->n_freed * sizeof *view->freed;
+    cdp_snapshot *s = n_runs <= CDP_MAX_RUNS ? malloc(sizeof *s + pieces + intervals + freed) : 0;
     if (!s)
         return 0;
     uint8_t *tail = (uint8_t *)(s + 1);
@@ -39,6 +40,7 @@ cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, u
     s->view = *view;
     s->view.pieces = memcpy(tail, view->pieces, pieces);
     s->view.intervals = memcpy(tail + pieces, view->intervals, intervals);
+    s->view.freed = freed ? memcpy(tail + pieces + intervals, view->freed, freed) : 0;
     for (uint32_t i = 0; i < n_runs; i++) {
         s->run_refs[i] = cdp_run_ref_keep(runs[i]);
         s->runs[i] = runs[i]->run;
