@@ -7,6 +7,7 @@ Invariants
  1. last_seq and the tree change together, so a reader sees whole records, in order.
  2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
  3. A snapshot never changes; a restore replaces its lineage, maintenance its runs, each keeping the other half.
+ 4. A reader has its snapshot until it has read the data, so freeing waits for the readers of older ones (readers_gone).
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t
@@ -19,6 +20,17 @@ from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mut
 cdef extern from "format.h" nogil:
     enum:
         CDP_SECTOR
+
+
+cdef extern from "thread.h" nogil:
+    uint64_t cdp_monotonic_ms()
+    void cdp_nap_us(uint32_t us)
+
+
+cdef void drop(pieces *p) noexcept nogil:
+    """Done with what resolve() found."""
+    free(p.heap)
+    cdp_snapshot_unref(p.snapshot)
 
 
 cdef class Versions:
@@ -61,7 +73,7 @@ cdef class Versions:
         return snap
 
     cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil:
-        """Pieces of [start, end) at `view` (NULL: now), all of one moment. Free p.heap if it is not NULL."""
+        """Pieces of [start, end) at `view` (NULL: now), all of one moment; to be dropped where it succeeds."""
         cdef cdp_piece known[64]
         cdef cdp_piece *trees_know = known
         cdef cdp_piece *both
@@ -87,9 +99,9 @@ cdef class Versions:
             if n >= 0 and reached == end:
                 n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
                                     p.at, cap, &reached, st)
-            cdp_snapshot_unref(snap)
             if n < 0 or reached == end:
                 break
+            cdp_snapshot_unref(snap)
             # Fragmented: begin again with room for the worst case, so that all pieces are of one moment.
             free(p.heap)
             cap = cap * 32 if cap * 32 < end - start + 1 else end - start + 1
@@ -99,10 +111,12 @@ cdef class Versions:
             p.at = p.heap
             trees_know = p.heap + cap
         if n < 0:
+            cdp_snapshot_unref(snap)
             free(p.heap)
             p.heap = NULL
             return st.code
         p.n = <uint64_t>n
+        p.snapshot = snap
         return CDP_OK
 
     cdef int swap_trees(self) noexcept nogil:
@@ -130,6 +144,7 @@ cdef class Versions:
             view = &old.view
         fresh = cdp_snapshot_new(view, runs, n_runs)
         if fresh != NULL:
+            cdp_snapshot_succeed(old, fresh)
             self.snapshot = fresh
             if drop_sealing_tree:
                 dead = self.sealing_tree
@@ -140,6 +155,19 @@ cdef class Versions:
         cdp_snapshot_unref(old)
         cdp_tree_free(dead)
         return CDP_OK
+
+    def readers_gone(self, uint32_t timeout_ms) -> bool:
+        """Wait until every read that began before this call has ended. False where the time was over first."""
+        cdef cdp_snapshot *now = self.reference()
+        cdef uint64_t until = cdp_monotonic_ms() + timeout_ms
+        cdef bint gone
+        with nogil:
+            gone = cdp_snapshot_is_oldest(now)
+            while not gone and cdp_monotonic_ms() < until:
+                cdp_nap_us(200)
+                gone = cdp_snapshot_is_oldest(now)
+            cdp_snapshot_unref(now)
+        return bool(gone)
 
     def position(self):
         """(last_seq, last_ts_ns), of one moment."""
