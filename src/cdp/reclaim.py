@@ -18,6 +18,9 @@ from .timeline import Timeline
 if TYPE_CHECKING:
     from .store import Store
 
+READERS_MS = 1000
+"""How long one attempt waits for reads that began before the restore: the next attempt is maintenance's."""
+
 
 def discarded(seqs: Any, descs: Any, row: RestoreRow) -> Any:
     """Which descriptors (a bool array) a destructive restore discarded."""
@@ -29,11 +32,12 @@ def reclaim(store: Store, row: RestoreRow) -> bool:
     """Free the space; constant memory. Called with the volume's lock held, I/O goes on.
 
     False, and nothing done, while the restore itself is in a segment that the catalog does not know: recovery expects such a
-    segment to follow the last one in the catalog, and its data to be whole. To be called again when that is sealed.
+    segment to follow the last one in the catalog, and its data to be whole. To be called again when that is sealed. The same while
+    a read goes on that began before the restore: it may be about to read what is to be freed.
     """
     whole = row.start == 0 and row.end == store.sectors
     rows: list[Segment] = store.catalog.rows(Segment)
-    if not any(r.last_seq >= row.seq for r in rows):
+    if not any(r.last_seq >= row.seq for r in rows) or not store.core.versions.readers_gone(READERS_MS):
         return False
     # Without the log: this may be the maintenance thread, for which a writer waits that holds the append lock.
     sealed = Timeline(store.os, f"{store.directory}/log", store.uuid, store.geometry.created_ns, rows)

@@ -65,7 +65,7 @@ class Volume:
         self.settings = settings or Settings()
         tuning = _tuning or Tuning.from_settings(self.settings)
         self._lock = threading.RLock()          # bookmarks, images, restores, closing
-        self._views: weakref.WeakSet[TimeImage] = weakref.WeakSet()
+        self._views: weakref.WeakKeyDictionary[View, Moment] = weakref.WeakKeyDictionary()   # what is being read
         self._references = 1
         self._parent = _parent or self._open_parent(tuning, _os, _catalog)
         try:
@@ -147,7 +147,7 @@ class Volume:
 
     def extents(self, offset: int = 0, length: int | None = None, at: PointLike | None = None) -> Iterator[Extent]:
         """Adjacent extents of [offset, offset + length), in order; of the current content, or as of `at`."""
-        view = None if at is None else self._store.view_at(self.resolve(at).seq)
+        view = None if at is None else self._view(at)[1]
         return _extents(self._core, view, self.size_bytes, offset, length)
 
     def target(self) -> Any:
@@ -237,11 +237,15 @@ class Volume:
 
     def at(self, point: PointLike) -> TimeImage:
         """Open the moment as a read-only time image: nothing is copied, and it stays what it is while the volume goes on."""
+        return TimeImage(self, *self._view(point))
+
+    def _view(self, point: PointLike) -> tuple[Moment, View]:
+        """A moment and its view; while the view lives, no destructive restore frees what it shows."""
         with self._lock:
             moment = self.resolve(point)
-            image = TimeImage(self, moment, self._store.view_at(moment.seq))
-            self._views.add(image)
-            return image
+            view = self._store.view_at(moment.seq)
+            self._views[view] = moment
+            return moment, view
 
     def records(self, since: PointLike = "#0", until: PointLike = "now", limit: int | None = None) -> Any:
         """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags, offset,
@@ -419,9 +423,9 @@ class Volume:
             if bookmark.at.seq > target.seq:
                 raise RefusedPoint(f"{self.path}: bookmark {bookmark.name!r} names #{bookmark.at.seq}, which would be freed",
                                    "delete the bookmark first")
-        for image in list(self._views):
-            if not image.closed and image.moment.seq > target.seq:
-                raise Busy(f"{self.path}: a time image of #{image.moment.seq} is open", "close it first")
+        for moment in list(self._views.values()):
+            if moment.seq > target.seq:
+                raise Busy(f"{self.path}: a time image of #{moment.seq} is open", "close it (and what reads it) first")
 
     def _reclaim(self, row: RestoreRow) -> None:
         s = self._store

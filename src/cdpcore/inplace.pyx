@@ -30,7 +30,7 @@ from cdpcore.osapi cimport CDP_OPEN_RDWR
 from cdpcore.pending cimport pending_change
 from cdpcore.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
                            pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
-from cdpcore.versions cimport change
+from cdpcore.versions cimport change, drop
 from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, add_extent, cdp_extent,
                              cdp_gate_enter, cdp_gate_leave, map_base)
 from cdpcore.errors import Closed
@@ -230,7 +230,7 @@ cdef class InPlaceCore(VolumeCore):
         if rc != CDP_OK:
             return rc
         b = p.at[0].end if p.at[0].loc == 0 else start
-        free(p.heap)
+        drop(&p)
         if b == start:
             return CDP_OK
         rc = self.table.next_data(self.table.ctx, self.base_fd, start * CDP_SECTOR, &a, until)
@@ -586,7 +586,7 @@ cdef class InPlaceCore(VolumeCore):
                 if p.at[i].loc == 0:
                     got = self.table.pread(self.table.ctx, self.base_fd, buf + (a - off), b - a, a)
                     if got < 0:
-                        free(p.heap)
+                        drop(&p)
                         return cdp_fail_os(st, got, a, b"reading the disk")
                     memset(buf + (a - off) + got, 0, (b - a) - <uint64_t>got)
                     continue
@@ -604,7 +604,7 @@ cdef class InPlaceCore(VolumeCore):
                     a += step
                 if lost:
                     break
-            free(p.heap)
+            drop(&p)
         return CDP_OK
 
     cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
@@ -628,7 +628,7 @@ cdef class InPlaceCore(VolumeCore):
                 memset(buf + (a - off), 0, b - a)
             if rc != CDP_OK:
                 break
-        free(p.heap)
+        drop(&p)
         return rc
 
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
@@ -689,7 +689,7 @@ cdef class InPlaceCore(VolumeCore):
                 a += step
             if rc != CDP_OK:
                 break
-        free(p.heap)
+        drop(&p)
         return rc
 
     cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, moment *m,
@@ -714,7 +714,7 @@ cdef class InPlaceCore(VolumeCore):
                 rc = add_extent(<cdp_extent *>out, cap, count, a, b, kind)
             if rc != CDP_OK:
                 break
-        free(p.heap)
+        drop(&p)
         return rc
 
     # --- restores -----------------------------------------------------------------------------------------------------
@@ -750,6 +750,9 @@ cdef class InPlaceCore(VolumeCore):
             ticket = self.ranges.acquire(start, min(start + step, end))
             epoch = self.current_epoch()
             rc = self.versions.resolve_before(NULL, start, min(start + step, end), &p, &m, st)
+            if rc != CDP_OK:
+                self.ranges.release(ticket)
+                break
             i = 0
             while rc == CDP_OK and i < p.n:
                 if p.at[i].loc == CDP_LOC_BASE:
@@ -781,8 +784,7 @@ cdef class InPlaceCore(VolumeCore):
                 free(content)
                 if rc == CDP_OK:
                     n[0] += size
-            if p.heap != NULL:
-                free(p.heap)
+            drop(&p)
             self.ranges.release(ticket)
             if rc == AGAIN:         # another restore came: look again
                 rc = CDP_OK
@@ -807,7 +809,7 @@ cdef class InPlaceCore(VolumeCore):
             return [(p.at[i].start * CDP_SECTOR, (p.at[i].end - p.at[i].start) * CDP_SECTOR) for i in range(p.n)
                     if p.at[i].loc != CDP_LOC_BASE]
         finally:
-            free(p.heap)
+            drop(&p)
 
     def stats(self) -> dict:
         """As VolumeCore.stats; and what waits for the disk in bytes, what is on it, and writes that changed nothing."""

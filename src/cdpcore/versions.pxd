@@ -21,13 +21,17 @@ cdef extern from "snapshot.h" nogil:
     cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs)
     cdp_snapshot *cdp_snapshot_ref(cdp_snapshot *s)
     void cdp_snapshot_unref(cdp_snapshot *s)
+    void cdp_snapshot_succeed(cdp_snapshot *s, cdp_snapshot *next)
+    int cdp_snapshot_is_oldest(const cdp_snapshot *s)
 
 
-# What resolve() found: pieces in a small array, or in a grown one.
+# What resolve() found: pieces in a small array, or in a grown one; and the snapshot that led there. As long as it is held,
+# nothing that the pieces point at is freed.
 cdef struct pieces:
     cdp_piece *at
     uint64_t n
     cdp_piece *heap
+    cdp_snapshot *snapshot
     cdp_piece few[64]
 
 
@@ -41,6 +45,9 @@ cdef struct change:
 cdef struct moment:
     uint64_t seq            # the last record
     uint64_t generation     # of trees and runs
+
+
+cdef void drop(pieces *p) noexcept nogil
 
 
 cdef class Versions:
@@ -59,7 +66,7 @@ cdef class Versions:
     cdef bint has_room(self, uint32_t n_changes) noexcept nogil
     # A record becomes visible, whole.
     cdef void add(self, uint64_t seq, uint64_t ts_ns, const change *changes, uint32_t n) noexcept nogil
-    # What is visible in [start, end) at `view` (NULL: now), all of one moment. Free p.heap afterwards.
+    # What is visible in [start, end) at `view` (NULL: now), all of one moment. Where it succeeds, drop(p) when the data is read.
     cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil
     # The same for before-images: what [start, end) held at `view`; CDP_LOC_BASE: the disk's. What the disk has of it may be read
     # afterwards, and is right if untouched() says so then.

@@ -7,6 +7,7 @@ Invariants
  1. last_seq and the tree change together, so a reader sees whole records, in order.
  2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
  3. A snapshot never changes; a restore replaces its lineage, maintenance its runs, each keeping the other half.
+ 4. A reader has its snapshot until it has read the data, so freeing waits for the readers of older ones (readers_gone).
 """
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t
@@ -19,6 +20,18 @@ from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mut
 cdef extern from "format.h" nogil:
     enum:
         CDP_SECTOR
+
+
+cdef extern from "thread.h" nogil:
+    uint64_t cdp_monotonic_ms()
+    void cdp_nap_us(uint32_t us)
+
+
+cdef void drop(pieces *p) noexcept nogil:
+    """Done with what was found."""
+    free(p.heap)
+    if p.snapshot != NULL:
+        cdp_snapshot_unref(p.snapshot)
 
 
 cdef class Versions:
@@ -61,7 +74,7 @@ cdef class Versions:
         return snap
 
     cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil:
-        """Pieces of [start, end) at `view` (NULL: now), all of one moment. Free p.heap if it is not NULL."""
+        """Pieces of [start, end) at `view` (NULL: now), all of one moment; to be dropped where it succeeds."""
         cdef cdp_piece known[64]
         cdef cdp_piece *trees_know = known
         cdef cdp_piece *both
@@ -87,14 +100,14 @@ cdef class Versions:
             if n >= 0 and reached == end:
                 n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
                                     p.at, cap, &reached, st)
-            cdp_snapshot_unref(snap)
             if n < 0 or reached == end:
                 break
+            cdp_snapshot_unref(snap)
             # Fragmented: begin again with more room, so that all pieces are of one moment.
             if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
             trees_know = p.heap + cap
-        return done_pieces(p, n, st)
+        return done_pieces(p, n, snap, st)
 
     cdef uint32_t trees_of(self, cdp_tree **trees) noexcept nogil:
         trees[0] = self.tree
@@ -134,7 +147,7 @@ cdef class Versions:
             n = cdp_lookup_seqs(trees, self.trees_of(trees), after, start, end, p.at, cap, &reached, st)
             pthread_mutex_unlock(&self.mutex)
             if n < 0 or reached == end:
-                return done_pieces(p, n, st)
+                return done_pieces(p, n, NULL, st)
             if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
 
@@ -172,11 +185,11 @@ cdef class Versions:
             m.seq = self.last_seq
             m.generation = self.generation
             pthread_mutex_unlock(&self.mutex)
+            if (n < 0 or reached == end) and (n < 0 or m.generation == generation):
+                return done_pieces(p, n, snap, st)
             cdp_snapshot_unref(snap)
-            if n >= 0 and m.generation != generation:
+            if m.generation != generation:
                 continue
-            if n < 0 or reached == end:
-                return done_pieces(p, n, st)
             if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
             runs_know = p.heap + cap
@@ -207,6 +220,7 @@ cdef class Versions:
             view = &old.view
         fresh = cdp_snapshot_new(view, runs, n_runs)
         if fresh != NULL:
+            cdp_snapshot_succeed(old, fresh)
             self.snapshot = fresh
             self.generation += 1
             if drop_sealing_tree:
@@ -218,6 +232,19 @@ cdef class Versions:
         cdp_snapshot_unref(old)
         cdp_tree_free(dead)
         return CDP_OK
+
+    def readers_gone(self, uint32_t timeout_ms) -> bool:
+        """Wait until every read that began before this call has ended. False where the time was over first."""
+        cdef cdp_snapshot *now = self.reference()
+        cdef uint64_t until = cdp_monotonic_ms() + timeout_ms
+        cdef bint gone
+        with nogil:
+            gone = cdp_snapshot_is_oldest(now)
+            while not gone and cdp_monotonic_ms() < until:
+                cdp_nap_us(200)
+                gone = cdp_snapshot_is_oldest(now)
+            cdp_snapshot_unref(now)
+        return bool(gone)
 
     def position(self):
         """(last_seq, last_ts_ns), of one moment."""
@@ -255,10 +282,11 @@ cdef bint more_pieces(pieces *p, uint64_t *cap, uint64_t sectors) noexcept nogil
     return p.heap != NULL
 
 
-cdef int done_pieces(pieces *p, int64_t n, cdp_status *st) noexcept nogil:
+cdef int done_pieces(pieces *p, int64_t n, cdp_snapshot *snap, cdp_status *st) noexcept nogil:
+    """The pieces keep the snapshot (NULL: none was asked), but for a failure."""
+    p.n = <uint64_t>max(n, 0)
+    p.snapshot = snap
     if n < 0:
-        free(p.heap)
-        p.heap = NULL
+        drop(p)
         return st.code
-    p.n = <uint64_t>n
     return CDP_OK

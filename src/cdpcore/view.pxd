@@ -3,6 +3,7 @@ from cdpcore.index cimport cdp_interval, cdp_view, cdp_view_piece
 
 
 cdef class View:
+    cdef object __weakref__         # a moment is in use as long as a view of it lives
     cdef cdp_view v                 # constant after construction; arrays owned
     cdef cdp_view_piece *pieces
     cdef cdp_interval *intervals

@@ -6,16 +6,16 @@ copy of the data, so records are in the log in seq order, whole, and overlapping
 recovery and every image show.
 
 Way of a read: what is visible (Versions) -> data from a pool slot that still has it, a segment file, or the base, without a
-lock.
+lock; what a destructive restore frees is freed when the reads that began before it have ended.
 
 Invariant: a record is in one segment, whole; if it can't be, for want of space, nothing of it is in the log.
 """
-from libc.errno cimport ENOENT, ENOMEM, ESHUTDOWN
+from libc.errno cimport ENOMEM, ESHUTDOWN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
 from cdpcore.index cimport cdp_crc32c, cdp_piece
-from cdpcore.versions cimport Versions, change, pieces
+from cdpcore.versions cimport Versions, change, drop, pieces
 from cdpcore.osapi cimport CDP_OPEN_RDONLY
 from cdpcore.errors import Busy, Closed
 
@@ -317,31 +317,27 @@ cdef class VolumeCore:
     cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef cdp_piece *q
-        cdef uint64_t i, a, b, tries = 0
+        cdef uint64_t i, a, b
         cdef int rc
         if n == 0:
             return CDP_OK
-        while True:
-            rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            q = &p.at[i]
+            a = max(q.start * CDP_SECTOR, off)
+            b = min(q.end * CDP_SECTOR, off + n)
+            if q.loc == CDP_LOC_BASE:
+                rc = self.read_base(buf + (a - off), a, b - a, st)
+            elif cdp_loc_is_data(q.loc):
+                rc = self.read_data(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
+            else:
+                memset(buf + (a - off), 0, b - a)
             if rc != CDP_OK:
-                return rc
-            for i in range(p.n):
-                q = &p.at[i]
-                a = max(q.start * CDP_SECTOR, off)
-                b = min(q.end * CDP_SECTOR, off + n)
-                if q.loc == CDP_LOC_BASE:
-                    rc = self.read_base(buf + (a - off), a, b - a, st)
-                elif cdp_loc_is_data(q.loc):
-                    rc = self.read_data(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
-                else:
-                    memset(buf + (a - off), 0, b - a)
-                if rc != CDP_OK:
-                    break
-            free(p.heap)
-            # A destructive restore may free a segment between look-up and read: what is visible now lies elsewhere.
-            if rc == CDP_OK or st.sys_errno != ENOENT or tries == 3:
-                return rc
-            tries += 1
+                break
+        drop(&p)
+        return rc
 
     cdef int read_data(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil:
         cdef uint64_t token, off
@@ -409,7 +405,7 @@ cdef class VolumeCore:
                     rc = add_extent(out, cap, &count, a, b, kind)
                 if rc != CDP_OK:
                     break
-            free(p.heap)
+            drop(&p)
             at = stop
         cdp_gate_leave(&self.gate)
         if rc == FULL:
