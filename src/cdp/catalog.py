@@ -7,6 +7,7 @@ A transaction is durable when it returns. Values are JSON: a few hundred bytes e
     runs      id (u64 big-endian) -> Run
     bookmarks name -> BookmarkRow
     restores  seq (u64 big-endian) -> RestoreRow
+    writebacks seq (u64 big-endian) -> WritebackRow
 
 Threading: any thread; LMDB serialises writers.
 """
@@ -70,10 +71,18 @@ class RestoreRow:
     reclaimed: bool = False
 
 
+@dataclass(frozen=True)
+class WritebackRow:
+    """Before-images: from record `seq` on, the disk holds what all restores up to `upto_seq` say."""
+
+    seq: int
+    upto_seq: int
+
+
 class Transaction(Protocol):
     """Changes that become durable together."""
 
-    def put(self, row: Segment | Run | BookmarkRow | RestoreRow) -> None: ...
+    def put(self, row: Segment | Run | BookmarkRow | RestoreRow | WritebackRow) -> None: ...
     def remove(self, kind: type, key: int | str) -> None: ...
 
 
@@ -85,7 +94,8 @@ class Catalog(Protocol):
     def close(self) -> None: ...
 
 
-TABLES: dict[type, bytes] = {Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores"}
+TABLES: dict[type, bytes] = {Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores",
+                            WritebackRow: b"writebacks"}
 
 
 def key_of(kind: type, key: int | str) -> bytes:

@@ -84,6 +84,9 @@ class Images:
             if self._is_open(name):
                 raise Busy(f"{self._volume.path}: image {name!r} is open", "close it first")
 
+    def any_open(self) -> bool:
+        return any(self._is_open(name) for name in self._open)
+
     def _is_open(self, name: str) -> bool:
         return name in self._open and self._open[name].in_use()
 

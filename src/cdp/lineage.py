@@ -28,6 +28,8 @@ class RestoreRecord:
     start: int
     end: int
     destructive: bool = False
+    done_seq: int = 0
+    """Before-images: the record from which on the disk holds it; 0: it is being written back."""
 
 
 def view(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[Piece]:
@@ -55,6 +57,40 @@ def _chain(seq: int, covering: list[RestoreRecord]) -> list[Interval]:
     if hi > 0:
         intervals.append((0, hi))
     return intervals
+
+
+def view_before(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[tuple[int, int, list[Interval], list[Interval]]]:
+    """The same for before-images (c/index.h, cdp_lookup_before): the last interval is always there, and one above it stands for a
+    restore that was not written back at its `hi`. Fourth: the intervals that destructive restores freed."""
+    past = list(restores)
+    edges = sorted({0, sectors, *(r.start for r in past), *(r.end for r in past)})
+    pieces: list[tuple[int, int, list[Interval], list[Interval]]] = []
+    for start, end in zip(edges, edges[1:]):
+        covering = [r for r in past if r.start <= start and end <= r.end]
+        intervals: list[Interval] = []
+        hi = seq
+        for r in reversed(covering):
+            if r.seq <= hi and not 0 < r.done_seq <= hi:
+                if hi > r.seq:
+                    intervals.append((r.seq, hi))
+                hi = r.target_seq
+        intervals.append((0, hi))
+        freed_here = _joined((r.target_seq, r.seq) for r in covering if r.destructive and r.done_seq)
+        if pieces and pieces[-1][2:] == (intervals, freed_here):
+            pieces[-1] = (pieces[-1][0], end, intervals, freed_here)
+        else:
+            pieces.append((start, end, intervals, freed_here))
+    return pieces
+
+
+def _joined(intervals: Iterable[Interval]) -> list[Interval]:
+    joined: list[Interval] = []
+    for lo, hi in sorted(intervals):
+        if joined and lo <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(hi, joined[-1][1]))
+        else:
+            joined.append((lo, hi))
+    return joined
 
 
 def gaps(restores: Iterable[RestoreRecord]) -> list[Interval]:

@@ -24,7 +24,7 @@ READERS_MS = 1000
 
 def discarded(seqs: Any, descs: Any, row: RestoreRow) -> Any:
     """Which descriptors (a bool array) a destructive restore discarded."""
-    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["kind"] == 1) & \
+    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["data_bytes"] > 0) & ((descs["kind"] <= 3) | (descs["kind"] == 8)) & \
         (descs["start"] >= row.start) & (descs["start"] + descs["sectors"] <= row.end)
 
 

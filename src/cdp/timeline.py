@@ -26,7 +26,8 @@ FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<
 DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_sector", "<u4"), ("crc", "<u4"),
                  ("kind", "<u2"), ("flags", "<u2"), ("data_bytes", "<u4")])
 RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8")])
-"""One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away;
+"""One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away,
+8 written back, 9 restores are written back (both of before-image volumes);
 flags: 2 FUA; offset, length in bytes."""
 
 MORE, FUA = 1, 2
@@ -234,7 +235,7 @@ def group(seqs: Any, descs: Any) -> Any:
     out["kind"] = np.maximum.reduceat(descs["kind"], first)     # the edges of a zero or trim are writes
     out["flags"] = descs["flags"][first] & FUA
     place = descs["kind"][first] <= 3
-    place |= descs["kind"][first] == 6                          # a bookmark's start is a seq, not a place
+    place |= np.isin(descs["kind"][first], (6, 8))              # a bookmark's start is a seq, not a place
     out["offset"] = np.where(place, descs["start"][first] * 512, 0)
     out["length"] = np.add.reduceat(descs["sectors"], first) * 512
     return out

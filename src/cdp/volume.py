@@ -32,17 +32,24 @@ from .recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, 
 from .settings import Settings
 from .timeline import RECORD
 from .tuning import Tuning
+from .writeback import WriteBack
 
 PointLike = str | int | datetime | points.Point
 KINDS = {0: "data", 1: "zero", 2: "hole"}
 
 
-def create(path: str | Path, *, size: int, settings: Settings | None = None) -> Volume:
-    """Make a volume of `size` bytes (a multiple of 512, up to 64 PiB) in the folder `path`, which must not exist, and open it.
+def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None) -> Volume:
+    """Make a volume in the folder `path`, which must not exist, and open it: of `size` bytes (a multiple of 512, up to 64 PiB), or
+    of before-images, to protect the raw file or block device `disk` in place.
 
-    Nothing is allocated up front. Raises InvalidRequest, NotFound (no parent folder), OutOfSpace.
+    Nothing is allocated up front, and nothing of the disk is copied; it stays a plain raw disk with the current content, and must
+    not be written by others while the volume is open. Raises InvalidRequest, NotFound (no parent folder, no disk), Busy (another
+    volume has the disk open), OutOfSpace.
     """
-    stores.create(_directory(path), size, Tuning.from_settings(settings or Settings()))
+    if (size is None) == (disk is None):
+        raise InvalidRequest("a volume has a size, or the disk that it protects", "give either size= or disk=")
+    stores.create(_directory(path), size or 0, Tuning.from_settings(settings or Settings()),
+                  disk=_directory(Path(disk).resolve()) if disk is not None else "")
     return Volume(path, settings=settings)
 
 
@@ -84,6 +91,7 @@ class Volume:
         self.created_ns: int = self._store.geometry.created_ns
         try:
             self._images = Images(self, tuning, _os, _catalog)
+            self.writeback: WriteBack | None = WriteBack(self) if self._store.geometry.before else None
             self._finish_reclaims()
         except BaseException:
             self._store.close()
@@ -375,6 +383,8 @@ class Volume:
 
     def _restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None, dry_run: bool) -> Restore:
         s = self._store
+        if self.writeback is not None:
+            self.writeback.check_may_begin(target, destructive)
         if len(s.restores) >= s.tuning.max_restores:
             raise OutOfSpace(f"{self.path}: {len(s.restores)} restores are kept", "raise max_restores")
         if destructive:
@@ -389,8 +399,11 @@ class Volume:
         try:
             seq = self._core.position()[0] + 1
             records = [*s.lineage_records(), lineage.RestoreRecord(seq, 0, target.seq, start, end, destructive)]
-            view = View(lineage.view(lineage.NOW, records, s.sectors))
+            of = lineage.view if self.writeback is None else lineage.view_before
+            view = View(of(lineage.NOW, records, s.sectors))
             seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view)
+            if self.writeback is not None:
+                self._core.lineage_changed(True, destructive)
             row = RestoreRow(seq, ts_ns, target.seq, target.ts_ns, start, end, destructive, undo_of or 0)
             s.restores = [*s.restores, row]
             event = Event(RESTORE, seq, ts_ns, start, end - start, data)
@@ -398,7 +411,9 @@ class Volume:
         finally:
             self._core.thaw()
         self._settle_event(event)
-        if destructive:
+        if self.writeback is not None:
+            self.writeback.begin()      # and frees, when it is done
+        elif destructive:
             self._core.set_aside()      # space is freed once the restore's own segment is sealed
             s.settle()
             self._reclaim(row)
@@ -429,6 +444,8 @@ class Volume:
 
     def _reclaim(self, row: RestoreRow) -> None:
         s = self._store
+        if self.writeback is not None and not self.writeback.may_free(row):
+            return
         if not reclaim(s, row):
             return
         done = dataclasses.replace(row, reclaimed=True)
@@ -509,6 +526,8 @@ class Volume:
                     self._references = max(0, self._references - 1)
                     return
                 self._images.check_closed()
+                if self.writeback is not None:
+                    self.writeback.stop()
                 self._references, parent = 0, self._parent
                 self._store.close()
         finally:

@@ -58,6 +58,7 @@ cdef class InPlaceCore(VolumeCore):
     cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, old_part *old, uint32_t n_old, uint32_t flags,
                            uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int finish(self, uint64_t seq, uint32_t flags, int rc, cdp_status *st) noexcept nogil
+    cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil
     cdef int make_room(self, cdp_status *st) noexcept nogil
     cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil
     cdef uint64_t current_epoch(self) noexcept nogil
@@ -70,7 +71,7 @@ cdef class InPlaceCore(VolumeCore):
     cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, moment *m,
                       cdp_status *st) noexcept nogil
     # --- internal: restores
-    cdef int write_back_range(self, uint64_t start, uint64_t end, uint64_t *n, cdp_status *st) noexcept nogil
+    cdef int write_back_range(self, uint64_t *at, uint64_t end, uint32_t max_records, uint64_t *n, cdp_status *st) noexcept nogil
     # --- internal: the way to the disk
     cdef int settle(self, uint64_t upto, bint sync, cdp_status *st) noexcept nogil
     cdef int settle_now(self, bint sync, cdp_status *st) noexcept nogil

@@ -351,6 +351,28 @@ cdef class InPlaceCore(VolumeCore):
             self.unflushed_seq = seq[0]
         return CDP_OK
 
+    cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil:
+        """As change_held, but no record and no before-image: a destructive restore discards what the disk holds. Nobody reads this
+        from Pending or the disk before drain(): the versions that it comes from are shown until the restore is done."""
+        cdef uint64_t bytes = 0
+        cdef uint32_t i
+        cdef int rc = CDP_OK
+        for i in range(n):
+            bytes += (s[i].end - s[i].start) * CDP_SECTOR if s[i].kind == CDP_EXTENT_DATA else 0
+        while rc == CDP_OK and not self.pending.reserve(bytes, n):
+            rc = self.make_room(st)
+        if rc != CDP_OK:
+            return rc
+        self.log.lock_append()
+        if epoch == self.epoch:
+            for i in range(n):
+                self.pending.push(self.versions.last_seq, s[i].start, s[i].end, s[i].kind, s[i].data)
+        else:
+            self.pending.unreserve(bytes, n)
+            rc = AGAIN
+        self.log.unlock_append()
+        return rc
+
     cdef int make_room(self, cdp_status *st) noexcept nogil:
         """Pending is full: what is in it goes to the disk, by us or by whoever is at it."""
         cdef uint64_t before = self.pending.released()
@@ -717,36 +739,62 @@ cdef class InPlaceCore(VolumeCore):
         drop(&p)
         return rc
 
+    def on_disk(self) -> bool:
+        """Whether the disk holds every record, durably."""
+        return self.synced_seq == self.versions.last_seq and not self.log.failed
+
     # --- restores -----------------------------------------------------------------------------------------------------
 
-    def lineage_changed(self, bint restoring):
-        """Between freeze() and thaw(), after the current lineage was replaced. `restoring`: it shows more than the disk."""
+    def lineage_changed(self, bint restoring, bint discards=False):
+        """Between freeze() and thaw(), after the current lineage was replaced. `restoring`: it shows more than the disk.
+        `discards`: a destructive restore does, so what the disk still holds of before is kept by nobody."""
         self.epoch += 1
         self.restoring = restoring
+        self.old_is_logical = restoring and discards
 
-    def write_back(self, uint64_t offset, uint64_t length):
-        """Put a range of the disk (whole sectors, at most 4 MiB) to what the current lineage shows of it, keeping what was there as
-        any write does. Returns the bytes that were not on the disk yet."""
+    def drain(self):
+        """Everything in Pending so far is on the disk, durably; also what write_back() put there without a record."""
         cdef cdp_status st
-        cdef uint64_t n = 0
+        cdef uint64_t seq
+        cdef int rc
+        with nogil:
+            rc = self.settle_now(True, &st)
+            if rc == CDP_OK:
+                pthread_mutex_lock(&self.settling)
+                while self.busy:
+                    pthread_cond_wait(&self.settled, &self.settling)
+                self.busy = True
+                pthread_mutex_unlock(&self.settling)
+                rc = self.round(True, &st)
+                pthread_mutex_lock(&self.settling)
+                self.busy = False
+                pthread_cond_broadcast(&self.settled)
+                pthread_mutex_unlock(&self.settling)
+        check(rc, &st, None)
+
+    def write_back(self, uint64_t offset, uint64_t length, uint32_t max_records):
+        """Put a range of the disk (whole sectors) to what the current lineage shows of it, keeping what was there as any write does.
+        Stops after `max_records`. Returns (up to where, bytes that were not on the disk yet)."""
+        cdef cdp_status st
+        cdef uint64_t n = 0, at = offset // CDP_SECTOR
         cdef int rc
         if not cdp_gate_enter(&self.gate):
             raise Closed("the volume is closed")
         with nogil:
-            rc = self.write_back_range(offset // CDP_SECTOR, (offset + length) // CDP_SECTOR, &n, &st)
+            rc = self.write_back_range(&at, (offset + length) // CDP_SECTOR, max_records, &n, &st)
         cdp_gate_leave(&self.gate)
         check(rc, &st, None)
-        return n
+        return at * CDP_SECTOR, n
 
-    cdef int write_back_range(self, uint64_t start, uint64_t end, uint64_t *n, cdp_status *st) noexcept nogil:
+    cdef int write_back_range(self, uint64_t *at, uint64_t end, uint32_t max_records, uint64_t *n, cdp_status *st) noexcept nogil:
         cdef pieces p
-        cdef uint64_t i, k, epoch, seq, step = self.max_request_bytes // CDP_SECTOR, size
+        cdef uint64_t i, k, epoch, seq, step = self.max_request_bytes // CDP_SECTOR, size, start = at[0]
         cdef span s[MAX_PARTS]
-        cdef uint32_t n_spans, ticket
+        cdef uint32_t n_spans, ticket, n_records = 0
         cdef moment m
         cdef uint8_t *content
         cdef int rc = CDP_OK
-        while start < end and rc == CDP_OK:
+        while start < end and rc == CDP_OK and n_records < max_records:
             ticket = self.ranges.acquire(start, min(start + step, end))
             epoch = self.current_epoch()
             rc = self.versions.resolve_before(NULL, start, min(start + step, end), &p, &m, st)
@@ -754,7 +802,7 @@ cdef class InPlaceCore(VolumeCore):
                 self.ranges.release(ticket)
                 break
             i = 0
-            while rc == CDP_OK and i < p.n:
+            while rc == CDP_OK and i < p.n and n_records < max_records:
                 if p.at[i].loc == CDP_LOC_BASE:
                     i += 1
                     continue
@@ -779,37 +827,45 @@ cdef class InPlaceCore(VolumeCore):
                     size += (p.at[i].end - p.at[i].start) * CDP_SECTOR
                     n_spans += 1
                     i += 1
-                if rc == CDP_OK:
+                if rc == CDP_OK and self.old_is_logical:
+                    rc = self.overwrite_held(s, n_spans, epoch, st)
+                elif rc == CDP_OK:
                     rc = self.change_held(CDP_KIND_WRITEBACK, s, n_spans, 0, epoch, &seq, st)
                 free(content)
                 if rc == CDP_OK:
                     n[0] += size
+                    n_records += 1
+            k = p.at[i].start if i < p.n else min(start + step, end)
             drop(&p)
             self.ranges.release(ticket)
             if rc == AGAIN:         # another restore came: look again
                 rc = CDP_OK
             elif rc == CDP_OK:
-                start = min(start + step, end)
+                start = k
+        at[0] = start
         return rc
 
-    def not_on_disk(self, uint64_t offset, uint64_t length) -> list:
-        """[(offset, length)] of what the current lineage shows in a range (whole sectors, at most 1 GiB) and the disk does not have."""
+    def not_on_disk(self, uint64_t offset, uint64_t length):
+        """(first offset, bytes) of what the current lineage shows in a range (whole sectors, some MiB) and the disk does not have;
+        the offset is the range's end where there is nothing."""
         cdef cdp_status st
         cdef pieces p
         cdef moment m
-        cdef uint64_t i
+        cdef uint64_t i, first = offset + length, n = 0
         cdef int rc
         if not cdp_gate_enter(&self.gate):
             raise Closed("the volume is closed")
         with nogil:
             rc = self.versions.resolve_before(NULL, offset // CDP_SECTOR, (offset + length) // CDP_SECTOR, &p, &m, &st)
+            if rc == CDP_OK:
+                for i in range(p.n):
+                    if p.at[i].loc != CDP_LOC_BASE:
+                        first = min(first, p.at[i].start * CDP_SECTOR)
+                        n += (p.at[i].end - p.at[i].start) * CDP_SECTOR
+                drop(&p)
         cdp_gate_leave(&self.gate)
         check(rc, &st, None)
-        try:
-            return [(p.at[i].start * CDP_SECTOR, (p.at[i].end - p.at[i].start) * CDP_SECTOR) for i in range(p.n)
-                    if p.at[i].loc != CDP_LOC_BASE]
-        finally:
-            drop(&p)
+        return first, n
 
     def stats(self) -> dict:
         """As VolumeCore.stats; and what waits for the disk in bytes, what is on it, and writes that changed nothing."""

@@ -1,4 +1,4 @@
-from typing import Any, final
+from typing import Any
 
 from typing_extensions import Buffer
 
@@ -7,7 +7,6 @@ from cdpcore.segfiles import SegmentFds
 from cdpcore.versions import Versions
 from cdpcore.view import View
 
-@final
 class VolumeCore:
     def __new__(cls, log: Log, segments: SegmentFds, *, size_bytes: int, max_records: int, base: str, view: View, last_seq: int,
                 last_ts_ns: int, parent: VolumeCore | None = None, parent_view: View | None = None,
