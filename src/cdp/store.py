@@ -4,6 +4,7 @@
       volume.json    size, identity, where the base is
       lock           held while a process has the volume open
       catalog.lmdb   what it consists of (rebuildable)
+      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
       base.img       content at the beginning of history (sparse; absent where all holes)
       log/N.log      segments
       runs/N.run     their index
@@ -13,13 +14,14 @@ Threading: open and close by the owner; the rest is used by Volume under its own
 """
 from __future__ import annotations
 
+import logging
 import threading
 import uuid as uuid_module
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound
+from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace
 from cdpcore.log import Log
 from cdpcore.osapi import File, Os, posix
 from cdpcore.pool import BufferPool
@@ -36,9 +38,13 @@ from .recovery import Found, log_path, recover
 from .timeline import Timeline
 from .tuning import Tuning
 
+log = logging.getLogger("cdp.store")
 CatalogFactory = Callable[[str, bool], Catalog]
 """(volume directory, create it) -> its catalog."""
 MAX_SIZE_BYTES = 1 << 56
+RESERVE = "reserve"
+RESERVE_BYTES = 1 << 20
+RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
 
 
 def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
@@ -143,6 +149,7 @@ class Store:
             self.catalog = self._catalog_factory(self.directory, False)
             self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
             self._assemble()
+            self.renew_reserve()
         except BaseException:
             self._release()
             raise
@@ -166,7 +173,7 @@ class Store:
         self.log = Log(self.os, self.pool, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
-                       inline_maintenance=not t.threads)
+                       inline_maintenance=not t.threads, reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}")
         if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
             raise Corruption(f"{self.directory}/base.img: not of {g.size_bytes} bytes", "put it back from a copy")
         self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
@@ -210,6 +217,25 @@ class Store:
         if not self.tuning.threads:
             self.maintainer.step()
 
+    def renew_reserve(self) -> None:
+        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
+        path, want = f"{self.directory}/{RESERVE}", min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
+        try:
+            if self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
+                return
+            while want >= RESERVE_LEAST:
+                if self.os.exists(path):
+                    self.os.unlink(path)
+                with self.os.open(path, write=True, create=True) as file:
+                    try:
+                        file.allocate(0, want)
+                        file.datasync()
+                        break
+                    except OutOfSpace:
+                        want -= RESERVE_STEP
+        except CdpError as e:
+            log.warning("%s", str(e))    # the error itself would keep its frames alive
+
     def close(self) -> None:
         """Everything acknowledged becomes durable, the open segment is sealed and indexed. Idempotent."""
         if self._lock_file is None:
@@ -239,6 +265,7 @@ class Store:
                 self.os.unlink(log_path(self.directory, number))
             except CdpError:
                 pass    # it is empty: the next open removes it
+        self.renew_reserve()
 
     def _release(self) -> None:
         if self.catalog is not None:

@@ -390,7 +390,7 @@ class Volume:
             seq = self._core.position()[0] + 1
             records = [*s.lineage_records(), lineage.RestoreRecord(seq, 0, target.seq, start, end, destructive)]
             view = View(lineage.view(lineage.NOW, records, s.sectors))
-            seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view)
+            seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view, destructive)
             row = RestoreRow(seq, ts_ns, target.seq, target.ts_ns, start, end, destructive, undo_of or 0)
             s.restores = [*s.restores, row]
             event = Event(RESTORE, seq, ts_ns, start, end - start, data)
@@ -399,7 +399,8 @@ class Volume:
             self._core.thaw()
         self._settle_event(event)
         if destructive:
-            self._core.set_aside()      # space is freed once the restore's own segment is sealed
+            self._reclaim(row, at_once=True)
+            self._core.set_aside(seq)   # all of it is freed once the restore's own segment is sealed
             s.settle()
             self._reclaim(row)
         return Restore(seq, ts_ns, target, offset, length, destructive, undo_of, not destructive and undo_of is None)
@@ -427,14 +428,15 @@ class Volume:
             if moment.seq > target.seq:
                 raise Busy(f"{self.path}: a time image of #{moment.seq} is open", "close it (and what reads it) first")
 
-    def _reclaim(self, row: RestoreRow) -> None:
+    def _reclaim(self, row: RestoreRow, at_once: bool = False) -> None:
         s = self._store
-        if not reclaim(s, row):
+        if not reclaim(s, row, at_once):
             return
         done = dataclasses.replace(row, reclaimed=True)
         with s.catalog.write() as txn:
             txn.put(done)
         s.restores = [done if r.seq == row.seq else r for r in s.restores]
+        s.renew_reserve()
 
     def _finish_reclaims(self) -> None:
         for row in self._store.restores:
@@ -446,8 +448,10 @@ class Volume:
 
     def _upkeep(self) -> None:
         """From the maintenance thread, which must not wait for a restore that waits for it."""
-        if any(r.destructive and not r.reclaimed for r in self._store.restores) and self._lock.acquire(blocking=False):
+        waiting = [r.seq for r in self._store.restores if r.destructive and not r.reclaimed]
+        if waiting and self._lock.acquire(blocking=False):
             try:
+                self._core.set_aside(waiting[-1])   # where it could not be before
                 self._finish_reclaims()
             finally:
                 self._lock.release()
