@@ -7,16 +7,19 @@ Invariants
      what was done before it.
   2. Order of stop: serving.json goes first, then the administration and NBD sockets and their connections, then the
      volumes. The second signal ends the process at once.
+  3. A signal wakes wait() through a socket, whichever thread the kernel gives it to: after SIGCONT that may be any, and a
+     handler runs in the main thread only when that wakes.
 Server belongs to the main thread (signals); Exports is called from many threads.
 """
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -170,7 +173,9 @@ class Server:
         self._roots = named_roots(paths)
         self._read_only = read_only
         self._stack = ExitStack()
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_w.setblocking(False)
         self._nbd: Any = None
         self._exports: Exports | None = None
         self._volumes: dict[str, Volume] = {}
@@ -180,6 +185,8 @@ class Server:
 
     def __enter__(self) -> Self:
         with self._stack:
+            self._stack.callback(self._wake_r.close)
+            self._stack.callback(self._wake_w.close)
             self._start()
             self._stack = self._stack.pop_all()
         return self
@@ -277,12 +284,15 @@ class Server:
 
     def wait(self) -> None:
         """Until a signal or stop()."""
-        self._stop.wait()
+        while not self._stopped:
+            self._wake_r.recv(64)
         log.info("stopping")
 
     def stop(self) -> None:
         """Ask wait() to return; from any thread."""
-        self._stop.set()
+        self._stopped = True
+        with suppress(OSError):  # full: it wakes all the same
+            self._wake_w.send(b"x")
 
     def _take_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -290,13 +300,13 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, self._signal)
             self._stack.callback(signal.signal, number, before)
+        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False))
 
     def _signal(self, number: int, _frame: FrameType | None) -> None:
         if self._signalled:
             os.write(2, b"cdp: stopped at once\n")
             os._exit(FORCED_EXIT)
-        self._signalled = True
-        self._stop.set()
+        self._signalled = self._stopped = True
 
 
 def named_roots(paths: Sequence[str]) -> dict[str, Location]:
