@@ -8,6 +8,7 @@ Pure functions of small lists; a view is computed when an image is opened and wh
 """
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,28 +31,44 @@ class RestoreRecord:
     destructive: bool = False
 
 
+PENDING = NOW - 1
+"""Stands for the seq of a restore that has none yet: a view can be worked out before the record is appended (View.settle)."""
+
+
 def view(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[Piece]:
-    """Pieces (start, end, [(lo, hi), ...]) of [0, sectors) as cdpcore.view.View takes them; `restores` in seq order."""
+    """Pieces (start, end, [(lo, hi), ...]) of [0, sectors) as cdpcore.view.View takes them; `restores` in seq order.
+
+    A sweep over the sectors with the restores that cover the place, in seq order: O(n log n), and what the intervals themselves take.
+    """
     past = [r for r in restores if r.seq <= seq]
-    edges = sorted({0, sectors, *(r.start for r in past), *(r.end for r in past)})
+    changes = sorted([(r.start, i, True) for i, r in enumerate(past)] + [(r.end, i, False) for i, r in enumerate(past)])
+    covering: list[int] = []        # indices into past, ascending
     pieces: list[Piece] = []
-    for start, end in zip(edges, edges[1:]):
-        intervals = _chain(seq, [r for r in past if r.start <= start and end <= r.end])
-        if pieces and pieces[-1][2] == intervals:
-            pieces[-1] = (pieces[-1][0], end, intervals)
-        else:
-            pieces.append((start, end, intervals))
+    at = 0
+    for place, i, begins in [*changes, (sectors, -1, False)]:
+        if place > at:
+            intervals = _chain(seq, past, covering)
+            if pieces and pieces[-1][2] == intervals:
+                pieces[-1] = (pieces[-1][0], place, intervals)
+            else:
+                pieces.append((at, place, intervals))
+            at = place
+        if begins:
+            bisect.insort(covering, i)
+        elif i >= 0:
+            del covering[bisect.bisect_left(covering, i)]
     return pieces
 
 
-def _chain(seq: int, covering: list[RestoreRecord]) -> list[Interval]:
+def _chain(seq: int, past: list[RestoreRecord], covering: list[int]) -> list[Interval]:
     intervals: list[Interval] = []
-    hi = seq
-    for r in reversed(covering):
-        if r.seq <= hi:
-            if hi > r.seq:
-                intervals.append((r.seq, hi))
-            hi = r.target_seq
+    hi, k = seq, len(covering)
+    while k:
+        r = past[covering[k - 1]]
+        if hi > r.seq:
+            intervals.append((r.seq, hi))
+        hi = r.target_seq           # the next one is the last restore at or before that
+        k = bisect.bisect_right(covering, hi, hi=k - 1, key=lambda i: past[i].seq)
     if hi > 0:
         intervals.append((0, hi))
     return intervals

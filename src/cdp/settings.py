@@ -152,7 +152,7 @@ class Settings:
     max_open_files: int = _engine(
         "count", 256, "Log files that a volume keeps open at once.", low=16, high=65_536)
     max_restores: int = _engine(
-        "count", 4096, "Restores that a volume can hold; one more is refused.", low=1, high=1_048_576)
+        "count", 4096, "Restores that a volume can hold; one more is refused. Undo is not: it does not count.", low=1, high=1_048_576)
     direct_io: bool = _engine(
         "bool", True, "Write the log past the page cache where the file system can.")
     unix_socket: str | None = _server(

@@ -33,6 +33,7 @@ from .settings import Settings
 from .timeline import RECORD
 from .tuning import Tuning
 
+log = logging.getLogger("cdp.volume")
 PointLike = str | int | datetime | points.Point
 KINDS = {0: "data", 1: "zero", 2: "hole"}
 
@@ -375,8 +376,10 @@ class Volume:
 
     def _restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None, dry_run: bool) -> Restore:
         s = self._store
-        if len(s.restores) >= s.tuning.max_restores:
-            raise OutOfSpace(f"{self.path}: {len(s.restores)} restores are kept", "raise max_restores")
+        kept, bound = sum(not r.undo_of for r in s.restores), s.tuning.max_restores
+        if undo_of is None and kept >= bound:       # a restore is undone once at most, so there are twice as many in all
+            raise OutOfSpace(f"{self.path}: {kept} restores are kept, which is the bound; undo still works",
+                             f"raise max_restores, for instance: --set max_restores={min(2 * bound, 1 << 20)}")
         if destructive:
             self._check_nothing_needed(target)
         start, end = offset // 512, (offset + length) // 512
@@ -385,11 +388,11 @@ class Volume:
                            self._bytes_since(target.seq, offset, offset + length))
         data = (RESTORE_DATA.pack(target.seq, DESTRUCTIVE if destructive else 0, 0)
                 + UNDO_DATA.pack(target.ts_ns, undo_of or 0, 0))
+        # The view is worked out before the log is held: that takes long where many ranges were restored.
+        records = [*s.lineage_records(), lineage.RestoreRecord(lineage.PENDING, 0, target.seq, start, end, destructive)]
+        view = View(lineage.view(lineage.NOW, records, s.sectors))
         self._core.freeze()     # the lineage changes together with its record, between two writes
         try:
-            seq = self._core.position()[0] + 1
-            records = [*s.lineage_records(), lineage.RestoreRecord(seq, 0, target.seq, start, end, destructive)]
-            view = View(lineage.view(lineage.NOW, records, s.sectors))
             seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view, destructive)
             row = RestoreRow(seq, ts_ns, target.seq, target.ts_ns, start, end, destructive, undo_of or 0)
             s.restores = [*s.restores, row]
@@ -397,6 +400,8 @@ class Volume:
             s.maintainer.remember(event)
         finally:
             self._core.thaw()
+        if undo_of is None and kept + 1 >= bound - bound // 10:
+            log.warning("%s: %d restores are kept, %d is the bound: raise max_restores in time", self.path, kept + 1, bound)
         self._settle_event(event)
         if destructive:
             self._reclaim(row, at_once=True)
@@ -444,7 +449,7 @@ class Volume:
                 try:
                     self._reclaim(row)
                 except Corruption as e:     # damage in what is to be freed must not close off the rest; tried again later
-                    logging.getLogger("cdp.volume").warning("space that restore #%d freed: %s", row.seq, e)
+                    log.warning("space that restore #%d freed: %s", row.seq, e)
 
     def _upkeep(self) -> None:
         """From the maintenance thread, which must not wait for a restore that waits for it."""

@@ -487,8 +487,8 @@ cdef class VolumeCore:
 
     def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None, bint freeing=False):
         """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros) and, with
-        `view`, make that the current lineage. `freeing`: it frees space, and may use the last there is. Returns (seq, ts_ns).
-        Not durable before the next flush."""
+        `view`, make that the current lineage (in which the record's own seq may be PENDING still). `freeing`: it frees space, and
+        may use the last there is. Returns (seq, ts_ns). Not durable before the next flush."""
         cdef cdp_status st
         cdef bytes padded = data + bytes((CDP_SECTOR - len(data) % CDP_SECTOR) % CDP_SECTOR)
         cdef const uint8_t *p = <const uint8_t *><char *>padded
@@ -498,6 +498,7 @@ cdef class VolumeCore:
         with nogil:
             seq = self.append_meta(kind, start, sectors, p, n, ROOM_FREEING if freeing else ROOM_EVENT, &st)
             if seq and view is not None:
+                view.settle(seq)
                 rc = self.versions.install(&view.v, NULL, 0, False)
         if not seq:
             check(st.code, &st, None)
