@@ -58,7 +58,7 @@ def check(path: str | Path, *, settings: Settings | None = None, progress: Progr
     """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
     os, directory = posix(), str(Path(path).absolute())
     report = Report()
-    held = _lock(os, directory)
+    held = _lock(os, directory, read_only=True)
     try:
         _check_directory(os, directory, report, progress)
     finally:
@@ -82,10 +82,10 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
     return report
 
 
-def _lock(os: Os, directory: str) -> Any:
+def _lock(os: Os, directory: str, read_only: bool = False) -> Any:
     if not os.exists(f"{directory}/lock"):
         raise NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
-    return stores.lock(os, directory)
+    return stores.lock(os, directory, read_only)
 
 
 def _check_directory(os: Os, directory: str, report: Report, progress: Progress | None) -> None:
@@ -96,7 +96,7 @@ def _check_directory(os: Os, directory: str, report: Report, progress: Progress 
         return
     uuid = bytes.fromhex(geometry.uuid)
     try:
-        catalog = stores.lmdb_catalog(directory)
+        catalog = stores.lmdb_catalog_to_read(directory)
     except CdpError as e:
         report.add(f"{directory}/catalog.lmdb", e.message, e.hint)
         return

@@ -141,10 +141,10 @@ def connect(where: str | Location, settings: "Settings | None" = None) -> Iterat
 
 
 def open_volume(path: str, settings: "Settings | None" = None) -> Any:
-    """cdp.open, imported only when a volume is really opened."""
+    """cdp.open, imported only when a volume is really opened; to read where it cannot be written."""
     import cdp
 
-    return cdp.open(path, settings=settings)
+    return cdp.open(path, settings=settings, read_only=not os.access(os.path.join(path, "lock"), os.W_OK))
 
 
 def find_server(location: Location) -> "RemoteService | None":

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any
 
-from cdpcore.errors import Corruption
+from cdpcore.errors import Corruption, Unavailable
 from cdpcore.osapi import Os
 from cdpcore.segment import SegmentFile
 
@@ -91,9 +90,37 @@ def clean(os: Os, directory: str, run_ids: set[int]) -> None:
 
 def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> Found:
     """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then."""
-    rows: list[Segment] = catalog.rows(Segment)
     runs: list[Run] = catalog.rows(Run)
     clean(os, directory, {r.id for r in runs})
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    _look_ahead(os, directory, geometry, tail, found.last_seq)
+    torn = False
+    for number in tail:
+        found.next_number = number + 1
+        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn) or torn
+    return found
+
+
+def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> Found:
+    """As recover, where nothing may be written: raises Unavailable where there is something to recover."""
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    for number in tail:
+        path = log_path(directory, number)
+        try:
+            segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
+        except Corruption:
+            continue            # was being made when the power went, or judged when it is recovered
+        segment.scan(found.last_seq + 1, verify_data=False)
+        if segment.n_records or segment.later_durable():
+            raise Unavailable(f"{directory}: was not closed, and its log must be recovered, which writes",
+                              "open it once where it can be written ('cdp info' does), then again here")
+        segment.close()
+    return found
+
+
+def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> tuple[Found, list[int]]:
+    """Where the catalogued part of the log ends; the numbers of the files behind it."""
+    rows: list[Segment] = catalog.rows(Segment)
     last = max((r for r in rows if r.last_seq >= r.first_seq), key=lambda r: r.number, default=None)
     found = Found(0, geometry.created_ns, 0, 1)
     if last:
@@ -102,13 +129,7 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
         found.flush_seq = timeline.last_flush(last.last_seq)
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1
-    tail = [n for n in log_numbers(os, f"{directory}/log") if n > newest]
-    _look_ahead(os, directory, geometry, tail, found.last_seq)
-    torn = False
-    for number in tail:
-        found.next_number = number + 1
-        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn) or torn
-    return found
+    return found, [n for n in log_numbers(os, f"{directory}/log") if n > newest]
 
 
 def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq: int) -> None:

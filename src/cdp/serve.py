@@ -35,6 +35,7 @@ from cdp.client import (
     identity,
     is_volume,
     locate,
+    open_volume,
     remove_serving,
     write_serving,
 )
@@ -103,7 +104,7 @@ class Exports:
             stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
-                return OpenExport(capsule=volume.target(), read_only=self._read_only, size_bytes=volume.size_bytes,
+                return OpenExport(capsule=volume.target(), read_only=self._read_only or volume.read_only, size_bytes=volume.size_bytes,
                                   description=base, name=base, multi_conn=True, _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
@@ -230,6 +231,9 @@ class Server:
         self._stack.callback(admin.close)
         admin.start()
         for name, location in self._roots.items():
+            if self._volumes[name].read_only:
+                log.warning("%s: cannot be written: it is served to read, and other commands do not find this server", location.root)
+                continue
             self._stack.callback(remove_serving, location.root)
             write_serving(location.root, self._served(name))
 
@@ -337,13 +341,11 @@ def _refuse_if_served(location: Location) -> None:
         raise Busy(f"{location.root} is served already, by process {pid}", f"'cdp info {location.root}' shows where")
 
 
-def _open_to_serve(location: Location, settings: Settings) -> "Volume":
-    import cdp
-
+def _open_to_serve(location: Location, settings: Settings) -> Any:
     deadline = time.monotonic() + LOCK_WAIT_SECONDS  # a command holds a volume for milliseconds
     while True:
         try:
-            return cdp.open(location.root, settings=settings)
+            return open_volume(location.root, settings)
         except Busy as error:
             _refuse_if_served(location)  # another server was faster
             if time.monotonic() >= deadline:

@@ -18,6 +18,7 @@ import logging
 import threading
 import uuid as uuid_module
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from . import lineage
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment
 from .geometry import Geometry
 from .maintain import Maintainer
-from .recovery import Found, log_path, recover
+from .recovery import Found, log_path, look, recover
 from .timeline import Timeline
 from .tuning import Tuning
 
@@ -49,6 +50,11 @@ RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
 
 def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
     return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
+
+
+def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
+    """Where nothing is written, not even a lock."""
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
 
 
 def check_size(size: int) -> None:
@@ -106,9 +112,9 @@ def remove_tree(os: Os, path: str) -> None:
     os.rmdir(path)
 
 
-def lock(os: Os, directory: str) -> File:
-    """The volume's lock, held until the file is closed. Raises Busy."""
-    file = os.open(f"{directory}/lock", write=True)
+def lock(os: Os, directory: str, read_only: bool = False) -> File:
+    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to write."""
+    file = os.open(f"{directory}/lock", write=not read_only)
     try:
         file.lock()
     except CdpError:
@@ -121,14 +127,16 @@ def lock(os: Os, directory: str) -> File:
 class Store:
     """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
 
-    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from.
+    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from;
+    read_only: nothing is written, and no record taken. Raises Unavailable then where the log must be recovered first.
     """
 
     def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-                 parent: Store | None = None):
+                 parent: Store | None = None, read_only: bool = False):
         self.os = os or posix()
         self.directory = directory
-        self.tuning = tuning
+        self.read_only = read_only
+        self.tuning = replace(tuning, threads=False) if read_only else tuning
         self.parent = parent
         self._catalog_factory = catalog
         self._lock_file: File | None = None
@@ -141,13 +149,16 @@ class Store:
             if self.os.exists(self.directory):
                 raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
-        self._lock_file = lock(self.os, self.directory)
+        self._lock_file = lock(self.os, self.directory, self.read_only)
         try:
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
             self.catalog = self._catalog_factory(self.directory, False)
-            self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
+            if self.read_only:
+                self.found: Found = look(self.os, self.directory, self.geometry, self.catalog)
+            else:
+                self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
             self._assemble()
             self.renew_reserve()
         except BaseException:
@@ -174,6 +185,8 @@ class Store:
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
                        inline_maintenance=not t.threads, reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}")
+        if self.read_only:
+            self.log.hold("read-only")
         if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
             raise Corruption(f"{self.directory}/base.img: not of {g.size_bytes} bytes", "put it back from a copy")
         self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
@@ -221,7 +234,7 @@ class Store:
         """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
         path, want = f"{self.directory}/{RESERVE}", min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
         try:
-            if self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
+            if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
                 return
             while want >= RESERVE_LEAST:
                 if self.os.exists(path):

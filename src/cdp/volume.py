@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from cdpcore.errors import Busy, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
+from cdpcore.errors import Busy, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable
 from cdpcore.osapi import Os, posix
 from cdpcore.target import Target
 from cdpcore.view import View
@@ -47,23 +47,28 @@ def create(path: str | Path, *, size: int, settings: Settings | None = None) -> 
     return Volume(path, settings=settings)
 
 
-def open(path: str | Path, *, settings: Settings | None = None) -> Volume:
+def open(path: str | Path, *, settings: Settings | None = None, read_only: bool = False) -> Volume:
     """Open the volume in the folder `path`; also a writable image, VOLUME/images/NAME, whose parent is opened with it.
 
-    Recovers after a crash, in a time bounded by the segment size. Raises NotFound, Busy (another process has it), Corruption.
+    Recovers after a crash, in a time bounded by the segment size. `read_only`: writes nothing, for instance on a medium that cannot be
+    written; what would change the volume raises Unavailable, and so does opening one that must be recovered first.
+    Raises NotFound, Busy (another process has it), Corruption, Unavailable.
     """
-    return Volume(path, settings=settings)
+    return Volume(path, settings=settings, read_only=read_only)
 
 
 class Volume:
     """One protected virtual disk, open. A context manager; every method may be called from any thread. After close() all
     methods raise Closed."""
 
-    def __init__(self, path: str | Path, *, settings: Settings | None = None, _tuning: Tuning | None = None, _os: Os | None = None,
+    def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False, _tuning: Tuning | None = None, _os: Os | None = None,
                  _catalog: stores.CatalogFactory = stores.lmdb_catalog, _parent: Volume | None = None):
         self.path = _directory(path)
         self.name = Path(self.path).name
         self.settings = settings or Settings()
+        self.read_only = read_only
+        if read_only and _catalog is stores.lmdb_catalog:
+            _catalog = stores.lmdb_catalog_to_read
         tuning = _tuning or Tuning.from_settings(self.settings)
         self._lock = threading.RLock()          # bookmarks, images, restores, closing
         self._views: weakref.WeakKeyDictionary[View, Moment] = weakref.WeakKeyDictionary()   # what is being read
@@ -71,7 +76,7 @@ class Volume:
         self._parent = _parent or self._open_parent(tuning, _os, _catalog)
         try:
             above = self._parent._store if self._parent else None
-            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=above)
+            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=above, read_only=read_only)
         except BaseException:
             if self._parent:
                 self._parent.close()
@@ -85,7 +90,8 @@ class Volume:
         self.created_ns: int = self._store.geometry.created_ns
         try:
             self._images = Images(self, tuning, _os, _catalog)
-            self._finish_reclaims()
+            if not read_only:
+                self._finish_reclaims()
         except BaseException:
             self._store.close()
             if self._parent:
@@ -98,7 +104,7 @@ class Volume:
         folder = Path(self.path).resolve().parent
         if folder.name != "images" or not (os or posix()).exists(f"{folder.parent}/volume.json"):
             return None
-        return Volume(folder.parent, settings=self.settings, _tuning=tuning, _os=os, _catalog=catalog)
+        return Volume(folder.parent, settings=self.settings, read_only=self.read_only, _tuning=tuning, _os=os, _catalog=catalog)
 
     @property
     def parent(self) -> str | None:
@@ -112,6 +118,11 @@ class Volume:
     def _alive(self) -> None:
         if self._core.closed:
             raise Closed(f"{self.path}: the volume is closed")
+
+    def _writable(self) -> None:
+        self._alive()
+        if self.read_only:
+            raise Unavailable(f"{self.path}: the volume is open read-only", "open it where, and as a user by whom, it can be written")
 
     # --- content -------------------------------------------------------------------------------------------------------
 
@@ -268,6 +279,7 @@ class Volume:
 
     def bookmark(self, name: str, at: PointLike = "now") -> Bookmark:
         """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
+        self._writable()
         if not points.valid_name(name):
             raise InvalidRequest(f"bookmark name {name!r}", "use letters, digits, . _ + -, beginning with a letter or digit")
         with self._lock:
@@ -288,6 +300,7 @@ class Volume:
 
     def delete_bookmark(self, name: str) -> None:
         """Take a bookmark away; the moment itself stays openable."""
+        self._writable()
         with self._lock:
             if not any(b.name == name for b in self.bookmarks()):
                 raise NotFound(f"{self.path}: no bookmark {name!r}", "'cdp bookmarks' lists them")
@@ -313,7 +326,7 @@ class Volume:
 
     def create_image(self, name: str, at: PointLike = "now") -> ImageInfo:
         """A writable image of a moment, with a history of its own; persistent until delete_image."""
-        self._alive()
+        self._writable()
         with self._lock:
             return self._images.create(name, self.resolve(at))
 
@@ -331,7 +344,7 @@ class Volume:
 
     def delete_image(self, name: str) -> None:
         """Delete an image and its history, in one step. Raises Busy while it is open, RefusedPoint while images of it exist."""
-        self._alive()
+        self._writable()
         with self._lock:
             self._images.delete(name)
 
@@ -375,6 +388,8 @@ class Volume:
                 for r in rows]
 
     def _restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None, dry_run: bool) -> Restore:
+        if not dry_run:
+            self._writable()
         s = self._store
         kept, bound = sum(not r.undo_of for r in s.restores), s.tuning.max_restores
         if undo_of is None and kept >= bound:       # a restore is undone once at most, so there are twice as many in all
@@ -468,7 +483,7 @@ class Volume:
         """Fill the base of a volume that has no records and no base yet: read(offset, view) is called for each piece of
         `extents` (offset, length in bytes); all else is a hole. The content becomes #0, all or nothing."""
         from .importing import import_base
-        self._alive()
+        self._writable()
         with self._lock:
             import_base(self._store, read, extents, progress)
             self._core.adopt_base(f"{self.path}/base.img")

@@ -62,6 +62,7 @@ cdef class Log:
     cdef pthread_mutex_t append_mutex
     cdef segment current            # receives frames
     cdef segment spare              # prepared; no frames yet (io lock for handing over)
+    cdef int held                   # no record is taken: HELD_...
     cdef uint32_t next_number
     cdef bint frame_open            # the ring's last frame still grows
     cdef uint64_t flush_seq         # last FLUSH or FUA record

@@ -14,7 +14,7 @@ Invariants
     go into what writes leave of the open segment, or into the reserve.
  3. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
 """
-from libc.errno cimport EIO, ENOMEM
+from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
@@ -56,6 +56,11 @@ cdef extern from "thread.h" nogil:
     void cdp_cond_init(pthread_cond_t *c)
     int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
     uint64_t cdp_monotonic_ms()
+
+
+cdef enum:
+    HELD_READ_ONLY = 1
+    HELD_IMPORT = 2
 
 
 cdef class Log:
@@ -135,6 +140,10 @@ cdef class Log:
         rolled[0] = False
         if self.failed:
             return self.fail_sticky(st)
+        if self.held == HELD_READ_ONLY:
+            return cdp_fail(st, CDP_UNAVAILABLE, EROFS, 0, b"the volume is open read-only")
+        if self.held == HELD_IMPORT:
+            return cdp_fail(st, CDP_UNAVAILABLE, EBUSY, 0, b"the base of the volume is being filled")
         if self.has_room(data_bytes, kind):
             return CDP_OK
         rolled[0] = self.current.number != 0
@@ -576,6 +585,14 @@ cdef class Log:
                 free(s.frames)
                 memset(s, 0, sizeof(segment))
         return empty
+
+    def hold(self, why: str):
+        """From here on every record is refused, as Unavailable: "read-only", or "import" (the base is being filled); "": none is."""
+        cdef int held = {"": 0, "read-only": HELD_READ_ONLY, "import": HELD_IMPORT}[why]
+        with nogil:
+            self.lock_append()
+            self.held = held
+            self.unlock_append()
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
