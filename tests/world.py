@@ -114,7 +114,9 @@ class World:
 
     def make_disk(self, path: str, with_base: bool) -> None:
         """The disk to be protected, durable before it is: holes, or noise with holes."""
-        if not self.os.exists(path):
+        if not self.os.exists(path) or self.root is None and not self.os.exists(self.path):     # or half made, when the power went
+            if self.os.exists(path):
+                self.os.unlink(path)
             pieces, content = self.noise() if with_base else ([], bytearray(self.size.volume))
             with self.os.open(path, write=True, create=True) as file:
                 file.truncate(self.size.volume)

@@ -14,8 +14,9 @@ Threading: any thread; LMDB serialises writers.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,10 @@ from cdpcore.errors import Corruption, OutOfSpace
 
 MAP_BYTES = 64 << 20
 """First size of the LMDB map, doubled whenever it is full: about 200 bytes per segment and run, so 64 MiB lasts for 80 TB."""
+
+
+AHEAD_BYTES = 256 << 10
+"""Of the file behind what LMDB uses are allocated: some ten changed pages a transaction need no space of a device that is full."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,19 @@ def row_key(row: Any) -> int | str:
 class LmdbCatalog:
     """VOLUME/catalog.lmdb. Raises Corruption where LMDB or a row can't be read."""
 
-    def __init__(self, path: Path, create: bool = False):
-        self._path = path
+    def __init__(self, path: Path, create: bool = False, read_only: bool = False):
+        self._path, self._read_only = path, read_only
         if not create and not (path / "data.mdb").exists():
             raise Corruption(f"{path}: the catalog is missing", "run 'cdp check --rebuild' on the volume")
         try:
-            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True, create=create)
-            if self._env.info()["map_size"] < MAP_BYTES:
+            # Without LMDB's own lock where nothing may be written: the volume's lock is held.
+            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True, create=create,
+                                  readonly=read_only, lock=not read_only)
+            if not read_only and self._env.info()["map_size"] < MAP_BYTES:
                 self._env.set_mapsize(MAP_BYTES)
-            self._dbs = {kind: self._env.open_db(name) for kind, name in TABLES.items()}
+            self._dbs = {kind: self._env.open_db(name, create=not read_only) for kind, name in TABLES.items()}
+            self._allocated_bytes = 0
+            self._keep_ahead()
         except lmdb.Error as e:
             raise Corruption(f"{path}: {e}", "run 'cdp check --rebuild' on the volume") from None
 
@@ -147,11 +156,20 @@ class LmdbCatalog:
                             txn.delete(key, db=self._dbs[kind])
                         else:
                             txn.put(key, value, db=self._dbs[kind])
+                self._keep_ahead()
                 return
             except lmdb.MapFullError:
                 self._env.set_mapsize(self._env.info()["map_size"] * 2)
             except lmdb.DiskError as e:
                 raise OutOfSpace(f"{self._path}: {e}", "free space on the device, then repeat") from None
+
+    def _keep_ahead(self) -> None:
+        used = (int(self._env.info()["last_pgno"]) + 1) * int(self._env.stat()["psize"])
+        if self._read_only or used + AHEAD_BYTES <= self._allocated_bytes or not hasattr(os, "posix_fallocate"):
+            return
+        with suppress(OSError), open(self._path / "data.mdb", "r+b") as file:      # where there is no space, there is none
+            os.posix_fallocate(file.fileno(), used, 2 * AHEAD_BYTES)
+            self._allocated_bytes = used + 2 * AHEAD_BYTES
 
     def close(self) -> None:
         self._env.close()

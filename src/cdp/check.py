@@ -19,7 +19,7 @@ from . import geometry as geometries
 from . import store as stores
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Run, Segment
 from .lineage import RestoreRecord, gaps
-from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, run_path
+from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, recover, run_path
 from .settings import Settings
 from .tuning import Tuning
 
@@ -58,7 +58,7 @@ def check(path: str | Path, *, settings: Settings | None = None, progress: Progr
     """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
     os, directory = posix(), str(Path(path).absolute())
     report = Report()
-    held = _lock(os, directory)
+    held = _lock(os, directory, read_only=True)
     try:
         _check_directory(os, directory, report, progress)
     finally:
@@ -82,10 +82,10 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
     return report
 
 
-def _lock(os: Os, directory: str) -> Any:
+def _lock(os: Os, directory: str, read_only: bool = False) -> Any:
     if not os.exists(f"{directory}/lock"):
         raise NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
-    return stores.lock(os, directory)
+    return stores.lock(os, directory, read_only)
 
 
 def _check_directory(os: Os, directory: str, report: Report, progress: Progress | None) -> None:
@@ -96,7 +96,7 @@ def _check_directory(os: Os, directory: str, report: Report, progress: Progress 
         return
     uuid = bytes.fromhex(geometry.uuid)
     try:
-        catalog = stores.lmdb_catalog(directory)
+        catalog = stores.lmdb_catalog_to_read(directory)
     except CdpError as e:
         report.add(f"{directory}/catalog.lmdb", e.message, e.hint)
         return
@@ -248,6 +248,10 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     finished = Report()
     fresh = stores.lmdb_catalog(directory)
     try:
+        try:
+            recover(os, directory, geometry, fresh, tuning)     # what a crash left open
+        except CdpError as e:
+            finished.add(f"{directory}/log", e.message, e.hint)
         _check_catalogued(os, directory, uuid, fresh, finished, None)
     finally:
         fresh.close()
@@ -264,6 +268,7 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progr
     numbers = log_numbers(os, f"{directory}/log")
     rows: list[Segment] = []
     events: list[Event] = []
+    tail: list[Event] = []
     for done, number in enumerate(numbers):
         path = log_path(directory, number)
         try:
@@ -272,8 +277,10 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progr
             if number != numbers[-1]:
                 raise
             break                       # was being created when the power went
-        if not segment.sealed:
-            break                       # the tail: the next opening recovers it
+        if not segment.sealed:          # the tail: recovered in the end
+            segment.close()
+            tail = _tail_events(os, directory, uuid, [n for n in numbers if n >= number])
+            break
         promised = segment.last_seq
         found = segment.scan(segment.first_seq, verify_data=False)
         if segment.last_seq != promised:
@@ -284,8 +291,21 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progr
         segment.close()
         if progress:
             progress(done + 1, 2 * len(numbers))
-    _check_missing(directory, rows, events)
+    _check_missing(directory, rows, events + tail)
     return rows, events
+
+
+def _tail_events(os: Os, directory: str, uuid: bytes, numbers: list[int]) -> list[Event]:
+    """Bookmarks and restores of segments that a crash left open: what these restores freed may be gone already."""
+    events: list[Event] = []
+    for number in numbers:
+        try:
+            segment = SegmentFile(os, log_path(directory, number), uuid, number)
+        except Corruption:
+            break
+        events += [Event(*e) for e in segment.scan(0, verify_data=False)]
+        segment.close()
+    return events
 
 
 def _check_missing(directory: str, rows: list[Segment], events: list[Event]) -> None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any
 
-from cdpcore.errors import Corruption
+from cdpcore.errors import Corruption, Unavailable
 from cdpcore.osapi import File, Os
 from cdpcore.segment import SegmentFile
 
@@ -99,18 +98,9 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
     With a `disk` written in place, which holds every record up to `applied_seq`, and maybe some later ones: it is put back to
     that record, and the log ends there.
     """
-    rows: list[Segment] = catalog.rows(Segment)
     runs: list[Run] = catalog.rows(Run)
     clean(os, directory, {r.id for r in runs})
-    last = max((r for r in rows if r.last_seq >= r.first_seq), key=lambda r: r.number, default=None)
-    found = Found(0, geometry.created_ns, 0, 1)
-    if last:
-        found.last_seq, found.last_ts_ns = last.last_seq, last.last_ts_ns
-        timeline = Timeline(os, f"{directory}/log", bytes.fromhex(geometry.uuid), geometry.created_ns, rows)
-        found.flush_seq = timeline.last_flush(last.last_seq)
-    newest = max((r.number for r in rows), default=0)
-    found.next_number = newest + 1
-    tail = [n for n in log_numbers(os, f"{directory}/log") if n > newest]
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
     if disk is None:
         _look_ahead(os, directory, geometry, tail, found.last_seq)
     else:
@@ -123,6 +113,37 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
         raise Corruption(f"{directory}: the disk holds records up to #{applied_seq}, the log ends at #{found.last_seq}",
                          "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
     return found
+
+
+def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> Found:
+    """As recover, where nothing may be written: raises Unavailable where there is something to recover."""
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    for number in tail:
+        path = log_path(directory, number)
+        try:
+            segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
+        except Corruption:
+            continue            # was being made when the power went, or judged when it is recovered
+        segment.scan(found.last_seq + 1, verify_data=False)
+        if segment.n_records or segment.later_durable():
+            raise Unavailable(f"{directory}: was not closed, and its log must be recovered, which writes",
+                              "open it once where it can be written ('cdp info' does), then again here")
+        segment.close()
+    return found
+
+
+def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> tuple[Found, list[int]]:
+    """Where the catalogued part of the log ends; the numbers of the files behind it."""
+    rows: list[Segment] = catalog.rows(Segment)
+    last = max((r for r in rows if r.last_seq >= r.first_seq), key=lambda r: r.number, default=None)
+    found = Found(0, geometry.created_ns, 0, 1)
+    if last:
+        found.last_seq, found.last_ts_ns = last.last_seq, last.last_ts_ns
+        timeline = Timeline(os, f"{directory}/log", bytes.fromhex(geometry.uuid), geometry.created_ns, rows)
+        found.flush_seq = timeline.last_flush(last.last_seq)
+    newest = max((r.number for r in rows), default=0)
+    found.next_number = newest + 1
+    return found, [n for n in log_numbers(os, f"{directory}/log") if n > newest]
 
 
 def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File, applied_seq: int) -> list[int]:

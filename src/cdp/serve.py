@@ -7,16 +7,19 @@ Invariants
      what was done before it.
   2. Order of stop: serving.json goes first, then the administration and NBD sockets and their connections, then the
      volumes. The second signal ends the process at once.
+  3. A signal wakes wait() through a socket, whichever thread the kernel gives it to: after SIGCONT that may be any, and a
+     handler runs in the main thread only when that wakes.
 Server belongs to the main thread (signals); Exports is called from many threads.
 """
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +35,7 @@ from cdp.client import (
     identity,
     is_volume,
     locate,
+    open_volume,
     remove_serving,
     write_serving,
 )
@@ -100,7 +104,7 @@ class Exports:
             stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
-                return OpenExport(capsule=volume.target(), read_only=self._read_only, size_bytes=volume.size_bytes,
+                return OpenExport(capsule=volume.target(), read_only=self._read_only or volume.read_only, size_bytes=volume.size_bytes,
                                   description=base, name=base, multi_conn=True, _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
@@ -170,7 +174,9 @@ class Server:
         self._roots = named_roots(paths)
         self._read_only = read_only
         self._stack = ExitStack()
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_w.setblocking(False)
         self._nbd: Any = None
         self._exports: Exports | None = None
         self._volumes: dict[str, Volume] = {}
@@ -180,6 +186,8 @@ class Server:
 
     def __enter__(self) -> Self:
         with self._stack:
+            self._stack.callback(self._wake_r.close)
+            self._stack.callback(self._wake_w.close)
             self._start()
             self._stack = self._stack.pop_all()
         return self
@@ -223,6 +231,9 @@ class Server:
         self._stack.callback(admin.close)
         admin.start()
         for name, location in self._roots.items():
+            if self._volumes[name].read_only:
+                log.warning("%s: cannot be written: it is served to read, and other commands do not find this server", location.root)
+                continue
             self._stack.callback(remove_serving, location.root)
             write_serving(location.root, self._served(name))
 
@@ -277,12 +288,15 @@ class Server:
 
     def wait(self) -> None:
         """Until a signal or stop()."""
-        self._stop.wait()
+        while not self._stopped:
+            self._wake_r.recv(64)
         log.info("stopping")
 
     def stop(self) -> None:
         """Ask wait() to return; from any thread."""
-        self._stop.set()
+        self._stopped = True
+        with suppress(OSError):  # full: it wakes all the same
+            self._wake_w.send(b"x")
 
     def _take_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -290,13 +304,13 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, self._signal)
             self._stack.callback(signal.signal, number, before)
+        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False))
 
     def _signal(self, number: int, _frame: FrameType | None) -> None:
         if self._signalled:
             os.write(2, b"cdp: stopped at once\n")
             os._exit(FORCED_EXIT)
-        self._signalled = True
-        self._stop.set()
+        self._signalled = self._stopped = True
 
 
 def named_roots(paths: Sequence[str]) -> dict[str, Location]:
@@ -327,13 +341,11 @@ def _refuse_if_served(location: Location) -> None:
         raise Busy(f"{location.root} is served already, by process {pid}", f"'cdp info {location.root}' shows where")
 
 
-def _open_to_serve(location: Location, settings: Settings) -> "Volume":
-    import cdp
-
+def _open_to_serve(location: Location, settings: Settings) -> Any:
     deadline = time.monotonic() + LOCK_WAIT_SECONDS  # a command holds a volume for milliseconds
     while True:
         try:
-            return cdp.open(location.root, settings=settings)
+            return open_volume(location.root, settings)
         except Busy as error:
             _refuse_if_served(location)  # another server was faster
             if time.monotonic() >= deadline:

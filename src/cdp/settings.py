@@ -152,7 +152,7 @@ class Settings:
     max_open_files: int = _engine(
         "count", 256, "Log files that a volume keeps open at once.", low=16, high=65_536)
     max_restores: int = _engine(
-        "count", 4096, "Restores that a volume can hold; one more is refused.", low=1, high=1_048_576)
+        "count", 4096, "Restores that a volume can hold; one more is refused. Undo is not: it does not count.", low=1, high=1_048_576)
     pending_bytes: int = _engine(
         "size", 64 * MIB, "Before-image volumes: memory for new content that waits until what it overwrites is durable.",
         low=4 * MIB, high=4 * GIB)

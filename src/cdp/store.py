@@ -4,6 +4,7 @@
       volume.json    size, identity, where the base is
       lock           held while a process has the volume open
       catalog.lmdb   what it consists of (rebuildable)
+      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
       base.img       content at the beginning of history (sparse; absent where all holes)
       disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
       disk.json      ... and how it looked when the volume was closed
@@ -15,13 +16,15 @@ Threading: open and close by the owner; the rest is used by Volume under its own
 """
 from __future__ import annotations
 
+import logging
 import threading
 import uuid as uuid_module
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound
+from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.diskstate import DiskState
 from cdpcore.inplace import InPlaceCore
 from cdpcore.log import Log
@@ -37,17 +40,26 @@ from . import lineage
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
 from .geometry import Geometry
 from .maintain import Maintainer
-from .recovery import Found, log_path, recover
+from .recovery import Found, log_path, look, recover
 from .timeline import Timeline
 from .tuning import Tuning
 
+log = logging.getLogger("cdp.store")
 CatalogFactory = Callable[[str, bool], Catalog]
 """(volume directory, create it) -> its catalog."""
 MAX_SIZE_BYTES = 1 << 56
+RESERVE = "reserve"
+RESERVE_BYTES = 1 << 20
+RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
 
 
 def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
     return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
+
+
+def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
+    """Where nothing is written, not even a lock."""
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
 
 
 def check_size(size: int) -> None:
@@ -114,9 +126,9 @@ def remove_tree(os: Os, path: str) -> None:
     os.rmdir(path)
 
 
-def lock(os: Os, directory: str) -> File:
-    """The volume's lock, held until the file is closed. Raises Busy."""
-    file = os.open(f"{directory}/lock", write=True)
+def lock(os: Os, directory: str, read_only: bool = False) -> File:
+    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to write."""
+    file = os.open(f"{directory}/lock", write=not read_only)
     try:
         file.lock()
     except CdpError:
@@ -129,14 +141,16 @@ def lock(os: Os, directory: str) -> File:
 class Store:
     """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
 
-    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from.
+    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from;
+    read_only: nothing is written, and no record taken. Raises Unavailable then where the log must be recovered first.
     """
 
     def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-                 parent: Store | None = None):
+                 parent: Store | None = None, read_only: bool = False):
         self.os = os or posix()
         self.directory = directory
-        self.tuning = tuning
+        self.read_only = read_only
+        self.tuning = replace(tuning, threads=False) if read_only else tuning
         self.parent = parent
         self._catalog_factory = catalog
         self._lock_file: File | None = None
@@ -152,17 +166,24 @@ class Store:
             if self.os.exists(self.directory):
                 raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
-        self._lock_file = lock(self.os, self.directory)
+        self._lock_file = lock(self.os, self.directory, self.read_only)
         try:
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
             self.catalog = self._catalog_factory(self.directory, False)
             if self.geometry.before:
+                if self.read_only:
+                    raise Unavailable(f"{self.directory}: a volume that writes its disk in place cannot be opened to read only",
+                                      f"read the disk itself, {self.geometry.disk}: it holds the current content")
                 self._open_disk()
-            self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
-                                        self._disk_state.applied_seq if self._disk_state else lineage.NOW)
+            if self.read_only:
+                self.found: Found = look(self.os, self.directory, self.geometry, self.catalog)
+            else:
+                self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
+                                     self._disk_state.applied_seq if self._disk_state else lineage.NOW)
             self._assemble()
+            self.renew_reserve()
         except BaseException:
             self._release()
             raise
@@ -194,7 +215,10 @@ class Store:
         self.log = Log(self.os, self.pool, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
-                       inline_maintenance=not t.threads, before=g.before)
+                       inline_maintenance=not t.threads, reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}",
+                       before=g.before)
+        if self.read_only:
+            self.log.hold("read-only")
         if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
             raise Corruption(f"{self.directory}/base.img: not of {g.size_bytes} bytes", "put it back from a copy")
         self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
@@ -267,6 +291,25 @@ class Store:
                 self.writeback.step()
                 self.maintainer.step()
 
+    def renew_reserve(self) -> None:
+        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
+        path, want = f"{self.directory}/{RESERVE}", min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
+        try:
+            if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
+                return
+            while want >= RESERVE_LEAST:
+                if self.os.exists(path):
+                    self.os.unlink(path)
+                with self.os.open(path, write=True, create=True) as file:
+                    try:
+                        file.allocate(0, want)
+                        file.datasync()
+                        break
+                    except OutOfSpace:
+                        want -= RESERVE_STEP
+        except CdpError as e:
+            log.warning("%s", str(e))    # the error itself would keep its frames alive
+
     def close(self) -> None:
         """Everything acknowledged becomes durable, the open segment is sealed and indexed. Idempotent."""
         if self._lock_file is None:
@@ -300,6 +343,7 @@ class Store:
                 self.os.unlink(log_path(self.directory, number))
             except CdpError:
                 pass    # it is empty: the next open removes it
+        self.renew_reserve()
         self._leave_disk()
 
     def _leave_disk(self) -> None:

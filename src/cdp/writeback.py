@@ -122,7 +122,7 @@ class WriteBack:
 
     def _finish(self) -> bool:
         """Everything is on its way to the disk: once it is there, say so. Returns whether there is more to do."""
-        self._core.drain()
+        self._core.settle_disk()
         volume, store = self._volume, self._store
         if not self._take_lock():
             return False
@@ -135,7 +135,7 @@ class WriteBack:
                 seq = self._core.position()[0] + 1
                 store.writebacks = [*store.writebacks, WritebackRow(seq, upto)]
                 try:
-                    seq, ts_ns = self._core.append_event(RESTORED, upto, 0, b"", store.view_at(lineage.NOW))
+                    seq, ts_ns = self._core.append_event(RESTORED, upto, 0, b"", store.view_at(lineage.NOW), True)
                 except BaseException:
                     store.writebacks = store.writebacks[:-1]
                     raise

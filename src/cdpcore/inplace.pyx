@@ -17,7 +17,7 @@ Invariants
  4. A version's data is what the disk (with Pending) held, not what a restore that is still being written back makes of it; so
     images of the time before the restore stay right.
 
-Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling alone. Whoever waits
+Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them, then Pending's. Whoever waits
 for room in Pending holds a range and nothing else, and round() needs no range.
 """
 from libc.errno cimport ENOMEM, ESHUTDOWN
@@ -26,6 +26,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from cdpcore.errors cimport CDP_CLOSED, CDP_OK, cdp_fail, cdp_fail_os, check
 from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c, cdp_loc_is_data
+from cdpcore.log cimport ROOM_FREEING, ROOM_WRITE
 from cdpcore.osapi cimport CDP_OPEN_RDWR
 from cdpcore.pending cimport pending_change
 from cdpcore.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
@@ -309,7 +310,7 @@ cdef class InPlaceCore(VolumeCore):
         cdef int rc
         for i in range(n_old):
             old_bytes += (old[i].end - old[i].start) * CDP_SECTOR if old[i].data != NULL else 0
-        rc = self.begin_record(old_bytes, n_old, seq, &ts_ns, st)
+        rc = self.begin_record(old_bytes, ROOM_WRITE, seq, &ts_ns, st)
         for i in range(n_old):
             if rc != CDP_OK:
                 return rc
@@ -353,7 +354,7 @@ cdef class InPlaceCore(VolumeCore):
 
     cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil:
         """As change_held, but no record and no before-image: a destructive restore discards what the disk holds. Nobody reads this
-        from Pending or the disk before drain(): the versions that it comes from are shown until the restore is done."""
+        from Pending or the disk before it is there: the versions that it comes from are shown until the restore is done."""
         cdef uint64_t bytes = 0
         cdef uint32_t i
         cdef int rc = CDP_OK
@@ -367,6 +368,10 @@ cdef class InPlaceCore(VolumeCore):
         if epoch == self.epoch:
             for i in range(n):
                 self.pending.push(self.versions.last_seq, s[i].start, s[i].end, s[i].kind, s[i].data)
+            pthread_mutex_lock(&self.settling)      # there is something of that seq to be done once more
+            self.applied_seq = min(self.applied_seq, self.versions.last_seq - 1)
+            self.synced_seq = min(self.synced_seq, self.versions.last_seq - 1)
+            pthread_mutex_unlock(&self.settling)
         else:
             self.pending.unreserve(bytes, n)
             rc = AGAIN
@@ -392,7 +397,7 @@ cdef class InPlaceCore(VolumeCore):
         self.log.lock_append()
         seq = self.versions.last_seq
         if self.unflushed_seq != seq:
-            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, st)
+            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
             if seq:
                 self.unflushed_seq = seq
                 self.n_flushes += 1
@@ -458,9 +463,13 @@ cdef class InPlaceCore(VolumeCore):
             self.log.fail(st.sys_errno)
             return rc
         pthread_mutex_lock(&self.settling)
-        self.applied_seq = max(self.applied_seq, upto)
+        pthread_mutex_lock(&self.pending.mutex)
+        if self.next_change < self.pending.next:    # what overwrite_held() pushed meanwhile bears an old seq
+            upto = min(upto, self.pending.changes[self.next_change % self.pending.n_changes].seq - 1)
+        pthread_mutex_unlock(&self.pending.mutex)
+        self.applied_seq = upto
         if sync:
-            self.synced_seq = max(self.synced_seq, upto)
+            self.synced_seq = upto
         pthread_mutex_unlock(&self.settling)
         self.pending.release(upto)
         return CDP_OK
@@ -751,26 +760,6 @@ cdef class InPlaceCore(VolumeCore):
         self.epoch += 1
         self.restoring = restoring
         self.old_is_logical = restoring and discards
-
-    def drain(self):
-        """Everything in Pending so far is on the disk, durably; also what write_back() put there without a record."""
-        cdef cdp_status st
-        cdef uint64_t seq
-        cdef int rc
-        with nogil:
-            rc = self.settle_now(True, &st)
-            if rc == CDP_OK:
-                pthread_mutex_lock(&self.settling)
-                while self.busy:
-                    pthread_cond_wait(&self.settled, &self.settling)
-                self.busy = True
-                pthread_mutex_unlock(&self.settling)
-                rc = self.round(True, &st)
-                pthread_mutex_lock(&self.settling)
-                self.busy = False
-                pthread_cond_broadcast(&self.settled)
-                pthread_mutex_unlock(&self.settling)
-        check(rc, &st, None)
 
     def write_back(self, uint64_t offset, uint64_t length, uint32_t max_records):
         """Put a range of the disk (whole sectors) to what the current lineage shows of it, keeping what was there as any write does.

@@ -1,4 +1,5 @@
 """A lineage in the shape the index reads: for each range of the volume, the seq intervals that are visible."""
+from libc.stdint cimport uint64_t
 from cdpcore.index cimport cdp_interval, cdp_view, cdp_view_piece
 
 
@@ -8,3 +9,5 @@ cdef class View:
     cdef cdp_view_piece *pieces
     cdef cdp_interval *intervals
     cdef cdp_interval *freed
+
+    cdef void settle(self, uint64_t seq) noexcept nogil

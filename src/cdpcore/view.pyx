@@ -4,6 +4,9 @@ from libc.stdlib cimport free, malloc
 from cdpcore.errors import InvalidRequest
 
 
+cdef uint64_t PENDING = 0xFFFFFFFFFFFFFFFE      # cdp.lineage.PENDING
+
+
 cdef class View:
     """Immutable. `pieces`: (start_sector, end_sector, [(lo, hi), ...]) ascending and adjacent from sector 0; intervals
     newest first and disjoint, visible are lo < seq <= hi. For before-images a fourth element may follow: the intervals
@@ -57,6 +60,13 @@ cdef class View:
         free(self.pieces)
         free(self.intervals)
         free(self.freed)
+
+    cdef void settle(self, uint64_t seq) noexcept nogil:
+        """The restore that was worked out as cdp.lineage.PENDING has this seq. Before anybody reads through the view."""
+        cdef uint32_t i
+        for i in range(self.v.n_intervals):
+            if self.intervals[i].lo == PENDING:
+                self.intervals[i].lo = seq
 
     @property
     def sectors(self) -> int:

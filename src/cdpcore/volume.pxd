@@ -7,7 +7,7 @@ Lock order: Log's append lock, then Versions' mutex, then Log's io lock.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.index cimport cdp_view
-from cdpcore.log cimport Log
+from cdpcore.log cimport Log, room
 from cdpcore.osapi cimport Os, cdp_os
 from cdpcore.segfiles cimport SegmentFds
 from cdpcore.versions cimport Versions
@@ -77,7 +77,7 @@ cdef class VolumeCore:
 
     # --- internal
     cdef int check_range(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
-    cdef int begin_record(self, uint64_t data_bytes, uint32_t n_desc, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil
+    cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil
     cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags, cdp_status *st) noexcept nogil
     cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil
     cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
@@ -88,4 +88,4 @@ cdef class VolumeCore:
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int set_tree_aside(self) noexcept nogil
     cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
-                              cdp_status *st) noexcept nogil
+                              room room_kind, cdp_status *st) noexcept nogil

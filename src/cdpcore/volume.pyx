@@ -15,6 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
 from cdpcore.index cimport cdp_crc32c, cdp_piece
+from cdpcore.log cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
 from cdpcore.versions cimport Versions, change, drop, pieces
 from cdpcore.osapi cimport CDP_OPEN_RDONLY
 from cdpcore.errors import Busy, Closed
@@ -123,16 +124,15 @@ cdef class VolumeCore:
         cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int begin_record(self, uint64_t data_bytes, uint32_t n_desc, uint64_t *seq, uint64_t *ts_ns,
-                          cdp_status *st) noexcept nogil:
+    cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil:
         """Append lock held: room for the whole record in segment and tree, and its seq and timestamp."""
         cdef bint rolled
         cdef uint64_t now
-        cdef int rc = self.log.make_room(data_bytes, n_desc, &rolled, st)
+        cdef int rc = self.log.make_room(data_bytes, kind, &rolled, st)
         if rc != CDP_OK:
             return rc
-        if not rolled and not self.versions.has_room(MAX_PARTS):
-            rc = self.log.roll(st)
+        if not rolled and kind == ROOM_WRITE and not self.versions.has_room(MAX_PARTS):
+            rc = self.log.roll(kind, st)
             if rc != CDP_OK:
                 return rc
             rolled = True
@@ -172,7 +172,7 @@ cdef class VolumeCore:
         cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, loc
         cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i, n_changes = 0
         cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
-        cdef int rc = self.begin_record(n, n_parts, seq, &ts_ns, st)
+        cdef int rc = self.begin_record(n, ROOM_WRITE, seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
                 return rc
@@ -245,7 +245,7 @@ cdef class VolumeCore:
             n_parts += 1
             at = stop
         if rc == CDP_OK:
-            rc = self.begin_record(n_edges * CDP_SECTOR, n_parts, &seq, &ts_ns, st)
+            rc = self.begin_record(n_edges * CDP_SECTOR, ROOM_WRITE, &seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
                 break
@@ -268,10 +268,10 @@ cdef class VolumeCore:
         return rc
 
     cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
-                              cdp_status *st) noexcept nogil:
+                              room room_kind, cdp_status *st) noexcept nogil:
         """Append lock held: one record that is not a write. `data` is n bytes, a multiple of 512. Returns its seq; 0: failed."""
         cdef uint64_t seq, ts_ns, loc
-        if self.begin_record(n, 1, &seq, &ts_ns, st) != CDP_OK:
+        if self.begin_record(n, room_kind, &seq, &ts_ns, st) != CDP_OK:
             return 0
         if self.log.append(seq, ts_ns, start, sectors, kind, 0, data, n, cdp_crc32c(0, data, n) if n else 0, &loc, st) != CDP_OK:
             return 0
@@ -287,7 +287,7 @@ cdef class VolumeCore:
         self.log.lock_append()
         seq = self.versions.last_seq
         if self.unflushed_seq != seq:
-            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, st)
+            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
             if seq:
                 self.unflushed_seq = seq
                 self.n_flushes += 1
@@ -485,9 +485,10 @@ cdef class VolumeCore:
         self.log.unlock_append()
         cdp_gate_leave(&self.gate)
 
-    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None):
+    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None, bint freeing=False):
         """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros) and, with
-        `view`, make that the current lineage. Returns (seq, ts_ns). Not durable before the next flush."""
+        `view`, make that the current lineage (in which the record's own seq may be PENDING still). `freeing`: it frees space, and
+        may use the last there is. Returns (seq, ts_ns). Not durable before the next flush."""
         cdef cdp_status st
         cdef bytes padded = data + bytes((CDP_SECTOR - len(data) % CDP_SECTOR) % CDP_SECTOR)
         cdef const uint8_t *p = <const uint8_t *><char *>padded
@@ -495,8 +496,9 @@ cdef class VolumeCore:
         cdef uint64_t seq
         cdef int rc = CDP_OK
         with nogil:
-            seq = self.append_meta(kind, start, sectors, p, n, &st)
+            seq = self.append_meta(kind, start, sectors, p, n, ROOM_FREEING if freeing else ROOM_EVENT, &st)
             if seq and view is not None:
+                view.settle(seq)
                 rc = self.versions.install(&view.v, NULL, 0, False)
         if not seq:
             check(st.code, &st, None)
@@ -521,11 +523,11 @@ cdef class VolumeCore:
         """A segment file is about to be deleted."""
         self.segments.forget(number)
 
-    def set_aside(self):
-        """After close(): hand the open segment, if it has records, to maintenance for sealing."""
+    def set_aside(self, uint64_t seq=0xFFFFFFFFFFFFFFFF):
+        """Hand the open segment, if it has records up to `seq`, to maintenance for sealing; not while another one waits for that."""
         with nogil:
             self.log.lock_append()
-            if self.log.set_aside():
+            if self.log.set_aside(seq):
                 self.set_tree_aside()
             self.log.unlock_append()
 

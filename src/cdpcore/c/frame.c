@@ -34,6 +34,11 @@ int cdp_frame_fits(const cdp_frame *f, uint32_t bytes)
     return f->n_desc < CDP_FRAME_MAX_DESCS && bytes <= f->slot_bytes - CDP_FRAME_TAIL_BYTES - f->used_bytes;
 }
 
+uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes)
+{
+    return (uint64_t)round_block(f->used_bytes + bytes) + tail_bytes_for(f->n_desc + 1);
+}
+
 /* While the frame grows, descriptor i >= 100 waits in the slot's last 64 KiB, already in its final block layout. */
 static struct cdp_record_desc *desc_at(uint8_t *head, uint8_t *tail, uint32_t i)
 {

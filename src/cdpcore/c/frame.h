@@ -42,6 +42,8 @@ uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t star
                        uint16_t flags, const void *data, uint32_t bytes, uint32_t crc);
 /* Seal with checksum: slot[0..total_bytes) is then what goes to file_off. */
 void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq);
+/* What the frame comes to with one more small descriptor and its data. */
+uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes);
 /* The most bytes that a frame with this much used can come to. */
 static inline uint64_t cdp_frame_bound(const cdp_frame *f)
 {
