@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,10 +159,13 @@ class World:
         self.root.model.max_request = self.root.volume._core.max_request_bytes
         self.root.model.flushed = len(self.root.model.rows)
         self.root.model.zero_step = self.root.model.max_request if self.size.before else 0
+        self.catch_up(self.root)        # what closing wrote back
 
     def catch_up(self, node: Node) -> None:
         """Records that a before-image volume makes by itself, while a restore is written back, change nothing that is to be seen."""
         if self.size.before and node is self.root and node.volume is not None:
+            while self.size.tuning.threads and node.volume._store.unwritten():     # its records come when they like
+                time.sleep(0.002)
             rows = node.model.rows
             for r in node.volume.records(since=len(rows)).tolist() if node.volume._core.position()[0] > len(rows) else []:
                 assert r[2] in (WRITEBACK, RESTORED, FLUSH), f"record nobody asked for: {r}"
@@ -186,6 +190,15 @@ class World:
             volume, node.volume = node.volume, None
             volume.close()
             node.model.durable = len(node.model.rows)
+            if self.size.before and node is self.root:
+                self.compare_disk()
+
+    def compare_disk(self) -> None:
+        """A clean close leaves a raw disk with the current content, for anybody to read."""
+        assert self.root
+        with self.os.open(f"{self.path}.img") as file:
+            assert file.size() == self.size.volume
+            assert file.pread(self.size.volume, 0) == bytes(self.root.model.now), "the disk is not what the volume showed"
 
     def close(self) -> None:
         if self.root:

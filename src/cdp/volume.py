@@ -551,7 +551,7 @@ class Volume:
                     return
                 self._images.check_closed()
                 if self.writeback is not None:
-                    self.writeback.stop()
+                    self.writeback.finish()
                 self._references, parent = 0, self._parent
                 self._store.close()
         finally:

@@ -2,8 +2,8 @@
 
 Piece by piece, from the volume's start to its end, beside the host's own I/O, at the speed of the disk or of `restore_rate_bytes`. What
 the host has written since the restore is not touched. When nothing is left, a record says so and reads go straight to the disk
-again. A crash or a close in between costs nothing: the lineage in the log says what is not on the disk yet, and the next opening
-goes on.
+again. A crash in between costs nothing: the lineage in the log says what is not on the disk yet, and the next opening goes on. A close
+finishes it first.
 
 Invariants
  1. One destructive restore is written back alone: what the disk still holds of before it is not kept, which is wrong for another
@@ -30,6 +30,7 @@ from .recovery import RESTORED, Event
 if TYPE_CHECKING:
     from .volume import Volume
 
+log = logging.getLogger("cdp.writeback")
 WINDOW_BYTES = 4 << 20      # looked up at once; the index is locked for some milliseconds at the most
 PIECE_BYTES = 1 << 20
 RECORDS = 32                # made at once; one where nothing is sealed beside them
@@ -86,12 +87,19 @@ class WriteBack:
         """Whether what a destructive restore discarded can be freed."""
         return bool(self._store.done_seq(row.seq)) and not self._volume._views and not self._volume._images.any_open()
 
-    def stop(self) -> None:
-        """Before the volume closes; what is left goes on at the next opening. Waits for the piece under way."""
+    def finish(self) -> None:
+        """Before the volume closes: the disk becomes what the volume shows, so that a plain raw disk is left behind. Without a rate.
+        Where that fails (or the process is killed), it goes on at the next opening."""
         self._stop.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        try:
+            while self._step():
+                if not self._store.tuning.threads:
+                    self._store.maintainer.step()
+        except CdpError as e:
+            log.warning("%s: the restore is not written back to the disk completely: %s", self._volume.path, str(e))
 
     def progress(self) -> Progress | None:
         """How far it is; None where nothing is to be written back. Looks the rest of the volume up: some ms per GiB."""
@@ -106,7 +114,10 @@ class WriteBack:
 
     def step(self) -> bool:
         """One piece, or the end. Returns whether there is more to do."""
-        if not self._store.unwritten() or self._stop.is_set():
+        return not self._stop.is_set() and self._step()
+
+    def _step(self) -> bool:
+        if not self._store.unwritten():
             return False
         size = self._volume.size_bytes
         if self._at < size:
@@ -171,7 +182,7 @@ class WriteBack:
                 return
             except CdpError as e:       # a full log, say: the volume goes on showing the right content; tried again
                 if str(e) != told:
-                    logging.getLogger("cdp.writeback").error("writing a restore of %s back: %s", self._volume.path, e)
+                    log.error("writing a restore of %s back: %s", self._volume.path, e)
                     told = str(e)
                 self._stop.wait(FREE_AGAIN_S)
             if rate:
