@@ -345,7 +345,7 @@ cdef class SegmentFile:
         cdef Py_ssize_t n, i
         cdef bytes raw
         cdef const char *p
-        for frame in range(self.n_frames - 1, -1, -1):
+        for frame in reversed(range(self.n_frames)):
             seq, raw = self.records(<uint64_t>self.entries[frame].offset_blocks * CDP_BLOCK, frame)
             p = raw
             n = len(raw) // sizeof(cdp_record_desc)
