@@ -197,7 +197,7 @@ class Store:
                                base=f"{self.directory}/base.img" if g.base == "file" else "", view=self.view_at(lineage.NOW),
                                last_seq=self.found.last_seq, last_ts_ns=self.found.last_ts_ns,
                                parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
-        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.log)
+        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
         self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped)
         if t.threads:
             # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
