@@ -14,6 +14,7 @@ Invariants
     go into what writes leave of the open segment, or into the reserve.
  3. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
 """
+cimport cython
 from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -63,6 +64,7 @@ cdef enum:
     HELD_IMPORT = 2
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class Log:
     """The log of one volume.
 

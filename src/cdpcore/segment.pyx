@@ -5,6 +5,7 @@ recovery calls on the file of a segment that a crash left open.
 
 Threading: one thread per object.
 """
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -85,6 +86,7 @@ cdef enum:
     MAX_PARTS = 64      # descriptors of one record
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class SegmentFile:
     """One file log/N.log of the volume `uuid` (None: any volume's).
 
