@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 MAX_PIECE_BYTES = 32 << 20
 MAX_PAGE_EXTENTS = 65_536
 MAX_PAGE_RECORDS = 100_000
-RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark"}
+RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark",
+                8: "writeback", 9: "restored"}
 _FLAG_FUA = 2
 
 
@@ -117,6 +118,14 @@ class ServedView(TypedDict):
     uris: list[str]
 
 
+class WritebackView(TypedDict):
+    """A restore on its way to the disk of a before-image volume: bytes that are on it since opening, and that are not yet."""
+
+    restore_seq: int
+    bytes_done: int
+    bytes_left: int
+
+
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters."""
 
@@ -132,6 +141,8 @@ class InfoView(TypedDict):
     images: int
     restores: int
     served: ServedView | None
+    disk: str | None
+    writeback: WritebackView | None
     stats: dict[str, int]
 
 
@@ -228,7 +239,12 @@ class VolumeService:
             name=volume.name, path=volume.path, uuid=str(volume.uuid), size_bytes=volume.size_bytes,
             created_ns=volume.created_ns, created=utc(volume.created_ns), parent=volume.parent, window=self.window(),
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
-            served=self.served, stats={name: int(count) for name, count in volume.stats().items()})
+            served=self.served, disk=volume.geometry().disk or None, writeback=self._writeback(), stats={name: int(count) for name, count in volume.stats().items()})
+
+    def _writeback(self) -> WritebackView | None:
+        progress = self.volume.writeback.progress() if self.volume.writeback is not None else None
+        return None if progress is None else WritebackView(
+            restore_seq=progress.restore_seq, bytes_done=progress.bytes_done, bytes_left=progress.bytes_left)
 
     def window(self) -> WindowView:
         window = self.volume.window()

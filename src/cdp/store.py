@@ -237,7 +237,7 @@ class Store:
                 self.core.freeze()
                 self.core.lineage_changed(True, self.restores[-1].destructive)
                 self.core.thaw()
-        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.log)
+        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
         self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped)
         if t.threads:
             # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.

@@ -68,8 +68,9 @@ class Volume:
     """One protected virtual disk, open. A context manager; every method may be called from any thread. After close() all
     methods raise Closed."""
 
-    def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False, _tuning: Tuning | None = None, _os: Os | None = None,
-                 _catalog: stores.CatalogFactory = stores.lmdb_catalog, _parent: Volume | None = None):
+    def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False,
+                 _tuning: Tuning | None = None, _os: Os | None = None, _catalog: stores.CatalogFactory = stores.lmdb_catalog,
+                 _parent: Volume | None = None):
         self.path = _directory(path)
         self.name = Path(self.path).name
         self.settings = settings or Settings()

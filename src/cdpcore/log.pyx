@@ -14,6 +14,7 @@ Invariants
     go into what writes leave of the open segment, or into the reserve.
  3. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
 """
+cimport cython
 from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -65,6 +66,7 @@ cdef enum:
     HELD_IMPORT = 2
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class Log:
     """The log of one volume.
 
@@ -236,32 +238,29 @@ cdef class Log:
         cdef ring_frame *r
         cdef segment *s = &self.current
         cdef cdp_frame_entry *grown
-        cdef uint64_t durable
         if not self.frame_open:
             return
         r = self.ring.last()
         if r.f.n_desc == 0:
             return
+        pthread_mutex_lock(&self.ring.mutex)    # over all of it: cdpcore.tail looks at descriptors and directory
         if s.n_frames == s.frames_cap:
             grown = <cdp_frame_entry *>realloc(s.frames, (2 * s.frames_cap + 64) * sizeof(cdp_frame_entry))
             if grown == NULL:
+                pthread_mutex_unlock(&self.ring.mutex)
                 self.fail(ENOMEM)
                 return
             s.frames = grown
             s.frames_cap = 2 * s.frames_cap + 64
-        pthread_mutex_lock(&self.ring.mutex)
-        durable = self.durable_seq
-        pthread_mutex_unlock(&self.ring.mutex)
-        cdp_frame_finish(&r.f, durable)
+        cdp_frame_finish(&r.f, self.durable_seq)
         s.frames[s.n_frames].first_seq = r.f.first_seq
         s.frames[s.n_frames].first_ts_ns = r.f.first_ts_ns
         s.frames[s.n_frames].flush_seq = r.f.flush_seq
         s.frames[s.n_frames].offset_blocks = <uint32_t>(r.f.file_off // CDP_BLOCK)
         s.frames[s.n_frames].n_desc = r.f.n_desc
         s.n_frames += 1
-        self.frame_open = False
-        pthread_mutex_lock(&self.ring.mutex)
         s.tail_bytes += r.f.total_bytes
+        self.frame_open = False
         self.ring.queued = self.ring.opened
         if self.wants_spare():
             pthread_cond_signal(&self.upkeep)
@@ -620,45 +619,6 @@ cdef class Log:
             self.unlock_append()
             rc = self.wait_durable(seq, &st)
         check(rc, &st, self.directory.decode())
-
-    def write_out(self):
-        """Close the open frame and write every frame to its file (not synced), so that the files show all records."""
-        cdef cdp_status st
-        cdef int rc
-        with nogil:
-            self.lock_append()
-            self.close_frame()
-            self.unlock_append()
-            rc = self.io_round(0, &st)
-        check(rc, &st, self.directory.decode())
-
-    def tail(self) -> list:
-        """[(number, bytes)] of the segment being sealed, if any, and the open one, if any, as of one moment: their directories so
-        far, packed cdp_frame_entry structs. Copies; the frames' headers say the rest."""
-        cdef segment *both[2]
-        cdef uint32_t number[2]
-        cdef size_t size[2]
-        cdef void *copy[2]
-        cdef int i
-        both[0], both[1] = &self.sealing, &self.current
-        with nogil:
-            self.lock_append()
-            pthread_mutex_lock(&self.ring.mutex)
-            for i in range(2):
-                number[i] = both[i].number
-                size[i] = both[i].n_frames * sizeof(cdp_frame_entry)
-                copy[i] = realloc(NULL, size[i] + 1)
-                if copy[i] != NULL and size[i]:
-                    memcpy(copy[i], both[i].frames, size[i])
-            pthread_mutex_unlock(&self.ring.mutex)
-            self.unlock_append()
-        try:
-            if copy[0] == NULL or copy[1] == NULL:
-                raise MemoryError()
-            return [(number[i], (<const char *>copy[i])[:size[i]]) for i in range(2) if number[i]]
-        finally:
-            free(copy[0])
-            free(copy[1])
 
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of the

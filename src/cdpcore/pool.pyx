@@ -7,6 +7,7 @@ buffered writes the page cache grows on the write path, and that alone cost a th
 Invariant: a slot belongs to exactly one frame, ring order (frame k lives in slot k mod n), so nothing is searched and
 nothing fragments. Threading: immutable after construction; the log says who may touch a slot.
 """
+cimport cython
 from cdpcore.errors import InvalidRequest, OutOfSpace
 
 cdef extern from "frame.h" nogil:
@@ -14,6 +15,7 @@ cdef extern from "frame.h" nogil:
         CDP_FRAME_MIN_SLOT
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class BufferPool:
     """`n_slots` slots of `slot_bytes` bytes (a multiple of 4096) from `os`. Freed with the object."""
 

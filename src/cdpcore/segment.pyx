@@ -5,6 +5,7 @@ recovery calls on the file of a segment that a crash left open.
 
 Threading: one thread per object.
 """
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.errno cimport EIO
 from libc.stdlib cimport calloc, free, malloc
@@ -126,6 +127,7 @@ cdef int64_t copy_back(const cdp_os *os, int log_fd, uint64_t from_, int disk_fd
     return 0
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class SegmentFile:
     """One file log/N.log of the volume `uuid` (None: any volume's).
 

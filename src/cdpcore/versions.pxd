@@ -2,6 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.index cimport cdp_piece, cdp_run, cdp_tree, cdp_view
+from cdpcore.osapi cimport Os
 from cdpcore.ring cimport pthread_mutex_t
 from cdpcore.view cimport View
 
@@ -52,6 +53,7 @@ cdef void drop(pieces *p) noexcept nogil
 
 cdef class Versions:
     # constant after construction
+    cdef Os os                      # outlives the runs
     cdef uint32_t max_records
 
     # guarded by mutex; the volume's append lock is held as well by whoever adds records

@@ -1,10 +1,11 @@
 from typing import final
 
+from cdpcore.osapi import Os
 from cdpcore.view import View
 
 @final
 class Versions:
-    def __new__(cls, view: View, max_records: int, last_seq: int, last_ts_ns: int) -> Versions: ...
+    def __new__(cls, os: Os, view: View, max_records: int, last_seq: int, last_ts_ns: int) -> Versions: ...
     @property
     def last_seq(self) -> int: ...
     @property

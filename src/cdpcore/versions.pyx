@@ -9,6 +9,7 @@ Invariants
  3. A snapshot never changes; a restore replaces its lineage, maintenance its runs, each keeping the other half.
  4. A reader has its snapshot until it has read the data, so freeing waits for the readers of older ones (readers_gone).
 """
+cimport cython
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -34,11 +35,13 @@ cdef void drop(pieces *p) noexcept nogil:
         cdp_snapshot_unref(p.snapshot)
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class Versions:
-    """The index of one volume. `view`: its lineage; `max_records`: of a segment."""
+    """The index of one volume. `os`: where its runs are mapped; `view`: its lineage; `max_records`: of a segment."""
 
-    def __cinit__(self, View view not None, uint32_t max_records, uint64_t last_seq, uint64_t last_ts_ns):
+    def __cinit__(self, Os os not None, View view not None, uint32_t max_records, uint64_t last_seq, uint64_t last_ts_ns):
         pthread_mutex_init(&self.mutex, NULL)
+        self.os = os
         self.max_records = max_records
         self.last_seq = last_seq
         self.last_ts_ns = last_ts_ns

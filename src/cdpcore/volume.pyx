@@ -10,6 +10,7 @@ lock; what a destructive restore frees is freed when the reads that began before
 
 Invariant: a record is in one segment, whole; if it can't be, for want of space, nothing of it is in the log.
 """
+cimport cython
 from libc.errno cimport ENOMEM, ESHUTDOWN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -44,6 +45,7 @@ cdef enum:
     FULL = -1           # add_extent: the list is full, which is no error
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class VolumeCore:
     """One volume's engine.
 
@@ -81,7 +83,7 @@ cdef class VolumeCore:
         self.parent_view = parent_view
         self.parent_pin = parent_pin
         self.unflushed_seq = last_seq
-        self.versions = Versions(view, max_records, last_seq, last_ts_ns)
+        self.versions = Versions(log.os, view, max_records, last_seq, last_ts_ns)
 
     def __dealloc__(self):
         if self.base_fd >= 0 and self.table != NULL:

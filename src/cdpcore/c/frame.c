@@ -67,12 +67,22 @@ uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t star
         d->data_sector = (uint32_t)loc;
         f->used_bytes += bytes;
     }
-    if (f->n_desc++ == 0)
+    if (f->n_desc == 0)
         f->first_ts_ns = ts_ns;
     f->last_seq = seq;
     if (kind == CDP_KIND_FLUSH || flags & CDP_REC_FUA)
         f->flush_seq = seq;
+    __atomic_store_n(&f->n_desc, f->n_desc + 1, __ATOMIC_RELEASE); /* cdp_frame_descs may look on */
     return loc;
+}
+
+uint32_t cdp_frame_descs(const cdp_frame *f, struct cdp_record_desc *out, uint32_t cap)
+{
+    uint32_t n = __atomic_load_n(&f->n_desc, __ATOMIC_ACQUIRE);
+    uint8_t *tail = f->total_bytes ? f->slot + f->total_bytes - tail_bytes_for(n) : f->slot + f->slot_bytes - CDP_FRAME_TAIL_BYTES;
+    for (uint32_t i = 0; i < n && i < cap; i++)
+        out[i] = *desc_at(f->slot, tail, i);
+    return n;
 }
 
 void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq)
