@@ -15,14 +15,17 @@ FILES = sorted(p.relative_to(TRACES).as_posix() for p in TRACES.glob("*/*") if p
 
 
 @pytest.mark.skipif(not FILES, reason=f"no trace folder at {TRACES}")
+@pytest.mark.parametrize("mode", ["after", "before"])
 @pytest.mark.parametrize("name", FILES or ["none"])
-def test_replayed_and_verified(tmp_path, name):
+def test_replayed_and_verified(tmp_path, name, mode):
     args = [
         "replay",
         str(TRACES / name),
         "--volume",
         str(tmp_path / "{disk}"),
         "--create",
+        "--mode",
+        mode,
         "--verify",
         "--moments",
         "8",

@@ -422,7 +422,7 @@ class Volume:
         try:
             seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view, destructive)
             if self.writeback is not None:
-                self._core.lineage_changed(True, destructive)
+                self.writeback.shown(destructive)
             row = RestoreRow(seq, ts_ns, target.seq, target.ts_ns, start, end, destructive, undo_of or 0)
             s.restores = [*s.restores, row]
             event = Event(RESTORE, seq, ts_ns, start, end - start, data)

@@ -76,6 +76,10 @@ class WriteBack:
                 raise RefusedPoint(f"{self._volume.path}: at #{target.seq}, restore #{r.seq} was still being written back",
                                    f"a destructive restore can go to #{r.seq - 1} or before, or to #{r.done_seq} or after")
 
+    def shown(self, destructive: bool) -> None:
+        """Between freeze() and thaw(): the current lineage shows the restore."""
+        self._core.lineage_changed(True, destructive)
+
     def begin(self) -> None:
         """There is a restore to be written back."""
         self._at, self._upto = 0, self._store.restores[-1].seq

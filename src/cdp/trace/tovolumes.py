@@ -148,19 +148,34 @@ def opened(
     limit: int | None,
     wrap: bool,
     check_reads: bool,
+    before: bool = False,
 ) -> Iterator[list[Placed]]:
-    """Volumes open, with bookmarks, sessions and drivers made. On leaving they are closed and their sessions saved."""
+    """Volumes open, with bookmarks, sessions and drivers made. On leaving they are closed and their sessions saved. `before`: those
+    that are made protect an empty disk VOLUME.img in place."""
     with ExitStack() as stack:
         ready: list[Placed] = []
         for p in places:
             if p.volume in new:
                 Path(p.volume).parent.mkdir(parents=True, exist_ok=True)
-                volume = cdp.create(p.volume, size=new[p.volume], settings=settings)
+                if before:
+                    disk = _empty_disk(f"{p.volume}.img", new[p.volume])
+                    volume = cdp.create(p.volume, disk=disk, settings=settings)
+                else:
+                    volume = cdp.create(p.volume, size=new[p.volume], settings=settings)
             else:
                 volume = cdp.open(p.volume, settings=settings)
             stack.callback(volume.close)
             ready.append(_prepare(stack, p, volume, trace, options, limit, wrap, check_reads))
         yield ready
+
+
+def _empty_disk(path: str, size: int) -> str:
+    try:
+        with open(path, "xb") as file:
+            file.truncate(size)
+    except FileExistsError:
+        raise InvalidRequest(f"{path}: exists already", "make the volume with 'cdp create --mode before', or remove the file") from None
+    return path
 
 
 def _prepare(
