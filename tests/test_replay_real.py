@@ -37,4 +37,5 @@ def test_replayed_and_verified(tmp_path, name, mode):
     assert got["records"] == min(RECORDS, got["records_in_trace"]) and got["not_issued"] == 0
     issued = sum(got["requests"][kind]["count"] for kind in ("read", "write", "trim", "zero"))
     flushes = got["requests"]["flush"]["count"]
-    assert got["records"] - flushes <= issued <= got["records"] and all(v["ok"] for v in got["verify"])
+    assert got["records"] - flushes <= issued and all(v["ok"] for v in got["verify"])
+    assert issued <= got["records"] or mode == "before"     # there long trims are taken apart, as long writes are anywhere

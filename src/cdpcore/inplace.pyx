@@ -68,7 +68,6 @@ cdef enum:
     ZEROS_BYTES = 65536
 
 cdef uint64_t HOLE_STEP = 64 << 20      # a hole at least so long is trimmed as one record, unread
-cdef uint64_t CHANGE_STEP = 4 << 20     # of a long zero or trim whose old content is read
 cdef uint8_t ZEROS[ZEROS_BYTES]
 
 
@@ -124,7 +123,7 @@ cdef class InPlaceCore(VolumeCore):
     cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
         """What is trimmed is read and kept, but for long holes; so it takes as long as there is data."""
         cdef uint16_t kind = CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO
-        cdef uint64_t at = off, end = off + n, step, most = min(self.max_request_bytes, CHANGE_STEP), until
+        cdef uint64_t at = off, end = off + n, step, most = self.max_request_bytes, until
         cdef span s
         cdef int rc
         if not cdp_gate_enter(&self.gate):

@@ -25,7 +25,7 @@ from cdp.trace.info import TraceInfo
 from cdp.trace.reader import Trace
 from cdp.trace.replay import Disk, Outcome, Replay
 from cdp.trace.session import Acks, Session
-from cdp.trace.shape import MAX_REQUEST_BYTES, Shape
+from cdp.trace.shape import MAX_REQUEST_BYTES
 from cdp.volume import Volume
 from cdpcore.errors import InvalidRequest, NotFound
 from cdpcore.replay import TargetDriver
@@ -204,13 +204,14 @@ def _prepare(
         most,
         wrap,
         trace.has_payload,
+        all_short=volume.geometry().before,
     )
     acks = Acks.create(volume.path)
     stack.callback(acks.close)
     session.save()
     driver = TargetDriver(volume.target(), key=key, max_bytes=most, pattern=not trace.has_payload, acks=acks.memory)
     driver.check_reads = check_reads and not trace.has_payload
-    disk = Disk(p.device or volume.name, p.index, driver, Shape(volume.size_bytes, most, wrap), volume._core.position)
+    disk = Disk(p.device or volume.name, p.index, driver, session.shape(), volume._core.position)
     return Placed(p, volume, session, disk, acks, log, index)
 
 
@@ -312,7 +313,7 @@ def changes_until(trace: Trace, session: Session, after_ns: int) -> int:
     """Changes of the session's disk that come before the first record later than `after_ns` after the trace's first."""
     from cdp.trace.shape import is_change
 
-    shape = Shape(session.size_bytes, session.max_bytes, session.wrap)
+    shape = session.shape()
     first: int | None = None
     seen = changes = 0
     for records in trace:
