@@ -34,6 +34,7 @@ from . import geometry as geometries
 from . import lineage
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment
 from .geometry import Geometry
+from .importing import BUILDING, Base, fill
 from .maintain import Maintainer
 from .recovery import Found, log_path, look, recover
 from .timeline import Timeline
@@ -65,8 +66,8 @@ def check_size(size: int) -> None:
 
 
 def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0)) -> Geometry:
-    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image."""
+           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None) -> Geometry:
+    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its content."""
     os = os or posix()
     check_size(size)
     if os.exists(directory):
@@ -76,18 +77,21 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
     # Built beside its place and renamed, so that a crash leaves no half volume under the name.
     building = f"{directory}.creating"
-    if os.exists(building):
-        remove_tree(os, building)
+    _remove_interrupted(os, building)
     try:
         os.mkdir(building)
     except NotFound:
         raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
-    geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes, "parent" if parent else "none",
-                        parent_at[0], parent_at[1], parent.uuid if parent else "")
+    geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
+                        "parent" if parent else "file" if base else "none", parent_at[0], parent_at[1], parent.uuid if parent else "")
+    held: File | None = None
     try:
+        os.write_file(f"{building}/lock", b"")
+        held = lock(os, building)
         for name in ("log", "runs", "images"):
             os.mkdir(f"{building}/{name}")
-        os.write_file(f"{building}/lock", b"")
+        if base:
+            fill(os, building, size, base)
         geometries.save(os, building, geometry)
         catalog(building, True).close()
         os.sync_dir(building)
@@ -97,7 +101,22 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         if os.exists(building):
             remove_tree(os, building)
         raise
+    finally:
+        if held:
+            held.close()
     return geometry
+
+
+def _remove_interrupted(os: Os, building: str) -> None:
+    """What a killed creation left, unless the process that makes it lives."""
+    if not os.exists(building):
+        return
+    if os.exists(f"{building}/lock"):
+        try:
+            lock(os, building).close()
+        except Busy:
+            raise Busy(f"{building}: another process is making this volume", "wait for it, or take another name") from None
+    remove_tree(os, building)
 
 
 def remove_tree(os: Os, path: str) -> None:
@@ -158,6 +177,8 @@ class Store:
             if self.read_only:
                 self.found: Found = look(self.os, self.directory, self.geometry, self.catalog)
             else:
+                if self.os.exists(f"{self.directory}/{BUILDING}"):      # of an import that was killed
+                    self.os.unlink(f"{self.directory}/{BUILDING}")
                 self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
             self._assemble()
             self.renew_reserve()
