@@ -39,6 +39,8 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
+    if out == "-" and state.no_stdout:
+        raise InvalidRequest("standard output is closed", "write to a file or a pipe")
     if out == "-" and sys.stdout.isatty():
         raise InvalidRequest("standard output is a terminal", f"write to a file or a pipe: cdp export {volume} - | ...")
     _check_out(out, force)

@@ -3,7 +3,8 @@
 Invariants
  1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, and FIRST_BYTE_S where
     the client says nothing. Where all places are taken, the one that has been silent longest gives way to a new
-    connection after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the transmission phase; a further one is told so and refused.
+    connection after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the
+    transmission phase; a further one is told so and refused.
  2. A connection's socket is closed by its own thread alone, so a file descriptor is never used after it was reused.
  3. An export is opened for one connection and closed when that ends, however it ends.
 Threading: one accept thread; one thread a connection (no GIL once it serves), a second one with TLS. Public methods may
