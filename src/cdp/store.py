@@ -39,6 +39,7 @@ from . import geometry as geometries
 from . import lineage
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
 from .geometry import Geometry
+from .importing import BUILDING, Base, fill
 from .maintain import Maintainer
 from .recovery import Found, log_path, look, recover
 from .timeline import Timeline
@@ -70,9 +71,9 @@ def check_size(size: int) -> None:
 
 
 def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), disk: str = "") -> Geometry:
-    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `disk`: of before-images,
-    the absolute path of the disk to protect in place, which gives the size."""
+           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None, disk: str = "") -> Geometry:
+    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its content; `disk`: of
+    before-images, the absolute path of the disk to protect in place, which gives the size."""
     os = os or posix()
     if disk:
         with disks.open_disk(os, disk) as file:
@@ -87,19 +88,22 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
     # Built beside its place and renamed, so that a crash leaves no half volume under the name.
     building = f"{directory}.creating"
-    if os.exists(building):
-        remove_tree(os, building)
+    _remove_interrupted(os, building)
     try:
         os.mkdir(building)
     except NotFound:
         raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
     geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
-                        "parent" if parent else "disk" if disk else "none", parent_at[0], parent_at[1],
+                        "parent" if parent else "disk" if disk else "file" if base else "none", parent_at[0], parent_at[1],
                         parent.uuid if parent else "", 2 if disk else 1, disk)
+    held: File | None = None
     try:
+        os.write_file(f"{building}/lock", b"")
+        held = lock(os, building)
         for name in ("log", "runs", "images"):
             os.mkdir(f"{building}/{name}")
-        os.write_file(f"{building}/lock", b"")
+        if base:
+            fill(os, building, size, base)
         geometries.save(os, building, geometry)
         if disk:
             DiskState(os, f"{building}/{disks.STATE}", bytes.fromhex(geometry.uuid), create=True).close()
@@ -111,7 +115,22 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         if os.exists(building):
             remove_tree(os, building)
         raise
+    finally:
+        if held:
+            held.close()
     return geometry
+
+
+def _remove_interrupted(os: Os, building: str) -> None:
+    """What a killed creation left, unless the process that makes it lives."""
+    if not os.exists(building):
+        return
+    if os.exists(f"{building}/lock"):
+        try:
+            lock(os, building).close()
+        except Busy:
+            raise Busy(f"{building}: another process is making this volume", "wait for it, or take another name") from None
+    remove_tree(os, building)
 
 
 def remove_tree(os: Os, path: str) -> None:
@@ -180,6 +199,8 @@ class Store:
             if self.read_only:
                 self.found: Found = look(self.os, self.directory, self.geometry, self.catalog)
             else:
+                if self.os.exists(f"{self.directory}/{BUILDING}"):      # of an import that was killed
+                    self.os.unlink(f"{self.directory}/{BUILDING}")
                 self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
                                      self._disk_state.applied_seq if self._disk_state else lineage.NOW)
             self._assemble()

@@ -26,6 +26,7 @@ from . import lineage, points, store as stores
 from .catalog import BookmarkRow, RestoreRow
 from .geometry import Geometry
 from .images import Images
+from .importing import Base, import_base
 from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
 from .reclaim import reclaim
 from .recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
@@ -39,17 +40,19 @@ PointLike = str | int | datetime | points.Point
 KINDS = {0: "data", 1: "zero", 2: "hole"}
 
 
-def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None) -> Volume:
+def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None,
+           base: Base | None = None) -> Volume:
     """Make a volume in the folder `path`, which must not exist, and open it: of `size` bytes (a multiple of 512, up to 64 PiB), or
     of before-images, to protect the raw file or block device `disk` in place.
 
-    Nothing is allocated up front, and nothing of the disk is copied; it stays a plain raw disk with the current content, and must
-    not be written by others while the volume is open. Raises InvalidRequest, NotFound (no parent folder, no disk), Busy (another
-    volume has the disk open), OutOfSpace.
+    Nothing is allocated up front but 1 MiB for the day on which the disk is full. `base`: the content as #0 (cdp.importing.Base); the
+    volume is there with it or not at all. Of a `disk` nothing is copied; it stays a plain raw disk with the current content, and
+    must not be written by others while the volume is open. Raises InvalidRequest, NotFound (no parent folder, no disk), Busy (it is
+    being made, or another volume has the disk open), OutOfSpace.
     """
-    if (size is None) == (disk is None):
+    if (size is None) == (disk is None) or base is not None and disk is not None:
         raise InvalidRequest("a volume has a size, or the disk that it protects", "give either size= or disk=")
-    stores.create(_directory(path), size or 0, Tuning.from_settings(settings or Settings()),
+    stores.create(_directory(path), size or 0, Tuning.from_settings(settings or Settings()), base=base,
                   disk=_directory(Path(disk).resolve()) if disk is not None else "")
     return Volume(path, settings=settings)
 
@@ -499,12 +502,11 @@ class Volume:
     def import_base(self, read: Callable[[int, memoryview], None], extents: Iterable[tuple[int, int]],
                     progress: Callable[[int], None] | None = None) -> None:
         """Fill the base of a volume that has no records and no base yet: read(offset, view) is called for each piece of
-        `extents` (offset, length in bytes); all else is a hole. The content becomes #0, all or nothing."""
-        from .importing import import_base
+        `extents` (offset, length in bytes); all else is a hole. The content becomes #0, all or nothing. Writes
+        are refused meanwhile (Unavailable)."""
         self._writable()
         with self._lock:
-            import_base(self._store, read, extents, progress)
-            self._core.adopt_base(f"{self.path}/base.img")
+            import_base(self._store, Base(read, extents, progress))
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
