@@ -10,6 +10,7 @@ Invariants
 Thread-safe as far as the volume is, which is: every method, from any thread.
 """
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MAX_PIECE_BYTES = 32 << 20
 MAX_PAGE_EXTENTS = 65_536
 MAX_PAGE_RECORDS = 100_000
+CAPTURE_FILE = "capture.json"
 RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark"}
 _FLAG_FUA = 2
 
@@ -117,6 +119,29 @@ class ServedView(TypedDict):
     uris: list[str]
 
 
+class CaptureView(TypedDict):
+    """What a volume captures (`running`), or captured last. kind: log or mirror; None where it does not apply or is not known.
+
+    Of a log: entries taken, their bytes of the log, and what it counts beyond: entries, bytes, and for how long. Of a mirror:
+    connections that write now, bytes that they wrote, the first moment that was whole, and the latest.
+    """
+
+    kind: str
+    source: str
+    running: bool
+    seq: int
+    entries: int | None
+    log_bytes: int | None
+    behind_entries: int | None
+    behind_bytes: int | None
+    behind_ns: int | None
+    connections: int | None
+    written_bytes: int | None
+    synced: MomentView | None
+    whole: MomentView | None
+    note: str
+
+
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters."""
 
@@ -133,6 +158,7 @@ class InfoView(TypedDict):
     restores: int
     served: ServedView | None
     stats: dict[str, int]
+    capture: CaptureView | None
 
 
 class ExtentView(TypedDict):
@@ -228,7 +254,15 @@ class VolumeService:
             name=volume.name, path=volume.path, uuid=str(volume.uuid), size_bytes=volume.size_bytes,
             created_ns=volume.created_ns, created=utc(volume.created_ns), parent=volume.parent, window=self.window(),
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
-            served=self.served, stats={name: int(count) for name, count in volume.stats().items()})
+            served=self.served, stats={name: int(count) for name, count in volume.stats().items()}, capture=self.capture())
+
+    def capture(self) -> CaptureView | None:
+        """What this volume is a capture of; None for all others."""
+        if not os.path.exists(os.path.join(self.volume.path, CAPTURE_FILE)):
+            return None
+        from cdp.capture.view import stored
+
+        return stored(self.volume.path)
 
     def window(self) -> WindowView:
         window = self.volume.window()
