@@ -138,7 +138,7 @@ class Tail:
         part["length_bytes"] = size
         part["payload"] = 0
         if start.inside:
-            part["flags"] &= 0xFF ^ Flag.PREFLUSH
+            part["flags"] &= np.uint8(0xFF ^ Flag.PREFLUSH)
         if start.inside + size == length:
             self.place = Place(start.entries + 1, start.position + self.sector_bytes + length)
         else:
