@@ -60,6 +60,7 @@ class OpenExport:
     name: str
     multi_conn: bool
     _close: Callable[[], None]
+    own_fua: bool = False
 
     def close(self) -> None:
         self._close()
@@ -102,8 +103,9 @@ class Exports:
             stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
-                capsule = volume.target() if images or self._target is None else self._target(volume)
-                return OpenExport(capsule=capsule, read_only=self._read_only, size_bytes=volume.size_bytes,
+                own = None if images else self._target
+                return OpenExport(capsule=own(volume) if own else volume.target(), own_fua=own is not None,
+                                  read_only=self._read_only, size_bytes=volume.size_bytes,
                                   description=base, name=base, multi_conn=True, _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
@@ -168,7 +170,8 @@ def runtime_sockets(name: str) -> RuntimeSockets:
 class Server:
     """`with Server(paths, settings) as server: server.wait()`.
 
-    service: what administers a volume. target: what NBD clients of the volumes themselves get (a cdp_target); None: the volume.
+    service: what administers a volume. target: what NBD clients of the volumes themselves get (a cdp_target, which gets a
+    flush only where a client sends one); None: the volume.
     """
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False, *,

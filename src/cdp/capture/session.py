@@ -10,6 +10,7 @@ from collections.abc import Callable
 from cdp.capture import view as views
 from cdp.capture.follow import Follower, Status
 from cdp.capture.hosting import CapturedService
+from cdp.capture.mirror import Mirror
 from cdp.capture.source import LogSource
 from cdp.serve import Server
 from cdp.service import CaptureView
@@ -38,3 +39,18 @@ def follow(root: str, log_path: str, settings: Settings, *, once: bool, new_log:
             ready(server.uris())
             follower.run(once=once, pause=lambda: server.wait(PAUSE_S), progress=lambda status: progress(view()))
             return view(running=False)
+
+
+def mirror(root: str, settings: Settings, *, ready: Ready, progress: Progress) -> CaptureView:
+    """cdp capture --mirror. Returns how far it came."""
+    taker = Mirror()
+    with Server([root], settings, service=lambda volume, served: CapturedService(volume, served, taker.view), target=taker.target) as server:
+        (name,) = server.names()
+        taker.begin(server.volume(name))
+        ready(server.uris())
+        while not server.wait(PAUSE_S):
+            taker.step(server.connections(name))
+            progress(taker.view())
+        taker.step(server.connections(name))
+        taker.finish()
+        return taker.view(running=False)
