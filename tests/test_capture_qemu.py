@@ -49,8 +49,8 @@ class Source:
         self.mount.mkdir()
         self.server = subprocess.Popen(
             ["qemu-nbd", "-k", self.socket, "-t", "--discard=unmap", "--image-opts",
-             f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={self.disk},file.discard=unmap,"
-             f"log.driver=file,log.filename={self.log},log-sector-size={sector},log-super-update-interval={interval}"])
+             (f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={self.disk},file.discard=unmap,"
+              f"log.driver=file,log.filename={self.log},log-sector-size={sector},log-super-update-interval={interval}")])
         wait(self.socket.exists, self.server)
         # debugfs writes single bytes of the super block; QEMU's log takes sectors.
         aligned = ["nbdkit", "-s", "--exit-with-parent", "--filter=blocksize", "nbd", f"socket={self.socket}", "minblock=4096"]

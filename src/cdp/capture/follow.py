@@ -1,8 +1,8 @@
 """Following a write log: its entries become the records of a volume, in order, each once, until it is told to stop.
 
 Invariants
-  1. Only entries are taken that the log has counted for `settle`, and that are there (cdp.capture.lag, cdp.capture.tail). For LATE_NS their bytes
-     are then compared with what was taken: a writer that is slower than that is found out, never believed.
+  1. Only entries are taken that the log has counted for `settle`, and that are there (cdp.capture.lag, cdp.capture.tail).
+     LATE_NS later their bytes are compared with what was taken: a writer that was slower is found out, never believed.
   2. Entries go through one driver, natively, in order; a mark becomes a bookmark between them.
   3. cdp.capture.position is written after what it says is durable, without a record of its own, so the history has the
      flushes of the source and no others.
@@ -63,7 +63,8 @@ class Follower:
     Raises what cdp.capture.source raises, RefusedPoint (not the log, or not the volume, of before), Corruption.
     """
 
-    def __init__(self, volume: Volume, source: LogSource, *, settle_ns: int, new_log: bool = False, stopping: Callable[[], bool] = lambda: False):
+    def __init__(self, volume: Volume, source: LogSource, *, settle_ns: int, new_log: bool = False,
+                 stopping: Callable[[], bool] = lambda: False):
         self.volume, self.source, self._stopping = volume, source, stopping
         self._lag = Lag(settle_ns)
         self._driver = TargetDriver(volume.target(), key=1, max_bytes=SLICE_BYTES, pattern=False)
@@ -91,8 +92,8 @@ class Follower:
             self._save(self.position)
         else:
             if head.entries < before.place.entries or head.sector_bytes != before.sector_bytes:
-                raise RefusedPoint(f"{self.source.path}: begun anew: it counts {head.entries} entries of {head.sector_bytes} bytes, but this volume "
-                                   f"took {before.place.entries} of {before.sector_bytes}", ANOTHER)
+                raise RefusedPoint(f"{self.source.path}: begun anew: it counts {head.entries} entries of {head.sector_bytes} bytes, but "
+                                   f"this volume took {before.place.entries} of {before.sector_bytes}", ANOTHER)
             positions.check_witnesses(self.source, before)
             tail = Tail(self.source, head, before.place)
             self._resumed_at = positions.catch_up(self.volume, tail, before, head.entries)
@@ -128,8 +129,8 @@ class Follower:
     def _still_the_same(self, head: Super, tail: Tail) -> None:
         size = self.source.size_bytes()
         if head.entries < tail.place.entries or head.sector_bytes != tail.sector_bytes or (size is not None and size < tail.place.position):
-            raise RefusedPoint(f"{self.source.path}: begun anew, or cut: it counts {head.entries} entries, of which {tail.place.entries} were "
-                               "taken before", ANOTHER)
+            raise RefusedPoint(f"{self.source.path}: begun anew, or cut: it counts {head.entries} entries; {tail.place.entries} had been "
+                               "taken", ANOTHER)
 
     def _tell(self, note: str, counted: int = 0) -> None:
         tail = self._tail
@@ -171,7 +172,8 @@ class Follower:
             try:
                 at = self._driver.run(raw, at, data, budget_ns=SLICE_NS)
             except OutOfSpace as error:
-                raise OutOfSpace(error.message, "nothing is lost: free space, then start the capture again; the log keeps what is to come") from None
+                raise OutOfSpace(error.message, "nothing is lost: free space, then start the capture again; the log keeps what is to "
+                                 "come") from None
             if self._driver.changes != changes:
                 self._resumed_at = None
         return at
@@ -252,8 +254,8 @@ class Follower:
             progress(status)
             now = time.monotonic_ns()
             if once and self._tail is None:
-                raise InvalidRequest(f"{self.source.path}: empty: there is no super block in it", "its writer writes it at the first flush; "
-                                     "without --once the capture waits for it")
+                raise InvalidRequest(f"{self.source.path}: empty: there is no super block in it",
+                                     "its writer writes it at the first flush; without --once the capture waits for it")
             if wanted < 0:
                 wanted = status.counted
             if once and status.entries >= wanted:
@@ -261,10 +263,11 @@ class Follower:
             if moved:
                 moved_ns = now
                 continue
-            if gone := self.source.gone():
-                if status.entries >= status.counted or now - moved_ns > ONCE_WAIT_NS + self._lag.settle_ns:
-                    raise RefusedPoint(f"{self.source.path}: {gone}; all {status.entries} entries that it counted are in the volume", ANOTHER)
-            if once and status.note and now - moved_ns > ONCE_WAIT_NS + self._lag.settle_ns:
+            late = now - moved_ns > ONCE_WAIT_NS + self._lag.settle_ns
+            if (gone := self.source.gone()) and (status.entries >= status.counted or late):
+                raise RefusedPoint(f"{self.source.path}: {gone}; {status.entries} of the {status.counted} entries that it counted are "
+                                   "in the volume", ANOTHER)
+            if once and status.note and late:
                 raise Corruption(f"{self.source.path}: {status.note}: cut, or its writer is still at it",
                                  "everything before that is in the volume; get the whole log, and start again")
             if pause():

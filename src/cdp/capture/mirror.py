@@ -14,6 +14,7 @@ step() belongs to one thread; target() and view() are for any.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cdp.capture import position as positions
@@ -61,13 +62,13 @@ class Mirror:
         self.position = found or self.position
         positions.save(volume.path, self.position)
 
-    def step(self, connections: list[int]) -> None:
-        """Look at what the clients did; `connections` are theirs."""
+    def step(self, connected: Callable[[], list[int]]) -> None:
+        """Look at what the clients did; `connected` gives the numbers of their connections."""
         tap, volume = self._tap, self._volume
-        self._connections = connections
         if tap is None or volume is None:
             return
         counters, flushed = tap.counters(), tap.take()
+        connections = self._connections = connected()  # after the counters: who made a change is still there, or gone for good
         self._bytes, self._unflushed = counters["changed_bytes"], counters["unflushed"]
         if counters["changes"] > self._changes:
             if self._session.isdisjoint(connections):

@@ -102,8 +102,8 @@ def check_witnesses(source: LogSource, position: LogPosition) -> None:
     """Raises RefusedPoint where the log is not the one that was taken."""
     for w in position.witnesses:
         if witness(source, w.position, w.size) != w:
-            raise RefusedPoint(f"{source.path}: not the log that this volume took {position.place.entries} entries of: bytes {w.position} to "
-                               f"{w.position + w.size} are others now", ANOTHER)
+            raise RefusedPoint(f"{source.path}: not the log that this volume took {position.place.entries} entries of: bytes "
+                               f"{w.position} to {w.position + w.size} are others now", ANOTHER)
 
 
 @dataclass

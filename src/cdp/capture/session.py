@@ -44,13 +44,14 @@ def follow(root: str, log_path: str, settings: Settings, *, once: bool, new_log:
 def mirror(root: str, settings: Settings, *, ready: Ready, progress: Progress) -> CaptureView:
     """cdp capture --mirror. Returns how far it came."""
     taker = Mirror()
-    with Server([root], settings, service=lambda volume, served: CapturedService(volume, served, taker.view), target=taker.target) as server:
+    with Server([root], settings, target=taker.target,
+                service=lambda volume, served: CapturedService(volume, served, taker.view)) as server:
         (name,) = server.names()
         taker.begin(server.volume(name))
         ready(server.uris())
         while not server.wait(PAUSE_S):
-            taker.step(server.connections(name))
+            taker.step(lambda: server.connections(name))
             progress(taker.view())
-        taker.step(server.connections(name))
+        taker.step(lambda: server.connections(name))
         taker.finish()
         return taker.view(running=False)

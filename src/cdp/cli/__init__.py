@@ -33,4 +33,5 @@ def main() -> None:
 # Last, because they register on `cli`.
 from cdp.cli import capturing, checking, configuring, content, images, moments, replaying, restoring, serving, volumes
 
-__all__ = ["capturing", "checking", "cli", "configuring", "content", "images", "main", "moments", "replaying", "restoring", "serving", "volumes"]
+__all__ = ["capturing", "checking", "cli", "configuring", "content", "images", "main", "moments", "replaying", "restoring", "serving",
+           "volumes"]

@@ -4,13 +4,13 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest, NotFound
 
 from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, SERVER_KEYS, WRITE_EXITS, State, command, emit, fields, note
 from cdp.cli.refs import volume_only
 from cdp.times import told
 from cdp.units import approx_size, parse_duration_ms
+from cdpcore.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from cdp.service import CaptureView
@@ -34,7 +34,7 @@ TERMINAL_SECONDS = 0.5
 @click.option("--settle", metavar="TIME", default="1s", show_default=True,
               help="With --log: take entries when the log has counted them for so long; its writer counts them before they are written.")
 def capture(state: State, volume: str, log_path: str | None, mirror: bool, status: bool, once: bool, new_log: bool, settle: str) -> None:
-    """Make the history of VOLUME from what somebody else's disk is written.
+    """Make a history of what another disk is written.
 
     The disk's own I/O is never held up: a log is only read, and what has not been taken waits in it. Every entry becomes
     a record, in order, each once, also after a kill -9; its time is when it was captured, because the log has none.
@@ -128,7 +128,7 @@ def one_line(view: "CaptureView") -> str:
 def capture_lines(volume: str, view: "CaptureView") -> list[str]:
     pairs = [("source", view["source"] or "over NBD"), ("running", "yes" if view["running"] else "no"), ("newest", f"#{view['seq']}"),
              ("so far", one_line(view))]
-    for name in ("synced", "whole"):
-        if moment := view[name]:  # type: ignore[literal-required]
+    for name, moment in (("synced", view["synced"]), ("whole", view["whole"])):
+        if moment:
             pairs.append((name, f"#{moment['seq']}  {told(moment['ts_ns'])}"))
     return fields(f"{volume}: {'mirror' if view['kind'] == 'mirror' else 'capture of a write log'}", pairs)

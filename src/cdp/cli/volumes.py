@@ -97,6 +97,10 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     ]
     if got["parent"]:
         pairs.insert(1, ("image of", got["parent"]))
+    if capture := got["capture"]:
+        from cdp.cli.capturing import one_line
+
+        pairs.append(("captures", f"{capture['source']}: {one_line(capture)}"))
     pairs.append(("served", f"by process {served['pid']}" if served else "no"))
     lines = fields(title, pairs)
     if served:
