@@ -1,9 +1,11 @@
 """Following a write log, entry by entry: what is taken and what is not yet, exactly once after any crash, and what is refused."""
+import json
 import os
 import random
 import shutil
 
 import pytest
+from click.testing import CliRunner
 from writelog import DISCARD, FLUSH, FUA, META, WriteLog, changes
 
 import cdp
@@ -13,6 +15,7 @@ from cdp.capture.follow import Follower
 from cdp.capture.lag import EVERY_NS, MAX_SEEN, Lag
 from cdp.capture.source import LogSource
 from cdp.capture.tail import PIECE_BYTES, SLICE_BYTES
+from cdp.cli import cli, exits
 from cdp.settings import Settings
 from cdpcore.errors import Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
 
@@ -370,3 +373,48 @@ def test_lag_is_exact_and_bounded():
     assert lag.behind_ns(now, 20_000) == 0
     lag.forget(15_000)
     assert lag._seen[0][1] <= 15_000 < lag._seen[1][1]
+
+
+def command(*args):
+    return CliRunner().invoke(cli, ["capture", *map(str, args)], prog_name="cdp")
+
+
+def test_the_command(web, log, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    fill(log, 30)
+    done = command(web, "--log", log.path, "--once", "--settle", "10ms", "--json")
+    assert done.exit_code == 0, done.stderr
+    view = json.loads(done.stdout)
+    assert (view["kind"], view["entries"], view["behind_entries"], view["running"]) == ("log", 30, 0, False)
+    fill(log, 5, seed=3)
+    later = json.loads(command(web, "--status", "--json").stdout)  # nothing runs: how far behind it would begin
+    assert (later["entries"], later["behind_entries"]) == (30, 5) and later["behind_bytes"] == log.at - view["log_bytes"]
+    assert "behind by 5 entries" in command(web, "--status").stdout
+    info = CliRunner().invoke(cli, ["info", str(web)], prog_name="cdp").stdout
+    assert f"captures   {log.path}: 30 entries" in info
+
+
+@pytest.mark.parametrize("args, status, text", [
+    (["web"], exits.USAGE, "no source given; give one of --log FILE, --mirror and --status"),
+    (["web", "--mirror", "--log", "w.log"], exits.USAGE, "--log and --mirror given; give one of"),
+    (["web", "--mirror", "--once"], exits.USAGE, "about a log; give it"),
+    (["web", "--log", "w.log", "--settle", "soon"], exits.USAGE, "settle"),
+    (["web@now", "--mirror"], exits.USAGE, "takes a volume, not a point"),
+    (["web/img", "--mirror"], exits.USAGE, "is an image; capture into a volume"),
+    (["web", "--status"], exits.NOT_FOUND, "nothing was captured into it; 'cdp capture web --log FILE' begins"),
+    (["web", "--log", "none"], exits.NOT_FOUND, "no such log; make it first"),
+    (["none", "--log", "w.log"], exits.NOT_FOUND, "no such volume"),
+    (["web", "--log", "text"], exits.USAGE, "not a write log: byte 0"),
+    (["web", "--log", "w.log", "--once"], exits.USAGE, "empty: there is no super block in it"),
+])
+def test_what_the_command_refuses(web, log, tmp_path, monkeypatch, args, status, text):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "text").write_text("no log, but text that is long enough\n")
+    with cdp.open(web) as volume:
+        volume.create_image("img")
+    done = command(*args)
+    lines = [line for line in done.stderr.splitlines() if line != "cdp: ready"]
+    assert done.exit_code == status and lines[-1].startswith("cdp: error: ") and text in lines[-1], done.stderr
+    with cdp.open(web) as volume:
+        assert volume.window().newest.seq == 0
