@@ -105,6 +105,7 @@ def test_every_kind_of_entry(web, tmp_path, sector):
     with cdp.open(web) as volume:
         assert changes(volume) == log.expected
         assert volume.pread(SIZE, 0) == replayed(log)
+        assert [int(r["flags"]) for r in volume.records() if r["kind"] == 1] == [0, 2, 0, 32]  # FUA, metadata
         marks = {b.name: b.at for b in volume.bookmarks()}
         assert list(marks) == ["mkfs-done", "mkfs-done-2", "mark-now"]
         with volume.at("mkfs-done") as image:

@@ -33,7 +33,7 @@ MAX_PAGE_EXTENTS = 65_536
 MAX_PAGE_RECORDS = 100_000
 CAPTURE_FILE = "capture.json"
 RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark"}
-_FLAG_FUA = 2
+_FLAG_FUA, _FLAG_META = 2, 32
 
 
 class MomentView(TypedDict):
@@ -177,13 +177,15 @@ class MapPage(TypedDict):
 
 
 class RecordView(TypedDict):
-    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark."""
+    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark. meta: its sender called it
+    metadata."""
 
     seq: int
     ts_ns: int
     time: str
     kind: str
     fua: bool
+    meta: bool
     offset: int
     length: int
 
@@ -313,7 +315,7 @@ class VolumeService:
         array = self.volume.records(since=since, until=until, limit=limit + 1)
         records = [
             RecordView(seq=seq, ts_ns=ts_ns, time=utc(ts_ns), kind=RECORD_KINDS.get(kind, str(kind)),
-                       fua=bool(flags & _FLAG_FUA), offset=offset, length=length)
+                       fua=bool(flags & _FLAG_FUA), meta=bool(flags & _FLAG_META), offset=offset, length=length)
             for seq, ts_ns, kind, flags, offset, length in array[:limit].tolist()]
         return RecordsPage(records=records, next=f"#{records[-1]['seq']}" if len(array) > limit else None)
 

@@ -29,6 +29,7 @@ cdef extern from "format.h" nogil:
         CDP_KIND_FLUSH
         CDP_REC_MORE
         CDP_REC_FUA
+        CDP_REC_META
     const uint64_t CDP_LOC_ZERO
     const uint64_t CDP_LOC_HOLE
     const uint64_t CDP_LOC_BASE
@@ -171,7 +172,7 @@ cdef class VolumeCore:
         cdef change changes[MAX_PARTS]
         cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, loc
         cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i, n_changes = 0
-        cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
+        cdef uint16_t rec_flags = (CDP_REC_FUA if flags & CDP_FUA else 0) | (CDP_REC_META if flags & CDP_META else 0)
         cdef int rc = self.begin_record(n, n_parts, seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
