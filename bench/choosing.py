@@ -35,7 +35,12 @@ QMP_SECONDS = 30.0
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("read-heavy", "4 KiB random, 95 % reads, 32 under way", Job("randrw", 4096, 32, read_percent=95)),
+        Workload(
+            "read-heavy",
+            "4 KiB random, 95 % reads, 32 under way, on a disk half rewritten at random, after one full read pass",
+            Job("randrw", 4096, 32, read_percent=95),
+            warmed=True,
+        ),
         Workload("write-heavy", "4 KiB random, 5 % reads, 32 under way", Job("randrw", 4096, 32, read_percent=5)),
         Workload("sequential", "256 KiB sequential writes, 8 under way", Job("write", 262144, 8)),
         Workload("random", "4 KiB random writes, 32 under way", Job("randwrite", 4096, 32)),
@@ -266,6 +271,7 @@ def _line(
         "what": peer.what,
         "durability": peer.durability,
         "job": asdict(workload.job),
+        "warmed": workload.warmed,
         "options": asdict(options),
         "facts": found,
         "rounds": [{**asdict(c.figures), "server_cpu_us": c.cpu_us, "load_1m": c.load_1m} for c in mine],

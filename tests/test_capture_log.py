@@ -257,6 +257,8 @@ def test_another_log_is_refused(web, log, tmp_path):
         before = changes(volume)
         assert before == log.expected
     assert take(web, again, new_log=True).entries == 63  # told that it goes on where the volume is
+    assert take(web, again, new_log=True).entries == 63  # and it does so once
+    assert take(web, again).entries == 63
     with cdp.open(web) as volume:
         assert changes(volume) == before + again.expected
     log.path.write_bytes(kept)
@@ -330,8 +332,9 @@ def test_a_volume_that_somebody_else_changed(web, log):
     assert take(web, log).entries == 20
     with cdp.open(web) as volume:
         volume.pwrite(b"x" * 512, 512)
-    with pytest.raises(RefusedPoint, match="changes 512 bytes at 512, but .* has nothing more behind entry 20"):
-        take(web, log)
+    for new_log in (False, True):
+        with pytest.raises(RefusedPoint, match="changes 512 bytes at 512, but .* has nothing more behind entry 20"):
+            take(web, log, new_log=new_log)
     with cdp.open(web) as volume:
         volume.restore("mine")
     (web / positions.NAME).rename(web / "kept")

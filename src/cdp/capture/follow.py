@@ -59,7 +59,8 @@ class Status:
 class Follower:
     """Takes the log of `source` into `volume`.
 
-    settle_ns: see Lag. new_log: the volume goes on with another log. stopping: asked often; True ends the work.
+    settle_ns: see Lag. new_log: the volume goes on with another log, unless it follows this one already. stopping: asked often;
+    True ends the work.
     Raises what cdp.capture.source raises, RefusedPoint (not the log, or not the volume, of before), Corruption.
     """
 
@@ -76,7 +77,7 @@ class Follower:
         found = positions.load(volume.path)
         if isinstance(found, positions.MirrorPosition):
             raise RefusedPoint(f"{volume.path}: is a mirror of {found.source}", "a log needs a volume of its own")
-        self.position = None if new_log else found
+        self.position, self._new_log = found, new_log
 
     def status(self) -> Status:
         return self._status
@@ -85,21 +86,32 @@ class Follower:
 
     def _begin(self, head: Super) -> Tail:
         """The log has a super block: go on where the volume is."""
-        before = self.position
-        if before is None:
+        before, tail, same = self.position, None, False
+        if before is not None:
+            try:
+                self._check_same(head, before)
+                same = bool(before.witnesses)  # nothing was taken: it may be any log
+                tail = self._resume(head, before)
+            except RefusedPoint:
+                if same or not self._new_log:
+                    raise
+        if tail is None:
             tail = Tail(self.source, head)
-            self.position = LogPosition(self.source.path, head.sector_bytes, tail.place, self.volume.window().newest.seq)
-            self._save(self.position)
-        else:
-            if head.entries < before.place.entries or head.sector_bytes != before.sector_bytes:
-                raise RefusedPoint(f"{self.source.path}: begun anew: it counts {head.entries} entries of {head.sector_bytes} bytes, but "
-                                   f"this volume took {before.place.entries} of {before.sector_bytes}", ANOTHER)
-            positions.check_witnesses(self.source, before)
-            tail = Tail(self.source, head, before.place)
-            self._resumed_at = positions.catch_up(self.volume, tail, before, head.entries)
-        now = time.monotonic_ns()
-        self._lag.observe(now - self.source.quiet_ns(time.time_ns()), head.entries)
+            self._save(LogPosition(self.source.path, head.sector_bytes, tail.place, self.volume.window().newest.seq))
+        self._lag.observe(time.monotonic_ns() - self.source.quiet_ns(time.time_ns()), head.entries)
         self._tail = tail
+        return tail
+
+    def _check_same(self, head: Super, before: LogPosition) -> None:
+        if head.entries < before.place.entries or head.sector_bytes != before.sector_bytes:
+            raise RefusedPoint(f"{self.source.path}: begun anew: it counts {head.entries} entries of {head.sector_bytes} bytes, but "
+                               f"this volume took {before.place.entries} of {before.sector_bytes}", ANOTHER)
+        positions.check_witnesses(self.source, before)
+
+    def _resume(self, head: Super, before: LogPosition) -> Tail:
+        """Behind what the volume has of this log."""
+        tail = Tail(self.source, head, before.place)
+        self._resumed_at = positions.catch_up(self.volume, tail, before, head.entries)
         return tail
 
     # --- one step ------------------------------------------------------------------------------------------------------
@@ -107,7 +119,7 @@ class Follower:
     def step(self) -> bool:
         """Take a piece of what there is. False: nothing to take now."""
         head = self.source.super_block()
-        if head is None and self._tail is None and self.position is None:
+        if head is None and self._tail is None and (self.position is None or self._new_log):
             self._tell("the log has not begun")
             return False
         if head is None:
