@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 MAX_PIECE_BYTES = 32 << 20
 MAX_PAGE_EXTENTS = 65_536
 MAX_PAGE_RECORDS = 100_000
-CAPTURE_FILE = "capture.json"
 RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark"}
-_FLAG_FUA, _FLAG_META = 2, 32
+_FLAG_FUA = 2
 
 
 class MomentView(TypedDict):
@@ -110,15 +109,6 @@ class RestoreView(TypedDict):
     dry_run: bool
 
 
-class ServedView(TypedDict):
-    """The server that holds a volume."""
-
-    pid: int
-    admin_socket: str
-    name: str
-    uris: list[str]
-
-
 class CaptureView(TypedDict):
     """What a volume captures (`running`), or captured last. kind: log or mirror; None where it does not apply or is not known.
 
@@ -140,6 +130,15 @@ class CaptureView(TypedDict):
     synced: MomentView | None
     whole: MomentView | None
     note: str
+
+
+class ServedView(TypedDict):
+    """The server that holds a volume."""
+
+    pid: int
+    admin_socket: str
+    name: str
+    uris: list[str]
 
 
 class InfoView(TypedDict):
@@ -215,6 +214,10 @@ class CheckView(TypedDict):
     records: int
     runs: int
     bytes_read: int
+
+
+CAPTURE_FILE = "capture.json"
+_FLAG_META = 32
 
 
 class Service(Protocol):

@@ -172,7 +172,7 @@ cdef class VolumeCore:
         cdef change changes[MAX_PARTS]
         cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, loc
         cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i, n_changes = 0
-        cdef uint16_t rec_flags = (CDP_REC_FUA if flags & CDP_FUA else 0) | (CDP_REC_META if flags & CDP_META else 0)
+        cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
         cdef int rc = self.begin_record(n, n_parts, seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
@@ -180,8 +180,8 @@ cdef class VolumeCore:
             at = i * self.part_bytes
             step = min(self.part_bytes, n - at)
             rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
-                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0), buf + at, <uint32_t>step, crc[i],
-                                 &loc, st)
+                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0) | (CDP_REC_META if flags & CDP_META else 0),
+                                 buf + at, <uint32_t>step, crc[i], &loc, st)
             if n_changes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
                 changes[n_changes - 1].end += step // CDP_SECTOR    # it lies right behind: one extent
             else:
