@@ -13,6 +13,7 @@ Server belongs to the main thread (signals); Exports is called from many threads
 """
 import logging
 import os
+import select
 import signal
 import socket
 import tempfile
@@ -64,6 +65,7 @@ class OpenExport:
     name: str
     multi_conn: bool
     _close: Callable[[], None]
+    own_fua: bool = False
 
     def close(self) -> None:
         self._close()
@@ -72,10 +74,12 @@ class OpenExport:
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool):
+    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool,
+                 target: "Callable[[Volume], object] | None" = None):
         self._leases = leases
         self._volumes = volumes
         self._read_only = read_only
+        self._target = target
 
     def list(self) -> Sequence[tuple[str, str]]:
         """The volumes and all their images, from the directories: an image is not opened to be shown."""
@@ -104,7 +108,9 @@ class Exports:
             stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
-                return OpenExport(capsule=volume.target(), read_only=self._read_only or volume.read_only, size_bytes=volume.size_bytes,
+                own = None if images else self._target
+                return OpenExport(capsule=own(volume) if own else volume.target(), own_fua=own is not None,
+                                  read_only=self._read_only or volume.read_only, size_bytes=volume.size_bytes,
                                   description=base, name=base, multi_conn=True, _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
@@ -167,10 +173,17 @@ def runtime_sockets(name: str) -> RuntimeSockets:
 
 
 class Server:
-    """`with Server(paths, settings) as server: server.wait()`."""
+    """`with Server(paths, settings) as server: server.wait()`.
 
-    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
+    service: what administers a volume. target: what NBD clients of the volumes themselves get (a cdp_target, which gets a
+    flush only where a client sends one); None: the volume.
+    """
+
+    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False, *,
+                 service: "Callable[[Volume, ServedView], VolumeService]" = VolumeService,
+                 target: "Callable[[Volume], object] | None" = None):
         self._settings = settings
+        self._service, self._target = service, target
         self._roots = named_roots(paths)
         self._read_only = read_only
         self._stack = ExitStack()
@@ -216,7 +229,7 @@ class Server:
             self._stack.callback(self._leases[name].close)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._leases, self._volumes, self._read_only)
+        self._exports = Exports(self._leases, self._volumes, self._read_only, self._target)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
         try:
@@ -224,7 +237,7 @@ class Server:
         except CdpError as error:
             raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
 
-        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name],
+        held = {name: Held(self._service(volume, self._served(name)), self._leases[name],
                            identity(self._roots[name].root), self._uris)
                 for name, volume in self._volumes.items()}
         admin = AdminServer(self._admin_socket, held)
@@ -286,11 +299,29 @@ class Server:
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only,
                 "exports": exports}
 
-    def wait(self) -> None:
-        """Until a signal or stop()."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until a signal or stop(), which gives True, or the time is up."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._stopped:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not select.select([self._wake_r], [], [], left)[0]:
+                return self._stopped
             self._wake_r.recv(64)
-        log.info("stopping")
+        if timeout_s is None:
+            log.info("stopping")
+        return True
+
+    def names(self) -> list[str]:
+        """Of the volumes."""
+        return list(self._volumes)
+
+    def volume(self, name: str) -> "Volume":
+        """A volume that is served, valid until this object is left."""
+        return self._volumes[name]
+
+    def connections(self, name: str) -> list[int]:
+        """Numbers of the NBD connections to one export, ascending; a number is never used again."""
+        return sorted(c.id for c in self._nbd.connections() if c.export == name)
 
     def stop(self) -> None:
         """Ask wait() to return; from any thread."""

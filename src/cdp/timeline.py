@@ -30,9 +30,9 @@ DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_
 RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8")])
 """One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away,
 8 written back, 9 restores are written back (both of before-image volumes);
-flags: 2 FUA; offset, length in bytes."""
+flags: 2 FUA, 32 metadata (its sender called it so); offset, length in bytes."""
 
-MORE, FUA = 1, 2
+MORE, FUA, META = 1, 2, 32
 FLUSH = 4
 BATCH_FRAMES = 256
 
@@ -244,7 +244,7 @@ def group(seqs: Any, descs: Any) -> Any:
     out["seq"] = seqs[first]
     out["ts_ns"] = descs["ts_ns"][first]
     out["kind"] = np.maximum.reduceat(descs["kind"], first)     # the edges of a zero or trim are writes
-    out["flags"] = descs["flags"][first] & FUA
+    out["flags"] = descs["flags"][first] & (FUA | META)
     place = descs["kind"][first] <= 3
     place |= np.isin(descs["kind"][first], (6, 8))              # a bookmark's start is a seq, not a place
     out["offset"] = np.where(place, descs["start"][first] * 512, 0)

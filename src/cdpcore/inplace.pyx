@@ -32,7 +32,7 @@ from cdpcore.pending cimport pending_change
 from cdpcore.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
                            pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
 from cdpcore.versions cimport change, drop
-from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, add_extent, cdp_extent,
+from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, CDP_META, add_extent, cdp_extent,
                              cdp_gate_enter, cdp_gate_leave, map_base)
 from cdpcore.errors import Closed
 
@@ -50,6 +50,7 @@ cdef extern from "format.h" nogil:
         CDP_REC_BEFORE
         CDP_REC_HOLE
         CDP_REC_SAME
+        CDP_REC_META
 
 cdef extern from "nbd_wire.h" nogil:
     int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
@@ -316,6 +317,8 @@ cdef class InPlaceCore(VolumeCore):
             rec = CDP_REC_BEFORE | (CDP_REC_MORE if i + 1 < n_old else 0)
             if flags & CDP_FUA:
                 rec |= CDP_REC_FUA
+            if flags & CDP_META:
+                rec |= CDP_REC_META
             if n == 0:
                 rec |= CDP_REC_SAME
             if old[i].hole:

@@ -26,6 +26,7 @@ cdef extern from "target.h" nogil:
     enum:
         CDP_FUA
         CDP_HOLE
+        CDP_META
         CDP_EXTENT_DATA
         CDP_EXTENT_ZERO
         CDP_EXTENT_HOLE

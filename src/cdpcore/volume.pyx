@@ -31,6 +31,7 @@ cdef extern from "format.h" nogil:
         CDP_KIND_FLUSH
         CDP_REC_MORE
         CDP_REC_FUA
+        CDP_REC_META
     const uint64_t CDP_LOC_ZERO
     const uint64_t CDP_LOC_HOLE
     const uint64_t CDP_LOC_BASE
@@ -181,8 +182,8 @@ cdef class VolumeCore:
             at = i * self.part_bytes
             step = min(self.part_bytes, n - at)
             rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
-                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0), buf + at, <uint32_t>step, crc[i],
-                                 &loc, st)
+                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0) | (CDP_REC_META if flags & CDP_META else 0),
+                                 buf + at, <uint32_t>step, crc[i], &loc, st)
             if n_changes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
                 changes[n_changes - 1].end += step // CDP_SECTOR    # it lies right behind: one extent
             else:

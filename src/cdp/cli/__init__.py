@@ -31,6 +31,7 @@ def main() -> None:
 
 
 # Last, because they register on `cli`.
-from cdp.cli import checking, configuring, content, disks, images, moments, replaying, restoring, serving, volumes
+from cdp.cli import capturing, checking, configuring, content, disks, images, moments, replaying, restoring, serving, volumes
 
-__all__ = ["checking", "cli", "configuring", "content", "disks", "images", "main", "moments", "replaying", "restoring", "serving", "volumes"]
+__all__ = ["capturing", "checking", "cli", "configuring", "content", "disks", "images", "main", "moments", "replaying", "restoring",
+           "serving", "volumes"]

@@ -133,7 +133,7 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
+    ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
              "import", "restore", "undo", "restores", "check", "replay", "config")
 
     LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}

@@ -113,6 +113,10 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         pairs.append(("writing back", f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
     if got["parent"]:
         pairs.insert(1, ("image of", got["parent"]))
+    if capture := got["capture"]:
+        from cdp.cli.capturing import one_line
+
+        pairs.append(("captures", f"{capture['source']}: {one_line(capture)}"))
     pairs.append(("served", f"by process {served['pid']}" if served else "no"))
     lines = fields(title, pairs)
     if served:

@@ -371,7 +371,8 @@ class NbdServer:
     def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed) -> None:
         connection = core.Connection(sock, agreed.export.capsule, read_only=agreed.read_only,
                                      structured=agreed.structured, context_id=agreed.context_id,
-                                     fast_zero=agreed.fast_zero)
+                                     fast_zero=agreed.fast_zero,
+                                     own_fua=getattr(agreed.export, "own_fua", False))
         with self._lock:
             client.name = agreed.name
             client.connection = connection

@@ -20,6 +20,8 @@
 #define CDP_DISK_MAGIC 0x314b5344504443ull    /* "CDPDSK1" */
 #define CDP_RUN_MAGIC 0x314e5552504443ull     /* "CDPRUN1" */
 
+#define CDP_REC_META 32 /* of a record's flags: its sender called it metadata */
+
 enum cdp_kind {           /* of a record */
     CDP_KIND_WRITE = 1,
     CDP_KIND_ZERO = 2,    /* reads as zeros, allocated */
