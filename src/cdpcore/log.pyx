@@ -566,8 +566,18 @@ cdef class Log:
         """The last record that is in a file as a whole, with all before it. A word that only grows: no lock."""
         return self.written_seq
 
-    cdef int put_out(self, cdp_status *st) noexcept nogil:
-        """No lock held: close the open frame and write every frame to its file; not synced."""
+    cdef int put_out(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        """No lock held: return when written() is more than `beyond`, or all records so far are written. What is on its way to the
+        device is waited for; only where nothing is, the open frame is closed before it is full."""
+        cdef bint on_its_way
+        pthread_mutex_lock(&self.ring.mutex)
+        while self.written_seq <= beyond and self.ring.queued > self.ring.written and self.io_busy and not self.failed:
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+        on_its_way = self.written_seq > beyond
+        pthread_mutex_unlock(&self.ring.mutex)
+        return CDP_OK if on_its_way else self.put_all_out(st)
+
+    cdef int put_all_out(self, cdp_status *st) noexcept nogil:
         self.lock_append()
         self.close_frame()
         self.unlock_append()
@@ -578,7 +588,7 @@ cdef class Log:
         cdef cdp_status st
         cdef int rc
         with nogil:
-            rc = self.put_out(&st)
+            rc = self.put_all_out(&st)
         check(rc, &st, self.directory.decode())
 
     def tail(self) -> list:

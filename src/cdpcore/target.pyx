@@ -36,11 +36,11 @@ cdef int target_zero(void *ctx, uint64_t off, uint64_t n, uint32_t flags, cdp_st
 cdef uint64_t target_written_seq(void *ctx) noexcept nogil:
     return (<Target>ctx).core.log.written()
 
-cdef int target_write_out(void *ctx, cdp_status *st) noexcept nogil:
+cdef int target_write_out(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil:
     cdef int rc
     if not cdp_gate_enter(&(<Target>ctx).core.gate):
         return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-    rc = (<Target>ctx).core.log.put_out(st)
+    rc = (<Target>ctx).core.log.put_out(beyond, st)
     cdp_gate_leave(&(<Target>ctx).core.gate)
     return rc
 
@@ -67,6 +67,7 @@ cdef class Target:
         self.t.ctx = <void *>self
         self.t.size_bytes = core.size_bytes
         self.t.read_only = view is not None
+        self.t.tells_seq = 1
         self.t.pread = target_pread
         self.t.pwrite = target_pwrite
         self.t.zero = target_zero
