@@ -59,6 +59,8 @@ class OpenExport:
     description: str
     name: str
     multi_conn: bool
+    volume: "Volume"
+    """What it shows, open until close()."""
     _close: Callable[[], None]
 
     def close(self) -> None:
@@ -101,13 +103,14 @@ class Exports:
             base = "/".join((root, *images))
             if point is None:
                 return OpenExport(capsule=volume.target(), read_only=self._read_only, size_bytes=volume.size_bytes,
-                                  description=base, name=base, multi_conn=True, _close=stack.pop_all().close)
+                                  description=base, name=base, multi_conn=True, volume=volume,
+                                  _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
             return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,
                               description=f"{base} as of {at}", name=f"{base}@{at}",
                               # -10m is another moment for the next connection; a seq is not.
-                              multi_conn=point == at, _close=stack.pop_all().close)
+                              multi_conn=point == at, volume=volume, _close=stack.pop_all().close)
 
 
 def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
@@ -192,7 +195,7 @@ class Server:
         self._take_signals()
         settings = self._settings
         # TLS files, addresses and the runtime directory are looked at before a volume is.
-        tls = self._tls()
+        tls = tls_settings(settings)
         for location in self._roots.values():
             _refuse_if_served(location)
         listen = self._addresses()
@@ -230,31 +233,10 @@ class Server:
         """Where NBD is offered; settles the administration socket too. Raises NotFound for a missing directory."""
         from cdp.nbd import TcpAddress, UnixAddress
 
-        settings, listen = self._settings, list[Any]()
         default = runtime_sockets(next(iter(self._roots)))
-        self._admin_socket = os.path.abspath(settings.admin_socket or default.admin)
-        if settings.unix_socket:
-            listen.append(UnixAddress(settings.unix_socket))
-        if settings.tcp_listen:
-            listen.append(TcpAddress(*parse_address(settings.tcp_listen)))
-        if not listen:
-            listen.append(UnixAddress(default.nbd))
-        for path in (settings.unix_socket, settings.admin_socket):
-            folder = os.path.dirname(path or "") or "."
-            if not os.path.isdir(folder):
-                raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
-        return listen
-
-    def _tls(self) -> Any:
-        from cdp.nbd import TlsMode, TlsSettings
-
-        settings = self._settings
-        if settings.tls == "off":
-            return TlsSettings()
-        tls = TlsSettings(mode=TlsMode(settings.tls), cert_file=settings.tls_cert, key_file=settings.tls_key,
-                          client_ca_file=settings.tls_ca)
-        tls.context()  # raises InvalidRequest for unusable files
-        return tls
+        self._admin_socket = os.path.abspath(self._settings.admin_socket or default.admin)
+        return [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
+                for where in listen_addresses(self._settings, default.nbd)]
 
     def _served(self, name: str) -> ServedView:
         return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=self._uris(name))
@@ -297,6 +279,33 @@ class Server:
             os._exit(FORCED_EXIT)
         self._signalled = True
         self._stop.set()
+
+
+def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
+    """("unix", path) and ("tcp", host, port) where NBD is to be offered; `default`: the unix socket where nothing was said.
+    Raises NotFound for a missing directory."""
+    listen = list[tuple[Any, ...]]()
+    if settings.unix_socket:
+        listen.append(("unix", settings.unix_socket))
+    if settings.tcp_listen:
+        listen.append(("tcp", *parse_address(settings.tcp_listen)))
+    for path in (settings.unix_socket, settings.admin_socket):
+        folder = os.path.dirname(path or "") or "."
+        if not os.path.isdir(folder):
+            raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
+    return listen or [("unix", default)]
+
+
+def tls_settings(settings: Settings) -> Any:
+    """cdp.nbd.TlsSettings. Raises InvalidRequest for unusable files."""
+    from cdp.nbd import TlsMode, TlsSettings
+
+    if settings.tls == "off":
+        return TlsSettings()
+    tls = TlsSettings(mode=TlsMode(settings.tls), cert_file=settings.tls_cert, key_file=settings.tls_key,
+                      client_ca_file=settings.tls_ca)
+    tls.context()
+    return tls
 
 
 def named_roots(paths: Sequence[str]) -> dict[str, Location]:

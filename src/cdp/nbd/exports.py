@@ -2,16 +2,27 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from typing import Protocol
 
+from cdpcore.nbd import End
+
 log = logging.getLogger("cdp.nbd")
+
+
+class Transmission(Protocol):
+    """What serves a connection once the handshake is over: cdpcore.nbd.Connection, cdpcore.nbdgate.GateConnection."""
+
+    def serve(self) -> End: ...
+    def stop(self, *, now: bool = False) -> None: ...
+    def counters(self) -> dict[str, int]: ...
 
 
 class Export(Protocol):
     """An open export, as a resolver hands it out; used by one connection and closed by it.
 
-    capsule      PyCapsule named "cdpcore.target"
+    capsule      PyCapsule named "cdpcore.target"; None where there is `connect`
     read_only    writes are refused with EPERM
     size_bytes   as the target's
     description  for a human, at most 4096 bytes are shown
@@ -20,6 +31,8 @@ class Export(Protocol):
     name         str: its canonical name where the client's was relative ("web@-10m" -> "web@#4711")
     multi_conn   bool, default True: False where two connections to this name may see different content
     fast_zero    bool, default True: zeroing costs less than writing zeros
+    connect      connect(sock, *, read_only, structured, context_id, fast_zero) -> Transmission, where requests do not go to a
+                 target in this process
     """
 
     @property
