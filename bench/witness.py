@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 BLOCK_BYTES = 4096
-WRITE, FLUSH, TRIM = 1, 3, 4
+READ, WRITE, FLUSH, TRIM = 0, 1, 3, 4
 FLUSH_EVERY, TRIM_EVERY = 17, 13
 
 
@@ -29,6 +29,8 @@ class Client:
     def __init__(self, path: Path, export: str):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(str(path))
+        # The server lets one wait while nobody serves the volume.
+        self.sock.settimeout(60)
         if self._take(18)[:16] != b"NBDMAGICIHAVEOPT":
             raise WitnessFailed(f"{path}: not an NBD server")
         name = export.encode()
@@ -36,10 +38,20 @@ class Client:
         self.size_bytes = struct.unpack(">QH", self._take(10))[0]
 
     def ask(self, command: int, offset: int = 0, length: int = 0, data: bytes = b"") -> None:
+        self.send(command, offset, length, data)
+        self.answered(command, offset)
+
+    def send(self, command: int, offset: int = 0, length: int = 0, data: bytes = b"") -> None:
         self.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, command, 1, offset, length) + data)
+
+    def answered(self, command: int = 0, offset: int = 0) -> None:
         magic, error, _ = struct.unpack(">IIQ", self._take(16))
         if magic != 0x67446698 or error:
             raise WitnessFailed(f"command {command} at byte {offset}: error {error}")
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.ask(READ, offset, length)
+        return self._take(length)
 
     def _take(self, n: int) -> bytes:
         data = b""

@@ -1,5 +1,4 @@
 """A gateway's connection and a daemon's executor around one channel, in this process: everything but the processes."""
-import os
 import shutil
 import socket
 import threading
@@ -86,7 +85,3 @@ def remains(volume, path):
     """What a kill -9 of the volume's process would leave: its files as they are now, at `path`."""
     shutil.copytree(volume.path, path)
     return path
-
-
-def inode_lock_free(path):
-    return not os.path.exists(path)
