@@ -7,6 +7,8 @@ buffered writes the page cache grows on the write path, and that alone cost a th
 Invariant: a slot belongs to exactly one frame, ring order (frame k lives in slot k mod n), so nothing is searched and
 nothing fragments. Threading: immutable after construction; the log says who may touch a slot.
 """
+from cpython.buffer cimport PyBuffer_FillInfo
+
 from cdpcore.errors import InvalidRequest, OutOfSpace
 
 cdef extern from "frame.h" nogil:
@@ -34,6 +36,10 @@ cdef class BufferPool:
     def __dealloc__(self):
         if self.base != NULL:
             self.table.free_pages(self.table.ctx, self.base, self.slot_bytes * self.n_slots)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        """memoryview(pool): all slots, in order, writable. A view keeps the pool."""
+        PyBuffer_FillInfo(buffer, self, self.base, self.slot_bytes * self.n_slots, 0, flags)
 
     cdef uint8_t *slot(self, uint32_t i) noexcept nogil:
         return self.base + i * self.slot_bytes
