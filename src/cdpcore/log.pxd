@@ -83,6 +83,8 @@ cdef class Log:
     # No lock held.
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
     cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil
+    cdef uint64_t written(self) noexcept nogil
+    cdef int put_out(self, cdp_status *st) noexcept nogil
 
     # internal
     cdef int open_frame(self, cdp_status *st) noexcept nogil

@@ -562,15 +562,23 @@ cdef class Log:
             rc = self.wait_durable(seq, &st)
         check(rc, &st, self.directory.decode())
 
+    cdef uint64_t written(self) noexcept nogil:
+        """The last record that is in a file as a whole, with all before it. A word that only grows: no lock."""
+        return self.written_seq
+
+    cdef int put_out(self, cdp_status *st) noexcept nogil:
+        """No lock held: close the open frame and write every frame to its file; not synced."""
+        self.lock_append()
+        self.close_frame()
+        self.unlock_append()
+        return self.io_round(0, st)
+
     def write_out(self):
         """Close the open frame and write every frame to its file (not synced), so that the files show all records."""
         cdef cdp_status st
         cdef int rc
         with nogil:
-            self.lock_append()
-            self.close_frame()
-            self.unlock_append()
-            rc = self.io_round(0, &st)
+            rc = self.put_out(&st)
         check(rc, &st, self.directory.decode())
 
     def tail(self) -> list:

@@ -40,6 +40,14 @@ typedef struct cdp_target {
     /* Up to `cap` extents, adjacent, in order, from `offset`; they may end before offset + length, never after it.
      * cap >= 1 gives at least one. */
     int (*map)(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st);
+    /* Optional, all or none: for a front end that outlives the process of its target, and gives a successor what that one
+     * had not written. As pwrite and zero, with *seq set to the request's (last) record before that record can reach a
+     * file or a reader, and to 0 where it failed. So whatever a successor finds in the log has its seq in *seq. */
+    int (*pwrite_seq)(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags, uint64_t *seq,
+                      cdp_status *st);
+    int (*zero_seq)(void *ctx, uint64_t offset, uint64_t length, uint32_t flags, uint64_t *seq, cdp_status *st);
+    uint64_t (*written_seq)(void *ctx);             /* records up to it are in files: they survive this process */
+    int (*write_out)(void *ctx, cdp_status *st);    /* all records before this call are in files at return, not synced */
 } cdp_target;
 
 #define CDP_TARGET_CAPSULE "cdpcore.target" /* PyCapsule name; the capsule's context keeps the owner alive */
