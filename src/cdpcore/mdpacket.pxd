@@ -14,9 +14,11 @@ cdef extern from "mdpacket.h" nogil:
         CDP_MD_ZERO
         CDP_MD_TRIM
         CDP_MD_FLUSH
+        CDP_MD_INQUIRE
         CDP_MD_REPLAY
         CDP_MD_FUA
         CDP_MD_RESPONSE
+        CDP_MD_READ_ONLY
     ctypedef struct cdp_bg_ref:
         uint32_t slot
         uint32_t generation

@@ -14,11 +14,13 @@ class Op(IntEnum):
     ZERO = 3
     TRIM = 4
     FLUSH = 5
+    INQUIRE = 6
 
 class Flag(IntFlag):
     REPLAY = 1
     FUA = 2
     RESPONSE = 4
+    READ_ONLY = 8
 
 @final
 class MDPacket(Buffer):

@@ -20,14 +20,17 @@ class Op(enum.IntEnum):
     ZERO = CDP_MD_ZERO
     TRIM = CDP_MD_TRIM
     FLUSH = CDP_MD_FLUSH
+    INQUIRE = CDP_MD_INQUIRE
 
 
 class Flag(enum.IntFlag):
-    """REPLAY: it was sent before, to an owner that is gone. FUA: durable before it is answered. RESPONSE: an answer."""
+    """REPLAY: it was sent before, to an owner that is gone. FUA: durable before it is answered. RESPONSE: an answer.
+    READ_ONLY: of the LUN, in the answer to INQUIRE."""
 
     REPLAY = CDP_MD_REPLAY
     FUA = CDP_MD_FUA
     RESPONSE = CDP_MD_RESPONSE
+    READ_ONLY = CDP_MD_READ_ONLY
 
 
 PACKET_BYTES = CDP_MD_BYTES

@@ -14,6 +14,7 @@ from cdp.platform.api import (
     IORouterImpl,
     IOsrcImpl,
     ListenerImpl,
+    PathLost,
     PlatformImpl,
 )
 from cdp.platform.services import AlertsImpl, ConfigurationImpl, Subscription, TracingImpl, WorkloadManagerImpl
@@ -36,7 +37,7 @@ from cdp.platform.structures import (
 from cdpcore.errors import InvalidRequest, NotFound
 
 __all__ = ["AlertsImpl", "Assignment", "BGSSImpl", "BgDeliveryMsg", "BgRef", "ConfigurationImpl", "ControlPlaneImpl", "CpMsg", "CpSendReq",
-           "DataPlaneImpl", "Flag", "GroupName", "IORouterImpl", "IOsrcImpl", "IoRequest", "ListenerImpl", "Lun", "MDPacket", "Op",
+           "DataPlaneImpl", "Flag", "GroupName", "IORouterImpl", "IOsrcImpl", "IoRequest", "ListenerImpl", "Lun", "MDPacket", "Op", "PathLost",
            "PlatformImpl", "Severity", "Subscription", "TracingImpl", "WorkloadManagerImpl", "add_ref_to", "find", "names", "refs_of"]
 
 GROUP = "cdp.platforms"

@@ -24,11 +24,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from cdp.platform.structures import BgRef, CpMsg, CpSendReq, GroupName, IoRequest, MDPacket
-from cdpcore.errors import CdpError
+from cdp.platform.structures import BgRef, CpMsg, CpSendReq, GroupName, IoRequest, MDPacket, Op
+from cdpcore.errors import CdpError, Unavailable
 
 if TYPE_CHECKING:
     from cdp.platform.services import AlertsImpl, ConfigurationImpl, TracingImpl, WorkloadManagerImpl
@@ -235,6 +236,10 @@ class IOsrcImpl(ABC):
         """What is outstanding is answered with CDP_CLOSED."""
 
 
+class PathLost(Unavailable):
+    """The way to a disk is gone; the disk may be well. Whether a request under way was carried out is not known."""
+
+
 class IORouterImpl(ABC):
     """One disk that blocks are read from and written to, wherever it is.
 
@@ -251,11 +256,21 @@ class IORouterImpl(ABC):
     def submit(self, request: IoRequest, *, deadline: float | None = None) -> None:
         """Start a request; its `done` comes on a thread of the router. Blocks while `depth` are under way, unless called by a `done`.
         Raises InvalidRequest (IoRequest.check; a change to a read-only disk), Busy at the deadline, Closed. All other failures come by `done`:
-        Unavailable (the path is lost: whether it was carried out is not known), OutOfSpace."""
+        PathLost (whether it was carried out is not known), Unavailable (the disk failed), OutOfSpace."""
 
-    @abstractmethod
-    def target(self) -> object | None:
-        """The same disk as a PyCapsule "cdpcore.target", for callers that need no Python, or None where there is none."""
+    def run(self, op: Op, offset: int = 0, length: int = 0, buffer: memoryview | None = None, fua: bool = False) -> None:
+        """submit(), and wait until it is done; raises what went wrong. Never from a `done`."""
+        finished: SimpleQueue[CdpError | None] = SimpleQueue()
+        self.submit(IoRequest(op, offset, length, buffer, fua, lambda _request, error: finished.put(error)))
+        if error := finished.get():
+            raise error
+
+    def target(self) -> object:
+        """The same disk as a PyCapsule "cdpcore.target", for an NBD server or a replay. It does not outlive close(). A router whose storage
+        can be used without Python overrides this."""
+        from cdpcore.pytarget import PyTarget
+
+        return PyTarget(lambda op, *rest: self.run(Op(op), *rest), self.size_bytes, self.read_only).capsule()
 
     @abstractmethod
     def close(self) -> None:

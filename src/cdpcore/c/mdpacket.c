@@ -13,19 +13,19 @@ int cdp_mdpacket_check(const cdp_mdpacket *p, uint64_t size_bytes, cdp_status *s
 {
     if (p->version != CDP_MD_VERSION)
         return refuse(st, p, CDP_MD_VERSION, p->version, "packet of an unknown version");
-    if (p->op < CDP_MD_READ || p->op > CDP_MD_FLUSH)
+    if (p->op < CDP_MD_READ || p->op > CDP_MD_INQUIRE)
         return refuse(st, p, 0, p->op, "packet with an unknown operation");
-    if (p->flags & ~CDP_MD_KNOWN_FLAGS)
-        return refuse(st, p, CDP_MD_KNOWN_FLAGS, p->flags, "packet with unknown flags");
     if (p->flags & CDP_MD_RESPONSE)
         return refuse(st, p, 0, p->flags, "an answer where a request belongs");
-    if (p->flags & CDP_MD_FUA && (p->op == CDP_MD_READ || p->op == CDP_MD_FLUSH))
+    if (p->flags & ~CDP_MD_REQUEST_FLAGS)
+        return refuse(st, p, CDP_MD_REQUEST_FLAGS, p->flags, "request with flags that it cannot have");
+    if (p->flags & CDP_MD_FUA && (p->op == CDP_MD_READ || p->op >= CDP_MD_FLUSH))
         return refuse(st, p, 0, p->op, "FUA on an operation that changes nothing");
     if (p->n_bgs > CDP_MD_BGS)
         return refuse(st, p, CDP_MD_BGS, p->n_bgs, "packet with too many buffer groups");
-    if (p->op == CDP_MD_FLUSH) {
+    if (p->op >= CDP_MD_FLUSH) {
         if (p->lba || p->skew_bytes || p->length_bytes || p->n_bgs)
-            return refuse(st, p, 0, p->length_bytes, "a flush with a range or with data");
+            return refuse(st, p, 0, p->length_bytes, "a request without a range that has one, or data");
         return CDP_OK;
     }
     if (p->skew_bytes >= CDP_MD_SECTOR)

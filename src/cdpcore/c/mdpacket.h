@@ -20,14 +20,16 @@ enum cdp_md_op {
     CDP_MD_ZERO = 3,  /* reads as zeros, counts as allocated */
     CDP_MD_TRIM = 4,  /* reads as zeros, a hole */
     CDP_MD_FLUSH = 5, /* what was answered before this was sent is durable */
+    CDP_MD_INQUIRE = 6, /* no range; the answer has the LUN's size in length_bytes, and READ_ONLY where it is */
 };
 
 enum cdp_md_flags {
     CDP_MD_REPLAY = 1,   /* sent before, to an owner that is gone: it may have been carried out */
     CDP_MD_FUA = 2,      /* durable before it is answered */
     CDP_MD_RESPONSE = 4, /* an answer */
+    CDP_MD_READ_ONLY = 8, /* in the answer to INQUIRE */
 };
-#define CDP_MD_KNOWN_FLAGS (CDP_MD_REPLAY | CDP_MD_FUA | CDP_MD_RESPONSE)
+#define CDP_MD_REQUEST_FLAGS (CDP_MD_REPLAY | CDP_MD_FUA)
 
 /* Part of a buffer group. A group is (home, slot, generation): a reference that was released is told from its successor. */
 typedef struct cdp_bg_ref {
@@ -43,7 +45,7 @@ typedef struct cdp_mdpacket {
     uint16_t flags;        /* enum cdp_md_flags */
     uint32_t lun;
     uint64_t lba;          /* 512-byte sectors */
-    uint64_t length_bytes; /* of the range; 0 for a flush */
+    uint64_t length_bytes; /* of the range; 0 for FLUSH and INQUIRE */
     uint64_t cookie;       /* the source's; an answer brings it back */
     uint64_t timestamp_ns; /* UTC, when the source got the request */
     uint64_t seq;          /* what the engine gave it; 0: nothing was logged (yet) */
