@@ -199,7 +199,7 @@ def run(scratch: Scratch, options: Options, say: Callable[[str], None], json_pat
             f"max {max(pauses):.0f} ms")
     say(f"failover: fio: {writers.runs} runs, {writers.verified_bytes / MIB:.0f} MiB verified, no error; witness: {len(witness.ops)} "
         f"requests; {len(marks)} bookmarks and {states} other moments right; one owner in {watcher.samples} samples")
-    machine.append_line(json_path, {"bench": "failover", "options": asdict(options), "facts": found, "pauses_ms": rows,
+    machine.append_line(json_path, {"bench": "failover", "what": "pauses of a client, ms", "options": asdict(options), "facts": found, "pauses_ms": rows,
                                     "verified_bytes": writers.verified_bytes, "bookmarks": len(marks), "moments": states})
     return len(rows)
 
