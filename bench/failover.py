@@ -104,8 +104,8 @@ class Service:
         self.uri = f"nbd+unix:///{volume.name}?socket={sock}"
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "cdp", "ha", "serve", str(self.volume), "--unix", str(self.sock), "--control", self.control,
-                "--admin-socket", str(self.sock.with_suffix(".admin"))]
+        return [sys.executable, "-m", "cdp", "ha", "serve", str(self.volume), "--unix", str(self.sock),
+                "--control", self.control, "--admin-socket", str(self.sock.with_suffix(".admin"))]
 
     def status(self) -> dict[str, Any]:
         return ask(self.control, {"op": "status"})
@@ -116,8 +116,9 @@ class Service:
         while time.monotonic() < deadline:
             with contextlib.suppress(CdpError):
                 view = self.status()
-                if view["luns"][0]["served"] and view["luns"][0]["owner"] != former and any(p["state"] == "shadow" for p in view["processes"]):
-                    return int(view["luns"][0]["owner"])
+                lun = view["luns"][0]
+                if lun["served"] and lun["owner"] != former and any(p["state"] == "shadow" for p in view["processes"]):
+                    return int(lun["owner"])
             time.sleep(0.02)
         raise WitnessFailed(f"no new owner and standby after {READY_SECONDS:.0f} s: {self.log.read_text()[-2000:]}")
 
@@ -199,8 +200,9 @@ def run(scratch: Scratch, options: Options, say: Callable[[str], None], json_pat
             f"max {max(pauses):.0f} ms")
     say(f"failover: fio: {writers.runs} runs, {writers.verified_bytes / MIB:.0f} MiB verified, no error; witness: {len(witness.ops)} "
         f"requests; {len(marks)} bookmarks and {states} other moments right; one owner in {watcher.samples} samples")
-    machine.append_line(json_path, {"bench": "failover", "what": "pauses of a client, ms", "options": asdict(options), "facts": found, "pauses_ms": rows,
-                                    "verified_bytes": writers.verified_bytes, "bookmarks": len(marks), "moments": states})
+    machine.append_line(json_path, {
+        "bench": "failover", "what": "pauses of a client, ms", "options": asdict(options), "facts": found, "pauses_ms": rows,
+        "verified_bytes": writers.verified_bytes, "bookmarks": len(marks), "moments": states})
     return len(rows)
 
 

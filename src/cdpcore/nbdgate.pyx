@@ -138,8 +138,9 @@ cdef class GateConnection:
         with nogil:
             end = self.run()
             gate_raise(&self.stopping, 2)
+            self.take_door()
             if self.door >= 0:
-                close(self.door)
+                close(self.door)    # the daemon learns it at once
                 self.door = -1
         return _End(end)
 
@@ -148,6 +149,10 @@ cdef class GateConnection:
         cdef int old = gate_swap(&self.next_door, door)
         if old >= 0:
             close(old)
+        if nbd_flag(&self.stopping) == 2:       # too late, or just in time for serve() to take it: one of us closes it
+            old = gate_swap(&self.next_door, -1)
+            if old >= 0:
+                close(old)
         self._wake()
 
     def stop(self, *, bint now=False):

@@ -31,6 +31,18 @@ def main() -> None:
 
 
 # Last, because they register on `cli`.
-from cdp.cli import availability, checking, configuring, content, images, moments, replaying, restoring, serving, volumes
+from cdp.cli import (
+    availability,
+    checking,
+    configuring,
+    content,
+    images,
+    moments,
+    replaying,
+    restoring,
+    serving,
+    volumes,
+)
 
-__all__ = ["availability", "checking", "cli", "configuring", "content", "images", "main", "moments", "replaying", "restoring", "serving", "volumes"]
+__all__ = ["availability", "checking", "cli", "configuring", "content", "images", "main", "moments", "replaying", "restoring",
+           "serving", "volumes"]

@@ -147,7 +147,7 @@ def gateway(state: State, daemons: str) -> None:
 @click.option("--gateway", "gateway_socket", metavar="SOCK", required=True, help="What 'cdp gateway --daemons' was given.")
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
 def tsd(state: State, paths: tuple[str, ...], gateway_socket: str, read_only: bool) -> None:
-    """Be a time store daemon: keep volumes for the clients of a gateway.
+    """Be a time store daemon: keep volumes for a gateway.
 
     It can be killed and started again: clients stay connected to the gateway, and lose nothing that was acknowledged. When the gateway
     goes, it makes everything durable and waits for the next.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from cdpcore.channel import Channel
-from cdpcore.errors import CdpError, NotFound, Unavailable
+from cdpcore.errors import CdpError, Unavailable
 from cdpcore.executor import Executor
 
 from cdp.client import identity, remove_serving, write_serving
