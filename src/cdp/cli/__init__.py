@@ -35,6 +35,7 @@ from cdp.cli import (
     availability,
     checking,
     configuring,
+    conforming,
     content,
     images,
     moments,
@@ -44,5 +45,5 @@ from cdp.cli import (
     volumes,
 )
 
-__all__ = ["availability", "checking", "cli", "configuring", "content", "images", "main", "moments", "replaying", "restoring",
-           "serving", "volumes"]
+__all__ = ["availability", "checking", "cli", "configuring", "conforming", "content", "images", "main", "moments", "replaying",
+           "restoring", "serving", "volumes"]

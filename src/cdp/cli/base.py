@@ -133,7 +133,7 @@ class Root(click.Group):
     """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
 
     ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
-             "import", "restore", "undo", "restores", "check", "replay", "ha", "gateway", "tsd", "config")
+             "import", "restore", "undo", "restores", "check", "replay", "ha", "gateway", "tsd", "conformance", "config")
 
     LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
 

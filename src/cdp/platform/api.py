@@ -61,7 +61,8 @@ class ListenerImpl(ABC):
 
     @abstractmethod
     def disable(self) -> None:
-        """Back to shadow mode. When it returns no callback is running or will come (unless called in the callback: after that one).
+        """Back to shadow mode. When it returns no callback is running or will come (unless called in the callback: after that one); a callback
+        that runs meanwhile may still receive.
         What was received and is not freed stays in the queue, and is delivered to whoever is enabled next. No error in shadow mode."""
 
     @abstractmethod

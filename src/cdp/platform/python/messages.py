@@ -143,12 +143,13 @@ class Listener(ListenerImpl):
     def disable(self) -> None:
         with self._group.changed:
             thread, self._thread = self._thread, None
-            if self._group.enabled is self:
-                self._group.enabled = None
-            self.fresh = deque()
             self._group.changed.notify_all()
         if thread and thread is not threading.current_thread():
-            thread.join()
+            thread.join()       # a callback that runs may still receive
+        with self._group.changed:
+            if self._group.enabled is self and self._thread is None:
+                self._group.enabled = None
+                self.fresh = deque()
 
     def receive(self, max_msgs: int = 64) -> list[CpMsg]:
         group = self._group
