@@ -29,7 +29,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     logging.getLogger("cdp").setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("name", ["python", "local"])
+@pytest.mark.parametrize("name", ["python", "local", "posix"])
 @pytest.mark.parametrize("rule", RULES)
 def test_platform_keeps_the_rule(rule: str, name: str) -> None:
     RULES[rule].run(platform(name))

@@ -3,6 +3,8 @@ from typing import NoReturn, Self, final
 SLOTS: int
 BYTES: int
 
+def shared_memory(n: int) -> int: ...
+
 @final
 class Channel:
     def __new__(cls, fd: int | None = None) -> Self: ...

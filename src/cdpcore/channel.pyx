@@ -34,6 +34,14 @@ BYTES = CDP_CHANNEL_BYTES
 """Address space of a channel; memory is used as far as the client's requests need it."""
 
 
+def shared_memory(uint64_t n) -> int:
+    """A file descriptor, the caller's, on n zeroed bytes of memory that processes can share by mapping it. Raises OutOfSpace."""
+    cdef int fd = cdp_os_shared_memory(n)
+    if fd < 0:
+        raise _OutOfSpace(f"no shared memory of {n} bytes: {_os.strerror(-fd)}", "use less")
+    return fd
+
+
 @cython.final
 cdef class Channel:
     """Channel(): a new one. Channel(fd): the one whose memory is behind `fd`, which stays the caller's.

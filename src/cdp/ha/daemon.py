@@ -24,7 +24,7 @@ from cdpcore.errors import CdpError, Unavailable
 from cdpcore.executor import Executor
 
 from cdp.client import identity, remove_serving, write_serving
-from cdp.ha.link import Link, Message, told
+from cdp.platform.posix.link import Link, Message, told
 from cdp.leases import ImageLeases
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
 from cdp.serve import Exports, OpenExport, named_roots, runtime_sockets

@@ -30,7 +30,7 @@ from cdpcore.errors import Unavailable
 from cdpcore.nbd import End
 from cdpcore.nbdgate import GateConnection
 
-from cdp.ha.link import Link, Message, heard, listen
+from cdp.platform.posix.link import Link, Message, heard, listen
 from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
 
 log = logging.getLogger("cdp.gateway")

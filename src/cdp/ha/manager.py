@@ -30,7 +30,7 @@ from typing import Any, Self
 
 from cdpcore.errors import Busy, CdpError, Unavailable
 
-from cdp.ha.link import Link, Message, heard, listen, told
+from cdp.platform.posix.link import Link, Message, heard, listen, told
 from cdp.settings import Settings
 
 log = logging.getLogger("cdp.ha")

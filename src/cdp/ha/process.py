@@ -17,7 +17,7 @@ from typing import Any
 
 from cdpcore.errors import CdpError
 
-from cdp.ha.link import Link, Message, told
+from cdp.platform.posix.link import Link, Message, told
 from cdp.settings import Settings
 
 log = logging.getLogger("cdp.ha")

@@ -233,6 +233,11 @@ class DataPlane(DataPlaneImpl):
             self._mapped[id(view)] = view, pool, ref
         return view
 
+    def where(self, view: memoryview) -> tuple[Pool, BgRef]:
+        """What a mapped view shows."""
+        with self._lock:
+            return self._mapped[id(view)][1:]
+
     def unmap(self, view: memoryview, modified: bool) -> None:
         with self._lock:
             found = self._mapped.pop(id(view), None)

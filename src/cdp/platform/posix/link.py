@@ -1,4 +1,4 @@
-"""Words between the processes of a service: JSON objects, and file descriptors with them, over a unix stream socket.
+"""Words between processes of one machine: JSON objects, and file descriptors with them, over a unix stream socket.
 
 A message is a length (4 bytes, little-endian) and that much JSON; descriptors travel with the length. Bounds: MAX_BYTES, MAX_FDS.
 Threading: any thread may send; one receives.
