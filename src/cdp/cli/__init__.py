@@ -33,4 +33,5 @@ def main() -> None:
 # Last, because they register on `cli`.
 from cdp.cli import checking, configuring, conforming, content, images, moments, replaying, restoring, serving, volumes
 
-__all__ = ["checking", "cli", "configuring", "conforming", "content", "images", "main", "moments", "replaying", "restoring", "serving", "volumes"]
+__all__ = ["checking", "cli", "configuring", "conforming", "content", "images", "main", "moments", "replaying", "restoring",
+           "serving", "volumes"]
