@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
@@ -35,6 +35,7 @@ from cdp.client import (
     remove_serving,
     write_serving,
 )
+from cdp.front import Front
 from cdp.leases import ImageLeases
 from cdp.points import valid_name
 from cdp.service import ServedView, VolumeService
@@ -67,13 +68,20 @@ class OpenExport:
         self._close()
 
 
+class Capsules(Protocol):
+    """Where the capsule of the volume with a number comes from (cdp.front.Front)."""
+
+    def capsule(self, number: int) -> object: ...
+
+
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool):
+    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool, front: "Capsules"):
         self._leases = leases
         self._volumes = volumes
         self._read_only = read_only
+        self._front = front
 
     def list(self) -> Sequence[tuple[str, str]]:
         """The volumes and all their images, from the directories: an image is not opened to be shown."""
@@ -102,7 +110,8 @@ class Exports:
             stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
-                return OpenExport(capsule=volume.target(), read_only=self._read_only, size_bytes=volume.size_bytes,
+                capsule = volume.target() if images else self._front.capsule(list(self._volumes).index(root))
+                return OpenExport(capsule=capsule, read_only=self._read_only, size_bytes=volume.size_bytes,
                                   description=base, name=base, multi_conn=True, volume=volume,
                                   _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
@@ -203,15 +212,16 @@ class Server:
         from cdp.nbd import NbdServer
 
         clear_stale_socket(self._admin_socket)
-        for name, location in self._roots.items():
-            volume = _open_to_serve(location, settings)
-            self._stack.callback(volume.close)
+        roots = list(self._roots.values())
+        front = Front(settings.platform, [location.root for location in roots], lambda lun: _open_to_serve(roots[lun.lun], settings))
+        self._stack.callback(front.close)
+        for (name, location), volume in zip(self._roots.items(), front.start(), strict=True):
             self._volumes[name] = volume
             self._leases[name] = ImageLeases(volume)
             self._stack.callback(self._leases[name].close)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._leases, self._volumes, self._read_only)
+        self._exports = Exports(self._leases, self._volumes, self._read_only, front)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
         try:

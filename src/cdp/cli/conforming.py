@@ -26,9 +26,8 @@ def conformance(state: State, rules: tuple[str, ...], name: str, only_list: bool
     from cdp.conformance import RULES, platform
     from cdpcore.errors import NotFound
 
-    for rule in rules:
-        if rule not in RULES:
-            raise NotFound(f"no rule {rule!r}", "--list shows them")
+    if unknown := set(rules) - set(RULES):
+        raise NotFound(f"no rule {min(unknown)!r}", "--list shows them")
     found = platform(name)
     chosen = [rule for rule in RULES.values() if not rules or rule.name in rules]
     results = []

@@ -225,8 +225,8 @@ def announced_once_and_never_overlapping(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def shadow_gets_what_was_not_freed(nodes: Nodes) -> None:
-    """A listener that is not enabled has no callbacks. Enabled after the active one is gone, it gets all that was not freed, in order, also what
-    the other had received, which is marked."""
+    """A listener that is not enabled has no callbacks. Enabled after the active one is gone, it gets all that was not freed, in order,
+    also what the other had received, which is marked."""
     active = Inbox(nodes[0], TO, bufs=16, take=False, free=False).enable()
     shadow = Inbox(nodes[1], TO, bufs=16, free=False)
     for i in range(6):

@@ -47,8 +47,8 @@ class Client:
 
 @rule(nodes=2)
 def request_and_answer(nodes: Nodes) -> None:
-    """A request reaches the owner with its source and the time filled in, and is answered exactly once, with the caller's cookie, status and seq,
-    on a thread of the platform. send_complete comes exactly once."""
+    """A request reaches the owner with its source and the time filled in, and is answered exactly once, with the caller's cookie, status
+    and seq, on a thread of the platform. send_complete comes exactly once."""
     owner, client = Owner(nodes[0], OWNER), Client(nodes[1])
     owner.take(7)
     client.ask(4711)
@@ -135,8 +135,8 @@ def dead_source_is_no_error(nodes: Nodes) -> None:
 
 @rule(nodes=3)
 def replay_after_a_takeover(nodes: Nodes) -> None:
-    """When the owner is gone, the next one gets every request that was not answered: each once, in order, marked REPLAY, before any new one.
-    The old owner's late answers are dropped, and each request is answered exactly once."""
+    """When the owner is gone, the next one gets every request that was not answered: each once, in order, marked REPLAY, before any new
+    one. The old owner's late answers are dropped, and each request is answered exactly once."""
     old, client = Owner(nodes[0], OWNER), Client(nodes[2])
     old.take(7, 8)
     other = Client(nodes[2], lun=8)
@@ -195,8 +195,8 @@ def request_without_an_owner_waits(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def workload_pushes(nodes: Nodes) -> None:
-    """A TSD is pushed its whole list at once and at every change, in order, with growing epochs; assign() returns when it was acknowledged. A LUN
-    is pushed to its next owner only after the one before has let go: never two owners."""
+    """A TSD is pushed its whole list at once and at every change, in order, with growing epochs; assign() returns when it was
+    acknowledged. A LUN is pushed to its next owner only after the one before has let go: never two owners."""
     workload = nodes[0].workload
     events: list[tuple[str, tuple[int, ...], int]] = []
     lock = threading.Lock()
@@ -236,7 +236,8 @@ def workload_pushes(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def configuration_changes(nodes: Nodes) -> None:
-    """A subscriber gets all values first, then each change, ending with the newest, on a thread of the platform; cancelled, it gets nothing."""
+    """A subscriber gets all values first, then each change, ending with the newest, on a thread of the platform; cancelled, it gets
+    nothing."""
     here, there = nodes[0].configuration, nodes[1].configuration
     seen: list[Mapping[str, Any]] = []
     on: set[int] = set()

@@ -66,8 +66,12 @@ class Volumes:
                 stack.callback(self.opened[name].close)
                 self._leases[name] = ImageLeases(self.opened[name])
                 stack.callback(self._leases[name].close)
-            self.exports = Exports(self._leases, self.opened, read_only)
+            self.exports = Exports(self._leases, self.opened, read_only, self)
             self._stack = stack.pop_all()
+
+    def capsule(self, number: int) -> object:
+        """cdp.serve.Capsules: the engine's own."""
+        return list(self.opened.values())[number].target()
 
     def start_admin(self) -> None:
         """Administration, so that every command works on these volumes; not on the way of a failover: it takes longer than that."""

@@ -36,9 +36,10 @@ from cdp.platform.structures import (
 )
 from cdpcore.errors import InvalidRequest, NotFound
 
-__all__ = ["AlertsImpl", "Assignment", "BGSSImpl", "BgDeliveryMsg", "BgRef", "ConfigurationImpl", "ControlPlaneImpl", "CpMsg", "CpSendReq",
-           "DataPlaneImpl", "Flag", "GroupName", "IORouterImpl", "IOsrcImpl", "IoRequest", "ListenerImpl", "Lun", "MDPacket", "Op", "PathLost",
-           "PlatformImpl", "Severity", "Subscription", "TracingImpl", "WorkloadManagerImpl", "add_ref_to", "find", "names", "refs_of"]
+__all__ = ["AlertsImpl", "Assignment", "BGSSImpl", "BgDeliveryMsg", "BgRef", "ConfigurationImpl", "ControlPlaneImpl", "CpMsg",
+           "CpSendReq", "DataPlaneImpl", "Flag", "GroupName", "IORouterImpl", "IOsrcImpl", "IoRequest", "ListenerImpl", "Lun",
+           "MDPacket", "Op", "PathLost", "PlatformImpl", "Severity", "Subscription", "TracingImpl", "WorkloadManagerImpl",
+           "add_ref_to", "find", "names", "refs_of"]
 
 GROUP = "cdp.platforms"
 

@@ -14,8 +14,8 @@ Rules for all of them
      to wait again never makes the deadline later.
   4. Every queue has a bound that is written down here or in the platform's settings; where it is reached, the sender waits.
      Nothing is ever dropped.
-  5. Errors are the kinds of cdpcore.errors: InvalidRequest (the call is wrong, nothing was done), NotFound, Busy (deadline, or somebody else
-     has it), OutOfSpace (never fits the bound), Unavailable (the other side is gone or failing), Closed (this object was closed).
+  5. Errors are the kinds of cdpcore.errors: InvalidRequest (the call is wrong, nothing was done), NotFound, Busy (deadline, or somebody
+     else has it), OutOfSpace (never fits the bound), Unavailable (the other side is gone or failing), Closed (this object was closed).
   6. close() is idempotent, ends the object's threads and waits for callbacks that run, unless it is called by one of them. Afterwards every
      other method raises Closed, and no callback comes except completions with Closed of what was still under way.
 """
@@ -61,8 +61,8 @@ class ListenerImpl(ABC):
 
     @abstractmethod
     def disable(self) -> None:
-        """Back to shadow mode. When it returns no callback is running or will come (unless called in the callback: after that one); a callback
-        that runs meanwhile may still receive.
+        """Back to shadow mode. When it returns no callback is running or will come (unless called in the callback: after that one); a
+        callback that runs meanwhile may still receive.
         What was received and is not freed stays in the queue, and is delivered to whoever is enabled next. No error in shadow mode."""
 
     @abstractmethod
@@ -119,8 +119,8 @@ class ControlPlaneImpl(ABC):
 class DataPlaneImpl(ABC):
     """Access to the bytes of buffer groups, wherever these live.
 
-    A group's content is the home node's. A map elsewhere is a copy, unless both nodes see the same memory; `copies` says which. Data that was
-    unmapped with modified=True before a message was sent is what the receiver of that message maps.
+    A group's content is the home node's. A map elsewhere is a copy, unless both nodes see the same memory; `copies` says which. Data
+    that was unmapped with modified=True before a message was sent is what the receiver of that message maps.
     """
 
     copies: ClassVar[bool]
@@ -136,8 +136,9 @@ class DataPlaneImpl(ABC):
     @abstractmethod
     def unmap(self, view: memoryview, modified: bool) -> None:
         """Give back what map() returned, that very object; it is released and must not be used again. modified: what was written through it
-        is the group's content for every later map, when this returns. Not modified: nothing is copied back; where `copies` is false the caller
-        must not have written. Raises InvalidRequest for a view that is not mapped, Unavailable (its home is gone; the view is gone too)."""
+        is the group's content for every later map, when this returns. Not modified: nothing is copied back; where `copies` is false the
+        caller must not have written. Raises InvalidRequest for a view that is not mapped, Unavailable (its home is gone; the view is
+        gone too)."""
 
     @abstractmethod
     def replicate(self, ref: BgRef, instance: int, *, deadline: float | None = None) -> BgRef:
@@ -147,16 +148,17 @@ class DataPlaneImpl(ABC):
 
     @abstractmethod
     def mark_local(self, ref: BgRef) -> BgRef:
-        """Make this node the home of the whole group that `ref` is part of: maps here copy nothing from now on. The group's other references stay
-        valid where they are held. Returns the reference to use from now on, to which the caller's reference has passed; the same `ref`
-        where the group is at home already. Raises NotFound, Busy (it is mapped, or this node has no free group now), Unavailable."""
+        """Make this node the home of the whole group that `ref` is part of: maps here copy nothing from now on. The group's other
+        references stay valid where they are held. Returns the reference to use from now on, to which the caller's reference has passed;
+        the same `ref` where the group is at home already. Raises NotFound, Busy (it is mapped, or this node has no free group now),
+        Unavailable."""
 
 
 class BGSSImpl(ABC):
     """The supply of buffer groups: a fixed pool on each node. A group is `group_bytes` of contiguous memory.
 
-    References are counted here, not in the group: request() and deliver() hand out one, add_ref() another, release() takes one back; with the
-    last the group goes back to the pool, once it is not mapped. A group's content is undefined when handed out.
+    References are counted here, not in the group: request() and deliver() hand out one, add_ref() another, release() takes one back;
+    with the last the group goes back to the pool, once it is not mapped. A group's content is undefined when handed out.
     """
 
     group_bytes: int
@@ -166,14 +168,15 @@ class BGSSImpl(ABC):
 
     @abstractmethod
     def request(self, count: int = 1, *, deadline: float | None = None) -> list[BgRef]:
-        """`count` groups of this node, each whole, all or none. Blocks until there are as many; waiters are served in the order of their calls.
-        Raises Busy at the deadline, OutOfSpace for more than the pool has, InvalidRequest for less than 1."""
+        """`count` groups of this node, each whole, all or none. Blocks until there are as many; waiters are served in the order of their
+        calls. Raises Busy at the deadline, OutOfSpace for more than the pool has, InvalidRequest for less than 1."""
 
     @abstractmethod
     def deliver(self, to: GroupName, count: int = 1, cookie: int = 0) -> None:
-        """The same without waiting: when `count` groups are there, they are sent to the listener of group `to` as a BgDeliveryMsg with `cookie`
-        (its sender: GroupName(0, this node)). In the same queue as request(). At most 1024 deliveries wait; then Busy.
-        Groups that cannot be delivered (nobody is registered) go back to the pool, with a WARNING. Raises OutOfSpace, InvalidRequest, Busy."""
+        """The same without waiting: when `count` groups are there, they are sent to the listener of group `to` as a BgDeliveryMsg with
+        `cookie` (its sender: GroupName(0, this node)). In the same queue as request(). At most 1024 deliveries wait; then Busy.
+        Groups that cannot be delivered (nobody is registered) go back to the pool, with a WARNING. Raises OutOfSpace, InvalidRequest,
+        Busy."""
 
     @abstractmethod
     def add_ref(self, ref: BgRef) -> None:
@@ -198,24 +201,25 @@ class IOsrcImpl(ABC):
 
     @abstractmethod
     def submit(self, packet: MDPacket, answered: Answered, *, deadline: float | None = None) -> None:
-        """A request of this node: sent to the LUN's owner in the order of submit() calls. source, cookie and (where it is 0) timestamp of the packet
-        are filled in by the platform; the buffer groups stay the caller's, and must stay as they are until it is answered.
-        `answered(packet)` is called exactly once for every submit() that returned: with the answer (RESPONSE set, the caller's cookie, status),
-        or with status CDP_CLOSED when the source is closed first. No owner, or one that died: it waits for the next, and is replayed.
-        Blocks while `max_outstanding` requests are under way. Raises InvalidRequest, Busy at the deadline, NotFound (a LUN that nobody was
-        ever assigned)."""
+        """A request of this node: sent to the LUN's owner in the order of submit() calls. source, cookie and (where it is 0) timestamp
+        of the packet are filled in by the platform; the buffer groups stay the caller's, and must stay as they are until it is answered.
+        `answered(packet)` is called exactly once for every submit() that returned: with the answer (RESPONSE set, the caller's cookie,
+        status), or with status CDP_CLOSED when the source is closed first. No owner, or one that died: it waits for the next, and is
+        replayed. Blocks while `max_outstanding` requests are under way. Raises InvalidRequest, Busy at the deadline, NotFound (a LUN
+        that nobody was ever assigned)."""
 
     @abstractmethod
     def send_response(self, packet: MDPacket, send_complete: ResponseDone | None = None) -> None:
-        """Answer a request: a packet with RESPONSE, as received otherwise (copied; the group's message is freed separately). Never blocks: every
-        outstanding request has room for its answer. `send_complete(packet, None)` is called exactly once, when the caller may forget the request.
-        A source that has died is no error: send_complete comes all the same, with None. An answer to what is not outstanding (answered
-        before, or replayed to another owner since) is dropped in the same manner. Raises InvalidRequest for what is no answer."""
+        """Answer a request: a packet with RESPONSE, as received otherwise (copied; the group's message is freed separately). Never
+        blocks: every outstanding request has room for its answer. `send_complete(packet, None)` is called exactly once, when the caller
+        may forget the request. A source that has died is no error: send_complete comes all the same, with None. An answer to what is not
+        outstanding (answered before, or replayed to another owner since) is dropped in the same manner. Raises InvalidRequest for what
+        is no answer."""
 
     @abstractmethod
     def replay(self, lun: int, recovered_seq: int) -> int:
-        """Called by the new owner of `lun` before it enables its listener: every request of the LUN that is not answered is sent again, with
-        REPLAY set, to its group: each once, in the order of submit(), before any new request; a copy that is still in the queue is
+        """Called by the new owner of `lun` before it enables its listener: every request of the LUN that is not answered is sent again,
+        with REPLAY set, to its group: each once, in the order of submit(), before any new request; a copy that is still in the queue is
         withdrawn. Where sources keep writes until durable(), answered ones with seq > recovered_seq come first, in the order of seq.
         A request with 0 < seq <= recovered_seq is in the recovered history: it is answered as done and not sent. How many were sent."""
 
@@ -225,8 +229,8 @@ class IOsrcImpl(ABC):
 
     @abstractmethod
     def offer(self, lun: int, capsule: object | None) -> None:
-        """Told by the owner: a PyCapsule "cdpcore.target" (c/target.h) on which requests to `lun` may be carried out without packets, or None:
-        no longer. A platform whose front ends are in this process hands it to them through native(); others ignore it."""
+        """Told by the owner: a PyCapsule "cdpcore.target" (c/target.h) on which requests to `lun` may be carried out without packets, or
+        None: no longer. A platform whose front ends are in this process hands it to them through native(); others ignore it."""
 
     @abstractmethod
     def native(self, lun: int) -> object | None:
@@ -256,8 +260,8 @@ class IORouterImpl(ABC):
     @abstractmethod
     def submit(self, request: IoRequest, *, deadline: float | None = None) -> None:
         """Start a request; its `done` comes on a thread of the router. Blocks while `depth` are under way, unless called by a `done`.
-        Raises InvalidRequest (IoRequest.check; a change to a read-only disk), Busy at the deadline, Closed. All other failures come by `done`:
-        PathLost (whether it was carried out is not known), Unavailable (the disk failed), OutOfSpace."""
+        Raises InvalidRequest (IoRequest.check; a change to a read-only disk), Busy at the deadline, Closed. All other failures come by
+        `done`: PathLost (whether it was carried out is not known), Unavailable (the disk failed), OutOfSpace."""
 
     def run(self, op: Op, offset: int = 0, length: int = 0, buffer: memoryview | None = None, fua: bool = False) -> None:
         """submit(), and wait until it is done; raises what went wrong. Never from a `done`."""
@@ -312,8 +316,8 @@ class PlatformImpl(ABC):
     @abstractmethod
     def nodes(cls, count: int, *, group_bytes: int = 65536, group_count: int = 16,
               max_outstanding: int = 64) -> AbstractContextManager[Sequence[PlatformImpl]]:
-        """`count` (1 to 4) nodes of one new system, instances 0 to count - 1, for tests: what the conformance suite runs on. The objects are
-        in this process; what stands behind them need not be. Each has a pool of group_count groups of group_bytes, and a source with
+        """`count` (1 to 4) nodes of one new system, instances 0 to count - 1, for tests: what the conformance suite runs on. The objects
+        are in this process; what stands behind them need not be. Each has a pool of group_count groups of group_bytes, and a source with
         max_outstanding. All is closed at exit."""
 
     def open_router(self, *where: str) -> IORouterImpl:

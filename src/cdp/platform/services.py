@@ -1,4 +1,5 @@
-"""The portable API beside the data: configuration, alerts, tracing, and the workload manager. The rules at the head of cdp.platform.api hold here too."""
+"""The portable API beside the data: configuration, alerts, tracing, and the workload manager. The rules at the head of cdp.platform.api
+hold here too."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -41,8 +42,8 @@ class AlertsImpl(ABC):
 
     @abstractmethod
     def alert(self, severity: Severity, what: str, hint: str = "", *, lun: int | None = None) -> None:
-        """One line: what happened and where; `hint`: what to do. Never blocks, never raises: where alerts come faster than they can be told,
-        the number of those left out is told instead."""
+        """One line: what happened and where; `hint`: what to do. Never blocks, never raises: where alerts come faster than they can be
+        told, the number of those left out is told instead."""
 
 
 class TracingImpl(ABC):
@@ -65,13 +66,14 @@ class WorkloadManagerImpl(ABC):
     @abstractmethod
     def subscribe(self, tsd: GroupName, assigned: Callable[[Assignment], None]) -> Subscription:
         """Called by a TSD. `assigned(assignment)` gets the whole list at once, where there is one, and at every change, in order. Before it
-        returns, LUNs that are not in the list any more must be closed: returning acknowledges the assignment. Raises Busy where the TSD is subscribed."""
+        returns, LUNs that are not in the list any more must be closed: returning acknowledges the assignment. Raises Busy where the TSD
+        is subscribed."""
 
     @abstractmethod
     def assign(self, tsd: GroupName, luns: tuple[Lun, ...], *, deadline: float | None = None) -> int:
         """Called by whoever decides. Makes this the list of `tsd`; blocks until it acknowledged (and owners that lose a LUN did before), or
-        until the deadline, with Busy: the push is then still under way. Not subscribed yet: the list waits for it, and this returns. The epoch.
-        Raises InvalidRequest (a number twice), Unavailable (an owner can neither acknowledge nor be fenced)."""
+        until the deadline, with Busy: the push is then still under way. Not subscribed yet: the list waits for it, and this returns. The
+        epoch. Raises InvalidRequest (a number twice), Unavailable (an owner can neither acknowledge nor be fenced)."""
 
     @abstractmethod
     def owner(self, lun: int) -> GroupName | None:

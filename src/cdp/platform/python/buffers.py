@@ -295,7 +295,8 @@ class DataPlane(DataPlaneImpl):
             if slot.maps:
                 raise Busy(f"buffer group {there.slot} of node {there.home} is mapped", "unmap it first")
             if pool.group_bytes > self._pool.group_bytes:
-                raise InvalidRequest(f"a group of {pool.group_bytes} bytes into a pool of {self._pool.group_bytes}", "replicate a part of it")
+                raise InvalidRequest(f"a group of {pool.group_bytes} bytes into a pool of {self._pool.group_bytes}",
+                                     "replicate a part of it")
             with self._pool.changed:
                 self._pool.slots[new.slot].memory[:pool.group_bytes] = slot.memory
             slot.moved = new

@@ -209,7 +209,8 @@ class ControlPlane(ControlPlaneImpl):
         with self._system.lock:
             found = self._system.groups.setdefault(group, Group(group, bufs_per_sender, slop_bufs))
             if (found.bufs_per_sender, found.slop_bufs) != (bufs_per_sender, slop_bufs):
-                raise InvalidRequest(f"group {group} has {found.bufs_per_sender} buffers a sender and {found.slop_bufs} more", "ask for the same")
+                raise InvalidRequest(f"group {group} has {found.bufs_per_sender} buffers a sender and {found.slop_bufs} more",
+                                     "ask for the same")
             if len(found.listeners) >= MAX_LISTENERS:
                 raise Busy(f"group {group} has {MAX_LISTENERS} listeners", "close one")
             listener = Listener(self, found)
