@@ -1,7 +1,7 @@
 """The structures of the portable API as JSON, and a conversation: calls and answers on a link, with calls nested in callbacks.
 
-Invariant: a thread of the hub that makes a callback carries out, until the callback has returned, the calls that are made inside it. So what
-the reference platform knows of threads ("inside this callback") holds across the process boundary.
+Invariant: a thread of the hub that makes a callback carries out, until the callback has returned, the calls that are made inside it. So
+what the reference platform knows of threads ("inside this callback") holds across the process boundary.
 """
 from __future__ import annotations
 
