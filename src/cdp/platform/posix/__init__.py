@@ -2,7 +2,8 @@
 memory that every node maps, so data is never copied between processes.
 
 What is here are proxies: the state of the system is the hub's (.hub), whose rules are the reference platform's. This is the general
-way, for every message; the I/O of volumes takes a shorter one between `cdp gateway` and `cdp tsd`, in shared memory without Python (cdp.ha).
+way, for every message;
+the I/O of volumes takes a shorter one between `cdp gateway` and `cdp tsd`, in shared memory without Python (cdp.ha).
 
 Threading: each thread that calls has a link of its own to the hub; each callback has a thread here.
 """
