@@ -41,7 +41,7 @@ cdef extern from "<unistd.h>":
 cdef enum:
     BATCH_NS = 200000        # an answer that waits for a flush of its batch waits no longer before it begins
     RING_EVERY = 16          # answers, so that the gateway begins to send while we go on
-    SPIN_NS = 5000           # longer, and on two processors we take the time that the gateway needs
+    SPIN_NS = 10000          # longer, and on two processors we take the time that the gateway needs
     MAP_CALLS = 64
 
 cdef enum:

@@ -75,7 +75,7 @@ cdef enum:
     GATHER_NS = 50000               # ... or when the first has waited so long, or nothing else is under way
     STATUS_MAX = 2048               # descriptors a BLOCK_STATUS reply
     STATUS_ROOM = (24 + 8 * STATUS_MAX)     # CDP_NBD_STATUS_BYTES; then the extents
-    SPIN_NS = 5000                  # longer, and on two processors we take the time that the daemon needs
+    SPIN_NS = 10000                 # longer, and on two processors we take the time that the daemon needs
     BLOCKED_REPLY = 1               # a request waits until replies have been sent
     BLOCKED_KEPT = 2                # ... or until what is kept has been written
     SUBMIT_RING = 8                 # requests handed on before the daemon is woken

@@ -36,8 +36,9 @@
 
 #define CDP_CHANNEL_MAGIC 0x4843504443ull /* "CDPCH" */
 #define CDP_CHANNEL_VERSION 1u
-#define CDP_CHANNEL_SLOTS 8192u                /* more than the descriptors of four frames of the log */
-#define CDP_CHANNEL_RECEIVE_BYTES (40u << 20)  /* the largest request, and what comes with it */
+#define CDP_CHANNEL_SLOTS 16384u              /* 4 KiB writes as many as the log's pool holds */
+#define CDP_CHANNEL_RECEIVE_BYTES (72u << 20)  /* more than that pool (64 MiB): a slow device holds us up no sooner than it does
+                                                  cdp serve; and the largest request, with what comes with it */
 #define CDP_CHANNEL_REPLY_BYTES (34u << 20)    /* the largest reply */
 #define CDP_CHANNEL_HEAD_BYTES 4096u
 #define CDP_CHANNEL_LOST (1ull << 63) /* in a seq: found missing from the log, and not replayed yet. Greater than any seq,
