@@ -8,7 +8,7 @@ TEST_DEPS := $(VENV)/.test-deps
 SOURCES := pyproject.toml setup.py README.md \
 	$(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name py.typed -o -path '*/c/*.[ch]')
 
-.PHONY: demo test bench sanitize dev clean
+.PHONY: demo test bench sanitize plain dev clean
 
 demo: $(INSTALLED)
 	$(PY) -m cdp.demo $(ARGS)
@@ -48,6 +48,16 @@ sanitize: $(INSTALLED) $(TEST_DEPS)
 	cd $(SANITIZE) && CDP_SANITIZE=address,undefined $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(abspath $(SANITIZE))/src $(PY) -m pytest $(SANITIZE_TESTS)
+
+# The core and the platforms built for plain POSIX, without a Linux-only call (CDP_PLAIN_POSIX), under build/plain; and their tests.
+PLAIN := build/plain
+PLAIN_TESTS ?= $(addprefix tests/test_,osapi.py format.py index.py crc32c.py check.py image_reopen.py model.py threads.py faults.py \
+	kill9.py nbd_loop.py nbd_server.py mdpacket.py conformance.py plain.py)
+plain: $(INSTALLED) $(TEST_DEPS)
+	$(PIP) install 'setuptools>=77' 'cython>=3.1'
+	mkdir -p $(PLAIN) && cp -R setup.py pyproject.toml README.md src $(PLAIN)
+	cd $(PLAIN) && CDP_PLAIN_POSIX=1 $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
+	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -m pytest $(PLAIN_TESTS)
 
 # For working on it: an editable install that rebuilds in place.
 dev: | $(PY)

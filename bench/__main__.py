@@ -1,4 +1,4 @@
-"""`python -m bench`: all benchmarks; `python -m bench nbd|choosing|engine|history|micro`: one of them."""
+"""`python -m bench`: all benchmarks; `python -m bench nbd|choosing|engine|history|micro|failover`: one of them."""
 
 import sys
 from collections.abc import Callable
@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from bench import choosing, engine, history, micro, nbd, peers
+from bench import choosing, engine, failover, history, micro, nbd, peers
 from bench.fio import FioFailed
 from bench.history import StepFailed
 from bench.peers import PeerFailed
 from bench.scratch import NoSpace, scratch, signals_as_interrupt
+from bench.witness import WitnessFailed
 
 
 def speak(line: str) -> None:
@@ -50,7 +51,7 @@ def guarded(body: Callable[[Any], int], directory: Path | None) -> None:
             with scratch(directory) as place:
                 speak(f"files: {place.data} (removed afterwards)")
                 measured = body(place)
-        except (NoSpace, FioFailed, PeerFailed, StepFailed) as error:
+        except (NoSpace, FioFailed, PeerFailed, StepFailed, WitnessFailed) as error:
             raise click.ClickException(str(error)) from None
     if not measured:
         raise click.ClickException("nothing was measured")
@@ -221,6 +222,30 @@ def history_command(
         for o in cases
     ]
     guarded(lambda place: sum(history.run(place, o, speak, json_path) for o in chosen), directory)
+
+
+@main.command("failover")
+@shared
+@click.option("--kills", type=click.IntRange(0, 1000), help=f"By SIGKILL. [default: {failover.Options.kills}]")
+@click.option("--stops", type=click.IntRange(0, 100), help=f"By SIGSTOP. [default: {failover.Options.stops}]")
+@click.option("--switches", type=click.IntRange(0, 100), help=f"Handed over. [default: {failover.Options.switches}]")
+@click.option("--segment-mib", type=click.IntRange(8, 1024), help=f"[default: {failover.Options.segment_mib}]")
+@click.option("--seed", type=int, help=f"[default: {failover.Options.seed}]")
+def failover_command(
+    quick: bool,
+    json_path: Path | None,
+    directory: Path | None,
+    kills: int | None,
+    stops: int | None,
+    switches: int | None,
+    segment_mib: int | None,
+    seed: int | None,
+) -> None:
+    """`cdp ha serve` while its active process is killed, stopped and replaced: pauses, and whether anything was lost."""
+    base = failover.QUICK if quick else failover.Options()
+    given = {"kills": kills, "stops": stops, "switches": switches, "segment_mib": segment_mib, "seed": seed}
+    options = replace(base, **{key: value for key, value in given.items() if value is not None})
+    guarded(lambda place: failover.run(place, options, speak, json_path), directory)
 
 
 @main.command("micro")

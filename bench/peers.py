@@ -38,12 +38,20 @@ class Running:
             settle_files(path, drop)
 
     def cpu_seconds(self) -> float | None:
-        """CPU time used so far, all threads; None where there is no /proc."""
+        """CPU time used so far, all threads and child processes; None where there is no /proc."""
         try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            return sum(_ticks(pid) for pid in [self.pid, *_children(self.pid)]) / os.sysconf("SC_CLK_TCK")
         except OSError:
             return None
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for child in tasks.read_text().split()]
 
 
 @dataclass(frozen=True)
@@ -109,13 +117,13 @@ def _plain(path: Path, size_bytes: int) -> Path:
     return path
 
 
-def serve_command(volume: Path, sock: Path) -> list[str]:
-    """`cdp serve` of a volume on a socket."""
+def serve_command(volume: Path, sock: Path, serve: tuple[str, ...] = ("serve",)) -> list[str]:
+    """`cdp serve` (or what else) of a volume on a socket."""
     return [
         sys.executable,
         "-m",
         "cdp",
-        "serve",
+        *serve,
         str(volume),
         "--unix",
         str(sock),
@@ -130,6 +138,10 @@ def _cdp(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Pa
     volume = folder / "vol"
     cdp.create(volume, size=size_bytes).close()
     return serve_command(volume, sock), (volume,), "vol"
+
+
+def _cdp_ha(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Path, ...], str]:
+    return _cdp(folder, sock, size_bytes, ("ha", "serve", "--control", str(sock.with_suffix(".ha"))))
 
 
 def _nbdkit_file(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Path, ...], str]:
@@ -172,6 +184,14 @@ PEERS = {
             None,
             lambda: cdp.__version__,
             _cdp,
+        ),
+        Peer(
+            "cdp-ha",
+            "cdp ha serve, its defaults: gateway, active and standby in processes of their own",
+            f"durable on flush and every {cdp.Settings().commit_interval_ms} ms; survives the death of a process always",
+            None,
+            lambda: cdp.__version__,
+            _cdp_ha,
         ),
         Peer(
             "nbdkit-file",

@@ -125,7 +125,7 @@ def test_peers_that_are_not_installed_are_named(tmp_path):
         if found := shutil.which(name):
             (tools / name).symlink_to(found)
     said, lines = run(tmp_path, "nbd", "--workload", "write-4k-qd32", PATH=str(tools))
-    assert {line["peer"] for line in lines} == {"cdp"}
+    assert {line["peer"] for line in lines} == {"cdp", "cdp-ha"}
     for name in ("nbdkit-file", "blklogwrites", "memory"):
         assert f"{name} skipped" in said
 
@@ -184,6 +184,21 @@ def test_history(tmp_path):
     assert results["reopen"]["records"] > results["fill"]["records"]
     assert results["reopen"]["lost"] == 0
     assert "after kill -9" in said
+
+
+@needs_fio
+def test_failover(tmp_path):
+    """Three kills and a hand-over: no error for fio, no wrong block, every moment right, one owner at a time."""
+    said, [line] = run(tmp_path, "failover")
+    assert sorted(kind for kind, _ in line["pauses_ms"]) == ["kill -9"] * 3 + ["switch"]
+    assert line["verified_bytes"] > 0 and line["bookmarks"] == 5 and line["moments"] > 0
+    assert "longest pause of a client" in said and "no error" in said
+
+
+@needs_fio
+def test_failover_of_a_stopped_process(tmp_path):
+    _, [line] = run(tmp_path, "failover", "--kills", "0", "--switches", "0", "--stops", "1")
+    assert [kind for kind, _ in line["pauses_ms"]] == ["SIGSTOP"]
 
 
 def test_micro(tmp_path):

@@ -14,7 +14,7 @@ from replay_traces import blkparse, fio, some
 import cdp
 from cdp.cli import cli
 from cdp.nbd import NbdServer, UnixAddress
-from cdp.trace.toserver import parse
+from cdp.nbd.client import parse
 from cdpcore.errors import InvalidRequest, NotFound
 
 SIZE = 8 << 20

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
@@ -40,6 +40,7 @@ from cdp.client import (
     remove_serving,
     write_serving,
 )
+from cdp.front import Front
 from cdp.leases import ImageLeases
 from cdp.points import valid_name
 from cdp.service import ServedView, VolumeService
@@ -64,6 +65,8 @@ class OpenExport:
     description: str
     name: str
     multi_conn: bool
+    volume: "Volume"
+    """What it shows, open until close()."""
     _close: Callable[[], None]
     own_fua: bool = False
 
@@ -71,14 +74,21 @@ class OpenExport:
         self._close()
 
 
+class Capsules(Protocol):
+    """Where the capsule of the volume with a number comes from (cdp.front.Front)."""
+
+    def capsule(self, number: int) -> object: ...
+
+
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool,
+    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool, front: "Capsules",
                  target: "Callable[[Volume], object] | None" = None):
         self._leases = leases
         self._volumes = volumes
         self._read_only = read_only
+        self._front = front
         self._target = target
 
     def list(self) -> Sequence[tuple[str, str]]:
@@ -109,15 +119,19 @@ class Exports:
             base = "/".join((root, *images))
             if point is None:
                 own = None if images else self._target
-                return OpenExport(capsule=own(volume) if own else volume.target(), own_fua=own is not None,
-                                  read_only=self._read_only or volume.read_only, size_bytes=volume.size_bytes,
-                                  description=base, name=base, multi_conn=True, _close=stack.pop_all().close)
+                if own is not None:
+                    capsule = own(volume)
+                else:
+                    capsule = volume.target() if images else self._front.capsule(list(self._volumes).index(root))
+                return OpenExport(capsule=capsule, own_fua=own is not None, read_only=self._read_only or volume.read_only,
+                                  size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True, volume=volume,
+                                  _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
             return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,
                               description=f"{base} as of {at}", name=f"{base}@{at}",
                               # -10m is another moment for the next connection; a seq is not.
-                              multi_conn=point == at, _close=stack.pop_all().close)
+                              multi_conn=point == at, volume=volume, _close=stack.pop_all().close)
 
 
 def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
@@ -213,7 +227,7 @@ class Server:
         self._take_signals()
         settings = self._settings
         # TLS files, addresses and the runtime directory are looked at before a volume is.
-        tls = self._tls()
+        tls = tls_settings(settings)
         for location in self._roots.values():
             _refuse_if_served(location)
         listen = self._addresses()
@@ -221,15 +235,16 @@ class Server:
         from cdp.nbd import NbdServer
 
         clear_stale_socket(self._admin_socket)
-        for name, location in self._roots.items():
-            volume = _open_to_serve(location, settings)
-            self._stack.callback(volume.close)
+        roots = list(self._roots.values())
+        front = Front(settings.platform, [location.root for location in roots], lambda lun: _open_to_serve(roots[lun.lun], settings))
+        self._stack.callback(front.close)
+        for (name, location), volume in zip(self._roots.items(), front.start(), strict=True):
             self._volumes[name] = volume
             self._leases[name] = ImageLeases(volume)
             self._stack.callback(self._leases[name].close)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._leases, self._volumes, self._read_only, self._target)
+        self._exports = Exports(self._leases, self._volumes, self._read_only, front, self._target)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
         try:
@@ -254,31 +269,10 @@ class Server:
         """Where NBD is offered; settles the administration socket too. Raises NotFound for a missing directory."""
         from cdp.nbd import TcpAddress, UnixAddress
 
-        settings, listen = self._settings, list[Any]()
         default = runtime_sockets(next(iter(self._roots)))
-        self._admin_socket = os.path.abspath(settings.admin_socket or default.admin)
-        if settings.unix_socket:
-            listen.append(UnixAddress(settings.unix_socket))
-        if settings.tcp_listen:
-            listen.append(TcpAddress(*parse_address(settings.tcp_listen)))
-        if not listen:
-            listen.append(UnixAddress(default.nbd))
-        for path in (settings.unix_socket, settings.admin_socket):
-            folder = os.path.dirname(path or "") or "."
-            if not os.path.isdir(folder):
-                raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
-        return listen
-
-    def _tls(self) -> Any:
-        from cdp.nbd import TlsMode, TlsSettings
-
-        settings = self._settings
-        if settings.tls == "off":
-            return TlsSettings()
-        tls = TlsSettings(mode=TlsMode(settings.tls), cert_file=settings.tls_cert, key_file=settings.tls_key,
-                          client_ca_file=settings.tls_ca)
-        tls.context()  # raises InvalidRequest for unusable files
-        return tls
+        self._admin_socket = os.path.abspath(self._settings.admin_socket or default.admin)
+        return [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
+                for where in listen_addresses(self._settings, default.nbd)]
 
     def _served(self, name: str) -> ServedView:
         return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=self._uris(name))
@@ -342,6 +336,33 @@ class Server:
             os.write(2, b"cdp: stopped at once\n")
             os._exit(FORCED_EXIT)
         self._signalled = self._stopped = True
+
+
+def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
+    """("unix", path) and ("tcp", host, port) where NBD is to be offered; `default`: the unix socket where nothing was said.
+    Raises NotFound for a missing directory."""
+    listen = list[tuple[Any, ...]]()
+    if settings.unix_socket:
+        listen.append(("unix", settings.unix_socket))
+    if settings.tcp_listen:
+        listen.append(("tcp", *parse_address(settings.tcp_listen)))
+    for path in (settings.unix_socket, settings.admin_socket):
+        folder = os.path.dirname(path or "") or "."
+        if not os.path.isdir(folder):
+            raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
+    return listen or [("unix", default)]
+
+
+def tls_settings(settings: Settings) -> Any:
+    """cdp.nbd.TlsSettings. Raises InvalidRequest for unusable files."""
+    from cdp.nbd import TlsMode, TlsSettings
+
+    if settings.tls == "off":
+        return TlsSettings()
+    tls = TlsSettings(mode=TlsMode(settings.tls), cert_file=settings.tls_cert, key_file=settings.tls_key,
+                      client_ca_file=settings.tls_ca)
+    tls.context()
+    return tls
 
 
 def named_roots(paths: Sequence[str]) -> dict[str, Location]:

@@ -28,7 +28,7 @@ SEGMENT_STEP_BYTES = 4 * MIB
 ENV_PREFIX = "CDP_"
 CONFIG_ENV = "CDP_CONFIG"
 
-Kind = Literal["size", "duration", "count", "bool", "choice", "path", "address"]
+Kind = Literal["size", "duration", "count", "bool", "choice", "path", "address", "name"]
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -78,7 +78,7 @@ class Key:
             return "true, false"
         if self.kind == "choice":
             return ", ".join(self.choices)
-        return {"path": "a path", "address": "HOST:PORT"}[self.kind]
+        return {"path": "a path", "address": "HOST:PORT", "name": "a name"}[self.kind]
 
     def parse(self, raw: object, where: str) -> Any:
         """The value that `raw` (text, or a TOML integer or boolean) means. Raises InvalidRequest naming `where`."""
@@ -98,6 +98,8 @@ class Key:
             raise InvalidRequest(f"{what} = {raw!r} is not known", f"write one of {self.range_text}")
         if self.kind == "address":
             parse_address(raw, what)
+        if self.kind == "name" and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", raw):
+            raise InvalidRequest(f"{what} = {raw!r} is not a name", "write letters, digits, . _ and -")
         return raw
 
     def _parse_number(self, raw: object, what: str) -> int:
@@ -181,6 +183,9 @@ class Settings:
     tls_key: str | None = _server("path", None, "Private key of the certificate, PEM.")
     tls_ca: str | None = _server(
         "path", None, "Certificate authority, PEM: clients must show a certificate that it signed.")
+    platform: str = _server(
+        "name", "local", "What connects `cdp serve` with buffers, requests and threads: an installed platform "
+        "(docs/porting.md); only `local` is fast.")
     log_level: str = _server(
         "choice", "info", "Least level of the log lines on standard error.",
         choices=("debug", "info", "warning", "error"))

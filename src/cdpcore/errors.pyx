@@ -88,6 +88,17 @@ _KINDS = {
 }
 
 
+def code_of(error) -> int:
+    """enum cdp_code (c/status.h) of an error, for a seam that carries numbers."""
+    return next((code for code, (kind, _) in _KINDS.items() if type(error) is kind), CDP_UNAVAILABLE)
+
+
+def error_of(code: int, sys_errno: int, what: str) -> CdpError:
+    """The error that such a number stands for; `what`: its text."""
+    kind, hint = _KINDS.get(code, (CdpError, ""))
+    return kind(f"{what}: {_os.strerror(sys_errno)}" if sys_errno else what, hint)
+
+
 cdef int check(int rc, cdp_status *st, object what) except -1:
     if rc == CDP_OK:
         return rc

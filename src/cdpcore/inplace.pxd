@@ -51,8 +51,9 @@ cdef class InPlaceCore(VolumeCore):
     cdef bint stopping
 
     # --- internal: the way of a write
-    cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, cdp_status *st) noexcept nogil
-    cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil
+    cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
+    cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                          cdp_status *st) noexcept nogil
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil
     cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, old_part *old, uint32_t n_old, uint32_t flags,

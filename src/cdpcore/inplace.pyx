@@ -100,8 +100,9 @@ cdef class InPlaceCore(VolumeCore):
 
     # --- the way of a write -------------------------------------------------------------------------------------------
 
-    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
-        cdef uint64_t done = 0, step
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef uint64_t done = 0, step, part_seq = 0
+        cdef uint64_t *told
         cdef span s
         cdef int rc
         if not cdp_gate_enter(&self.gate):
@@ -109,22 +110,24 @@ cdef class InPlaceCore(VolumeCore):
         rc = self.check_range(off, n, st)
         while rc == CDP_OK and done < n:
             step = min(n - done, self.max_request_bytes - (off + done) % CDP_SECTOR)
+            told = seq if done + step == n else &part_seq   # not before the whole request is in the log
             if (off + done) % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
                 s.start = (off + done) // CDP_SECTOR
                 s.end = s.start + step // CDP_SECTOR
                 s.kind = CDP_EXTENT_DATA
                 s.data = buf + done
-                rc = self.change_aligned(CDP_KIND_WRITE, &s, 1, flags, st)
+                rc = self.change_aligned(CDP_KIND_WRITE, &s, 1, flags, told, st)
             else:
-                rc = self.change_bytes(CDP_KIND_WRITE, buf + done, off + done, step, flags, st)
+                rc = self.change_bytes(CDP_KIND_WRITE, buf + done, off + done, step, flags, told, st)
             done += step
         cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         """What is trimmed is read and kept, but for long holes; so it takes as long as there is data."""
         cdef uint16_t kind = CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO
-        cdef uint64_t at = off, end = off + n, step, most = self.max_request_bytes, until
+        cdef uint64_t at = off, end = off + n, step, most = self.max_request_bytes, until, part_seq = 0
+        cdef uint64_t *told
         cdef span s
         cdef int rc
         if not cdp_gate_enter(&self.gate):
@@ -138,14 +141,15 @@ cdef class InPlaceCore(VolumeCore):
                     break
                 if until * CDP_SECTOR - at >= HOLE_STEP:
                     step = until * CDP_SECTOR - at
+            told = seq if at + step == end else &part_seq
             if at % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
                 s.start = at // CDP_SECTOR
                 s.end = s.start + step // CDP_SECTOR
                 s.kind = CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO
                 s.data = NULL
-                rc = self.change_aligned(kind, &s, 1, flags, st)
+                rc = self.change_aligned(kind, &s, 1, flags, told, st)
             else:
-                rc = self.change_bytes(kind, NULL, at, step, flags, st)
+                rc = self.change_bytes(kind, NULL, at, step, flags, told, st)
             at += step
         cdp_gate_leave(&self.gate)
         return rc
@@ -153,14 +157,13 @@ cdef class InPlaceCore(VolumeCore):
     cdef uint64_t current_epoch(self) noexcept nogil:
         return (<const volatile uint64_t *>&self.epoch)[0]      # checked again under the append lock
 
-    cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+    cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef uint32_t ticket = self.ranges.acquire(s[0].start, s[n - 1].end)
-        cdef uint64_t seq
         cdef int rc = AGAIN
         while rc == AGAIN:
-            rc = self.change_held(kind, s, n, flags, self.current_epoch(), &seq, st)
+            rc = self.change_held(kind, s, n, flags, self.current_epoch(), seq, st)
         self.ranges.release(ticket)
-        return self.finish(seq, flags, rc, st)
+        return self.finish(seq[0], flags, rc, st)
 
     cdef int finish(self, uint64_t seq, uint32_t flags, int rc, cdp_status *st) noexcept nogil:
         """FUA: durable in the log and on the disk."""
@@ -170,10 +173,10 @@ cdef class InPlaceCore(VolumeCore):
                 rc = self.settle(seq, True, st)
         return rc
 
-    cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,
+    cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                           cdp_status *st) noexcept nogil:
         """A change that does not begin and end on sectors: those are read, and changed whole. `buf` NULL: zeros."""
-        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, seq, epoch
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, epoch
         cdef uint64_t whole_start = (off + CDP_SECTOR - 1) // CDP_SECTOR, whole_end = (off + n) // CDP_SECTOR
         cdef uint64_t head = off - start * CDP_SECTOR, size = (end - start) * CDP_SECTOR
         cdef span s[3]
@@ -211,12 +214,12 @@ cdef class InPlaceCore(VolumeCore):
                 if whole_end < end:
                     set_span(&s[n_spans], whole_end, end, CDP_EXTENT_DATA, merged + size - CDP_SECTOR)
                     n_spans += 1
-            rc = self.change_held(kind, s, n_spans, flags, epoch, &seq, st)
+            rc = self.change_held(kind, s, n_spans, flags, epoch, seq, st)
             if rc != AGAIN:
                 break
         self.ranges.release(ticket)
         free(merged)
-        return self.finish(seq, flags, rc, st)
+        return self.finish(seq[0], flags, rc, st)
 
     cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil:
         """[start, *until) is a hole of the disk and nothing is pending there; *until == start: not known."""
@@ -313,7 +316,7 @@ cdef class InPlaceCore(VolumeCore):
         rc = self.begin_record(old_bytes, ROOM_WRITE, seq, &ts_ns, st)
         for i in range(n_old):
             if rc != CDP_OK:
-                return rc
+                break
             rec = CDP_REC_BEFORE | (CDP_REC_MORE if i + 1 < n_old else 0)
             if flags & CDP_FUA:
                 rec |= CDP_REC_FUA
@@ -338,6 +341,7 @@ cdef class InPlaceCore(VolumeCore):
                 changes[n_changes].loc = loc
                 n_changes += 1
         if rc != CDP_OK:
+            seq[0] = 0      # the next record may get it
             return rc
         for i in range(n):      # before it is visible: who sees the version looks for the content
             self.pending.push(seq[0], s[i].start, s[i].end, s[i].kind, s[i].data)
@@ -412,6 +416,13 @@ cdef class InPlaceCore(VolumeCore):
             rc = self.settle(seq, True, st)
         cdp_gate_leave(&self.gate)
         return rc
+
+    cdef uint64_t kept_seq(self) noexcept nogil:
+        """What recovery does not put back: a word that only grows."""
+        return (<const volatile uint64_t *>&self.state.applied_seq)[0]
+
+    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        return CDP_OK if self.kept_seq() > beyond else self.settle_now(True, st)
 
     # --- the way to the disk ------------------------------------------------------------------------------------------
 

@@ -97,6 +97,9 @@ cdef class Log:
     cdef uint64_t durable(self) noexcept nogil      # the last record that is; it ends its frame
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
     cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil
+    cdef uint64_t written(self) noexcept nogil
+    cdef int put_out(self, uint64_t beyond, cdp_status *st) noexcept nogil
+    cdef int put_all_out(self, cdp_status *st) noexcept nogil
 
     # internal
     cdef int open_frame(self, cdp_status *st) noexcept nogil

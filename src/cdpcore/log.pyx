@@ -620,6 +620,27 @@ cdef class Log:
             rc = self.wait_durable(seq, &st)
         check(rc, &st, self.directory.decode())
 
+    cdef uint64_t written(self) noexcept nogil:
+        """The last record that is in a file as a whole, with all before it. A word that only grows: no lock."""
+        return self.written_seq
+
+    cdef int put_out(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        """No lock held: return when written() is more than `beyond`, or all records so far are written. What is on its way to the
+        device is waited for; only where nothing is, the open frame is closed before it is full."""
+        cdef bint on_its_way
+        pthread_mutex_lock(&self.ring.mutex)
+        while self.written_seq <= beyond and self.ring.queued > self.ring.written and self.io_busy and not self.failed:
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+        on_its_way = self.written_seq > beyond
+        pthread_mutex_unlock(&self.ring.mutex)
+        return CDP_OK if on_its_way else self.put_all_out(st)
+
+    cdef int put_all_out(self, cdp_status *st) noexcept nogil:
+        self.lock_append()
+        self.close_frame()
+        self.unlock_append()
+        return self.io_round(0, st)
+
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of the
         segments that are not sealed (their files are larger: preallocated)."""

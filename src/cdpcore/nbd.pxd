@@ -20,12 +20,16 @@ cdef extern from "target.h" nogil:
         void *ctx
         uint64_t size_bytes
         uint32_t read_only
-        uint32_t reserved
+        uint32_t tells_seq
         int (*pread)(void *, void *, uint64_t, uint64_t, cdp_status *) noexcept nogil
         int (*pwrite)(void *, const void *, uint64_t, uint64_t, uint32_t, cdp_status *) noexcept nogil
         int (*zero)(void *, uint64_t, uint64_t, uint32_t, cdp_status *) noexcept nogil
         int (*flush)(void *, cdp_status *) noexcept nogil
         int (*map)(void *, uint64_t, uint64_t, cdp_extent *, uint32_t, uint32_t *, cdp_status *) noexcept nogil
+        int (*pwrite_seq)(void *, const void *, uint64_t, uint64_t, uint32_t, uint64_t *, cdp_status *) noexcept nogil
+        int (*zero_seq)(void *, uint64_t, uint64_t, uint32_t, uint64_t *, cdp_status *) noexcept nogil
+        uint64_t (*written_seq)(void *) noexcept nogil
+        int (*write_out)(void *, uint64_t, cdp_status *) noexcept nogil
 
 cdef extern from "nbd_wire.h" nogil:
     enum:

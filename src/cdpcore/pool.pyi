@@ -1,9 +1,11 @@
 from typing import final
 
+from typing_extensions import Buffer
+
 from cdpcore.osapi import Os
 
 @final
-class BufferPool:
+class BufferPool(Buffer):
     def __new__(cls, os: Os, *, slot_bytes: int, n_slots: int) -> BufferPool: ...
     @property
     def slot_bytes(self) -> int: ...

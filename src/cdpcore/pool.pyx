@@ -1,18 +1,16 @@
-"""The buffer pool: memory that log frames are built in and written from.
+"""The buffer pool: memory that log frames are built in and written from (and that the platform `local` has its buffer groups in).
 
 Anonymous and aligned, so that a frame goes to the device by direct I/O: with the log in a shared file mapping or in
 buffered writes the page cache grows on the write path, and that alone cost a third to two thirds of the write rate
 (53 k/s and 94 k/s against 145 k/s, docs/architecture.md).
 
-Invariant: a slot belongs to exactly one frame, ring order (frame k lives in slot k mod n), so nothing is searched and
-nothing fragments. Threading: immutable after construction; the log says who may touch a slot.
+Invariant: a slot of a log's belongs to exactly one frame, ring order (frame k lives in slot k mod n), so nothing is searched and
+nothing fragments. Threading: immutable after construction; its owner (the log) says who may touch a slot.
 """
 cimport cython
-from cdpcore.errors import InvalidRequest, OutOfSpace
+from cpython.buffer cimport PyBuffer_FillInfo
 
-cdef extern from "frame.h" nogil:
-    enum:
-        CDP_FRAME_MIN_SLOT
+from cdpcore.errors import InvalidRequest, OutOfSpace
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
@@ -20,9 +18,8 @@ cdef class BufferPool:
     """`n_slots` slots of `slot_bytes` bytes (a multiple of 4096) from `os`. Freed with the object."""
 
     def __cinit__(self, Os os not None, *, uint64_t slot_bytes, uint32_t n_slots):
-        if slot_bytes % 4096 or slot_bytes < CDP_FRAME_MIN_SLOT or slot_bytes > 16 << 20:
-            raise InvalidRequest(f"pool slot of {slot_bytes} bytes",
-                                 f"use a multiple of 4096 from {CDP_FRAME_MIN_SLOT} to {16 << 20}")
+        if slot_bytes % 4096 or slot_bytes < 4096 or slot_bytes > 16 << 20:
+            raise InvalidRequest(f"pool slot of {slot_bytes} bytes", f"use a multiple of 4096 up to {16 << 20}")
         if n_slots < 2 or n_slots > 4096:
             raise InvalidRequest(f"pool of {n_slots} slots", "use 2 to 4096")
         self.os = os
@@ -36,6 +33,10 @@ cdef class BufferPool:
     def __dealloc__(self):
         if self.base != NULL:
             self.table.free_pages(self.table.ctx, self.base, self.slot_bytes * self.n_slots)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        """memoryview(pool): all slots, in order, writable. A view keeps the pool."""
+        PyBuffer_FillInfo(buffer, self, self.base, self.slot_bytes * self.n_slots, 0, flags)
 
     cdef uint8_t *slot(self, uint32_t i) noexcept nogil:
         return self.base + i * self.slot_bytes

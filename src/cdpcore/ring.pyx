@@ -7,10 +7,15 @@ Invariants
 """
 from libc.stdlib cimport calloc, free
 from cdpcore.index cimport cdp_loc
+from cdpcore.errors import InvalidRequest
 
 cdef extern from "format.h" nogil:
     enum:
         CDP_SECTOR
+
+cdef extern from "frame.h" nogil:
+    enum:
+        CDP_FRAME_MIN_SLOT
 
 cdef extern from "thread.h" nogil:
     void cdp_cond_init(pthread_cond_t *c)
@@ -20,6 +25,8 @@ cdef class FrameRing:
     """As many frames as `pool` has slots. Threading: see the fields; the owner of the open frame fills it without the mutex."""
 
     def __cinit__(self, BufferPool pool not None):
+        if pool.slot_bytes < CDP_FRAME_MIN_SLOT:
+            raise InvalidRequest(f"frames in slots of {pool.slot_bytes} bytes", f"use {CDP_FRAME_MIN_SLOT} or more")
         self.pool = pool
         self.n = pool.n_slots
         pthread_mutex_init(&self.mutex, NULL)

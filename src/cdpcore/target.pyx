@@ -1,10 +1,11 @@
 """A volume, or a time image of it, as a disk that a front end can be given without knowing the engine."""
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EROFS
-from libc.stdint cimport uint8_t
-from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail
+from libc.errno cimport EROFS, ESHUTDOWN
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from cdpcore.errors cimport CDP_CLOSED, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
 from cdpcore.index cimport cdp_view
+from cdpcore.volume cimport cdp_extent, cdp_gate_enter, cdp_gate_leave
 
 
 cdef int target_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
@@ -13,15 +14,35 @@ cdef int target_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status
         v = &(<Target>ctx).view.v
     return (<Target>ctx).core.read(v, <uint8_t *>buf, off, n, st)
 
-cdef int target_pwrite(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+cdef int target_pwrite_seq(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                           cdp_status *st) noexcept nogil:
     if (<Target>ctx).t.read_only:
         return cdp_fail(st, CDP_UNAVAILABLE, EROFS, off, b"a time image is read-only")
-    return (<Target>ctx).core.write(<const uint8_t *>buf, off, n, flags, st)
+    return (<Target>ctx).core.write(<const uint8_t *>buf, off, n, flags, seq, st)
+
+cdef int target_zero_seq(void *ctx, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+    if (<Target>ctx).t.read_only:
+        return cdp_fail(st, CDP_UNAVAILABLE, EROFS, off, b"a time image is read-only")
+    return (<Target>ctx).core.zero(off, n, flags, seq, st)
+
+cdef int target_pwrite(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+    cdef uint64_t seq
+    return target_pwrite_seq(ctx, buf, off, n, flags, &seq, st)
 
 cdef int target_zero(void *ctx, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
-    if (<Target>ctx).t.read_only:
-        return cdp_fail(st, CDP_UNAVAILABLE, EROFS, off, b"a time image is read-only")
-    return (<Target>ctx).core.zero(off, n, flags, st)
+    cdef uint64_t seq
+    return target_zero_seq(ctx, off, n, flags, &seq, st)
+
+cdef uint64_t target_written_seq(void *ctx) noexcept nogil:
+    return (<Target>ctx).core.kept_seq()
+
+cdef int target_write_out(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil:
+    cdef int rc
+    if not cdp_gate_enter(&(<Target>ctx).core.gate):
+        return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+    rc = (<Target>ctx).core.keep(beyond, st)
+    cdp_gate_leave(&(<Target>ctx).core.gate)
+    return rc
 
 cdef int target_flush(void *ctx, cdp_status *st) noexcept nogil:
     if (<Target>ctx).t.read_only:
@@ -46,11 +67,16 @@ cdef class Target:
         self.t.ctx = <void *>self
         self.t.size_bytes = core.size_bytes
         self.t.read_only = view is not None
+        self.t.tells_seq = 1
         self.t.pread = target_pread
         self.t.pwrite = target_pwrite
         self.t.zero = target_zero
         self.t.flush = target_flush
         self.t.map = target_map
+        self.t.pwrite_seq = target_pwrite_seq
+        self.t.zero_seq = target_zero_seq
+        self.t.written_seq = target_written_seq
+        self.t.write_out = target_write_out
 
     def capsule(self):
         """PyCapsule "cdpcore.target" with a cdp_target*."""

@@ -69,9 +69,13 @@ cdef class VolumeCore:
     cdef uint64_t n_writes, n_zeroes, n_flushes, bytes_written
 
     # --- requests: any thread, no GIL. Offsets and lengths in bytes, inside the volume.
-    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil
-    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil
+    # *seq: see target.h, pwrite_seq.
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int flush(self, cdp_status *st) noexcept nogil
+    # Records up to it survive the end of this process; and: return when that is more than `beyond`, or all records so far do.
+    cdef uint64_t kept_seq(self) noexcept nogil
+    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
                  cdp_status *st) noexcept nogil
@@ -79,11 +83,14 @@ cdef class VolumeCore:
     # --- internal
     cdef int check_range(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil
-    cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags, cdp_status *st) noexcept nogil
-    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil
+    cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags, uint64_t *seq,
+                           cdp_status *st) noexcept nogil
+    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                         cdp_status *st) noexcept nogil
     cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
                          uint64_t *seq, cdp_status *st) noexcept nogil
-    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, cdp_status *st) noexcept nogil
+    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, uint64_t *seq,
+                        cdp_status *st) noexcept nogil
     cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int read_data(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil

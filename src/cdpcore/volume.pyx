@@ -101,29 +101,33 @@ cdef class VolumeCore:
             return rc
         return CDP_OK
 
-    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
-        cdef uint64_t done = 0, step
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                   cdp_status *st) noexcept nogil:
+        """*seq: that of the last record, stored under the append lock before that record is in the log; 0 where it failed."""
+        cdef uint64_t done = 0, step, part_seq = 0
+        cdef uint64_t *at
         cdef int rc
         if not cdp_gate_enter(&self.gate):
             return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
         rc = self.check_range(off, n, st)
         while rc == CDP_OK and done < n:
             step = min(n - done, self.max_request_bytes - (off + done) % CDP_SECTOR)
+            at = seq if done + step == n else &part_seq     # not before the whole request is in the log
             if (off + done) % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
-                rc = self.write_sectors(buf + done, (off + done) // CDP_SECTOR, step // CDP_SECTOR, flags, st)
+                rc = self.write_sectors(buf + done, (off + done) // CDP_SECTOR, step // CDP_SECTOR, flags, at, st)
             else:
-                rc = self.write_bytes(buf + done, off + done, step, flags, st)
+                rc = self.write_bytes(buf + done, off + done, step, flags, at, st)
             done += step
         cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef int rc
         if not cdp_gate_enter(&self.gate):
             return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
         rc = self.check_range(off, n, st)
         if rc == CDP_OK and n:
-            rc = self.zero_bytes(off, n, CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO, flags, st)
+            rc = self.zero_bytes(off, n, CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO, flags, seq, st)
         cdp_gate_leave(&self.gate)
         return rc
 
@@ -154,18 +158,17 @@ cdef class VolumeCore:
         self.log.publish_sealing()
         return CDP_OK
 
-    cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags,
+    cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags, uint64_t *seq,
                            cdp_status *st) noexcept nogil:
         """The usual write. Checksums first: the append lock covers one copy of the data and no more."""
         cdef uint32_t crc[MAX_PARTS]
-        cdef uint64_t seq
         cdef int rc
         checksum_parts(buf, sectors * CDP_SECTOR, self.part_bytes, crc)
         self.log.lock_append()
-        rc = self.append_data(buf, start, sectors, crc, flags, &seq, st)
+        rc = self.append_data(buf, start, sectors, crc, flags, seq, st)
         self.log.unlock_append()
         if rc == CDP_OK and flags & CDP_FUA:
-            rc = self.log.wait_durable(seq, st)
+            rc = self.log.wait_durable(seq[0], st)
         return rc
 
     cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
@@ -178,7 +181,7 @@ cdef class VolumeCore:
         cdef int rc = self.begin_record(n, ROOM_WRITE, seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
-                return rc
+                break
             at = i * self.part_bytes
             step = min(self.part_bytes, n - at)
             rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
@@ -192,6 +195,7 @@ cdef class VolumeCore:
                 changes[n_changes].loc = loc
                 n_changes += 1
         if rc != CDP_OK:
+            seq[0] = 0      # the next record may get it
             return rc
         self.versions.add(seq[0], ts_ns, changes, n_changes)
         self.n_writes += 1
@@ -200,10 +204,11 @@ cdef class VolumeCore:
             self.unflushed_seq = seq[0]
         return CDP_OK
 
-    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                         cdp_status *st) noexcept nogil:
         """A write that does not begin and end on sectors: the rest of those sectors is read and logged with it, under the
         append lock, so that it is one step in the serial order."""
-        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, seq
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
         cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
         cdef uint32_t crc[MAX_PARTS]
         cdef uint8_t *merged = <uint8_t *>malloc(whole)
@@ -217,16 +222,17 @@ cdef class VolumeCore:
             rc = self.read_inside(NULL, merged + head + n, off + n, whole - head - n, st)
         if rc == CDP_OK:
             checksum_parts(merged, whole, self.part_bytes, crc)
-            rc = self.append_data(merged, start, end - start, crc, flags, &seq, st)
+            rc = self.append_data(merged, start, end - start, crc, flags, seq, st)
         self.log.unlock_append()
         free(merged)
         if rc == CDP_OK and flags & CDP_FUA:
-            rc = self.log.wait_durable(seq, st)
+            rc = self.log.wait_durable(seq[0], st)
         return rc
 
-    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, cdp_status *st) noexcept nogil:
+    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, uint64_t *seq,
+                        cdp_status *st) noexcept nogil:
         """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
-        cdef uint64_t end = off + n, at = off, stop, seq, ts_ns
+        cdef uint64_t end = off + n, at = off, stop, ts_ns
         cdef change part[3]
         cdef uint8_t edge[3][512]
         cdef uint16_t rec_flags
@@ -248,7 +254,7 @@ cdef class VolumeCore:
             n_parts += 1
             at = stop
         if rc == CDP_OK:
-            rc = self.begin_record(n_edges * CDP_SECTOR, ROOM_WRITE, &seq, &ts_ns, st)
+            rc = self.begin_record(n_edges * CDP_SECTOR, ROOM_WRITE, seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
                 break
@@ -256,18 +262,20 @@ cdef class VolumeCore:
             if flags & CDP_FUA:
                 rec_flags |= CDP_REC_FUA
             if part[i].loc:
-                rc = self.log.append(seq, ts_ns, part[i].start, part[i].end - part[i].start, kind, rec_flags, NULL, 0, 0, &at, st)
+                rc = self.log.append(seq[0], ts_ns, part[i].start, part[i].end - part[i].start, kind, rec_flags, NULL, 0, 0, &at, st)
             else:
-                rc = self.log.append(seq, ts_ns, part[i].start, 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
+                rc = self.log.append(seq[0], ts_ns, part[i].start, 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
                                      cdp_crc32c(0, edge[i], CDP_SECTOR), &part[i].loc, st)
         if rc == CDP_OK:
-            self.versions.add(seq, ts_ns, part, n_parts)
+            self.versions.add(seq[0], ts_ns, part, n_parts)
             self.n_zeroes += 1
             if flags & CDP_FUA:
-                self.unflushed_seq = seq
+                self.unflushed_seq = seq[0]
+        else:
+            seq[0] = 0
         self.log.unlock_append()
         if rc == CDP_OK and flags & CDP_FUA:
-            rc = self.log.wait_durable(seq, st)
+            rc = self.log.wait_durable(seq[0], st)
         return rc
 
     cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
@@ -301,6 +309,12 @@ cdef class VolumeCore:
             rc = self.log.wait_durable(seq, st)
         cdp_gate_leave(&self.gate)
         return rc
+
+    cdef uint64_t kept_seq(self) noexcept nogil:
+        return self.log.written()
+
+    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        return self.log.put_out(beyond, st)
 
     # --- the way of a read --------------------------------------------------------------------------------------------
 
@@ -435,18 +449,19 @@ cdef class VolumeCore:
         """Write `buffer` at `offset`."""
         cdef cdp_status st
         cdef int rc = CDP_OK
-        cdef uint64_t n = buffer.shape[0]
+        cdef uint64_t n = buffer.shape[0], seq
         if n:
             with nogil:
-                rc = self.write(&buffer[0], offset, n, CDP_FUA if fua else 0, &st)
+                rc = self.write(&buffer[0], offset, n, CDP_FUA if fua else 0, &seq, &st)
         check(rc, &st, None)
 
     def pzero(self, uint64_t length, uint64_t offset, bint hole, bint fua=False):
         """Zero a range; `hole`: a trim."""
         cdef cdp_status st
+        cdef uint64_t seq
         cdef int rc
         with nogil:
-            rc = self.zero(offset, length, (CDP_HOLE if hole else 0) | (CDP_FUA if fua else 0), &st)
+            rc = self.zero(offset, length, (CDP_HOLE if hole else 0) | (CDP_FUA if fua else 0), &seq, &st)
         check(rc, &st, None)
 
     def pflush(self):

@@ -31,7 +31,21 @@ def main() -> None:
 
 
 # Last, because they register on `cli`.
-from cdp.cli import capturing, checking, configuring, content, disks, images, moments, replaying, restoring, serving, volumes
+from cdp.cli import (
+    availability,
+    capturing,
+    checking,
+    configuring,
+    conforming,
+    content,
+    disks,
+    images,
+    moments,
+    replaying,
+    restoring,
+    serving,
+    volumes,
+)
 
-__all__ = ["capturing", "checking", "cli", "configuring", "content", "disks", "images", "main", "moments", "replaying", "restoring",
-           "serving", "volumes"]
+__all__ = ["availability", "capturing", "checking", "cli", "configuring", "conforming", "content", "disks", "images", "main", "moments",
+           "replaying", "restoring", "serving", "volumes"]

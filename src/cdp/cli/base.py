@@ -78,7 +78,7 @@ def _setting_option(name: str) -> click.Option:
             ctx.find_root().ensure_object(State).flags[name] = value
 
     metavar = {"size": "SIZE", "duration": "TIME", "count": "N", "bool": "true|false", "path": "FILE",
-               "address": "HOST:PORT", "choice": "|".join(key.choices)}[key.kind]
+               "address": "HOST:PORT", "name": "NAME", "choice": "|".join(key.choices)}[key.kind]
     bounds = f" {key.range_text};" if key.kind in ("size", "duration", "count") else ""
     default = f" [{bounds} default {key.format(key.default)}]" if key.default is not None else ""
     return click.Option([key.flag, name], metavar=metavar, expose_value=False, callback=callback,
@@ -134,7 +134,7 @@ class Root(click.Group):
     """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
 
     ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
-             "import", "restore", "undo", "restores", "check", "replay", "config")
+             "import", "restore", "undo", "restores", "adopt", "detach", "check", "replay", "ha", "gateway", "tsd", "conformance", "config")
 
     LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
 

@@ -10,7 +10,7 @@ BROKEN_PIPE = 141
 
 MEANING: dict[int, str] = {
     OK: "done",
-    OTHER: "an error that none of the others describes (a bug: please report it)",
+    OTHER: "a platform breaks a rule (conformance), or an error that none of the others describes (a bug: please report it)",
     USAGE: "the command line, a setting or a value is wrong; nothing was changed",
     NOT_FOUND: "no such volume, image, bookmark or file",
     REFUSED: "the point cannot be opened, or history is in the way of what was asked",

@@ -2,16 +2,27 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from typing import Protocol
 
+from cdpcore.nbd import End
+
 log = logging.getLogger("cdp.nbd")
+
+
+class Transmission(Protocol):
+    """What serves a connection once the handshake is over: cdpcore.nbd.Connection, cdpcore.nbdgate.GateConnection."""
+
+    def serve(self) -> End: ...
+    def stop(self, *, now: bool = False) -> None: ...
+    def counters(self) -> dict[str, int]: ...
 
 
 class Export(Protocol):
     """An open export, as a resolver hands it out; used by one connection and closed by it.
 
-    capsule      PyCapsule named "cdpcore.target"
+    capsule      PyCapsule named "cdpcore.target"; None where there is `connect`
     read_only    writes are refused with EPERM
     size_bytes   as the target's
     description  for a human, at most 4096 bytes are shown
@@ -21,6 +32,8 @@ class Export(Protocol):
     multi_conn   bool, default True: False where two connections to this name may see different content
     fast_zero    bool, default True: zeroing costs less than writing zeros
     own_fua      bool, default False: the target gets a flush only where a client sent one, never for FUA
+    connect      connect(sock, *, read_only, structured, context_id, fast_zero) -> Transmission, where requests do not go to a
+                 target in this process
     """
 
     @property

@@ -25,13 +25,14 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
 
-from cdp.nbd.exports import Resolver, close_export
+from cdp.nbd.exports import Resolver, Transmission, close_export
 from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
 from cdp.nbd.tls import TlsSettings, hang_up, relay
 from cdpcore import nbd as core
@@ -87,7 +88,7 @@ class _Client:
         self.name = ""
         self.tls = False
         self.since_s = time.monotonic()
-        self.connection: core.Connection | None = None  # while it serves
+        self.connection: Transmission | None = None  # while it serves
         self.admitted = False  # counts against max_connections
         self.silent = True  # has not sent a byte yet
         self.thread: threading.Thread | None = None
@@ -369,10 +370,10 @@ class NbdServer:
         pump.join()
 
     def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed) -> None:
-        connection = core.Connection(sock, agreed.export.capsule, read_only=agreed.read_only,
-                                     structured=agreed.structured, context_id=agreed.context_id,
-                                     fast_zero=agreed.fast_zero,
-                                     own_fua=getattr(agreed.export, "own_fua", False))
+        make = getattr(agreed.export, "connect", None) or partial(core.Connection, capsule=agreed.export.capsule,
+                                                                  own_fua=getattr(agreed.export, "own_fua", False))
+        connection: Transmission = make(sock, read_only=agreed.read_only, structured=agreed.structured,
+                                        context_id=agreed.context_id, fast_zero=agreed.fast_zero)
         with self._lock:
             client.name = agreed.name
             client.connection = connection

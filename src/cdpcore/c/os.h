@@ -55,5 +55,9 @@ typedef struct cdp_os {
 /* The real one. `flags`: CDP_OS_BUFFERED turns O_DIRECT off (for file systems that refuse it). Lives for ever. */
 const cdp_os *cdp_os_posix(void);
 
+/* A handle on n zeroed bytes of memory, to be mapped by several processes of this machine. It has no name: it goes with the
+ * last handle and mapping. Negative errno where there is none. Not in the table: the engine itself shares nothing. */
+int cdp_os_shared_memory(uint64_t n);
+
 /* The simulated one; see os_sim.h. */
 #endif

@@ -33,7 +33,7 @@ typedef struct cdp_target {
     void *ctx;
     uint64_t size_bytes;
     uint32_t read_only; /* 1: pwrite, zero are refused with CDP_UNAVAILABLE/EROFS */
-    uint32_t reserved;
+    uint32_t tells_seq; /* 1: the functions behind map() are there; 0: nothing is behind it */
     int (*pread)(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st);
     int (*pwrite)(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st);
     int (*zero)(void *ctx, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st);
@@ -41,6 +41,15 @@ typedef struct cdp_target {
     /* Up to `cap` extents, adjacent, in order, from `offset`; they may end before offset + length, never after it.
      * cap >= 1 gives at least one. */
     int (*map)(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st);
+    /* Where tells_seq: for a front end that outlives the process of its target, and gives a successor what that one
+     * had not written. As pwrite and zero, with *seq set to the request's (last) record before that record can reach a
+     * file or a reader, and to 0 where it failed. So whatever a successor finds in the log has its seq in *seq. */
+    int (*pwrite_seq)(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags, uint64_t *seq,
+                      cdp_status *st);
+    int (*zero_seq)(void *ctx, uint64_t offset, uint64_t length, uint32_t flags, uint64_t *seq, cdp_status *st);
+    uint64_t (*written_seq)(void *ctx);             /* records up to it are in files: they survive this process */
+    /* Returns when written_seq is more than `beyond`, or all records before this call are in files; not synced. */
+    int (*write_out)(void *ctx, uint64_t beyond, cdp_status *st);
 } cdp_target;
 
 #define CDP_TARGET_CAPSULE "cdpcore.target" /* PyCapsule name; the capsule's context keeps the owner alive */

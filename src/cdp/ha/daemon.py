@@ -1,0 +1,311 @@
+"""The time store daemon: opens volumes, and carries out what a gateway hands it, from shared memory.
+
+Invariants
+  1. A daemon opens volumes only when it is told that it owns them (shadow mode until then): who tells it has made sure that nobody
+     else writes them; the volume's lock makes sure once more.
+  2. Before the first new request: all that a predecessor had acknowledged or begun and not written is done again, over all connections
+     of a volume in the order of seq, each once in effect (cdpcore.executor).
+  3. A gateway that dies is no error: what was acknowledged is made durable, and the daemon waits for the next.
+Threading: serve() is one thread's; each connection has its own, without the GIL.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cdpcore.channel import Channel
+from cdpcore.errors import CdpError, Unavailable
+from cdpcore.executor import Executor
+
+from cdp.client import identity, remove_serving, write_serving
+from cdp.platform.posix.link import Link, Message, told
+from cdp.leases import ImageLeases
+from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
+from cdp.serve import Exports, OpenExport, named_roots, runtime_sockets
+from cdp.service import ServedView, VolumeService
+from cdp.settings import Settings
+
+log = logging.getLogger("cdp.tsd")
+
+RETRY_SECONDS = 0.05
+REDO_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class _Served:
+    """A connection that this daemon carries out."""
+
+    export: OpenExport
+    executor: Executor
+    channel: Channel
+    thread: threading.Thread | None = None
+
+
+class Volumes:
+    """The volumes that a daemon owns, open. Raises what cdp.open raises, and nothing stays open then."""
+
+    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
+        import cdp
+
+        self.uris: list[Address] = []
+        self.tls = False
+        self.opened: dict[str, cdp.Volume] = {}
+        self._settings = settings
+        self._locations = named_roots(paths)
+        self._leases: dict[str, ImageLeases] = {}
+        self._admin: Any = None
+        with ExitStack() as stack:
+            for name, location in self._locations.items():
+                self.opened[name] = cdp.open(location.root, settings=settings)
+                stack.callback(self.opened[name].close)
+                self._leases[name] = ImageLeases(self.opened[name])
+                stack.callback(self._leases[name].close)
+            self.exports = Exports(self._leases, self.opened, read_only, self)
+            self._stack = stack.pop_all()
+
+    def capsule(self, number: int) -> object:
+        """cdp.serve.Capsules: the engine's own."""
+        return list(self.opened.values())[number].target()
+
+    def start_admin(self) -> None:
+        """Administration, so that every command works on these volumes; not on the way of a failover: it takes longer than that."""
+        from cdp.admin import AdminServer, Held, clear_stale_socket
+
+        path = os.path.abspath(self._settings.admin_socket or runtime_sockets(next(iter(self._locations))).admin)
+        views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name)) for name in self._locations}
+        clear_stale_socket(path)
+        self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._leases[name],
+                                                    identity(self._locations[name].root), self.uris_of)
+                                         for name, volume in self.opened.items()})
+        self._admin.start()
+        for name, location in self._locations.items():
+            write_serving(location.root, views[name])
+
+    def close(self) -> None:
+        """Everything becomes durable and is closed. A successor waits for this: the administration's slow end is not waited for."""
+        ending: threading.Thread | None = None
+        if self._admin:
+            for location in self._locations.values():
+                remove_serving(location.root)
+            ending = threading.Thread(target=self._admin.close)
+            ending.start()
+        self._stack.close()
+        if ending:
+            ending.join()
+
+    def paths(self) -> dict[str, str]:
+        return {name: location.root for name, location in self._locations.items()}
+
+    def uris_of(self, name: str) -> list[str]:
+        return [export_uri(address, name, tls=self.tls) for address in self.uris]
+
+
+class Daemon:
+    """Daemon(gateway, settings): `gateway` is the unix socket that it listens on for daemons.
+
+    own() opens the volumes, serve() works until stop(); close() lets go of everything.
+    """
+
+    def __init__(self, gateway: str, settings: Settings, read_only: bool = False):
+        self._gateway = gateway
+        self._settings = settings
+        self._read_only = read_only
+        self._volumes: Volumes | None = None
+        self._lock = threading.Lock()           # guards _served, _link, _stopping
+        self._served: dict[int, _Served] = {}
+        self._looked_at: dict[int, OpenExport] = {}
+        self._link: Link | None = None
+        self._stopping = threading.Event()
+        self.ready = threading.Event()
+        self.replayed = 0
+        self._administered = False
+
+    def own(self, paths: Sequence[str]) -> Self:
+        """Become the owner of these volumes; whoever calls it knows that nobody else is. Raises what cdp.open raises."""
+        began = time.monotonic()
+        self._volumes = Volumes(paths, self._settings, self._read_only)
+        log.info("%d volumes recovered and open after %.0f ms", len(self._volumes.opened), 1e3 * (time.monotonic() - began))
+        return self
+
+    def serve(self) -> None:
+        """Carry out what the gateway hands over, until stop(). A gateway that dies is waited for."""
+        while not self._stopping.is_set():
+            try:
+                link = Link.connect(self._gateway)
+            except Unavailable:
+                self._stopping.wait(RETRY_SECONDS)
+                continue
+            with link:
+                with self._lock:
+                    if self._stopping.is_set():
+                        return
+                    self._link = link
+                try:
+                    link.send({"op": "attach", "pid": os.getpid()})
+                    self._follow(link)
+                finally:
+                    self.ready.clear()
+                    with self._lock:
+                        self._link = None
+                    self._end_all()
+            if not self._stopping.is_set():
+                log.warning("the gateway is gone: its connections end, what was acknowledged is made durable")
+                self._flush()
+                self._stopping.wait(RETRY_SECONDS)
+
+    def stop(self) -> None:
+        """serve() returns after the requests under way. Any thread; idempotent."""
+        self._stopping.set()
+        with self._lock:
+            if self._link:
+                self._link.hang_up()
+
+    def close(self) -> None:
+        """After serve(): everything becomes durable and is closed."""
+        if self._volumes:
+            self._volumes.close()
+            self._volumes = None
+
+    def owned(self) -> dict[str, str]:
+        """Name to path of the volumes that this daemon owns."""
+        return self._volumes.paths() if self._volumes else {}
+
+    # --- words from the gateway ----------------------------------------------------------------------------------------
+
+    def _follow(self, link: Link) -> None:
+        assert self._volumes
+        epoch = 0
+        inherited: list[tuple[int, _Served]] = []
+        started = False
+        while (got := link.receive()) is not None:
+            message, fds = got
+            match message.get("op"):
+                case "own":
+                    epoch = int(message["epoch"])
+                    self._volumes.uris = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in message["addresses"]]
+                    self._volumes.tls = bool(message["tls"])
+                case "channel":
+                    served = self._adopt(link, message, fds, epoch)
+                    if served and started:
+                        served.channel.replayed()
+                        self._start(int(message["id"]), served)
+                    elif served:
+                        inherited.append((int(message["id"]), served))
+                case "start":
+                    if not self._replay([served for _, served in inherited]):
+                        return
+                    for number, served in inherited:
+                        self._start(number, served)
+                    inherited, started = [], True
+                    link.send({"op": "started"})
+                    self.ready.set()
+                    if not self._administered:
+                        self._volumes.start_admin()
+                        self._administered = True
+                case "refused":
+                    log.warning("the gateway refuses: %s", message.get("why"))
+                case "list" | "open":
+                    link.send({"call": message["call"], **self._asked(message)})
+                case "forget":
+                    if export := self._looked_at.pop(int(message["id"]), None):
+                        export.close()
+
+    def _asked(self, message: Message) -> Message:
+        assert self._volumes
+        try:
+            if message["op"] == "list":
+                return {"exports": [list(one) for one in self._volumes.exports.list()]}
+            export = self._volumes.exports.open(str(message["name"]))
+        except Exception as error:
+            return {"error": told(error)}
+        self._looked_at[int(message["id"])] = export
+        return {"name": export.name, "size_bytes": export.size_bytes, "read_only": export.read_only,
+                "description": export.description, "multi_conn": export.multi_conn}
+
+    def _adopt(self, link: Link, message: Message, fds: list[int], epoch: int) -> _Served | None:
+        """A connection's memory and doorbell; what it shows is opened if it is not yet."""
+        assert self._volumes
+        number = int(message["id"])
+        door = fds[1]
+        try:
+            export = self._looked_at.pop(number, None) or self._volumes.exports.open(str(message["name"]))
+            try:
+                channel = Channel(fds[0])
+                return _Served(export, Executor(channel, os.dup(door), export.capsule, epoch), channel)
+            except BaseException:
+                export.close()
+                raise
+        except CdpError as error:
+            link.send({"op": "failed", "id": number, "error": told(error)})
+            return None
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    # --- a failover ----------------------------------------------------------------------------------------------------
+
+    def _replay(self, served: list[_Served]) -> bool:
+        """Do again what is not in the log, volume by volume in the order of seq. False: told to stop meanwhile."""
+        began = time.monotonic()
+        lost: list[tuple[int, int, int, Executor]] = []
+        for index, one in enumerate(served):
+            if not one.export.read_only:
+                last_seq = one.export.volume.window().newest.seq
+                lost += [(id(one.export.volume), seq, number, one.executor) for seq, number in one.executor.lost(last_seq)]
+        lost.sort(key=lambda entry: entry[:3])
+        for _, _, number, executor in lost:
+            while True:
+                try:
+                    executor.redo(number)
+                    break
+                except CdpError as error:     # a full disk: what was acknowledged must not be lost, so its clients wait
+                    log.error("replaying: %s; trying again", error)
+                    if self._stopping.wait(REDO_RETRY_SECONDS):
+                        return False
+        for one in served:
+            one.channel.replayed()
+        self.replayed = len(lost)
+        if served:
+            log.info("%d connections taken over, %d changes replayed, %.0f ms", len(served), len(lost), 1e3 * (time.monotonic() - began))
+        return True
+
+    # --- connections ---------------------------------------------------------------------------------------------------
+
+    def _start(self, number: int, served: _Served) -> None:
+        served.thread = threading.Thread(target=self._run, args=(number, served), name=f"tsd-{number}", daemon=True)
+        with self._lock:
+            self._served[number] = served
+        served.thread.start()
+
+    def _run(self, number: int, served: _Served) -> None:
+        try:
+            left = served.executor.run()
+            log.info("connection %d (%s): %s", number, served.export.name, left.name)
+        finally:
+            with self._lock:
+                self._served.pop(number, None)
+            served.export.close()
+
+    def _end_all(self) -> None:
+        with self._lock:
+            every = list(self._served.values())
+        for one in every:
+            one.executor.stop()
+        for one in every:
+            if one.thread:
+                one.thread.join()
+        for export in self._looked_at.values():
+            export.close()
+        self._looked_at.clear()
+
+    def _flush(self) -> None:
+        for name, volume in (self._volumes.opened if self._volumes else {}).items():
+            with suppress(CdpError):
+                volume.flush()
+                log.info("%s: durable up to #%d", name, volume.window().newest.seq)

@@ -1,0 +1,302 @@
+"""The gateway: NBD to the clients, shared memory and words to the time store daemon that owns the volumes.
+
+It knows no volume: what exports there are, and how big, it asks the owner. A client's connection outlives owners: while there is none
+its requests wait; the next one is given the memory of every connection, does again what its predecessor had not written, and goes on.
+
+Invariants
+  1. There is at most one owner. A new one is taken on when its predecessor's link has ended, and gets a higher epoch; a channel's
+     memory names the epoch that may touch it.
+  2. Whatever a client was told is done is in a file of the volume, or kept here (cdpcore.nbdgate).
+Threading: one thread accepts daemons; the owner's link has one that reads; clients' threads call. _lock guards who owns and the
+connections; _calls what is being asked.
+"""
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from cdpcore.channel import Channel
+from cdpcore.errors import Unavailable
+from cdpcore.nbd import End
+from cdpcore.nbdgate import GateConnection
+
+from cdp.platform.posix.link import Link, Message, heard, listen
+from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
+
+log = logging.getLogger("cdp.gateway")
+
+CALL_SECONDS = 9.0
+"""A handshake waits so long for an owner; the client's own patience, and the server's bound, is 10 s."""
+SUCCESSION_SECONDS = 5.0
+"""A new owner waits so long for the link of the one before to end."""
+
+
+class _Gone(Exception):
+    """The owner went while it was being asked."""
+
+
+@dataclass
+class RemoteExport:
+    """An export as the owner has it open (cdp.nbd.exports.Export), and the connection that shows it."""
+
+    gateway: Gateway
+    id: int
+    name: str
+    size_bytes: int
+    read_only: bool
+    description: str
+    multi_conn: bool
+    capsule: object = None
+    channel: Channel | None = None
+    connection: GateConnection | None = None
+
+    def connect(self, sock: socket.socket, *, read_only: bool, structured: bool, context_id: int | None,
+                fast_zero: bool) -> RemoteConnection:
+        self.channel = Channel()
+        self.connection = GateConnection(sock, self.channel, -1, size_bytes=self.size_bytes, read_only=read_only,
+                                         structured=structured, context_id=context_id, fast_zero=fast_zero)
+        return RemoteConnection(self.gateway, self)
+
+    def close(self) -> None:
+        if self.channel is None:        # only looked at
+            self.gateway.forget(self.id)
+
+
+@dataclass
+class RemoteConnection:
+    """cdp.nbd.exports.Transmission: known to the gateway while it serves."""
+
+    gateway: Gateway
+    export: RemoteExport
+    core: GateConnection = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.export.connection
+        self.core = self.export.connection
+
+    def serve(self) -> End:
+        self.gateway.enter(self.export)
+        try:
+            return self.core.serve()
+        finally:
+            self.gateway.leave(self.export)
+
+    def stop(self, *, now: bool = False) -> None:
+        self.core.stop(now=now)
+
+    def counters(self) -> dict[str, int]:
+        return self.core.counters()
+
+
+class Gateway:
+    """`with Gateway(control, listen) as gateway:` listens for clients at `listen` and for daemons at the unix socket `control`."""
+
+    def __init__(self, control: str, addresses: Sequence[Address], *, tls: TlsSettings | None = None, max_connections: int = 64):
+        self.control = os.path.abspath(control)
+        self._addresses = list(addresses)
+        self._server = NbdServer(self, self._addresses, tls=tls or TlsSettings(), max_connections=max_connections)
+        self._tls = tls is not None and tls.mode.name != "OFF"
+        self._stack = ExitStack()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._owner: Link | None = None
+        self._ready = False                     # the owner has replayed, and may be asked
+        self._epoch = 0
+        self._numbers = itertools.count(1)
+        self._exports: dict[int, RemoteExport] = {}     # connections
+        self._calls: dict[int, Future[Message]] = {}
+        self._links: set[Link] = set()
+        self._closing = False
+
+    # --- life ----------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._listener = listen(self.control)
+            stack.callback(self._unlisten)
+            threading.Thread(target=self._accept, name="gateway-control", daemon=True).start()
+            self._server.start()
+            stack.callback(self._server.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Clients' last requests are carried out and written, then all links end."""
+        self._stack.close()
+
+    def _unlisten(self) -> None:
+        with self._lock:
+            self._closing = True
+            links = list(self._links)
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self.control)
+        for link in links:
+            link.hang_up()
+
+    def uri(self, name: str = "", listener: int = 0) -> str:
+        return self._server.uri(name, listener)
+
+    @property
+    def addresses(self) -> list[Address]:
+        return self._server.addresses
+
+    # --- exports (cdp.nbd.exports.Resolver) ----------------------------------------------------------------------------
+
+    def list(self) -> Sequence[tuple[str, str]]:
+        return [(str(name), str(text)) for name, text in self._call({"op": "list"})["exports"]]
+
+    def open(self, name: str) -> RemoteExport:
+        number = next(self._numbers)
+        found = self._call({"op": "open", "id": number, "name": name})
+        return RemoteExport(self, number, found["name"], found["size_bytes"], found["read_only"], found["description"],
+                            found["multi_conn"])
+
+    def forget(self, number: int) -> None:
+        """An export that no connection came of."""
+        with self._lock:
+            if self._owner:
+                self._owner.send({"op": "forget", "id": number})
+
+    def enter(self, export: RemoteExport) -> None:
+        """A connection begins: the owner, if there is one, is given its memory."""
+        with self._lock:
+            self._exports[export.id] = export
+            if self._owner:
+                self._hand_over(export, self._owner)
+
+    def leave(self, export: RemoteExport) -> None:
+        with self._lock:
+            del self._exports[export.id]
+
+    def _hand_over(self, export: RemoteExport, link: Link) -> None:
+        """_lock held."""
+        assert export.channel and export.connection
+        ours, theirs = socket.socketpair()
+        with theirs:
+            export.channel.own(self._epoch)
+            link.send({"op": "channel", "id": export.id, "name": export.name}, [export.channel.fileno(), theirs.fileno()])
+        export.connection.attach(ours.detach())
+
+    # --- asking the owner ----------------------------------------------------------------------------------------------
+
+    def _call(self, message: Message) -> Message:
+        """The owner's answer; an owner that dies is replaced by the next. Raises what it raised, Unavailable without one."""
+        deadline = time.monotonic() + CALL_SECONDS
+        while True:
+            number = next(self._numbers)
+            answer: Future[Message] = Future()
+            with self._changed:
+                while not self._ready:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._closing:
+                        raise Unavailable("no daemon serves the volumes now", "'cdp ha status' shows why; then connect again")
+                    self._changed.wait(left)
+                assert self._owner
+                self._calls[number] = answer
+                self._owner.send({**message, "call": number})
+            try:
+                found = answer.result(max(0.0, deadline - time.monotonic()))
+            except _Gone:
+                continue
+            except FutureTimeout:
+                raise Unavailable("the daemon that serves the volumes does not answer", "connect again") from None
+            finally:
+                with self._lock:
+                    self._calls.pop(number, None)
+            if "error" in found:
+                raise heard(found["error"])
+            return found
+
+    # --- daemons -------------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve_daemon, args=(Link(sock),), name="gateway-daemon", daemon=True).start()
+
+    def _serve_daemon(self, link: Link) -> None:
+        with link:
+            with self._lock:
+                self._links.add(link)
+            try:
+                first = link.receive()
+                if first and first[0].get("op") == "attach" and self._take_on(link, first[0]):
+                    while (got := link.receive()) is not None:
+                        self._answered(got[0])
+            except Exception:
+                log.exception("the link to a daemon failed")
+            finally:
+                self._let_go(link)
+
+    def _take_on(self, link: Link, hello: Message) -> bool:
+        """The daemon becomes the owner: every connection is handed to it, with what it is to do again."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._owner is None or self._closing, SUCCESSION_SECONDS) or self._closing:
+                log.warning("process %s wants to own the volumes, which have an owner", hello.get("pid"))
+                link.send({"op": "refused", "why": "the volumes have an owner"})
+                return False
+            self._epoch += 1
+            self._owner = link
+            log.info("process %s owns the volumes (epoch %d); %d connections", hello.get("pid"), self._epoch, len(self._exports))
+            link.send({"op": "own", "epoch": self._epoch, "tls": self._tls,
+                       "addresses": [["unix", os.path.abspath(a.path)] if isinstance(a, UnixAddress) else ["tcp", a.host, a.port]
+                                     for a in self._server.addresses]})
+            for export in self._exports.values():
+                self._hand_over(export, link)
+            link.send({"op": "start"})
+            return True
+
+    def _answered(self, message: Message) -> None:
+        if message.get("op") == "started":
+            with self._changed:
+                self._ready = True
+                self._changed.notify_all()
+        elif message.get("op") == "failed":
+            with self._lock:
+                export = self._exports.get(int(message["id"]))
+            if export and export.connection:
+                log.error("%s: a connection ends: %s", export.name, heard(message["error"]))
+                export.connection.stop(now=True)
+        elif "call" in message:
+            with self._lock:
+                answer = self._calls.get(int(message["call"]))
+            if answer and not answer.done():
+                answer.set_result(message)
+
+    def _let_go(self, link: Link) -> None:
+        with self._changed:
+            self._links.discard(link)
+            if self._owner is not link:
+                return
+            self._owner = None
+            self._ready = False
+            for export in self._exports.values():
+                assert export.channel
+                export.channel.disown()
+            for answer in self._calls.values():
+                if not answer.done():
+                    answer.set_exception(_Gone())
+            self._changed.notify_all()
+            if not self._closing:
+                log.warning("the volumes have no owner (epoch %d ended); %d connections wait", self._epoch, len(self._exports))
+
+    def view(self) -> dict[str, Any]:
+        """For status: epoch, whether there is an owner, connections."""
+        with self._lock:
+            return {"epoch": self._epoch, "owned": self._ready, "connections": len(self._exports)}

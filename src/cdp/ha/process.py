@@ -1,0 +1,110 @@
+"""The processes that a manager starts: `python -m cdp.ha.process gateway|tsd FD`, where FD is the link to it.
+
+They do what the manager says, and end, cleanly, when it does. A daemon is in shadow mode until it is told to own volumes: everything
+is loaded, no volume is open. Threading: the main thread listens to the manager; a daemon beats in a thread of its own, which stops
+when the process does.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from cdpcore.errors import CdpError
+
+from cdp.platform.posix.link import Link, Message, told
+from cdp.settings import Settings
+
+log = logging.getLogger("cdp.ha")
+
+BEAT_SECONDS = 0.1
+
+
+def run_gateway(link: Link, order: Message) -> None:
+    from cdp.ha.gateway import Gateway
+    from cdp.nbd import TcpAddress, UnixAddress
+    from cdp.serve import tls_settings
+
+    settings = Settings(**order["settings"])
+    addresses = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in order["addresses"]]
+    try:
+        with Gateway(order["control"], addresses, tls=tls_settings(settings), max_connections=settings.max_connections) as gateway:
+            link.send({"op": "serving", "uris": [gateway.uri("", i) for i in range(len(gateway.addresses))]})
+            threading.Thread(target=_beat, args=(link,), daemon=True).start()
+            while (got := link.receive()) is not None and got[0].get("op") != "stop":
+                pass
+    except CdpError as error:
+        link.send({"op": "failed", "error": told(error)})
+
+
+def run_daemon(link: Link, order: Message) -> None:
+    import cdp.admin
+    from cdp.ha.daemon import Daemon
+
+    _ = cdp.Volume, cdp.admin     # a second of imports that a failover must not wait for
+
+    daemon = Daemon(order["gateway"], Settings(**order["settings"]), bool(order["read_only"]))
+    worker: threading.Thread | None = None
+    link.send({"op": "shadow"})
+    threading.Thread(target=_beat, args=(link,), daemon=True).start()
+    while (got := link.receive()) is not None:
+        match got[0].get("op"):
+            case "own":
+                worker = threading.Thread(target=_serve, args=(daemon, link, got[0]["paths"]), name="tsd")
+                worker.start()
+            case "release":
+                break
+    daemon.stop()
+    if worker:
+        worker.join()
+    daemon.close()
+
+
+def _serve(daemon: Any, link: Link, paths: list[str]) -> None:
+    began = time.monotonic()
+    try:
+        daemon.own(paths)
+    except Exception as error:
+        if not isinstance(error, CdpError):
+            log.exception("opening the volumes failed")
+        link.send({"op": "failed", "error": told(error)})
+        return
+    opened = time.monotonic()
+
+    def tell() -> None:
+        daemon.ready.wait()
+        link.send({"op": "active", "opened_ms": 1e3 * (opened - began), "replayed": daemon.replayed,
+                   "serving_ms": 1e3 * (time.monotonic() - began)})
+
+    threading.Thread(target=tell, daemon=True).start()
+    daemon.serve()
+
+
+def _beat(link: Link) -> None:
+    while link.send({"op": "beat"}):
+        time.sleep(BEAT_SECONDS)
+
+
+def main() -> None:
+    role, fd = sys.argv[1], int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = Link(socket.socket(fileno=fd))
+    if (got := link.receive()) is None:
+        return
+    order = got[0]
+    logging.basicConfig(stream=sys.stderr, level=str(order["settings"]["log_level"]).upper(),
+                        format=f"%(asctime)s {role}[{os.getpid()}] %(levelname)s %(name)s: %(message)s")
+    for name in ("httpx", "httpcore", "uvicorn"):
+        logging.getLogger(name).setLevel("WARNING")
+    with link:
+        {"gateway": run_gateway, "tsd": run_daemon}[role](link, order)
+        os._exit(0)     # a successor waits for this process's end, and all that matters is closed
+
+
+if __name__ == "__main__":
+    main()
