@@ -8,7 +8,8 @@ import pytest
 
 def run_closed(path, line, closed):
     quoted = " ".join(f"'{word}'" for word in interop.cdp_argv(*line.split()))
-    return subprocess.run(["sh", "-c", f"{quoted} {closed}"], cwd=path, env=interop.environ(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(["sh", "-c", f"{quoted} {closed}"], cwd=path, env=interop.environ(), capture_output=True, text=True, timeout=60,
+                          check=False)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Views of a lineage against the definition, sector by sector, and what working one out costs."""
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_as_defined(history: tuple[list[RestoreRecord], int]) -> None:
     for start, end, intervals in pieces:
         for sector in range(start, end):
             assert intervals == by_definition(seq, restores, sector)
-    assert all(a[2] != b[2] for a, b in zip(pieces, pieces[1:], strict=False)), "neighbours that say the same are one"
+    assert all(a[2] != b[2] for a, b in itertools.pairwise(pieces)), "neighbours that say the same are one"
 
 
 def test_cost() -> None:

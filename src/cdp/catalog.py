@@ -9,12 +9,13 @@ A transaction is durable when it returns. Values are JSON: a few hundred bytes e
     restores  seq (u64 big-endian) -> RestoreRow
     writebacks seq (u64 big-endian) -> WritebackRow
 
-Threading: any thread; LMDB serialises writers.
+Threading: any thread; writers one after the other, beside readers.
 """
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -121,6 +122,10 @@ class LmdbCatalog:
 
     def __init__(self, path: Path, create: bool = False, read_only: bool = False):
         self._path, self._read_only = path, read_only
+        self._writing = threading.Lock()
+        self._reading = threading.Condition()
+        self._growing = False
+        self._readers = 0           # in a transaction; the map may not be changed beside one
         if not create and not (path / "data.mdb").exists():
             raise Corruption(f"{path}: the catalog is missing", "run 'cdp check --rebuild' on the volume")
         try:
@@ -130,6 +135,12 @@ class LmdbCatalog:
             if not read_only and self._env.info()["map_size"] < MAP_BYTES:
                 self._env.set_mapsize(MAP_BYTES)
             self._dbs = {kind: self._env.open_db(name, create=not read_only) for kind, name in TABLES.items()}
+            if create:      # LMDB syncs its file, but not the name
+                fd = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
             self._allocated_bytes = 0
             self._keep_ahead()
         except lmdb.Error as e:
@@ -137,31 +148,53 @@ class LmdbCatalog:
 
     def rows(self, kind: type) -> list[Any]:
         """All rows of a kind, in key order."""
+        with self._reading:
+            while self._growing:    # or readers would keep it from growing for ever
+                self._reading.wait()
+            self._readers += 1
         try:
             with self._env.begin(db=self._dbs[kind]) as txn:
                 return [kind(**json.loads(value)) for _, value in txn.cursor()]
         except (lmdb.Error, ValueError, TypeError) as e:
             raise Corruption(f"{self._path}: {e}", "run 'cdp check --rebuild' on the volume") from None
+        finally:
+            with self._reading:
+                self._readers -= 1
+                self._reading.notify_all()
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """A transaction: durable when the block ends, or nothing of it. Retried with a larger map where the map is full."""
         recorded = _Recorded()
         yield recorded
-        while True:
+        with self._writing:
+            while True:
+                try:
+                    with self._env.begin(write=True) as txn:
+                        for kind, key, value in recorded.changes:
+                            if value is None:
+                                txn.delete(key, db=self._dbs[kind])
+                            else:
+                                txn.put(key, value, db=self._dbs[kind])
+                    self._keep_ahead()
+                    return
+                except lmdb.MapFullError:
+                    self._grow()
+                except lmdb.DiskError as e:
+                    raise OutOfSpace(f"{self._path}: {e}", "free space on the device, then repeat") from None
+
+    def _grow(self) -> None:
+        """Double the map. No transaction of this process may be open meanwhile: writers are kept off by their lock, readers are waited
+        for (they take microseconds) and kept off by theirs."""
+        with self._reading:
+            self._growing = True
             try:
-                with self._env.begin(write=True) as txn:
-                    for kind, key, value in recorded.changes:
-                        if value is None:
-                            txn.delete(key, db=self._dbs[kind])
-                        else:
-                            txn.put(key, value, db=self._dbs[kind])
-                self._keep_ahead()
-                return
-            except lmdb.MapFullError:
+                while self._readers:
+                    self._reading.wait()
                 self._env.set_mapsize(self._env.info()["map_size"] * 2)
-            except lmdb.DiskError as e:
-                raise OutOfSpace(f"{self._path}: {e}", "free space on the device, then repeat") from None
+            finally:
+                self._growing = False
+                self._reading.notify_all()
 
     def _keep_ahead(self) -> None:
         used = (int(self._env.info()["last_pgno"]) + 1) * int(self._env.stat()["psize"])
