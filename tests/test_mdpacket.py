@@ -1,4 +1,4 @@
-"""MDPacket: 128 bytes at fixed places, every field set and read at its limits, one door with one test a refusal; and packets carried out."""
+"""MDPacket: 128 bytes at fixed places, fields set and read at their limits, one door with a test a refusal; packets carried out."""
 from __future__ import annotations
 
 import struct
@@ -12,7 +12,8 @@ from cdpcore.packets import execute
 from cdpcore.ramdisk import RamDisk
 
 FIELDS = {  # name: (offset, struct code)
-    "version": (0, "B"), "op": (1, "B"), "flags": (2, "H"), "lun": (4, "I"), "lba": (8, "Q"), "length_bytes": (16, "Q"), "cookie": (24, "Q"),
+    "version": (0, "B"), "op": (1, "B"), "flags": (2, "H"), "lun": (4, "I"), "lba": (8, "Q"), "length_bytes": (16, "Q"),
+    "cookie": (24, "Q"),
     "timestamp_ns": (32, "Q"), "seq": (40, "Q"), "skew_bytes": (48, "H"), "n_bgs": (50, "B"), "status": (51, "B"), "sys_errno": (52, "H"),
     "bg_home": (54, "H"), "source_id": (56, "H"), "source_instance": (58, "H"), "epoch": (60, "I"),
 }

@@ -13,8 +13,8 @@ import cdpcore
 from cdpcore.nbd import RELEASES_PAGES
 
 C = Path(__file__).parent.parent / "src/cdpcore/c"
-LINUX_ONLY = re.compile(r"\b(fallocate(?:64)?|memfd_create|eventfd|io_uring\w*|epoll_\w+|getrandom|renameat2|copy_file_range|sync_file_range|"
-                        r"pidfd_\w+|splice|signalfd|timerfd_\w+|syscall)\b")
+LINUX_ONLY = re.compile(r"\b(fallocate(?:64)?|memfd_create|eventfd|io_uring\w*|epoll_\w+|getrandom|renameat2|copy_file_range|"
+                        r"sync_file_range|pidfd_\w+|splice|signalfd|timerfd_\w+|syscall)\b")
 needs_tools = pytest.mark.skipif(not (shutil.which("cc") and shutil.which("nm")), reason="cc or nm is missing")
 
 
@@ -26,12 +26,12 @@ def calls(*files: Path, dynamic: bool = False) -> set[str]:
 def compiled(folder: Path, *flags: str) -> set[str]:
     def one(source: Path) -> Path:
         made = folder / f"{source.stem}.o"
-        subprocess.run(["cc", "-std=c11", "-O0", "-D_GNU_SOURCE", *flags, "-c", str(source), "-o", str(made)], check=True, capture_output=True)
+        subprocess.run(["cc", "-std=c11", "-O0", "-D_GNU_SOURCE", *flags, "-c", str(source), "-o", str(made)], check=True,
+                       capture_output=True)
         return made
 
-    sources = [source for source in sorted(C.glob("*.c"))]
     with ThreadPoolExecutor(2) as pool:
-        return calls(*pool.map(one, sources))
+        return calls(*pool.map(one, sorted(C.glob("*.c"))))
 
 
 @needs_tools

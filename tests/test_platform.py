@@ -191,6 +191,6 @@ def test_serve_on_the_python_platform(tmp_path: Path):
 
 def test_serve_on_an_unknown_platform(tmp_path: Path):
     cdp.create(tmp_path / "v", size=SIZE).close()
-    done = subprocess.run([sys.executable, "-m", "cdp", "serve", str(tmp_path / "v"), "--unix", str(tmp_path / "s"), "--set", "platform=nowhere"],
-                          capture_output=True, text=True, check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+    serve = [sys.executable, "-m", "cdp", "serve", str(tmp_path / "v"), "--unix", str(tmp_path / "s"), "--set", "platform=nowhere"]
+    done = subprocess.run(serve, capture_output=True, text=True, check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
     assert done.returncode == 3 and "no platform 'nowhere'" in done.stderr and done.stderr.count("\n") == 1

@@ -25,15 +25,23 @@ class Front:
         self._luns = tuple(Lun(number, path) for number, path in enumerate(paths))
         self._stack = ExitStack()
         self._platform = self._stack.enter_context(find(platform).create())
-        self._tsd = Tsd(self._platform, open_lun=open_lun)
+        self._open_lun = open_lun
+        self._opened: dict[int, Volume] = {}
+        self._tsd = Tsd(self._platform, open_lun=lambda lun: self._opened.pop(lun.lun))
         self._lock = threading.Lock()
         self._disks: dict[int, Any] = {}    # guarded by _lock: of a platform without a native table
 
     def start(self) -> list[Volume]:
-        """The volumes, in the order of the paths. Raises what opening one of them raised."""
-        self._stack.enter_context(self._tsd)
-        self._platform.workload.assign(self._tsd.group, self._luns)
-        return [self._tsd.volume(lun.lun) for lun in self._luns]
+        """The volumes, in the order of the paths. Raises what opening one of them raised; then none is open. They are opened on this
+        thread, before anything else is done, so that a failure is its caller's alone."""
+        with ExitStack() as opened:
+            for lun in self._luns:
+                self._opened[lun.lun] = opened.enter_context(self._open_lun(lun))
+            self._stack.enter_context(self._tsd)
+            self._platform.workload.assign(self._tsd.group, self._luns)
+            volumes = [self._tsd.volume(lun.lun) for lun in self._luns]
+            opened.pop_all()        # the TSD closes them
+        return volumes
 
     def capsule(self, number: int) -> Any:
         """PyCapsule "cdpcore.target" of a LUN: for one connection, or for many."""

@@ -61,7 +61,7 @@ class Tsd:
         self._open_lun = open_lun or _open
         self._gate = threading.Lock()
         self._served: dict[int, Served] = {}        # guarded by _gate
-        self._failed: dict[int, CdpError] = {}      # guarded by _gate: those that could not be opened
+        self._failed: dict[int, Exception] = {}     # guarded by _gate: those that could not be opened
         self._listener: ListenerImpl | None = None
         self._enabled = False
         self._subscription: Any = None
@@ -131,9 +131,9 @@ class Tsd:
         """Open a LUN. A failure is kept for who asks for the volume; the requests are told that it is not there."""
         try:
             volume = self._open_lun(lun)
-        except CdpError as error:
+        except Exception as error:      # whatever it was, the requests must be answered, and who asks must be told
             log.debug("opening LUN %d", lun.lun, exc_info=True)
-            self._platform.alerts.alert(Severity.ERROR, f"cannot open {lun.path}: {error.message}", error.hint, lun=lun.lun)
+            self._platform.alerts.alert(Severity.ERROR, f"cannot open {lun.path}: {error}", lun=lun.lun)
             with self._gate:
                 self._failed[lun.lun] = error
             return

@@ -103,7 +103,8 @@ class ControlPlaneImpl(ABC):
 
     @abstractmethod
     def add_ref(self, message: CpMsg) -> None:
-        """One reference more: the message stays until free() was called once more. Raises InvalidRequest for a message that was freed."""
+        """One reference more: the message stays until free() was called once more. Raises InvalidRequest for a message that was freed; no
+        effect where free() has none."""
 
     @abstractmethod
     def free(self, message: CpMsg) -> None:
@@ -206,7 +207,7 @@ class IOsrcImpl(ABC):
         `answered(packet)` is called exactly once for every submit() that returned: with the answer (RESPONSE set, the caller's cookie,
         status), or with status CDP_CLOSED when the source is closed first. No owner, or one that died: it waits for the next, and is
         replayed. Blocks while `max_outstanding` requests are under way. Raises InvalidRequest, Busy at the deadline, NotFound (a LUN
-        that nobody was ever assigned)."""
+        that nobody was ever assigned). Never from `answered` without a deadline."""
 
     @abstractmethod
     def send_response(self, packet: MDPacket, send_complete: ResponseDone | None = None) -> None:
