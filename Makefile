@@ -52,7 +52,7 @@ sanitize: $(INSTALLED) $(TEST_DEPS)
 # The core and the platforms built for plain POSIX, without a Linux-only call (CDP_PLAIN_POSIX), under build/plain; and their tests.
 PLAIN := build/plain
 PLAIN_TESTS ?= $(addprefix tests/test_,osapi.py format.py index.py crc32c.py check.py image_reopen.py model.py threads.py faults.py \
-	kill9.py nbd_loop.py nbd_server.py mdpacket.py conformance.py plain.py)
+	kill9.py nbd_loop.py nbd_server.py mdpacket.py conformance.py plain.py channel.py channel_failover.py)
 plain: $(INSTALLED) $(TEST_DEPS)
 	$(PIP) install 'setuptools>=77' 'cython>=3.1'
 	mkdir -p $(PLAIN) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md src | tar -xf - -C $(PLAIN)

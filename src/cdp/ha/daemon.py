@@ -182,6 +182,7 @@ class Daemon:
         assert self._volumes
         epoch = 0
         inherited: list[tuple[int, _Served]] = []
+        points: list[tuple[Message, list[int]]] = []    # time images: what they show may have to be replayed first
         started = False
         while (got := link.receive()) is not None:
             message, fds = got
@@ -190,6 +191,8 @@ class Daemon:
                     epoch = int(message["epoch"])
                     self._volumes.uris = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in message["addresses"]]
                     self._volumes.tls = bool(message["tls"])
+                case "channel" if not started and "@" in message["name"]:
+                    points.append((message, fds))
                 case "channel":
                     served = self._adopt(link, message, fds, epoch)
                     if served and started:
@@ -202,7 +205,11 @@ class Daemon:
                         return
                     for number, served in inherited:
                         self._start(number, served)
-                    inherited, started = [], True
+                    for late, its_fds in points:
+                        if served := self._adopt(link, late, its_fds, epoch):
+                            served.channel.replayed()
+                            self._start(int(late["id"]), served)
+                    inherited, points, started = [], [], True
                     link.send({"op": "started"})
                     self.ready.set()
                     if not self._administered:

@@ -6,7 +6,7 @@ Invariants
      stopped process too) and has collected its exit status. So nobody else can write one more byte.
   2. A daemon that does not beat for hang_seconds is killed. One that is opening volumes may take its time.
   3. When this process ends, however it ends, the others do: their links break, and a daemon makes everything durable first.
-Bounds: two daemons; MAX_FAILURES failures in a row before any success, then the service ends and says why.
+Bounds: two daemons; MAX_FAILURES failures in a row, without a success or a minute's peace, then the service ends and says why.
 Threading: run() owns everything; a thread a process reads its link, one accepts control connections; all of them put events.
 """
 from __future__ import annotations
@@ -39,6 +39,7 @@ HANG_SECONDS = 1.0
 MAX_FAILURES = 5
 STOP_SECONDS = 60.0
 SWITCH_SECONDS = 30.0
+FORGIVEN_SECONDS = 60.0     # a failure so long after the one before is the first again
 HISTORY = 1000      # failovers that status remembers
 
 
@@ -92,7 +93,7 @@ class Manager:
         self._stack = ExitStack()
         self._gateway: Child | None = None
         self._daemons: list[Child] = []
-        self._failures = 0
+        self._failures, self._failed_s = 0, 0.0
         self._why = ("start", 0, time.monotonic(), 0.0)     # the change of owner under way: why, old pid, since, dead after ms
         self._failovers: deque[Failover] = deque(maxlen=HISTORY)
         self._switching: list[Callable[[Message], None]] = []
@@ -201,6 +202,9 @@ class Manager:
                 log.error("%s, process %d, hangs (silent for %.1f s): killed", child.role, child.pid, now - child.beat_s)
                 child.beat_s = now
                 child.process.kill()
+            if child.state == "releasing" and now - self._why[2] > SWITCH_SECONDS:
+                log.error("%s, process %d, does not let go of the volumes: killed", child.role, child.pid)
+                child.process.kill()
         if not self._owner():
             shadow = next((c for c in self._daemons if c.state == "shadow"), None)
             if shadow:
@@ -277,7 +281,9 @@ class Manager:
                 self._count_failure(child.error or Unavailable("daemons keep dying", "see the log"))
 
     def _count_failure(self, error: CdpError) -> None:
-        self._failures += 1
+        now = time.monotonic()
+        self._failures = 1 if now - self._failed_s > FORGIVEN_SECONDS else self._failures + 1
+        self._failed_s = now
         if self._failures >= MAX_FAILURES:
             raise error
 
