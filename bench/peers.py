@@ -134,10 +134,10 @@ def serve_command(volume: Path, sock: Path, serve: tuple[str, ...] = ("serve",))
     ]
 
 
-def _cdp(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Path, ...], str]:
+def _cdp(folder: Path, sock: Path, size_bytes: int, serve: tuple[str, ...] = ("serve",)) -> tuple[list[str], tuple[Path, ...], str]:
     volume = folder / "vol"
     cdp.create(volume, size=size_bytes).close()
-    return serve_command(volume, sock), (volume,), "vol"
+    return serve_command(volume, sock, serve), (volume,), "vol"
 
 
 def _cdp_ha(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Path, ...], str]:
