@@ -34,6 +34,7 @@ cdef class InPlaceCore(VolumeCore):
     cdef Pending pending
     cdef RangeLock ranges           # of sectors; held from reading the old content until the record is visible
     cdef DiskState state
+    cdef uint32_t cold              # writes for which reading old content is taken to be slow; a hint, any thread
     cdef bint skip_same             # a write of what is there already keeps no before-image
 
     # append lock

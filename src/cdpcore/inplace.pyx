@@ -59,6 +59,7 @@ cdef extern from "thread.h" nogil:
     void cdp_cond_init(pthread_cond_t *c)
     int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
     uint64_t cdp_monotonic_ms()
+    uint64_t cdp_monotonic_ns()
 
 cdef enum:
     MAX_PARTS = 32          # descriptors of a record
@@ -67,6 +68,9 @@ cdef enum:
     AGAIN = -2              # the lineage or the range changed meanwhile
     PAUSE_MS = 50
     ZEROS_BYTES = 65536
+    COLD_NS = 30000         # reading old content takes a few microseconds from memory, and from 60 on from a device
+    COLD_FOR = 1024         # ... and so long the next ones are announced to the system
+    EXPECT_MOST = 1 << 20
 
 cdef uint64_t HOLE_STEP = 64 << 20      # a hole at least so long is trimmed as one record, unread
 cdef uint8_t ZEROS[ZEROS_BYTES]
@@ -93,6 +97,7 @@ cdef class InPlaceCore(VolumeCore):
             check(cdp_fail_os(&st, self.base_fd, 0, b"opening the disk"), &st, path)
         self.state = state
         self.skip_same = skip_same
+        self.reads_first = True
         self.ranges = RangeLock()
         self.pending = Pending(self.os, data_bytes=pending_bytes, n_changes=pending_changes, released_seq=seq)
         self.applied_seq = self.synced_seq = seq
@@ -243,6 +248,12 @@ cdef class InPlaceCore(VolumeCore):
         until[0] = b if rc == 0 or a // CDP_SECTOR >= b else max(start, a // CDP_SECTOR)
         return CDP_OK
 
+    cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
+        """While old content has to be read from a device, one request after the other would wait for it: 4 k/s instead of what
+        the device does at depth. What is in memory already costs half a microsecond, so only then."""
+        if self.cold and off < self.size_bytes and n and n <= self.size_bytes - off:
+            self.table.expect(self.table.ctx, self.base_fd, off, min(n, <uint64_t>EXPECT_MOST))
+
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil:
         """The range is held: one record. AGAIN: the lineage is not that of `epoch` any more."""
@@ -252,6 +263,7 @@ cdef class InPlaceCore(VolumeCore):
         cdef moment m
         cdef uint8_t *content = NULL
         cdef bint same = False
+        cdef uint64_t began
         cdef int rc = CDP_OK
         if size >= HOLE_STEP:
             rc = self.known_hole(start, end, &until, st)
@@ -265,11 +277,16 @@ cdef class InPlaceCore(VolumeCore):
             if content == NULL:
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"reading what a write overwrites")
             rc = AGAIN
+            began = cdp_monotonic_ns()
             while rc == AGAIN:
                 if self.old_is_logical:
                     rc = self.read_now(content, start * CDP_SECTOR, size, &m, st)
                 else:
                     rc = self.read_disk(content, start * CDP_SECTOR, size, &m, st)
+            if cdp_monotonic_ns() - began > COLD_NS + size // 4:
+                self.cold = COLD_FOR
+            elif self.cold:
+                self.cold -= 1
             if rc != CDP_OK:
                 free(content)
                 return rc

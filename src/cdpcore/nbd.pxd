@@ -30,6 +30,7 @@ cdef extern from "target.h" nogil:
         int (*zero_seq)(void *, uint64_t, uint64_t, uint32_t, uint64_t *, cdp_status *) noexcept nogil
         uint64_t (*written_seq)(void *) noexcept nogil
         int (*write_out)(void *, uint64_t, cdp_status *) noexcept nogil
+        void (*expect)(void *, uint64_t, uint64_t) noexcept nogil
 
 cdef extern from "nbd_wire.h" nogil:
     enum:
@@ -149,6 +150,7 @@ cdef class Connection:
     cdef int run(self) noexcept nogil
     cdef int process(self) noexcept nogil
     cdef int fill(self) noexcept nogil
+    cdef void foresee(self) noexcept nogil
     cdef int send(self) noexcept nogil
     cdef void settle(self) noexcept nogil
     cdef void execute(self, const cdp_nbd_request *r, const uint8_t *payload, bint last) noexcept nogil

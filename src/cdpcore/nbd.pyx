@@ -179,6 +179,18 @@ cdef class Connection:
                 end = self.fill()
             if end != RUNNING:
                 return end
+            if self.target.expect != NULL:
+                self.foresee()
+
+    cdef void foresee(self) noexcept nogil:
+        """Tell the target which ranges the requests in rx are about, the last one perhaps without its payload yet: before the
+        first of them is carried out, so that what must be read for them is read for all at once."""
+        cdef cdp_nbd_request r
+        cdef uint64_t at = self.rx_begin + self.drain_bytes
+        while at < self.rx_end and cdp_nbd_parse(self.rx + at, self.rx_end - at, &r) > 0:
+            if r.type == CDP_NBD_WRITE or r.type == CDP_NBD_WRITE_ZEROES or r.type == CDP_NBD_TRIM:
+                self.target.expect(self.target.ctx, r.offset, r.length)
+            at += CDP_NBD_REQUEST_BYTES + cdp_nbd_payload_bytes(&r)
 
     cdef int process(self) noexcept nogil:
         """Carry out every complete request in rx. RUNNING when more bytes are needed, else an END_ code."""

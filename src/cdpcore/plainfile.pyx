@@ -42,7 +42,7 @@ cdef class PlainFile:
             check(cdp_fail_os(&st, size, 0, b"size of a plain file"), &st, _os.fsdecode(path))
         self.table = cdp_target(ctx=<void *>self, size_bytes=<uint64_t>size, read_only=0, tells_seq=0, pread=_pread,
                                 pwrite=_pwrite, zero=_zero, flush=_flush, map=_map,
-                                pwrite_seq=NULL, zero_seq=NULL, written_seq=NULL, write_out=NULL)
+                                pwrite_seq=NULL, zero_seq=NULL, written_seq=NULL, write_out=NULL, expect=NULL)
 
     def __dealloc__(self):
         if self.fd >= 0:

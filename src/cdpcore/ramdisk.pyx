@@ -63,7 +63,7 @@ cdef class RamDisk:
         self.disk.state = <uint8_t *>_pages(self.disk.blocks)
         self.table = cdp_target(ctx=&self.disk, size_bytes=size_bytes, read_only=read_only, tells_seq=0, pread=_pread,
                                 pwrite=_pwrite, zero=_zero, flush=_flush, map=_map,
-                                pwrite_seq=NULL, zero_seq=NULL, written_seq=NULL, write_out=NULL)
+                                pwrite_seq=NULL, zero_seq=NULL, written_seq=NULL, write_out=NULL, expect=NULL)
         if read_only:
             self.table.pwrite = _no_pwrite
             self.table.zero = _no_zero

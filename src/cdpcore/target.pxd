@@ -21,6 +21,7 @@ cdef extern from "target.h" nogil:
         int (*zero_seq)(void *ctx, uint64_t offset, uint64_t length, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
         uint64_t (*written_seq)(void *ctx) noexcept nogil
         int (*write_out)(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil
+        void (*expect)(void *, uint64_t, uint64_t) noexcept nogil
 
 
 cdef class Target:

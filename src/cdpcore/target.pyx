@@ -36,6 +36,9 @@ cdef int target_zero(void *ctx, uint64_t off, uint64_t n, uint32_t flags, cdp_st
 cdef uint64_t target_written_seq(void *ctx) noexcept nogil:
     return (<Target>ctx).core.kept_seq()
 
+cdef void target_expect(void *ctx, uint64_t off, uint64_t n) noexcept nogil:
+    (<Target>ctx).core.expect(off, n)
+
 cdef int target_write_out(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil:
     cdef int rc
     if not cdp_gate_enter(&(<Target>ctx).core.gate):
@@ -77,6 +80,8 @@ cdef class Target:
         self.t.zero_seq = target_zero_seq
         self.t.written_seq = target_written_seq
         self.t.write_out = target_write_out
+        if core.reads_first and view is None:
+            self.t.expect = target_expect
 
     def capsule(self):
         """PyCapsule "cdpcore.target" with a cdp_target*."""

@@ -58,6 +58,7 @@ cdef class VolumeCore:
     cdef View parent_view
     cdef int base_fd                # -1: none, the base is all holes
     cdef object parent_pin          # keeps whatever owns the parent alive
+    cdef bint reads_first           # expect() is worth calling
 
     # atomic
     cdef cdp_gate gate
@@ -76,6 +77,8 @@ cdef class VolumeCore:
     # Records up to it survive the end of this process; and: return when that is more than `beyond`, or all records so far do.
     cdef uint64_t kept_seq(self) noexcept nogil
     cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil
+    # A write of this range comes soon; it need not be valid.
+    cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
                  cdp_status *st) noexcept nogil

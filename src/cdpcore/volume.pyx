@@ -310,6 +310,9 @@ cdef class VolumeCore:
         cdp_gate_leave(&self.gate)
         return rc
 
+    cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
+        pass
+
     cdef uint64_t kept_seq(self) noexcept nogil:
         return self.log.written()
 

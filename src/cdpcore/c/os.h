@@ -35,6 +35,7 @@ typedef struct cdp_os {
     int (*punch)(void *ctx, int fd, uint64_t off, uint64_t n);             /* free space, reads give zeros; -EOPNOTSUPP */
     int64_t (*size)(void *ctx, int fd);                                    /* of a file or a block device */
     int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end); /* 1: found, 0: none left */
+    void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n);           /* a hint: the range will be read soon */
     int (*lock)(void *ctx, int fd);                                        /* exclusive, not waiting: -EWOULDBLOCK */
     int (*map)(void *ctx, int fd, uint64_t n, void **addr);                /* read-only, shared */
     int (*unmap)(void *ctx, void *addr, uint64_t n);

@@ -273,6 +273,16 @@ static int64_t px_size(void *ctx, int fd)
 #endif
 }
 
+static void px_expect(void *ctx, int fd, uint64_t off, uint64_t n)
+{
+    (void)ctx;
+#ifdef POSIX_FADV_WILLNEED
+    (void)posix_fadvise(fd, (off_t)off, (off_t)n, POSIX_FADV_WILLNEED);
+#else
+    (void)fd, (void)off, (void)n;
+#endif
+}
+
 static int px_next_data(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end)
 {
     int64_t size = px_size(ctx, fd);
@@ -493,6 +503,7 @@ static const cdp_os posix_table = {
     .punch = px_punch,
     .size = px_size,
     .next_data = px_next_data,
+    .expect = px_expect,
     .lock = px_lock,
     .map = px_map,
     .unmap = px_unmap,

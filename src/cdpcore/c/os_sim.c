@@ -307,6 +307,8 @@ static int64_t sm_size(void *ctx, int fd)
     return end(s, GO, rc);
 }
 
+static void sm_expect(void *ctx, int fd, uint64_t off, uint64_t n) { (void)ctx, (void)fd, (void)off, (void)n; }
+
 static int sm_next_data(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *stop)
 {
     cdp_sim *s = sim_lock(ctx);
@@ -466,6 +468,7 @@ const cdp_os sim_table = {
     .punch = sm_punch,
     .size = sm_size,
     .next_data = sm_next_data,
+    .expect = sm_expect,
     .lock = sm_lock,
     .map = sm_map,
     .unmap = sm_unmap,
