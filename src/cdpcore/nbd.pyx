@@ -179,7 +179,7 @@ cdef class Connection:
                 end = self.fill()
             if end != RUNNING:
                 return end
-            if self.target.expect != NULL:
+            if self.target.tells_seq and self.target.expect != NULL:
                 self.foresee()
 
     cdef void foresee(self) noexcept nogil:
