@@ -55,8 +55,9 @@ PLAIN_TESTS ?= $(addprefix tests/test_,osapi.py format.py index.py crc32c.py che
 	kill9.py nbd_loop.py nbd_server.py mdpacket.py conformance.py plain.py channel.py channel_failover.py)
 plain: $(INSTALLED) $(TEST_DEPS)
 	$(PIP) install 'setuptools>=77' 'cython>=3.1'
-	mkdir -p $(PLAIN) && cp -R setup.py pyproject.toml README.md src $(PLAIN)
+	mkdir -p $(PLAIN) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md src | tar -xf - -C $(PLAIN)
 	cd $(PLAIN) && CDP_PLAIN_POSIX=1 $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
+	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -c 'import cdpcore.nbd, sys; sys.exit(cdpcore.nbd.RELEASES_PAGES)'
 	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -m pytest $(PLAIN_TESTS)
 
 # For working on it: an editable install that rebuilds in place.

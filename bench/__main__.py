@@ -1,4 +1,4 @@
-"""`python -m bench`: all benchmarks; `python -m bench nbd|engine|history|micro|failover`: one of them."""
+"""`python -m bench`: all benchmarks; `python -m bench nbd|choosing|engine|history|micro|failover`: one of them."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import engine, failover, history, micro, nbd, peers
+from bench import choosing, engine, failover, history, micro, nbd, peers
 from bench.fio import FioFailed
 from bench.history import StepFailed
 from bench.peers import PeerFailed
@@ -113,6 +113,41 @@ def nbd_command(
         peers=names,
     )
     guarded(lambda place: nbd.run(place, options, speak, json_path), directory)
+
+
+@main.command("choosing")
+@shared
+@click.option("--rounds", type=click.IntRange(1, 1000), help=f"[default: {choosing.OPTIONS.rounds}]")
+@click.option(
+    "--seconds", type=click.FloatRange(0.05, 600), help=f"Of each measurement. [default: {choosing.OPTIONS.seconds:g}]"
+)
+@click.option(
+    "--size-mib", type=click.IntRange(8, 1 << 20), help=f"Of the disk. [default: {choosing.OPTIONS.size_bytes >> 20}]"
+)
+@click.option(
+    "--workload", "workloads", multiple=True, type=click.Choice(list(choosing.WORKLOADS)), help="[default: all]"
+)
+@click.option("--peer", "names", multiple=True, type=click.Choice(list(choosing.PEERS)), help="[default: all]")
+def choosing_command(
+    quick: bool,
+    json_path: Path | None,
+    directory: Path | None,
+    rounds: int | None,
+    seconds: float | None,
+    size_mib: int | None,
+    workloads: tuple[str, ...],
+    names: tuple[str, ...],
+) -> None:
+    """Which kind of volume for which load: after-images, before-images, no history, qcow2 snapshots."""
+    options = overridden(
+        choosing.QUICK if quick else choosing.OPTIONS,
+        rounds=rounds,
+        seconds=seconds,
+        size_bytes=size_mib and size_mib << 20,
+        workloads=workloads,
+        peers=names,
+    )
+    guarded(lambda place: choosing.run(place, options, speak, json_path), directory)
 
 
 @main.command("engine")

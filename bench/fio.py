@@ -17,18 +17,24 @@ class FioFailed(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """`connections` clients, each with `depth` requests of `block_bytes` under way; `flush`: after each write."""
+    """`connections` clients, each with `depth` requests of `block_bytes` under way; `flush`: after each write.
 
-    rw: str  # randwrite, randread, write, read
+    read_percent: of the requests of a randrw. hot_bytes: only so much of the disk, at its beginning.
+    """
+
+    rw: str  # randwrite, randread, write, read, randrw
     block_bytes: int
     depth: int
     connections: int = 1
     flush: bool = False
+    read_percent: int | None = None
+    hot_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one run: completed requests (flushes apart) per second, latency of a request in microseconds."""
+    """Of one run: completed requests (flushes apart) per second, latency of a request in microseconds (of a mix: of
+    what there is more of)."""
 
     iops: float
     requests: int
@@ -60,7 +66,7 @@ def run(
         f"--numjobs={job.connections}",
         "--thread",
         "--group_reporting",
-        f"--size={size_bytes}",
+        f"--size={min(size_bytes, job.hot_bytes or size_bytes)}",
         "--norandommap",
         "--randrepeat=0",
         f"--randseed={seed}",
@@ -73,6 +79,8 @@ def run(
         command.append(f"--number_ios={requests}")
     if job.flush:
         command.append("--fsync=1")
+    if job.read_percent is not None:
+        command.append(f"--rwmixread={job.read_percent}")
     with process(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
         try:
             raw, _ = child.communicate(timeout=OVERHEAD_SECONDS + (seconds or OVERHEAD_SECONDS * 4))
@@ -91,14 +99,16 @@ def parse(text: str, status: int, job: Job) -> Figures:
         raise FioFailed(f"fio said: {text.strip()[-300:]}") from None
     if status or found["error"]:
         raise FioFailed(f"fio ended with status {status}, error {found['error']}: {text[:at].strip()[-300:]}")
-    side = found["read" if "read" in job.rw else "write"]
+    mixed = job.read_percent is not None
+    reads = job.read_percent >= 50 if job.read_percent is not None else "read" in job.rw
+    side = found["read" if reads else "write"]
     if not side["total_ios"]:
         raise FioFailed("fio made no requests: give it more time")
     at_percent = side["clat_ns"]["percentile"]
     flush = found["sync"]["lat_ns"].get("percentile") if job.flush else None
     return Figures(
-        iops=side["iops"],
-        requests=side["total_ios"],
+        iops=found["read"]["iops"] + found["write"]["iops"] if mixed else side["iops"],
+        requests=found["read"]["total_ios"] + found["write"]["total_ios"] if mixed else side["total_ios"],
         p50_us=at_percent["50.000000"] / 1e3,
         p99_us=at_percent["99.000000"] / 1e3,
         flush_p50_us=flush["50.000000"] / 1e3 if flush else None,

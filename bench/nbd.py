@@ -110,7 +110,7 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
         except NoSpace as error:
             say(f"nbd: {error}")
             continue
-        cells = _measure(scratch, options, workload, peers)
+        cells = measure(scratch, options, workload, peers)
         measured += 1
         _report(workload, peers, cells, say)
         for peer in peers:
@@ -118,7 +118,11 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
     return measured
 
 
-def _measure(scratch: Scratch, options: Options, workload: Workload, peers: list[Peer]) -> dict[str, list[Cell]]:
+def measure(
+    scratch: Scratch, options: Options, workload: Workload, peers: list[Peer], after: Any = lambda running: None
+) -> dict[str, list[Cell]]:
+    """Every peer in every round; `after` is called with the servers (by name) while they still run."""
+    by_name = {peer.name: peer for peer in peers}
     cells: dict[str, list[Cell]] = {peer.name: [] for peer in peers}
     with contextlib.ExitStack() as stack:
         running: dict[str, Running] = {}
@@ -132,8 +136,10 @@ def _measure(scratch: Scratch, options: Options, workload: Workload, peers: list
                 fio.run(server.uri, WARM, options.size_bytes)
         for number in range(options.rounds):
             for name in order(list(running), number):
-                cells[name].append(_cell(running[name], workload.job, options, seed=number + 1))
+                with by_name[name].during(running[name]):
+                    cells[name].append(_cell(running[name], workload.job, options, seed=number + 1))
                 running[name].settle()
+        after(running)
     return cells
 
 

@@ -63,6 +63,8 @@ class Peer:
     version: Callable[[], str | None]
     # (folder for its data, socket, size) -> command, files, export name
     prepare: Callable[[Path, Path, int], tuple[list[str], tuple[Path, ...], str]]
+    during: Callable[[Running], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
+    """What goes on beside a measurement."""
 
     def installed(self) -> bool:
         return self.program is None or shutil.which(self.program) is not None
@@ -115,10 +117,9 @@ def _plain(path: Path, size_bytes: int) -> Path:
     return path
 
 
-def _cdp(folder: Path, sock: Path, size_bytes: int, serve: tuple[str, ...] = ("serve",)) -> tuple[list[str], tuple[Path, ...], str]:
-    volume = folder / "vol"
-    cdp.create(volume, size=size_bytes).close()
-    command = [
+def serve_command(volume: Path, sock: Path, serve: tuple[str, ...] = ("serve",)) -> list[str]:
+    """`cdp serve` (or what else) of a volume on a socket."""
+    return [
         sys.executable,
         "-m",
         "cdp",
@@ -131,7 +132,12 @@ def _cdp(folder: Path, sock: Path, size_bytes: int, serve: tuple[str, ...] = ("s
         "--log-level",
         "error",
     ]
-    return command, (volume,), "vol"
+
+
+def _cdp(folder: Path, sock: Path, size_bytes: int, serve: tuple[str, ...] = ("serve",)) -> tuple[list[str], tuple[Path, ...], str]:
+    volume = folder / "vol"
+    cdp.create(volume, size=size_bytes).close()
+    return serve_command(volume, sock, serve), (volume,), "vol"
 
 
 def _cdp_ha(folder: Path, sock: Path, size_bytes: int) -> tuple[list[str], tuple[Path, ...], str]:

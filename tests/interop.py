@@ -63,8 +63,8 @@ def cdp_argv(*args):
 class World:
     """A directory with volumes, and at most one server for them. Sockets go to a directory with a short path."""
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, kind="after"):
+        self.path, self.kind = Path(path), kind
         self.sockets = Path(tempfile.mkdtemp(prefix="cdp-t"))
         self.socket = self.sockets / "nbd.sock"
         self.log = self.path / "serve.log"
@@ -78,6 +78,15 @@ class World:
     def json(self, *args):
         text = self.cdp(*args, "--json")
         return [json.loads(line) for line in text.splitlines()] if args[0] == "records" else json.loads(text)
+
+    def create(self, name, size_mib):
+        """A volume of the world's kind; of before-images: with an empty disk NAME.img in place."""
+        if self.kind == "after":
+            self.cdp("create", name, "--size", f"{size_mib}M")
+            return
+        with (self.path / f"{name}.img").open("xb") as disk:
+            disk.truncate(size_mib * MIB)
+        self.cdp("create", name, "--mode", "before", "--base", f"{name}.img")
 
     def serve(self, *args):
         """Start `cdp serve ARGS`, on the unix socket unless an address is among them."""
@@ -143,5 +152,13 @@ def library_files(limit_bytes):
 @pytest.fixture
 def world(tmp_path):
     made = World(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["after", "before"])
+def both(request, tmp_path):
+    """A world whose volumes are of one kind, then of the other."""
+    made = World(tmp_path, request.param)
     yield made
     made.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SECTOR, KEYFRAME = 512, 64
-WRITE, ZERO, TRIM, FLUSH, BOOKMARK, RESTORE, UNBOOKMARK = 1, 2, 3, 4, 5, 6, 7
+WRITE, ZERO, TRIM, FLUSH, BOOKMARK, RESTORE, UNBOOKMARK, WRITEBACK, RESTORED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 Patch = tuple[int, bytes, bytes]        # offset in bytes, new bytes, new letters
 
 
@@ -31,6 +31,7 @@ class Model:
 
     def __init__(self, size: int, max_request: int, base: tuple[bytes, bytes] | None = None):
         self.size, self.max_request = size, max_request
+        self.zero_step = 0      # bytes; a zero or trim that is longer is several records. 0: it never is
         self.now, self.letters = map(bytearray, base or (bytes(size), b"h" * (size // SECTOR)))
         self.rows: list[Row] = []
         self.notes: list[tuple[int, Row]] = []      # (seq, row) of bookmarks and restores
@@ -58,8 +59,14 @@ class Model:
             offset += len(part)
 
     def zero(self, offset: int, n: int, hole: bool, fua: bool = False) -> None:
-        if not n:
-            return
+        while self.zero_step and n > self.zero_step - offset % SECTOR:
+            step = self.zero_step - offset % SECTOR
+            self._zero(offset, step, hole, fua)
+            offset, n = offset + step, n - step
+        if n:
+            self._zero(offset, n, hole, fua)
+
+    def _zero(self, offset: int, n: int, hole: bool, fua: bool) -> None:
         end = offset + n
         a, b = -(-offset // SECTOR) * SECTOR, end // SECTOR * SECTOR      # the whole sectors
         low, high = offset // SECTOR * SECTOR, -(-end // SECTOR) * SECTOR

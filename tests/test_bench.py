@@ -21,7 +21,7 @@ from cdpcore.ramdisk import RamDisk
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import fio, nbd, peers, spread
+from bench import choosing, fio, nbd, peers, spread
 from bench.scratch import NoSpace, scratch
 
 needs_fio = pytest.mark.skipif(not fio.available(), reason="fio with the nbd engine is not installed")
@@ -134,6 +134,20 @@ def test_without_a_client_nothing_is_claimed(tmp_path):
     said, lines = run(tmp_path, "nbd", status=1, PATH=str(tmp_path))
     assert "fio with the nbd engine is not installed" in said and "nothing was measured" in said
     assert lines == []
+
+
+@needs_fio
+def test_choosing(tmp_path):
+    said, lines = run(tmp_path, "choosing", "--workload", "read-heavy", "--workload", "overwrite")
+    ran = {(line["workload"], line["peer"]): line for line in lines}
+    for name, peer in choosing.PEERS.items():
+        assert peer.installed() == (("overwrite", name) in ran) == (("read-heavy", name) in ran)
+        assert peer.installed() or f"{name} skipped: {peer.program} is not installed" in said
+    for (_, name), line in ran.items():
+        assert line["iops"]["median"] > 0 and line["allocated_bytes"] > 0 and line["rounds"][0]["requests"] > 0
+        assert ("over_plain" in line) == (name != choosing.PLAIN and (line["workload"], choosing.PLAIN) in ran)
+    mixed = [line["job"]["read_percent"] for line in lines if line["workload"] == "read-heavy"]
+    assert set(mixed) == {95} and ("overwrite", "after") in ran
 
 
 def test_engine(tmp_path):

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 import pytest
-from interop import MIB, environ, library_files, need, run, sha256, world
+from interop import MIB, both, environ, library_files, need, run, sha256
 
 from cdp.demo_nbd import NbdClient
 
-__all__ = ["world"]
+__all__ = ["both"]
 
 SIZE_MIB = 192
 FILES_BYTES = 12 * MIB
@@ -108,9 +108,10 @@ def content_of(world, export):
         out.unlink()
 
 
-def test_lost_found_restored(world):
+def test_lost_found_restored(both):
     need_a_kernel()
-    world.cdp("create", "web", "--size", f"{SIZE_MIB}M")
+    world = both
+    world.create("web", SIZE_MIB)
     world.serve("web")
     with block_device(world, "web") as device:
         # All at once, so that nothing is written in the background after the sync below.
@@ -173,3 +174,5 @@ def test_lost_found_restored(world):
     assert content_of(world, "web") == moment
     world.stop()
     assert world.json("check", "web")["ok"]
+    if world.kind == "before":      # the disk itself, read without us
+        assert sha256(world.path / "web.img") == moment

@@ -2,9 +2,9 @@
 import json
 
 import pytest
-from interop import MIB, need, run, world
+from interop import MIB, both, need, run
 
-__all__ = ["world"]
+__all__ = ["both"]
 
 SIZE_MIB = 256
 MIXED = ["bssplit=512/10:4k/40:5k/10:64k/20:256k/20", "blockalign=512"]
@@ -33,8 +33,13 @@ def regions(*extra, count=4, size_mib=48):
 
 
 @pytest.fixture
+def world(both):
+    return both
+
+
+@pytest.fixture
 def uri(world):
-    world.cdp("create", "web", "--size", f"{SIZE_MIB}M")
+    world.create("web", SIZE_MIB)
     world.serve("web")
     yield world.uri("web")
     world.stop()
@@ -57,7 +62,7 @@ def test_trimmed_and_written(world):
     it has an offset)."""
     names = [f"web{n}" for n in range(4)]
     for name in names:
-        world.cdp("create", name, "--size", "48M")
+        world.create(name, 48)
     world.serve(*names)
     jobs = fio(world, world.uri("web0"), {name: [f"uri={world.uri(name)}", "rw=randtrimwrite"] for name in names},
                "bs=16k", "iodepth=16", "fsync=32", "size=48M")

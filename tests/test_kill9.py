@@ -32,9 +32,15 @@ while True:
 
 
 @pytest.mark.timeout(280)
-def test_killed_twenty_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    path = tmp_path / "v"
-    cdp.create(path, size=BLOCK * BLOCKS).close()
+@pytest.mark.parametrize("kind", ["after", "before"])
+def test_killed_twenty_times(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str):
+    path, disk = tmp_path / "v", tmp_path / "disk.img"
+    if kind == "before":
+        with disk.open("xb") as file:
+            file.truncate(BLOCK * BLOCKS)
+        cdp.create(path, disk=disk).close()
+    else:
+        cdp.create(path, size=BLOCK * BLOCKS).close()
     rng = random.Random(9)
     content = [0] * BLOCKS      # which write each block holds
     seqs: list[int] = []        # seq of write n + 1
@@ -78,5 +84,6 @@ def test_killed_twenty_times(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             with volume.at(seq) as image:
                 assert image.pread(BLOCK * BLOCKS, 0) == raw
     assert check.check(path).ok
+    assert kind == "after" or disk.read_bytes() == moments[-1][1]
     with capsys.disabled():
-        print(f"\nkill -9: {KILLS} times, {len(seqs)} writes; opening took {sorted(opening)[KILLS // 2]:.3f} s (median), {max(opening):.3f} s (most)")
+        print(f"\nkill -9, {kind}-images: {KILLS} times, {len(seqs)} writes; opening took {sorted(opening)[KILLS // 2]:.3f} s (median), {max(opening):.3f} s (most)")

@@ -298,6 +298,29 @@ def test_max_handshakes(shelf, path):
         assert Talk(c).go("disk").ask(request(READ, 0, 1), 1).error == 0
 
 
+def test_silent_clients_give_way(shelf, path):
+    """Whoever connects and says nothing keeps nobody out: a hundred of them, and a client behind them is served within seconds."""
+    with NbdServer(shelf, [UnixAddress(path)], handshake_timeout_s=600), contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(dial(path))
+        began = time.monotonic()
+        with dial(path) as sock:
+            assert Talk(sock).go("disk").ask(request(READ, 0, 1), 1).error == 0
+        assert time.monotonic() - began < DEADLINE_S
+
+
+def test_a_silent_client_has_seconds(shelf, path):
+    """Also where nobody waits; whoever has said something has the time of a handshake."""
+    with NbdServer(shelf, [UnixAddress(path)], handshake_timeout_s=600), dial(path) as silent, dial(path) as slow:
+        talk = Talk(slow)
+        began = time.monotonic()
+        silent.settimeout(DEADLINE_S)
+        while silent.recv(64):
+            pass
+        assert 2 < time.monotonic() - began < 10
+        assert talk.go("disk").ask(request(READ, 0, 1), 1).error == 0
+
+
 def test_hundreds_of_short_connections(shelf, path, server):
     for i in range(300):
         with dial(path) as sock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+from dataclasses import replace
 
 import pytest
 from cdpcore.errors import CdpError, NotFound
@@ -20,11 +21,11 @@ MODES = ["seeded"] * 6 + ["drop", "keep"]
 
 
 class History:
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, kind: str = "after"):
         self.seed = seed
         self.random = random.Random(seed)
         self.sim = SimOs(seed)
-        self.world = World(seed, self.sim, "/v", self.random.choice(SIZES))
+        self.world = World(seed, self.sim, "/v", replace(self.random.choice(SIZES), before=kind == "before"))
         self.cuts = self.lost = self.recovery_cuts = 0
         self.killed = False     # the process ended, and the machine did not
 
@@ -109,16 +110,17 @@ def seeds() -> list[range]:
     return [range(at, min(at + step, HISTORIES)) for at in range(0, HISTORIES, step)]
 
 
+@pytest.mark.parametrize("kind", ["after", "before"])
 @pytest.mark.parametrize("which", seeds(), ids=lambda r: f"{r.start}-{r.stop - 1}")
 @pytest.mark.timeout(3600)
-def test_histories(which: range) -> None:
+def test_histories(which: range, kind: str) -> None:
     """Every history recovers to a prefix with all that was flushed; images, bookmarks, restores that were acknowledged are there."""
     gc.collect()
     gc.freeze()     # a crash collects what was left behind: only that, and not all of the test run
     cuts = lost = again = 0
     try:
         for seed in which:
-            history = History(seed)
+            history = History(seed, kind)
             try:
                 history.run()
             except BaseException as e:

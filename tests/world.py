@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from cdp.tuning import Tuning
 from cdp.volume import Volume
 from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.osapi import Os, SimOs
-from model import BOOKMARK, FLUSH, RESTORE, SECTOR, UNBOOKMARK, Model
+from model import BOOKMARK, FLUSH, RESTORE, RESTORED, SECTOR, UNBOOKMARK, WRITEBACK, Model
 from simcatalog import on
 
 Op = tuple[str, int]
@@ -32,14 +33,17 @@ class Size:
     volume: int
     tuning: Tuning
     most: int           # bytes of the longest write, in max_request_bytes: without threads one call may roll once
+    before: bool = False    # of before-images, with a disk in place
+
+
+KIB = 1024
 
 
 def tuning(slot: int, segment: int, slots: int = 3, records: int = 300, files: int = 2, threads: bool = False) -> Tuning:
     return Tuning(slot_bytes=slot, n_slots=slots, segment_bytes=segment, max_records=records, merge_fanin=2, max_open_files=files,
-                  threads=threads, commit_interval_ms=1 if threads else 0)
+                  threads=threads, commit_interval_ms=1 if threads else 0, pending_bytes=256 * KIB, pending_changes=64)
 
 
-KIB = 1024
 SIZES = (Size(192 * KIB, tuning(80 * KIB, 640 * KIB), 1), Size(96 * KIB, tuning(80 * KIB, 640 * KIB, slots=2, records=120), 1),
          Size(320 * KIB, tuning(128 * KIB, 1024 * KIB, slots=4), 1), Size(640 * KIB, tuning(256 * KIB, 2048 * KIB, records=200), 2))
 
@@ -100,18 +104,34 @@ class World:
     # --- life ----------------------------------------------------------------------------------------------------------
 
     def create(self, with_base: bool = False) -> None:
-        stores.create(self.path, self.size.volume, self.size.tuning, os=self.os, catalog=self.catalog)
+        disk = f"{self.path}.img" if self.size.before else ""
+        if disk:
+            self.make_disk(disk, with_base)
+        stores.create(self.path, self.size.volume, self.size.tuning, os=self.os, catalog=self.catalog, disk=disk)
         self.root = Node(self.path, self.empty())
         self.open()
-        if with_base:
+        if with_base and not disk:
             self.import_base()
 
-    def empty(self) -> Model:
-        return Model(self.size.volume, 1)
+    def make_disk(self, path: str, with_base: bool) -> None:
+        """The disk to be protected, durable before it is: holes, or noise with holes."""
+        if not self.os.exists(path) or self.root is None and not self.os.exists(self.path):     # or half made, when the power went
+            if self.os.exists(path):
+                self.os.unlink(path)
+            pieces, content = self.noise() if with_base else ([], bytearray(self.size.volume))
+            with self.os.open(path, write=True, create=True) as file:
+                file.truncate(self.size.volume)
+                for at, n in pieces:
+                    file.pwrite(bytes(content[at:at + n]), at)
+                file.datasync()
+            self.os.sync_dir(path.rsplit("/", 1)[0] or "/")
+        with self.os.open(path) as file:
+            self.base = file.pread(self.size.volume, 0), b"b" * (self.size.volume // SECTOR)
 
-    def import_base(self) -> None:
-        """The base becomes noise with holes."""
-        assert self.root
+    def empty(self) -> Model:
+        return Model(self.size.volume, 1, self.base if self.size.before else None)
+
+    def noise(self) -> tuple[list[tuple[int, int]], bytearray]:
         content = bytearray(self.size.volume)
         pieces = []
         for at in range(0, self.size.volume, 16 * KIB):
@@ -119,6 +139,12 @@ class World:
                 n = min(self.random.choice((4096, 5 * SECTOR, 16 * KIB)), self.size.volume - at)
                 content[at:at + n] = self.random.randbytes(n)
                 pieces.append((at, n))
+        return pieces, content
+
+    def import_base(self) -> None:
+        """The base becomes noise with holes."""
+        assert self.root
+        pieces, content = self.noise()
 
         def read(offset: int, view: memoryview) -> None:
             view[:] = content[offset:offset + len(view)]
@@ -132,6 +158,18 @@ class World:
         self.root.volume = Volume(self.path, _tuning=self.size.tuning, _os=self.os if self.sim else None, _catalog=self.catalog)
         self.root.model.max_request = self.root.volume._core.max_request_bytes
         self.root.model.flushed = len(self.root.model.rows)
+        self.root.model.zero_step = self.root.model.max_request if self.size.before else 0
+        self.catch_up(self.root)        # what closing wrote back
+
+    def catch_up(self, node: Node) -> None:
+        """Records that a before-image volume makes by itself, while a restore is written back, change nothing that is to be seen."""
+        if self.size.before and node is self.root and node.volume is not None:
+            while self.size.tuning.threads and node.volume._store.unwritten():     # its records come when they like
+                time.sleep(0.002)
+            rows = node.model.rows
+            for r in node.volume.records(since=len(rows)).tolist() if node.volume._core.position()[0] > len(rows) else []:
+                assert r[2] in (WRITEBACK, RESTORED, FLUSH), f"record nobody asked for: {r}"
+                node.model.add(r[2], r[4], r[5])
 
     def open_node(self, node: Node) -> Any:
         if node.volume is None:
@@ -139,6 +177,7 @@ class World:
             parent = next(n for n in self.root.family() if node in n.images.values())
             node.volume = self.open_node(parent).open_image(node.path.rsplit("/", 1)[1])
             node.model.flushed = len(node.model.rows)
+            node.model.max_request = node.volume._core.max_request_bytes
         return node.volume
 
     def close_node(self, node: Node) -> None:
@@ -151,6 +190,15 @@ class World:
             volume, node.volume = node.volume, None
             volume.close()
             node.model.durable = len(node.model.rows)
+            if self.size.before and node is self.root:
+                self.compare_disk()
+
+    def compare_disk(self) -> None:
+        """A clean close leaves a raw disk with the current content, for anybody to read."""
+        assert self.root
+        with self.os.open(f"{self.path}.img") as file:
+            assert file.size() == self.size.volume
+            assert file.pread(self.size.volume, 0) == bytes(self.root.model.now), "the disk is not what the volume showed"
 
     def close(self) -> None:
         if self.root:
@@ -199,6 +247,7 @@ class World:
         lost = 0
         assert self.root
         for node in self.root.family():
+            self.catch_up(node)
             seq = node.volume._core.position()[0]
             rows, durable = len(node.model.rows), node.model.durable
             assert durable <= seq <= rows, f"{node.path}: #{seq} is there, of #{rows}, durable #{durable}"
@@ -231,6 +280,7 @@ class World:
         except BaseException:
             node.model.durable = durable        # nothing was acknowledged
             raise
+        self.catch_up(self.root)
         self.done[op[0]] += 1
 
     def range(self, rnd: random.Random, most: int) -> tuple[int, int]:
@@ -243,11 +293,13 @@ class World:
 
     def op_write(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
-        most = self.size.most * node.model.max_request - (SECTOR if self.size.most == 1 else 0)
-        offset, n = self.range(rnd, most)
+        offset, n = self.range(rnd, self.most(node))
         data, fua = rnd.randbytes(n), rnd.random() < 0.1
         node.model.write(offset, data, fua)
         volume.pwrite(data, offset, fua)
+
+    def most(self, node: Node) -> int:
+        return self.size.most * node.model.max_request - (SECTOR if self.size.most == 1 else 0)
 
     def op_small(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
@@ -258,7 +310,7 @@ class World:
 
     def op_zero(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
-        offset, n = self.range(rnd, self.size.volume)
+        offset, n = self.range(rnd, self.most(node) if node.model.zero_step else self.size.volume)
         hole, fua = rnd.random() < 0.6, rnd.random() < 0.1
         node.model.zero(offset, n, hole, fua)
         (volume.trim if hole else volume.zero)(n, offset, fua)
@@ -307,6 +359,9 @@ class World:
             refused(InvalidRequest, lambda: volume.restore(0, offset=offset, length=0))
             return
         target = self.some_seq(node, rnd)
+        if self.still_writing_back(node, destructive):
+            refused(Busy, lambda: volume.restore(target, offset=offset, length=n, destructive=destructive))
+            return
         if destructive:
             target = max(target, len(node.model.rows) - rnd.randrange(60))     # or all of the history would soon be gone
             target = target if node.openable(target) else len(node.model.rows)
@@ -315,6 +370,10 @@ class World:
                     image.close()
             node.held = [h for h in node.held if not h[0].closed]
             needed = [i.seq for i in node.images.values()] + [b[0] for b in node.bookmarks().values()]
+            if self.size.before and node is self.root and any(
+                    r.seq <= target < r.done_seq for r in volume._store.lineage_records()):
+                refused(RefusedPoint, lambda: volume.restore(target, offset=offset, length=n, destructive=True))
+                return
             if any(seq > target for seq in needed):
                 refused(RefusedPoint, lambda: volume.restore(target, offset=offset, length=n, destructive=True))
                 return
@@ -326,11 +385,19 @@ class World:
         node.model.flush()
         volume.restore(target, offset=offset, length=n, destructive=destructive)
 
+    def still_writing_back(self, node: Node, destructive: bool) -> bool:
+        """Before-images: a destructive restore goes alone."""
+        store = node.volume._store
+        return bool(store.unwritten()) and (destructive or store.restores[-1].destructive)
+
     def op_undo(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
         last = next((r for r in reversed(node.restores()) if r[6]), None)
         if last is None:
             refused(RefusedPoint, volume.undo)
+            return
+        if self.still_writing_back(node, False):
+            refused(Busy, volume.undo)
             return
         node.model.restore(last[0] - 1, last[2], last[3], (last[0] - 1, False, last[0]))
         node.model.flush()
@@ -344,12 +411,16 @@ class World:
             return
         if node.path.count("/images/") >= 2:
             return
-        image = Node(f"{node.path}/images/{name}", Model(self.size.volume, node.model.max_request, node.model.at(seq)), seq)
+        image = Node(f"{node.path}/images/{name}", Model(self.size.volume, node.model.max_request, self.base_of(node, seq)), seq)
         self.pending = node, name, image
         node.model.flush()
         volume.create_image(name, at=seq)
         node.images[name] = image
         self.pending = None
+
+    def base_of(self, node: Node, seq: int) -> tuple[bytes, bytes]:
+        content, letters = node.model.at(seq)
+        return content, b"b" * len(letters) if self.size.before and node is self.root else letters
 
     def op_unimage(self, node: Node, rnd: random.Random) -> None:
         if not node.images:
@@ -410,7 +481,7 @@ class World:
 
     def same(self, what: Any, node: Node, seq: int) -> None:
         """`what`, a volume or time image, has the model's content and extents at seq."""
-        content, letters = node.model.at(seq)
+        content, letters = self.base_of(node, seq)      # what is zero, and what a hole, only the disk's file system knows
         got = what.pread(self.size.volume, 0)
         if got != content:
             at = next(i for i in range(len(content)) if got[i] != content[i])
@@ -463,7 +534,7 @@ class World:
             row = rows[seq - 1]
             assert seq > last[0] and ts > last[1], f"record #{seq} at {ts} after #{last[0]} at {last[1]}"
             assert (kind, bool(flags & 2)) == (row.kind, row.fua), f"record #{seq}: {r}, should be {row}"
-            if kind not in (FLUSH, BOOKMARK, UNBOOKMARK):
+            if kind not in (FLUSH, BOOKMARK, UNBOOKMARK, RESTORED):
                 assert (offset, length) == (row.offset, row.length), f"record #{seq}: {r}, should be {row}"
             assert node.ts.setdefault(seq, ts) == ts, f"record #{seq} changed its time"
             last = seq, ts

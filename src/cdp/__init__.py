@@ -16,18 +16,22 @@ from cdpcore.errors import (Busy, CdpError, Closed, Corruption, InvalidRequest, 
 from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
 from .settings import Settings
 if TYPE_CHECKING:
+    from .adopting import adopt, detach
     from .volume import TimeImage, Volume, create, open
 
 __version__ = "0.1.0"
 __all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo", "InvalidRequest", "Moment",
            "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window",
-           "create", "open"]
+           "adopt", "create", "detach", "open"]
 
 _ENGINE = frozenset({"TimeImage", "Volume", "create", "open"})
 
 
 def __getattr__(name: str) -> Any:
     """The engine (and with it NumPy and LMDB, 150 ms) is loaded when it is first used: `cdp --version` needs none of it."""
+    if name in ("adopt", "detach"):
+        from . import adopting
+        return getattr(adopting, name)
     if name in _ENGINE:
         from . import volume
         return getattr(volume, name)

@@ -167,7 +167,7 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
     Service = Annotated[VolumeService, Depends(service_of)]
 
     @app.get("/v1/server")
-    def server() -> ServerView:
+    async def server() -> ServerView:  # on the loop itself: answered also when every thread of the pool is at work
         return ServerView(pid=os.getpid(), volumes={name: one.identity for name, one in held.items()})
 
     @app.get("/v1/volumes/{volume}")

@@ -17,9 +17,10 @@ from cdpcore.segment import SegmentFile
 
 from . import geometry as geometries
 from . import store as stores
-from .catalog import Catalog, LmdbCatalog, RestoreRow, Run, Segment
+from .agreement import differences
+from .catalog import BookmarkRow, Catalog, LmdbCatalog, RestoreRow, Run, Segment
 from .lineage import RestoreRecord, gaps
-from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, run_path
+from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, recover, run_path
 from .settings import Settings
 from .tuning import Tuning
 
@@ -58,7 +59,7 @@ def check(path: str | Path, *, settings: Settings | None = None, progress: Progr
     """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
     os, directory = posix(), str(Path(path).absolute())
     report = Report()
-    held = _lock(os, directory)
+    held = _lock(os, directory, read_only=True)
     try:
         _check_directory(os, directory, report, progress)
     finally:
@@ -78,14 +79,14 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
     report = Report()
     volume.flush()
     store = volume._store
-    _check_catalogued(store.os, store.directory, store.uuid, store.catalog, report, progress)
+    _check_catalogued(store.os, store.directory, store.uuid, store.catalog, report, progress, [])   # events go on being made
     return report
 
 
-def _lock(os: Os, directory: str) -> Any:
+def _lock(os: Os, directory: str, read_only: bool = False) -> Any:
     if not os.exists(f"{directory}/lock"):
         raise NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
-    return stores.lock(os, directory)
+    return stores.lock(os, directory, read_only)
 
 
 def _check_directory(os: Os, directory: str, report: Report, progress: Progress | None) -> None:
@@ -96,33 +97,38 @@ def _check_directory(os: Os, directory: str, report: Report, progress: Progress 
         return
     uuid = bytes.fromhex(geometry.uuid)
     try:
-        catalog = stores.lmdb_catalog(directory)
+        catalog = stores.lmdb_catalog_to_read(directory)
     except CdpError as e:
         report.add(f"{directory}/catalog.lmdb", e.message, e.hint)
         return
     try:
-        seq = _check_catalogued(os, directory, uuid, catalog, report, progress)
-        known = {r.number for r in catalog.rows(Segment)}
+        events: list[Event] = []
+        seq = _check_catalogued(os, directory, uuid, catalog, report, progress, events)
+        _check_tail(os, directory, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
+        _check_events(directory, catalog, report, events, seq + 1)
     except CdpError as e:
         report.add(f"{directory}/catalog.lmdb", e.message, "run 'cdp check --rebuild'")
         return
     finally:
         catalog.close()
+    if geometry.base == "file" and (not os.exists(f"{directory}/base.img") or os.size(f"{directory}/base.img") != geometry.size_bytes):
+        report.add(f"{directory}/base.img", f"missing, or not of {geometry.size_bytes} bytes", "put it back from a copy")
+
+
+def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, report: Report, events: list[Event]) -> None:
     for number in (n for n in log_numbers(os, f"{directory}/log") if n > max(known, default=0)):
         path = log_path(directory, number)      # the tail: recovered at the next opening
         try:
             segment = SegmentFile(os, path, uuid, number)
         except CdpError:
             continue                            # never had a durable header
-        segment.scan(seq + 1, verify_data=True)
+        events += [Event(*e) for e in segment.scan(seq + 1, verify_data=True)]
         durable = segment.later_durable()
         if durable > max(seq, segment.last_seq):
             report.add(path, f"records that were durable (up to #{durable}) are damaged at byte {segment.end_bytes}: "
                        f"{segment.complaint() or 'frame header'}", "restore the file from a copy")
         _count(report, segment)
         seq = max(seq, segment.last_seq)
-    if geometry.base == "file" and (not os.exists(f"{directory}/base.img") or os.size(f"{directory}/base.img") != geometry.size_bytes):
-        report.add(f"{directory}/base.img", f"missing, or not of {geometry.size_bytes} bytes", "put it back from a copy")
 
 
 def _count(report: Report, segment: SegmentFile) -> None:
@@ -132,8 +138,22 @@ def _count(report: Report, segment: SegmentFile) -> None:
     report.bytes_read += segment.file_bytes
 
 
-def _check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, report: Report, progress: Progress | None) -> int:
-    """Sealed segments and runs. Returns the last seq."""
+def _check_events(directory: str, catalog: Catalog, report: Report, events: list[Event], tail_from: int | None) -> None:
+    """tail_from: first seq of the open part of the log, where that was read."""
+    rows: list[Segment] = catalog.rows(Segment)
+    restores: list[RestoreRow] = catalog.rows(RestoreRow)
+
+    def read(seq: int) -> bool:
+        return any(r.first_seq <= seq <= r.last_seq for r in rows) or (tail_from is not None and seq >= tail_from)
+
+    for what in differences(events, catalog.rows(BookmarkRow), restores, read, max((r.seq for r in restores if r.destructive), default=0),
+                            tail_from is not None):
+        report.add(f"{directory}/catalog.lmdb", what, "run 'cdp check --rebuild'")
+
+
+def _check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, report: Report, progress: Progress | None,
+                      events: list[Event]) -> int:
+    """Sealed segments and runs; bookmarks and restores in them are added to `events`. Returns the last seq."""
     rows: list[Segment] = catalog.rows(Segment)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)
     freed = [(r.target_seq, r.seq, r.start, r.end) for r in restores if r.destructive]
@@ -147,7 +167,7 @@ def _check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, rep
             report.add(path, f"records #{seq + 1} to #{row.first_seq - 1} are missing before it", "put the segment before it back")
         try:
             segment = SegmentFile(os, path, uuid, row.number)
-            _check_segment(segment, row, freed, report)
+            _check_segment(segment, row, freed, report, events)
             _count(report, segment)
             segment.close()
         except CdpError as e:
@@ -179,13 +199,14 @@ def _check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, rep
     return seq
 
 
-def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, int, int, int]], report: Report) -> None:
+def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, int, int, int]], report: Report,
+                   events: list[Event]) -> None:
     if not segment.sealed:
         report.add(segment.path, "the catalog says sealed, but there is no valid trailer", "put the file back from a copy")
         return
     promised = (segment.first_seq, segment.last_seq, segment.n_frames)
     directory = segment.directory()
-    segment.scan(row.first_seq, verify_data=True, freed=freed)
+    events += [Event(*e) for e in segment.scan(row.first_seq, verify_data=True, freed=freed)]
     if (segment.first_seq, segment.last_seq, segment.n_frames) != promised:
         why = segment.complaint() or f"bad frame at byte {segment.end_bytes}"
         report.add(segment.path, f"sound up to #{segment.last_seq} of #{promised[1]}: {why}", "put the file back from a copy")
@@ -194,6 +215,8 @@ def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, in
     elif (row.first_seq, row.last_seq) != promised[:2]:
         report.add(segment.path, f"the catalog says #{row.first_seq} to #{row.last_seq}, the file #{promised[0]} to #{promised[1]}",
                    "run 'cdp check --rebuild'")
+    elif (row.first_ts_ns, row.last_ts_ns, row.file_bytes) != (segment.first_ts_ns, segment.last_ts_ns, segment.file_bytes):
+        report.add(segment.path, "the catalog has other times or another size than the file", "run 'cdp check --rebuild'")
 
 
 def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
@@ -248,7 +271,13 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     finished = Report()
     fresh = stores.lmdb_catalog(directory)
     try:
-        _check_catalogued(os, directory, uuid, fresh, finished, None)
+        try:
+            recover(os, directory, geometry, fresh, tuning)     # what a crash left open
+        except CdpError as e:
+            finished.add(f"{directory}/log", e.message, e.hint)
+        found: list[Event] = []
+        _check_catalogued(os, directory, uuid, fresh, finished, None, found)
+        _check_events(directory, fresh, finished, found, None)
     finally:
         fresh.close()
     return finished
@@ -264,6 +293,7 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progr
     numbers = log_numbers(os, f"{directory}/log")
     rows: list[Segment] = []
     events: list[Event] = []
+    tail: list[Event] = []
     for done, number in enumerate(numbers):
         path = log_path(directory, number)
         try:
@@ -272,8 +302,10 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progr
             if number != numbers[-1]:
                 raise
             break                       # was being created when the power went
-        if not segment.sealed:
-            break                       # the tail: the next opening recovers it
+        if not segment.sealed:          # the tail: recovered in the end
+            segment.close()
+            tail = _tail_events(os, directory, uuid, [n for n in numbers if n >= number])
+            break
         promised = segment.last_seq
         found = segment.scan(segment.first_seq, verify_data=False)
         if segment.last_seq != promised:
@@ -284,8 +316,21 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progr
         segment.close()
         if progress:
             progress(done + 1, 2 * len(numbers))
-    _check_missing(directory, rows, events)
+    _check_missing(directory, rows, events + tail)
     return rows, events
+
+
+def _tail_events(os: Os, directory: str, uuid: bytes, numbers: list[int]) -> list[Event]:
+    """Bookmarks and restores of segments that a crash left open: what these restores freed may be gone already."""
+    events: list[Event] = []
+    for number in numbers:
+        try:
+            segment = SegmentFile(os, log_path(directory, number), uuid, number)
+        except Corruption:
+            break
+        events += [Event(*e) for e in segment.scan(0, verify_data=False)]
+        segment.close()
+    return events
 
 
 def _check_missing(directory: str, rows: list[Segment], events: list[Event]) -> None:

@@ -7,13 +7,17 @@ Invariants
   1. The caller cannot tell the two ways apart: same methods (cdp.service.Service), same results, same errors.
   2. `VOLUME/serving.json` is believed only if a server answers on its socket and says that it holds this very volume;
      what a killed server left behind, or what came with a copy of the volume, is ignored.
+  3. An answer may take as long as the work does; a server that is stopped or stuck is noticed within
+     PING_SECONDS + WATCH_SECONDS and told of as Unavailable.
 A Service from here is used by one thread at a time.
 """
 import json
 import os
+import queue
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -44,7 +48,8 @@ SERVING_FILE = "serving.json"
 IMAGES = "images"
 LOCK_WAIT_SECONDS = 2.0  # a command holds a volume for milliseconds: worth waiting for, unlike a server
 LOCK_RETRY_SECONDS = 0.05
-CONNECT_SECONDS = 5.0
+PING_SECONDS = 5.0  # a server answers this at once, whatever else it does
+WATCH_SECONDS = 5.0  # how often a server that works on an answer is asked whether it lives
 
 
 @dataclass(frozen=True)
@@ -136,20 +141,23 @@ def connect(where: str | Location, settings: "Settings | None" = None) -> Iterat
 
 
 def open_volume(path: str, settings: "Settings | None" = None) -> Any:
-    """cdp.open, imported only when a volume is really opened."""
+    """cdp.open, imported only when a volume is really opened; to read where it cannot be written."""
     import cdp
 
-    return cdp.open(path, settings=settings)
+    return cdp.open(path, settings=settings, read_only=not os.access(os.path.join(path, "lock"), os.W_OK))
 
 
 def find_server(location: Location) -> "RemoteService | None":
-    """The way to the live server of this volume, or None. The caller closes it."""
+    """The way to the live server of this volume, or None. The caller closes it. Raises Unavailable where it does not answer."""
     served = read_serving(location.root)
     if served is None:
         return None
-    remote = RemoteService(served["admin_socket"], served["name"], location)
+    remote = RemoteService(served["admin_socket"], served["name"], location, served.get("pid"))
     try:
         known = remote.server()["volumes"]
+    except _NoAnswer:
+        remote.close()
+        raise
     except CdpError:
         known = {}
     if known.get(served["name"]) == identity(location.root):
@@ -191,23 +199,32 @@ def remove_serving(root: str) -> None:
         pass  # gone with its volume, or a read-only file system: a stale file is harmless
 
 
+class _NoAnswer(Unavailable):
+    """A server is there and does not answer."""
+
+
+def _http(socket_path: str, timeout_s: float | None) -> "httpx.Client":
+    import httpx
+
+    return httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), base_url="http://cdp",
+                        timeout=httpx.Timeout(timeout_s, connect=PING_SECONDS))
+
+
 class RemoteService:
     """A volume behind an admin socket. Errors of the server are raised here as the kinds that they were there."""
 
-    def __init__(self, socket_path: str, volume: str, location: Location):
-        import httpx
-
-        self._http: httpx.Client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=socket_path), base_url="http://cdp",
-            # No limit on an answer: a check takes as long as the history is big. A dead server closes the socket.
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS))
+    def __init__(self, socket_path: str, volume: str, location: Location, pid: object = None):
+        # No limit on an answer: a check takes as long as the history is big. A dead server closes the socket, a live one is watched.
+        self._http = _http(socket_path, None)
         self._socket_path = socket_path
+        self._pid = pid if isinstance(pid, int) else None
         self._base = f"/v1/volumes/{_quoted(volume)}"
         self._image = "/".join(location.images) or None
         self._text = location.text
 
     def close(self) -> None:
-        self._http.close()
+        with suppress(RuntimeError):  # a request that nobody waits for any more is still out
+            self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -221,7 +238,7 @@ class RemoteService:
 
         params = {name: value for name, value in (query or {}).items() if value is not None}
         try:
-            answer = self._http.request(method, path, params=params, json=body, content=content)
+            answer = self._watched(lambda: self._http.request(method, path, params=params, json=body, content=content))
         except httpx.HTTPError as error:
             raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
                               "see whether 'cdp serve' still runs, then repeat") from None
@@ -229,13 +246,48 @@ class RemoteService:
             return answer
         raise _as_error(answer)
 
+    def _watched(self, request: "Callable[[], httpx.Response]") -> "httpx.Response":
+        """The answer, in its own time, as long as the server lives."""
+        came: queue.SimpleQueue[httpx.Response | Exception] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                came.put(request())
+            except Exception as error:  # noqa: BLE001  (raised again below)
+                came.put(error)
+
+        threading.Thread(target=work, name="cdp-request", daemon=True).start()
+        while True:
+            try:
+                answer = came.get(timeout=WATCH_SECONDS)
+                break
+            except queue.Empty:
+                self.server()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
     def _volume(self, method: str, what: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None,
                 content: bytes | None = None) -> "httpx.Response":
         return self._call(method, f"{self._base}{what}", {**(query or {}), "image": self._image}, body, content)
 
     def server(self) -> dict[str, Any]:
         """pid and volumes (name to identity of the directory) of the server."""
-        return cast(dict[str, Any], self._call("GET", "/v1/server").json())
+        import httpx
+
+        try:
+            with _http(self._socket_path, PING_SECONDS) as http:
+                answer = http.get("/v1/server")
+                if answer.is_success:
+                    return cast(dict[str, Any], answer.json())
+        except httpx.TimeoutException:
+            who = f"process {self._pid}" if self._pid else f"the process behind {self._socket_path}"
+            raise _NoAnswer(f"{self._text}: its server ({who}) has not answered for {PING_SECONDS:.0f} s: it is stopped or stuck",
+                            f"continue it{f' (kill -CONT {self._pid})' if self._pid else ''} or end it, then repeat") from None
+        except (httpx.HTTPError, ValueError) as error:
+            raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
+                              "see whether 'cdp serve' still runs, then repeat") from None
+        raise _as_error(answer)
 
     def info(self) -> InfoView:
         return cast(InfoView, self._volume("GET", "").json())

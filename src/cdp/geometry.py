@@ -2,7 +2,8 @@
 
     {"crc32c": "...", "volume": {"uuid": ..., "size_bytes": ..., ...}}
 
-Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is 1.
+Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is 1, or 2
+for a volume of before-images.
 It is written when the volume is made and once more when its base is filled; it makes a folder a volume.
 """
 from __future__ import annotations
@@ -19,8 +20,9 @@ NAME = "volume.json"
 
 @dataclass(frozen=True)
 class Geometry:
-    """uuid: 32 hex digits. base: "none" (all holes), "file" (base.img) or "parent". parent_seq and what follows: for a
-    writable image, the moment of its parent that it shows."""
+    """uuid: 32 hex digits. base: "none" (all holes), "file" (base.img), "parent", or "disk": the disk at the absolute path `disk`,
+    written in place, with a log of before-images. parent_seq and what follows: for a writable image, the moment of its parent
+    that it shows."""
 
     uuid: str
     size_bytes: int
@@ -31,10 +33,19 @@ class Geometry:
     parent_ts_ns: int = 0
     parent_uuid: str = ""
     format: int = 1
+    disk: str = ""
+
+    @property
+    def before(self) -> bool:
+        """Whether the log keeps before-images."""
+        return self.base == "disk"
 
 
 def _text(geometry: Geometry) -> str:
-    return json.dumps(asdict(geometry), sort_keys=True)
+    fields = asdict(geometry)
+    if not geometry.before:
+        del fields["disk"]      # format 1 does not have it
+    return json.dumps(fields, sort_keys=True)
 
 
 def save(os: Os, directory: str, geometry: Geometry) -> None:
@@ -49,7 +60,7 @@ def load(os: Os, directory: str) -> Geometry:
     raw = os.read_file(path)
     try:
         outer = json.loads(raw)
-        if outer["volume"].get("format") != 1:
+        if outer["volume"].get("format") not in (1, 2):
             raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here", "use the version of cdp that made it")
         geometry = Geometry(**outer["volume"])
         if int(outer["crc32c"], 16) != crc32c(_text(geometry).encode()):

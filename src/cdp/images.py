@@ -34,7 +34,7 @@ class Images:
         self._os = os or posix()
         self._folder = f"{volume.path}/images"
         self._open: dict[str, Volume] = {}
-        for name in self._os.list_dir(self._folder):    # an interrupted creation or deletion
+        for name in [] if volume.read_only else self._os.list_dir(self._folder):    # an interrupted creation or deletion
             if name.endswith((".creating", DELETED)):
                 stores.remove_tree(self._os, f"{self._folder}/{name}")
 
@@ -59,8 +59,8 @@ class Images:
         image = self._open.get(name)
         if image is not None and image.retain_open():
             return image
-        image = Volume(f"{self._folder}/{name}", settings=self._volume.settings, _tuning=self._tuning, _os=self._os_arg,
-                       _catalog=self._catalog, _parent=self._volume.retain())
+        image = Volume(f"{self._folder}/{name}", settings=self._volume.settings, read_only=self._volume.read_only,
+                       _tuning=self._tuning, _os=self._os_arg, _catalog=self._catalog, _parent=self._volume.retain())
         self._open[name] = image
         return image
 
@@ -83,6 +83,9 @@ class Images:
         for name in self._open:
             if self._is_open(name):
                 raise Busy(f"{self._volume.path}: image {name!r} is open", "close it first")
+
+    def any_open(self) -> bool:
+        return any(self._is_open(name) for name in self._open)
 
     def _is_open(self, name: str) -> bool:
         return name in self._open and self._open[name].in_use()

@@ -18,6 +18,7 @@ from typing import Any
 
 from cdpcore import runs as core_runs
 from cdpcore import sealing
+from cdpcore.inplace import InPlaceCore
 from cdpcore.errors import Corruption, OutOfSpace
 from cdpcore.osapi import Os
 
@@ -145,6 +146,9 @@ class Maintainer:
         return True
 
     def _seal(self, number: int, first_seq: int, last_seq: int, first_ts_ns: int, last_ts_ns: int) -> None:
+        if isinstance(self._core, InPlaceCore):     # recovery puts the disk back by segments that are not sealed
+            sealing.write_out(self._core.log)
+            self._core.settle_disk(last_seq)
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused

@@ -18,41 +18,48 @@ from .timeline import Timeline
 if TYPE_CHECKING:
     from .store import Store
 
+READERS_MS = 1000
+"""How long one attempt waits for reads that began before the restore: the next attempt is maintenance's."""
+
 
 def discarded(seqs: Any, descs: Any, row: RestoreRow) -> Any:
     """Which descriptors (a bool array) a destructive restore discarded."""
-    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["kind"] == 1) & \
+    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["data_bytes"] > 0) & ((descs["kind"] <= 3) | (descs["kind"] == 8)) & \
         (descs["start"] >= row.start) & (descs["start"] + descs["sectors"] <= row.end)
 
 
-def reclaim(store: Store, row: RestoreRow) -> bool:
-    """Free the space; constant memory. Called with the volume's lock held, I/O goes on.
+def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
+    """Free the space; constant memory. Called with the volume's lock held, I/O goes on. True: done, all of it.
 
-    False, and nothing done, while the restore itself is in a segment that the catalog does not know: recovery expects such a
-    segment to follow the last one in the catalog, and its data to be whole. To be called again when that is sealed.
+    False while the restore itself is in a segment that the catalog does not know. Recovery expects such a segment to follow the last
+    one in the catalog, so that one has to stay, and its data to be whole. Then nothing is done, or `at_once` what can be: a full
+    device needs the space to go on. To be called again when the segment is sealed; the same while a read goes on that began before
+    the restore, which may be about to read what is to be freed.
     """
     whole = row.start == 0 and row.end == store.sectors
     rows: list[Segment] = store.catalog.rows(Segment)
-    if not any(r.last_seq >= row.seq for r in rows):
+    known = any(r.last_seq >= row.seq for r in rows)
+    if not (known or at_once) or not store.core.versions.readers_gone(READERS_MS):
         return False
     # Without the log: this may be the maintenance thread, for which a writer waits that holds the append lock.
     sealed = Timeline(store.os, f"{store.directory}/log", store.uuid, store.geometry.created_ns, rows)
-    gone = [r for r in rows if whole and r.first_seq > row.target_seq and r.last_seq < row.seq]
-    for r in rows:
-        if r not in gone and r.last_seq > row.target_seq and r.first_seq < row.seq:
-            _punch(store, sealed, r.number, row)
+    stays = 0 if known else max((r.number for r in rows), default=0)
+    gone = [r for r in rows if whole and r.first_seq > row.target_seq and r.last_seq < row.seq and r.number != stays]
     if gone:
         with store.catalog.write() as txn:
             for r in gone:
                 txn.remove(Segment, r.number)
         store.timeline.remove({r.number for r in gone})
-    numbers = [r.number for r in gone] + (_left_behind(store, rows, row) if whole else [])
+    numbers = [r.number for r in gone] + (_left_behind(store, rows, row) if whole and known else [])
     for number in numbers:
         store.core.forget_segment(number)
         store.os.unlink(log_path(store.directory, number))
     if numbers:
         store.os.sync_dir(f"{store.directory}/log")
-    return True
+    for r in rows:
+        if r not in gone and r.last_seq > row.target_seq and r.first_seq < row.seq:
+            _punch(store, sealed, r.number, row)
+    return known
 
 
 def _left_behind(store: Store, rows: list[Segment], row: RestoreRow) -> list[int]:

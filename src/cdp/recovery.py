@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any
 
-from cdpcore.errors import Corruption
-from cdpcore.osapi import Os
+from cdpcore.errors import Corruption, Unavailable
+from cdpcore.osapi import File, Os
 from cdpcore.segment import SegmentFile
 
-from .catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction
+from .catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction, WritebackRow
 from .geometry import Geometry
 from .timeline import Timeline
 from .tuning import Tuning
 
-BOOKMARK, RESTORE, UNBOOKMARK = 5, 6, 7
+BOOKMARK, RESTORE, UNBOOKMARK, RESTORED = 5, 6, 7, 9
 RESTORE_DATA = struct.Struct("<QII")    # struct cdp_restore_data
 UNDO_DATA = struct.Struct("<QQQ")       # target_ts_ns, undo_of, reserved: behind it
 DESTRUCTIVE = 1
 HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
+NOW = (1 << 64) - 1
 
 
 @dataclass
@@ -80,6 +80,8 @@ def apply_event(txn: Transaction, event: Event) -> None:
         target_ts, undo_of, _ = UNDO_DATA.unpack_from(event.data, RESTORE_DATA.size)
         txn.put(RestoreRow(event.seq, event.ts_ns, target, target_ts, event.start, event.start + event.sectors,
                            bool(flags & DESTRUCTIVE), undo_of))
+    elif event.kind == RESTORED:
+        txn.put(WritebackRow(event.seq, event.start))
 
 
 def clean(os: Os, directory: str, run_ids: set[int]) -> None:
@@ -89,11 +91,50 @@ def clean(os: Os, directory: str, run_ids: set[int]) -> None:
             os.unlink(f"{directory}/runs/{name}")
 
 
-def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> Found:
-    """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then."""
-    rows: list[Segment] = catalog.rows(Segment)
+def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, disk: File | None = None,
+            applied_seq: int = NOW) -> Found:
+    """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then.
+
+    With a `disk` written in place, which holds every record up to `applied_seq`, and maybe some later ones: it is put back to
+    that record, and the log ends there.
+    """
     runs: list[Run] = catalog.rows(Run)
     clean(os, directory, {r.id for r in runs})
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    if disk is None:
+        _look_ahead(os, directory, geometry, tail, found.last_seq)
+    else:
+        tail = _put_back(os, directory, geometry, tail, found, disk, applied_seq)
+    torn = False
+    for number in tail:
+        found.next_number = max(found.next_number, number + 1)
+        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn, applied_seq) or torn
+    if disk is not None and found.last_seq != applied_seq:
+        raise Corruption(f"{directory}: the disk holds records up to #{applied_seq}, the log ends at #{found.last_seq}",
+                         "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
+    return found
+
+
+def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> Found:
+    """As recover, where nothing may be written: raises Unavailable where there is something to recover."""
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    for number in tail:
+        path = log_path(directory, number)
+        try:
+            segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
+        except Corruption:
+            continue            # was being made when the power went, or judged when it is recovered
+        segment.scan(found.last_seq + 1, verify_data=False)
+        if segment.n_records or segment.later_durable():
+            raise Unavailable(f"{directory}: was not closed, and its log must be recovered, which writes",
+                              "open it once where it can be written ('cdp info' does), then again here")
+        segment.close()
+    return found
+
+
+def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> tuple[Found, list[int]]:
+    """Where the catalogued part of the log ends; the numbers of the files behind it."""
+    rows: list[Segment] = catalog.rows(Segment)
     last = max((r for r in rows if r.last_seq >= r.first_seq), key=lambda r: r.number, default=None)
     found = Found(0, geometry.created_ns, 0, 1)
     if last:
@@ -102,13 +143,43 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
         found.flush_seq = timeline.last_flush(last.last_seq)
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1
-    tail = [n for n in log_numbers(os, f"{directory}/log") if n > newest]
-    _look_ahead(os, directory, geometry, tail, found.last_seq)
-    torn = False
-    for number in tail:
-        found.next_number = number + 1
-        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn) or torn
-    return found
+    return found, [n for n in log_numbers(os, f"{directory}/log") if n > newest]
+
+
+def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File, applied_seq: int) -> list[int]:
+    """What the records after `applied_seq` overwrote goes back to the disk, the newest first; then segments that begin after it are
+    removed, the newest first, so that a crash in between leaves a log that says the same. Returns the numbers that are left."""
+    seq, opened = found.last_seq, []
+    uuid = bytes.fromhex(geometry.uuid)
+    claims: list[int] = []
+    try:
+        for number in tail:
+            try:
+                segment = SegmentFile(os, log_path(directory, number), uuid, number)
+            except Corruption as e:
+                if _has_data(os, log_path(directory, number)):
+                    raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
+                break
+            opened.append(segment)
+            segment.scan(seq + 1, verify_data=True)
+            claims.append(segment.later_durable())
+            seq = segment.last_seq if segment.n_records else seq
+        if max(claims, default=0) > seq or seq < applied_seq:
+            raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
+                             f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
+        if seq > applied_seq:
+            for segment in reversed(opened):
+                segment.undo(disk, applied_seq)
+            disk.datasync()
+        gone = [s.number for s in opened if s.n_records and s.first_seq > applied_seq]
+    finally:
+        for segment in opened:
+            segment.close()
+    for number in reversed(gone):
+        os.unlink(log_path(directory, number))
+        os.sync_dir(f"{directory}/log")
+        found.next_number = max(found.next_number, number + 1)
+    return [n for n in tail if n not in gone]
 
 
 def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq: int) -> None:
@@ -134,7 +205,7 @@ def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq
 
 
 def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, number: int, found: Found,
-           torn: bool) -> bool:
+           torn: bool, until: int) -> bool:
     """One segment file behind the catalog. Returns whether the log ends here."""
     path = log_path(directory, number)
     try:
@@ -148,11 +219,11 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
         return True
     try:
         promised = segment.last_seq if segment.sealed else 0
-        events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed, tree_records=tuning.max_records + 64)
+        events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed, tree_records=tuning.max_records + 64, until=until)
         if segment.sealed and segment.last_seq != promised:     # all of it was durable before the trailer was
             raise Corruption(f"{path}: sealed up to #{promised}, damaged at byte {segment.end_bytes}",
                              "put the file back from a copy; nothing was changed")
-        if segment.n_records == 0 or torn or not segment.sealed:
+        if until == NOW and (segment.n_records == 0 or torn or not segment.sealed):
             durable = segment.later_durable()
             if durable > (segment.last_seq if segment.n_records else found.last_seq):
                 raise Corruption(f"{path}: records that were durable (up to #{durable}) are damaged at byte {segment.end_bytes}"

@@ -7,16 +7,20 @@ Invariants
      what was done before it.
   2. Order of stop: serving.json goes first, then the administration and NBD sockets and their connections, then the
      volumes. The second signal ends the process at once.
+  3. A signal wakes wait() through a socket, whichever thread the kernel gives it to: after SIGCONT that may be any, and a
+     handler runs in the main thread only when that wakes.
 Server belongs to the main thread (signals); Exports is called from many threads.
 """
 import logging
 import os
+import select
 import signal
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -32,6 +36,7 @@ from cdp.client import (
     identity,
     is_volume,
     locate,
+    open_volume,
     remove_serving,
     write_serving,
 )
@@ -63,6 +68,7 @@ class OpenExport:
     volume: "Volume"
     """What it shows, open until close()."""
     _close: Callable[[], None]
+    own_fua: bool = False
 
     def close(self) -> None:
         self._close()
@@ -77,11 +83,13 @@ class Capsules(Protocol):
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool, front: "Capsules"):
+    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool, front: "Capsules",
+                 target: "Callable[[Volume], object] | None" = None):
         self._leases = leases
         self._volumes = volumes
         self._read_only = read_only
         self._front = front
+        self._target = target
 
     def list(self) -> Sequence[tuple[str, str]]:
         """The volumes and all their images, from the directories: an image is not opened to be shown."""
@@ -110,9 +118,13 @@ class Exports:
             stack.callback(leases.release, images)
             base = "/".join((root, *images))
             if point is None:
-                capsule = volume.target() if images else self._front.capsule(list(self._volumes).index(root))
-                return OpenExport(capsule=capsule, read_only=self._read_only, size_bytes=volume.size_bytes,
-                                  description=base, name=base, multi_conn=True, volume=volume,
+                own = None if images else self._target
+                if own is not None:
+                    capsule = own(volume)
+                else:
+                    capsule = volume.target() if images else self._front.capsule(list(self._volumes).index(root))
+                return OpenExport(capsule=capsule, own_fua=own is not None, read_only=self._read_only or volume.read_only,
+                                  size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True, volume=volume,
                                   _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
@@ -175,14 +187,23 @@ def runtime_sockets(name: str) -> RuntimeSockets:
 
 
 class Server:
-    """`with Server(paths, settings) as server: server.wait()`."""
+    """`with Server(paths, settings) as server: server.wait()`.
 
-    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
+    service: what administers a volume. target: what NBD clients of the volumes themselves get (a cdp_target, which gets a
+    flush only where a client sends one); None: the volume.
+    """
+
+    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False, *,
+                 service: "Callable[[Volume, ServedView], VolumeService]" = VolumeService,
+                 target: "Callable[[Volume], object] | None" = None):
         self._settings = settings
+        self._service, self._target = service, target
         self._roots = named_roots(paths)
         self._read_only = read_only
         self._stack = ExitStack()
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_w.setblocking(False)
         self._nbd: Any = None
         self._exports: Exports | None = None
         self._volumes: dict[str, Volume] = {}
@@ -192,6 +213,8 @@ class Server:
 
     def __enter__(self) -> Self:
         with self._stack:
+            self._stack.callback(self._wake_r.close)
+            self._stack.callback(self._wake_w.close)
             self._start()
             self._stack = self._stack.pop_all()
         return self
@@ -221,7 +244,7 @@ class Server:
             self._stack.callback(self._leases[name].close)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._leases, self._volumes, self._read_only, front)
+        self._exports = Exports(self._leases, self._volumes, self._read_only, front, self._target)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
         try:
@@ -229,13 +252,16 @@ class Server:
         except CdpError as error:
             raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
 
-        held = {name: Held(VolumeService(volume, self._served(name)), self._leases[name],
+        held = {name: Held(self._service(volume, self._served(name)), self._leases[name],
                            identity(self._roots[name].root), self._uris)
                 for name, volume in self._volumes.items()}
         admin = AdminServer(self._admin_socket, held)
         self._stack.callback(admin.close)
         admin.start()
         for name, location in self._roots.items():
+            if self._volumes[name].read_only:
+                log.warning("%s: cannot be written: it is served to read, and other commands do not find this server", location.root)
+                continue
             self._stack.callback(remove_serving, location.root)
             write_serving(location.root, self._served(name))
 
@@ -267,14 +293,35 @@ class Server:
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only,
                 "exports": exports}
 
-    def wait(self) -> None:
-        """Until a signal or stop()."""
-        self._stop.wait()
-        log.info("stopping")
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until a signal or stop(), which gives True, or the time is up."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._stopped:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not select.select([self._wake_r], [], [], left)[0]:
+                return self._stopped
+            self._wake_r.recv(64)
+        if timeout_s is None:
+            log.info("stopping")
+        return True
+
+    def names(self) -> list[str]:
+        """Of the volumes."""
+        return list(self._volumes)
+
+    def volume(self, name: str) -> "Volume":
+        """A volume that is served, valid until this object is left."""
+        return self._volumes[name]
+
+    def connections(self, name: str) -> list[int]:
+        """Numbers of the NBD connections to one export, ascending; a number is never used again."""
+        return sorted(c.id for c in self._nbd.connections() if c.export == name)
 
     def stop(self) -> None:
         """Ask wait() to return; from any thread."""
-        self._stop.set()
+        self._stopped = True
+        with suppress(OSError):  # full: it wakes all the same
+            self._wake_w.send(b"x")
 
     def _take_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -282,13 +329,13 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, self._signal)
             self._stack.callback(signal.signal, number, before)
+        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False))
 
     def _signal(self, number: int, _frame: FrameType | None) -> None:
         if self._signalled:
             os.write(2, b"cdp: stopped at once\n")
             os._exit(FORCED_EXIT)
-        self._signalled = True
-        self._stop.set()
+        self._signalled = self._stopped = True
 
 
 def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
@@ -346,13 +393,11 @@ def _refuse_if_served(location: Location) -> None:
         raise Busy(f"{location.root} is served already, by process {pid}", f"'cdp info {location.root}' shows where")
 
 
-def _open_to_serve(location: Location, settings: Settings) -> "Volume":
-    import cdp
-
+def _open_to_serve(location: Location, settings: Settings) -> Any:
     deadline = time.monotonic() + LOCK_WAIT_SECONDS  # a command holds a volume for milliseconds
     while True:
         try:
-            return cdp.open(location.root, settings=settings)
+            return open_volume(location.root, settings)
         except Busy as error:
             _refuse_if_served(location)  # another server was faster
             if time.monotonic() >= deadline:

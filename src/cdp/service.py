@@ -10,6 +10,7 @@ Invariants
 Thread-safe as far as the volume is, which is: every method, from any thread.
 """
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 MAX_PIECE_BYTES = 32 << 20
 MAX_PAGE_EXTENTS = 65_536
 MAX_PAGE_RECORDS = 100_000
-RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark"}
+RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark",
+                8: "writeback", 9: "restored"}
 _FLAG_FUA = 2
 
 
@@ -108,6 +110,29 @@ class RestoreView(TypedDict):
     dry_run: bool
 
 
+class CaptureView(TypedDict):
+    """What a volume captures (`running`), or captured last. kind: log or mirror; None where it does not apply or is not known.
+
+    Of a log: entries taken, their bytes of the log, and what it counts beyond: entries, bytes, and for how long. Of a mirror:
+    connections that write now, bytes that they wrote, the first moment that was whole, and the latest.
+    """
+
+    kind: str
+    source: str
+    running: bool
+    seq: int
+    entries: int | None
+    log_bytes: int | None
+    behind_entries: int | None
+    behind_bytes: int | None
+    behind_ns: int | None
+    connections: int | None
+    written_bytes: int | None
+    synced: MomentView | None
+    whole: MomentView | None
+    note: str
+
+
 class ServedView(TypedDict):
     """The server that holds a volume."""
 
@@ -115,6 +140,14 @@ class ServedView(TypedDict):
     admin_socket: str
     name: str
     uris: list[str]
+
+
+class WritebackView(TypedDict):
+    """A restore on its way to the disk of a before-image volume: bytes that are on it since opening, and that are not yet."""
+
+    restore_seq: int
+    bytes_done: int
+    bytes_left: int
 
 
 class InfoView(TypedDict):
@@ -132,7 +165,10 @@ class InfoView(TypedDict):
     images: int
     restores: int
     served: ServedView | None
+    disk: str | None
+    writeback: WritebackView | None
     stats: dict[str, int]
+    capture: CaptureView | None
 
 
 class ExtentView(TypedDict):
@@ -151,13 +187,15 @@ class MapPage(TypedDict):
 
 
 class RecordView(TypedDict):
-    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark."""
+    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark. meta: its sender called it
+    metadata."""
 
     seq: int
     ts_ns: int
     time: str
     kind: str
     fua: bool
+    meta: bool
     offset: int
     length: int
 
@@ -187,6 +225,10 @@ class CheckView(TypedDict):
     records: int
     runs: int
     bytes_read: int
+
+
+CAPTURE_FILE = "capture.json"
+_FLAG_META = 32
 
 
 class Service(Protocol):
@@ -228,7 +270,21 @@ class VolumeService:
             name=volume.name, path=volume.path, uuid=str(volume.uuid), size_bytes=volume.size_bytes,
             created_ns=volume.created_ns, created=utc(volume.created_ns), parent=volume.parent, window=self.window(),
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
-            served=self.served, stats={name: int(count) for name, count in volume.stats().items()})
+            served=self.served, disk=volume.geometry().disk or None, writeback=self._writeback(),
+            stats={name: int(count) for name, count in volume.stats().items()}, capture=self.capture())
+
+    def _writeback(self) -> WritebackView | None:
+        progress = self.volume.writeback.progress() if self.volume.writeback is not None else None
+        return None if progress is None else WritebackView(
+            restore_seq=progress.restore_seq, bytes_done=progress.bytes_done, bytes_left=progress.bytes_left)
+
+    def capture(self) -> CaptureView | None:
+        """What this volume is a capture of; None for all others."""
+        if not os.path.exists(os.path.join(self.volume.path, CAPTURE_FILE)):
+            return None
+        from cdp.capture.view import stored
+
+        return stored(self.volume.path)
 
     def window(self) -> WindowView:
         window = self.volume.window()
@@ -279,7 +335,7 @@ class VolumeService:
         array = self.volume.records(since=since, until=until, limit=limit + 1)
         records = [
             RecordView(seq=seq, ts_ns=ts_ns, time=utc(ts_ns), kind=RECORD_KINDS.get(kind, str(kind)),
-                       fua=bool(flags & _FLAG_FUA), offset=offset, length=length)
+                       fua=bool(flags & _FLAG_FUA), meta=bool(flags & _FLAG_META), offset=offset, length=length)
             for seq, ts_ns, kind, flags, offset, length in array[:limit].tolist()]
         return RecordsPage(records=records, next=f"#{records[-1]['seq']}" if len(array) > limit else None)
 

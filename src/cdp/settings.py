@@ -154,7 +154,15 @@ class Settings:
     max_open_files: int = _engine(
         "count", 256, "Log files that a volume keeps open at once.", low=16, high=65_536)
     max_restores: int = _engine(
-        "count", 4096, "Restores that a volume can hold; one more is refused.", low=1, high=1_048_576)
+        "count", 4096, "Restores that a volume can hold; one more is refused. Undo is not: it does not count.", low=1, high=1_048_576)
+    pending_bytes: int = _engine(
+        "size", 64 * MIB, "Before-image volumes: memory for new content that waits until what it overwrites is durable.",
+        low=4 * MIB, high=4 * GIB)
+    skip_unchanged_writes: bool = _engine(
+        "bool", False, "Before-image volumes: a write of what is there already is recorded, but keeps no data.")
+    restore_rate_bytes: int = _engine(
+        "size", 0, "Before-image volumes: how much of a restore is written back per second; 0: as fast as the disk takes it.",
+        low=0, high=1024 * GIB)
     direct_io: bool = _engine(
         "bool", True, "Write the log past the page cache where the file system can.")
     unix_socket: str | None = _server(

@@ -4,7 +4,10 @@
       volume.json    size, identity, where the base is
       lock           held while a process has the volume open
       catalog.lmdb   what it consists of (rebuildable)
+      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
       base.img       content at the beginning of history (sparse; absent where all holes)
+      disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
+      disk.json      ... and how it looked when the volume was closed
       log/N.log      segments
       runs/N.run     their index
       images/NAME/   writable images: volumes whose base is this volume at a point
@@ -13,13 +16,17 @@ Threading: open and close by the owner; the rest is used by Volume under its own
 """
 from __future__ import annotations
 
+import logging
 import threading
 import uuid as uuid_module
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound
+from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
+from cdpcore.diskstate import DiskState
+from cdpcore.inplace import InPlaceCore
 from cdpcore.log import Log
 from cdpcore.osapi import File, Os, posix
 from cdpcore.pool import BufferPool
@@ -27,22 +34,33 @@ from cdpcore.segfiles import SegmentFds
 from cdpcore.view import View
 from cdpcore.volume import VolumeCore
 
+from . import disk as disks
 from . import geometry as geometries
 from . import lineage
-from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment
+from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
 from .geometry import Geometry
+from .importing import BUILDING, Base, fill
 from .maintain import Maintainer
-from .recovery import Found, log_path, recover
+from .recovery import Found, log_path, look, recover
 from .timeline import Timeline
 from .tuning import Tuning
 
+log = logging.getLogger("cdp.store")
 CatalogFactory = Callable[[str, bool], Catalog]
 """(volume directory, create it) -> its catalog."""
 MAX_SIZE_BYTES = 1 << 56
+RESERVE = "reserve"
+RESERVE_BYTES = 1 << 20
+RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
 
 
 def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
     return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
+
+
+def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
+    """Where nothing is written, not even a lock."""
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
 
 
 def check_size(size: int) -> None:
@@ -53,9 +71,15 @@ def check_size(size: int) -> None:
 
 
 def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0)) -> Geometry:
-    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image."""
+           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None, disk: str = "") -> Geometry:
+    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its content; `disk`: of
+    before-images, the absolute path of the disk to protect in place, which gives the size."""
     os = os or posix()
+    if disk:
+        with disks.open_disk(os, disk) as file:
+            size = file.size()
+        if disk.startswith(f"{directory}/"):
+            raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume", "choose another folder for the volume")
     check_size(size)
     if os.exists(directory):
         raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
@@ -64,19 +88,25 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
     # Built beside its place and renamed, so that a crash leaves no half volume under the name.
     building = f"{directory}.creating"
-    if os.exists(building):
-        remove_tree(os, building)
+    _remove_interrupted(os, building)
     try:
         os.mkdir(building)
     except NotFound:
         raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
-    geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes, "parent" if parent else "none",
-                        parent_at[0], parent_at[1], parent.uuid if parent else "")
+    geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
+                        "parent" if parent else "disk" if disk else "file" if base else "none", parent_at[0], parent_at[1],
+                        parent.uuid if parent else "", 2 if disk else 1, disk)
+    held: File | None = None
     try:
+        os.write_file(f"{building}/lock", b"")
+        held = lock(os, building)
         for name in ("log", "runs", "images"):
             os.mkdir(f"{building}/{name}")
-        os.write_file(f"{building}/lock", b"")
+        if base:
+            fill(os, building, size, base)
         geometries.save(os, building, geometry)
+        if disk:
+            DiskState(os, f"{building}/{disks.STATE}", bytes.fromhex(geometry.uuid), create=True).close()
         catalog(building, True).close()
         os.sync_dir(building)
         os.rename(building, directory)
@@ -85,7 +115,22 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         if os.exists(building):
             remove_tree(os, building)
         raise
+    finally:
+        if held:
+            held.close()
     return geometry
+
+
+def _remove_interrupted(os: Os, building: str) -> None:
+    """What a killed creation left, unless the process that makes it lives."""
+    if not os.exists(building):
+        return
+    if os.exists(f"{building}/lock"):
+        try:
+            lock(os, building).close()
+        except Busy:
+            raise Busy(f"{building}: another process is making this volume", "wait for it, or take another name") from None
+    remove_tree(os, building)
 
 
 def remove_tree(os: Os, path: str) -> None:
@@ -100,9 +145,9 @@ def remove_tree(os: Os, path: str) -> None:
     os.rmdir(path)
 
 
-def lock(os: Os, directory: str) -> File:
-    """The volume's lock, held until the file is closed. Raises Busy."""
-    file = os.open(f"{directory}/lock", write=True)
+def lock(os: Os, directory: str, read_only: bool = False) -> File:
+    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to write."""
+    file = os.open(f"{directory}/lock", write=not read_only)
     try:
         file.lock()
     except CdpError:
@@ -115,18 +160,23 @@ def lock(os: Os, directory: str) -> File:
 class Store:
     """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
 
-    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from.
+    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from;
+    read_only: nothing is written, and no record taken. Raises Unavailable then where the log must be recovered first.
     """
 
     def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-                 parent: Store | None = None):
+                 parent: Store | None = None, read_only: bool = False):
         self.os = os or posix()
         self.directory = directory
-        self.tuning = tuning
+        self.read_only = read_only
+        self.tuning = replace(tuning, threads=False) if read_only else tuning
         self.parent = parent
         self._catalog_factory = catalog
         self._lock_file: File | None = None
-        self._writer: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._disk: File | None = None
+        self._disk_state: DiskState | None = None
+        self.writeback: Any = None      # with a disk in place: its cdp.writeback.WriteBack
         self.catalog: Any = None
         self._open()
 
@@ -135,14 +185,26 @@ class Store:
             if self.os.exists(self.directory):
                 raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
-        self._lock_file = lock(self.os, self.directory)
+        self._lock_file = lock(self.os, self.directory, self.read_only)
         try:
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
             self.catalog = self._catalog_factory(self.directory, False)
-            self.found: Found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning)
+            if self.geometry.before:
+                if self.read_only:
+                    raise Unavailable(f"{self.directory}: a volume that writes its disk in place cannot be opened to read only",
+                                      f"read the disk itself, {self.geometry.disk}: it holds the current content")
+                self._open_disk()
+            if self.read_only:
+                self.found: Found = look(self.os, self.directory, self.geometry, self.catalog)
+            else:
+                if self.os.exists(f"{self.directory}/{BUILDING}"):      # of an import that was killed
+                    self.os.unlink(f"{self.directory}/{BUILDING}")
+                self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
+                                     self._disk_state.applied_seq if self._disk_state else lineage.NOW)
             self._assemble()
+            self.renew_reserve()
         except BaseException:
             self._release()
             raise
@@ -157,42 +219,77 @@ class Store:
             raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks #{g.parent_seq}",
                              "put the image back under images/ of its volume, and open it there")
 
+    def _open_disk(self) -> None:
+        g = self.geometry
+        self._disk = disks.open_disk(self.os, g.disk)
+        disks.check_unchanged(self.os, self.directory, g.disk, self._disk, g.size_bytes)
+        self._disk_state = DiskState(self.os, f"{self.directory}/{disks.STATE}", bytes.fromhex(g.uuid))
+        disks.forget(self.os, self.directory)
+
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
         self.uuid = bytes.fromhex(g.uuid)
         self.sectors = g.size_bytes // 512
         self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
+        self.writebacks: list[WritebackRow] = self.catalog.rows(WritebackRow) if g.before else []
         self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
         self.log = Log(self.os, self.pool, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
-                       inline_maintenance=not t.threads)
+                       inline_maintenance=not t.threads, reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}",
+                       before=g.before)
+        if self.read_only:
+            self.log.hold("read-only")
         if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
             raise Corruption(f"{self.directory}/base.img: not of {g.size_bytes} bytes", "put it back from a copy")
         self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
         parent_view = None
         if self.parent is not None:
             parent_view = self.parent.view_at(g.parent_seq)
-        self.core: VolumeCore = VolumeCore(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
+        kind: type[VolumeCore] = InPlaceCore if g.before else VolumeCore
+        self.core: VolumeCore = kind(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
                                base=f"{self.directory}/base.img" if g.base == "file" else "", view=self.view_at(lineage.NOW),
                                last_seq=self.found.last_seq, last_ts_ns=self.found.last_ts_ns,
                                parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
-        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.log)
+        if isinstance(self.core, InPlaceCore):
+            self.core.attach(g.disk, self._disk_state, pending_bytes=t.pending_bytes, pending_changes=t.pending_changes,
+                             skip_same=t.skip_unchanged)
+            if self.unwritten():
+                self.core.freeze()
+                self.core.lineage_changed(True, self.restores[-1].destructive)
+                self.core.thaw()
+        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
         self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped)
         if t.threads:
             # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
-            self._writer = threading.Thread(target=self.log.run_writer, args=(t.commit_interval_ms,), name="cdp-writer", daemon=True)
-            self._writer.start()
+            self._thread(self.log.run_writer, "cdp-writer")
+            if isinstance(self.core, InPlaceCore):
+                self._thread(self.core.run_applier, "cdp-applier")
             self.maintainer.start()
+
+    def _thread(self, body: Callable[[int], None], name: str) -> None:
+        thread = threading.Thread(target=body, args=(self.tuning.commit_interval_ms,), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     # --- lineage -------------------------------------------------------------------------------------------------------
 
     def lineage_records(self) -> list[lineage.RestoreRecord]:
-        return [lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive) for r in self.restores]
+        return [lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive, self.done_seq(r.seq))
+                for r in self.restores]
+
+    def done_seq(self, restore_seq: int) -> int:
+        """Before-images: the record from which on the disk holds what a restore says; 0: not yet."""
+        return min((w.seq for w in self.writebacks if w.upto_seq >= restore_seq), default=0)
+
+    def unwritten(self) -> bool:
+        """Before-images: whether a restore is still to be written back."""
+        return self.geometry.before and bool(self.restores) and not self.done_seq(self.restores[-1].seq)
 
     def view_at(self, seq: int) -> View:
         """What a reader at `seq` sees (lineage.NOW: the current content)."""
-        return View(lineage.view(seq, self.lineage_records(), self.geometry.size_bytes // 512))
+        of = lineage.view_before if self.geometry.before else lineage.view
+        return View(of(seq, self.lineage_records(), self.geometry.size_bytes // 512))
 
     def gaps(self) -> list[tuple[int, int]]:
         return lineage.gaps(self.lineage_records())
@@ -200,6 +297,8 @@ class Store:
     def dropped(self) -> list[tuple[int, int]]:
         """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume."""
         rows: list[RestoreRow] = self.catalog.rows(RestoreRow)      # durable ones only: what a merge drops is gone
+        if self.geometry.before:        # a time image of before may still be looking at them
+            rows = [r for r in rows if r.reclaimed]
         return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
                             for r in rows if r.start == 0 and r.end == self.sectors)
 
@@ -209,6 +308,28 @@ class Store:
         """Without threads: do the maintenance that a call has made necessary."""
         if not self.tuning.threads:
             self.maintainer.step()
+            if self.writeback is not None:
+                self.writeback.step()
+                self.maintainer.step()
+
+    def renew_reserve(self) -> None:
+        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
+        path, want = f"{self.directory}/{RESERVE}", min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
+        try:
+            if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
+                return
+            while want >= RESERVE_LEAST:
+                if self.os.exists(path):
+                    self.os.unlink(path)
+                with self.os.open(path, write=True, create=True) as file:
+                    try:
+                        file.allocate(0, want)
+                        file.datasync()
+                        break
+                    except OutOfSpace:
+                        want -= RESERVE_STEP
+        except CdpError as e:
+            log.warning("%s", str(e))    # the error itself would keep its frames alive
 
     def close(self) -> None:
         """Everything acknowledged becomes durable, the open segment is sealed and indexed. Idempotent."""
@@ -217,6 +338,8 @@ class Store:
         self.core.close()
         try:
             self.log.sync_all()
+            if isinstance(self.core, InPlaceCore):
+                self.core.settle_disk()
         finally:
             try:
                 self._stop()
@@ -225,8 +348,10 @@ class Store:
 
     def _stop(self) -> None:
         self.log.stop()
-        if self._writer is not None:
-            self._writer.join()
+        if isinstance(self.core, InPlaceCore):
+            self.core.stop_applier()
+        for thread in self._threads:
+            thread.join()
         self.maintainer.stop()
         try:
             self.maintainer.step()
@@ -239,6 +364,13 @@ class Store:
                 self.os.unlink(log_path(self.directory, number))
             except CdpError:
                 pass    # it is empty: the next open removes it
+        self.renew_reserve()
+        self._leave_disk()
+
+    def _leave_disk(self) -> None:
+        """The disk is as it should be: say how it looks, so that it can be known again."""
+        if isinstance(self.core, InPlaceCore) and self._disk is not None and self.core.on_disk():
+            disks.save(self.os, self.directory, disks.stamp(self.os, self.geometry.disk, self._disk))
 
     def _release(self) -> None:
         if self.catalog is not None:
@@ -248,6 +380,11 @@ class Store:
         if core is not None:
             core.close()
             core.release()
+        if self._disk_state is not None:
+            self._disk_state.close()
+        if self._disk is not None:
+            self._disk.close()
+            self._disk = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None

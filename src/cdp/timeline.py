@@ -2,7 +2,8 @@
 
 Sealed segments are known by their catalog rows (some 300 bytes of memory each: 1.2 MiB per TiB of log); inside one, its
 directory of frames is read (32 bytes a frame), then one frame's descriptors. So resolving a point reads a few blocks,
-however long the history is. The open segment is made to look the same by writing its open frame out first.
+however long the history is. The open segment looks the same; what of it is not written yet is read from memory, so nothing here waits for
+the log's writes.
 
 Threading: any thread; the list of rows is replaced, never changed in place.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cdpcore import tail as log_tail
 from cdpcore.osapi import Os
 from cdpcore.segment import SegmentFile
 from cdpcore.errors import Corruption, NotFound
@@ -26,10 +28,11 @@ FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<
 DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_sector", "<u4"), ("crc", "<u4"),
                  ("kind", "<u2"), ("flags", "<u2"), ("data_bytes", "<u4")])
 RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8")])
-"""One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away;
-flags: 2 FUA; offset, length in bytes."""
+"""One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away,
+8 written back, 9 restores are written back (both of before-image volumes);
+flags: 2 FUA, 32 metadata (its sender called it so); offset, length in bytes."""
 
-MORE, FUA = 1, 2
+MORE, FUA, META = 1, 2, 32
 FLUSH = 4
 BATCH_FRAMES = 256
 
@@ -41,19 +44,20 @@ class _Part:
     number: int
     first_seq: int
     first_ts_ns: int
-    last_seq: int           # a torn tail may have parts of one more record: they are void
+    last_seq: int           # a torn tail may have parts of one more record: they are void; an open one, records that are not visible yet
     frames: Any = None      # FRAME array, loaded when needed
+    in_memory: bool = False # some frames may not be in the file yet
 
 
 class Timeline:
     """The history of one volume.
 
     Args: os, log_directory, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments, ascending;
-        log: the volume's cdpcore.log.Log, or None for one that is not open for writing.
+        core: the volume's VolumeCore; None: sealed segments only.
     """
 
-    def __init__(self, os: Os, log_directory: str, uuid: bytes, created_ns: int, rows: list[Segment], log: Any = None):
-        self._os, self._dir, self._uuid, self._created_ns, self._log = os, log_directory, uuid, created_ns, log
+    def __init__(self, os: Os, log_directory: str, uuid: bytes, created_ns: int, rows: list[Segment], core: Any = None):
+        self._os, self._dir, self._uuid, self._created_ns, self._core = os, log_directory, uuid, created_ns, core
         self._rows = [r for r in rows if r.last_seq >= r.first_seq]
         self._changing = threading.Lock()       # the seal thread adds, a destructive restore removes
 
@@ -76,7 +80,7 @@ class Timeline:
 
     def at_time(self, ts_ns: int) -> Moment:
         """The last record at or before `ts_ns`; the base where there is none."""
-        part = self._part(lambda p: p.first_ts_ns, ts_ns)
+        part = self._part(lambda p: p.first_ts_ns, ts_ns, lambda row: row.last_ts_ns)
         if part is None:
             return Moment(0, self._created_ns)
         frames = self._frames(part)
@@ -90,7 +94,7 @@ class Timeline:
 
     def record(self, seq: int) -> Any:
         """The RECORD with this seq. Raises NotFound where its segment was freed or seq was never written."""
-        part = self._part(lambda p: p.first_seq, seq)
+        part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
         if part is not None:
             frames = self._frames(part)
             frame = int(_find(frames["first_seq"], seq, side="left"))
@@ -108,7 +112,7 @@ class Timeline:
 
     def last_flush(self, seq: int) -> int:
         """The last FLUSH or FUA record at or before `seq`; 0: none."""
-        part = self._part(lambda p: p.first_seq, seq)
+        part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
         while part is not None:
             frames, limit = self._frames(part), min(seq, part.last_seq)
             for frame in reversed(range(int(_find(frames["first_seq"], limit, side="right")))):
@@ -118,7 +122,7 @@ class Timeline:
                 hits = records["seq"][(records["seq"] <= limit) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
                 if len(hits):
                     return int(hits[-1])
-            part = self._part(lambda p: p.first_seq, part.first_seq - 1)
+            part = self._part(lambda p: p.first_seq, part.first_seq - 1, lambda row: row.last_seq)
         return 0
 
     # --- many ----------------------------------------------------------------------------------------------------------
@@ -160,22 +164,26 @@ class Timeline:
         """Sealed segments, and behind them those that are not: at most one being sealed, and the open one. The rows are read
         after the tail: a segment joins them before it leaves the tail, so none is missed."""
         tail = []
-        if self._log is not None:
-            self._log.write_out()
-            for number, raw in self._log.tail():
+        if self._core is not None:
+            upto = self._core.position()[0]         # before the tail is looked at, which may show more than is visible
+            for number, raw in log_tail.directories(self._core.log):
                 frames = np.frombuffer(raw, FRAME)
+                frames = frames[frames["first_seq"] <= upto]
                 if len(frames):
-                    tail.append(_Part(number, int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), (1 << 64) - 1, frames))
+                    tail.append(_Part(number, int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), upto, frames, True))
         rows = self._rows
         newest = rows[-1].number if rows else 0
         return rows, [p for p in tail if p.number > newest]
 
-    def _part(self, key: Callable[[Any], int], value: int) -> _Part | None:
-        """The last part whose first record is at or before `value`: a binary search, however many segments there are."""
-        rows, tail = self._now()
-        for part in reversed(tail):
-            if key(part) <= value:
-                return part
+    def _part(self, key: Callable[[Any], int], value: int, end: Callable[[Segment], int]) -> _Part | None:
+        """The last part whose first record is at or before `value`: a binary search, however many segments there are. `end`: as `key`,
+        of a row's last record."""
+        rows = self._rows
+        if not rows or value > end(rows[-1]):
+            rows, tail = self._now()
+            for part in reversed(tail):
+                if key(part) <= value:
+                    return part
         at = bisect.bisect_right(rows, value, key=key) - 1
         return _sealed(rows[at]) if at >= 0 else None
 
@@ -201,10 +209,14 @@ class Timeline:
 
     def _read(self, part: _Part, frames: Any, lo: int, hi: int) -> tuple[Any, Any]:
         """seq of each descriptor, and the descriptors, of frames [lo, hi)."""
-        segment = self._open(part.number)
+        segment = None
         seqs, descs = [], []
         for frame in range(lo, hi):
-            first_seq, raw = segment.records(int(frames["offset_blocks"][frame]) * 4096, frame)
+            found = log_tail.descriptors(self._core.log, part.number, frame) if part.in_memory else None
+            if found is None:
+                segment = segment or self._open(part.number)
+                found = segment.records(int(frames["offset_blocks"][frame]) * 4096, frame)
+            first_seq, raw = found
             d = np.frombuffer(raw, DESC)
             ends = (d["flags"] & MORE) == 0
             seqs.append(first_seq + np.concatenate(([0], np.cumsum(ends)[:-1])).astype("<u8"))
@@ -232,9 +244,9 @@ def group(seqs: Any, descs: Any) -> Any:
     out["seq"] = seqs[first]
     out["ts_ns"] = descs["ts_ns"][first]
     out["kind"] = np.maximum.reduceat(descs["kind"], first)     # the edges of a zero or trim are writes
-    out["flags"] = descs["flags"][first] & FUA
+    out["flags"] = descs["flags"][first] & (FUA | META)
     place = descs["kind"][first] <= 3
-    place |= descs["kind"][first] == 6                          # a bookmark's start is a seq, not a place
+    place |= np.isin(descs["kind"][first], (6, 8))              # a bookmark's start is a seq, not a place
     out["offset"] = np.where(place, descs["start"][first] * 512, 0)
     out["length"] = np.add.reduceat(descs["sectors"], first) * 512
     return out

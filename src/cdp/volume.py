@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from cdpcore.errors import Busy, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
+from cdpcore.errors import Busy, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable
 from cdpcore.osapi import Os, posix
 from cdpcore.target import Target
 from cdpcore.view import View
@@ -26,51 +26,68 @@ from . import lineage, points, store as stores
 from .catalog import BookmarkRow, RestoreRow
 from .geometry import Geometry
 from .images import Images
+from .importing import Base, import_base
 from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
 from .reclaim import reclaim
 from .recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
 from .settings import Settings
 from .timeline import RECORD
 from .tuning import Tuning
+from .writeback import WriteBack
 
+log = logging.getLogger("cdp.volume")
 PointLike = str | int | datetime | points.Point
 KINDS = {0: "data", 1: "zero", 2: "hole"}
 
 
-def create(path: str | Path, *, size: int, settings: Settings | None = None) -> Volume:
-    """Make a volume of `size` bytes (a multiple of 512, up to 64 PiB) in the folder `path`, which must not exist, and open it.
+def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None,
+           base: Base | None = None) -> Volume:
+    """Make a volume in the folder `path`, which must not exist, and open it: of `size` bytes (a multiple of 512, up to 64 PiB), or
+    of before-images, to protect the raw file or block device `disk` in place.
 
-    Nothing is allocated up front. Raises InvalidRequest, NotFound (no parent folder), OutOfSpace.
+    Nothing is allocated up front but 1 MiB for the day on which the disk is full. `base`: the content as #0 (cdp.importing.Base); the
+    volume is there with it or not at all. Of a `disk` nothing is copied; it stays a plain raw disk with the current content, and
+    must not be written by others while the volume is open. Raises InvalidRequest, NotFound (no parent folder, no disk), Busy (it is
+    being made, or another volume has the disk open), OutOfSpace.
     """
-    stores.create(_directory(path), size, Tuning.from_settings(settings or Settings()))
+    if (size is None) == (disk is None) or base is not None and disk is not None:
+        raise InvalidRequest("a volume has a size, or the disk that it protects", "give either size= or disk=")
+    stores.create(_directory(path), size or 0, Tuning.from_settings(settings or Settings()), base=base,
+                  disk=_directory(Path(disk).resolve()) if disk is not None else "")
     return Volume(path, settings=settings)
 
 
-def open(path: str | Path, *, settings: Settings | None = None) -> Volume:
+def open(path: str | Path, *, settings: Settings | None = None, read_only: bool = False) -> Volume:
     """Open the volume in the folder `path`; also a writable image, VOLUME/images/NAME, whose parent is opened with it.
 
-    Recovers after a crash, in a time bounded by the segment size. Raises NotFound, Busy (another process has it), Corruption.
+    Recovers after a crash, in a time bounded by the segment size. `read_only`: writes nothing, for instance on a medium that cannot be
+    written; what would change the volume raises Unavailable, and so does opening one that must be recovered first.
+    Raises NotFound, Busy (another process has it), Corruption, Unavailable.
     """
-    return Volume(path, settings=settings)
+    return Volume(path, settings=settings, read_only=read_only)
 
 
 class Volume:
     """One protected virtual disk, open. A context manager; every method may be called from any thread. After close() all
     methods raise Closed."""
 
-    def __init__(self, path: str | Path, *, settings: Settings | None = None, _tuning: Tuning | None = None, _os: Os | None = None,
-                 _catalog: stores.CatalogFactory = stores.lmdb_catalog, _parent: Volume | None = None):
+    def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False,
+                 _tuning: Tuning | None = None, _os: Os | None = None, _catalog: stores.CatalogFactory = stores.lmdb_catalog,
+                 _parent: Volume | None = None):
         self.path = _directory(path)
         self.name = Path(self.path).name
         self.settings = settings or Settings()
+        self.read_only = read_only
+        if read_only and _catalog is stores.lmdb_catalog:
+            _catalog = stores.lmdb_catalog_to_read
         tuning = _tuning or Tuning.from_settings(self.settings)
         self._lock = threading.RLock()          # bookmarks, images, restores, closing
-        self._views: weakref.WeakSet[TimeImage] = weakref.WeakSet()
+        self._views: weakref.WeakKeyDictionary[View, Moment] = weakref.WeakKeyDictionary()   # what is being read
         self._references = 1
         self._parent = _parent or self._open_parent(tuning, _os, _catalog)
         try:
             above = self._parent._store if self._parent else None
-            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=above)
+            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=above, read_only=read_only)
         except BaseException:
             if self._parent:
                 self._parent.close()
@@ -84,7 +101,9 @@ class Volume:
         self.created_ns: int = self._store.geometry.created_ns
         try:
             self._images = Images(self, tuning, _os, _catalog)
-            self._finish_reclaims()
+            self.writeback: WriteBack | None = WriteBack(self) if self._store.geometry.before and not read_only else None
+            if not read_only:
+                self._finish_reclaims()
         except BaseException:
             self._store.close()
             if self._parent:
@@ -97,7 +116,7 @@ class Volume:
         folder = Path(self.path).resolve().parent
         if folder.name != "images" or not (os or posix()).exists(f"{folder.parent}/volume.json"):
             return None
-        return Volume(folder.parent, settings=self.settings, _tuning=tuning, _os=os, _catalog=catalog)
+        return Volume(folder.parent, settings=self.settings, read_only=self.read_only, _tuning=tuning, _os=os, _catalog=catalog)
 
     @property
     def parent(self) -> str | None:
@@ -111,6 +130,11 @@ class Volume:
     def _alive(self) -> None:
         if self._core.closed:
             raise Closed(f"{self.path}: the volume is closed")
+
+    def _writable(self) -> None:
+        self._alive()
+        if self.read_only:
+            raise Unavailable(f"{self.path}: the volume is open read-only", "open it where, and as a user by whom, it can be written")
 
     # --- content -------------------------------------------------------------------------------------------------------
 
@@ -145,9 +169,14 @@ class Volume:
         self._core.pflush()
         self._store.settle()
 
+    def sync(self) -> None:
+        """As flush(), but no record says so: for who keeps account of a history that is not made here."""
+        self._alive()
+        self._store.log.sync_all()
+
     def extents(self, offset: int = 0, length: int | None = None, at: PointLike | None = None) -> Iterator[Extent]:
         """Adjacent extents of [offset, offset + length), in order; of the current content, or as of `at`."""
-        view = None if at is None else self._store.view_at(self.resolve(at).seq)
+        view = None if at is None else self._view(at)[1]
         return _extents(self._core, view, self.size_bytes, offset, length)
 
     def target(self) -> Any:
@@ -237,11 +266,15 @@ class Volume:
 
     def at(self, point: PointLike) -> TimeImage:
         """Open the moment as a read-only time image: nothing is copied, and it stays what it is while the volume goes on."""
+        return TimeImage(self, *self._view(point))
+
+    def _view(self, point: PointLike) -> tuple[Moment, View]:
+        """A moment and its view; while the view lives, no destructive restore frees what it shows."""
         with self._lock:
             moment = self.resolve(point)
-            image = TimeImage(self, moment, self._store.view_at(moment.seq))
-            self._views.add(image)
-            return image
+            view = self._store.view_at(moment.seq)
+            self._views[view] = moment
+            return moment, view
 
     def records(self, since: PointLike = "#0", until: PointLike = "now", limit: int | None = None) -> Any:
         """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags, offset,
@@ -263,6 +296,7 @@ class Volume:
 
     def bookmark(self, name: str, at: PointLike = "now") -> Bookmark:
         """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
+        self._writable()
         if not points.valid_name(name):
             raise InvalidRequest(f"bookmark name {name!r}", "use letters, digits, . _ + -, beginning with a letter or digit")
         with self._lock:
@@ -283,6 +317,7 @@ class Volume:
 
     def delete_bookmark(self, name: str) -> None:
         """Take a bookmark away; the moment itself stays openable."""
+        self._writable()
         with self._lock:
             if not any(b.name == name for b in self.bookmarks()):
                 raise NotFound(f"{self.path}: no bookmark {name!r}", "'cdp bookmarks' lists them")
@@ -308,7 +343,7 @@ class Volume:
 
     def create_image(self, name: str, at: PointLike = "now") -> ImageInfo:
         """A writable image of a moment, with a history of its own; persistent until delete_image."""
-        self._alive()
+        self._writable()
         with self._lock:
             return self._images.create(name, self.resolve(at))
 
@@ -326,7 +361,7 @@ class Volume:
 
     def delete_image(self, name: str) -> None:
         """Delete an image and its history, in one step. Raises Busy while it is open, RefusedPoint while images of it exist."""
-        self._alive()
+        self._writable()
         with self._lock:
             self._images.delete(name)
 
@@ -370,9 +405,15 @@ class Volume:
                 for r in rows]
 
     def _restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None, dry_run: bool) -> Restore:
+        if not dry_run:
+            self._writable()
         s = self._store
-        if len(s.restores) >= s.tuning.max_restores:
-            raise OutOfSpace(f"{self.path}: {len(s.restores)} restores are kept", "raise max_restores")
+        if self.writeback is not None:
+            self.writeback.check_may_begin(target, destructive)
+        kept, bound = sum(not r.undo_of for r in s.restores), s.tuning.max_restores
+        if undo_of is None and kept >= bound:       # a restore is undone once at most, so there are twice as many in all
+            raise OutOfSpace(f"{self.path}: {kept} restores are kept, which is the bound; undo still works",
+                             f"raise max_restores, for instance: --set max_restores={min(2 * bound, 1 << 20)}")
         if destructive:
             self._check_nothing_needed(target)
         start, end = offset // 512, (offset + length) // 512
@@ -381,21 +422,29 @@ class Volume:
                            self._bytes_since(target.seq, offset, offset + length))
         data = (RESTORE_DATA.pack(target.seq, DESTRUCTIVE if destructive else 0, 0)
                 + UNDO_DATA.pack(target.ts_ns, undo_of or 0, 0))
+        # The view is worked out before the log is held: that takes long where many ranges were restored.
+        records = [*s.lineage_records(), lineage.RestoreRecord(lineage.PENDING, 0, target.seq, start, end, destructive)]
+        of = lineage.view if self.writeback is None else lineage.view_before
+        view = View(of(lineage.NOW, records, s.sectors))
         self._core.freeze()     # the lineage changes together with its record, between two writes
         try:
-            seq = self._core.position()[0] + 1
-            records = [*s.lineage_records(), lineage.RestoreRecord(seq, 0, target.seq, start, end, destructive)]
-            view = View(lineage.view(lineage.NOW, records, s.sectors))
-            seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view)
+            seq, ts_ns = self._core.append_event(RESTORE, start, end - start, data, view, destructive)
+            if self.writeback is not None:
+                self.writeback.shown(destructive)
             row = RestoreRow(seq, ts_ns, target.seq, target.ts_ns, start, end, destructive, undo_of or 0)
             s.restores = [*s.restores, row]
             event = Event(RESTORE, seq, ts_ns, start, end - start, data)
             s.maintainer.remember(event)
         finally:
             self._core.thaw()
+        if undo_of is None and kept + 1 >= bound - bound // 10:
+            log.warning("%s: %d restores are kept, %d is the bound: raise max_restores in time", self.path, kept + 1, bound)
         self._settle_event(event)
-        if destructive:
-            self._core.set_aside()      # space is freed once the restore's own segment is sealed
+        if self.writeback is not None:
+            self.writeback.begin()      # and frees, when it is done
+        elif destructive:
+            self._reclaim(row, at_once=True)
+            self._core.set_aside(seq)   # all of it is freed once the restore's own segment is sealed
             s.settle()
             self._reclaim(row)
         return Restore(seq, ts_ns, target, offset, length, destructive, undo_of, not destructive and undo_of is None)
@@ -419,18 +468,21 @@ class Volume:
             if bookmark.at.seq > target.seq:
                 raise RefusedPoint(f"{self.path}: bookmark {bookmark.name!r} names #{bookmark.at.seq}, which would be freed",
                                    "delete the bookmark first")
-        for image in list(self._views):
-            if not image.closed and image.moment.seq > target.seq:
-                raise Busy(f"{self.path}: a time image of #{image.moment.seq} is open", "close it first")
+        for moment in list(self._views.values()):
+            if moment.seq > target.seq:
+                raise Busy(f"{self.path}: a time image of #{moment.seq} is open", "close it (and what reads it) first")
 
-    def _reclaim(self, row: RestoreRow) -> None:
+    def _reclaim(self, row: RestoreRow, at_once: bool = False) -> None:
         s = self._store
-        if not reclaim(s, row):
+        if self.writeback is not None and not self.writeback.may_free(row):
+            return
+        if not reclaim(s, row, at_once):
             return
         done = dataclasses.replace(row, reclaimed=True)
         with s.catalog.write() as txn:
             txn.put(done)
         s.restores = [done if r.seq == row.seq else r for r in s.restores]
+        s.renew_reserve()
 
     def _finish_reclaims(self) -> None:
         for row in self._store.restores:
@@ -438,12 +490,14 @@ class Volume:
                 try:
                     self._reclaim(row)
                 except Corruption as e:     # damage in what is to be freed must not close off the rest; tried again later
-                    logging.getLogger("cdp.volume").warning("space that restore #%d freed: %s", row.seq, e)
+                    log.warning("space that restore #%d freed: %s", row.seq, e)
 
     def _upkeep(self) -> None:
         """From the maintenance thread, which must not wait for a restore that waits for it."""
-        if any(r.destructive and not r.reclaimed for r in self._store.restores) and self._lock.acquire(blocking=False):
+        waiting = [r.seq for r in self._store.restores if r.destructive and not r.reclaimed]
+        if waiting and self._lock.acquire(blocking=False):
             try:
+                self._core.set_aside(waiting[-1])   # where it could not be before
                 self._finish_reclaims()
             finally:
                 self._lock.release()
@@ -453,12 +507,11 @@ class Volume:
     def import_base(self, read: Callable[[int, memoryview], None], extents: Iterable[tuple[int, int]],
                     progress: Callable[[int], None] | None = None) -> None:
         """Fill the base of a volume that has no records and no base yet: read(offset, view) is called for each piece of
-        `extents` (offset, length in bytes); all else is a hole. The content becomes #0, all or nothing."""
-        from .importing import import_base
-        self._alive()
+        `extents` (offset, length in bytes); all else is a hole. The content becomes #0, all or nothing. Writes
+        are refused meanwhile (Unavailable)."""
+        self._writable()
         with self._lock:
-            import_base(self._store, read, extents, progress)
-            self._core.adopt_base(f"{self.path}/base.img")
+            import_base(self._store, Base(read, extents, progress))
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
@@ -505,6 +558,8 @@ class Volume:
                     self._references = max(0, self._references - 1)
                     return
                 self._images.check_closed()
+                if self.writeback is not None:
+                    self.writeback.finish()
                 self._references, parent = 0, self._parent
                 self._store.close()
         finally:

@@ -113,6 +113,10 @@ cdef int check(int rc, cdp_status *st, object what) except -1:
         text += f": {_os.strerror(st.sys_errno)}"
         if st.sys_errno == _errno.EROFS and "time image" in where:
             hint = "write to a writable image of this point instead"
+        elif "open read-only" in where:
+            hint = "open it where, and as a user by whom, it can be written"
+        elif "being filled" in where:
+            hint = "wait until the import is done, then repeat"
         elif st.sys_errno == _errno.EROFS:
             hint = "mount the file system writable"
     raise kind(text, hint)

@@ -52,12 +52,16 @@ cdef extern from "index.h" nogil:
         uint64_t end
         uint32_t first
         uint32_t count
+        uint32_t first_freed
+        uint32_t n_freed
 
     ctypedef struct cdp_view:
         uint32_t n_pieces
         uint32_t n_intervals
         const cdp_view_piece *pieces
         const cdp_interval *intervals
+        uint32_t n_freed
+        const cdp_interval *freed
 
     ctypedef struct cdp_hit:
         int found
@@ -109,6 +113,11 @@ cdef extern from "index.h" nogil:
                        cdp_status *st)
     int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *pieces,
                             uint64_t n_in, cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st)
+    int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
+                              uint32_t n_runs, const cdp_piece *pieces, uint64_t n_in, cdp_piece *out, uint64_t cap,
+                              uint64_t *reached, cdp_status *st)
+    int64_t cdp_lookup_seqs(cdp_tree *const *trees, uint32_t n_trees, uint64_t after, uint64_t start, uint64_t end,
+                            cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st)
 
 
 cdef extern from "index_impl.h" nogil:

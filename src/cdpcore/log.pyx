@@ -10,13 +10,15 @@ Invariants
     prefix in seq order that holds everything that was flushed.
  2. After a failed write or sync nothing more is appended or acknowledged (the kernel may have dropped the pages): the
     failure is sticky until the volume is opened again, which recovers from what is on disk. Running out of space while a
-    segment is created is not such a failure: nothing was lost, and the next write may succeed.
+    segment is created is not such a failure: nothing was lost, and the next write may succeed; flushes, bookmarks and restores
+    go into what writes leave of the open segment, or into the reserve.
  3. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
 """
-from libc.errno cimport EIO, ENOMEM
+cimport cython
+from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
-from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
+from cdpcore.errors cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
 from cdpcore.ring cimport (FrameRing, cdp_frame, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
                            pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
                            pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, ring_frame)
@@ -32,21 +34,26 @@ cdef extern from "frame.h" nogil:
                            uint16_t flags, const void *data, uint32_t bytes, uint32_t crc)
     void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq)
     uint64_t cdp_frame_bound(const cdp_frame *f)
+    uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes)
 
 cdef extern from "format.h" nogil:
     enum:
         CDP_BLOCK
         CDP_REC_MORE
+        CDP_SEGMENT_BEFORE
     struct cdp_segment_header:
         uint8_t volume_uuid[16]
         uint64_t volume_bytes
         uint64_t created_ns
         uint32_t segment
+        uint32_t flags
         uint64_t salt
 
 cdef extern from "segment.h" nogil:
     int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
                            cdp_status *st)
+    int cdp_segment_adopt(const cdp_os *os, const char *from_, const char *directory, cdp_segment_header *h, int direct, uint64_t *bytes,
+                          int *fd, cdp_status *st)
 
 cdef extern from "thread.h" nogil:
     void cdp_cond_init(pthread_cond_t *c)
@@ -54,6 +61,12 @@ cdef extern from "thread.h" nogil:
     uint64_t cdp_monotonic_ms()
 
 
+cdef enum:
+    HELD_READ_ONLY = 1
+    HELD_IMPORT = 2
+
+
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class Log:
     """The log of one volume.
 
@@ -64,12 +77,14 @@ cdef class Log:
         segment_bytes: size of a segment file; at least 8 pool slots.
         next_number: number of the first segment it will create (> 0); next_seq: seq of the first record.
         last_flush_seq: the last flush in the log so far, or 0.
+        reserve: path of the reserve file (it need not exist); "": none is used.
+        before: its data are before-images.
     Threading: the def methods are for the maintenance and writer threads and for the owner; they release the GIL.
     """
 
     def __cinit__(self, Os os not None, BufferPool pool not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
                   uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, uint64_t next_seq,
-                  uint64_t last_flush_seq, bint direct, bint inline_maintenance):
+                  uint64_t last_flush_seq, bint direct, bint inline_maintenance, reserve: str = "", bint before=False):
         if len(uuid) != 16:
             raise InvalidRequest("a volume's uuid has 16 bytes")
         if segment_bytes < 8 * pool.slot_bytes or segment_bytes > 1 << 40:
@@ -83,11 +98,16 @@ cdef class Log:
         self.volume_bytes = volume_bytes
         self.created_ns = created_ns
         self.segment_bytes = segment_bytes
+        self.reserve_bytes = max(segment_bytes // 16, min(segment_bytes // 8, <uint64_t>(128 << 10)))
+        self.last_bytes = min(self.reserve_bytes // 4, <uint64_t>(64 << 10))
+        self.reserve = reserve.encode()
+        self.reserve_c = self.reserve
         self.next_number = next_number
         self.next_seq = next_seq
         self.flush_seq = last_flush_seq
         self.written_seq = self.durable_seq = next_seq - 1
         self.direct = direct
+        self.before = before
         self.inline_maintenance = inline_maintenance
         pthread_mutex_init(&self.append_mutex, NULL)
         cdp_cond_init(&self.work)
@@ -119,28 +139,45 @@ cdef class Log:
 
     # --- appending (append lock held) --------------------------------------------------------------------------------
 
-    cdef int make_room(self, uint64_t data_bytes, uint32_t n_desc, bint *rolled, cdp_status *st) noexcept nogil:
+    cdef int make_room(self, uint64_t data_bytes, room kind, bint *rolled, cdp_status *st) noexcept nogil:
         """Make sure that a record of this size goes into the current segment as a whole; *rolled: a segment was set
         aside for sealing, and the caller must set its tree aside and call publish_sealing."""
-        cdef uint64_t overhead = CDP_BLOCK + CDP_FRAME_TAIL_BYTES
-        cdef uint64_t usable = self.pool.slot_bytes - overhead
-        # Frames may be left half empty, hence the factor 2.
-        cdef uint64_t need = 2 * (data_bytes // usable + 1) * self.pool.slot_bytes
-        cdef uint64_t used = self.current.tail_bytes
+        cdef int rc
         rolled[0] = False
         if self.failed:
             return self.fail_sticky(st)
-        if self.frame_open:
-            used += cdp_frame_bound(&self.ring.last().f)
-        if self.current.number and used + need <= self.segment_bytes:
+        if self.held == HELD_READ_ONLY:
+            return cdp_fail(st, CDP_UNAVAILABLE, EROFS, 0, b"the volume is open read-only")
+        if self.held == HELD_IMPORT:
+            return cdp_fail(st, CDP_UNAVAILABLE, EBUSY, 0, b"the base of the volume is being filled")
+        if self.has_room(data_bytes, kind):
             return CDP_OK
-        if self.current.number and self.current.tail_bytes == CDP_BLOCK and not self.frame_open:
-            return CDP_OK  # an empty segment takes anything that the door lets in
         rolled[0] = self.current.number != 0
-        cdef int rc = self.roll(st)
+        rc = self.roll(kind, st)
         if rc != CDP_OK:
             rolled[0] = False
         return rc
+
+    cdef bint has_room(self, uint64_t data_bytes, room kind) noexcept nogil:
+        cdef uint64_t slot = self.pool.slot_bytes, used = self.current.tail_bytes, frames
+        if self.current.number == 0:
+            return False
+        if kind == ROOM_WRITE:
+            if self.current.capacity_bytes < self.segment_bytes:
+                return False        # the reserve
+            if used == CDP_BLOCK and not self.frame_open:
+                return True         # an empty segment takes anything that the door lets in
+            if self.frame_open:
+                used += cdp_frame_bound(&self.ring.last().f)
+            frames = 2 * (data_bytes // (slot - CDP_BLOCK - CDP_FRAME_TAIL_BYTES) + 1)      # they may be left half empty
+            return used + frames * slot + self.reserve_bytes <= self.segment_bytes
+        if self.frame_open:
+            used += cdp_frame_size_with(&self.ring.last().f, <uint32_t>data_bytes)
+        used += CDP_BLOCK + (data_bytes + CDP_BLOCK - 1) // CDP_BLOCK * CDP_BLOCK       # it may need a frame of its own
+        used += (self.current.n_frames + 4) * sizeof(cdp_frame_entry) + 2 * CDP_BLOCK   # directory and trailer
+        if kind == ROOM_EVENT and self.current.capacity_bytes == self.segment_bytes:
+            used += self.last_bytes
+        return used <= self.current.capacity_bytes
 
     cdef int append(self, uint64_t seq, uint64_t ts_ns, uint64_t start, uint64_t sectors, uint16_t kind, uint16_t flags,
                     const uint8_t *data, uint32_t data_bytes, uint32_t crc, uint64_t *loc, cdp_status *st) noexcept nogil:
@@ -201,38 +238,35 @@ cdef class Log:
         cdef ring_frame *r
         cdef segment *s = &self.current
         cdef cdp_frame_entry *grown
-        cdef uint64_t durable
         if not self.frame_open:
             return
         r = self.ring.last()
         if r.f.n_desc == 0:
             return
+        pthread_mutex_lock(&self.ring.mutex)    # over all of it: cdpcore.tail looks at descriptors and directory
         if s.n_frames == s.frames_cap:
             grown = <cdp_frame_entry *>realloc(s.frames, (2 * s.frames_cap + 64) * sizeof(cdp_frame_entry))
             if grown == NULL:
+                pthread_mutex_unlock(&self.ring.mutex)
                 self.fail(ENOMEM)
                 return
             s.frames = grown
             s.frames_cap = 2 * s.frames_cap + 64
-        pthread_mutex_lock(&self.ring.mutex)
-        durable = self.durable_seq
-        pthread_mutex_unlock(&self.ring.mutex)
-        cdp_frame_finish(&r.f, durable)
+        cdp_frame_finish(&r.f, self.durable_seq)
         s.frames[s.n_frames].first_seq = r.f.first_seq
         s.frames[s.n_frames].first_ts_ns = r.f.first_ts_ns
         s.frames[s.n_frames].flush_seq = r.f.flush_seq
         s.frames[s.n_frames].offset_blocks = <uint32_t>(r.f.file_off // CDP_BLOCK)
         s.frames[s.n_frames].n_desc = r.f.n_desc
         s.n_frames += 1
-        self.frame_open = False
-        pthread_mutex_lock(&self.ring.mutex)
         s.tail_bytes += r.f.total_bytes
+        self.frame_open = False
         self.ring.queued = self.ring.opened
         if self.wants_spare():
             pthread_cond_signal(&self.upkeep)
         pthread_mutex_unlock(&self.ring.mutex)
 
-    cdef int roll(self, cdp_status *st) noexcept nogil:
+    cdef int roll(self, room kind, cdp_status *st) noexcept nogil:
         """Set the current segment aside for sealing and go on in the next one."""
         cdef segment fresh
         cdef uint32_t number
@@ -258,7 +292,7 @@ cdef class Log:
             number = self.next_number
             self.spare_busy = True      # the number is ours
             pthread_mutex_unlock(&self.ring.mutex)
-            rc = self.open_segment(&fresh, number, st)
+            rc = self.open_segment(&fresh, number, kind, st)
             pthread_mutex_lock(&self.ring.mutex)
             self.spare_busy = False
             if rc != CDP_OK:
@@ -277,9 +311,11 @@ cdef class Log:
         pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
 
-    cdef bint set_aside(self) noexcept nogil:
-        """As roll, but without a next segment: for closing. True: there is something to seal."""
+    cdef bint set_aside(self, uint64_t seq) noexcept nogil:
+        """As roll, but without a next segment, where the current one has records up to `seq`. True: there is something to seal."""
         cdef bint some
+        if self.current.number == 0 or self.current.first_seq > seq:
+            return False
         self.close_frame()
         pthread_mutex_lock(&self.ring.mutex)
         some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.failed
@@ -299,9 +335,11 @@ cdef class Log:
         pthread_cond_signal(&self.upkeep)
         pthread_mutex_unlock(&self.ring.mutex)
 
-    cdef int open_segment(self, segment *s, uint32_t number, cdp_status *st) noexcept nogil:
-        """Create log/N.log: allocated, its header durable. Anything that fails leaves no file behind."""
+    cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil:
+        """Create log/N.log: allocated, its header durable. Anything that fails leaves no file behind. Without space for it the
+        reserve becomes the segment, but for writes."""
         cdef cdp_segment_header h
+        cdef cdp_status other
         cdef int rc
         memset(s, 0, sizeof(segment))
         memset(&h, 0, sizeof(h))
@@ -309,7 +347,12 @@ cdef class Log:
         h.volume_bytes = self.volume_bytes
         h.created_ns = self.created_ns
         h.segment = number
+        h.flags = CDP_SEGMENT_BEFORE if self.before else 0
+        s.capacity_bytes = self.segment_bytes
         rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
+        if rc == CDP_NOSPACE and kind != ROOM_WRITE and self.reserve_c[0]:
+            if cdp_segment_adopt(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes, &s.fd, &other) == CDP_OK:
+                rc = CDP_OK         # else the first complaint is the one to tell
         if rc != CDP_OK:
             return rc
         s.number = number
@@ -421,6 +464,13 @@ cdef class Log:
         pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
 
+    cdef uint64_t durable(self) noexcept nogil:
+        cdef uint64_t seq
+        pthread_mutex_lock(&self.ring.mutex)
+        seq = self.durable_seq
+        pthread_mutex_unlock(&self.ring.mutex)
+        return seq
+
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
         """Return when everything up to `seq` is durable. The first to come leads; those that come while it writes and
         syncs share the next round."""
@@ -521,7 +571,7 @@ cdef class Log:
                 number = self.next_number   # a roll waits while spare_busy, so the number is ours
             pthread_mutex_unlock(&self.ring.mutex)
             if number:
-                rc = self.open_segment(&fresh, number, &st)
+                rc = self.open_segment(&fresh, number, ROOM_WRITE, &st)
                 pthread_mutex_lock(&self.ring.mutex)
                 self.spare_busy = False
                 if rc == CDP_OK:
@@ -546,6 +596,14 @@ cdef class Log:
                 free(s.frames)
                 memset(s, 0, sizeof(segment))
         return empty
+
+    def hold(self, why: str):
+        """From here on every record is refused, as Unavailable: "read-only", or "import" (the base is being filled); "": none is."""
+        cdef int held = {"": 0, "read-only": HELD_READ_ONLY, "import": HELD_IMPORT}[why]
+        with nogil:
+            self.lock_append()
+            self.held = held
+            self.unlock_append()
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -582,42 +640,6 @@ cdef class Log:
         self.close_frame()
         self.unlock_append()
         return self.io_round(0, st)
-
-    def write_out(self):
-        """Close the open frame and write every frame to its file (not synced), so that the files show all records."""
-        cdef cdp_status st
-        cdef int rc
-        with nogil:
-            rc = self.put_all_out(&st)
-        check(rc, &st, self.directory.decode())
-
-    def tail(self) -> list:
-        """[(number, bytes)] of the segment being sealed, if any, and the open one, if any, as of one moment: their directories so
-        far, packed cdp_frame_entry structs. Copies; the frames' headers say the rest."""
-        cdef segment *both[2]
-        cdef uint32_t number[2]
-        cdef size_t size[2]
-        cdef void *copy[2]
-        cdef int i
-        both[0], both[1] = &self.sealing, &self.current
-        with nogil:
-            self.lock_append()
-            pthread_mutex_lock(&self.ring.mutex)
-            for i in range(2):
-                number[i] = both[i].number
-                size[i] = both[i].n_frames * sizeof(cdp_frame_entry)
-                copy[i] = realloc(NULL, size[i] + 1)
-                if copy[i] != NULL and size[i]:
-                    memcpy(copy[i], both[i].frames, size[i])
-            pthread_mutex_unlock(&self.ring.mutex)
-            self.unlock_append()
-        try:
-            if copy[0] == NULL or copy[1] == NULL:
-                raise MemoryError()
-            return [(number[i], (<const char *>copy[i])[:size[i]]) for i in range(2) if number[i]]
-        finally:
-            free(copy[0])
-            free(copy[1])
 
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of the

@@ -123,6 +123,7 @@ cdef class Connection:
     cdef object capsule      # keeps *target alive
     cdef const cdp_target *target
     cdef cdp_nbd_rules rules
+    cdef bint own_fua               # FUA never becomes a flush that others share
     cdef int fd
     cdef uint32_t context_id
     cdef uint8_t *rx         # RANGE_BYTES of address space

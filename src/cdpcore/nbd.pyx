@@ -103,7 +103,7 @@ def inspect(capsule: object) -> tuple[int, bool]:
 
 @cython.final
 cdef class Connection:
-    """Connection(sock, capsule, *, read_only, structured, context_id, fast_zero)
+    """Connection(sock, capsule, *, read_only, structured, context_id, fast_zero, own_fua)
 
     sock        a connected stream socket whose handshake is done; this object keeps it open, the caller closes it
                 after serve() has returned
@@ -112,18 +112,20 @@ cdef class Connection:
     structured  structured replies were negotiated
     context_id  the id given to base:allocation, or None where it was not selected
     fast_zero   answer FAST_ZERO requests (False: ENOTSUP)
+    own_fua     never let a flush stand for FUA: the target gets a flush only where the client sent one
 
     Raises InvalidRequest for a capsule that is no target, MemoryError for lack of address space.
     """
 
     def __cinit__(self, sock: object, capsule: object, *, bint read_only, bint structured,
-                  context_id: int | None = None, bint fast_zero=True):
+                  context_id: int | None = None, bint fast_zero=True, bint own_fua=False):
         self.target = _target(capsule)
         self.capsule = capsule
         self.sock = sock
         sock.settimeout(None)
         self.fd = sock.fileno()
         self.context_id = 0 if context_id is None else context_id
+        self.own_fua = own_fua
         self.rules = cdp_nbd_rules(size_bytes=self.target.size_bytes,
                                    read_only=1 if read_only or self.target.read_only else 0, structured=structured,
                                    block_status=structured and context_id is not None, fast_zero=fast_zero)
@@ -354,7 +356,7 @@ cdef class Connection:
         if not r.length:
             self.finish(r, CDP_OK, &st, False)
             return
-        if flush_due and last and not self.pending:
+        if flush_due and (self.own_fua or last and not self.pending):
             flags = CDP_FUA  # alone: the target makes it durable on its own way; in company one flush serves all
             flush_due = False
         if r.type == CDP_NBD_WRITE:

@@ -7,10 +7,13 @@ buffered writes the page cache grows on the write path, and that alone cost a th
 Invariant: a slot of a log's belongs to exactly one frame, ring order (frame k lives in slot k mod n), so nothing is searched and
 nothing fragments. Threading: immutable after construction; its owner (the log) says who may touch a slot.
 """
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 
 from cdpcore.errors import InvalidRequest, OutOfSpace
 
+
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class BufferPool:
     """`n_slots` slots of `slot_bytes` bytes (a multiple of 4096) from `os`. Freed with the object."""
 

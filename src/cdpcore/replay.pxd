@@ -14,6 +14,7 @@ cdef extern from "trace_rec.h" nogil:
         CDP_TRACE_FLUSH
         CDP_TRACE_OTHER
         CDP_TRACE_FUA
+        CDP_TRACE_META
         CDP_TRACE_PREFLUSH
     ctypedef struct cdp_trace_rec:
         uint64_t ts_ns

@@ -17,7 +17,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from cdpcore.errors cimport CDP_INVALID, CDP_OK, cdp_fail, check
 from cdpcore.target cimport cdp_target
-from cdpcore.volume cimport CDP_FUA, CDP_HOLE
+from cdpcore.volume cimport CDP_FUA, CDP_HOLE, CDP_META
 
 from cdpcore.errors import InvalidRequest
 
@@ -253,7 +253,7 @@ cdef class TargetDriver(Driver):
         elif r.kind == CDP_TRACE_READ:
             rc = t.pread(t.ctx, self.buffer, r.offset_bytes, r.length_bytes, &self.failure)
         elif r.kind == CDP_TRACE_WRITE:
-            rc = t.pwrite(t.ctx, from_, r.offset_bytes, r.length_bytes, fua, &self.failure)
+            rc = t.pwrite(t.ctx, from_, r.offset_bytes, r.length_bytes, fua | (CDP_META if r.flags & CDP_TRACE_META else 0), &self.failure)
         else:
             rc = t.zero(t.ctx, r.offset_bytes, r.length_bytes, fua | (CDP_HOLE if r.kind == CDP_TRACE_TRIM else 0), &self.failure)
         if rc != CDP_OK:

@@ -38,6 +38,16 @@ def waiting(Log log not None):
     return (s.number, s.first_seq, s.last_seq, s.first_ts_ns, s.last_ts_ns) if s.number else None
 
 
+def write_out(Log log not None):
+    """Write and sync every record of the segment that was set aside, without the append lock: a writer that holds it may wait for
+    this very segment."""
+    cdef cdp_status st
+    cdef int rc
+    with nogil:
+        rc = write_frames(log, &st)
+    check(rc, &st, log.directory.decode())
+
+
 def finish(Log log not None):
     """Write out and sync the segment that was set aside, then its directory and trailer. Returns its file size."""
     cdef cdp_status st
@@ -48,9 +58,8 @@ def finish(Log log not None):
     return log.sealing.file_bytes
 
 
-cdef int seal_file(Log log, cdp_status *st) noexcept nogil:
+cdef int write_frames(Log log, cdp_status *st) noexcept nogil:
     cdef segment *s = &log.sealing      # stable: only drop_sealing, called by the same thread, ends it
-    cdef cdp_segment_trailer tr
     cdef int rc
     pthread_mutex_lock(&log.ring.mutex)
     while log.ring.written < s.end_frame:
@@ -60,7 +69,13 @@ cdef int seal_file(Log log, cdp_status *st) noexcept nogil:
             return rc
         pthread_mutex_lock(&log.ring.mutex)
     pthread_mutex_unlock(&log.ring.mutex)
-    rc = log.io_round(s.last_seq, st)
+    return log.io_round(s.last_seq, st)
+
+
+cdef int seal_file(Log log, cdp_status *st) noexcept nogil:
+    cdef segment *s = &log.sealing
+    cdef cdp_segment_trailer tr
+    cdef int rc = write_frames(log, st)
     if rc != CDP_OK:
         return rc
     memset(&tr, 0, sizeof(tr))

@@ -4,6 +4,7 @@ Direct-mapped, because the neighbours of a segment are what is read together wit
 compare. A collision with a pinned slot is served by a handle for one call. Handles are opened buffered: what is read
 again comes from the page cache, and a page is only read after the frame that fills it was written, as a whole.
 """
+cimport cython
 from libc.stdlib cimport calloc, free
 from libc.stdio cimport snprintf
 from cdpcore.errors cimport CDP_OK, cdp_fail_os
@@ -11,6 +12,7 @@ from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mut
 from cdpcore.osapi cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class SegmentFds:
     """`directory`: VOLUME/log. All methods: any thread, no GIL."""
 

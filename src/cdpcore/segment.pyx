@@ -5,13 +5,16 @@ recovery calls on the file of a segment that a crash left open.
 
 Threading: one thread per object.
 """
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.errno cimport EIO
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport CDP_OK, cdp_fail_os, cdp_status, check
 from cdpcore.index cimport (cdp_loc, cdp_run_meta, cdp_run_write_tree, cdp_tree, cdp_tree_free, cdp_tree_has_room,
                             cdp_tree_insert, cdp_tree_new, cdp_crc32c)
 from cdpcore.log cimport cdp_frame_entry
+from cdpcore.osfile cimport File
 from cdpcore.osapi cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR, Os, cdp_os
 from cdpcore.errors import Corruption, OutOfSpace
 
@@ -25,13 +28,19 @@ cdef extern from "format.h" nogil:
         CDP_KIND_BOOKMARK
         CDP_REC_MORE
         CDP_REC_FUA
+        CDP_REC_BEFORE
+        CDP_REC_HOLE
+        CDP_REC_SAME
+        CDP_SEGMENT_BEFORE
     const uint64_t CDP_LOC_ZERO
     const uint64_t CDP_LOC_HOLE
+    bint cdp_kind_changes(uint16_t kind)
     struct cdp_segment_header:
         uint8_t volume_uuid[16]
         uint64_t volume_bytes
         uint64_t created_ns
         uint32_t segment
+        uint32_t flags
         uint64_t salt
     struct cdp_segment_trailer:
         uint64_t salt
@@ -84,7 +93,41 @@ cdef extern from "segment.h" nogil:
 cdef enum:
     MAX_PARTS = 64      # descriptors of one record
 
+cdef uint64_t NOW = 0xFFFFFFFFFFFFFFFF
 
+
+cdef uint64_t location(uint32_t segment, const cdp_record_desc *d) noexcept nogil:
+    """What the index says of a descriptor's range."""
+    if d.data_bytes:
+        return cdp_loc(segment, <uint64_t>d.data_sector * CDP_SECTOR)
+    if d.flags & CDP_REC_HOLE or (d.kind == CDP_KIND_TRIM and not d.flags & CDP_REC_BEFORE):
+        return CDP_LOC_HOLE
+    return CDP_LOC_ZERO
+
+
+cdef int64_t copy_back(const cdp_os *os, int log_fd, uint64_t from_, int disk_fd, uint64_t at, uint64_t n, uint8_t *buffer,
+                       uint64_t step) noexcept nogil:
+    """n bytes of the log at `from_` (0: zeros, which the buffer holds) to the disk at `at`; 0 or a negative errno."""
+    cdef int64_t rc
+    cdef uint64_t k
+    while n:
+        k = min(n, step)
+        if from_:
+            rc = os.pread(os.ctx, log_fd, buffer, k, from_)
+            if rc < 0:
+                return rc
+            if <uint64_t>rc != k:
+                return -EIO
+            from_ += k
+        rc = os.pwrite(os.ctx, disk_fd, buffer, k, at)
+        if rc < 0:
+            return rc
+        at += k
+        n -= k
+    return 0
+
+
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class SegmentFile:
     """One file log/N.log of the volume `uuid` (None: any volume's).
 
@@ -196,11 +239,12 @@ cdef class SegmentFile:
                 raise Corruption(f"{self.path}: the directory of frames fails its checksum", "run 'cdp check' on the volume")
         return bytes(out)
 
-    def scan(self, uint64_t expect_seq, *, bint verify_data, uint32_t tree_records=0, freed=()):
+    def scan(self, uint64_t expect_seq, *, bint verify_data, uint32_t tree_records=0, freed=(), uint64_t until=NOW):
         """Walk all frames from the file's start, for recovery, check and rebuild.
 
         Args: expect_seq: seq of the first record, 0 if not known; verify_data: check every record's data too;
             freed: (after_seq, before_seq, start_sector, end_sector) of destructive restores: data that they freed is not verified;
+            until: stop at the end of the frame in which this record ends, as at the end of the file;
             tree_records: not 0: build an extent tree for so many records (for write_run).
         Returns a list of events: (kind, seq, ts_ns, start, sectors, data) of bookmarks and restores.
         Stops at the first frame that is not valid; `torn` then says whether the file goes on behind it. A record whose last
@@ -228,7 +272,7 @@ cdef class SegmentFile:
             self.n_records = 0
             self.first_seq, self.last_seq = 1, 0
             self.flush_seq = 0
-            while True:
+            while (self.last_seq if self.n_records else expect_seq - 1) < until or not expect_seq:
                 with nogil:
                     rc = cdp_frame_reader_next(&r, verify_data and not some_freed, &st)
                 if rc < 0:
@@ -265,15 +309,13 @@ cdef class SegmentFile:
                     if self.tree != NULL and not cdp_tree_has_room(self.tree, n_parts):
                         raise OutOfSpace(f"{self.path}: more records than a segment may have", "raise max_records")
                     for k in range(n_parts):
-                        if parts[k].kind >= CDP_KIND_BOOKMARK:
+                        if parts[k].kind >= CDP_KIND_BOOKMARK and not cdp_kind_changes(parts[k].kind):
                             events.append((parts[k].kind, seq, parts[k].ts_ns, parts[k].start, parts[k].sectors,
                                            self.data_of(&parts[k])))
-                        elif parts[k].kind <= CDP_KIND_TRIM and self.tree != NULL:
-                            loc = cdp_loc(self.header.segment, <uint64_t>parts[k].data_sector * CDP_SECTOR)
-                            if parts[k].kind != CDP_KIND_WRITE:
-                                loc = CDP_LOC_HOLE if parts[k].kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+                        elif cdp_kind_changes(parts[k].kind) and not parts[k].flags & CDP_REC_SAME and self.tree != NULL:
+                            loc = location(self.header.segment, &parts[k])
                             # Parts that lie one behind the other are one extent, as they were when they were written.
-                            if k + 1 < n_parts and parts[k].kind == CDP_KIND_WRITE and parts[k + 1].kind == CDP_KIND_WRITE and \
+                            if k + 1 < n_parts and parts[k].data_bytes and parts[k + 1].data_bytes and \
                                     parts[k].start + parts[k].sectors == parts[k + 1].start and \
                                     parts[k].data_sector + parts[k].sectors == parts[k + 1].data_sector:
                                 parts[k + 1].start = parts[k].start
@@ -296,6 +338,48 @@ cdef class SegmentFile:
         finally:
             cdp_frame_reader_free(&r)
         return events
+
+    def undo(self, disk: File, uint64_t after):
+        """After scan() of a segment of before-images: put back what the records after `after` overwrote, the newest first, so that
+        the disk holds what it held then. Not synced. May be repeated."""
+        cdef const cdp_record_desc *d
+        cdef uint64_t seq
+        cdef Py_ssize_t n, i
+        cdef bytes raw
+        cdef const char *p
+        for frame in reversed(range(self.n_frames)):
+            seq, raw = self.records(<uint64_t>self.entries[frame].offset_blocks * CDP_BLOCK, frame)
+            p = raw
+            n = len(raw) // sizeof(cdp_record_desc)
+            for i in range(n):
+                seq += not (<const cdp_record_desc *>p)[i].flags & CDP_REC_MORE
+            for i in range(n - 1, -1, -1):
+                d = <const cdp_record_desc *>p + i
+                seq -= not d.flags & CDP_REC_MORE
+                if seq > after and seq <= self.last_seq and cdp_kind_changes(d.kind) and not d.flags & CDP_REC_SAME:
+                    self.put_back(disk, d)
+            if seq <= after:
+                break
+
+    cdef put_back(self, File disk, const cdp_record_desc *d):
+        cdef cdp_status st
+        cdef int64_t rc
+        cdef uint64_t at = d.start * CDP_SECTOR, n = d.sectors * CDP_SECTOR, step
+        cdef uint8_t *buffer
+        if not d.data_bytes:
+            if d.flags & CDP_REC_HOLE and self.table.punch(self.table.ctx, disk.fd, at, n) >= 0:
+                return
+        step = min(n, <uint64_t>(4 << 20))
+        buffer = <uint8_t *>calloc(1, step)
+        if buffer == NULL:
+            raise MemoryError()
+        try:
+            with nogil:
+                rc = copy_back(self.table, self.fd, <uint64_t>d.data_sector * CDP_SECTOR if d.data_bytes else 0, disk.fd, at, n, buffer, step)
+            if rc < 0:
+                check(cdp_fail_os(&st, rc, at, b"putting a before-image back"), &st, self.path)
+        finally:
+            free(buffer)
 
     def complaint(self) -> str:
         """Why the last scan() stopped where it did, if it was at a record that fails its checksum; else ""."""

@@ -34,13 +34,13 @@ cdef int target_zero(void *ctx, uint64_t off, uint64_t n, uint32_t flags, cdp_st
     return target_zero_seq(ctx, off, n, flags, &seq, st)
 
 cdef uint64_t target_written_seq(void *ctx) noexcept nogil:
-    return (<Target>ctx).core.log.written()
+    return (<Target>ctx).core.kept_seq()
 
 cdef int target_write_out(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil:
     cdef int rc
     if not cdp_gate_enter(&(<Target>ctx).core.gate):
         return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-    rc = (<Target>ctx).core.log.put_out(beyond, st)
+    rc = (<Target>ctx).core.keep(beyond, st)
     cdp_gate_leave(&(<Target>ctx).core.gate)
     return rc
 

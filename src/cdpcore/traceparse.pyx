@@ -310,6 +310,15 @@ cdef class DmLogParser:
         self.state.position = self.state.sector_bytes
         return self.state.sector_bytes
 
+    def resume(self, done: int, position: int):
+        """Go on behind entry `done`: the next run's piece begins at byte `position` of the log."""
+        self.state.done = done
+        self.state.position = position
+
+    def promise(self, entries: int):
+        """Read up to so many entries, whatever the super block said: it counts on while the log grows."""
+        self.state.entries = entries
+
     def run(self, const unsigned char[::1] piece, unsigned char[::1] out, size_t start=0):
         """Reads entries of `piece` into out[start:]; `consumed` may exceed the piece: skip so many bytes more."""
         cdef size_t cap = 0, produced = 0, n = piece.shape[0]

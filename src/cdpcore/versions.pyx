@@ -7,12 +7,14 @@ Invariants
  1. last_seq and the tree change together, so a reader sees whole records, in order.
  2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
  3. A snapshot never changes; a restore replaces its lineage, maintenance its runs, each keeping the other half.
+ 4. A reader has its snapshot until it has read the data, so freeing waits for the readers of older ones (readers_gone).
 """
+cimport cython
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from cdpcore.errors cimport CDP_OK, cdp_fail_os
-from cdpcore.index cimport (cdp_lookup, cdp_lookup_runs, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room, cdp_tree_insert,
+from cdpcore.index cimport (CDP_LOC_BASE, cdp_lookup, cdp_lookup_before, cdp_lookup_runs, cdp_lookup_seqs, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room, cdp_tree_insert,
                             cdp_tree_new)
 from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
@@ -21,11 +23,25 @@ cdef extern from "format.h" nogil:
         CDP_SECTOR
 
 
-cdef class Versions:
-    """The index of one volume. `view`: its lineage; `max_records`: of a segment."""
+cdef extern from "thread.h" nogil:
+    uint64_t cdp_monotonic_ms()
+    void cdp_nap_us(uint32_t us)
 
-    def __cinit__(self, View view not None, uint32_t max_records, uint64_t last_seq, uint64_t last_ts_ns):
+
+cdef void drop(pieces *p) noexcept nogil:
+    """Done with what was found."""
+    free(p.heap)
+    if p.snapshot != NULL:
+        cdp_snapshot_unref(p.snapshot)
+
+
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
+cdef class Versions:
+    """The index of one volume. `os`: where its runs are mapped; `view`: its lineage; `max_records`: of a segment."""
+
+    def __cinit__(self, Os os not None, View view not None, uint32_t max_records, uint64_t last_seq, uint64_t last_ts_ns):
         pthread_mutex_init(&self.mutex, NULL)
+        self.os = os
         self.max_records = max_records
         self.last_seq = last_seq
         self.last_ts_ns = last_ts_ns
@@ -61,7 +77,7 @@ cdef class Versions:
         return snap
 
     cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil:
-        """Pieces of [start, end) at `view` (NULL: now), all of one moment. Free p.heap if it is not NULL."""
+        """Pieces of [start, end) at `view` (NULL: now), all of one moment; to be dropped where it succeeds."""
         cdef cdp_piece known[64]
         cdef cdp_piece *trees_know = known
         cdef cdp_piece *both
@@ -87,23 +103,99 @@ cdef class Versions:
             if n >= 0 and reached == end:
                 n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
                                     p.at, cap, &reached, st)
-            cdp_snapshot_unref(snap)
             if n < 0 or reached == end:
                 break
-            # Fragmented: begin again with room for the worst case, so that all pieces are of one moment.
-            free(p.heap)
-            cap = cap * 32 if cap * 32 < end - start + 1 else end - start + 1
-            p.heap = <cdp_piece *>malloc(2 * cap * sizeof(cdp_piece))
-            if p.heap == NULL:
+            cdp_snapshot_unref(snap)
+            # Fragmented: begin again with more room, so that all pieces are of one moment.
+            if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
-            p.at = p.heap
             trees_know = p.heap + cap
-        if n < 0:
-            free(p.heap)
-            p.heap = NULL
-            return st.code
-        p.n = <uint64_t>n
-        return CDP_OK
+        return done_pieces(p, n, snap, st)
+
+    cdef uint32_t trees_of(self, cdp_tree **trees) noexcept nogil:
+        trees[0] = self.tree
+        trees[1] = self.sealing_tree
+        return 2 if self.sealing_tree != NULL else 1
+
+    cdef void note(self, moment *m) noexcept nogil:
+        pthread_mutex_lock(&self.mutex)
+        m.seq = self.last_seq
+        m.generation = self.generation
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef bint untouched(self, const moment *m, uint64_t start, uint64_t end) noexcept nogil:
+        cdef cdp_tree *trees[2]
+        cdef cdp_piece one
+        cdef uint64_t reached
+        cdef cdp_status st
+        cdef bint same
+        pthread_mutex_lock(&self.mutex)
+        same = m.seq == self.last_seq
+        if not same and m.generation == self.generation:
+            same = cdp_lookup_seqs(trees, self.trees_of(trees), m.seq, start, end, &one, 1, &reached, &st) == 1 and \
+                reached == end and one.loc == 0
+        pthread_mutex_unlock(&self.mutex)
+        return same
+
+    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil:
+        cdef cdp_tree *trees[2]
+        cdef uint64_t cap = 64, reached = end
+        cdef int64_t n = 0
+        p.heap = NULL
+        p.at = p.few
+        while True:
+            pthread_mutex_lock(&self.mutex)
+            m.seq = self.last_seq
+            m.generation = self.generation
+            n = cdp_lookup_seqs(trees, self.trees_of(trees), after, start, end, p.at, cap, &reached, st)
+            pthread_mutex_unlock(&self.mutex)
+            if n < 0 or reached == end:
+                return done_pieces(p, n, NULL, st)
+            if not more_pieces(p, &cap, end - start):
+                return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
+
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m,
+                            cdp_status *st) noexcept nogil:
+        """Where no restore is being written back, runs are asked first and without the lock: what they know does not change."""
+        cdef cdp_tree *trees[2]
+        cdef cdp_piece whole
+        cdef cdp_piece known[64]
+        cdef cdp_piece *runs_know = known
+        cdef uint64_t cap = 64, reached, generation
+        cdef int64_t n
+        cdef cdp_snapshot *snap
+        cdef const cdp_view *seen
+        p.heap = NULL
+        p.at = p.few
+        whole.start = start
+        whole.end = end
+        whole.loc = CDP_LOC_BASE
+        while True:
+            pthread_mutex_lock(&self.mutex)
+            snap = cdp_snapshot_ref(self.snapshot)
+            seen = view
+            if view == NULL:
+                seen = &snap.view
+            generation = self.generation
+            if seen.n_intervals == seen.n_pieces:
+                pthread_mutex_unlock(&self.mutex)
+                n = cdp_lookup_before(seen, NULL, 0, snap.runs, snap.n_runs, &whole, 1, runs_know, cap, &reached, st)
+                pthread_mutex_lock(&self.mutex)
+                if n >= 0 and reached == end:
+                    n = cdp_lookup_before(seen, trees, self.trees_of(trees), NULL, 0, runs_know, <uint64_t>n, p.at, cap, &reached, st)
+            else:
+                n = cdp_lookup_before(seen, trees, self.trees_of(trees), snap.runs, snap.n_runs, &whole, 1, p.at, cap, &reached, st)
+            m.seq = self.last_seq
+            m.generation = self.generation
+            pthread_mutex_unlock(&self.mutex)
+            if (n < 0 or reached == end) and (n < 0 or m.generation == generation):
+                return done_pieces(p, n, snap, st)
+            cdp_snapshot_unref(snap)
+            if m.generation != generation:
+                continue
+            if not more_pieces(p, &cap, end - start):
+                return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
+            runs_know = p.heap + cap
 
     cdef int swap_trees(self) noexcept nogil:
         cdef cdp_tree *fresh = cdp_tree_new(self.max_records)
@@ -112,6 +204,7 @@ cdef class Versions:
         pthread_mutex_lock(&self.mutex)
         self.sealing_tree = self.tree
         self.tree = fresh
+        self.generation += 1
         pthread_mutex_unlock(&self.mutex)
         return CDP_OK
 
@@ -130,7 +223,9 @@ cdef class Versions:
             view = &old.view
         fresh = cdp_snapshot_new(view, runs, n_runs)
         if fresh != NULL:
+            cdp_snapshot_succeed(old, fresh)
             self.snapshot = fresh
+            self.generation += 1
             if drop_sealing_tree:
                 dead = self.sealing_tree
                 self.sealing_tree = NULL
@@ -140,6 +235,19 @@ cdef class Versions:
         cdp_snapshot_unref(old)
         cdp_tree_free(dead)
         return CDP_OK
+
+    def readers_gone(self, uint32_t timeout_ms) -> bool:
+        """Wait until every read that began before this call has ended. False where the time was over first."""
+        cdef cdp_snapshot *now = self.reference()
+        cdef uint64_t until = cdp_monotonic_ms() + timeout_ms
+        cdef bint gone
+        with nogil:
+            gone = cdp_snapshot_is_oldest(now)
+            while not gone and cdp_monotonic_ms() < until:
+                cdp_nap_us(200)
+                gone = cdp_snapshot_is_oldest(now)
+            cdp_snapshot_unref(now)
+        return bool(gone)
 
     def position(self):
         """(last_seq, last_ts_ns), of one moment."""
@@ -166,3 +274,22 @@ cdef class Versions:
         """Let go of the runs' mappings. No reader may be inside."""
         with nogil:
             self.install(NULL, self.snapshot.run_refs, 0, False)
+
+
+cdef bint more_pieces(pieces *p, uint64_t *cap, uint64_t sectors) noexcept nogil:
+    """32 times the room, twice; what was found is forgotten."""
+    free(p.heap)
+    cap[0] = min(cap[0] * 32, sectors + 1)
+    p.heap = <cdp_piece *>malloc(2 * cap[0] * sizeof(cdp_piece))
+    p.at = p.heap
+    return p.heap != NULL
+
+
+cdef int done_pieces(pieces *p, int64_t n, cdp_snapshot *snap, cdp_status *st) noexcept nogil:
+    """The pieces keep the snapshot (NULL: none was asked), but for a failure."""
+    p.n = <uint64_t>max(n, 0)
+    p.snapshot = snap
+    if n < 0:
+        drop(p)
+        return st.code
+    return CDP_OK

@@ -1,7 +1,7 @@
-from typing import final
+from typing import Any, final
 
 @final
 class View:
-    def __new__(cls, pieces: list[tuple[int, int, list[tuple[int, int]]]]) -> View: ...
+    def __new__(cls, pieces: list[Any]) -> View: ...
     @property
     def sectors(self) -> int: ...

@@ -7,7 +7,7 @@ Lock order: Log's append lock, then Versions' mutex, then Log's io lock.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.index cimport cdp_view
-from cdpcore.log cimport Log
+from cdpcore.log cimport Log, room
 from cdpcore.osapi cimport Os, cdp_os
 from cdpcore.segfiles cimport SegmentFds
 from cdpcore.versions cimport Versions
@@ -26,6 +26,7 @@ cdef extern from "target.h" nogil:
     enum:
         CDP_FUA
         CDP_HOLE
+        CDP_META
         CDP_EXTENT_DATA
         CDP_EXTENT_ZERO
         CDP_EXTENT_HOLE
@@ -33,6 +34,14 @@ cdef extern from "target.h" nogil:
         uint64_t offset
         uint64_t length
         uint32_t kind
+
+
+cdef class VolumeCore
+
+# Appends [a, b) to the extents, or to the last of them. -1: the list is full.
+cdef int add_extent(cdp_extent *out, uint32_t cap, uint32_t *n, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil
+# [a, b) of the base.
+cdef int map_base(VolumeCore self, uint64_t a, uint64_t b, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st) noexcept nogil
 
 
 cdef class VolumeCore:
@@ -64,13 +73,16 @@ cdef class VolumeCore:
     cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int flush(self, cdp_status *st) noexcept nogil
+    # Records up to it survive the end of this process; and: return when that is more than `beyond`, or all records so far do.
+    cdef uint64_t kept_seq(self) noexcept nogil
+    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
                  cdp_status *st) noexcept nogil
 
     # --- internal
     cdef int check_range(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
-    cdef int begin_record(self, uint64_t data_bytes, uint32_t n_desc, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil
+    cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil
     cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags, uint64_t *seq,
                            cdp_status *st) noexcept nogil
     cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
@@ -84,4 +96,4 @@ cdef class VolumeCore:
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int set_tree_aside(self) noexcept nogil
     cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
-                              cdp_status *st) noexcept nogil
+                              room room_kind, cdp_status *st) noexcept nogil

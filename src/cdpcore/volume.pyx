@@ -6,16 +6,18 @@ copy of the data, so records are in the log in seq order, whole, and overlapping
 recovery and every image show.
 
 Way of a read: what is visible (Versions) -> data from a pool slot that still has it, a segment file, or the base, without a
-lock.
+lock; what a destructive restore frees is freed when the reads that began before it have ended.
 
 Invariant: a record is in one segment, whole; if it can't be, for want of space, nothing of it is in the log.
 """
-from libc.errno cimport ENOENT, ENOMEM, ESHUTDOWN
+cimport cython
+from libc.errno cimport ENOMEM, ESHUTDOWN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
 from cdpcore.index cimport cdp_crc32c, cdp_piece
-from cdpcore.versions cimport Versions, change, pieces
+from cdpcore.log cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
+from cdpcore.versions cimport Versions, change, drop, pieces
 from cdpcore.osapi cimport CDP_OPEN_RDONLY
 from cdpcore.errors import Busy, Closed
 
@@ -29,6 +31,7 @@ cdef extern from "format.h" nogil:
         CDP_KIND_FLUSH
         CDP_REC_MORE
         CDP_REC_FUA
+        CDP_REC_META
     const uint64_t CDP_LOC_ZERO
     const uint64_t CDP_LOC_HOLE
     const uint64_t CDP_LOC_BASE
@@ -43,6 +46,7 @@ cdef enum:
     FULL = -1           # add_extent: the list is full, which is no error
 
 
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class VolumeCore:
     """One volume's engine.
 
@@ -80,7 +84,7 @@ cdef class VolumeCore:
         self.parent_view = parent_view
         self.parent_pin = parent_pin
         self.unflushed_seq = last_seq
-        self.versions = Versions(view, max_records, last_seq, last_ts_ns)
+        self.versions = Versions(log.os, view, max_records, last_seq, last_ts_ns)
 
     def __dealloc__(self):
         if self.base_fd >= 0 and self.table != NULL:
@@ -127,16 +131,15 @@ cdef class VolumeCore:
         cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int begin_record(self, uint64_t data_bytes, uint32_t n_desc, uint64_t *seq, uint64_t *ts_ns,
-                          cdp_status *st) noexcept nogil:
+    cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil:
         """Append lock held: room for the whole record in segment and tree, and its seq and timestamp."""
         cdef bint rolled
         cdef uint64_t now
-        cdef int rc = self.log.make_room(data_bytes, n_desc, &rolled, st)
+        cdef int rc = self.log.make_room(data_bytes, kind, &rolled, st)
         if rc != CDP_OK:
             return rc
-        if not rolled and not self.versions.has_room(MAX_PARTS):
-            rc = self.log.roll(st)
+        if not rolled and kind == ROOM_WRITE and not self.versions.has_room(MAX_PARTS):
+            rc = self.log.roll(kind, st)
             if rc != CDP_OK:
                 return rc
             rolled = True
@@ -175,15 +178,15 @@ cdef class VolumeCore:
         cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, loc
         cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i, n_changes = 0
         cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
-        cdef int rc = self.begin_record(n, n_parts, seq, &ts_ns, st)
+        cdef int rc = self.begin_record(n, ROOM_WRITE, seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
                 break
             at = i * self.part_bytes
             step = min(self.part_bytes, n - at)
             rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
-                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0), buf + at, <uint32_t>step, crc[i],
-                                 &loc, st)
+                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0) | (CDP_REC_META if flags & CDP_META else 0),
+                                 buf + at, <uint32_t>step, crc[i], &loc, st)
             if n_changes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
                 changes[n_changes - 1].end += step // CDP_SECTOR    # it lies right behind: one extent
             else:
@@ -251,7 +254,7 @@ cdef class VolumeCore:
             n_parts += 1
             at = stop
         if rc == CDP_OK:
-            rc = self.begin_record(n_edges * CDP_SECTOR, n_parts, seq, &ts_ns, st)
+            rc = self.begin_record(n_edges * CDP_SECTOR, ROOM_WRITE, seq, &ts_ns, st)
         for i in range(n_parts):
             if rc != CDP_OK:
                 break
@@ -276,10 +279,10 @@ cdef class VolumeCore:
         return rc
 
     cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
-                              cdp_status *st) noexcept nogil:
+                              room room_kind, cdp_status *st) noexcept nogil:
         """Append lock held: one record that is not a write. `data` is n bytes, a multiple of 512. Returns its seq; 0: failed."""
         cdef uint64_t seq, ts_ns, loc
-        if self.begin_record(n, 1, &seq, &ts_ns, st) != CDP_OK:
+        if self.begin_record(n, room_kind, &seq, &ts_ns, st) != CDP_OK:
             return 0
         if self.log.append(seq, ts_ns, start, sectors, kind, 0, data, n, cdp_crc32c(0, data, n) if n else 0, &loc, st) != CDP_OK:
             return 0
@@ -295,7 +298,7 @@ cdef class VolumeCore:
         self.log.lock_append()
         seq = self.versions.last_seq
         if self.unflushed_seq != seq:
-            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, st)
+            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
             if seq:
                 self.unflushed_seq = seq
                 self.n_flushes += 1
@@ -306,6 +309,12 @@ cdef class VolumeCore:
             rc = self.log.wait_durable(seq, st)
         cdp_gate_leave(&self.gate)
         return rc
+
+    cdef uint64_t kept_seq(self) noexcept nogil:
+        return self.log.written()
+
+    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        return self.log.put_out(beyond, st)
 
     # --- the way of a read --------------------------------------------------------------------------------------------
 
@@ -325,31 +334,27 @@ cdef class VolumeCore:
     cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef cdp_piece *q
-        cdef uint64_t i, a, b, tries = 0
+        cdef uint64_t i, a, b
         cdef int rc
         if n == 0:
             return CDP_OK
-        while True:
-            rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            q = &p.at[i]
+            a = max(q.start * CDP_SECTOR, off)
+            b = min(q.end * CDP_SECTOR, off + n)
+            if q.loc == CDP_LOC_BASE:
+                rc = self.read_base(buf + (a - off), a, b - a, st)
+            elif cdp_loc_is_data(q.loc):
+                rc = self.read_data(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
+            else:
+                memset(buf + (a - off), 0, b - a)
             if rc != CDP_OK:
-                return rc
-            for i in range(p.n):
-                q = &p.at[i]
-                a = max(q.start * CDP_SECTOR, off)
-                b = min(q.end * CDP_SECTOR, off + n)
-                if q.loc == CDP_LOC_BASE:
-                    rc = self.read_base(buf + (a - off), a, b - a, st)
-                elif cdp_loc_is_data(q.loc):
-                    rc = self.read_data(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
-                else:
-                    memset(buf + (a - off), 0, b - a)
-                if rc != CDP_OK:
-                    break
-            free(p.heap)
-            # A destructive restore may free a segment between look-up and read: what is visible now lies elsewhere.
-            if rc == CDP_OK or st.sys_errno != ENOENT or tries == 3:
-                return rc
-            tries += 1
+                break
+        drop(&p)
+        return rc
 
     cdef int read_data(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil:
         cdef uint64_t token, off
@@ -417,7 +422,7 @@ cdef class VolumeCore:
                     rc = add_extent(out, cap, &count, a, b, kind)
                 if rc != CDP_OK:
                     break
-            free(p.heap)
+            drop(&p)
             at = stop
         cdp_gate_leave(&self.gate)
         if rc == FULL:
@@ -498,9 +503,10 @@ cdef class VolumeCore:
         self.log.unlock_append()
         cdp_gate_leave(&self.gate)
 
-    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None):
+    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None, bint freeing=False):
         """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros) and, with
-        `view`, make that the current lineage. Returns (seq, ts_ns). Not durable before the next flush."""
+        `view`, make that the current lineage (in which the record's own seq may be PENDING still). `freeing`: it frees space, and
+        may use the last there is. Returns (seq, ts_ns). Not durable before the next flush."""
         cdef cdp_status st
         cdef bytes padded = data + bytes((CDP_SECTOR - len(data) % CDP_SECTOR) % CDP_SECTOR)
         cdef const uint8_t *p = <const uint8_t *><char *>padded
@@ -508,8 +514,9 @@ cdef class VolumeCore:
         cdef uint64_t seq
         cdef int rc = CDP_OK
         with nogil:
-            seq = self.append_meta(kind, start, sectors, p, n, &st)
+            seq = self.append_meta(kind, start, sectors, p, n, ROOM_FREEING if freeing else ROOM_EVENT, &st)
             if seq and view is not None:
+                view.settle(seq)
                 rc = self.versions.install(&view.v, NULL, 0, False)
         if not seq:
             check(st.code, &st, None)
@@ -534,11 +541,11 @@ cdef class VolumeCore:
         """A segment file is about to be deleted."""
         self.segments.forget(number)
 
-    def set_aside(self):
-        """After close(): hand the open segment, if it has records, to maintenance for sealing."""
+    def set_aside(self, uint64_t seq=0xFFFFFFFFFFFFFFFF):
+        """Hand the open segment, if it has records up to `seq`, to maintenance for sealing; not while another one waits for that."""
         with nogil:
             self.log.lock_append()
-            if self.log.set_aside():
+            if self.log.set_aside(seq):
                 self.set_tree_aside()
             self.log.unlock_append()
 

@@ -33,10 +33,12 @@ def main() -> None:
 # Last, because they register on `cli`.
 from cdp.cli import (
     availability,
+    capturing,
     checking,
     configuring,
     conforming,
     content,
+    disks,
     images,
     moments,
     replaying,
@@ -45,5 +47,5 @@ from cdp.cli import (
     volumes,
 )
 
-__all__ = ["availability", "checking", "cli", "configuring", "conforming", "content", "images", "main", "moments", "replaying",
-           "restoring", "serving", "volumes"]
+__all__ = ["availability", "capturing", "checking", "cli", "configuring", "conforming", "content", "disks", "images", "main", "moments",
+           "replaying", "restoring", "serving", "volumes"]

@@ -37,6 +37,7 @@ class State:
     config: str | None = None
     assignments: list[str] = field(default_factory=list)
     flags: dict[str, str] = field(default_factory=dict)
+    no_stdout: bool = False  # it was closed when the process began
     in_force: InForce | None = None
 
     @property
@@ -132,8 +133,8 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
-             "import", "restore", "undo", "restores", "check", "replay", "ha", "gateway", "tsd", "conformance", "config")
+    ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
+             "import", "restore", "undo", "restores", "adopt", "detach", "check", "replay", "ha", "gateway", "tsd", "conformance", "config")
 
     LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
 
@@ -165,7 +166,8 @@ class Root(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra: Any) -> Any:
-        state = State()
+        state = State(no_stdout=sys.stdout is None)
+        _open_standard_files()
         try:
             code = super().main(args, "cdp", complete_var, standalone_mode=False, obj=state, **extra)
             sys.stdout.flush()
@@ -174,6 +176,20 @@ class Root(click.Group):
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else exits.OK)
+
+
+def _open_standard_files() -> None:
+    """Where standard input, output or error is closed, the next file opened would take its place, and what is printed would end up
+    in a volume: the null device takes it instead."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 class _ReaderGone(Exception):

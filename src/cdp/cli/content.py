@@ -1,7 +1,6 @@
 """export and import: raw disk images out of and into a volume."""
 import os
 import select
-import shutil
 import stat
 import sys
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, note
 from cdp.cli.progress import Progress
 from cdp.cli.refs import split, volume_and_point
 from cdp.cli.volumes import new_volume_path
+from cdp.client import is_volume
 from cdp.times import told
 from cdp.units import approx_size
 from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace
@@ -39,6 +39,8 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
+    if out == "-" and state.no_stdout:
+        raise InvalidRequest("standard output is closed", "write to a file or a pipe")
     if out == "-" and sys.stdout.isatty():
         raise InvalidRequest("standard output is a terminal", f"write to a file or a pipe: cdp export {volume} - | ...")
     _check_out(out, force)
@@ -67,6 +69,11 @@ def _check_out(out: str, force: bool) -> None:
     parent = os.path.dirname(out) or "."
     if not os.path.isdir(parent):
         raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {parent}")
+    inside = os.path.realpath(out)
+    while inside != os.path.dirname(inside):
+        inside = os.path.dirname(inside)
+        if is_volume(inside):
+            raise InvalidRequest(f"{out} lies in the volume {inside}, whose files are its own", "write to a place outside of it")
 
 
 def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:
@@ -173,16 +180,14 @@ def _is_image(volume: str) -> bool:
 def _import_new(state: State, source: "Source", volume: str) -> None:
     path = new_volume_path(volume)
     import cdp
+    from cdp.importing import Base
     from cdp.service import VolumeService
 
-    try:
-        with cdp.create(path, size=source.size_bytes, settings=state.settings) as made:
-            with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
-                made.import_base(source.read_into, source.nonzero(progress.at))
-            info = VolumeService(made).info()
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)  # it did not exist before
-        raise
+    with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
+        made = cdp.create(path, size=source.size_bytes, settings=state.settings,
+                          base=Base(source.read_into, source.nonzero(progress.at)))
+    with made:
+        info = VolumeService(made).info()
     emit(state, {"volume": volume, "new": True, "bytes": source.size_bytes, "before": None, "info": info},
          [f"{volume}: a new volume of {approx_size(source.size_bytes)} with the content of {source.path}",
           f"  serve it:  cdp serve {volume}"])

@@ -175,6 +175,6 @@ def records(state: State, volume: str, since: str, until: str, limit: int) -> No
 
 
 def _record_line(record: "RecordView") -> str:
-    kind = record["kind"] + (" fua" if record["fua"] else "")
+    kind = record["kind"] + (" fua" if record["fua"] else "") + (" meta" if record["meta"] else "")
     extent = f"{record['offset']:>16}  {approx_size(record['length']):>12}" if record["length"] else ""
     return f"#{record['seq']:<9}  {local(record['ts_ns']):<35}  {kind:<10}  {extent}".rstrip()

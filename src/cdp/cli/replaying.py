@@ -55,6 +55,8 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d)(?:\.(\d{1,9}))?|(\d+)(?:\.(\d{1,9}
 )
 @click.option("--create", is_flag=True, help="Make a volume that is missing, as large as the trace needs.")
 @click.option("--size", metavar="SIZE", help="Size of created volumes.")
+@click.option("--mode", type=click.Choice(["after", "before"]), default="after", show_default=True,
+              help="Of created volumes: before protects an empty disk, VOLUME.img, in place.")
 @click.option("--wrap", is_flag=True, help="Fold requests beyond the end of the volume into it.")
 @click.option("--speed", metavar="S", default="max", show_default=True, help="max, realtime, or a factor such as 10x.")
 @click.option(
@@ -238,6 +240,7 @@ def _to_volumes(
         limit=o["limit"],
         wrap=o["wrap"],
         check_reads=verify,
+        before=o["mode"] == "before",
     ) as ready:
         replay = Replay(trace, [r.disk for r in ready], speed=speed, limit=o["limit"])
         with _stopping(replay), _replay_bar(trace, info, state) as bar:

@@ -20,23 +20,35 @@ SECTOR_BYTES = 512
 @command(cli, "create", setting_flags=ENGINE_KEYS, examples=[
     ("cdp create web --size 10G", "a new volume of 10 GiB in the directory web"),
     ("cdp create /data/web --size 64T", "space is taken only as data is written"),
-], exit_codes=[exits.OK, exits.USAGE, exits.NOT_FOUND, exits.NO_SPACE, exits.UNAVAILABLE])
+    ("cdp create web --mode before --base /srv/disk.img", "protect a raw disk that is there, in place; nothing is copied"),
+], exit_codes=[exits.OK, exits.USAGE, exits.NOT_FOUND, exits.NO_SPACE, exits.BUSY, exits.UNAVAILABLE])
 @click.argument("volume")
-@click.option("--size", required=True, metavar="SIZE", help="Bytes, or a number with K, M, G or T; a multiple of 512.")
-def create(state: State, volume: str, size: str) -> None:
-    """Make a new, empty volume.
+@click.option("--size", metavar="SIZE", help="Bytes, or a number with K, M, G or T; a multiple of 512.")
+@click.option("--mode", type=click.Choice(["after", "before"]), default="after", show_default=True,
+              help="What the log keeps: new data (a journal), or, of a disk written in place, the data that is overwritten.")
+@click.option("--base", metavar="DISK", help="With --mode before: the raw file or block device to protect; its size is the volume's.")
+def create(state: State, volume: str, size: str | None, mode: str, base: str | None) -> None:
+    """Make a new, empty volume, or one that protects a disk in place.
 
-    VOLUME is a directory that does not exist yet.
+    VOLUME is a directory that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays where
+    and what it is, a plain raw disk with the current content, and must be written through the volume from then on.
     """
-    size_bytes = units.parse_size(size)
+    if (mode == "before") != (base is not None):
+        raise InvalidRequest("--mode before and --base DISK go together", "give both, or neither for a new, empty volume")
+    if (size is None) == (base is None):
+        raise InvalidRequest("a new volume needs --size, and one that protects a disk has the disk's" if base is None else
+                             "the size of the volume is its disk's", "give --size SIZE" if base is None else "leave --size out")
+    size_bytes = units.parse_size(size) if size is not None else None
     path = new_volume_path(volume)
-    check_size(size_bytes)
+    if size_bytes is not None:
+        check_size(size_bytes)
     import cdp
     from cdp.service import VolumeService
 
-    with cdp.create(path, size=size_bytes, settings=state.settings) as made:
+    with cdp.create(path, size=size_bytes, disk=base, settings=state.settings) as made:
         info = VolumeService(made).info()
-    emit(state, info, [f"{volume}: a volume of {units.approx_size(size_bytes)}, empty",
+    text = units.approx_size(info["size_bytes"])
+    emit(state, info, [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
                        f"  serve it:  cdp serve {volume}"])
 
 
@@ -95,8 +107,16 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         ("images", str(got["images"])),
         ("restores", str(got["restores"])),
     ]
+    if got["disk"]:
+        pairs.insert(1, ("disk", f"{got['disk']}, written in place"))
+    if (writing := got["writeback"]) is not None:
+        pairs.append(("writing back", f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
     if got["parent"]:
         pairs.insert(1, ("image of", got["parent"]))
+    if capture := got["capture"]:
+        from cdp.cli.capturing import one_line
+
+        pairs.append(("captures", f"{capture['source']}: {one_line(capture)}"))
     pairs.append(("served", f"by process {served['pid']}" if served else "no"))
     lines = fields(title, pairs)
     if served:

@@ -30,6 +30,7 @@ class Export(Protocol):
     name         str: its canonical name where the client's was relative ("web@-10m" -> "web@#4711")
     multi_conn   bool, default True: False where two connections to this name may see different content
     fast_zero    bool, default True: zeroing costs less than writing zeros
+    own_fua      bool, default False: the target gets a flush only where a client sent one, never for FUA
     connect      connect(sock, *, read_only, structured, context_id, fast_zero) -> Transmission, where requests do not go to a
                  target in this process
     """

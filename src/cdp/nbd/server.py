@@ -1,8 +1,10 @@
 """The NBD server: listeners, connections and their bounds.
 
 Invariants
- 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each; further ones wait in
-    the listener's backlog. At most max_connections are in the transmission phase; a further one is told so and refused.
+ 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, and FIRST_BYTE_S where
+    the client says nothing. Where all places are taken, the one that has been silent longest gives way to a new
+    connection after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the
+    transmission phase; a further one is told so and refused.
  2. A connection's socket is closed by its own thread alone, so a file descriptor is never used after it was reused.
  3. An export is opened for one connection and closed when that ends, however it ends.
 Threading: one accept thread; one thread a connection (no GIL once it serves), a second one with TLS. Public methods may
@@ -39,6 +41,8 @@ log = logging.getLogger("cdp.nbd")
 
 DEFAULT_PORT = 10809
 BACKLOG = 128
+FIRST_BYTE_S = 3.0  # a client answers the greeting at once; this is for bad networks
+SILENT_S = 0.2  # before a silent connection gives way: a round trip
 NO_TLS = TlsSettings()
 UNIX_SEND_BUFFER_BYTES = 1 << 20  # replies of a batch go out without blocking half-way; TCP tunes itself
 
@@ -86,6 +90,7 @@ class _Client:
         self.since_s = time.monotonic()
         self.connection: Transmission | None = None  # while it serves
         self.admitted = False  # counts against max_connections
+        self.silent = True  # has not sent a byte yet
         self.thread: threading.Thread | None = None
 
 
@@ -99,7 +104,10 @@ class _Stream:
         self._context = context
 
     def _armed(self) -> socket.socket:
-        left_s = self._deadline_s - time.monotonic()
+        deadline_s = self._deadline_s
+        if self._client.silent:
+            deadline_s = min(deadline_s, self._client.since_s + FIRST_BYTE_S)
+        left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("the handshake took too long")
         self._client.sock.settimeout(left_s)
@@ -111,6 +119,7 @@ class _Stream:
             part = self._armed().recv(n - len(data))
             if not part:
                 raise HandshakeError("the client hung up")
+            self._client.silent = False
             data += part
         return bytes(data)
 
@@ -256,7 +265,8 @@ class NbdServer:
             for listener in self._listeners:
                 selector.register(listener.sock, selectors.EVENT_READ, listener)
             while not self._stopping.is_set():
-                if not self._handshake_slots.acquire(timeout=0.1):
+                if not self._handshake_slots.acquire(timeout=0.02):
+                    self._give_way(selector)
                     continue
                 used = False
                 try:
@@ -264,6 +274,19 @@ class NbdServer:
                 finally:
                     if not used:
                         self._handshake_slots.release()
+
+    def _give_way(self, selector: selectors.BaseSelector) -> None:
+        """All places of the handshake are taken: if somebody waits for one, hang up on the client that has been silent longest."""
+        if not any(key.data for key, _ in selector.select(0)):
+            return
+        with self._lock:
+            before_s = time.monotonic() - SILENT_S
+            for client in self._clients.values():  # in the order in which they came
+                if client.silent and client.since_s < before_s:
+                    client.silent = False  # told once
+                    log.info("connection %d (%s) said nothing, and another waits", client.number, client.peer)
+                    hang_up(client.sock)
+                    return
 
     def _accept_one(self, selector: selectors.BaseSelector) -> bool:
         """Wait for a connection and start its thread; True where that took over the handshake slot."""
@@ -347,7 +370,8 @@ class NbdServer:
         pump.join()
 
     def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed) -> None:
-        make = getattr(agreed.export, "connect", None) or partial(core.Connection, capsule=agreed.export.capsule)
+        make = getattr(agreed.export, "connect", None) or partial(core.Connection, capsule=agreed.export.capsule,
+                                                                  own_fua=getattr(agreed.export, "own_fua", False))
         connection: Transmission = make(sock, read_only=agreed.read_only, structured=agreed.structured,
                                         context_id=agreed.context_id, fast_zero=agreed.fast_zero)
         with self._lock:

@@ -16,6 +16,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cdp.trace.shape import Shape
 from cdpcore.errors import Corruption, InvalidRequest, NotFound
 
 VERSION = 1
@@ -37,8 +38,12 @@ class Session:
     max_bytes: int
     wrap: bool
     data: bool  # content is the trace's own
+    all_short: bool = False  # also trims and zeroes are no longer than max_bytes
     report: dict[str, Any] | None = None
     version: int = VERSION
+
+    def shape(self) -> Shape:
+        return Shape(self.size_bytes, self.max_bytes, self.wrap, self.all_short)
 
     @property
     def prefix(self) -> str:

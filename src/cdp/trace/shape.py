@@ -23,6 +23,7 @@ class Shape:
     size_bytes: int
     max_bytes: int
     wrap: bool = False
+    all_short: bool = False  # trims and zeroes too: of a before-image volume, whose long ones are several records
     wrapped: int = field(default=0, compare=False)
     split: int = field(default=0, compare=False)
     unnamed: int = field(default=0, compare=False)  # of a kind that the trace does not name: not issued
@@ -35,7 +36,9 @@ class Shape:
             records = records[named]
         if self.wrap:
             records = self._fold(records)
-        long = (records["length_bytes"] > self.max_bytes) & (records["kind"] <= Kind.WRITE)
+        long = records["length_bytes"] > self.max_bytes
+        if not self.all_short:
+            long &= records["kind"] <= Kind.WRITE
         if long.any():
             records = self._take_apart(records, long)
         return np.ascontiguousarray(records)

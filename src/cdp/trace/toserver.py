@@ -56,7 +56,7 @@ class Server:
         """What was written last, read back and compared. What was trimmed is not looked at: a server may leave it as it was."""
         found = Verified(moments=1)
         pieces = Pieces(MAX_PIECES, self.session.size_bytes)
-        shape = Shape(self.session.size_bytes, self.session.max_bytes, self.session.wrap)
+        shape = self.session.shape()
         left = self.disk.driver.numbered
         for changes in changes_of(trace, self.session, shape):
             found.changes_in_trace += len(changes)

@@ -25,7 +25,7 @@ from cdp.trace.info import TraceInfo
 from cdp.trace.reader import Trace
 from cdp.trace.replay import Disk, Outcome, Replay
 from cdp.trace.session import Acks, Session
-from cdp.trace.shape import MAX_REQUEST_BYTES, Shape
+from cdp.trace.shape import MAX_REQUEST_BYTES
 from cdp.volume import Volume
 from cdpcore.errors import InvalidRequest, NotFound
 from cdpcore.replay import TargetDriver
@@ -148,19 +148,34 @@ def opened(
     limit: int | None,
     wrap: bool,
     check_reads: bool,
+    before: bool = False,
 ) -> Iterator[list[Placed]]:
-    """Volumes open, with bookmarks, sessions and drivers made. On leaving they are closed and their sessions saved."""
+    """Volumes open, with bookmarks, sessions and drivers made. On leaving they are closed and their sessions saved. `before`: those
+    that are made protect an empty disk VOLUME.img in place."""
     with ExitStack() as stack:
         ready: list[Placed] = []
         for p in places:
             if p.volume in new:
                 Path(p.volume).parent.mkdir(parents=True, exist_ok=True)
-                volume = cdp.create(p.volume, size=new[p.volume], settings=settings)
+                if before:
+                    disk = _empty_disk(f"{p.volume}.img", new[p.volume])
+                    volume = cdp.create(p.volume, disk=disk, settings=settings)
+                else:
+                    volume = cdp.create(p.volume, size=new[p.volume], settings=settings)
             else:
                 volume = cdp.open(p.volume, settings=settings)
             stack.callback(volume.close)
             ready.append(_prepare(stack, p, volume, trace, options, limit, wrap, check_reads))
         yield ready
+
+
+def _empty_disk(path: str, size: int) -> str:
+    try:
+        with open(path, "xb") as file:
+            file.truncate(size)
+    except FileExistsError:
+        raise InvalidRequest(f"{path}: exists already", "make the volume with 'cdp create --mode before', or remove the file") from None
+    return path
 
 
 def _prepare(
@@ -189,13 +204,14 @@ def _prepare(
         most,
         wrap,
         trace.has_payload,
+        all_short=volume.geometry().before,
     )
     acks = Acks.create(volume.path)
     stack.callback(acks.close)
     session.save()
     driver = TargetDriver(volume.target(), key=key, max_bytes=most, pattern=not trace.has_payload, acks=acks.memory)
     driver.check_reads = check_reads and not trace.has_payload
-    disk = Disk(p.device or volume.name, p.index, driver, Shape(volume.size_bytes, most, wrap), volume._core.position)
+    disk = Disk(p.device or volume.name, p.index, driver, session.shape(), volume._core.position)
     return Placed(p, volume, session, disk, acks, log, index)
 
 
@@ -297,7 +313,7 @@ def changes_until(trace: Trace, session: Session, after_ns: int) -> int:
     """Changes of the session's disk that come before the first record later than `after_ns` after the trace's first."""
     from cdp.trace.shape import is_change
 
-    shape = Shape(session.size_bytes, session.max_bytes, session.wrap)
+    shape = session.shape()
     first: int | None = None
     seen = changes = 0
     for records in trace:

@@ -161,7 +161,7 @@ def _history(
     progress: Callable[[int], None] | None,
 ) -> None:
     """Question 1, and what question 2 needs, in one pass over both."""
-    shape = Shape(session.size_bytes, session.max_bytes, session.wrap)
+    shape = session.shape()
     expected = _Reader(changes_of(trace, session, shape, progress))
     done, over = 0, False
     for records in volume.iter_records(session.start_seq):

@@ -280,6 +280,23 @@ static inline uint32_t newest(const cdp_tree *t, uint32_t head, uint64_t hi)
     return x;
 }
 
+/* The oldest version from `head` on with seq > lo; 0: none. */
+static inline uint32_t oldest(const cdp_tree *t, uint32_t head, uint64_t lo)
+{
+    uint32_t x = head;
+    if (t->records[t->nodes[x].rec].seq <= lo)
+        return 0;
+    for (;;) {
+        uint32_t j = t->nodes[x].jump, p = t->nodes[x].prev;
+        if (t->records[t->nodes[j].rec].seq > lo)
+            x = j;
+        else if (t->records[t->nodes[p].rec].seq > lo)
+            x = p;
+        else
+            return x;
+    }
+}
+
 void cdp_tree_find_near(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
                         cdp_place *place)
 {
@@ -290,11 +307,11 @@ void cdp_tree_find_near(const cdp_tree *t, uint64_t sector, const cdp_interval *
     hit->found = 0;
     hit->until = stretch_end(t, d, l, n, i);
     hit->seq = hit->loc = 0;
-    for (uint32_t k = 0; k < n_iv && x; k++) {
+    for (uint32_t k = 0; k < (n_iv == CDP_OLDEST ? 1 : n_iv) && x; k++) {
         const record *r;
-        x = newest(t, x, iv[k].hi);
+        x = n_iv == CDP_OLDEST ? oldest(t, x, iv->lo) : newest(t, x, iv[k].hi);
         r = &t->records[t->nodes[x].rec];
-        if (x && r->seq > iv[k].lo) {
+        if (x && r->seq > iv[k].lo && r->seq <= iv[k].hi) {
             hit->found = 1;
             hit->seq = r->seq;
             hit->loc = cdp_loc_add(r->loc, sector - r->start);

@@ -17,7 +17,10 @@
 #define CDP_SEGMENT_MAGIC 0x31474553504443ull /* "CDPSEG1" */
 #define CDP_TRAILER_MAGIC 0x31444e45504443ull /* "CDPEND1" */
 #define CDP_FRAME_MAGIC 0x314d5246504443ull   /* "CDPFRM1" */
+#define CDP_DISK_MAGIC 0x314b5344504443ull    /* "CDPDSK1" */
 #define CDP_RUN_MAGIC 0x314e5552504443ull     /* "CDPRUN1" */
+
+#define CDP_REC_META 32 /* of a record's flags: its sender called it metadata */
 
 enum cdp_kind {           /* of a record */
     CDP_KIND_WRITE = 1,
@@ -27,10 +30,15 @@ enum cdp_kind {           /* of a record */
     CDP_KIND_BOOKMARK = 5, /* data: UTF-8 name; start = the seq it names */
     CDP_KIND_RESTORE = 6,  /* start, sectors = the range; data: struct cdp_restore_data */
     CDP_KIND_UNBOOKMARK = 7, /* data: UTF-8 name of a bookmark taken away */
+    CDP_KIND_WRITEBACK = 8,  /* before-images: a range was put back to what a restore says */
+    CDP_KIND_RESTORED = 9,   /* before-images: restores up to seq `start` are written back completely */
 };
 enum cdp_record_flags {
     CDP_REC_MORE = 1, /* the next descriptor belongs to the same record (same seq) */
     CDP_REC_FUA = 2,
+    CDP_REC_BEFORE = 4, /* the data is what the range held before; none: it read as zeros */
+    CDP_REC_HOLE = 8,   /* with BEFORE, no data: it was a hole */
+    CDP_REC_SAME = 16,  /* with BEFORE, no data: the record changed nothing */
 };
 
 /* Where a version's data lies: segment number << 32 | sector in that segment's file. Segments count from 1, so the
@@ -39,6 +47,8 @@ enum cdp_record_flags {
 #define CDP_LOC_HOLE 2ull
 #define CDP_LOC_BASE 3ull /* never on disk: no version is visible, the base has it */
 static inline uint64_t cdp_loc(uint32_t segment, uint64_t byte_off) { return (uint64_t)segment << 32 | byte_off / CDP_SECTOR; }
+/* Whether a record of this kind changes content, so that the index has it. */
+static inline int cdp_kind_changes(uint16_t kind) { return kind <= CDP_KIND_TRIM || kind == CDP_KIND_WRITEBACK; }
 static inline int cdp_loc_is_data(uint64_t loc) { return loc >> 32 != 0; }
 /* The location of a sector `delta` further on. */
 static inline uint64_t cdp_loc_add(uint64_t loc, uint64_t delta) { return cdp_loc_is_data(loc) ? loc + delta : loc; }
@@ -51,8 +61,12 @@ struct cdp_segment_header { /* first 4096 bytes of log/N.log; rest zero */
     uint64_t volume_bytes;
     uint64_t created_ns;    /* of the volume */
     uint32_t segment;
-    uint32_t flags;         /* 0; unknown bits are refused */
+    uint32_t flags;         /* enum cdp_segment_flags; unknown bits are refused */
     uint64_t salt;          /* random; every frame of the file carries it */
+};
+
+enum cdp_segment_flags {
+    CDP_SEGMENT_BEFORE = 1, /* its volume keeps before-images */
 };
 
 struct cdp_record_desc {
@@ -108,6 +122,17 @@ struct cdp_restore_data {
     uint32_t reserved;
 };
 
+/* VOLUME/disk.state: two of these, 4096 bytes apart, written in turn; the valid one of the higher generation counts. */
+struct cdp_disk_state {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t crc;           /* CRC-32C of these 64 bytes with this field zero */
+    uint8_t volume_uuid[16];
+    uint64_t generation;
+    uint64_t applied_seq;   /* the disk holds every change up to this record, durably */
+    uint64_t zero[2];
+};
+
 /* A run: header, then blocks of (versions..., up to 128 extents), then the fences, then a CRC table. */
 #define CDP_RUN_BLOCK_EXTENTS 128u
 #define CDP_RUN_CRC_SPAN 65536u
@@ -144,6 +169,7 @@ struct cdp_run_fence {
 };
 
 _Static_assert(sizeof(struct cdp_segment_header) == 64, "segment header");
+_Static_assert(sizeof(struct cdp_disk_state) == 64, "disk state");
 _Static_assert(sizeof(struct cdp_record_desc) == 40, "record descriptor");
 _Static_assert(sizeof(struct cdp_frame_header) == 64, "frame header");
 _Static_assert(sizeof(struct cdp_frame_entry) == 32, "frame entry");

@@ -34,6 +34,11 @@ int cdp_frame_fits(const cdp_frame *f, uint32_t bytes)
     return f->n_desc < CDP_FRAME_MAX_DESCS && bytes <= f->slot_bytes - CDP_FRAME_TAIL_BYTES - f->used_bytes;
 }
 
+uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes)
+{
+    return (uint64_t)round_block(f->used_bytes + bytes) + tail_bytes_for(f->n_desc + 1);
+}
+
 /* While the frame grows, descriptor i >= 100 waits in the slot's last 64 KiB, already in its final block layout. */
 static struct cdp_record_desc *desc_at(uint8_t *head, uint8_t *tail, uint32_t i)
 {
@@ -62,12 +67,22 @@ uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t star
         d->data_sector = (uint32_t)loc;
         f->used_bytes += bytes;
     }
-    if (f->n_desc++ == 0)
+    if (f->n_desc == 0)
         f->first_ts_ns = ts_ns;
     f->last_seq = seq;
     if (kind == CDP_KIND_FLUSH || flags & CDP_REC_FUA)
         f->flush_seq = seq;
+    __atomic_store_n(&f->n_desc, f->n_desc + 1, __ATOMIC_RELEASE); /* cdp_frame_descs may look on */
     return loc;
+}
+
+uint32_t cdp_frame_descs(const cdp_frame *f, struct cdp_record_desc *out, uint32_t cap)
+{
+    uint32_t n = __atomic_load_n(&f->n_desc, __ATOMIC_ACQUIRE);
+    uint8_t *tail = f->total_bytes ? f->slot + f->total_bytes - tail_bytes_for(n) : f->slot + f->slot_bytes - CDP_FRAME_TAIL_BYTES;
+    for (uint32_t i = 0; i < n && i < cap; i++)
+        out[i] = *desc_at(f->slot, tail, i);
+    return n;
 }
 
 void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq)
@@ -165,11 +180,12 @@ static int load_header(cdp_frame_reader *r, uint64_t off, cdp_status *st)
     for (uint32_t i = 0; i < h->n_desc; i++) {
         const struct cdp_record_desc *d = cdp_frame_reader_desc(r, i);
         uint64_t first = off + CDP_BLOCK, at = (uint64_t)d->data_sector * CDP_SECTOR;
-        if (d->kind < CDP_KIND_WRITE || d->kind > CDP_KIND_UNBOOKMARK || d->sectors > CDP_MAX_SECTORS)
+        if (d->kind < CDP_KIND_WRITE || d->kind > CDP_KIND_RESTORED || d->sectors > CDP_MAX_SECTORS)
             return 0;
-        if (d->kind <= CDP_KIND_TRIM && (d->sectors == 0 || d->start > CDP_MAX_SECTORS - d->sectors))
+        if (cdp_kind_changes(d->kind) && (d->sectors == 0 || d->start > CDP_MAX_SECTORS - d->sectors))
             return 0;
-        if (d->kind == CDP_KIND_WRITE && d->data_bytes != d->sectors * CDP_SECTOR)
+        if (d->flags & CDP_REC_BEFORE ? d->data_bytes && d->data_bytes != d->sectors * CDP_SECTOR
+                                      : d->kind == CDP_KIND_WRITE && d->data_bytes != d->sectors * CDP_SECTOR)
             return 0;
         if (d->data_bytes && (at < first || at + d->data_bytes > first + h->data_bytes))
             return 0;

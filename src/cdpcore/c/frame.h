@@ -40,8 +40,13 @@ int cdp_frame_fits(const cdp_frame *f, uint32_t bytes);
 /* Append; requires cdp_frame_fits. The data is copied; returns its location, 0 where there is none. */
 uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t start, uint64_t sectors, uint16_t kind,
                        uint16_t flags, const void *data, uint32_t bytes, uint32_t crc);
+/* Copies its descriptors, finished or still growing, to out[0..cap); returns how many there are. What was added before the call is
+ * whole, also while another thread adds more; not while it is being finished. */
+uint32_t cdp_frame_descs(const cdp_frame *f, struct cdp_record_desc *out, uint32_t cap);
 /* Seal with checksum: slot[0..total_bytes) is then what goes to file_off. */
 void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq);
+/* What the frame comes to with one more small descriptor and its data. */
+uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes);
 /* The most bytes that a frame with this much used can come to. */
 static inline uint64_t cdp_frame_bound(const cdp_frame *f)
 {

@@ -27,6 +27,7 @@ typedef struct cdp_interval {
 typedef struct cdp_view_piece {
     uint64_t start, end;   /* sectors */
     uint32_t first, count; /* its intervals, newest first */
+    uint32_t first_freed, n_freed; /* before-images only: intervals whose versions were freed, ascending */
 } cdp_view_piece;
 
 /* The lineage of a point: pieces cover [0, volume) without gaps; one piece unless a range was restored. Immutable. */
@@ -34,6 +35,8 @@ typedef struct cdp_view {
     uint32_t n_pieces, n_intervals;
     const cdp_view_piece *pieces;
     const cdp_interval *intervals;
+    uint32_t n_freed;
+    const cdp_interval *freed;
 } cdp_view;
 
 /* --- the answer of one source ---------------------------------------------------------------------------------- */
@@ -124,6 +127,22 @@ int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_tree
 /* Copies in[0..n_in), adjacent pieces in order, to out with every CDP_LOC_BASE piece replaced by what the runs know of
  * it. `in` and `out` do not overlap. Returns and *reached as above. */
 int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *in, uint64_t n_in,
+                        cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
+
+/* --- lookup of before-images ----------------------------------------------------------------------------------- */
+
+/* As cdp_lookup_runs, by the mirrored rule: a version is what its record overwrote, so what a sector held at seq s is its
+ * oldest version after s; CDP_LOC_BASE: nothing overwrote it since, the disk has it. An interval (lo, hi] of the view
+ * with older ones below it stands for a restore at lo whose range has not been written back yet: it counts where the
+ * sector has any version in it, and the next one down where it has none.
+ * Of a view whose pieces have one interval, runs may be asked first, without a lock, and the trees then refine what is
+ * left: what was overwritten once does not change its answer. */
+int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
+                          uint32_t n_runs, const cdp_piece *in, uint64_t n_in, cdp_piece *out, uint64_t cap,
+                          uint64_t *reached, cdp_status *st);
+/* Which record after `after` was the last to change each sector of [start, end): pieces whose loc is its seq, 0 where
+ * there is none. */
+int64_t cdp_lookup_seqs(cdp_tree *const *trees, uint32_t n_trees, uint64_t after, uint64_t start, uint64_t end,
                         cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
 
 #endif

@@ -13,6 +13,9 @@ typedef struct cdp_place {
 } cdp_place;
 #define CDP_NO_PLACE ((cdp_place){UINT32_MAX, 0})
 
+/* In place of the number of intervals: there is one, and wanted is the oldest version in it, not the newest. */
+#define CDP_OLDEST UINT32_MAX
+
 void cdp_tree_find_near(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,
                         cdp_place *place);
 /* No version outside (*lo, *hi] is in the tree; *hi == *lo: there is none at all. */

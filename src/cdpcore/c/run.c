@@ -258,6 +258,18 @@ static int find_version(const cdp_run *r, const cdp_run_block *b, uint32_t i, ui
     uint32_t first, last, n;
     if (column_of(b, i, &first, &last, st) != CDP_OK)
         return CDP_CORRUPT;
+    if (n_iv == CDP_OLDEST) {
+        const struct cdp_run_version *v;
+        if (count_versions(r, b, first, last, iv->lo, &n, st) != CDP_OK)
+            return CDP_CORRUPT;
+        v = &b->versions[first + n];
+        if (first + n == last || v->seq > iv->hi)
+            return CDP_OK;
+        hit->found = 1;
+        hit->seq = v->seq;
+        hit->loc = cdp_loc_add(v->loc, delta);
+        return CDP_OK;
+    }
     for (uint32_t k = 0; k < n_iv && first < last; k++) {
         if (count_versions(r, b, first, last, iv[k].hi, &n, st) != CDP_OK)
             return CDP_CORRUPT;

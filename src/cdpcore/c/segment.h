@@ -16,7 +16,14 @@ int cdp_segment_trailer_get(const uint8_t *block, struct cdp_segment_trailer *t)
 int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes, int direct,
                        int *fd, cdp_status *st);
 
-/* Cut the file at `end` (behind its last frame), append the directory and the trailer, sync. `t` has salt, segment and the
+#define CDP_SEGMENT_LEAST (64u << 10) /* an adopted one holds some events, and its end */
+
+/* As cdp_segment_create, of the preallocated file `from`, which is renamed: needs no space. *bytes: its size. `from` stays what it
+ * was where that fails. */
+int cdp_segment_adopt(const cdp_os *os, const char *from, const char *directory, struct cdp_segment_header *h, int direct,
+                      uint64_t *bytes, int *fd, cdp_status *st);
+
+/* Write the directory and the trailer at `end` (behind the last frame), cut the file behind them, sync. `t` has salt, segment and the
  * seq and time range; the rest is filled in. May be repeated after a failure. */
 int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
                      struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st);

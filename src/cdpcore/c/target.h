@@ -13,6 +13,7 @@
 enum cdp_request_flags {
     CDP_FUA = 1,  /* durable before return */
     CDP_HOLE = 2, /* zero(): leave a hole (trim); without it the range counts as allocated */
+    CDP_META = 4, /* pwrite(): of a file system's own metadata, says who sent it; a history keeps that, all else ignores it */
 };
 
 enum cdp_extent_kind {

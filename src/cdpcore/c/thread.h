@@ -34,4 +34,11 @@ static inline int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32
     }
     return pthread_cond_timedwait(c, m, &t);
 }
+
+/* For waits that are rare and short, where nobody should have to signal. */
+static inline void cdp_nap_us(uint32_t us)
+{
+    struct timespec nap = {0, (long)us * 1000}; /* us < 1,000,000 */
+    nanosleep(&nap, 0);
+}
 #endif

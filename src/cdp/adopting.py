@@ -1,0 +1,72 @@
+"""The two ends of protecting a disk in place: beginning anew with a disk that was changed outside, and letting go of one.
+
+adopt   the folder of the volume is made anew beside its place and takes it in two renames; the old one goes after that
+detach  what a close does, plus the word that the disk is plain and where it is
+
+Both want the volume for themselves: Busy while any process has it open.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdpcore.errors import InvalidRequest, NotFound, RefusedPoint
+from cdpcore.osapi import posix
+
+from . import geometry as geometries
+from . import store as stores
+from .settings import Settings
+from .tuning import Tuning
+from .volume import Volume, _directory
+
+
+def _protected(directory: str) -> geometries.Geometry:
+    os = posix()
+    if not os.exists(f"{directory}/{geometries.NAME}"):
+        raise NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
+    geometry = geometries.load(os, directory)
+    if not geometry.before:
+        raise InvalidRequest(f"{directory}: protects no disk in place", "only a volume made with --mode before does")
+    return geometry
+
+
+def adopt(path: str | Path, *, settings: Settings | None = None) -> Volume:
+    """Begin a new history with the disk of the volume at `path` as it is now, and open it: for a disk that was changed outside.
+
+    The history so far does not fit the disk any more and is deleted, with its bookmarks. Raises NotFound, Busy, InvalidRequest for a
+    volume without such a disk, RefusedPoint while writable images of the old history exist.
+    """
+    os, directory = posix(), _directory(path)
+    if not os.exists(directory) and os.exists(f"{directory}.old"):      # a crash between the renames
+        os.rename(f"{directory}.old", directory)
+    geometry = _protected(directory)
+    fresh, old = f"{directory}.new", f"{directory}.old"
+    held = stores.lock(os, directory)
+    try:
+        images = os.list_dir(f"{directory}/images")
+        if images:
+            raise RefusedPoint(f"{directory}: {len(images)} writable images show the old history ({', '.join(images[:3])})",
+                               "copy from them what is needed ('cdp export' works while the disk is as it was), then remove "
+                               f"{directory}/images/NAME")
+        for leftover in (fresh, old):
+            if os.exists(leftover):
+                stores.remove_tree(os, leftover)
+        stores.create(fresh, 0, Tuning.from_settings(settings or Settings()), disk=geometry.disk)
+        os.rename(directory, old)
+        os.rename(fresh, directory)
+        os.sync_dir(str(Path(directory).parent))
+        stores.remove_tree(os, old)
+    finally:
+        held.close()
+    return Volume(directory, settings=settings)
+
+
+def detach(path: str | Path, *, settings: Settings | None = None) -> str:
+    """End the protection of a disk for now: what a restore has not put on it yet is written, all is durable, and the disk is a plain
+    raw disk with the current content. Returns its path. The history stays, and fits as long as nobody writes to the disk.
+
+    Raises NotFound, Busy, InvalidRequest, Corruption.
+    """
+    directory = _directory(path)
+    geometry = _protected(directory)
+    Volume(directory, settings=settings).close()
+    return geometry.disk

@@ -1,0 +1,185 @@
+"""How far a capture has come: VOLUME/capture.json, and what the volume's own records say beyond it.
+
+The file says that record `seq` of the volume is the state of the log at `place`, and is written after that record is durable. After a
+kill -9 the volume has records behind it: a prefix, in order, of what the log says next. They are compared with the log,
+so each entry is in the history once, and a volume that was written by somebody else is told from one that was not.
+
+Invariants
+  1. The file is replaced as a whole, durably; its checksum is that of volume.json.
+  2. A witness is a checksum of bytes of the log that were taken: a log in which one differs is not the one that was taken.
+One thread.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cdp.capture.source import LogSource
+from cdp.capture.tail import Place, Tail
+from cdp.trace.model import Kind
+from cdpcore.errors import Corruption, NotFound, RefusedPoint
+from cdpcore.index import crc32c
+from cdpcore.osapi import posix
+
+NAME = "capture.json"
+WITNESS_BYTES = 1 << 16
+KINDS = {Kind.WRITE: 1, Kind.ZERO: 2, Kind.TRIM: 3}  # of a trace's request: of the record that it becomes
+RESTORE = 6
+ANOTHER = "--new-log goes on with a log that begins where this volume is; anything else needs a volume of its own"
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Bytes [position, position + size) of the log had this CRC-32C."""
+
+    position: int
+    size: int
+    crc: int
+
+
+@dataclass
+class LogPosition:
+    """source: path of the log; sector_bytes: its unit; place: what is taken, which is the volume's state at `seq`."""
+
+    source: str
+    sector_bytes: int
+    place: Place
+    seq: int
+    witnesses: list[Witness] = field(default_factory=list)
+    kind: str = "log"
+
+
+@dataclass
+class MirrorPosition:
+    """source: who mirrors, as far as is known. sessions: connections that wrote. whole: (seq, ts_ns, session) of the latest moments at
+    which a client said that all it had sent was there; synced: the first of them."""
+
+    source: str
+    sessions: int
+    whole: list[tuple[int, int, int]] = field(default_factory=list)
+    synced: tuple[int, int, int] | None = None
+    kind: str = "mirror"
+
+
+Position = LogPosition | MirrorPosition
+
+
+def save(directory: str, position: Position) -> None:
+    """Durable at return."""
+    text = json.dumps(asdict(position), sort_keys=True)
+    posix().write_file(f"{directory}/{NAME}", f'{{"capture": {text}, "crc32c": "{crc32c(text.encode()):08x}", "format": 1}}\n'.encode())
+
+
+def load(directory: str) -> Position | None:
+    """None where nothing was captured into this volume. Raises Corruption."""
+    path = f"{directory}/{NAME}"
+    try:
+        outer: dict[str, Any] = json.loads(posix().read_file(path))
+        inner = outer["capture"]
+        if outer["format"] != 1 or int(outer["crc32c"], 16) != crc32c(json.dumps(inner, sort_keys=True).encode()):
+            raise ValueError("checksum or format")
+        if inner["kind"] == "mirror":
+            synced = inner.pop("synced")
+            whole = [tuple(moment) for moment in inner.pop("whole")]
+            return MirrorPosition(**inner, whole=whole, synced=tuple(synced) if synced else None)
+        place, witnesses = Place(**inner.pop("place")), [Witness(**w) for w in inner.pop("witnesses")]
+        return LogPosition(**inner, place=place, witnesses=witnesses)
+    except NotFound:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Corruption(f"{path}: damaged ({error})", "the volume is whole; capture into a new one, or put the file back") from None
+
+
+def witness(source: LogSource, position: int, size: int) -> Witness:
+    return Witness(position, size, crc32c(source.read(position, size)))
+
+
+def check_witnesses(source: LogSource, position: LogPosition) -> None:
+    """Raises RefusedPoint where the log is not the one that was taken."""
+    for w in position.witnesses:
+        if witness(source, w.position, w.size) != w:
+            raise RefusedPoint(f"{source.path}: not the log that this volume took {position.place.entries} entries of: bytes "
+                               f"{w.position} to {w.position + w.size} are others now", ANOTHER)
+
+
+@dataclass
+class _Owed:
+    """What is left of one request of the log."""
+
+    kind: int
+    start: int
+    end: int
+    fua: bool
+    begin: Place
+    behind: Place
+
+
+def catch_up(volume: Any, tail: Tail, position: LogPosition, entries: int) -> int:
+    """Move `tail`, which is at `position.place`, behind everything that the volume has. Returns the seq of the last change found.
+
+    entries: how many the log counts. Raises RefusedPoint where the volume's records are not what the log says.
+    """
+    newest = volume.window().newest.seq
+    if newest < position.seq:
+        raise RefusedPoint(f"{volume.path}: ends at #{newest}, but #{position.seq} had been captured", "was an older copy of it put back? "
+                           "Capture into a new volume")
+    owed: _Owed | None = None
+    requests = _requests(tail, entries)
+    found, place = position.seq, tail.place
+    for record in _changes(volume, position.seq, newest):
+        seq, kind, offset, length = (int(record[name]) for name in ("seq", "kind", "offset", "length"))
+        if owed is None:
+            owed = next(requests, None)
+        if owed is None or (kind, offset) != (owed.kind, owed.start) or offset + length > owed.end or bool(record["flags"] & 2) != owed.fua:
+            what = "nothing more" if owed is None else f"{owed.end - owed.start} bytes at {owed.start}"
+            raise RefusedPoint(f"{volume.path}: #{seq} changes {length} bytes at {offset}, but {tail.source.path} has {what} behind entry "
+                               f"{place.entries}", "somebody else wrote to the volume: capture into a new one")
+        owed.start += length
+        found = seq
+        if owed.start == owed.end:
+            place, owed = owed.behind, None
+        else:
+            place = Place(owed.begin.entries, owed.begin.position, owed.begin.inside + length)
+            owed.begin = place
+    tail.place = place
+    return found
+
+
+def _changes(volume: Any, after: int, upto: int) -> Iterator[Any]:
+    for batch in volume.iter_records(after, upto):
+        restored = batch["seq"][batch["kind"] == RESTORE]
+        if len(restored):
+            raise RefusedPoint(f"{volume.path}: restored by #{restored[0]}, so it is not its source's copy any more",
+                               "'cdp undo' does not make it one; capture into a new volume")
+        yield from batch[np.isin(batch["kind"], list(KINDS.values()))]
+
+
+def _requests(tail: Tail, entries: int) -> Iterator[_Owed]:
+    while piece := tail.next(entries):
+        begin = piece.start
+        for record, behind in zip(piece.records, piece.ends, strict=True):
+            length = int(record["length_bytes"])
+            if record["kind"] in KINDS and length:
+                offset = int(record["offset_bytes"])
+                yield _Owed(KINDS[Kind(int(record["kind"]))], offset, offset + length, bool(record["flags"] & 1), begin, behind)
+            begin = behind
+
+
+def bookmark_name(text: str, taken: Iterable[str]) -> str:
+    """A bookmark's name for the mark `text` of a log, unlike those that are taken."""
+    from cdp.points import valid_name
+
+    base = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in text)[:160].lstrip("._+-") or "mark"
+    if not valid_name(base):
+        base = f"mark-{base}"
+    known, number, name = set(taken), 1, base
+    while name in known:
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+

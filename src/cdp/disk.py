@@ -1,0 +1,127 @@
+"""A disk that a before-image volume protects in place: adopted, locked, and known again.
+
+The disk is the user's own raw file or block device and stays one. While it is not open here, anybody may write to it; then the
+before-images do not fit it any more. So a clean close leaves a description of the disk (VOLUME/disk.json), and opening compares:
+size, the file's change times and inode, and checksums of samples (a block device has no change times of its own). What does
+not fit is refused: only `cdp adopt` begins a new history, because it ends the old one.
+
+    disk.json   {"crc32c": "...", "disk": {...}}; there only while the volume is closed cleanly
+"""
+from __future__ import annotations
+
+import json
+import os as _os
+import stat
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, Unavailable
+from cdpcore.index import crc32c
+from cdpcore.osapi import File, Os, PosixOs
+
+NAME = "disk.json"
+STATE = "disk.state"
+EDGE_BYTES = 1 << 20    # of either end: where file systems and partition tables keep what changes with every mount
+SAMPLES, SAMPLE_BYTES = 64, 4096
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """How a disk looked. Times and inode are 0 for a block device and on a simulated machine."""
+
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    samples_crc: int
+
+    def differs(self, other: Stamp) -> str:
+        """What is not the same, for a message; "" where all is."""
+        found = []
+        if self.size_bytes != other.size_bytes:
+            found.append(f"{other.size_bytes} bytes instead of {self.size_bytes}")
+        if self.samples_crc != other.samples_crc:
+            found.append("other content")
+        if self.inode != other.inode:
+            found.append("another file")
+        elif (self.mtime_ns, self.ctime_ns) != (other.mtime_ns, other.ctime_ns):
+            found.append("written or touched since")
+        return ", ".join(found)
+
+
+def open_disk(os: Os, path: str) -> File:
+    """The disk, open for writing and locked. Raises NotFound, Busy where another volume has it, InvalidRequest."""
+    if isinstance(os, PosixOs):
+        try:
+            mode = _os.stat(path).st_mode
+        except FileNotFoundError:
+            raise NotFound(f"{path}: no such disk", "give the path of a raw disk image or a block device") from None
+        except OSError as e:
+            raise Unavailable(f"{path}: {e.strerror}", "give the path of a raw disk image or a block device") from None
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise InvalidRequest(f"{path}: neither a file nor a block device", "give the path of a raw disk image or a block device")
+    file = os.open(path, write=True)
+    try:
+        file.lock()
+    except Busy:
+        file.close()
+        raise Busy(f"{path}: another volume has this disk open", "a disk is protected by one volume at a time") from None
+    return file
+
+
+def stamp(os: Os, path: str, file: File) -> Stamp:
+    """The disk as it is now; reads about 2 MiB."""
+    size = file.size()
+    mtime = ctime = inode = 0
+    if isinstance(os, PosixOs):
+        found = _os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            mtime, ctime, inode = found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    crc = 0
+    for at, n in _samples(size):
+        crc = crc32c(file.pread(n, at), crc)
+    return Stamp(size, mtime, ctime, inode, crc)
+
+
+def _samples(size: int) -> list[tuple[int, int]]:
+    edge = min(EDGE_BYTES, size)
+    step = max(SAMPLE_BYTES, size // SAMPLES // SAMPLE_BYTES * SAMPLE_BYTES)
+    middle = [(at, min(SAMPLE_BYTES, size - at)) for at in range(edge, max(edge, size - edge), step)]
+    return [(0, edge), *middle, (max(edge, size - edge), size - max(edge, size - edge))]
+
+
+def save(os: Os, directory: str, now: Stamp) -> None:
+    """The volume is closed cleanly and its disk looks like this. Durable at return."""
+    text = json.dumps(asdict(now), sort_keys=True)
+    os.write_file(f"{directory}/{NAME}", f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode())
+
+
+def forget(os: Os, directory: str) -> None:
+    """From now on the disk changes. Durable at return."""
+    if os.exists(f"{directory}/{NAME}"):
+        os.unlink(f"{directory}/{NAME}")
+        os.sync_dir(directory)
+
+
+def check_unchanged(os: Os, directory: str, path: str, file: File, size_bytes: int) -> None:
+    """Raises Corruption where the disk is not what the volume left. After a crash there is no description, and only the size is
+    known."""
+    if file.size() != size_bytes:
+        raise _changed(directory, path, f"{file.size()} bytes instead of {size_bytes}")
+    if not os.exists(f"{directory}/{NAME}"):
+        return
+    try:
+        outer: Any = json.loads(os.read_file(f"{directory}/{NAME}"))
+        left = Stamp(**outer["disk"])
+        if int(outer["crc32c"], 16) != crc32c(json.dumps(outer["disk"], sort_keys=True).encode()):
+            raise ValueError("checksum")
+    except (ValueError, KeyError, TypeError) as e:
+        raise Corruption(f"{directory}/{NAME}: damaged ({e})", "put it back from a copy, or 'cdp adopt' the disk anew") from None
+    difference = left.differs(stamp(os, path, file))
+    if difference:
+        raise _changed(directory, path, difference)
+
+
+def _changed(directory: str, path: str, how: str) -> Corruption:
+    return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit the disk any more",
+                      f"'cdp adopt {directory}' begins a new history with the disk as it is; or put the disk's old content back")

@@ -1,0 +1,922 @@
+"""The core of a before-image volume: a disk that is written in place, and a log of what each write overwrote.
+
+Way of a write: its range is held (overlapping changes wait) -> the old content is read -> append lock: the old content goes into
+the open frame, the new one into Pending, the extent tree learns the version -> visible, the request is answered. Once
+the frame is durable the new content goes to the disk. So no write waits for a device, many share one sync, and the disk never
+holds what the log could not take back. A flush waits until the disk is durable too.
+
+Way of a read: what is newer than the disk comes from Pending, the rest from the disk; a time image takes the oldest version
+after its moment from the log, and the rest as a read of now does. Reading takes no lock that a write waits for: it looks
+afterwards whether its range was changed meanwhile, and then reads again (a few times; then it holds the range).
+
+Invariants
+ 1. The disk is changed only by round(), one at a time, in seq order, and only with changes whose before-images are durable.
+ 2. DiskState names a record up to which the disk holds everything, durably; it ends its frame. Recovery puts back what later
+    records overwrote, and cuts the log behind that frame: a prefix in seq order that holds everything flushed.
+ 3. A segment is sealed only when 2 covers it, so what recovery may have to put back is in segments that are not sealed.
+ 4. A version's data is what the disk (with Pending) held, not what a restore that is still being written back makes of it; so
+    images of the time before the restore stay right.
+
+Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them, then Pending's. Whoever waits
+for room in Pending holds a range and nothing else, and round() needs no range.
+"""
+from libc.errno cimport ENOMEM, ESHUTDOWN
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from cdpcore.errors cimport CDP_CLOSED, CDP_OK, cdp_fail, cdp_fail_os, check
+from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c, cdp_loc_is_data
+from cdpcore.log cimport ROOM_FREEING, ROOM_WRITE
+from cdpcore.osapi cimport CDP_OPEN_RDWR
+from cdpcore.pending cimport pending_change
+from cdpcore.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
+                           pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
+from cdpcore.versions cimport change, drop
+from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, CDP_META, add_extent, cdp_extent,
+                             cdp_gate_enter, cdp_gate_leave, map_base)
+from cdpcore.errors import Closed
+
+cdef extern from "format.h" nogil:
+    enum:
+        CDP_SECTOR
+        CDP_BLOCK
+        CDP_KIND_WRITE
+        CDP_KIND_ZERO
+        CDP_KIND_TRIM
+        CDP_KIND_FLUSH
+        CDP_KIND_WRITEBACK
+        CDP_REC_MORE
+        CDP_REC_FUA
+        CDP_REC_BEFORE
+        CDP_REC_HOLE
+        CDP_REC_SAME
+        CDP_REC_META
+
+cdef extern from "nbd_wire.h" nogil:
+    int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
+
+cdef extern from "thread.h" nogil:
+    void cdp_cond_init(pthread_cond_t *c)
+    int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
+    uint64_t cdp_monotonic_ms()
+
+cdef enum:
+    MAX_PARTS = 32          # descriptors of a record
+    READ_TRIES = 8          # then a reader holds its range
+    FULL = -1               # of add_extent: the list is full
+    AGAIN = -2              # the lineage or the range changed meanwhile
+    PAUSE_MS = 50
+    ZEROS_BYTES = 65536
+
+cdef uint64_t HOLE_STEP = 64 << 20      # a hole at least so long is trimmed as one record, unread
+cdef uint8_t ZEROS[ZEROS_BYTES]
+
+
+cdef class InPlaceCore(VolumeCore):
+    """As VolumeCore, for before-images; attach() the disk before use."""
+
+    def __cinit__(self, *args, **kwargs):
+        pthread_mutex_init(&self.settling, NULL)
+        cdp_cond_init(&self.settled)
+
+    def __dealloc__(self):
+        pthread_cond_destroy(&self.settled)
+        pthread_mutex_destroy(&self.settling)
+
+    def attach(self, path: str, DiskState state not None, *, uint64_t pending_bytes, uint32_t pending_changes, bint skip_same):
+        """Before the first request: the disk at `path` holds what `state` says, which is the end of the log. At most
+        `pending_bytes` (a multiple of 4096) of new content in `pending_changes` changes wait to be written to it."""
+        cdef cdp_status st
+        cdef uint64_t seq = self.versions.last_seq
+        self.base_fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDWR)
+        if self.base_fd < 0:
+            check(cdp_fail_os(&st, self.base_fd, 0, b"opening the disk"), &st, path)
+        self.state = state
+        self.skip_same = skip_same
+        self.ranges = RangeLock()
+        self.pending = Pending(self.os, data_bytes=pending_bytes, n_changes=pending_changes, released_seq=seq)
+        self.applied_seq = self.synced_seq = seq
+        self.max_request_bytes = min(self.max_request_bytes, pending_bytes // 2 // CDP_SECTOR * CDP_SECTOR)
+
+    # --- the way of a write -------------------------------------------------------------------------------------------
+
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef uint64_t done = 0, step, part_seq = 0
+        cdef uint64_t *told
+        cdef span s
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        rc = self.check_range(off, n, st)
+        while rc == CDP_OK and done < n:
+            step = min(n - done, self.max_request_bytes - (off + done) % CDP_SECTOR)
+            told = seq if done + step == n else &part_seq   # not before the whole request is in the log
+            if (off + done) % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
+                s.start = (off + done) // CDP_SECTOR
+                s.end = s.start + step // CDP_SECTOR
+                s.kind = CDP_EXTENT_DATA
+                s.data = buf + done
+                rc = self.change_aligned(CDP_KIND_WRITE, &s, 1, flags, told, st)
+            else:
+                rc = self.change_bytes(CDP_KIND_WRITE, buf + done, off + done, step, flags, told, st)
+            done += step
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        """What is trimmed is read and kept, but for long holes; so it takes as long as there is data."""
+        cdef uint16_t kind = CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO
+        cdef uint64_t at = off, end = off + n, step, most = self.max_request_bytes, until, part_seq = 0
+        cdef uint64_t *told
+        cdef span s
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        rc = self.check_range(off, n, st)
+        while rc == CDP_OK and at < end:
+            step = min(end - at, most - at % CDP_SECTOR)
+            if at % CDP_SECTOR == 0 and end - at >= HOLE_STEP and kind == CDP_KIND_TRIM:
+                rc = self.known_hole(at // CDP_SECTOR, end // CDP_SECTOR, &until, st)
+                if rc != CDP_OK:
+                    break
+                if until * CDP_SECTOR - at >= HOLE_STEP:
+                    step = until * CDP_SECTOR - at
+            told = seq if at + step == end else &part_seq
+            if at % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
+                s.start = at // CDP_SECTOR
+                s.end = s.start + step // CDP_SECTOR
+                s.kind = CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO
+                s.data = NULL
+                rc = self.change_aligned(kind, &s, 1, flags, told, st)
+            else:
+                rc = self.change_bytes(kind, NULL, at, step, flags, told, st)
+            at += step
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef uint64_t current_epoch(self) noexcept nogil:
+        return (<const volatile uint64_t *>&self.epoch)[0]      # checked again under the append lock
+
+    cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef uint32_t ticket = self.ranges.acquire(s[0].start, s[n - 1].end)
+        cdef int rc = AGAIN
+        while rc == AGAIN:
+            rc = self.change_held(kind, s, n, flags, self.current_epoch(), seq, st)
+        self.ranges.release(ticket)
+        return self.finish(seq[0], flags, rc, st)
+
+    cdef int finish(self, uint64_t seq, uint32_t flags, int rc, cdp_status *st) noexcept nogil:
+        """FUA: durable in the log and on the disk."""
+        if rc == CDP_OK and flags & CDP_FUA:
+            rc = self.log.wait_durable(seq, st)
+            if rc == CDP_OK:
+                rc = self.settle(seq, True, st)
+        return rc
+
+    cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                          cdp_status *st) noexcept nogil:
+        """A change that does not begin and end on sectors: those are read, and changed whole. `buf` NULL: zeros."""
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, epoch
+        cdef uint64_t whole_start = (off + CDP_SECTOR - 1) // CDP_SECTOR, whole_end = (off + n) // CDP_SECTOR
+        cdef uint64_t head = off - start * CDP_SECTOR, size = (end - start) * CDP_SECTOR
+        cdef span s[3]
+        cdef uint32_t n_spans, ticket
+        cdef moment m
+        cdef uint8_t *merged = <uint8_t *>malloc(size)
+        cdef int rc
+        if merged == NULL:
+            return cdp_fail_os(st, -ENOMEM, off, b"merging an unaligned write")
+        ticket = self.ranges.acquire(start, end)
+        while True:
+            epoch = self.current_epoch()
+            rc = self.read_now(merged, start * CDP_SECTOR, CDP_SECTOR, &m, st)
+            if rc == CDP_OK and end - start > 1:
+                rc = self.read_now(merged + size - CDP_SECTOR, (end - 1) * CDP_SECTOR, CDP_SECTOR, &m, st)
+            if rc == AGAIN:
+                continue
+            if rc != CDP_OK:
+                break
+            if buf != NULL:
+                memcpy(merged + head, buf, n)
+            else:
+                memset(merged + head, 0, n)
+            if kind == CDP_KIND_WRITE or whole_start >= whole_end:
+                kind = CDP_KIND_WRITE
+                n_spans = 1
+                set_span(&s[0], start, end, CDP_EXTENT_DATA, merged)
+            else:
+                n_spans = 0
+                if start < whole_start:
+                    set_span(&s[n_spans], start, whole_start, CDP_EXTENT_DATA, merged)
+                    n_spans += 1
+                set_span(&s[n_spans], whole_start, whole_end, CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO, NULL)
+                n_spans += 1
+                if whole_end < end:
+                    set_span(&s[n_spans], whole_end, end, CDP_EXTENT_DATA, merged + size - CDP_SECTOR)
+                    n_spans += 1
+            rc = self.change_held(kind, s, n_spans, flags, epoch, seq, st)
+            if rc != AGAIN:
+                break
+        self.ranges.release(ticket)
+        free(merged)
+        return self.finish(seq[0], flags, rc, st)
+
+    cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil:
+        """[start, *until) is a hole of the disk and nothing is pending there; *until == start: not known."""
+        cdef uint64_t a, b
+        cdef moment m
+        cdef pieces p
+        cdef int rc
+        until[0] = start
+        if self.restoring:
+            return CDP_OK
+        rc = self.versions.resolve_seqs(self.pending.released(), start, end, &p, &m, st)
+        if rc != CDP_OK:
+            return rc
+        b = p.at[0].end if p.at[0].loc == 0 else start
+        drop(&p)
+        if b == start:
+            return CDP_OK
+        rc = self.table.next_data(self.table.ctx, self.base_fd, start * CDP_SECTOR, &a, until)
+        if rc < 0:
+            return cdp_fail_os(st, rc, start * CDP_SECTOR, b"looking for data on the disk")
+        until[0] = b if rc == 0 or a // CDP_SECTOR >= b else max(start, a // CDP_SECTOR)
+        return CDP_OK
+
+    cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
+                         cdp_status *st) noexcept nogil:
+        """The range is held: one record. AGAIN: the lineage is not that of `epoch` any more."""
+        cdef old_part old[MAX_PARTS]
+        cdef uint64_t start = s[0].start, end = s[n - 1].end, size = (end - start) * CDP_SECTOR, until = start, new_bytes = 0
+        cdef uint32_t n_old = 0, i
+        cdef moment m
+        cdef uint8_t *content = NULL
+        cdef bint same = False
+        cdef int rc = CDP_OK
+        if size >= HOLE_STEP:
+            rc = self.known_hole(start, end, &until, st)
+            if rc != CDP_OK:
+                return rc
+        if until == end:
+            set_old(&old[0], start, end, NULL, True)
+            n_old = 1
+        else:
+            content = <uint8_t *>malloc(size)
+            if content == NULL:
+                return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"reading what a write overwrites")
+            rc = AGAIN
+            while rc == AGAIN:
+                if self.old_is_logical:
+                    rc = self.read_now(content, start * CDP_SECTOR, size, &m, st)
+                else:
+                    rc = self.read_disk(content, start * CDP_SECTOR, size, &m, st)
+            if rc != CDP_OK:
+                free(content)
+                return rc
+            same = self.skip_same and kind != CDP_KIND_WRITEBACK and is_same(s, n, content)
+            if same:
+                set_old(&old[0], start, end, NULL, False)
+                n_old = 1
+            else:
+                n_old = split(content, start, end, self.part_bytes, old)
+        for i in range(n_old):
+            old[i].crc = cdp_crc32c(0, old[i].data, (old[i].end - old[i].start) * CDP_SECTOR) if old[i].data != NULL else 0
+        if same:
+            n = 0
+        for i in range(n):
+            new_bytes += (s[i].end - s[i].start) * CDP_SECTOR if s[i].kind == CDP_EXTENT_DATA else 0
+        while rc == CDP_OK and not self.pending.reserve(new_bytes, n):
+            rc = self.make_room(st)
+        if rc != CDP_OK:
+            free(content)
+            return rc
+        self.log.lock_append()
+        if epoch != self.epoch:
+            rc = AGAIN
+        else:
+            rc = self.append_change(kind, s, n, old, n_old, flags, seq, st)
+        self.log.unlock_append()
+        if rc != CDP_OK:
+            self.pending.unreserve(new_bytes, n)
+        elif self.pending.used_bytes() > self.pending.data_bytes // 4 and not self.busy:
+            pthread_cond_signal(&self.settled)
+        free(content)
+        return rc
+
+    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, old_part *old, uint32_t n_old, uint32_t flags,
+                           uint64_t *seq, cdp_status *st) noexcept nogil:
+        """Append lock held, room in Pending reserved. n == 0: the record changed nothing."""
+        cdef change changes[MAX_PARTS]
+        cdef uint64_t ts_ns, loc, old_bytes = 0
+        cdef uint32_t i, n_changes = 0, bytes
+        cdef uint16_t rec
+        cdef int rc
+        for i in range(n_old):
+            old_bytes += (old[i].end - old[i].start) * CDP_SECTOR if old[i].data != NULL else 0
+        rc = self.begin_record(old_bytes, ROOM_WRITE, seq, &ts_ns, st)
+        for i in range(n_old):
+            if rc != CDP_OK:
+                break
+            rec = CDP_REC_BEFORE | (CDP_REC_MORE if i + 1 < n_old else 0)
+            if flags & CDP_FUA:
+                rec |= CDP_REC_FUA
+            if flags & CDP_META:
+                rec |= CDP_REC_META
+            if n == 0:
+                rec |= CDP_REC_SAME
+            if old[i].hole:
+                rec |= CDP_REC_HOLE
+            bytes = <uint32_t>((old[i].end - old[i].start) * CDP_SECTOR) if old[i].data != NULL else 0
+            rc = self.log.append(seq[0], ts_ns, old[i].start, old[i].end - old[i].start, kind, rec, old[i].data, bytes, old[i].crc,
+                                 &loc, st)
+            if n == 0:
+                continue
+            if not bytes:
+                loc = CDP_LOC_HOLE if old[i].hole else CDP_LOC_ZERO
+            if n_changes and bytes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
+                changes[n_changes - 1].end = old[i].end     # it lies right behind: one extent
+            else:
+                changes[n_changes].start = old[i].start
+                changes[n_changes].end = old[i].end
+                changes[n_changes].loc = loc
+                n_changes += 1
+        if rc != CDP_OK:
+            seq[0] = 0      # the next record may get it
+            return rc
+        for i in range(n):      # before it is visible: who sees the version looks for the content
+            self.pending.push(seq[0], s[i].start, s[i].end, s[i].kind, s[i].data)
+            if kind == CDP_KIND_WRITE:
+                self.bytes_written += (s[i].end - s[i].start) * CDP_SECTOR
+        self.versions.add(seq[0], ts_ns, changes, n_changes)
+        if n == 0:
+            self.n_same += 1
+        if kind == CDP_KIND_WRITE:
+            self.n_writes += 1
+        elif kind != CDP_KIND_WRITEBACK:
+            self.n_zeroes += 1
+        if flags & CDP_FUA:
+            self.unflushed_seq = seq[0]
+        return CDP_OK
+
+    cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil:
+        """As change_held, but no record and no before-image: a destructive restore discards what the disk holds. Nobody reads this
+        from Pending or the disk before it is there: the versions that it comes from are shown until the restore is done."""
+        cdef uint64_t bytes = 0
+        cdef uint32_t i
+        cdef int rc = CDP_OK
+        for i in range(n):
+            bytes += (s[i].end - s[i].start) * CDP_SECTOR if s[i].kind == CDP_EXTENT_DATA else 0
+        while rc == CDP_OK and not self.pending.reserve(bytes, n):
+            rc = self.make_room(st)
+        if rc != CDP_OK:
+            return rc
+        self.log.lock_append()
+        if epoch == self.epoch:
+            for i in range(n):
+                self.pending.push(self.versions.last_seq, s[i].start, s[i].end, s[i].kind, s[i].data)
+            pthread_mutex_lock(&self.settling)      # there is something of that seq to be done once more
+            self.applied_seq = min(self.applied_seq, self.versions.last_seq - 1)
+            self.synced_seq = min(self.synced_seq, self.versions.last_seq - 1)
+            pthread_mutex_unlock(&self.settling)
+        else:
+            self.pending.unreserve(bytes, n)
+            rc = AGAIN
+        self.log.unlock_append()
+        return rc
+
+    cdef int make_room(self, cdp_status *st) noexcept nogil:
+        """Pending is full: what is in it goes to the disk, by us or by whoever is at it."""
+        cdef uint64_t before = self.pending.released()
+        cdef int rc = self.settle_now(False, st)
+        if rc == CDP_OK and self.pending.released() == before:      # a reader has a change pinned, or others have reserved
+            pthread_mutex_lock(&self.settling)
+            cdp_cond_wait_ms(&self.settled, &self.settling, 1)
+            pthread_mutex_unlock(&self.settling)
+        return rc
+
+    cdef int flush(self, cdp_status *st) noexcept nogil:
+        """Everything acknowledged before is durable at return, on the disk itself."""
+        cdef uint64_t seq
+        cdef int rc = CDP_OK
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        self.log.lock_append()
+        seq = self.versions.last_seq
+        if self.unflushed_seq != seq:
+            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
+            if seq:
+                self.unflushed_seq = seq
+                self.n_flushes += 1
+            else:
+                rc = st.code
+        self.log.unlock_append()
+        if rc == CDP_OK:
+            rc = self.log.wait_durable(seq, st)
+        if rc == CDP_OK:
+            rc = self.settle(seq, True, st)
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef uint64_t kept_seq(self) noexcept nogil:
+        """What recovery does not put back: a word that only grows."""
+        return (<const volatile uint64_t *>&self.state.applied_seq)[0]
+
+    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        return CDP_OK if self.kept_seq() > beyond else self.settle_now(True, st)
+
+    # --- the way to the disk ------------------------------------------------------------------------------------------
+
+    cdef int settle_now(self, bint sync, cdp_status *st) noexcept nogil:
+        """Every record so far is on the disk at return; `sync`: durably."""
+        cdef uint64_t seq
+        cdef int rc
+        self.log.lock_append()
+        self.log.close_frame()
+        seq = self.versions.last_seq
+        self.log.unlock_append()
+        rc = self.log.wait_durable(seq, st)
+        return self.settle(seq, sync, st) if rc == CDP_OK else rc
+
+    cdef int settle(self, uint64_t upto, bint sync, cdp_status *st) noexcept nogil:
+        """Records up to `upto`, durable in the log, are on the disk at return. The first to come leads a round for all that is
+        durable by then; who comes meanwhile shares the next one. Takes no lock of the log's while it leads: a writer that
+        holds the append lock may be waiting for a segment to be sealed, which waits for this."""
+        cdef int rc
+        pthread_mutex_lock(&self.settling)
+        while (self.synced_seq if sync else self.applied_seq) < upto:
+            if self.log.failed:
+                pthread_mutex_unlock(&self.settling)
+                return self.log.fail_sticky(st)
+            if self.busy:
+                pthread_cond_wait(&self.settled, &self.settling)
+                continue
+            self.busy = True
+            pthread_mutex_unlock(&self.settling)
+            rc = self.round(sync, st)
+            pthread_mutex_lock(&self.settling)
+            self.busy = False
+            pthread_cond_broadcast(&self.settled)
+            if rc != CDP_OK:
+                pthread_mutex_unlock(&self.settling)
+                return rc
+        pthread_mutex_unlock(&self.settling)
+        return CDP_OK
+
+    cdef int round(self, bint sync, cdp_status *st) noexcept nogil:
+        cdef uint64_t upto = self.log.durable()
+        cdef int64_t os_rc
+        cdef int rc = self.apply(upto, st)
+        if rc == CDP_OK and sync:
+            os_rc = self.table.datasync(self.table.ctx, self.base_fd)
+            if os_rc < 0:
+                rc = cdp_fail_os(st, os_rc, 0, b"making the disk durable")
+            else:
+                rc = self.state.put(upto, st)
+        if rc != CDP_OK:    # as a failed write of the log: nothing more is acknowledged; recovery puts the disk right
+            self.log.fail(st.sys_errno)
+            return rc
+        pthread_mutex_lock(&self.settling)
+        pthread_mutex_lock(&self.pending.mutex)
+        if self.next_change < self.pending.next:    # what overwrite_held() pushed meanwhile bears an old seq
+            upto = min(upto, self.pending.changes[self.next_change % self.pending.n_changes].seq - 1)
+        pthread_mutex_unlock(&self.pending.mutex)
+        self.applied_seq = upto
+        if sync:
+            self.synced_seq = upto
+        pthread_mutex_unlock(&self.settling)
+        self.pending.release(upto)
+        return CDP_OK
+
+    cdef int apply(self, uint64_t upto, cdp_status *st) noexcept nogil:
+        """Changes up to `upto` to the disk, in order. A leader only."""
+        cdef pending_change *c
+        cdef const uint8_t *p
+        cdef uint64_t skip, n, size
+        cdef int64_t os_rc
+        cdef int rc
+        while True:
+            c = NULL
+            pthread_mutex_lock(&self.pending.mutex)
+            if self.next_change < self.pending.next:
+                c = &self.pending.changes[self.next_change % self.pending.n_changes]
+            pthread_mutex_unlock(&self.pending.mutex)
+            if c == NULL or c.seq > upto:
+                return CDP_OK
+            size = (c.end - c.start) * CDP_SECTOR
+            if c.kind != CDP_EXTENT_DATA:
+                rc = self.zero_disk(c.start * CDP_SECTOR, size, c.kind == CDP_EXTENT_HOLE, st)
+                if rc != CDP_OK:
+                    return rc
+                size = 0
+            skip = 0
+            while skip < size:
+                n = size - skip
+                p = self.pending.piece(c, skip, &n)
+                os_rc = self.table.pwrite(self.table.ctx, self.base_fd, p, n, c.start * CDP_SECTOR + skip)
+                if os_rc < 0:
+                    return cdp_fail_os(st, os_rc, c.start * CDP_SECTOR + skip, b"writing the disk")
+                skip += n
+            self.next_change += 1
+
+    cdef int zero_disk(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil:
+        cdef uint64_t step
+        cdef int64_t rc
+        if hole and self.table.punch(self.table.ctx, self.base_fd, off, n) >= 0:
+            return CDP_OK
+        while n:
+            step = min(n, <uint64_t>ZEROS_BYTES)
+            rc = self.table.pwrite(self.table.ctx, self.base_fd, ZEROS, step, off)
+            if rc < 0:
+                return cdp_fail_os(st, rc, off, b"writing zeros to the disk")
+            off += step
+            n -= step
+        return CDP_OK
+
+    def run_applier(self, uint32_t commit_interval_ms):
+        """A thread's life: keeps Pending from filling up, and makes everything durable once per `commit_interval_ms` (0: only
+        when asked). Returns after stop_applier() or a failure."""
+        cdef cdp_status st
+        cdef uint64_t now, due = cdp_monotonic_ms() + commit_interval_ms
+        cdef int rc = CDP_OK
+        cdef bint sync
+        with nogil:
+            while rc == CDP_OK and not self.log.failed:
+                pthread_mutex_lock(&self.settling)
+                now = cdp_monotonic_ms()
+                while not self.stopping and self.pending.used_bytes() <= self.pending.data_bytes // 4 and \
+                        (not commit_interval_ms or now < due):
+                    cdp_cond_wait_ms(&self.settled, &self.settling, PAUSE_MS)
+                    now = cdp_monotonic_ms()
+                sync = commit_interval_ms and now >= due
+                pthread_mutex_unlock(&self.settling)
+                if self.stopping:
+                    break
+                if sync:
+                    due = now + commit_interval_ms
+                if not sync or self.synced_seq != self.versions.last_seq:
+                    rc = self.settle_now(sync, &st)
+
+    def stop_applier(self):
+        """Let run_applier return."""
+        with nogil:
+            pthread_mutex_lock(&self.settling)
+            self.stopping = True
+            pthread_cond_broadcast(&self.settled)
+            pthread_mutex_unlock(&self.settling)
+
+    def settle_disk(self, upto: int | None = None):
+        """Everything (or records up to `upto`, which are durable in the log) is on the disk, durably."""
+        cdef cdp_status st
+        cdef uint64_t seq = 0 if upto is None else upto
+        cdef bint all_of_it = upto is None
+        cdef int rc
+        with nogil:
+            rc = self.settle_now(True, &st) if all_of_it else self.settle(seq, True, &st)
+        check(rc, &st, None)
+
+    # --- the way of a read --------------------------------------------------------------------------------------------
+
+    cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
+        cdef uint32_t tries, ticket
+        cdef moment m
+        cdef int rc
+        if n == 0:
+            return CDP_OK
+        for tries in range(READ_TRIES):
+            rc = self.read_once(view, buf, off, n, &m, st)
+            if rc != AGAIN:
+                return rc
+        ticket = self.ranges.acquire(start, end)
+        rc = AGAIN
+        while rc == AGAIN:
+            rc = self.read_once(view, buf, off, n, &m, st)
+        self.ranges.release(ticket)
+        return rc
+
+    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+        """AGAIN: the range was changed meanwhile."""
+        cdef int rc
+        if view != NULL:
+            return self.read_view(view, buf, off, n, m, st)
+        rc = self.read_now(buf, off, n, m, st)
+        if rc == CDP_OK and not self.versions.untouched(m, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR):
+            return AGAIN
+        return rc
+
+    cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+        """The current content: of the moment m where nothing changed the range since (the caller looks, or holds it)."""
+        if self.restoring:
+            return self.read_view(NULL, buf, off, n, m, st)
+        return self.read_disk(buf, off, n, m, st)
+
+    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+        """What the disk holds, or will hold when Pending is on it."""
+        cdef pieces p
+        cdef uint64_t i, a, b, step
+        cdef pending_change *c
+        cdef int64_t got
+        cdef bint lost = True
+        cdef int rc
+        while lost:
+            rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR,
+                                            &p, m, st)
+            if rc != CDP_OK:
+                return rc
+            lost = False
+            for i in range(p.n):
+                a = max(p.at[i].start * CDP_SECTOR, off)
+                b = min(p.at[i].end * CDP_SECTOR, off + n)
+                if p.at[i].loc == 0:
+                    got = self.table.pread(self.table.ctx, self.base_fd, buf + (a - off), b - a, a)
+                    if got < 0:
+                        drop(&p)
+                        return cdp_fail_os(st, got, a, b"reading the disk")
+                    memset(buf + (a - off) + got, 0, (b - a) - <uint64_t>got)
+                    continue
+                while a < b:
+                    c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)
+                    if c == NULL:       # it is on the disk by now
+                        lost = True
+                        break
+                    step = min(b, c.end * CDP_SECTOR) - a
+                    if c.kind == CDP_EXTENT_DATA:
+                        self.pending.copy_out(c, a - c.start * CDP_SECTOR, buf + (a - off), step)
+                    else:
+                        memset(buf + (a - off), 0, step)
+                    self.pending.unpin(c)
+                    a += step
+                if lost:
+                    break
+            drop(&p)
+        return CDP_OK
+
+    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+        """As of `view`; AGAIN where the disk was to be read and has been changed there meanwhile."""
+        cdef pieces p
+        cdef uint64_t i, a, b
+        cdef moment now
+        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            a = max(p.at[i].start * CDP_SECTOR, off)
+            b = min(p.at[i].end * CDP_SECTOR, off + n)
+            if p.at[i].loc == CDP_LOC_BASE:
+                rc = self.read_disk(buf + (a - off), a, b - a, &now, st)
+                if rc == CDP_OK and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
+                    rc = AGAIN
+            elif cdp_loc_is_data(p.at[i].loc):
+                rc = self.read_data(buf + (a - off), p.at[i].loc, a - p.at[i].start * CDP_SECTOR, b - a, st)
+            else:
+                memset(buf + (a - off), 0, b - a)
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
+                 cdp_status *st) noexcept nogil:
+        """As cdp_target.map, in windows of 1 GiB."""
+        cdef uint64_t at = off, end = off + n, stop, last_bytes
+        cdef uint32_t count = 0, before
+        cdef moment m
+        cdef int rc
+        got[0] = 0
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        rc = self.check_range(off, n, st)
+        while rc == CDP_OK and at < end:
+            stop = min(end, (at // (1 << 30) + 1) * (1 << 30))
+            before = count
+            last_bytes = out[count - 1].length if count else 0
+            if view != NULL or self.restoring:
+                rc = self.map_view(view, at, stop, out, cap, &count, &m, st)
+            else:
+                rc = self.map_disk(at, stop, out, cap, &count, st)
+            if rc == AGAIN:
+                count = before
+                if count:
+                    out[count - 1].length = last_bytes
+                rc = CDP_OK
+                continue
+            at = stop
+        cdp_gate_leave(&self.gate)
+        got[0] = count
+        return CDP_OK if rc == FULL else rc
+
+    cdef int map_disk(self, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef uint64_t i, a, b, step
+        cdef pending_change *c
+        cdef moment m
+        cdef uint32_t kind
+        cdef int rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR,
+                                                 &p, &m, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            a = max(p.at[i].start * CDP_SECTOR, off)
+            b = min(p.at[i].end * CDP_SECTOR, end)
+            if p.at[i].loc == 0:
+                rc = map_base(self, a, b, <cdp_extent *>out, cap, count, st)
+                a = b
+            while rc == CDP_OK and a < b:
+                c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)
+                if c == NULL:
+                    rc = AGAIN
+                    break
+                step = min(b, c.end * CDP_SECTOR) - a
+                kind = c.kind
+                self.pending.unpin(c)
+                rc = add_extent(<cdp_extent *>out, cap, count, a, a + step, kind)
+                a += step
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, moment *m,
+                      cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef uint64_t i, a, b
+        cdef uint32_t kind
+        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            a = max(p.at[i].start * CDP_SECTOR, off)
+            b = min(p.at[i].end * CDP_SECTOR, end)
+            if p.at[i].loc == CDP_LOC_BASE:
+                rc = self.map_disk(a, b, out, cap, count, st)
+                if (rc == CDP_OK or rc == FULL) and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
+                    rc = AGAIN
+            else:
+                kind = CDP_EXTENT_DATA
+                if not cdp_loc_is_data(p.at[i].loc):
+                    kind = CDP_EXTENT_HOLE if p.at[i].loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
+                rc = add_extent(<cdp_extent *>out, cap, count, a, b, kind)
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    def on_disk(self) -> bool:
+        """Whether the disk holds every record, durably."""
+        return self.synced_seq == self.versions.last_seq and not self.log.failed
+
+    # --- restores -----------------------------------------------------------------------------------------------------
+
+    def lineage_changed(self, bint restoring, bint discards=False):
+        """Between freeze() and thaw(), after the current lineage was replaced. `restoring`: it shows more than the disk.
+        `discards`: a destructive restore does, so what the disk still holds of before is kept by nobody."""
+        self.epoch += 1
+        self.restoring = restoring
+        self.old_is_logical = restoring and discards
+
+    def write_back(self, uint64_t offset, uint64_t length, uint32_t max_records):
+        """Put a range of the disk (whole sectors) to what the current lineage shows of it, keeping what was there as any write does.
+        Stops after `max_records`. Returns (up to where, bytes that were not on the disk yet)."""
+        cdef cdp_status st
+        cdef uint64_t n = 0, at = offset // CDP_SECTOR
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            raise Closed("the volume is closed")
+        with nogil:
+            rc = self.write_back_range(&at, (offset + length) // CDP_SECTOR, max_records, &n, &st)
+        cdp_gate_leave(&self.gate)
+        check(rc, &st, None)
+        return at * CDP_SECTOR, n
+
+    cdef int write_back_range(self, uint64_t *at, uint64_t end, uint32_t max_records, uint64_t *n, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef uint64_t i, k, epoch, seq, step = self.max_request_bytes // CDP_SECTOR, size, start = at[0]
+        cdef span s[MAX_PARTS]
+        cdef uint32_t n_spans, ticket, n_records = 0
+        cdef moment m
+        cdef uint8_t *content
+        cdef int rc = CDP_OK
+        while start < end and rc == CDP_OK and n_records < max_records:
+            ticket = self.ranges.acquire(start, min(start + step, end))
+            epoch = self.current_epoch()
+            rc = self.versions.resolve_before(NULL, start, min(start + step, end), &p, &m, st)
+            if rc != CDP_OK:
+                self.ranges.release(ticket)
+                break
+            i = 0
+            while rc == CDP_OK and i < p.n and n_records < max_records:
+                if p.at[i].loc == CDP_LOC_BASE:
+                    i += 1
+                    continue
+                # Neighbours that are not on the disk: one record.
+                size = 0
+                k = i
+                while k < p.n and k - i < MAX_PARTS and p.at[k].loc != CDP_LOC_BASE:
+                    size += (p.at[k].end - p.at[k].start) * CDP_SECTOR
+                    k += 1
+                content = <uint8_t *>malloc(size)
+                if content == NULL:
+                    rc = cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"writing a restore back")
+                    break
+                n_spans = 0
+                size = 0
+                while i < k and rc == CDP_OK:
+                    set_span(&s[n_spans], p.at[i].start, p.at[i].end, CDP_EXTENT_DATA, content + size)
+                    if cdp_loc_is_data(p.at[i].loc):
+                        rc = self.read_data(content + size, p.at[i].loc, 0, (p.at[i].end - p.at[i].start) * CDP_SECTOR, st)
+                    else:
+                        s[n_spans].kind = CDP_EXTENT_HOLE if p.at[i].loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
+                    size += (p.at[i].end - p.at[i].start) * CDP_SECTOR
+                    n_spans += 1
+                    i += 1
+                if rc == CDP_OK and self.old_is_logical:
+                    rc = self.overwrite_held(s, n_spans, epoch, st)
+                elif rc == CDP_OK:
+                    rc = self.change_held(CDP_KIND_WRITEBACK, s, n_spans, 0, epoch, &seq, st)
+                free(content)
+                if rc == CDP_OK:
+                    n[0] += size
+                    n_records += 1
+            k = p.at[i].start if i < p.n else min(start + step, end)
+            drop(&p)
+            self.ranges.release(ticket)
+            if rc == AGAIN:         # another restore came: look again
+                rc = CDP_OK
+            elif rc == CDP_OK:
+                start = k
+        at[0] = start
+        return rc
+
+    def not_on_disk(self, uint64_t offset, uint64_t length):
+        """(first offset, bytes) of what the current lineage shows in a range (whole sectors, some MiB) and the disk does not have;
+        the offset is the range's end where there is nothing."""
+        cdef cdp_status st
+        cdef pieces p
+        cdef moment m
+        cdef uint64_t i, first = offset + length, n = 0
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            raise Closed("the volume is closed")
+        with nogil:
+            rc = self.versions.resolve_before(NULL, offset // CDP_SECTOR, (offset + length) // CDP_SECTOR, &p, &m, &st)
+            if rc == CDP_OK:
+                for i in range(p.n):
+                    if p.at[i].loc != CDP_LOC_BASE:
+                        first = min(first, p.at[i].start * CDP_SECTOR)
+                        n += (p.at[i].end - p.at[i].start) * CDP_SECTOR
+                drop(&p)
+        cdp_gate_leave(&self.gate)
+        check(rc, &st, None)
+        return first, n
+
+    def stats(self) -> dict:
+        """As VolumeCore.stats; and what waits for the disk in bytes, what is on it, and writes that changed nothing."""
+        return {**VolumeCore.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.applied_seq,
+                "synced_seq": self.synced_seq, "unchanged_writes": self.n_same}
+
+
+cdef void set_span(span *s, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil:
+    s.start = start
+    s.end = end
+    s.kind = kind
+    s.data = data
+
+
+cdef void set_old(old_part *o, uint64_t start, uint64_t end, const uint8_t *data, bint hole) noexcept nogil:
+    o.start = start
+    o.end = end
+    o.data = data
+    o.hole = hole
+
+
+cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil:
+    """Whether the new content equals the old. Turning data into a hole is a change even where it read as zeros."""
+    cdef uint32_t i
+    cdef uint64_t size
+    for i in range(n):
+        size = (s[i].end - s[i].start) * CDP_SECTOR
+        if s[i].kind != CDP_EXTENT_DATA or memcmp(s[i].data, old, size) != 0:
+            return False
+        old += size
+    return True
+
+
+cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, old_part *out) noexcept nogil:
+    """Old content as at most MAX_PARTS parts: blocks of zeros need no data, while there is room to name them apart."""
+    cdef uint64_t at = start, stop, most = part_bytes // CDP_SECTOR
+    cdef uint32_t n = 0
+    cdef const uint8_t *p
+    cdef bint zero
+    while at < end:
+        stop = min(end, (at // (CDP_BLOCK // CDP_SECTOR) + 1) * (CDP_BLOCK // CDP_SECTOR))
+        p = old + (at - start) * CDP_SECTOR
+        # Two more parts, and enough for all the rest as data, must fit.
+        zero = (n and out[n - 1].data == NULL) or n + 3 + (end - at) // most <= MAX_PARTS
+        zero = zero and cdp_nbd_is_zero(p, (stop - at) * CDP_SECTOR)
+        if n and zero == (out[n - 1].data == NULL) and (zero or stop - out[n - 1].start <= most):
+            out[n - 1].end = stop
+        else:
+            set_old(&out[n], at, stop, NULL if zero else p, False)
+            n += 1
+        at = stop
+    return n

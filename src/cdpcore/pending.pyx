@@ -1,0 +1,161 @@
+"""New content that waits to be put on the disk: a ring of changes in seq order, their data in memory.
+
+A write to a before-image volume is acknowledged when its before-image is in the log and its new content is here; it goes to
+the disk when the before-image is durable. Readers find the change of a sector by its seq, which the extent tree of the open
+segment knows: the index of the past is the index of what is pending, too.
+
+Invariants
+ 1. Changes are pushed and released in seq order; data lies in the ring in the same order, and may wrap.
+ 2. What a pinned change says, and its data, do not move.
+ 3. reserve() before push(): a push never fails and never waits, because it happens under the append lock.
+"""
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.errors import InvalidRequest
+
+cdef extern from "format.h" nogil:
+    enum:
+        CDP_SECTOR
+
+cdef extern from "target.h" nogil:
+    enum:
+        CDP_EXTENT_DATA
+
+
+cdef class Pending:
+    """Room for `data_bytes` of data (a multiple of 4096) in at most `n_changes` changes; nothing up to `released_seq` is
+    in it. Any thread, no GIL."""
+
+    def __cinit__(self, Os os not None, *, uint64_t data_bytes, uint32_t n_changes, uint64_t released_seq):
+        if data_bytes == 0 or data_bytes % 4096 or n_changes == 0:
+            raise InvalidRequest(f"{data_bytes} bytes for pending writes", "use a multiple of 4096")
+        self.os = os
+        self.table = os.table
+        self.data_bytes = data_bytes
+        self.n_changes = n_changes
+        self.released_seq = released_seq
+        pthread_mutex_init(&self.mutex, NULL)
+        self.data = <uint8_t *>self.table.pages(self.table.ctx, data_bytes)
+        self.changes = <pending_change *>calloc(n_changes, sizeof(pending_change))
+        if self.data == NULL or self.changes == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.data != NULL:
+            self.table.free_pages(self.table.ctx, self.data, self.data_bytes)
+        free(self.changes)
+        pthread_mutex_destroy(&self.mutex)
+
+    cdef bint reserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil:
+        cdef bint room
+        pthread_mutex_lock(&self.mutex)
+        room = self.to_bytes - self.from_bytes + self.reserved_bytes + n_bytes <= self.data_bytes and \
+            self.next - self.first + self.reserved_changes + n <= self.n_changes
+        if room:
+            self.reserved_bytes += n_bytes
+            self.reserved_changes += n
+        pthread_mutex_unlock(&self.mutex)
+        return room
+
+    cdef void unreserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil:
+        pthread_mutex_lock(&self.mutex)
+        self.reserved_bytes -= n_bytes
+        self.reserved_changes -= n
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef void push(self, uint64_t seq, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil:
+        cdef pending_change *c
+        cdef uint64_t n = (end - start) * CDP_SECTOR if kind == CDP_EXTENT_DATA else 0
+        cdef uint64_t at = self.to_bytes % self.data_bytes, head
+        if n:   # room that was reserved: nobody else looks there
+            head = min(n, self.data_bytes - at)
+            memcpy(self.data + at, data, head)
+            memcpy(self.data, data + head, n - head)
+        pthread_mutex_lock(&self.mutex)
+        c = &self.changes[self.next % self.n_changes]
+        c.seq = seq
+        c.start = start
+        c.end = end
+        c.at = self.to_bytes
+        c.kind = kind
+        c.pins = 0
+        self.next += 1
+        self.to_bytes += n
+        self.reserved_bytes -= n
+        self.reserved_changes -= 1
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef pending_change *pin(self, uint64_t seq, uint64_t sector) noexcept nogil:
+        cdef uint64_t lo, hi, mid
+        cdef pending_change *c
+        cdef pending_change *found = NULL
+        pthread_mutex_lock(&self.mutex)
+        lo = self.first
+        hi = self.next
+        while lo < hi:      # the first change of `seq`
+            mid = (lo + hi) // 2
+            if self.changes[mid % self.n_changes].seq < seq:
+                lo = mid + 1
+            else:
+                hi = mid
+        while lo < self.next:
+            c = &self.changes[lo % self.n_changes]
+            if c.seq != seq:
+                break
+            if c.start <= sector < c.end:
+                c.pins += 1
+                found = c
+                break
+            lo += 1
+        pthread_mutex_unlock(&self.mutex)
+        return found
+
+    cdef void unpin(self, pending_change *c) noexcept nogil:
+        pthread_mutex_lock(&self.mutex)
+        c.pins -= 1
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef const uint8_t *piece(self, const pending_change *c, uint64_t skip, uint64_t *n) noexcept nogil:
+        cdef uint64_t at = (c.at + skip) % self.data_bytes
+        n[0] = min(n[0], min((c.end - c.start) * CDP_SECTOR - skip, self.data_bytes - at))
+        return self.data + at
+
+    cdef void copy_out(self, const pending_change *c, uint64_t skip, uint8_t *out, uint64_t n) noexcept nogil:
+        cdef const uint8_t *p
+        cdef uint64_t step
+        while n:
+            step = n
+            p = self.piece(c, skip, &step)
+            memcpy(out, p, step)
+            out += step
+            skip += step
+            n -= step
+
+    cdef void release(self, uint64_t seq) noexcept nogil:
+        cdef pending_change *c
+        pthread_mutex_lock(&self.mutex)
+        while self.first < self.next:
+            c = &self.changes[self.first % self.n_changes]
+            if c.seq > seq or c.pins:
+                break
+            self.from_bytes = c.at + ((c.end - c.start) * CDP_SECTOR if c.kind == CDP_EXTENT_DATA else 0)
+            self.first += 1
+        if self.first < self.next and self.changes[self.first % self.n_changes].seq <= seq:
+            seq = self.changes[self.first % self.n_changes].seq - 1
+        self.released_seq = max(self.released_seq, seq)
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef uint64_t released(self) noexcept nogil:
+        cdef uint64_t seq
+        pthread_mutex_lock(&self.mutex)
+        seq = self.released_seq
+        pthread_mutex_unlock(&self.mutex)
+        return seq
+
+    cdef uint64_t used_bytes(self) noexcept nogil:
+        cdef uint64_t n
+        pthread_mutex_lock(&self.mutex)
+        n = self.to_bytes - self.from_bytes
+        pthread_mutex_unlock(&self.mutex)
+        return n

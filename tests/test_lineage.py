@@ -1,0 +1,85 @@
+"""Views of a lineage against the definition, sector by sector, and what working one out costs."""
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import cdp
+import pytest
+from cdp.lineage import NOW, PENDING, Interval, RestoreRecord, view
+from cdpcore.errors import OutOfSpace
+from cdpcore.view import View
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SECTORS = 24
+
+
+def by_definition(seq: int, restores: list[RestoreRecord], sector: int) -> list[Interval]:
+    """What a sector shows at `seq`: back from restore to restore, as docs/format.md says it."""
+    intervals: list[Interval] = []
+    hi = seq
+    while True:
+        r = next((r for r in reversed(restores) if r.seq <= hi and r.start <= sector < r.end), None)
+        lo = r.seq if r else 0
+        if hi > lo:
+            intervals.append((lo, hi))
+        if r is None:
+            return intervals
+        hi = r.target_seq
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[RestoreRecord], int]:
+    restores, seq = list[RestoreRecord](), 0
+    for _ in range(draw(st.integers(0, 12))):
+        seq += draw(st.integers(1, 5))
+        start = draw(st.integers(0, SECTORS - 1))
+        restores.append(RestoreRecord(seq, seq, draw(st.integers(0, seq - 1)), start, draw(st.integers(start + 1, SECTORS))))
+    return restores, draw(st.sampled_from([NOW, seq + 1, draw(st.integers(0, seq + 1))]))
+
+
+@settings(max_examples=400, deadline=None)
+@given(histories())
+def test_as_defined(history: tuple[list[RestoreRecord], int]) -> None:
+    restores, seq = history
+    pieces = view(seq, restores, SECTORS)
+    View(pieces)        # keeps the rules of the index
+    assert [s for start, end, _ in pieces for s in range(start, end)] == list(range(SECTORS))
+    for start, end, intervals in pieces:
+        for sector in range(start, end):
+            assert intervals == by_definition(seq, restores, sector)
+    assert all(a[2] != b[2] for a, b in itertools.pairwise(pieces)), "neighbours that say the same are one"
+
+
+def test_cost() -> None:
+    """16 times the ranges cost some 16 times the work; by the definition it would be 256 times."""
+    def seconds(n: int) -> float:
+        restores = [RestoreRecord(10 * i + 5, 0, 10 * i, 16 * (i * 7919 % n), 16 * (i * 7919 % n) + 8) for i in range(1, n + 1)]
+        began = time.perf_counter()
+        assert len(view(NOW, restores, 16 * n)) == 2 * n
+        return time.perf_counter() - began
+
+    small = min(seconds(256) for _ in range(5))
+    assert min(seconds(4096) for _ in range(3)) < 80 * small
+
+
+def test_undo_is_always_possible(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The bound on restores refuses a restore, says what to raise, warns before; undo goes on."""
+    with cdp.create(tmp_path / "v", size=1 << 20, settings=cdp.Settings(max_restores=16)) as volume:
+        for i in range(16):
+            volume.pwrite(bytes([i + 1]) * 512, 512 * i)
+            volume.restore("#0", offset=512 * i, length=512)
+        assert "16 is the bound" in caplog.text
+        with pytest.raises(OutOfSpace, match="undo still works") as refused:
+            volume.restore("#0")
+        assert "max_restores=32" in refused.value.hint
+        for i in reversed(range(16)):
+            volume.undo()
+            assert volume.pread(512, 512 * i) == bytes([i + 1]) * 512
+        assert not any(r.undoable for r in volume.restores())
+    with cdp.open(tmp_path / "v", settings=cdp.Settings(max_restores=32)) as volume:
+        volume.restore("#0")
+        assert volume.pread(8192, 0) == bytes(8192)
+        assert PENDING not in {lo for _, _, intervals in view(NOW, volume._store.lineage_records(), 2048) for lo, _ in intervals}
