@@ -35,7 +35,7 @@ from cdp.platform.api import (
 )
 from cdp.platform.callers import guarded
 from cdp.platform.posix.link import Link
-from cdp.platform.posix.words import call, packed, unpacked
+from cdp.platform.posix.words import call, unpacked
 from cdp.platform.python import DEFAULTS
 from cdp.platform.python.services import Alerts, Tracing
 from cdp.platform.services import ConfigurationImpl, Subscription, WorkloadManagerImpl

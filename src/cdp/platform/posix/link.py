@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from cdpcore.errors import CdpError, InvalidRequest, Unavailable
 from cdpcore import errors
@@ -97,7 +97,7 @@ class Link:
         self.hang_up()
         self.sock.close()
 
-    def __enter__(self) -> Link:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
