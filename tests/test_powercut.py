@@ -16,7 +16,7 @@ from cdpcore.errors import CdpError, NotFound
 from cdpcore.osapi import SimOs
 from world import SIZES, Node, World
 
-HISTORIES = int(os.environ.get("CDP_HISTORIES", "1500"))
+HISTORIES = int(os.environ.get("CDP_HISTORIES", "800"))
 MODES = ["seeded"] * 6 + ["drop", "keep"]
 
 

@@ -375,7 +375,8 @@ cdef class SegmentFile:
             raise MemoryError()
         try:
             with nogil:
-                rc = copy_back(self.table, self.fd, <uint64_t>d.data_sector * CDP_SECTOR if d.data_bytes else 0, disk.fd, at, n, buffer, step)
+                rc = copy_back(self.table, self.fd, <uint64_t>d.data_sector * CDP_SECTOR if d.data_bytes else 0, disk.fd, at, n,
+                               buffer, step)
             if rc < 0:
                 check(cdp_fail_os(&st, rc, at, b"putting a before-image back"), &st, self.path)
         finally:

@@ -14,8 +14,8 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from cdpcore.errors cimport CDP_OK, cdp_fail_os
-from cdpcore.index cimport (CDP_LOC_BASE, cdp_lookup, cdp_lookup_before, cdp_lookup_runs, cdp_lookup_seqs, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room, cdp_tree_insert,
-                            cdp_tree_new)
+from cdpcore.index cimport (CDP_LOC_BASE, cdp_lookup, cdp_lookup_before, cdp_lookup_runs, cdp_lookup_seqs, cdp_tree_bytes,
+                            cdp_tree_free, cdp_tree_has_room, cdp_tree_insert, cdp_tree_new)
 from cdpcore.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 
 cdef extern from "format.h" nogil:

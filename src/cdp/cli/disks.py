@@ -36,7 +36,7 @@ def adopt(state: State, volume: str) -> None:
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume")
 def detach(state: State, volume: str) -> None:
-    """Make sure that a protected disk holds the current content, and say where it is.
+    """Leave a protected disk plain, and say where it is.
 
     For a volume made with --mode before that nobody serves. Its history stays, and fits as long as nobody writes to
     the disk.

@@ -28,7 +28,7 @@ SECTOR_BYTES = 512
               help="What the log keeps: new data (a journal), or, of a disk written in place, the data that is overwritten.")
 @click.option("--base", metavar="DISK", help="With --mode before: the raw file or block device to protect; its size is the volume's.")
 def create(state: State, volume: str, size: str | None, mode: str, base: str | None) -> None:
-    """Make a new, empty volume, or one that protects a disk in place.
+    """Make a volume: an empty one, or one of a disk in place.
 
     VOLUME is a directory that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays where
     and what it is, a plain raw disk with the current content, and must be written through the volume from then on.
