@@ -71,7 +71,7 @@ def test_the_documents_have_the_produced_parts():
     (["inf"], "did you mean 'info'"),
     (["info"], "missing argument 'VOLUME'"),
     (["info", "a", "b"], "unexpected extra argument"),
-    (["create", "x"], "a new volume needs --size"),
+    (["create", "x"], "missing option '--size'"),
     (["create", "--sise", "1G", "x"], "no such option '--sise'"),
     (["serve"], "missing argument"),
     (["records", "x", "--limit", "-1"], "not in the range"),

@@ -300,6 +300,9 @@ cdef class SegmentFile:
                 seq = r.head.first_seq
                 for i in range(r.head.n_desc):
                     d = cdp_frame_reader_desc(&r, i)
+                    if cdp_kind_changes(d.kind) and (d.flags & CDP_REC_BEFORE != 0) != (self.header.flags & CDP_SEGMENT_BEFORE != 0):
+                        raise Corruption(f"{self.path}: its header and record #{seq} disagree on whether it keeps before-images",
+                                         "run 'cdp check' on the volume")
                     if n_parts == MAX_PARTS:
                         raise Corruption(f"{self.path}: a record of more than {MAX_PARTS} parts", "run 'cdp check'")
                     parts[n_parts] = d[0]

@@ -35,9 +35,10 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     """
     if (mode == "before") != (base is not None):
         raise InvalidRequest("--mode before and --base DISK go together", "give both, or neither for a new, empty volume")
-    if (size is None) == (base is None):
-        raise InvalidRequest("a new volume needs --size, and one that protects a disk has the disk's" if base is None else
-                             "the size of the volume is its disk's", "give --size SIZE" if base is None else "leave --size out")
+    if size is None and base is None:
+        raise click.MissingParameter(param_hint="'--size'", param_type="option")
+    if size is not None and base is not None:
+        raise InvalidRequest("the size of the volume is its disk's", "leave --size out")
     size_bytes = units.parse_size(size) if size is not None else None
     path = new_volume_path(volume)
     if size_bytes is not None:
