@@ -84,7 +84,7 @@ def test_every_damaged_part_is_found(volume: Path, byte: int):
 
 def test_unknown_version_and_flags_are_refused(volume: Path):
     log = volume / "log/0000000001.log"
-    for at, value in ((8, 2), (52, 1)):
+    for at, value in ((8, 2), (52, 1), (52, 2)):     # flag 1 is for before-images, which these are not
         raw = bytearray(log.read_bytes())
         struct.pack_into("<I", raw, at, value)
         struct.pack_into("<I", raw, 12, zeroed_crc(bytes(raw[:4096]), 12))
@@ -94,8 +94,8 @@ def test_unknown_version_and_flags_are_refused(volume: Path):
         shutil.copy(GOLDEN / "v1/log/0000000001.log", log)
     (volume / "log/bad").unlink()
     text = (volume / "volume.json").read_text()
-    (volume / "volume.json").write_text(text.replace('"format": 1', '"format": 2'))
-    with pytest.raises(cdp.Corruption, match="format 2"):
+    (volume / "volume.json").write_text(text.replace('"format": 1', '"format": 3'))
+    with pytest.raises(cdp.Corruption, match="format 3"):
         cdp.open(volume)
     (volume / "volume.json").write_text(text.replace("1048576", "1048577"))
     with pytest.raises(cdp.Corruption, match="checksum"):
