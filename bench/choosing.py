@@ -43,7 +43,8 @@ WORKLOADS = {
         ),
         Workload("write-heavy", "4 KiB random, 5 % reads, 32 under way", Job("randrw", 4096, 32, read_percent=5)),
         Workload("sequential", "256 KiB sequential writes, 8 under way", Job("write", 262144, 8)),
-        Workload("random", "4 KiB random writes, 32 under way", Job("randwrite", 4096, 32)),
+        Workload("random", "4 KiB random writes, 32 under way, on a disk that is not in memory", Job("randwrite", 4096, 32)),
+        Workload("random-warm", "4 KiB random writes, 32 under way, after one full read pass", Job("randwrite", 4096, 32), warmed=True),
         Workload(
             "overwrite",
             "4 KiB random writes into the first 4 MiB, 32 under way",
