@@ -17,8 +17,10 @@ Threading: open and close by the owner; the rest is used by Volume under its own
 from __future__ import annotations
 
 import logging
+import os as _os
 import threading
 import uuid as uuid_module
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +242,7 @@ class Store:
                 self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
                                      self._disk_state.applied_seq if self._disk_state else lineage.NOW)
             self._assemble()
+            _OPEN.add(self)
             self.renew_reserve()
         except BaseException:
             self._release()
@@ -382,6 +385,14 @@ class Store:
             finally:
                 self._release()
 
+    def disown(self) -> None:
+        """In the child of a fork: the volume is closed here, and nothing of it is written, sealed or unlocked."""
+        self.core.disown()
+        for file in (self._lock_file, self._disk):
+            if file is not None:
+                file.close()        # the parent's lock stays, and does not wait for the child's end
+        self._lock_file = self._disk = None
+
     def _stop(self) -> None:
         self.log.stop()
         if isinstance(self.core, InPlaceCore):
@@ -424,3 +435,15 @@ class Store:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+
+_OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for store in list(_OPEN):
+        store.disown()
+
+
+# Two processes would append to one log, each sure of its end.
+_os.register_at_fork(after_in_child=_disown_all)

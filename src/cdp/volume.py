@@ -68,8 +68,8 @@ def open(path: str | Path, *, settings: Settings | None = None, read_only: bool 
 
 
 class Volume:
-    """One protected virtual disk, open. A context manager; every method may be called from any thread. After close() all
-    methods raise Closed."""
+    """One protected virtual disk, open. A context manager; every method may be called from any thread. After close(), and
+    in a child that was forked, all methods raise Closed."""
 
     def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False,
                  _tuning: Tuning | None = None, _os: Os | None = None, _catalog: stores.CatalogFactory = stores.lmdb_catalog,
