@@ -298,7 +298,7 @@ class Volume:
         """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
         self._writable()
         if not points.valid_name(name):
-            raise InvalidRequest(f"bookmark name {name!r}", "use letters, digits, . _ + -, beginning with a letter or digit")
+            raise InvalidRequest(f"bookmark name {name!r}", points.NAMES)
         with self._lock:
             if any(b.name == name for b in self.bookmarks()):
                 raise InvalidRequest(f"{self.path}: bookmark {name!r} exists", "choose another name, or delete it first")
