@@ -420,7 +420,7 @@ def test_export_and_import(world):
     assert (world.path / "out.img").stat().st_blocks * 512 < 5 * MIB  # sparse
     world.ok("export", f"web@#{before}", "out.img", "--force")
     assert (world.path / "out.img").read_bytes() == old
-    assert sorted(os.listdir(world.path))[:1] != ["out.img.part"]
+    assert not list(world.path.glob("out.img.part*"))
     piped = CliRunner().invoke(cli, ["export", "web", "-"], prog_name="cdp")
     assert piped.exit_code == 0 and piped.stdout_bytes == new and piped.stderr == ""
     shown = world.json("export", "web", "again.img")
@@ -469,6 +469,18 @@ def test_exports_and_imports_that_are_refused(world, monkeypatch):
     world.refused(exits.NOT_FOUND, "import", "small.img", "folder")
 
 
+def test_what_lies_beside_an_export_stays(world):
+    (world.path / "out.img.part").write_text("precious")
+    world.ok("export", "web", "out.img")
+    assert (world.path / "out.img.part").read_text() == "precious"
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(world):
+    os.mkfifo(world.path / "pipe")
+    result = world.run("import", "pipe", "new")
+    assert result.exit_code == exits.USAGE and "neither a file nor a block device" in result.stderr
+
+
 def test_a_failed_export_leaves_what_was_there(world, monkeypatch):
     write(world, (0, b"a" * 4096))
     (world.path / "out.img").write_text("precious")
@@ -481,7 +493,7 @@ def test_a_failed_export_leaves_what_was_there(world, monkeypatch):
     result = world.run("export", "web", "out.img", "--force")
     monkeypatch.undo()
     assert result.exit_code == exits.NO_SPACE and "No space left" in result.stderr
-    assert (world.path / "out.img").read_text() == "precious" and not (world.path / "out.img.part").exists()
+    assert (world.path / "out.img").read_text() == "precious" and not list(world.path.glob("out.img.part*"))
 
 
 def test_a_failed_import_leaves_no_volume(here, monkeypatch):

@@ -18,7 +18,7 @@ from cdp.platform import CpSendReq
 from cdp.platform.python import buffers, messages, requests, services
 from cdp.platform.routers import base, forward, multipath, nbd
 from cdp.platform.structures import Op
-from cdpcore.errors import Busy, CdpError, Unavailable
+from cdpcore.errors import Busy, CdpError, NotFound, Unavailable
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,12 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_platform_keeps_the_rule(rule: str, name: str) -> None:
     RULES[rule].run(platform(name))
+
+
+@pytest.mark.parametrize("name", ["nope", ":", "os:", ":path", "os:path", "nope:Nope"])
+def test_what_is_no_platform(name: str) -> None:
+    with pytest.raises(NotFound):
+        platform(name)
 
 
 # --- faults

@@ -12,7 +12,7 @@ import cdp
 import interop
 import pytest
 from cdp.importing import Base
-from cdpcore.errors import InvalidRequest, Unavailable
+from cdpcore.errors import Busy, InvalidRequest, Unavailable
 
 MIB = 1 << 20
 
@@ -57,6 +57,44 @@ def test_new_volume(tmp_path: Path) -> None:
             with image.open("rb") as file:
                 file.seek(at)
                 assert volume.pread(32 * MIB, at) == file.read(32 * MIB)
+
+
+def test_only_what_a_creation_left_is_removed(tmp_path: Path) -> None:
+    """Somebody's own folder or file, and a volume that was in use, stay where the next volume would be made."""
+    (tmp_path / "a.creating").mkdir()
+    (tmp_path / "a.creating" / "thesis.txt").write_text("precious")
+    (tmp_path / "b.creating").write_text("precious")
+    cdp.create(tmp_path / "c.creating", size=MIB).close()
+    for name in "abc":
+        with pytest.raises(InvalidRequest, match=f"{name}.creating: exists"):
+            cdp.create(tmp_path / name, size=MIB)
+    assert (tmp_path / "a.creating" / "thesis.txt").read_text() == (tmp_path / "b.creating").read_text() == "precious"
+    cdp.open(tmp_path / "c.creating").close()
+    assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_made_by_many_at_once(tmp_path: Path) -> None:
+    """One of them makes it, whole; the others are told."""
+    for n in range(10):
+        outcomes: list[object] = []
+
+        def make(path: Path = tmp_path / f"v{n}", outcomes: list[object] = outcomes) -> None:
+            try:
+                cdp.create(path, size=MIB).close()
+                outcomes.append("made")
+            except (Busy, InvalidRequest) as error:
+                outcomes.append(type(error))
+            except BaseException as error:
+                outcomes.append(error)
+
+        threads = [threading.Thread(target=make) for _ in range(6)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert outcomes.count("made") == 1 and set(outcomes) <= {"made", Busy, InvalidRequest}, outcomes
+        cdp.open(tmp_path / f"v{n}").close()
+    assert {p.name for p in tmp_path.iterdir()} == {f"v{n}" for n in range(10)}
 
 
 def test_empty_volume(tmp_path: Path) -> None:

@@ -452,6 +452,32 @@ def test_close_at_any_time(tmp_path: Path, seed: int) -> None:
         assert struct.unpack("<Q", again.pread(8, SIZE - 8))[0] == acknowledged[0]
 
 
+def test_a_forked_child_finds_it_closed(path: str) -> None:
+    """It has none of the volume's threads, and would append to its parent's log."""
+    with Volume(path, _tuning=SMALL) as volume:
+        volume.pwrite(b"a" * 512, 0)
+        volume.flush()
+        calls: list[Callable[[], object]] = [lambda: volume.pwrite(b"c" * 512, 0), volume.flush, lambda: volume.pread(1, 0),
+                                             lambda: volume.bookmark("c"), lambda: volume.at("now")]
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            try:
+                for call in calls:
+                    try:
+                        call()
+                    except Closed:
+                        refused += 1
+                volume.close()
+            finally:
+                os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(calls)
+        volume.pwrite(b"b" * 512, 512)
+        volume.flush()
+    with Volume(path, _tuning=SMALL) as again:
+        assert again.pread(1024, 0) == b"a" * 512 + b"b" * 512 and again.window().newest.seq == 4
+
+
 def bookmark(volume: Volume, rnd: random.Random) -> None:
     try:
         volume.bookmark(f"b{rnd.randrange(10**9)}")

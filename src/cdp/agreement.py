@@ -1,4 +1,5 @@
-"""Do the catalog and the log say the same of bookmarks and restores? The records in the log decide; the catalog has them for speed.
+"""Do the catalog and the log say the same of bookmarks, restores and their write-backs? The records in the log decide; the catalog
+has them for speed.
 
 Only what can be told is told: an event whose segment a destructive restore freed is in the catalog alone, and so may a bookmark be gone
 whose deletion was freed. Where the open part of the log is not read (a volume in service), a bookmark may have been deleted there.
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from .catalog import BookmarkRow, RestoreRow
+from .catalog import BookmarkRow, RestoreRow, WritebackRow
 from .recovery import Event, apply_event
 
 
@@ -19,7 +20,7 @@ class _Tables:
     """What the events make of an empty catalog."""
 
     def __init__(self) -> None:
-        self.rows: dict[type, dict[int | str, Any]] = {BookmarkRow: {}, RestoreRow: {}}
+        self.rows: dict[type, dict[int | str, Any]] = {BookmarkRow: {}, RestoreRow: {}, WritebackRow: {}}
 
     def put(self, row: Any) -> None:
         self.rows[type(row)][row.name if isinstance(row, BookmarkRow) else row.seq] = row
@@ -29,7 +30,7 @@ class _Tables:
 
 
 def differences(events: Iterable[Event], bookmarks: Iterable[BookmarkRow], restores: Iterable[RestoreRow],
-                read: Callable[[int], bool], freed_after: int, to_the_end: bool) -> Iterator[str]:
+                writebacks: Iterable[WritebackRow], read: Callable[[int], bool], freed_after: int, to_the_end: bool) -> Iterator[str]:
     """One sentence for each. events: of the part of the log that was read, in seq order; read(seq): was that record's place in it?;
     freed_after: seq of the last destructive restore, 0: none; to_the_end: the open part of the log was read, too."""
     log = _Tables()
@@ -43,6 +44,13 @@ def differences(events: Iterable[Event], bookmarks: Iterable[BookmarkRow], resto
     for row in log.rows[RestoreRow].values():
         if row.seq not in seen_restores:
             yield f"the catalog lacks the restore #{row.seq}"
+    seen_writebacks = {row.seq: row for row in writebacks}
+    for seq, done in seen_writebacks.items():
+        if read(seq) and log.rows[WritebackRow].get(seq) != done:
+            yield f"the catalog has restores on the disk since #{seq}, which the log does not have like that"
+    for done in log.rows[WritebackRow].values():
+        if done.seq not in seen_writebacks:
+            yield f"the catalog lacks that restores are on the disk since #{done.seq}"
     for name, mark in seen_bookmarks.items():
         if read(mark.made_seq) and log.rows[BookmarkRow].get(name) != mark:
             yield f"the catalog has a bookmark {name!r} (#{mark.at_seq}) that the log does not have like that"

@@ -18,7 +18,7 @@ from cdpcore.segment import SegmentFile
 from . import geometry as geometries
 from . import store as stores
 from .agreement import differences
-from .catalog import BookmarkRow, Catalog, LmdbCatalog, RestoreRow, Run, Segment
+from .catalog import BookmarkRow, Catalog, LmdbCatalog, RestoreRow, Run, Segment, WritebackRow
 from .lineage import RestoreRecord, gaps
 from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, recover, run_path
 from .settings import Settings
@@ -146,8 +146,8 @@ def _check_events(directory: str, catalog: Catalog, report: Report, events: list
     def read(seq: int) -> bool:
         return any(r.first_seq <= seq <= r.last_seq for r in rows) or (tail_from is not None and seq >= tail_from)
 
-    for what in differences(events, catalog.rows(BookmarkRow), restores, read, max((r.seq for r in restores if r.destructive), default=0),
-                            tail_from is not None):
+    for what in differences(events, catalog.rows(BookmarkRow), restores, catalog.rows(WritebackRow), read,
+                            max((r.seq for r in restores if r.destructive), default=0), tail_from is not None):
         report.add(f"{directory}/catalog.lmdb", what, "run 'cdp check --rebuild'")
 
 

@@ -40,7 +40,7 @@ class Images:
 
     def create(self, name: str, at: Moment) -> ImageInfo:
         if not points.valid_name(name) or name.endswith((".creating", DELETED)):
-            raise InvalidRequest(f"image name {name!r}", "use letters, digits, . _ + -, beginning with a letter or digit")
+            raise InvalidRequest(f"image name {name!r}", points.NAMES)
         path = f"{self._folder}/{name}"
         if self._os.exists(path):
             raise InvalidRequest(f"{self._volume.path}: image {name!r} exists", "choose another name, or delete it first")

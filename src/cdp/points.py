@@ -75,9 +75,13 @@ def parse(point: str | int | datetime | Point, now_ns: int) -> Point:
     raise InvalidRequest(f"not a point: {text!r}", HINT)
 
 
+NAMES = ("use at most 200 bytes of letters, digits, . _ + -, beginning with a letter or digit; "
+         "not 'now', nor what reads like a time")
+
+
 def valid_name(name: str) -> bool:
     """May a bookmark or an image be called so? Letters, digits and . _ + -, at most 200 bytes, not like another point."""
-    return bool(_NAME.fullmatch(name)) and name != "now" and not _TIME.fullmatch(name) and len(name.encode()) <= 200
+    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and name != "now" and not _TIME.fullmatch(name) and len(name.encode()) <= 200
 
 
 def _time(text: str, m: re.Match[str]) -> int:

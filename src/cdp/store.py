@@ -17,8 +17,10 @@ Threading: open and close by the owner; the rest is used by Volume under its own
 from __future__ import annotations
 
 import logging
+import os as _os
 import threading
 import uuid as uuid_module
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +41,7 @@ from . import geometry as geometries
 from . import lineage
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
 from .geometry import Geometry
-from .importing import BUILDING, Base, fill
+from .importing import BASE, BUILDING, Base, fill
 from .maintain import Maintainer
 from .recovery import Found, log_path, look, recover
 from .timeline import Timeline
@@ -51,6 +53,9 @@ CatalogFactory = Callable[[str, bool], Catalog]
 MAX_SIZE_BYTES = 1 << 56
 RESERVE = "reserve"
 RESERVE_BYTES = 1 << 20
+CREATING = ".creating"
+_MADE = frozenset({"lock", "log", "runs", "images"} | {     # beside the catalog, all that a creation makes; the first opening adds more
+    f"{name}{end}" for name in (geometries.NAME, BASE, BUILDING, disks.STATE, "lock") for end in ("", ".tmp")})
 RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
 
 
@@ -87,19 +92,12 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
     if above is not None and parent is None:
         raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
     # Built beside its place and renamed, so that a crash leaves no half volume under the name.
-    building = f"{directory}.creating"
-    _remove_interrupted(os, building)
-    try:
-        os.mkdir(building)
-    except NotFound:
-        raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
+    building = f"{directory}{CREATING}"
+    held: File | None = _begin(os, directory, building)
     geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
                         "parent" if parent else "disk" if disk else "file" if base else "none", parent_at[0], parent_at[1],
                         parent.uuid if parent else "", 2 if disk else 1, disk)
-    held: File | None = None
     try:
-        os.write_file(f"{building}/lock", b"")
-        held = lock(os, building)
         for name in ("log", "runs", "images"):
             os.mkdir(f"{building}/{name}")
         if base:
@@ -121,16 +119,56 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
     return geometry
 
 
-def _remove_interrupted(os: Os, building: str) -> None:
-    """What a killed creation left, unless the process that makes it lives."""
-    if not os.exists(building):
-        return
-    if os.exists(f"{building}/lock"):
+def _begin(os: Os, directory: str, building: str) -> File:
+    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed for it."""
+    if os.exists(building):
+        _check_interrupted(os, building)
+    else:
         try:
-            lock(os, building).close()
-        except Busy:
-            raise Busy(f"{building}: another process is making this volume", "wait for it, or take another name") from None
-    remove_tree(os, building)
+            os.mkdir(building)
+        except NotFound:
+            raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
+        except Unavailable:
+            if not os.exists(building):
+                raise
+            # else another process was faster: the lock decides
+    busy = Busy(f"{building}: another process is making this volume", "wait for it, or take another name")
+    try:
+        if not os.exists(f"{building}/lock"):
+            try:
+                os.open(f"{building}/lock", write=True, create=True).close()
+            except Unavailable:
+                if not os.exists(f"{building}/lock"):
+                    raise
+        held = os.open(f"{building}/lock", write=True)
+    except NotFound:
+        raise busy from None
+    try:
+        held.lock()
+        if os.exists(directory):
+            raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
+        for name in os.list_dir(building):
+            if name != "lock":
+                remove_tree(os, f"{building}/{name}")
+    except (Busy, NotFound):
+        held.close()
+        raise busy from None
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def _check_interrupted(os: Os, building: str) -> None:
+    """Raises InvalidRequest where the folder is not what a killed creation left: somebody's own, or a volume that was in use."""
+    try:
+        names = os.list_dir(building)
+        foreign = any(name not in _MADE and not name.startswith("catalog.") for name in names)
+        foreign = foreign or "log" in names and bool(os.list_dir(f"{building}/log"))
+    except CdpError:
+        foreign = True      # not a folder
+    if foreign:
+        raise InvalidRequest(f"{building}: exists, and the volume would be made there first", "move it away, or choose another name")
 
 
 def remove_tree(os: Os, path: str) -> None:
@@ -204,6 +242,7 @@ class Store:
                 self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
                                      self._disk_state.applied_seq if self._disk_state else lineage.NOW)
             self._assemble()
+            _OPEN.add(self)
             self.renew_reserve()
         except BaseException:
             self._release()
@@ -346,6 +385,14 @@ class Store:
             finally:
                 self._release()
 
+    def disown(self) -> None:
+        """In the child of a fork: the volume is closed here, and nothing of it is written, sealed or unlocked."""
+        self.core.disown()
+        for file in (self._lock_file, self._disk):
+            if file is not None:
+                file.close()        # the parent's lock stays, and does not wait for the child's end
+        self._lock_file = self._disk = None
+
     def _stop(self) -> None:
         self.log.stop()
         if isinstance(self.core, InPlaceCore):
@@ -388,3 +435,15 @@ class Store:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+
+_OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for store in list(_OPEN):
+        store.disown()
+
+
+# Two processes would append to one log, each sure of its end.
+_os.register_at_fork(after_in_child=_disown_all)

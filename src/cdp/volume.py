@@ -68,8 +68,8 @@ def open(path: str | Path, *, settings: Settings | None = None, read_only: bool 
 
 
 class Volume:
-    """One protected virtual disk, open. A context manager; every method may be called from any thread. After close() all
-    methods raise Closed."""
+    """One protected virtual disk, open. A context manager; every method may be called from any thread. After close(), and
+    in a child that was forked, all methods raise Closed."""
 
     def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False,
                  _tuning: Tuning | None = None, _os: Os | None = None, _catalog: stores.CatalogFactory = stores.lmdb_catalog,
@@ -298,7 +298,7 @@ class Volume:
         """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
         self._writable()
         if not points.valid_name(name):
-            raise InvalidRequest(f"bookmark name {name!r}", "use letters, digits, . _ + -, beginning with a letter or digit")
+            raise InvalidRequest(f"bookmark name {name!r}", points.NAMES)
         with self._lock:
             if any(b.name == name for b in self.bookmarks()):
                 raise InvalidRequest(f"{self.path}: bookmark {name!r} exists", "choose another name, or delete it first")

@@ -21,6 +21,7 @@ cdef extern from "gate.h" nogil:
     void cdp_gate_leave(cdp_gate *g)
     int cdp_gate_is_closed(cdp_gate *g)
     void cdp_gate_close(cdp_gate *g)
+    void cdp_gate_shut(cdp_gate *g)
 
 cdef extern from "target.h" nogil:
     enum:

@@ -532,6 +532,10 @@ cdef class VolumeCore:
         with nogil:
             cdp_gate_close(&self.gate)
 
+    def disown(self):
+        """In the child of a fork, where the volume's threads are not: refuse everything. The parent goes on."""
+        cdp_gate_shut(&self.gate)
+
     def adopt_base(self, path: str):
         """The base, so far all holes, is now the file at `path`. The volume has no records yet."""
         cdef cdp_status st

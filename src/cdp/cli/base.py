@@ -20,7 +20,7 @@ import click
 
 from cdp.cli import exits
 from cdp.settings import KEYS, InForce, Settings, load
-from cdpcore.errors import CdpError
+from cdpcore.errors import CdpError, InvalidRequest
 
 # Any command that looks at a volume can end with these.
 VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
@@ -169,6 +169,7 @@ class Root(click.Group):
         state = State(no_stdout=sys.stdout is None)
         _open_standard_files()
         try:
+            _check_text(sys.argv[1:] if args is None else args)
             code = super().main(args, "cdp", complete_var, standalone_mode=False, obj=state, **extra)
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001  (the last line of defence: the user sees one line)
@@ -176,6 +177,13 @@ class Root(click.Group):
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else exits.OK)
+
+
+def _check_text(args: Sequence[str]) -> None:
+    """Names go into files and replies, which are UTF-8."""
+    for arg in args:
+        if any("\ud800" <= c <= "\udfff" for c in arg):
+            raise InvalidRequest(f"{arg!r} is not text in UTF-8", "use such names only; a locale such as C.UTF-8 has to be set for them")
 
 
 def _open_standard_files() -> None:

@@ -87,7 +87,7 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Pr
         _export_device(service, size_bytes, at, out, progress)
         return
     # Under another name until it is whole, so that a failure leaves what was there.
-    part = f"{out}.part"
+    part = f"{out}.part-{os.getpid()}"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         try:

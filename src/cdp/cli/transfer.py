@@ -50,7 +50,7 @@ class Source:
 
     def __init__(self, path: str):
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a pipe without a writer must not hold us up
         try:
             mode = os.fstat(self._fd).st_mode
             if stat.S_ISDIR(mode):

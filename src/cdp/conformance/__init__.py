@@ -26,7 +26,7 @@ def platform(name: str) -> type[PlatformImpl]:
 
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise NotFound(f"{name}: {error}", "write MODULE:CLASS, with MODULE on Python's path") from None
     if not (isinstance(found, type) and issubclass(found, PlatformImpl)):
         raise NotFound(f"{name} is no PlatformImpl", "see docs/porting.md")

@@ -54,6 +54,9 @@ class UnixAddress:
     path: str
     mode: int = 0o600
 
+    def __str__(self) -> str:
+        return self.path
+
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
@@ -61,6 +64,9 @@ class TcpAddress:
 
     host: str = "localhost"
     port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 Address = UnixAddress | TcpAddress
@@ -428,6 +434,8 @@ def _bind(address: Address) -> list[_Listener]:
         return [_bind_unix(address)] if isinstance(address, UnixAddress) else _bind_tcp(address)
     except OSError as error:
         text = f"listening on {address}: {error.strerror or error}"
+        if error.errno == errno.EADDRINUSE and isinstance(address, UnixAddress) and not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+            raise Busy(f"{address}: exists and is not a socket", "choose another path") from None
         if error.errno == errno.EADDRINUSE:
             raise Busy(text, "stop the other server or choose another address") from None
         raise Unavailable(text) from None
@@ -489,7 +497,7 @@ def _bind_unix(address: UnixAddress) -> _Listener:
     of the other, which does not listen yet, for a stale one."""
     path = os.path.abspath(address.path)
     if (length := len(os.fsencode(path))) > 107:
-        raise InvalidRequest(f"a unix socket's path of {length} bytes: {path}", "107 is the system's bound")
+        raise InvalidRequest(f"a unix socket's path of {length} bytes: {path}", "choose one of at most 107 bytes")
     sock = socket.socket(socket.AF_UNIX)
     try:
         directory = os.open(os.path.dirname(path), os.O_RDONLY)

@@ -30,4 +30,7 @@ static inline void cdp_gate_close(cdp_gate *g)
     while (__atomic_load_n(&g->v, __ATOMIC_ACQUIRE) & ~CDP_GATE_CLOSED)
         nanosleep(&nap, 0);
 }
+
+/* Refuse new callers, and wait for nobody: in the child of a fork, where those inside are not. */
+static inline void cdp_gate_shut(cdp_gate *g) { __atomic_fetch_or(&g->v, CDP_GATE_CLOSED, __ATOMIC_ACQ_REL); }
 #endif
