@@ -273,7 +273,8 @@ cdef class InPlaceCore(VolumeCore):
             if rc != CDP_OK:
                 free(content)
                 return rc
-            same = self.skip_same and kind != CDP_KIND_WRITEBACK and is_same(s, n, content)
+            # While a restore is written back, what the disk holds is not what the volume shows.
+            same = self.skip_same and not self.restoring and is_same(s, n, content)
             if same:
                 set_old(&old[0], start, end, NULL, False)
                 n_old = 1
