@@ -25,3 +25,19 @@ def test_a_write_of_what_the_disk_still_holds_counts_while_a_restore_is_written_
         volume.pwrite(b"n" * 4096, 3 * MIB)
         assert volume.pread(4096, 3 * MIB) == b"n" * 4096
     assert disk.read_bytes() == old[:3 * MIB] + b"n" * 4096 + old[3 * MIB + 4096:]
+
+
+def test_the_largest_write_that_begins_inside_a_block(tmp_path: Path):
+    """32 MiB of old content in 33 pieces of a MiB, one more than a record has room for."""
+    disk = tmp_path / "disk.img"
+    old = make_disk(disk, 34 * MIB)
+    new = random.Random(2).randbytes(32 * MIB)
+    with cdp.create(tmp_path / "v", disk=disk) as volume:
+        for at in (512, 4096, 1536):
+            volume.pwrite(new, at)
+            assert volume.pread(32 * MIB, at) == new
+        volume.flush()
+        with volume.at(0) as image:
+            assert image.pread(34 * MIB, 0) == old
+    with cdp.open(tmp_path / "v") as volume, volume.at(0) as image:
+        assert image.pread(34 * MIB, 0) == old

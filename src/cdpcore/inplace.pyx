@@ -903,7 +903,8 @@ cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil:
 
 
 cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, old_part *out) noexcept nogil:
-    """Old content as at most MAX_PARTS parts: blocks of zeros need no data, while there is room to name them apart."""
+    """Old content (at most MAX_PARTS times part_bytes) as at most MAX_PARTS parts: blocks of zeros need no data, while there is room to
+    name them apart."""
     cdef uint64_t at = start, stop, most = part_bytes // CDP_SECTOR
     cdef uint32_t n = 0
     cdef const uint8_t *p
@@ -914,7 +915,9 @@ cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t p
         # Two more parts, and enough for all the rest as data, must fit.
         zero = (n and out[n - 1].data == NULL) or n + 3 + (end - at) // most <= MAX_PARTS
         zero = zero and cdp_nbd_is_zero(p, (stop - at) * CDP_SECTOR)
-        if n and zero == (out[n - 1].data == NULL) and (zero or stop - out[n - 1].start <= most):
+        if n and zero == (out[n - 1].data == NULL) and (zero or at - out[n - 1].start < most):
+            if not zero:
+                stop = min(stop, out[n - 1].start + most)       # to the sector: parts that are not full would be too many
             out[n - 1].end = stop
         else:
             set_old(&out[n], at, stop, NULL if zero else p, False)
