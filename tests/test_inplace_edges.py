@@ -1,8 +1,11 @@
 """Edges of disks protected in place: what only goes wrong at one moment, or at one size."""
+import os
 import random
+import threading
 from pathlib import Path
 
 import cdp
+import pytest
 
 MIB = 1 << 20
 
@@ -41,3 +44,34 @@ def test_the_largest_write_that_begins_inside_a_block(tmp_path: Path):
             assert image.pread(34 * MIB, 0) == old
     with cdp.open(tmp_path / "v") as volume, volume.at(0) as image:
         assert image.pread(34 * MIB, 0) == old
+
+
+def test_a_reader_of_half_a_change_does_not_keep_the_other_half_from_others(tmp_path: Path):
+    """A zero that begins inside a sector waits for the disk in parts. Where one is being read when all of them are on the disk, the
+    others go on being readable."""
+    disk, n = tmp_path / "disk.img", 30 * MIB
+    make_disk(disk, 32 * MIB)
+    with cdp.create(tmp_path / "v", disk=disk, settings=cdp.Settings(commit_interval_ms=60_000)) as volume:
+        stop = threading.Event()
+
+        def read() -> None:
+            while not stop.is_set():
+                volume.pread(n - 1024, 512)
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for t in readers:
+            t.start()
+        try:
+            for turn in range(40):
+                volume.pwrite(b"x" * 512, 0)
+                volume.zero(n - 1024, 1)
+                volume.flush()
+                done = threading.Thread(target=volume.pread, args=(512, 0), daemon=True)
+                done.start()
+                done.join(10)
+                if done.is_alive():
+                    os._exit(9) if os.environ.get("CDP_EDGE_CHILD") else pytest.fail(f"turn {turn}: the reader hangs")
+        finally:
+            stop.set()
+            for t in readers:
+                t.join()

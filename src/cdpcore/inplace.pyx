@@ -389,9 +389,11 @@ cdef class InPlaceCore(VolumeCore):
         """Pending is full: what is in it goes to the disk, by us or by whoever is at it."""
         cdef uint64_t before = self.pending.released()
         cdef int rc = self.settle_now(False, st)
-        if rc == CDP_OK and self.pending.released() == before:      # a reader has a change pinned, or others have reserved
+        if rc == CDP_OK and self.pending.released() == before:      # a reader had a change pinned, or others have reserved
             pthread_mutex_lock(&self.settling)
             cdp_cond_wait_ms(&self.settled, &self.settling, 1)
+            if not self.busy:
+                self.pending.release(self.applied_seq, self.next_change)
             pthread_mutex_unlock(&self.settling)
         return rc
 
@@ -485,7 +487,7 @@ cdef class InPlaceCore(VolumeCore):
         if sync:
             self.synced_seq = upto
         pthread_mutex_unlock(&self.settling)
-        self.pending.release(upto)
+        self.pending.release(upto, self.next_change)
         return CDP_OK
 
     cdef int apply(self, uint64_t upto, cdp_status *st) noexcept nogil:
