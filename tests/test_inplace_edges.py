@@ -1,6 +1,8 @@
 """Edges of disks protected in place: what only goes wrong at one moment, or at one size."""
 import os
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -75,3 +77,32 @@ def test_a_reader_of_half_a_change_does_not_keep_the_other_half_from_others(tmp_
             stop.set()
             for t in readers:
                 t.join()
+
+
+RACE = r"""
+import random, sys, threading, cdp
+with cdp.open(sys.argv[1]) as volume:
+    stop = threading.Event()
+    def write():
+        while not stop.is_set():
+            volume.pwrite(b"x" * 4096, random.randrange(volume.size_bytes // 4096) * 4096)
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for t in writers:
+        t.start()
+    for turn in range(60):
+        volume.trim(volume.size_bytes, 0)
+    stop.set()
+    for t in writers:
+        t.join()
+"""
+
+
+def test_a_long_hole_that_is_written_to_while_it_is_trimmed(tmp_path: Path):
+    """Then what it holds is read and kept, a request's worth at a time."""
+    with (tmp_path / "disk.img").open("wb") as file:
+        file.truncate(256 * MIB)
+    cdp.create(tmp_path / "v", disk=tmp_path / "disk.img").close()
+    subprocess.run([sys.executable, "-c", RACE, str(tmp_path / "v")], check=True)
+    with cdp.open(tmp_path / "v") as volume, volume.at(0) as image:
+        for at in range(0, 256 * MIB, 16 * MIB):
+            assert image.pread(16 * MIB, at) == bytes(16 * MIB)

@@ -65,6 +65,7 @@ cdef enum:
     READ_TRIES = 8          # then a reader holds its range
     FULL = -1               # of add_extent: the list is full
     AGAIN = -2              # the lineage or the range changed meanwhile
+    TOO_LONG = -3           # a long hole is none any more
     PAUSE_MS = 50
     ZEROS_BYTES = 65536
 
@@ -148,6 +149,9 @@ cdef class InPlaceCore(VolumeCore):
                 s.kind = CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO
                 s.data = NULL
                 rc = self.change_aligned(kind, &s, 1, flags, told, st)
+                if rc == TOO_LONG:      # look again
+                    rc = CDP_OK
+                    continue
             else:
                 rc = self.change_bytes(kind, NULL, at, step, flags, told, st)
             at += step
@@ -245,7 +249,7 @@ cdef class InPlaceCore(VolumeCore):
 
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil:
-        """The range is held: one record. AGAIN: the lineage is not that of `epoch` any more."""
+        """The range is held: one record. AGAIN: the lineage is not that of `epoch` any more. TOO_LONG: for what is not a hole."""
         cdef old_part old[MAX_PARTS]
         cdef uint64_t start = s[0].start, end = s[n - 1].end, size = (end - start) * CDP_SECTOR, until = start, new_bytes = 0
         cdef uint32_t n_old = 0, i
@@ -260,6 +264,8 @@ cdef class InPlaceCore(VolumeCore):
         if until == end:
             set_old(&old[0], start, end, NULL, True)
             n_old = 1
+        elif size > self.max_request_bytes:     # somebody wrote there since zero() looked, or a restore came
+            return TOO_LONG
         else:
             content = <uint8_t *>malloc(size)
             if content == NULL:
