@@ -1,14 +1,22 @@
 """Edges of disks protected in place: what only goes wrong at one moment, or at one size."""
+import gc
 import os
 import random
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import cdp
 import pytest
 from cdp import check
+from cdp import store as stores
+from cdp.tuning import Tuning
+from cdp.volume import Volume
+from cdpcore.errors import CdpError
+from cdpcore.osapi import SimOs
+from simcatalog import on
 
 MIB = 1 << 20
 
@@ -132,3 +140,44 @@ def test_rebuilding_after_a_crash_puts_the_disk_back(tmp_path: Path):
         assert volume.pread(7000, 0) == b"flushed" * 1000
         assert image.pread(4 * MIB, 0) == old
     assert check.check(path).ok
+
+
+def simulated(sim: SimOs, content: bytes, **how: Any) -> Volume:
+    """A volume /v of the disk /disk, without threads."""
+    small = Tuning(slot_bytes=80 << 10, n_slots=4, segment_bytes=640 << 10, max_records=300, commit_interval_ms=0, threads=False, **how)
+    if not sim.exists("/disk"):
+        with sim.open("/disk", write=True, create=True) as file:
+            file.pwrite(content, 0)
+            file.datasync()
+        sim.sync_dir("/")
+        stores.create("/v", 0, small, os=sim, catalog=on(sim), disk="/disk")
+    return Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
+
+
+def killed(sim: SimOs, volume: Volume) -> None:
+    """The process ends, the machine goes on: its handles are gone, and so are their locks."""
+    volume._store._release()
+
+
+def test_what_a_killed_process_noted_of_the_disk_is_made_durable_before_it_counts():
+    """Killed between writing the state and syncing it; opened again, which seals the log up to it; then the power goes."""
+    sim = SimOs(1)
+    volume = simulated(sim, bytes(64 << 10))
+    volume.pwrite(b"a" * 4096, 0)
+    volume.flush()
+    volume.pwrite(b"b" * 4096, 4096)
+    sim.fail("datasync", part="disk.state")     # as if it had not come to that
+    with pytest.raises(CdpError):
+        volume.flush()
+    sim.clear_faults()
+    killed(sim, volume)
+    volume = simulated(sim, b"")
+    assert volume.pread(4096, 4096) == b"b" * 4096
+    del volume
+    gc.collect()
+    sim.cut_at(0)
+    with pytest.raises(CdpError):
+        sim.list_dir("/v")
+    sim.power_on("drop")
+    with simulated(sim, b"") as volume:
+        assert volume.pread(4096, 0) == b"a" * 4096
