@@ -14,7 +14,9 @@ Invariants
  2. DiskState names a record up to which the disk holds everything, durably; it ends its frame. Recovery puts back what later
     records overwrote, and cuts the log behind that frame: a prefix in seq order that holds everything flushed.
  3. A segment is sealed only when 2 covers it, so what recovery may have to put back is in segments that are not sealed.
- 4. A version's data is what the disk (with Pending) held, not what a restore that is still being written back makes of it; so
+ 4. Nothing that comes after a destructive restore reaches the log before 2 covers the restore: its before-images are what the restore
+    shows, which is not what the disk held at the restore.
+ 5. A version's data is what the disk (with Pending) held, not what a restore that is still being written back makes of it; so
     images of the time before the restore stay right.
 
 Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them, then Pending's. Whoever waits
@@ -257,6 +259,10 @@ cdef class InPlaceCore(VolumeCore):
         cdef uint8_t *content = NULL
         cdef bint same = False
         cdef int rc = CDP_OK
+        if self.old_is_logical and self.kept_seq() < self.discards_at:
+            rc = self.settle_now(True, st)
+            if rc != CDP_OK:
+                return rc
         if size >= HOLE_STEP:
             rc = self.known_hole(start, end, &until, st)
             if rc != CDP_OK:
@@ -782,6 +788,7 @@ cdef class InPlaceCore(VolumeCore):
         self.epoch += 1
         self.restoring = restoring
         self.old_is_logical = restoring and discards
+        self.discards_at = self.versions.last_seq
 
     def write_back(self, uint64_t offset, uint64_t length, uint32_t max_records):
         """Put a range of the disk (whole sectors) to what the current lineage shows of it, keeping what was there as any write does.
