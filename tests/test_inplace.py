@@ -106,6 +106,35 @@ def test_a_change_outside_is_always_noticed(tmp_path: Path, disk: Path):
             assert volume.window().newest.seq == 0 and volume.pread(len(content), 0) == content, how
 
 
+def test_a_disk_that_was_only_moved_or_copied_can_be_vouched_for(tmp_path: Path, disk: Path):
+    path = tmp_path / "v"
+    with cdp.create(path, disk=disk) as volume:
+        old = volume.pread(4096, 0)
+        volume.pwrite(b"x" * 4096, 0)
+    for how in ("touch", "replace"):
+        change(disk, how, random.Random(1))
+        with pytest.raises(Corruption, match="keep-history"):
+            cdp.open(path)
+        with cdp.adopt(path, keep_history=True) as volume, volume.at(0) as image:
+            assert image.pread(4096, 0) == old
+    with disk.open("r+b") as file:
+        file.write(b"y")
+    with pytest.raises(Corruption, match="not what it was"):
+        cdp.adopt(path, keep_history=True)
+
+
+def test_after_a_crash_another_file_is_noticed(tmp_path: Path, disk: Path):
+    path = tmp_path / "v"
+    cdp.create(path, disk=disk).close()
+    child = subprocess.run([sys.executable, "-c", CRASH, str(path)], check=False)
+    assert child.returncode == 9
+    change(disk, "replace", random.Random(1))
+    with pytest.raises(Corruption, match="another file"):
+        cdp.open(path)
+    with pytest.raises(Corruption, match="not closed cleanly"):
+        cdp.adopt(path, keep_history=True)
+
+
 def test_refusing_a_changed_disk_destroys_nothing(tmp_path: Path, disk: Path):
     """So that the old content can be put back; of a block device, which has no times, that is all it takes."""
     path = tmp_path / "v"
@@ -240,6 +269,7 @@ def test_a_destructive_restore_frees(tmp_path: Path, disk: Path):
     assert disk.read_bytes() == b"after" + old[5:]
 
 
+CRASH = "import cdp, os, sys; v = cdp.open(sys.argv[1]); v.pwrite(b'x' * 512, 0); v.flush(); os._exit(9)"
 CHILD = r"""
 import sys, cdp
 volume = cdp.open(sys.argv[1], settings=cdp.Settings(restore_rate_bytes=8 << 20))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdpcore.errors import InvalidRequest, NotFound, RefusedPoint
-from cdpcore.osapi import posix
+from cdpcore.errors import Corruption, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.osapi import Os, posix
 
+from . import disk as disks
 from . import geometry as geometries
 from . import store as stores
 from .settings import Settings
@@ -29,16 +30,21 @@ def _protected(directory: str) -> geometries.Geometry:
     return geometry
 
 
-def adopt(path: str | Path, *, settings: Settings | None = None) -> Volume:
+def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | None = None) -> Volume:
     """Begin a new history with the disk of the volume at `path` as it is now, and open it: for a disk that was changed outside.
 
-    The history so far does not fit the disk any more and is deleted, with its bookmarks. Raises NotFound, Busy, InvalidRequest for a
+    The history so far does not fit the disk any more and is deleted, with its bookmarks. `keep_history`: the caller vouches that the
+    disk holds what it held when the volume was closed (it was copied, moved or touched), and nothing is deleted; Corruption where
+    its size or samples of it differ, or the volume was not closed cleanly. Raises NotFound, Busy, InvalidRequest for a
     volume without such a disk, RefusedPoint while writable images of the old history exist.
     """
     os, directory = posix(), _directory(path)
     if not os.exists(directory) and os.exists(f"{directory}.old"):      # a crash between the renames
         os.rename(f"{directory}.old", directory)
     geometry = _protected(directory)
+    if keep_history:
+        _vouched(os, directory, geometry)
+        return Volume(directory, settings=settings)
     fresh, old = f"{directory}.new", f"{directory}.old"
     held = stores.lock(os, directory)
     try:
@@ -58,6 +64,21 @@ def adopt(path: str | Path, *, settings: Settings | None = None) -> Volume:
     finally:
         held.close()
     return Volume(directory, settings=settings)
+
+
+def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
+    held = stores.lock(os, directory)
+    try:
+        was = disks.left(os, directory)
+        with disks.open_disk(os, geometry.disk) as file:
+            now = disks.stamp(os, geometry.disk, file)
+        if not was.clean or (was.size_bytes, was.samples_crc) != (now.size_bytes, now.samples_crc):
+            raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed" if was.clean else
+                             f"{directory}: was not closed cleanly, so its disk must be the very file that it was",
+                             "put that back, or adopt it without --keep-history")
+        disks.save(os, directory, now)
+    finally:
+        held.close()
 
 
 def detach(path: str | Path, *, settings: Settings | None = None) -> str:

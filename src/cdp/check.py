@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdpcore import index
+from cdpcore.diskstate import DiskState
 from cdpcore.errors import CdpError, Corruption, NotFound
 from cdpcore.osapi import Os, posix
 from cdpcore.segment import SegmentFile
 
+from . import disk as disks
 from . import geometry as geometries
 from . import store as stores
 from .agreement import differences
 from .catalog import BookmarkRow, Catalog, LmdbCatalog, RestoreRow, Run, Segment, WritebackRow
+from .geometry import Geometry
 from .lineage import RestoreRecord, gaps
 from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, recover, run_path
 from .settings import Settings
@@ -272,7 +275,7 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     fresh = stores.lmdb_catalog(directory)
     try:
         try:
-            recover(os, directory, geometry, fresh, tuning)     # what a crash left open
+            _recover(os, directory, geometry, fresh, tuning)
         except CdpError as e:
             finished.add(f"{directory}/log", e.message, e.hint)
         found: list[Event] = []
@@ -281,6 +284,20 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     finally:
         fresh.close()
     return finished
+
+
+def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
+    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the log will end."""
+    if not geometry.before:
+        recover(os, directory, geometry, catalog, tuning)
+        return
+    with disks.open_disk(os, geometry.disk) as disk:
+        disks.check_unchanged(os, directory, geometry.disk, disk, geometry.size_bytes)
+        state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
+        try:
+            recover(os, directory, geometry, catalog, tuning, disk, state.applied_seq)
+        finally:
+            state.close()
 
 
 def opened_records(segment: SegmentFile) -> int:

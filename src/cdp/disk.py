@@ -3,16 +3,17 @@
 The disk is the user's own raw file or block device and stays one. While it is not open here, anybody may write to it; then the
 before-images do not fit it any more. So a clean close leaves a description of the disk (VOLUME/disk.json), and opening compares:
 size, the file's change times and inode, and checksums of samples (a block device has no change times of its own). What does
-not fit is refused: only `cdp adopt` begins a new history, because it ends the old one.
+not fit is refused: only `cdp adopt` begins a new history, because it ends the old one. While the volume is open, and after a crash, only
+size and inode are known: then another file is noticed, and a change of the same one is not.
 
-    disk.json   {"crc32c": "...", "disk": {...}}; there only while the volume is closed cleanly
+    disk.json   {"crc32c": "...", "disk": {...}}; "clean" in it while the volume is closed cleanly
 """
 from __future__ import annotations
 
 import json
 import os as _os
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, Unavailable
@@ -34,17 +35,18 @@ class Stamp:
     ctime_ns: int
     inode: int
     samples_crc: int
+    clean: bool = True      # False: written while the volume was opened; times and samples do not count
 
     def differs(self, other: Stamp) -> str:
         """What is not the same, for a message; "" where all is."""
         found = []
         if self.size_bytes != other.size_bytes:
             found.append(f"{other.size_bytes} bytes instead of {self.size_bytes}")
-        if self.samples_crc != other.samples_crc:
+        if self.clean and self.samples_crc != other.samples_crc:
             found.append("other content")
         if self.inode != other.inode:
             found.append("another file")
-        elif (self.mtime_ns, self.ctime_ns) != (other.mtime_ns, other.ctime_ns):
+        elif self.clean and (self.mtime_ns, self.ctime_ns) != (other.mtime_ns, other.ctime_ns):
             found.append("written or touched since")
         return ", ".join(found)
 
@@ -96,32 +98,36 @@ def save(os: Os, directory: str, now: Stamp) -> None:
     os.write_file(f"{directory}/{NAME}", f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode())
 
 
-def forget(os: Os, directory: str) -> None:
-    """From now on the disk changes. Durable at return."""
-    if os.exists(f"{directory}/{NAME}"):
-        os.unlink(f"{directory}/{NAME}")
-        os.sync_dir(directory)
+def opened(os: Os, directory: str, now: Stamp) -> None:
+    """From now on the disk changes: only which file it is stays known. Durable at return."""
+    save(os, directory, replace(now, clean=False))
 
 
-def check_unchanged(os: Os, directory: str, path: str, file: File, size_bytes: int) -> None:
-    """Raises Corruption where the disk is not what the volume left. After a crash there is no description, and only the size is
-    known."""
-    if file.size() != size_bytes:
-        raise _changed(directory, path, f"{file.size()} bytes instead of {size_bytes}")
-    if not os.exists(f"{directory}/{NAME}"):
-        return
+def check_unchanged(os: Os, directory: str, path: str, file: File, size_bytes: int) -> Stamp:
+    """How the disk looks. Raises Corruption where it is not what the volume left."""
+    now = stamp(os, path, file)
+    if now.size_bytes != size_bytes:
+        raise _changed(directory, path, f"{now.size_bytes} bytes instead of {size_bytes}")
+    if os.exists(f"{directory}/{NAME}"):        # a volume that was never opened has none
+        difference = left(os, directory).differs(now)
+        if difference:
+            raise _changed(directory, path, difference)
+    return now
+
+
+def left(os: Os, directory: str) -> Stamp:
+    """What disk.json says. Raises Corruption, NotFound."""
     try:
         outer: Any = json.loads(os.read_file(f"{directory}/{NAME}"))
-        left = Stamp(**outer["disk"])
+        found = Stamp(**outer["disk"])
         if int(outer["crc32c"], 16) != crc32c(json.dumps(outer["disk"], sort_keys=True).encode()):
             raise ValueError("checksum")
+        return found
     except (ValueError, KeyError, TypeError) as e:
         raise Corruption(f"{directory}/{NAME}: damaged ({e})", "put it back from a copy, or 'cdp adopt' the disk anew") from None
-    difference = left.differs(stamp(os, path, file))
-    if difference:
-        raise _changed(directory, path, difference)
 
 
 def _changed(directory: str, path: str, how: str) -> Corruption:
     return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit the disk any more",
-                      f"'cdp adopt {directory}' begins a new history with the disk as it is; or put the disk's old content back")
+                      f"'cdp adopt {directory}' begins a new history with the disk as it is; where the content is the same after all "
+                      "(copied, moved, touched), add --keep-history")

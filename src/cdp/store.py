@@ -261,9 +261,9 @@ class Store:
     def _open_disk(self) -> None:
         g = self.geometry
         self._disk = disks.open_disk(self.os, g.disk)
-        disks.check_unchanged(self.os, self.directory, g.disk, self._disk, g.size_bytes)
+        now = disks.check_unchanged(self.os, self.directory, g.disk, self._disk, g.size_bytes)
         self._disk_state = DiskState(self.os, f"{self.directory}/{disks.STATE}", bytes.fromhex(g.uuid))
-        disks.forget(self.os, self.directory)
+        disks.opened(self.os, self.directory, now)
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning

@@ -59,6 +59,10 @@ cdef class DiskState:
                 found += 1
         if not found:
             raise Corruption(f"{path}: no valid copy of the state of the disk", "put it back from a copy, or 'cdp adopt' the disk anew")
+        # A process that was killed, or a sync that failed, may have left this copy in memory only, and what is built on it must not outlast
+        # it. Written again, since a sync alone may take a page that failed for clean; to its own place, since the other one is durable.
+        self.generation -= 1
+        check(self.put(self.applied_seq, &st), &st, path)
 
     def __dealloc__(self):
         self.close()

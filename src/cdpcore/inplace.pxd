@@ -41,6 +41,7 @@ cdef class InPlaceCore(VolumeCore):
     cdef uint64_t epoch             # how often the lineage changed
     cdef bint restoring             # the current view is more than "the disk": a restore is being written back
     cdef bint old_is_logical        # ... a destructive one: what it discards is not kept
+    cdef uint64_t discards_at       # ... its record
     cdef uint64_t n_same
 
     cdef pthread_mutex_t settling   # guards the rest

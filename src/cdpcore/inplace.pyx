@@ -14,7 +14,9 @@ Invariants
  2. DiskState names a record up to which the disk holds everything, durably; it ends its frame. Recovery puts back what later
     records overwrote, and cuts the log behind that frame: a prefix in seq order that holds everything flushed.
  3. A segment is sealed only when 2 covers it, so what recovery may have to put back is in segments that are not sealed.
- 4. A version's data is what the disk (with Pending) held, not what a restore that is still being written back makes of it; so
+ 4. Nothing that comes after a destructive restore reaches the log before 2 covers the restore: its before-images are what the restore
+    shows, which is not what the disk held at the restore.
+ 5. A version's data is what the disk (with Pending) held, not what a restore that is still being written back makes of it; so
     images of the time before the restore stay right.
 
 Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them, then Pending's. Whoever waits
@@ -66,6 +68,7 @@ cdef enum:
     READ_TRIES = 8          # then a reader holds its range
     FULL = -1               # of add_extent: the list is full
     AGAIN = -2              # the lineage or the range changed meanwhile
+    TOO_LONG = -3           # a long hole is none any more
     PAUSE_MS = 50
     ZEROS_BYTES = 65536
     COLD_NS = 30000         # reading old content takes a few microseconds from memory, and from 60 on from a device
@@ -153,6 +156,9 @@ cdef class InPlaceCore(VolumeCore):
                 s.kind = CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO
                 s.data = NULL
                 rc = self.change_aligned(kind, &s, 1, flags, told, st)
+                if rc == TOO_LONG:      # look again
+                    rc = CDP_OK
+                    continue
             else:
                 rc = self.change_bytes(kind, NULL, at, step, flags, told, st)
             at += step
@@ -256,7 +262,7 @@ cdef class InPlaceCore(VolumeCore):
 
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil:
-        """The range is held: one record. AGAIN: the lineage is not that of `epoch` any more."""
+        """The range is held: one record. AGAIN: the lineage is not that of `epoch` any more. TOO_LONG: for what is not a hole."""
         cdef old_part old[MAX_PARTS]
         cdef uint64_t start = s[0].start, end = s[n - 1].end, size = (end - start) * CDP_SECTOR, until = start, new_bytes = 0
         cdef uint32_t n_old = 0, i
@@ -265,6 +271,10 @@ cdef class InPlaceCore(VolumeCore):
         cdef bint same = False
         cdef uint64_t began
         cdef int rc = CDP_OK
+        if self.old_is_logical and self.kept_seq() < self.discards_at:
+            rc = self.settle_now(True, st)
+            if rc != CDP_OK:
+                return rc
         if size >= HOLE_STEP:
             rc = self.known_hole(start, end, &until, st)
             if rc != CDP_OK:
@@ -272,6 +282,8 @@ cdef class InPlaceCore(VolumeCore):
         if until == end:
             set_old(&old[0], start, end, NULL, True)
             n_old = 1
+        elif size > self.max_request_bytes:     # somebody wrote there since zero() looked, or a restore came
+            return TOO_LONG
         else:
             content = <uint8_t *>malloc(size)
             if content == NULL:
@@ -290,7 +302,8 @@ cdef class InPlaceCore(VolumeCore):
             if rc != CDP_OK:
                 free(content)
                 return rc
-            same = self.skip_same and kind != CDP_KIND_WRITEBACK and is_same(s, n, content)
+            # While a restore is written back, what the disk holds is not what the volume shows.
+            same = self.skip_same and not self.restoring and is_same(s, n, content)
             if same:
                 set_old(&old[0], start, end, NULL, False)
                 n_old = 1
@@ -405,9 +418,11 @@ cdef class InPlaceCore(VolumeCore):
         """Pending is full: what is in it goes to the disk, by us or by whoever is at it."""
         cdef uint64_t before = self.pending.released()
         cdef int rc = self.settle_now(False, st)
-        if rc == CDP_OK and self.pending.released() == before:      # a reader has a change pinned, or others have reserved
+        if rc == CDP_OK and self.pending.released() == before:      # a reader had a change pinned, or others have reserved
             pthread_mutex_lock(&self.settling)
             cdp_cond_wait_ms(&self.settled, &self.settling, 1)
+            if not self.busy:
+                self.pending.release(self.applied_seq, self.next_change)
             pthread_mutex_unlock(&self.settling)
         return rc
 
@@ -501,7 +516,7 @@ cdef class InPlaceCore(VolumeCore):
         if sync:
             self.synced_seq = upto
         pthread_mutex_unlock(&self.settling)
-        self.pending.release(upto)
+        self.pending.release(upto, self.next_change)
         return CDP_OK
 
     cdef int apply(self, uint64_t upto, cdp_status *st) noexcept nogil:
@@ -790,6 +805,7 @@ cdef class InPlaceCore(VolumeCore):
         self.epoch += 1
         self.restoring = restoring
         self.old_is_logical = restoring and discards
+        self.discards_at = self.versions.last_seq
 
     def write_back(self, uint64_t offset, uint64_t length, uint32_t max_records):
         """Put a range of the disk (whole sectors) to what the current lineage shows of it, keeping what was there as any write does.
@@ -919,7 +935,8 @@ cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil:
 
 
 cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, old_part *out) noexcept nogil:
-    """Old content as at most MAX_PARTS parts: blocks of zeros need no data, while there is room to name them apart."""
+    """Old content (at most MAX_PARTS times part_bytes) as at most MAX_PARTS parts: blocks of zeros need no data, while there is room to
+    name them apart."""
     cdef uint64_t at = start, stop, most = part_bytes // CDP_SECTOR
     cdef uint32_t n = 0
     cdef const uint8_t *p
@@ -930,7 +947,9 @@ cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t p
         # Two more parts, and enough for all the rest as data, must fit.
         zero = (n and out[n - 1].data == NULL) or n + 3 + (end - at) // most <= MAX_PARTS
         zero = zero and cdp_nbd_is_zero(p, (stop - at) * CDP_SECTOR)
-        if n and zero == (out[n - 1].data == NULL) and (zero or stop - out[n - 1].start <= most):
+        if n and zero == (out[n - 1].data == NULL) and (zero or at - out[n - 1].start < most):
+            if not zero:
+                stop = min(stop, out[n - 1].start + most)       # to the sector: parts that are not full would be too many
             out[n - 1].end = stop
         else:
             set_old(&out[n], at, stop, NULL if zero else p, False)

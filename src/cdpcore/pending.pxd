@@ -39,7 +39,8 @@ cdef class Pending:
     cdef void copy_out(self, const pending_change *c, uint64_t skip, uint8_t *out, uint64_t n) noexcept nogil
     # Bytes of a change's data that lie in one piece from `skip` on, and where; at most n.
     cdef const uint8_t *piece(self, const pending_change *c, uint64_t skip, uint64_t *n) noexcept nogil
-    # Everything up to `seq` is on the disk. What a reader has pinned, and all behind it, stays until the next call.
-    cdef void release(self, uint64_t seq) noexcept nogil
+    # The changes before `change` are on the disk: those up to `seq` go. The record that a reader has pinned a change of, and all
+    # behind it, stays until the next call.
+    cdef void release(self, uint64_t seq, uint64_t change) noexcept nogil
     cdef uint64_t released(self) noexcept nogil
     cdef uint64_t used_bytes(self) noexcept nogil

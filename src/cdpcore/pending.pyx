@@ -7,7 +7,8 @@ segment knows: the index of the past is the index of what is pending, too.
 Invariants
  1. Changes are pushed and released in seq order; data lies in the ring in the same order, and may wrap.
  2. What a pinned change says, and its data, do not move.
- 3. reserve() before push(): a push never fails and never waits, because it happens under the append lock.
+ 3. A record's changes are released together, so what is newer than released_seq is here.
+ 4. reserve() before push(): a push never fails and never waits, because it happens under the append lock.
 """
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -132,15 +133,26 @@ cdef class Pending:
             skip += step
             n -= step
 
-    cdef void release(self, uint64_t seq) noexcept nogil:
+    cdef void release(self, uint64_t seq, uint64_t change) noexcept nogil:
         cdef pending_change *c
+        cdef uint64_t k, whole, n_bytes = 0
         pthread_mutex_lock(&self.mutex)
-        while self.first < self.next:
-            c = &self.changes[self.first % self.n_changes]
+        k = whole = self.first
+        while k < min(change, self.next):
+            c = &self.changes[k % self.n_changes]
+            if k == self.first or c.seq != self.changes[(k - 1) % self.n_changes].seq:
+                whole = k
             if c.seq > seq or c.pins:
                 break
-            self.from_bytes = c.at + ((c.end - c.start) * CDP_SECTOR if c.kind == CDP_EXTENT_DATA else 0)
-            self.first += 1
+            k += 1
+        # All of a record or nothing: who looks for the rest of it would find that it is neither here nor released.
+        if k < self.next and self.changes[k % self.n_changes].seq <= seq:
+            k = whole
+        if k > self.first:
+            c = &self.changes[(k - 1) % self.n_changes]
+            n_bytes = (c.end - c.start) * CDP_SECTOR if c.kind == CDP_EXTENT_DATA else 0
+            self.from_bytes = c.at + n_bytes
+            self.first = k
         if self.first < self.next and self.changes[self.first % self.n_changes].seq <= seq:
             seq = self.changes[self.first % self.n_changes].seq - 1
         self.released_seq = max(self.released_seq, seq)

@@ -8,9 +8,12 @@ from cdp.cli.refs import volume_only
 
 @command(cli, "adopt", setting_flags=ENGINE_KEYS, examples=[
     ("cdp adopt web", "the disk was changed by others: its history begins anew with what it holds now"),
+    ("cdp adopt web --keep-history", "the disk was moved or copied, its content is the same"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume")
-def adopt(state: State, volume: str) -> None:
+@click.option("--keep-history", is_flag=True,
+              help="The disk holds what it held, it was only copied, moved or touched; size and samples are compared.")
+def adopt(state: State, volume: str, keep_history: bool) -> None:
     """Begin a new history with a protected disk as it is now.
 
     For a volume made with --mode before whose disk was written to by others while the volume was closed. What was kept
@@ -25,9 +28,10 @@ def adopt(state: State, volume: str) -> None:
     if (remote := find_server(location)) is not None:
         remote.close()
         raise Busy(f"{volume} is served, so its disk is as the volume left it", "stop its server first if you want to begin anew")
-    with adopt_disk(location.path, settings=state.settings) as made:
+    with adopt_disk(location.path, keep_history=keep_history, settings=state.settings) as made:
         info = VolumeService(made).info()
-    emit(state, info, [f"{volume}: a new history of {info['disk']} begins"])
+    emit(state, info, [f"{volume}: the history of {info['disk']} goes on" if keep_history else
+                       f"{volume}: a new history of {info['disk']} begins"])
 
 
 @command(cli, "detach", examples=[
