@@ -17,7 +17,8 @@ from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Wi
 from .settings import Settings
 if TYPE_CHECKING:
     from .adopting import adopt, detach
-    from .volume import TimeImage, Volume, create, open
+    from .timeimage import TimeImage
+    from .volume import Volume, create, open
 
 __version__ = "0.1.0"
 __all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo", "InvalidRequest", "Moment",

@@ -213,6 +213,7 @@ class Store:
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
         self._disk: File | None = None
+        self._disk_stamp: disks.Stamp | None = None
         self._disk_state: DiskState | None = None
         self.writeback: Any = None      # with a disk in place: its cdp.writeback.WriteBack
         self.catalog: Any = None
@@ -241,6 +242,8 @@ class Store:
                     self.os.unlink(f"{self.directory}/{BUILDING}")
                 self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
                                      self._disk_state.applied_seq if self._disk_state else lineage.NOW)
+                if self._disk_stamp is not None:        # not before: a failed opening must not forget how the disk looked
+                    disks.opened(self.os, self.directory, self._disk_stamp)
             self._assemble()
             _OPEN.add(self)
             self.renew_reserve()
@@ -263,7 +266,7 @@ class Store:
         self._disk = disks.open_disk(self.os, g.disk)
         now = disks.check_unchanged(self.os, self.directory, g.disk, self._disk, g.size_bytes)
         self._disk_state = DiskState(self.os, f"{self.directory}/{disks.STATE}", bytes.fromhex(g.uuid))
-        disks.opened(self.os, self.directory, now)
+        self._disk_stamp = now
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning

@@ -31,13 +31,13 @@ from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Wi
 from .reclaim import reclaim
 from .recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
 from .settings import Settings
+from .timeimage import TimeImage, byte_count, bytes_of, extents_of
 from .timeline import RECORD
 from .tuning import Tuning
 from .writeback import WriteBack
 
 log = logging.getLogger("cdp.volume")
 PointLike = str | int | datetime | points.Point
-KINDS = {0: "data", 1: "zero", 2: "hole"}
 
 
 def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None,
@@ -140,28 +140,28 @@ class Volume:
 
     def pread(self, length: int, offset: int) -> bytes:
         """`length` bytes from byte `offset`: a copy of the current content, as of one moment up to 32 MiB."""
-        out = bytearray(_byte_count(length, self.size_bytes))
-        self._core.pread_into(out, _byte_count(offset))
+        out = bytearray(byte_count(length, self.size_bytes))
+        self._core.pread_into(out, byte_count(offset))
         return bytes(out)
 
     def pread_into(self, buffer: Any, offset: int) -> None:
         """Fill a writable contiguous buffer (bytearray, memoryview, numpy array) from byte `offset`, without copies."""
-        self._core.pread_into(_bytes_of(buffer), _byte_count(offset))
+        self._core.pread_into(bytes_of(buffer), byte_count(offset))
 
     def pwrite(self, buffer: Any, offset: int, fua: bool = False) -> None:
         """Write a contiguous buffer at byte `offset`; one record up to max_request_bytes (32 MiB by default), several
         beyond. `fua`: durable at return. Not `fua`: durable after flush()."""
-        self._core.pwrite(_bytes_of(buffer), _byte_count(offset), fua)
+        self._core.pwrite(bytes_of(buffer), byte_count(offset), fua)
         self._store.settle()
 
     def trim(self, length: int, offset: int, fua: bool = False) -> None:
         """The range reads as zeros and is a hole. What it held stays in the history."""
-        self._core.pzero(_byte_count(length), _byte_count(offset), True, fua)
+        self._core.pzero(byte_count(length), byte_count(offset), True, fua)
         self._store.settle()
 
     def zero(self, length: int, offset: int, fua: bool = False) -> None:
         """The range reads as zeros and counts as allocated; no data is logged."""
-        self._core.pzero(_byte_count(length), _byte_count(offset), False, fua)
+        self._core.pzero(byte_count(length), byte_count(offset), False, fua)
         self._store.settle()
 
     def flush(self) -> None:
@@ -177,7 +177,7 @@ class Volume:
     def extents(self, offset: int = 0, length: int | None = None, at: PointLike | None = None) -> Iterator[Extent]:
         """Adjacent extents of [offset, offset + length), in order; of the current content, or as of `at`."""
         view = None if at is None else self._view(at)[1]
-        return _extents(self._core, view, self.size_bytes, offset, length)
+        return extents_of(self._core, view, self.size_bytes, offset, length)
 
     def target(self) -> Any:
         """PyCapsule "cdpcore.target" of the current content, for front ends in C or Cython (c/target.h)."""
@@ -375,8 +375,8 @@ class Volume:
         moment is freed and can no longer be opened. Offset and length are multiples of 512.
         Raises RefusedPoint where an image or bookmark needs what would be freed.
         """
-        start = 0 if offset is None else _byte_count(offset)
-        size = self.size_bytes - start if length is None else _byte_count(length)
+        start = 0 if offset is None else byte_count(offset)
+        size = self.size_bytes - start if length is None else byte_count(length)
         if start % 512 or size % 512 or size == 0 or start + size > self.size_bytes:
             raise InvalidRequest(f"restore of {size} bytes at {start}",
                                  f"give a range of 512-byte sectors inside the volume's {self.size_bytes} bytes")
@@ -577,97 +577,8 @@ class Volume:
         return f"<cdp.Volume {self.path} {'closed' if self.closed else f'{self.size_bytes} bytes, #{self._core.position()[0]}'}>"
 
 
-class TimeImage:
-    """A volume as of a moment: a read-only virtual disk. A context manager; any thread. Valid until close() or the volume's."""
-
-    def __init__(self, volume: Volume, moment: Moment, view: View):
-        self.volume = volume
-        self.moment = moment
-        self.size_bytes = volume.size_bytes
-        self._view: View | None = view
-
-    @property
-    def closed(self) -> bool:
-        return self._view is None
-
-    def _open_view(self) -> View:
-        if self._view is None:
-            raise Closed(f"{self.volume.path}: the time image of #{self.moment.seq} is closed")
-        return self._view
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """As Volume.pread, of this moment."""
-        view = self._open_view()
-        out = bytearray(_byte_count(length, self.size_bytes))
-        self.volume._core.pread_into(out, _byte_count(offset), view)
-        return bytes(out)
-
-    def pread_into(self, buffer: Any, offset: int) -> None:
-        """As Volume.pread_into, of this moment."""
-        self.volume._core.pread_into(_bytes_of(buffer), _byte_count(offset), self._open_view())
-
-    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
-        """As Volume.extents, of this moment."""
-        return _extents(self.volume._core, self._open_view(), self.size_bytes, offset, length)
-
-    def target(self) -> Any:
-        """As Volume.target; read-only."""
-        return Target(self.volume._core, self._open_view(), self).capsule()
-
-    def close(self) -> None:
-        self._view = None
-
-    def __enter__(self) -> TimeImage:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<cdp.TimeImage {self.volume.path}@#{self.moment.seq}{' closed' if self.closed else ''}>"
-
-
 def _directory(path: str | Path) -> str:
     text = str(Path(path).absolute())
     if len(text.encode()) > 3900 or "\0" in text:
         raise InvalidRequest(f"path of {len(text)} characters", "use a shorter one")
     return text
-
-
-def _byte_count(value: int, bound: int = (1 << 63) - 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InvalidRequest(f"{value!r} is not a number of bytes", "give offset and length as whole numbers")
-    if not 0 <= value <= bound:
-        raise InvalidRequest(f"{value} bytes", f"use 0 to {bound}")
-    return int(value)
-
-
-def _bytes_of(buffer: Any) -> Any:
-    """Any contiguous buffer as bytes, not copied."""
-    try:
-        view = memoryview(buffer)
-        return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
-    except TypeError as e:
-        raise InvalidRequest(f"not a contiguous buffer: {e}", "pass bytes, a bytearray, a memoryview or a contiguous array") from None
-
-
-def _extents(core: Any, view: View | None, size_bytes: int, offset: int, length: int | None) -> Iterator[Extent]:
-    at, end = _byte_count(offset), size_bytes if length is None else _byte_count(offset) + _byte_count(length)
-    if end > size_bytes or at > end:
-        raise InvalidRequest(f"extents of {at}..{end}", f"the volume has {size_bytes} bytes")
-
-    def walk(at: int) -> Iterator[Extent]:
-        held: Extent | None = None
-        while at < end:
-            for start, n, kind in core.extents(at, end - at, view):
-                if held and held.kind == KINDS[kind]:
-                    held = Extent(held.offset, held.length + n, held.kind)
-                else:
-                    if held:
-                        yield held
-                    held = Extent(start, n, KINDS[kind])
-                at = start + n
-        if held:
-            yield held
-
-    return walk(at)

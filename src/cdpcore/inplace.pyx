@@ -5,37 +5,36 @@ the open frame, the new one into Pending, the extent tree learns the version -> 
 the frame is durable the new content goes to the disk. So no write waits for a device, many share one sync, and the disk never
 holds what the log could not take back. A flush waits until the disk is durable too.
 
-Way of a read: what is newer than the disk comes from Pending, the rest from the disk; a time image takes the oldest version
-after its moment from the log, and the rest as a read of now does. Reading takes no lock that a write waits for: it looks
-afterwards whether its range was changed meanwhile, and then reads again (a few times; then it holds the range).
+How the disk is read is in diskread.pyx, how it is written in disksettle.pyx; here is what changes, and what a restore puts back.
 
 Invariants
- 1. The disk is changed only by round(), one at a time, in seq order, and only with changes whose before-images are durable.
- 2. DiskState names a record up to which the disk holds everything, durably; it ends its frame. Recovery puts back what later
-    records overwrote, and cuts the log behind that frame: a prefix in seq order that holds everything flushed.
- 3. A segment is sealed only when 2 covers it, so what recovery may have to put back is in segments that are not sealed.
- 4. Nothing that comes after a destructive restore reaches the log before 2 covers the restore: its before-images are what the restore
-    shows, which is not what the disk held at the restore.
- 5. A version's data is what the disk (with Pending) held, not what a restore that is still being written back makes of it; so
+ 1. The disk is changed only in rounds (disksettle), in seq order, and only with changes whose before-images are durable; DiskState names a
+    record up to which it holds everything. Recovery puts back what later records overwrote, and cuts the log behind that one.
+ 2. A segment is sealed only when DiskState covers it, so what recovery may have to put back is in segments that are not sealed.
+ 3. Nothing that comes after a destructive restore reaches the log before DiskState covers the restore: its before-images are what the
+    restore shows, which is not what the disk held at the restore.
+ 4. A version's data is what the disk (with Pending) held, not what another restore that is still being written back makes of it; so
     images of the time before the restore stay right.
 
-Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them, then Pending's. Whoever waits
-for room in Pending holds a range and nothing else, and round() needs no range.
+Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them, then
+Pending's. Whoever waits for room in Pending holds a range and nothing else, and a round needs no range.
 """
 from libc.errno cimport ENOMEM, ESHUTDOWN
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
+from cdpcore.diskread cimport AGAIN
+from cdpcore.diskstate cimport DiskState
 from cdpcore.errors cimport CDP_CLOSED, CDP_OK, cdp_fail, cdp_fail_os, check
 from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c, cdp_loc_is_data
 from cdpcore.log cimport ROOM_FREEING, ROOM_WRITE
 from cdpcore.osapi cimport CDP_OPEN_RDWR
-from cdpcore.pending cimport pending_change
-from cdpcore.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
-                           pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
-from cdpcore.versions cimport change, drop
-from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, CDP_META, add_extent, cdp_extent,
-                             cdp_gate_enter, cdp_gate_leave, map_base)
+from cdpcore.pending cimport Pending
+from cdpcore.rangelock cimport RangeLock
+from cdpcore.ring cimport pthread_cond_signal, pthread_cond_t, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock
+from cdpcore.versions cimport change, drop, moment, pieces
+from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, CDP_META, cdp_gate_enter,
+                             cdp_gate_leave)
 from cdpcore.errors import Closed
 
 cdef extern from "format.h" nogil:
@@ -58,37 +57,21 @@ cdef extern from "nbd_wire.h" nogil:
     int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
 
 cdef extern from "thread.h" nogil:
-    void cdp_cond_init(pthread_cond_t *c)
     int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
-    uint64_t cdp_monotonic_ms()
     uint64_t cdp_monotonic_ns()
 
 cdef enum:
     MAX_PARTS = 32          # descriptors of a record
-    READ_TRIES = 8          # then a reader holds its range
-    FULL = -1               # of add_extent: the list is full
-    AGAIN = -2              # the lineage or the range changed meanwhile
     TOO_LONG = -3           # a long hole is none any more
-    PAUSE_MS = 50
-    ZEROS_BYTES = 65536
     COLD_NS = 30000         # reading old content takes a few microseconds from memory, and from 60 on from a device
     COLD_FOR = 1024         # ... and so long the next ones are announced to the system
     EXPECT_MOST = 1 << 20
 
 cdef uint64_t HOLE_STEP = 64 << 20      # a hole at least so long is trimmed as one record, unread
-cdef uint8_t ZEROS[ZEROS_BYTES]
 
 
-cdef class InPlaceCore(VolumeCore):
+cdef class InPlaceCore(DiskSettler):
     """As VolumeCore, for before-images; attach() the disk before use."""
-
-    def __cinit__(self, *args, **kwargs):
-        pthread_mutex_init(&self.settling, NULL)
-        cdp_cond_init(&self.settled)
-
-    def __dealloc__(self):
-        pthread_cond_destroy(&self.settled)
-        pthread_mutex_destroy(&self.settling)
 
     def attach(self, path: str, DiskState state not None, *, uint64_t pending_bytes, uint32_t pending_changes, bint skip_same):
         """Before the first request: the disk at `path` holds what `state` says, which is the end of the log. At most
@@ -104,9 +87,9 @@ cdef class InPlaceCore(VolumeCore):
         self.ranges = RangeLock()
         self.pending = Pending(self.os, data_bytes=pending_bytes, n_changes=pending_changes, released_seq=seq)
         self.applied_seq = self.synced_seq = seq
-        self.max_request_bytes = min(self.max_request_bytes, pending_bytes // 2 // CDP_SECTOR * CDP_SECTOR)
-
-    # --- the way of a write -------------------------------------------------------------------------------------------
+        # Eight descriptors more than a record's data needs, so that zeros can be told from data in the longest one, too.
+        self.max_request_bytes = min(self.max_request_bytes, min(pending_bytes // 2 // CDP_SECTOR * CDP_SECTOR,
+                                                                 (MAX_PARTS - 8) * self.part_bytes))
 
     cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef uint64_t done = 0, step, part_seq = 0
@@ -164,9 +147,6 @@ cdef class InPlaceCore(VolumeCore):
             at += step
         cdp_gate_leave(&self.gate)
         return rc
-
-    cdef uint64_t current_epoch(self) noexcept nogil:
-        return (<const volatile uint64_t *>&self.epoch)[0]      # checked again under the append lock
 
     cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef uint32_t ticket = self.ranges.acquire(s[0].start, s[n - 1].end)
@@ -271,10 +251,9 @@ cdef class InPlaceCore(VolumeCore):
         cdef bint same = False
         cdef uint64_t began
         cdef int rc = CDP_OK
-        if self.old_is_logical and self.kept_seq() < self.discards_at:
-            rc = self.settle_now(True, st)
-            if rc != CDP_OK:
-                return rc
+        rc = self.cover_restore(st)
+        if rc != CDP_OK:
+            return rc
         if size >= HOLE_STEP:
             rc = self.known_hole(start, end, &until, st)
             if rc != CDP_OK:
@@ -388,12 +367,16 @@ cdef class InPlaceCore(VolumeCore):
             self.unflushed_seq = seq[0]
         return CDP_OK
 
+    cdef int cover_restore(self, cdp_status *st) noexcept nogil:
+        """While a destructive restore is written back, what is changed may not be put back to before it: DiskState covers it first."""
+        return self.settle_now(True, st) if self.old_is_logical and self.kept_seq() < self.discards_at else CDP_OK
+
     cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil:
         """As change_held, but no record and no before-image: a destructive restore discards what the disk holds. Nobody reads this
         from Pending or the disk before it is there: the versions that it comes from are shown until the restore is done."""
         cdef uint64_t bytes = 0
         cdef uint32_t i
-        cdef int rc = CDP_OK
+        cdef int rc = self.cover_restore(st)
         for i in range(n):
             bytes += (s[i].end - s[i].start) * CDP_SECTOR if s[i].kind == CDP_EXTENT_DATA else 0
         while rc == CDP_OK and not self.pending.reserve(bytes, n):
@@ -448,356 +431,6 @@ cdef class InPlaceCore(VolumeCore):
             rc = self.settle(seq, True, st)
         cdp_gate_leave(&self.gate)
         return rc
-
-    cdef uint64_t kept_seq(self) noexcept nogil:
-        """What recovery does not put back: a word that only grows."""
-        return (<const volatile uint64_t *>&self.state.applied_seq)[0]
-
-    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
-        return CDP_OK if self.kept_seq() > beyond else self.settle_now(True, st)
-
-    # --- the way to the disk ------------------------------------------------------------------------------------------
-
-    cdef int settle_now(self, bint sync, cdp_status *st) noexcept nogil:
-        """Every record so far is on the disk at return; `sync`: durably."""
-        cdef uint64_t seq
-        cdef int rc
-        self.log.lock_append()
-        self.log.close_frame()
-        seq = self.versions.last_seq
-        self.log.unlock_append()
-        rc = self.log.wait_durable(seq, st)
-        return self.settle(seq, sync, st) if rc == CDP_OK else rc
-
-    cdef int settle(self, uint64_t upto, bint sync, cdp_status *st) noexcept nogil:
-        """Records up to `upto`, durable in the log, are on the disk at return. The first to come leads a round for all that is
-        durable by then; who comes meanwhile shares the next one. Takes no lock of the log's while it leads: a writer that
-        holds the append lock may be waiting for a segment to be sealed, which waits for this."""
-        cdef int rc
-        pthread_mutex_lock(&self.settling)
-        while (self.synced_seq if sync else self.applied_seq) < upto:
-            if self.log.failed:
-                pthread_mutex_unlock(&self.settling)
-                return self.log.fail_sticky(st)
-            if self.busy:
-                pthread_cond_wait(&self.settled, &self.settling)
-                continue
-            self.busy = True
-            pthread_mutex_unlock(&self.settling)
-            rc = self.round(sync, st)
-            pthread_mutex_lock(&self.settling)
-            self.busy = False
-            pthread_cond_broadcast(&self.settled)
-            if rc != CDP_OK:
-                pthread_mutex_unlock(&self.settling)
-                return rc
-        pthread_mutex_unlock(&self.settling)
-        return CDP_OK
-
-    cdef int round(self, bint sync, cdp_status *st) noexcept nogil:
-        cdef uint64_t upto = self.log.durable()
-        cdef int64_t os_rc
-        cdef int rc = self.apply(upto, st)
-        if rc == CDP_OK and sync:
-            os_rc = self.table.datasync(self.table.ctx, self.base_fd)
-            if os_rc < 0:
-                rc = cdp_fail_os(st, os_rc, 0, b"making the disk durable")
-            else:
-                rc = self.state.put(upto, st)
-        if rc != CDP_OK:    # as a failed write of the log: nothing more is acknowledged; recovery puts the disk right
-            self.log.fail(st.sys_errno)
-            return rc
-        pthread_mutex_lock(&self.settling)
-        pthread_mutex_lock(&self.pending.mutex)
-        if self.next_change < self.pending.next:    # what overwrite_held() pushed meanwhile bears an old seq
-            upto = min(upto, self.pending.changes[self.next_change % self.pending.n_changes].seq - 1)
-        pthread_mutex_unlock(&self.pending.mutex)
-        self.applied_seq = upto
-        if sync:
-            self.synced_seq = upto
-        pthread_mutex_unlock(&self.settling)
-        self.pending.release(upto, self.next_change)
-        return CDP_OK
-
-    cdef int apply(self, uint64_t upto, cdp_status *st) noexcept nogil:
-        """Changes up to `upto` to the disk, in order. A leader only."""
-        cdef pending_change *c
-        cdef const uint8_t *p
-        cdef uint64_t skip, n, size
-        cdef int64_t os_rc
-        cdef int rc
-        while True:
-            c = NULL
-            pthread_mutex_lock(&self.pending.mutex)
-            if self.next_change < self.pending.next:
-                c = &self.pending.changes[self.next_change % self.pending.n_changes]
-            pthread_mutex_unlock(&self.pending.mutex)
-            if c == NULL or c.seq > upto:
-                return CDP_OK
-            size = (c.end - c.start) * CDP_SECTOR
-            if c.kind != CDP_EXTENT_DATA:
-                rc = self.zero_disk(c.start * CDP_SECTOR, size, c.kind == CDP_EXTENT_HOLE, st)
-                if rc != CDP_OK:
-                    return rc
-                size = 0
-            skip = 0
-            while skip < size:
-                n = size - skip
-                p = self.pending.piece(c, skip, &n)
-                os_rc = self.table.pwrite(self.table.ctx, self.base_fd, p, n, c.start * CDP_SECTOR + skip)
-                if os_rc < 0:
-                    return cdp_fail_os(st, os_rc, c.start * CDP_SECTOR + skip, b"writing the disk")
-                skip += n
-            self.next_change += 1
-
-    cdef int zero_disk(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil:
-        cdef uint64_t step
-        cdef int64_t rc
-        if hole and self.table.punch(self.table.ctx, self.base_fd, off, n) >= 0:
-            return CDP_OK
-        while n:
-            step = min(n, <uint64_t>ZEROS_BYTES)
-            rc = self.table.pwrite(self.table.ctx, self.base_fd, ZEROS, step, off)
-            if rc < 0:
-                return cdp_fail_os(st, rc, off, b"writing zeros to the disk")
-            off += step
-            n -= step
-        return CDP_OK
-
-    def run_applier(self, uint32_t commit_interval_ms):
-        """A thread's life: keeps Pending from filling up, and makes everything durable once per `commit_interval_ms` (0: only
-        when asked). Returns after stop_applier() or a failure."""
-        cdef cdp_status st
-        cdef uint64_t now, due = cdp_monotonic_ms() + commit_interval_ms
-        cdef int rc = CDP_OK
-        cdef bint sync
-        with nogil:
-            while rc == CDP_OK and not self.log.failed:
-                pthread_mutex_lock(&self.settling)
-                now = cdp_monotonic_ms()
-                while not self.stopping and self.pending.used_bytes() <= self.pending.data_bytes // 4 and \
-                        (not commit_interval_ms or now < due):
-                    cdp_cond_wait_ms(&self.settled, &self.settling, PAUSE_MS)
-                    now = cdp_monotonic_ms()
-                sync = commit_interval_ms and now >= due
-                pthread_mutex_unlock(&self.settling)
-                if self.stopping:
-                    break
-                if sync:
-                    due = now + commit_interval_ms
-                if not sync or self.synced_seq != self.versions.last_seq:
-                    rc = self.settle_now(sync, &st)
-
-    def stop_applier(self):
-        """Let run_applier return."""
-        with nogil:
-            pthread_mutex_lock(&self.settling)
-            self.stopping = True
-            pthread_cond_broadcast(&self.settled)
-            pthread_mutex_unlock(&self.settling)
-
-    def settle_disk(self, upto: int | None = None):
-        """Everything (or records up to `upto`, which are durable in the log) is on the disk, durably."""
-        cdef cdp_status st
-        cdef uint64_t seq = 0 if upto is None else upto
-        cdef bint all_of_it = upto is None
-        cdef int rc
-        with nogil:
-            rc = self.settle_now(True, &st) if all_of_it else self.settle(seq, True, &st)
-        check(rc, &st, None)
-
-    # --- the way of a read --------------------------------------------------------------------------------------------
-
-    cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
-        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
-        cdef uint32_t tries, ticket
-        cdef moment m
-        cdef int rc
-        if n == 0:
-            return CDP_OK
-        for tries in range(READ_TRIES):
-            rc = self.read_once(view, buf, off, n, &m, st)
-            if rc != AGAIN:
-                return rc
-        ticket = self.ranges.acquire(start, end)
-        rc = AGAIN
-        while rc == AGAIN:
-            rc = self.read_once(view, buf, off, n, &m, st)
-        self.ranges.release(ticket)
-        return rc
-
-    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
-        """AGAIN: the range was changed meanwhile."""
-        cdef int rc
-        if view != NULL:
-            return self.read_view(view, buf, off, n, m, st)
-        rc = self.read_now(buf, off, n, m, st)
-        if rc == CDP_OK and not self.versions.untouched(m, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR):
-            return AGAIN
-        return rc
-
-    cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
-        """The current content: of the moment m where nothing changed the range since (the caller looks, or holds it)."""
-        if self.restoring:
-            return self.read_view(NULL, buf, off, n, m, st)
-        return self.read_disk(buf, off, n, m, st)
-
-    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
-        """What the disk holds, or will hold when Pending is on it."""
-        cdef pieces p
-        cdef uint64_t i, a, b, step
-        cdef pending_change *c
-        cdef int64_t got
-        cdef bint lost = True
-        cdef int rc
-        while lost:
-            rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR,
-                                            &p, m, st)
-            if rc != CDP_OK:
-                return rc
-            lost = False
-            for i in range(p.n):
-                a = max(p.at[i].start * CDP_SECTOR, off)
-                b = min(p.at[i].end * CDP_SECTOR, off + n)
-                if p.at[i].loc == 0:
-                    got = self.table.pread(self.table.ctx, self.base_fd, buf + (a - off), b - a, a)
-                    if got < 0:
-                        drop(&p)
-                        return cdp_fail_os(st, got, a, b"reading the disk")
-                    memset(buf + (a - off) + got, 0, (b - a) - <uint64_t>got)
-                    continue
-                while a < b:
-                    c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)
-                    if c == NULL:       # it is on the disk by now
-                        lost = True
-                        break
-                    step = min(b, c.end * CDP_SECTOR) - a
-                    if c.kind == CDP_EXTENT_DATA:
-                        self.pending.copy_out(c, a - c.start * CDP_SECTOR, buf + (a - off), step)
-                    else:
-                        memset(buf + (a - off), 0, step)
-                    self.pending.unpin(c)
-                    a += step
-                if lost:
-                    break
-            drop(&p)
-        return CDP_OK
-
-    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
-        """As of `view`; AGAIN where the disk was to be read and has been changed there meanwhile."""
-        cdef pieces p
-        cdef uint64_t i, a, b
-        cdef moment now
-        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
-        if rc != CDP_OK:
-            return rc
-        for i in range(p.n):
-            a = max(p.at[i].start * CDP_SECTOR, off)
-            b = min(p.at[i].end * CDP_SECTOR, off + n)
-            if p.at[i].loc == CDP_LOC_BASE:
-                rc = self.read_disk(buf + (a - off), a, b - a, &now, st)
-                if rc == CDP_OK and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
-                    rc = AGAIN
-            elif cdp_loc_is_data(p.at[i].loc):
-                rc = self.read_data(buf + (a - off), p.at[i].loc, a - p.at[i].start * CDP_SECTOR, b - a, st)
-            else:
-                memset(buf + (a - off), 0, b - a)
-            if rc != CDP_OK:
-                break
-        drop(&p)
-        return rc
-
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
-                 cdp_status *st) noexcept nogil:
-        """As cdp_target.map, in windows of 1 GiB."""
-        cdef uint64_t at = off, end = off + n, stop, last_bytes
-        cdef uint32_t count = 0, before
-        cdef moment m
-        cdef int rc
-        got[0] = 0
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
-        while rc == CDP_OK and at < end:
-            stop = min(end, (at // (1 << 30) + 1) * (1 << 30))
-            before = count
-            last_bytes = out[count - 1].length if count else 0
-            if view != NULL or self.restoring:
-                rc = self.map_view(view, at, stop, out, cap, &count, &m, st)
-            else:
-                rc = self.map_disk(at, stop, out, cap, &count, st)
-            if rc == AGAIN:
-                count = before
-                if count:
-                    out[count - 1].length = last_bytes
-                rc = CDP_OK
-                continue
-            at = stop
-        cdp_gate_leave(&self.gate)
-        got[0] = count
-        return CDP_OK if rc == FULL else rc
-
-    cdef int map_disk(self, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, cdp_status *st) noexcept nogil:
-        cdef pieces p
-        cdef uint64_t i, a, b, step
-        cdef pending_change *c
-        cdef moment m
-        cdef uint32_t kind
-        cdef int rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR,
-                                                 &p, &m, st)
-        if rc != CDP_OK:
-            return rc
-        for i in range(p.n):
-            a = max(p.at[i].start * CDP_SECTOR, off)
-            b = min(p.at[i].end * CDP_SECTOR, end)
-            if p.at[i].loc == 0:
-                rc = map_base(self, a, b, <cdp_extent *>out, cap, count, st)
-                a = b
-            while rc == CDP_OK and a < b:
-                c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)
-                if c == NULL:
-                    rc = AGAIN
-                    break
-                step = min(b, c.end * CDP_SECTOR) - a
-                kind = c.kind
-                self.pending.unpin(c)
-                rc = add_extent(<cdp_extent *>out, cap, count, a, a + step, kind)
-                a += step
-            if rc != CDP_OK:
-                break
-        drop(&p)
-        return rc
-
-    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, moment *m,
-                      cdp_status *st) noexcept nogil:
-        cdef pieces p
-        cdef uint64_t i, a, b
-        cdef uint32_t kind
-        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
-        if rc != CDP_OK:
-            return rc
-        for i in range(p.n):
-            a = max(p.at[i].start * CDP_SECTOR, off)
-            b = min(p.at[i].end * CDP_SECTOR, end)
-            if p.at[i].loc == CDP_LOC_BASE:
-                rc = self.map_disk(a, b, out, cap, count, st)
-                if (rc == CDP_OK or rc == FULL) and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
-                    rc = AGAIN
-            else:
-                kind = CDP_EXTENT_DATA
-                if not cdp_loc_is_data(p.at[i].loc):
-                    kind = CDP_EXTENT_HOLE if p.at[i].loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
-                rc = add_extent(<cdp_extent *>out, cap, count, a, b, kind)
-            if rc != CDP_OK:
-                break
-        drop(&p)
-        return rc
-
-    def on_disk(self) -> bool:
-        """Whether the disk holds every record, durably."""
-        return self.synced_seq == self.versions.last_seq and not self.log.failed
-
-    # --- restores -----------------------------------------------------------------------------------------------------
 
     def lineage_changed(self, bint restoring, bint discards=False):
         """Between freeze() and thaw(), after the current lineage was replaced. `restoring`: it shows more than the disk.
@@ -904,7 +537,7 @@ cdef class InPlaceCore(VolumeCore):
 
     def stats(self) -> dict:
         """As VolumeCore.stats; and what waits for the disk in bytes, what is on it, and writes that changed nothing."""
-        return {**VolumeCore.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.applied_seq,
+        return {**DiskSettler.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.applied_seq,
                 "synced_seq": self.synced_seq, "unchanged_writes": self.n_same}
 
 

@@ -84,6 +84,9 @@ cdef extern from "frame.h" nogil:
     int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st)
     int cdp_frame_reader_later_durable(cdp_frame_reader *r, uint64_t *durable_seq, cdp_status *st)
 
+cdef extern from "nbd_wire.h" nogil:
+    int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
+
 cdef extern from "segment.h" nogil:
     int cdp_segment_header_get(const uint8_t *block, cdp_segment_header *h)
     int cdp_segment_trailer_get(const uint8_t *block, cdp_segment_trailer *t)
@@ -107,11 +110,20 @@ cdef uint64_t location(uint32_t segment, const cdp_record_desc *d) noexcept nogi
 
 cdef int64_t copy_back(const cdp_os *os, int log_fd, uint64_t from_, int disk_fd, uint64_t at, uint64_t n, uint8_t *buffer,
                        uint64_t step) noexcept nogil:
-    """n bytes of the log at `from_` (0: zeros, which the buffer holds) to the disk at `at`; 0 or a negative errno."""
+    """n bytes of the log at `from_` (0: zeros) to the disk at `at`; 0 or a negative errno."""
     cdef int64_t rc
     cdef uint64_t k
     while n:
         k = min(n, step)
+        if not from_:       # zeros that are there need no space: a full file system must not be in the way
+            rc = os.pread(os.ctx, disk_fd, buffer, k, at)
+            if rc < 0:
+                return rc
+            if <uint64_t>rc == k and cdp_nbd_is_zero(buffer, k):
+                at += k
+                n -= k
+                continue
+            memset(buffer, 0, k)
         if from_:
             rc = os.pread(os.ctx, log_fd, buffer, k, from_)
             if rc < 0:

@@ -1,0 +1,3 @@
+from cdpcore.volume import VolumeCore
+
+class DiskReader(VolumeCore): ...
