@@ -9,6 +9,7 @@ import cdp
 import pytest
 from cdp import check
 from cdp.settings import Settings
+from cdpcore.nbd import RELEASES_PAGES
 
 SMALL = Settings(segment_bytes=16 << 20, pool_bytes=16 << 20)
 SIZE = 64 << 20
@@ -106,12 +107,14 @@ def test_destructive_restore_frees_and_stays_sound(tmp_path):
         v.flush()
         before = sum(f.stat().st_blocks for f in (path / "log").iterdir())
         v.restore(keep.seq, destructive=True)
+        # The plain build cannot punch holes: only whole segments are freed there, and the last one stays.
+        most = before / 2 if RELEASES_PAGES else before * 0.6
         for _ in range(600):        # freed in the background, once the restore's own segment is sealed
             after = sum(f.stat().st_blocks for f in (path / "log").iterdir())
-            if after < before / 2:
+            if after < most:
                 break
             time.sleep(0.05)
-        assert after < before / 2
+        assert after < most
         assert v.pread(4096, 0) == b"a" * 4096 and v.pread(4096, 1 << 20) == bytes(4096)
         with pytest.raises(cdp.RefusedPoint, match="freed"):
             v.at(keep.seq + 3)
