@@ -19,7 +19,8 @@ class FioFailed(Exception):
 class Job:
     """`connections` clients, each with `depth` requests of `block_bytes` under way; `flush`: after each write.
 
-    read_percent: of the requests of a randrw. hot_bytes: only so much of the disk, at its beginning.
+    read_percent: of the requests of a randrw. hot_bytes: only so much of the disk, at its beginning. once: every block
+    once, then one flush, whose time counts.
     """
 
     rw: str  # randwrite, randread, write, read, randrw
@@ -29,6 +30,7 @@ class Job:
     flush: bool = False
     read_percent: int | None = None
     hot_bytes: int | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ def run(
         "--thread",
         "--group_reporting",
         f"--size={min(size_bytes, job.hot_bytes or size_bytes)}",
-        "--norandommap",
         "--randrepeat=0",
         f"--randseed={seed}",
         "--eta=never",
         "--output-format=json",
     ]
-    if seconds is not None:
+    command.append("--end_fsync=1" if job.once else "--norandommap")
+    if seconds is not None and not job.once:
         command += ["--time_based", f"--runtime={round(seconds * 1000)}ms"]
     if requests is not None:
         command.append(f"--number_ios={requests}")

@@ -39,6 +39,11 @@ WORKLOADS = {
         Workload("write-4k-qd32", "4 KiB random writes, 32 under way", Job("randwrite", 4096, 32)),
         Workload("write-64k-qd32", "64 KiB random writes, 32 under way", Job("randwrite", 65536, 32)),
         Workload(
+            "write-64k-durable",
+            "64 KiB random writes, every block of the disk once, 32 under way, then a flush: until all is durable",
+            Job("randwrite", 65536, 32, once=True),
+        ),
+        Workload(
             "read-4k-qd32",
             "4 KiB random reads, 32 under way, on a disk half rewritten at random, after one full read pass "
             "on every peer",
