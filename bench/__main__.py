@@ -198,6 +198,7 @@ def engine_command(
 @click.option(
     "--restores", type=click.IntRange(1, 1000), help=f"Restores to make. [default: {history.Options.restores}]"
 )
+@click.option("--mode", type=click.Choice(["after", "before"]), help="Kind of volume. [default: after]")
 def history_command(
     quick: bool,
     json_path: Path | None,
@@ -207,9 +208,10 @@ def history_command(
     size_mib: int | None,
     points: int | None,
     restores: int | None,
+    mode: str | None,
 ) -> None:
     """A long history: opening any moment of it, going back, reading, memory, recovery."""
-    cases = history.QUICK if quick else history.DEFAULT[:1] if records or length_bytes else history.DEFAULT
+    cases = history.QUICK if quick else history.DEFAULT[:1] if records or length_bytes or mode else history.DEFAULT
     chosen = [
         overridden(
             o,
@@ -218,6 +220,7 @@ def history_command(
             size_bytes=size_mib and size_mib << 20,
             points=points,
             restores=restores,
+            mode=mode,
         )
         for o in cases
     ]

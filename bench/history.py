@@ -25,7 +25,7 @@ STEP_SECONDS = 1800.0
 class Options:
     """records of length_bytes at random places of a volume of size_bytes (small enough that most blocks are written
     more than once: reads of what was never written would flatter); `points` moments are opened, `restores` gone back
-    to."""
+    to. mode: the kind of volume, after- or before-images."""
 
     records: int = 10_000_000
     length_bytes: int = 512
@@ -34,6 +34,7 @@ class Options:
     points: int = 200
     restores: int = 20
     read_seconds: float = 1.0
+    mode: str = "after"
 
 
 DEFAULT = (Options(), Options(records=1_000_000, length_bytes=4096))
@@ -52,15 +53,16 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
     )
     found = machine.facts(scratch.data)
     say(
-        f"history: {options.records:,} records of {options.length_bytes} B at random in "
+        f"history ({options.mode}-images): {options.records:,} records of {options.length_bytes} B at random in "
         f"{options.size_bytes >> 20} MiB; "
         f"{found['cpus']} x {found['cpu']}, {found['kernel']}, {found['file_system']}, load {found['load_1m']}"
     )
     volume = scratch.data / f"history-{options.length_bytes}"
     results: dict[str, Any] = {}
     for name in ("fill", "look", "crash", "reopen"):
-        if volume.exists():
-            settle_files(volume, drop=True)
+        for path in (volume, disk_of(volume)):
+            if path.exists():
+                settle_files(path, drop=True)
         results[name] = _step(name, volume, options)
         if name == "reopen":
             results[name]["lost"] = max(0, results["crash"]["flushed_seq"] - results[name]["records"])
@@ -78,7 +80,13 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
         },
     )
     shutil.rmtree(volume, ignore_errors=True)
+    disk_of(volume).unlink(missing_ok=True)
     return 1
+
+
+def disk_of(volume: Path) -> Path:
+    """That a volume of before-images protects."""
+    return volume.with_suffix(".img")
 
 
 def _step(name: str, volume: Path, options: Options) -> dict[str, Any]:
@@ -119,6 +127,8 @@ def _told(name: str, r: dict[str, Any]) -> str:
             ("image_and_read_ms", "image + read"),
             ("image_under_load_ms", "image, writing"),
             ("restore_ms", "restore"),
+            ("restore_read_ms", "its first read"),
+            ("restore_write_ms", "its first write"),
             ("undo_ms", "undo"),
             ("restore_under_load_ms", "restore, writing"),
         ):

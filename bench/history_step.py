@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cdp
-from bench.history import Options
+from bench.history import Options, disk_of
 from bench.spread import percentile, spread
 from cdp.points import Point
 from cdpcore import loadgen
@@ -60,7 +60,7 @@ def spread_ms(values: list[float]) -> dict[str, float]:
 
 
 def fill(path: str, o: Options) -> dict[str, Any]:
-    volume = cdp.create(path, size=o.size_bytes, settings=settings(o))
+    volume = create(path, o)
     load = loadgen.run(volume.target(), length_bytes=o.length_bytes, requests=o.records, seed=SEED)
     volume.flush()
     settle_s = wait_for_merges(volume)
@@ -79,6 +79,16 @@ def fill(path: str, o: Options) -> dict[str, Any]:
         "log_overhead_bytes": sum(log) / records - o.length_bytes,
         "index_bytes_per_record": sum(index) / records,
     }
+
+
+def create(path: str, o: Options) -> cdp.Volume:
+    if o.mode == "after":
+        return cdp.create(path, size=o.size_bytes, settings=settings(o))
+    disk = disk_of(Path(path))
+    with disk.open("wb") as file:  # no zeros: what is overwritten has to be kept
+        for _ in range(o.size_bytes >> 20):
+            file.write(random.randbytes(1 << 20))
+    return cdp.create(path, disk=disk, settings=settings(o))
 
 
 def on_disk(path: str, folder: str) -> list[int]:
@@ -120,14 +130,14 @@ def look(path: str, o: Options) -> dict[str, Any]:
         r["read_cold"] = reads(volume, o, dice)
         r["warmed"] = warm(path)
         r["read_warm"] = reads(volume, o, dice)
-        restores = [restore_ms(volume, by_seq()) for _ in range(o.restores)]
-        r["restore_ms"] = spread_ms([a for a, _ in restores])
-        r["undo_ms"] = spread_ms([b for _, b in restores])
+        restores = [restore_ms(volume, by_seq(), dice.randrange(o.size_bytes // 4096) * 4096) for _ in range(o.restores)]
+        for name, took in zip(("restore_ms", "restore_read_ms", "restore_write_ms", "undo_ms"), zip(*restores, strict=True), strict=True):
+            r[name] = spread_ms(list(took))
         r["read_after_restores"] = reads(volume, o, dice)
         r["memory_at_end"] = memory()
         for name, work in (
             ("image_under_load_ms", lambda: open_image_ms(volume, by_seq(), o, read=False)),
-            ("restore_under_load_ms", lambda: restore_ms(volume, by_seq())[0]),
+            ("restore_under_load_ms", lambda: restore_ms(volume, by_seq(), 0)[0]),
         ):
             r[name] = under_load(volume, o, work)
         r["runs"] = volume.stats()["runs"]
@@ -179,10 +189,13 @@ def warm(path: str) -> bool:
     return True
 
 
-def restore_ms(volume: cdp.Volume, seq: int) -> tuple[float, float]:
+def restore_ms(volume: cdp.Volume, seq: int, offset: int) -> tuple[float, float, float, float]:
+    """Of the restore, the first read of 4 KiB and the first write of it after that, and the undo."""
     there, _ = timed_ms(lambda: volume.restore(seq))
+    read, content = timed_ms(lambda: volume.pread(4096, offset))
+    write, _ = timed_ms(lambda: volume.pwrite(content, offset))
     back, _ = timed_ms(volume.undo)
-    return there, back
+    return there, read, write, back
 
 
 def under_load(volume: cdp.Volume, o: Options, work: Callable[[], float]) -> dict[str, float]:
