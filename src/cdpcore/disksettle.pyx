@@ -11,10 +11,10 @@ Threading: any thread, no GIL. The mutex `settling` is taken with no other lock 
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from cdpcore.errors cimport CDP_OK, cdp_fail_os, cdp_status, check
+from cdpcore.extents cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE
 from cdpcore.pending cimport pending_change
 from cdpcore.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
                            pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
-from cdpcore.volume cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE
 
 cdef extern from "format.h" nogil:
     enum:
@@ -49,6 +49,10 @@ cdef class DiskSettler(DiskReader):
 
     cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
         return CDP_OK if self.kept_seq() > beyond else self.settle_now(True, st)
+
+    cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
+        cdef int rc = self.log.wait_durable(seq, st)
+        return self.settle(seq, True, st) if rc == CDP_OK else rc
 
     cdef int settle_now(self, bint sync, cdp_status *st) noexcept nogil:
         """Every record so far is on the disk at return; `sync`: durably."""
