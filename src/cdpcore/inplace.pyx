@@ -84,7 +84,7 @@ cdef class InPlaceCore(DiskSettler):
         self.reads_first = True
         self.ranges = RangeLock()
         self.pending = Pending(self.os, data_bytes=pending_bytes, n_changes=pending_changes, released_seq=seq)
-        self.applied_seq = self.synced_seq = seq
+        self.applied.seq = self.synced.seq = seq
         # Eight descriptors more than a record's data needs, so that zeros can be told from data in the longest one, too.
         self.max_request_bytes = min(self.max_request_bytes, min(pending_bytes // 2 // CDP_SECTOR * CDP_SECTOR,
                                                                  (MAX_PARTS - 8) * self.part_bytes))
@@ -322,7 +322,7 @@ cdef class InPlaceCore(DiskSettler):
             seq[0] = 0      # the next record may get it
             return rc
         for i in range(n):      # before it is visible: who sees the version looks for the content
-            self.pending.push(seq[0], s[i].start, s[i].end, s[i].kind, s[i].data)
+            self.pending.push(seq[0], True, s[i].start, s[i].end, s[i].kind, s[i].data)
             if kind == CDP_KIND_WRITE:
                 self.bytes_written += (s[i].end - s[i].start) * CDP_SECTOR
         self.versions.add(seq[0], ts_ns, changes, n_changes)
@@ -355,11 +355,7 @@ cdef class InPlaceCore(DiskSettler):
         self.log.lock_append()
         if epoch == self.epoch:
             for i in range(n):
-                self.pending.push(self.versions.last_seq, s[i].start, s[i].end, s[i].kind, s[i].data)
-            pthread_mutex_lock(&self.settling)      # there is something of that seq to be done once more
-            self.applied_seq = min(self.applied_seq, self.versions.last_seq - 1)
-            self.synced_seq = min(self.synced_seq, self.versions.last_seq - 1)
-            pthread_mutex_unlock(&self.settling)
+                self.pending.push(self.versions.last_seq, False, s[i].start, s[i].end, s[i].kind, s[i].data)
         else:
             self.pending.unreserve(bytes, n)
             rc = AGAIN
@@ -374,7 +370,7 @@ cdef class InPlaceCore(DiskSettler):
             pthread_mutex_lock(&self.settling)
             cdp_cond_wait_ms(&self.settled, &self.settling, 1)
             if not self.busy:
-                self.pending.release(self.applied_seq, self.next_change)
+                self.pending.release(self.applied.seq, self.applied.change)
             pthread_mutex_unlock(&self.settling)
         return rc
 
@@ -479,8 +475,8 @@ cdef class InPlaceCore(DiskSettler):
 
     def stats(self) -> dict:
         """As VolumeCore.stats; and what waits for the disk in bytes, what is on it, and writes that changed nothing."""
-        return {**DiskSettler.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.applied_seq,
-                "synced_seq": self.synced_seq, "unchanged_writes": self.n_same}
+        return {**DiskSettler.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.applied.seq,
+                "synced_seq": self.synced.seq, "unchanged_writes": self.n_same}
 
 
 cdef uint32_t zeros_of(uint16_t kind) noexcept nogil:
