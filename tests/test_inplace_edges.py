@@ -1,6 +1,5 @@
 """Edges of disks protected in place: what only goes wrong at one moment, or at one size."""
 import gc
-import itertools
 import os
 import random
 import subprocess

@@ -1,11 +1,11 @@
 """What a disk that is written in place holds, and held."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.extents cimport extents
 from cdpcore.index cimport cdp_view
 from cdpcore.pending cimport Pending
 from cdpcore.rangelock cimport RangeLock
-from cdpcore.versions cimport moment, pieces
+from cdpcore.versions cimport moment
 from cdpcore.volume cimport VolumeCore
 
 

@@ -12,7 +12,7 @@ from cdpcore.errors cimport CDP_OK, cdp_fail_os
 from cdpcore.extents cimport CDP_EXTENT_DATA, FULL, add_extent, add_file, cut_extents, kind_of
 from cdpcore.index cimport CDP_LOC_BASE, cdp_loc_is_data
 from cdpcore.pending cimport pending_change
-from cdpcore.versions cimport drop
+from cdpcore.versions cimport drop, pieces
 
 cdef extern from "format.h" nogil:
     enum:

@@ -20,7 +20,7 @@ Threading: requests from any thread, no GIL. Order of locks: a range, append loc
 Pending's. Whoever waits for room in Pending holds a range and nothing else, and a round needs no range.
 """
 from libc.errno cimport ENOMEM
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from cdpcore.diskread cimport AGAIN
@@ -28,7 +28,7 @@ from cdpcore.diskstate cimport DiskState
 from cdpcore.errors cimport CDP_OK, cdp_fail_os, check
 from cdpcore.extents cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, kind_of
 from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c
-from cdpcore.log cimport ROOM_WRITE
+from cdpcore.logfiles cimport ROOM_WRITE
 from cdpcore.osapi cimport CDP_OPEN_RDWR
 from cdpcore.pending cimport Pending
 from cdpcore.rangelock cimport RangeLock

@@ -1,7 +1,7 @@
 """New content that waits to be put on the disk: a ring of changes in the order in which they go there, their data in memory."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cdpcore.osapi cimport Os, cdp_os
-from cdpcore.ring cimport pthread_cond_t, pthread_mutex_t
+from cdpcore.ring cimport pthread_mutex_t
 
 
 cdef struct pending_change:

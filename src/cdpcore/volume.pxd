@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.extents cimport cdp_extent, extents
 from cdpcore.index cimport cdp_view
-from cdpcore.log cimport Log, room
+from cdpcore.log cimport Log
+from cdpcore.logfiles cimport room
 from cdpcore.osapi cimport Os, cdp_os
 from cdpcore.segfiles cimport SegmentFds
 from cdpcore.versions cimport Versions

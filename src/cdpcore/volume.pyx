@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 from cdpcore.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
 from cdpcore.extents cimport FULL, add_extent, add_file, kind_of
 from cdpcore.index cimport cdp_crc32c, cdp_piece
-from cdpcore.log cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
+from cdpcore.logfiles cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
 from cdpcore.versions cimport Versions, change, drop, pieces
 from cdpcore.osapi cimport CDP_OPEN_RDONLY
 from cdpcore.errors import Busy, Closed
