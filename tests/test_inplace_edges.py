@@ -14,6 +14,7 @@ from cdp import check
 from cdp import store as stores
 from cdp.tuning import Tuning
 from cdp.volume import Volume
+from cdpcore import loadgen
 from cdpcore.errors import CdpError
 from cdpcore.osapi import SimOs
 from simcatalog import on
@@ -144,7 +145,8 @@ def test_rebuilding_after_a_crash_puts_the_disk_back(tmp_path: Path):
 
 def simulated(sim: SimOs, content: bytes, **how: Any) -> Volume:
     """A volume /v of the disk /disk, without threads."""
-    small = Tuning(slot_bytes=80 << 10, n_slots=4, segment_bytes=640 << 10, max_records=300, commit_interval_ms=0, threads=False, **how)
+    small = Tuning(**{"slot_bytes": 80 << 10, "n_slots": 4, "segment_bytes": 640 << 10, "max_records": 300, "commit_interval_ms": 0,
+                      "threads": False, **how})
     if not sim.exists("/disk"):
         with sim.open("/disk", write=True, create=True) as file:
             file.pwrite(content, 0)
@@ -206,3 +208,52 @@ def test_a_cut_while_a_destructive_restore_is_being_appended_loses_nothing_flush
     with simulated(sim, b"") as volume:
         seq = volume.window().newest.seq
         assert volume.pread(4096, 0) in ((b"1" * 4096,) if seq < 3 else (b"0" * 4096, b"2" * 4096)), seq
+
+
+def test_block_status_of_what_is_being_written_to_comes_to_an_end():
+    """A look that finds its range changed is not begun anew for ever. (On the simulated machine, where no device makes the writer wait.)"""
+    sim, size, most = SimOs(4), 48 * MIB, 100_000
+    content = random.Random(4).randbytes(size)
+    with simulated(sim, content, slot_bytes=MIB, segment_bytes=64 * MIB, max_records=100_000, pending_bytes=8 * MIB,
+                   threads=True) as volume:
+        load = threading.Thread(target=loadgen.run, args=(volume.target(),), kwargs={"length_bytes": 512, "requests": most})
+        load.start()
+        while volume.stats()["writes"] < 1000 and load.is_alive():
+            pass
+        then, told_at = list(volume.extents(at=0)), volume.stats()["writes"]
+        now = list(volume.extents())
+        load.join()
+        assert told_at < most == volume.stats()["writes"], "it came to an end when the writes did"
+        for told in (then, now):
+            assert [(e.offset, e.length, e.kind) for e in told] == [(0, size, "data")]
+        with volume.at(0) as image:
+            assert image.pread(size, 0) == content
+
+
+def test_what_a_destructive_restore_puts_on_the_disk_leaves_what_is_settled_as_it_is():
+    """It is no record's, so a flush does not wait for it, however much there is; and it is on the disk before the restore ends."""
+    sim = SimOs(3)
+    volume = simulated(sim, b"0" * (256 << 10), pending_bytes=64 << 10)
+    for at in range(0, 256 << 10, 32 << 10):
+        volume.pwrite(b"1" * (32 << 10), at)
+    volume.flush()
+    volume.restore(0, destructive=True)
+    volume.pwrite(b"2" * 4096, 4096)
+    volume.flush()
+    core: Any = volume._core
+    settled = core.stats()["synced_seq"]
+    at, written = core.write_back(0, 256 << 10, 2)
+    assert written and core.stats()["pending_bytes"] >= written
+    assert core.stats()["synced_seq"] == settled
+    syncs = sim.count("datasync")
+    core.pflush()
+    assert sim.count("datasync") == syncs, "a flush with nothing new behind it"
+    assert volume.pread(12 << 10, 0) == b"0" * 4096 + b"2" * 4096 + b"0" * 4096
+    assert not core.on_disk()
+    core.settle_disk()
+    assert core.on_disk() and core.stats()["pending_bytes"] == 0
+    with sim.open("/disk") as file:
+        assert file.pread(at, 0) == b"0" * 4096 + b"2" * 4096 + b"0" * (at - 8192)
+    volume.close()
+    with sim.open("/disk") as file:
+        assert file.pread(256 << 10, 0) == b"0" * 4096 + b"2" * 4096 + b"0" * (248 << 10)

@@ -1,10 +1,11 @@
 """What a disk that is written in place holds, and held."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from cdpcore.errors cimport cdp_status
+from cdpcore.extents cimport extents
 from cdpcore.index cimport cdp_view
 from cdpcore.pending cimport Pending
 from cdpcore.rangelock cimport RangeLock
-from cdpcore.versions cimport moment, pieces
+from cdpcore.versions cimport moment
 from cdpcore.volume cimport VolumeCore
 
 
@@ -26,6 +27,5 @@ cdef class DiskReader(VolumeCore):
     cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
     cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
     cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
-    cdef int map_disk(self, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, cdp_status *st) noexcept nogil
-    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, moment *m,
-                      cdp_status *st) noexcept nogil
+    cdef int map_disk(self, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil
+    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil

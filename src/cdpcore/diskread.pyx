@@ -2,19 +2,17 @@
 
 What is newer than the disk comes from Pending, the rest from the disk; a time image takes the oldest version after its moment from the
 log, and the rest as a read of now does. Reading takes no lock that a write waits for: it looks afterwards whether its range was
-changed meanwhile, and then reads again; after some times it holds the range.
+changed meanwhile, and then reads again; after some times it holds the range. Block status says less instead.
 
 Threading: any thread, no GIL.
 """
-from libc.errno cimport ESHUTDOWN
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from cdpcore.errors cimport CDP_CLOSED, CDP_OK, cdp_fail, cdp_fail_os
-from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, cdp_loc_is_data
+from cdpcore.errors cimport CDP_OK, cdp_fail_os
+from cdpcore.extents cimport CDP_EXTENT_DATA, FULL, add_extent, add_file, cut_extents, kind_of
+from cdpcore.index cimport CDP_LOC_BASE, cdp_loc_is_data
 from cdpcore.pending cimport pending_change
-from cdpcore.versions cimport drop
-from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, add_extent, cdp_extent, cdp_gate_enter,
-                             cdp_gate_leave, map_base)
+from cdpcore.versions cimport drop, pieces
 
 cdef extern from "format.h" nogil:
     enum:
@@ -22,7 +20,7 @@ cdef extern from "format.h" nogil:
 
 cdef enum:
     READ_TRIES = 8          # then a reader holds its range
-    FULL = -1               # of add_extent: the list is full
+    MAP_TRIES = 4           # then what changes is called data; a look-up of a fragmented gigabyte takes some milliseconds
 
 
 cdef class DiskReader(VolumeCore):
@@ -133,37 +131,23 @@ cdef class DiskReader(VolumeCore):
         drop(&p)
         return rc
 
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
-                 cdp_status *st) noexcept nogil:
-        """As cdp_target.map, in windows of 1 GiB."""
-        cdef uint64_t at = off, end = off + n, stop, last_bytes
-        cdef uint32_t count = 0, before
-        cdef moment m
-        cdef int rc
-        got[0] = 0
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
-        while rc == CDP_OK and at < end:
-            stop = min(end, (at // (1 << 30) + 1) * (1 << 30))
-            before = count
-            last_bytes = out[count - 1].length if count else 0
+    cdef int map_window(self, const cdp_view *view, uint64_t at, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+        """What is changed again and again while it is looked at is called data, which is never wrong, only less than could be told.
+        Holding the range, as a reader does, would let all its writers wait for a look at a gigabyte."""
+        cdef uint32_t tries
+        cdef int rc = AGAIN
+        for tries in range(MAP_TRIES):
+            if rc != AGAIN:
+                break
+            cut_extents(out, at)
             if view != NULL or self.restoring:
-                rc = self.map_view(view, at, stop, out, cap, &count, &m, st)
+                rc = self.map_view(view, at, end, tries + 1 == MAP_TRIES, out, st)
             else:
-                rc = self.map_disk(at, stop, out, cap, &count, st)
-            if rc == AGAIN:
-                count = before
-                if count:
-                    out[count - 1].length = last_bytes
-                rc = CDP_OK
-                continue
-            at = stop
-        cdp_gate_leave(&self.gate)
-        got[0] = count
-        return CDP_OK if rc == FULL else rc
+                rc = self.map_disk(at, end, tries + 1 == MAP_TRIES, out, st)
+        return rc
 
-    cdef int map_disk(self, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, cdp_status *st) noexcept nogil:
+    cdef int map_disk(self, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil:
+        """AGAIN, but not the `last` time: what was pending has come to the disk meanwhile."""
         cdef pieces p
         cdef uint64_t i, a, b, step
         cdef pending_change *c
@@ -177,43 +161,46 @@ cdef class DiskReader(VolumeCore):
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, end)
             if p.at[i].loc == 0:
-                rc = map_base(self, a, b, <cdp_extent *>out, cap, count, st)
+                rc = add_file(out, self.table, self.base_fd, a, b, st)
                 a = b
             while rc == CDP_OK and a < b:
                 c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)
-                if c == NULL:
+                if c != NULL:
+                    step = min(b, c.end * CDP_SECTOR) - a
+                    kind = c.kind
+                    self.pending.unpin(c)
+                elif last:
+                    step = b - a
+                    kind = CDP_EXTENT_DATA
+                else:
                     rc = AGAIN
                     break
-                step = min(b, c.end * CDP_SECTOR) - a
-                kind = c.kind
-                self.pending.unpin(c)
-                rc = add_extent(<cdp_extent *>out, cap, count, a, a + step, kind)
+                rc = add_extent(out, a, a + step, kind)
                 a += step
             if rc != CDP_OK:
                 break
         drop(&p)
         return rc
 
-    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, void *out, uint32_t cap, uint32_t *count, moment *m,
-                      cdp_status *st) noexcept nogil:
+    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef uint64_t i, a, b
-        cdef uint32_t kind
-        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
+        cdef moment m
+        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, &m, st)
         if rc != CDP_OK:
             return rc
         for i in range(p.n):
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, end)
-            if p.at[i].loc == CDP_LOC_BASE:
-                rc = self.map_disk(a, b, out, cap, count, st)
-                if (rc == CDP_OK or rc == FULL) and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
-                    rc = AGAIN
+            if p.at[i].loc != CDP_LOC_BASE:
+                rc = add_extent(out, a, b, kind_of(p.at[i].loc))
             else:
-                kind = CDP_EXTENT_DATA
-                if not cdp_loc_is_data(p.at[i].loc):
-                    kind = CDP_EXTENT_HOLE if p.at[i].loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
-                rc = add_extent(<cdp_extent *>out, cap, count, a, b, kind)
+                rc = self.map_disk(a, b, last, out, st)
+                if (rc == CDP_OK or rc == FULL) and not self.versions.untouched(&m, p.at[i].start, p.at[i].end):
+                    rc = AGAIN
+                    if last:
+                        cut_extents(out, a)
+                        rc = add_extent(out, a, b, CDP_EXTENT_DATA)
             if rc != CDP_OK:
                 break
         drop(&p)

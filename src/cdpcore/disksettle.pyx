@@ -4,17 +4,19 @@ Rounds, as in the log: whoever needs something on the disk leads one for all tha
 meanwhile share the next. The applier thread keeps Pending from filling up, and makes everything durable once a commit interval.
 
 Invariants
- 1. The disk is changed only by round(), one at a time, in seq order, and only with changes whose before-images are durable.
+ 1. The disk is changed only by round(), one at a time, in the order of Pending, and only with changes whose before-images are durable.
  2. DiskState names a record up to which the disk holds everything, durably; it ends its frame.
+ 3. What was reached, records and changes, only grows. Changes of no record (a destructive restore's) are waited for by their
+    number; a flush, which asks for records, never waits for those that are pushed while it does.
 
 Threading: any thread, no GIL. The mutex `settling` is taken with no other lock held but the append lock, Pending's after it.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from cdpcore.errors cimport CDP_OK, cdp_fail_os, cdp_status, check
+from cdpcore.extents cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE
 from cdpcore.pending cimport pending_change
 from cdpcore.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
                            pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
-from cdpcore.volume cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE
 
 cdef extern from "format.h" nogil:
     enum:
@@ -50,24 +52,30 @@ cdef class DiskSettler(DiskReader):
     cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
         return CDP_OK if self.kept_seq() > beyond else self.settle_now(True, st)
 
+    cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
+        cdef int rc = self.log.wait_durable(seq, st)
+        return self.settle(seq, 0, True, st) if rc == CDP_OK else rc
+
     cdef int settle_now(self, bint sync, cdp_status *st) noexcept nogil:
-        """Every record so far is on the disk at return; `sync`: durably."""
-        cdef uint64_t seq
+        """Every record and change so far is on the disk at return; `sync`: durably."""
+        cdef uint64_t seq, change
         cdef int rc
         self.log.lock_append()
         self.log.close_frame()
         seq = self.versions.last_seq
+        change = self.pending.pushed()
         self.log.unlock_append()
         rc = self.log.wait_durable(seq, st)
-        return self.settle(seq, sync, st) if rc == CDP_OK else rc
+        return self.settle(seq, change, sync, st) if rc == CDP_OK else rc
 
-    cdef int settle(self, uint64_t upto, bint sync, cdp_status *st) noexcept nogil:
-        """Records up to `upto`, durable in the log, are on the disk at return. The first to come leads a round for all that is
-        durable by then; who comes meanwhile shares the next one. Takes no lock of the log's while it leads: a writer that
-        holds the append lock may be waiting for a segment to be sealed, which waits for this."""
+    cdef int settle(self, uint64_t seq, uint64_t change, bint sync, cdp_status *st) noexcept nogil:
+        """Records up to `seq`, durable in the log, and changes before number `change` are on the disk at return. The first to come
+        leads a round for all that is durable by then; who comes meanwhile shares the next one. Takes no lock of the log's while it
+        leads: a writer that holds the append lock may be waiting for a segment to be sealed, which waits for this."""
+        cdef const reached *got = &self.synced if sync else &self.applied
         cdef int rc
         pthread_mutex_lock(&self.settling)
-        while (self.synced_seq if sync else self.applied_seq) < upto:
+        while got.seq < seq or got.change < change:
             if self.log.failed:
                 pthread_mutex_unlock(&self.settling)
                 return self.log.fail_sticky(st)
@@ -87,44 +95,40 @@ cdef class DiskSettler(DiskReader):
         return CDP_OK
 
     cdef int round(self, bint sync, cdp_status *st) noexcept nogil:
-        cdef uint64_t upto = self.log.durable()
+        cdef reached now
         cdef int64_t os_rc
-        cdef int rc = self.apply(upto, st)
+        cdef int rc
+        now.seq = self.log.durable()
+        now.change = self.applied.change        # the leader's own
+        rc = self.apply(&now, st)
         if rc == CDP_OK and sync:
             os_rc = self.table.datasync(self.table.ctx, self.base_fd)
             if os_rc < 0:
                 rc = cdp_fail_os(st, os_rc, 0, b"making the disk durable")
             else:
-                rc = self.state.put(upto, st)
+                rc = self.state.put(now.seq, st)
         if rc != CDP_OK:    # as a failed write of the log: nothing more is acknowledged; recovery puts the disk right
             self.log.fail(st.sys_errno)
             return rc
         pthread_mutex_lock(&self.settling)
-        pthread_mutex_lock(&self.pending.mutex)
-        if self.next_change < self.pending.next:    # what overwrite_held() pushed meanwhile bears an old seq
-            upto = min(upto, self.pending.changes[self.next_change % self.pending.n_changes].seq - 1)
-        pthread_mutex_unlock(&self.pending.mutex)
-        self.applied_seq = upto
+        self.applied = now
         if sync:
-            self.synced_seq = upto
+            self.synced = now
         pthread_mutex_unlock(&self.settling)
-        self.pending.release(upto, self.next_change)
+        self.pending.release(now.seq, now.change)
         return CDP_OK
 
-    cdef int apply(self, uint64_t upto, cdp_status *st) noexcept nogil:
-        """Changes up to `upto` to the disk, in order. A leader only."""
+    cdef int apply(self, reached *now, cdp_status *st) noexcept nogil:
+        """Changes from now.change on to the disk, in order, while records up to now.seq are all that they wait for. A leader only.
+        Ends: room is given back after the round, so no more come than Pending has room for."""
         cdef pending_change *c
         cdef const uint8_t *p
         cdef uint64_t skip, n, size
         cdef int64_t os_rc
         cdef int rc
         while True:
-            c = NULL
-            pthread_mutex_lock(&self.pending.mutex)
-            if self.next_change < self.pending.next:
-                c = &self.pending.changes[self.next_change % self.pending.n_changes]
-            pthread_mutex_unlock(&self.pending.mutex)
-            if c == NULL or c.seq > upto:
+            c = self.pending.ready(now.change, now.seq)
+            if c == NULL:
                 return CDP_OK
             size = (c.end - c.start) * CDP_SECTOR
             if c.kind != CDP_EXTENT_DATA:
@@ -140,7 +144,7 @@ cdef class DiskSettler(DiskReader):
                 if os_rc < 0:
                     return cdp_fail_os(st, os_rc, c.start * CDP_SECTOR + skip, b"writing the disk")
                 skip += n
-            self.next_change += 1
+            now.change += 1
 
     cdef int zero_disk(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil:
         cdef uint64_t step
@@ -177,7 +181,7 @@ cdef class DiskSettler(DiskReader):
                     break
                 if sync:
                     due = now + commit_interval_ms
-                if not sync or self.synced_seq != self.versions.last_seq:
+                if not sync or not self.all_synced():
                     rc = self.settle_now(sync, &st)
 
     def stop_applier(self):
@@ -195,9 +199,12 @@ cdef class DiskSettler(DiskReader):
         cdef bint all_of_it = upto is None
         cdef int rc
         with nogil:
-            rc = self.settle_now(True, &st) if all_of_it else self.settle(seq, True, &st)
+            rc = self.settle_now(True, &st) if all_of_it else self.settle(seq, 0, True, &st)
         check(rc, &st, None)
 
+    cdef bint all_synced(self) noexcept nogil:
+        return self.synced.seq == self.versions.last_seq and self.synced.change == self.pending.pushed()
+
     def on_disk(self) -> bool:
-        """Whether the disk holds every record, durably."""
-        return self.synced_seq == self.versions.last_seq and not self.log.failed
+        """Whether the disk holds every record and change, durably."""
+        return self.all_synced() and not self.log.failed

@@ -34,14 +34,14 @@ cdef class InPlaceCore(DiskSettler):
     cdef uint64_t n_same
 
     # --- internal: the way of a write
-    cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
+    cdef int change_sectors(self, uint16_t kind, uint32_t new, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,
+                            uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                           cdp_status *st) noexcept nogil
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil
     cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, old_part *old, uint32_t n_old, uint32_t flags,
                            uint64_t *seq, cdp_status *st) noexcept nogil
-    cdef int finish(self, uint64_t seq, uint32_t flags, int rc, cdp_status *st) noexcept nogil
     cdef int cover_restore(self, cdp_status *st) noexcept nogil
     cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil
     cdef int make_room(self, cdp_status *st) noexcept nogil

@@ -19,23 +19,22 @@ Invariants
 Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them, then
 Pending's. Whoever waits for room in Pending holds a range and nothing else, and a round needs no range.
 """
-from libc.errno cimport ENOMEM, ESHUTDOWN
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from cdpcore.diskread cimport AGAIN
 from cdpcore.diskstate cimport DiskState
-from cdpcore.errors cimport CDP_CLOSED, CDP_OK, cdp_fail, cdp_fail_os, check
-from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c, cdp_loc_is_data
-from cdpcore.log cimport ROOM_FREEING, ROOM_WRITE
+from cdpcore.errors cimport CDP_OK, cdp_fail_os, check
+from cdpcore.extents cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, kind_of
+from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c
+from cdpcore.logfiles cimport ROOM_WRITE
 from cdpcore.osapi cimport CDP_OPEN_RDWR
 from cdpcore.pending cimport Pending
 from cdpcore.rangelock cimport RangeLock
 from cdpcore.ring cimport pthread_cond_signal, pthread_cond_t, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock
 from cdpcore.versions cimport change, drop, moment, pieces
-from cdpcore.volume cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, CDP_META, cdp_gate_enter,
-                             cdp_gate_leave)
-from cdpcore.errors import Closed
+from cdpcore.volume cimport CDP_FUA, CDP_HOLE, CDP_META, cdp_gate_leave
 
 cdef extern from "format.h" nogil:
     enum:
@@ -44,7 +43,6 @@ cdef extern from "format.h" nogil:
         CDP_KIND_WRITE
         CDP_KIND_ZERO
         CDP_KIND_TRIM
-        CDP_KIND_FLUSH
         CDP_KIND_WRITEBACK
         CDP_REC_MORE
         CDP_REC_FUA
@@ -86,46 +84,25 @@ cdef class InPlaceCore(DiskSettler):
         self.reads_first = True
         self.ranges = RangeLock()
         self.pending = Pending(self.os, data_bytes=pending_bytes, n_changes=pending_changes, released_seq=seq)
-        self.applied_seq = self.synced_seq = seq
+        self.applied.seq = self.synced.seq = seq
         # Eight descriptors more than a record's data needs, so that zeros can be told from data in the longest one, too.
         self.max_request_bytes = min(self.max_request_bytes, min(pending_bytes // 2 // CDP_SECTOR * CDP_SECTOR,
                                                                  (MAX_PARTS - 8) * self.part_bytes))
 
-    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
-        cdef uint64_t done = 0, step, part_seq = 0
-        cdef uint64_t *told
-        cdef span s
-        cdef int rc
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
-        while rc == CDP_OK and done < n:
-            step = min(n - done, self.max_request_bytes - (off + done) % CDP_SECTOR)
-            told = seq if done + step == n else &part_seq   # not before the whole request is in the log
-            if (off + done) % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
-                s.start = (off + done) // CDP_SECTOR
-                s.end = s.start + step // CDP_SECTOR
-                s.kind = CDP_EXTENT_DATA
-                s.data = buf + done
-                rc = self.change_aligned(CDP_KIND_WRITE, &s, 1, flags, told, st)
-            else:
-                rc = self.change_bytes(CDP_KIND_WRITE, buf + done, off + done, step, flags, told, st)
-            done += step
-        cdp_gate_leave(&self.gate)
-        return rc
+    cdef int write_record(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                          cdp_status *st) noexcept nogil:
+        if off % CDP_SECTOR or n % CDP_SECTOR:
+            return self.change_bytes(CDP_KIND_WRITE, buf, off, n, flags, seq, st)
+        return self.change_sectors(CDP_KIND_WRITE, CDP_EXTENT_DATA, buf, off, n, flags, seq, st)
 
-    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+    cdef int zero_range(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         """What is trimmed is read and kept, but for long holes; so it takes as long as there is data."""
         cdef uint16_t kind = CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO
-        cdef uint64_t at = off, end = off + n, step, most = self.max_request_bytes, until, part_seq = 0
+        cdef uint64_t at = off, end = off + n, step, until, part_seq = 0
         cdef uint64_t *told
-        cdef span s
-        cdef int rc
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
+        cdef int rc = CDP_OK
         while rc == CDP_OK and at < end:
-            step = min(end - at, most - at % CDP_SECTOR)
+            step = min(end - at, self.max_request_bytes - at % CDP_SECTOR)
             if at % CDP_SECTOR == 0 and end - at >= HOLE_STEP and kind == CDP_KIND_TRIM:
                 rc = self.known_hole(at // CDP_SECTOR, end // CDP_SECTOR, &until, st)
                 if rc != CDP_OK:
@@ -133,35 +110,27 @@ cdef class InPlaceCore(DiskSettler):
                 if until * CDP_SECTOR - at >= HOLE_STEP:
                     step = until * CDP_SECTOR - at
             told = seq if at + step == end else &part_seq
-            if at % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
-                s.start = at // CDP_SECTOR
-                s.end = s.start + step // CDP_SECTOR
-                s.kind = CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO
-                s.data = NULL
-                rc = self.change_aligned(kind, &s, 1, flags, told, st)
+            if at % CDP_SECTOR or step % CDP_SECTOR:
+                rc = self.change_bytes(kind, NULL, at, step, flags, told, st)
+            else:
+                rc = self.change_sectors(kind, zeros_of(kind), NULL, at, step, flags, told, st)
                 if rc == TOO_LONG:      # look again
                     rc = CDP_OK
                     continue
-            else:
-                rc = self.change_bytes(kind, NULL, at, step, flags, told, st)
             at += step
-        cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int change_aligned(self, uint16_t kind, span *s, uint32_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
-        cdef uint32_t ticket = self.ranges.acquire(s[0].start, s[n - 1].end)
+    cdef int change_sectors(self, uint16_t kind, uint32_t new, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,
+                            uint64_t *seq, cdp_status *st) noexcept nogil:
+        """One record: [off, off + n) becomes what `new` says."""
+        cdef span s
+        cdef uint32_t ticket
         cdef int rc = AGAIN
+        set_span(&s, off // CDP_SECTOR, (off + n) // CDP_SECTOR, new, buf)
+        ticket = self.ranges.acquire(s.start, s.end)
         while rc == AGAIN:
-            rc = self.change_held(kind, s, n, flags, self.current_epoch(), seq, st)
+            rc = self.change_held(kind, &s, 1, flags, self.current_epoch(), seq, st)
         self.ranges.release(ticket)
-        return self.finish(seq[0], flags, rc, st)
-
-    cdef int finish(self, uint64_t seq, uint32_t flags, int rc, cdp_status *st) noexcept nogil:
-        """FUA: durable in the log and on the disk."""
-        if rc == CDP_OK and flags & CDP_FUA:
-            rc = self.log.wait_durable(seq, st)
-            if rc == CDP_OK:
-                rc = self.settle(seq, True, st)
         return rc
 
     cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
@@ -200,7 +169,7 @@ cdef class InPlaceCore(DiskSettler):
                 if start < whole_start:
                     set_span(&s[n_spans], start, whole_start, CDP_EXTENT_DATA, merged)
                     n_spans += 1
-                set_span(&s[n_spans], whole_start, whole_end, CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO, NULL)
+                set_span(&s[n_spans], whole_start, whole_end, zeros_of(kind), NULL)
                 n_spans += 1
                 if whole_end < end:
                     set_span(&s[n_spans], whole_end, end, CDP_EXTENT_DATA, merged + size - CDP_SECTOR)
@@ -210,7 +179,7 @@ cdef class InPlaceCore(DiskSettler):
                 break
         self.ranges.release(ticket)
         free(merged)
-        return self.finish(seq[0], flags, rc, st)
+        return rc
 
     cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil:
         """[start, *until) is a hole of the disk and nothing is pending there; *until == start: not known."""
@@ -353,7 +322,7 @@ cdef class InPlaceCore(DiskSettler):
             seq[0] = 0      # the next record may get it
             return rc
         for i in range(n):      # before it is visible: who sees the version looks for the content
-            self.pending.push(seq[0], s[i].start, s[i].end, s[i].kind, s[i].data)
+            self.pending.push(seq[0], True, s[i].start, s[i].end, s[i].kind, s[i].data)
             if kind == CDP_KIND_WRITE:
                 self.bytes_written += (s[i].end - s[i].start) * CDP_SECTOR
         self.versions.add(seq[0], ts_ns, changes, n_changes)
@@ -386,11 +355,7 @@ cdef class InPlaceCore(DiskSettler):
         self.log.lock_append()
         if epoch == self.epoch:
             for i in range(n):
-                self.pending.push(self.versions.last_seq, s[i].start, s[i].end, s[i].kind, s[i].data)
-            pthread_mutex_lock(&self.settling)      # there is something of that seq to be done once more
-            self.applied_seq = min(self.applied_seq, self.versions.last_seq - 1)
-            self.synced_seq = min(self.synced_seq, self.versions.last_seq - 1)
-            pthread_mutex_unlock(&self.settling)
+                self.pending.push(self.versions.last_seq, False, s[i].start, s[i].end, s[i].kind, s[i].data)
         else:
             self.pending.unreserve(bytes, n)
             rc = AGAIN
@@ -405,31 +370,8 @@ cdef class InPlaceCore(DiskSettler):
             pthread_mutex_lock(&self.settling)
             cdp_cond_wait_ms(&self.settled, &self.settling, 1)
             if not self.busy:
-                self.pending.release(self.applied_seq, self.next_change)
+                self.pending.release(self.applied.seq, self.applied.change)
             pthread_mutex_unlock(&self.settling)
-        return rc
-
-    cdef int flush(self, cdp_status *st) noexcept nogil:
-        """Everything acknowledged before is durable at return, on the disk itself."""
-        cdef uint64_t seq
-        cdef int rc = CDP_OK
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        self.log.lock_append()
-        seq = self.versions.last_seq
-        if self.unflushed_seq != seq:
-            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
-            if seq:
-                self.unflushed_seq = seq
-                self.n_flushes += 1
-            else:
-                rc = st.code
-        self.log.unlock_append()
-        if rc == CDP_OK:
-            rc = self.log.wait_durable(seq, st)
-        if rc == CDP_OK:
-            rc = self.settle(seq, True, st)
-        cdp_gate_leave(&self.gate)
         return rc
 
     def lineage_changed(self, bint restoring, bint discards=False):
@@ -445,9 +387,8 @@ cdef class InPlaceCore(DiskSettler):
         Stops after `max_records`. Returns (up to where, bytes that were not on the disk yet)."""
         cdef cdp_status st
         cdef uint64_t n = 0, at = offset // CDP_SECTOR
-        cdef int rc
-        if not cdp_gate_enter(&self.gate):
-            raise Closed("the volume is closed")
+        cdef int rc = self.enter(offset, length, &st)
+        check(rc, &st, None)
         with nogil:
             rc = self.write_back_range(&at, (offset + length) // CDP_SECTOR, max_records, &n, &st)
         cdp_gate_leave(&self.gate)
@@ -487,11 +428,9 @@ cdef class InPlaceCore(DiskSettler):
                 n_spans = 0
                 size = 0
                 while i < k and rc == CDP_OK:
-                    set_span(&s[n_spans], p.at[i].start, p.at[i].end, CDP_EXTENT_DATA, content + size)
-                    if cdp_loc_is_data(p.at[i].loc):
+                    set_span(&s[n_spans], p.at[i].start, p.at[i].end, kind_of(p.at[i].loc), content + size)
+                    if s[n_spans].kind == CDP_EXTENT_DATA:
                         rc = self.read_data(content + size, p.at[i].loc, 0, (p.at[i].end - p.at[i].start) * CDP_SECTOR, st)
-                    else:
-                        s[n_spans].kind = CDP_EXTENT_HOLE if p.at[i].loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
                     size += (p.at[i].end - p.at[i].start) * CDP_SECTOR
                     n_spans += 1
                     i += 1
@@ -520,9 +459,8 @@ cdef class InPlaceCore(DiskSettler):
         cdef pieces p
         cdef moment m
         cdef uint64_t i, first = offset + length, n = 0
-        cdef int rc
-        if not cdp_gate_enter(&self.gate):
-            raise Closed("the volume is closed")
+        cdef int rc = self.enter(offset, length, &st)
+        check(rc, &st, None)
         with nogil:
             rc = self.versions.resolve_before(NULL, offset // CDP_SECTOR, (offset + length) // CDP_SECTOR, &p, &m, &st)
             if rc == CDP_OK:
@@ -537,8 +475,12 @@ cdef class InPlaceCore(DiskSettler):
 
     def stats(self) -> dict:
         """As VolumeCore.stats; and what waits for the disk in bytes, what is on it, and writes that changed nothing."""
-        return {**DiskSettler.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.applied_seq,
-                "synced_seq": self.synced_seq, "unchanged_writes": self.n_same}
+        return {**DiskSettler.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.applied.seq,
+                "synced_seq": self.synced.seq, "unchanged_writes": self.n_same}
+
+
+cdef uint32_t zeros_of(uint16_t kind) noexcept nogil:
+    return CDP_EXTENT_HOLE if kind == CDP_KIND_TRIM else CDP_EXTENT_ZERO
 
 
 cdef void set_span(span *s, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil:

@@ -12,17 +12,15 @@ Invariants
     failure is sticky until the volume is opened again, which recovers from what is on disk. Running out of space while a
     segment is created is not such a failure: nothing was lost, and the next write may succeed; flushes, bookmarks and restores
     go into what writes leave of the open segment, or into the reserve.
- 3. At most one segment waits for its run; the next roll waits for it. Memory and recovery are bounded by that.
 """
 cimport cython
 from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
-from cdpcore.errors cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
-from cdpcore.ring cimport (FrameRing, cdp_frame, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
+from libc.stdlib cimport realloc
+from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
+from cdpcore.logfiles cimport ROOM_EVENT, ROOM_WRITE, cdp_frame_entry
+from cdpcore.ring cimport (cdp_frame, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
                            pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
                            pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, ring_frame)
-from cdpcore.errors import InvalidRequest
 
 cdef extern from "frame.h" nogil:
     enum:
@@ -40,20 +38,6 @@ cdef extern from "format.h" nogil:
     enum:
         CDP_BLOCK
         CDP_REC_MORE
-        CDP_SEGMENT_BEFORE
-    struct cdp_segment_header:
-        uint8_t volume_uuid[16]
-        uint64_t volume_bytes
-        uint64_t created_ns
-        uint32_t segment
-        uint32_t flags
-        uint64_t salt
-
-cdef extern from "segment.h" nogil:
-    int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
-                           cdp_status *st)
-    int cdp_segment_adopt(const cdp_os *os, const char *from_, const char *directory, cdp_segment_header *h, int direct, uint64_t *bytes,
-                          int *fd, cdp_status *st)
 
 cdef extern from "thread.h" nogil:
     void cdp_cond_init(pthread_cond_t *c)
@@ -67,8 +51,8 @@ cdef enum:
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
-cdef class Log:
-    """The log of one volume.
+cdef class Log(LogFiles):
+    """The log of one volume. (Its files: logfiles.pyx.)
 
     Args:
         os, pool: where it runs and what it builds frames in; both are kept.
@@ -82,53 +66,18 @@ cdef class Log:
     Threading: the def methods are for the maintenance and writer threads and for the owner; they release the GIL.
     """
 
-    def __cinit__(self, Os os not None, BufferPool pool not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
-                  uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, uint64_t next_seq,
-                  uint64_t last_flush_seq, bint direct, bint inline_maintenance, reserve: str = "", bint before=False):
-        if len(uuid) != 16:
-            raise InvalidRequest("a volume's uuid has 16 bytes")
-        if segment_bytes < 8 * pool.slot_bytes or segment_bytes > 1 << 40:
-            raise InvalidRequest(f"segment size of {segment_bytes} bytes", f"use at least {8 * pool.slot_bytes}")
-        self.os = os
-        self.table = os.table
+    def __cinit__(self, Os os, BufferPool pool, directory, *, uint64_t next_seq, uint64_t last_flush_seq, **_of_files):
         self.pool = pool
-        self.directory = directory.encode()
-        self.directory_c = self.directory
-        memcpy(self.uuid, <const uint8_t *><char *>uuid, 16)
-        self.volume_bytes = volume_bytes
-        self.created_ns = created_ns
-        self.segment_bytes = segment_bytes
-        self.reserve_bytes = max(segment_bytes // 16, min(segment_bytes // 8, <uint64_t>(128 << 10)))
+        self.reserve_bytes = max(self.segment_bytes // 16, min(self.segment_bytes // 8, <uint64_t>(128 << 10)))
         self.last_bytes = min(self.reserve_bytes // 4, <uint64_t>(64 << 10))
-        self.reserve = reserve.encode()
-        self.reserve_c = self.reserve
-        self.next_number = next_number
         self.next_seq = next_seq
         self.flush_seq = last_flush_seq
         self.written_seq = self.durable_seq = next_seq - 1
-        self.direct = direct
-        self.before = before
-        self.inline_maintenance = inline_maintenance
         pthread_mutex_init(&self.append_mutex, NULL)
         cdp_cond_init(&self.work)
-        cdp_cond_init(&self.upkeep)
-        self.ring = FrameRing(pool)
-        memset(&self.current, 0, sizeof(segment))
-        memset(&self.spare, 0, sizeof(segment))
-        memset(&self.sealing, 0, sizeof(segment))
 
     def __dealloc__(self):
-        if self.current.number:
-            self.table.close(self.table.ctx, self.current.fd)
-        if self.spare.number:
-            self.table.close(self.table.ctx, self.spare.fd)
-        if self.sealing.number:
-            self.table.close(self.table.ctx, self.sealing.fd)
-        free(self.current.frames)
-        free(self.spare.frames)
-        free(self.sealing.frames)
         pthread_cond_destroy(&self.work)
-        pthread_cond_destroy(&self.upkeep)
         pthread_mutex_destroy(&self.append_mutex)
 
     cdef void lock_append(self) noexcept nogil:
@@ -268,112 +217,20 @@ cdef class Log:
 
     cdef int roll(self, room kind, cdp_status *st) noexcept nogil:
         """Set the current segment aside for sealing and go on in the next one."""
-        cdef segment fresh
-        cdef uint32_t number
-        cdef int rc
         self.close_frame()
         if self.failed:
             return self.fail_sticky(st)
         pthread_cond_signal(&self.work)
-        pthread_mutex_lock(&self.ring.mutex)
-        while self.sealing.number or self.spare_busy:
-            if self.failed:
-                pthread_mutex_unlock(&self.ring.mutex)
-                return self.fail_sticky(st)
-            if self.sealing.number and (self.inline_maintenance or self.maintenance_errno):
-                rc = -(self.maintenance_errno or EIO)
-                pthread_mutex_unlock(&self.ring.mutex)
-                return cdp_fail_os(st, rc, 0, b"indexing the previous segment failed")
-            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
-        if self.spare.number:
-            fresh = self.spare
-            memset(&self.spare, 0, sizeof(segment))
-        else:
-            number = self.next_number
-            self.spare_busy = True      # the number is ours
-            pthread_mutex_unlock(&self.ring.mutex)
-            rc = self.open_segment(&fresh, number, kind, st)
-            pthread_mutex_lock(&self.ring.mutex)
-            self.spare_busy = False
-            if rc != CDP_OK:
-                pthread_cond_broadcast(&self.ring.changed)
-                pthread_mutex_unlock(&self.ring.mutex)
-                return rc
-            self.next_number = number + 1
-        if self.current.number:
-            self.current.end_frame = self.ring.queued
-            self.sealing = self.current
-            self.sealing_dirty = self.current_dirty
-            self.sealing_published = False
-        self.current = fresh
-        self.current_dirty = False
-        pthread_cond_broadcast(&self.ring.changed)
-        pthread_mutex_unlock(&self.ring.mutex)
-        return CDP_OK
+        return self.next_segment(kind, st)
 
     cdef bint set_aside(self, uint64_t seq) noexcept nogil:
         """As roll, but without a next segment, where the current one has records up to `seq`. True: there is something to seal."""
-        cdef bint some
         if self.current.number == 0 or self.current.first_seq > seq:
             return False
         self.close_frame()
-        pthread_mutex_lock(&self.ring.mutex)
-        some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.failed
-        if some:
-            self.current.end_frame = self.ring.queued
-            self.sealing = self.current
-            self.sealing_dirty = self.current_dirty
-            self.sealing_published = False
-            memset(&self.current, 0, sizeof(segment))
-            self.current_dirty = False
-        pthread_mutex_unlock(&self.ring.mutex)
-        return some
-
-    cdef void publish_sealing(self) noexcept nogil:
-        pthread_mutex_lock(&self.ring.mutex)
-        self.sealing_published = True
-        pthread_cond_signal(&self.upkeep)
-        pthread_mutex_unlock(&self.ring.mutex)
-
-    cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil:
-        """Create log/N.log: allocated, its header durable. Anything that fails leaves no file behind. Without space for it the
-        reserve becomes the segment, but for writes."""
-        cdef cdp_segment_header h
-        cdef cdp_status other
-        cdef int rc
-        memset(s, 0, sizeof(segment))
-        memset(&h, 0, sizeof(h))
-        memcpy(h.volume_uuid, self.uuid, 16)
-        h.volume_bytes = self.volume_bytes
-        h.created_ns = self.created_ns
-        h.segment = number
-        h.flags = CDP_SEGMENT_BEFORE if self.before else 0
-        s.capacity_bytes = self.segment_bytes
-        rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
-        if rc == CDP_NOSPACE and kind != ROOM_WRITE and self.reserve_c[0]:
-            if cdp_segment_adopt(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes, &s.fd, &other) == CDP_OK:
-                rc = CDP_OK         # else the first complaint is the one to tell
-        if rc != CDP_OK:
-            return rc
-        s.number = number
-        s.salt = h.salt
-        s.tail_bytes = CDP_BLOCK
-        s.first_seq = 1
-        s.last_seq = 0
-        return CDP_OK
+        return self.put_aside()
 
     # --- writing (no lock held) --------------------------------------------------------------------------------------
-
-    cdef void fail(self, int errno_) noexcept nogil:
-        pthread_mutex_lock(&self.ring.mutex)
-        if not self.failed:
-            self.failed = errno_
-        pthread_cond_broadcast(&self.ring.changed)
-        pthread_mutex_unlock(&self.ring.mutex)
-
-    cdef int fail_sticky(self, cdp_status *st) noexcept nogil:
-        return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0,
-                        b"the log's device failed earlier; close and open the volume to recover")
 
     cdef int take_io(self, cdp_status *st) noexcept nogil:
         pthread_mutex_lock(&self.ring.mutex)
@@ -538,64 +395,6 @@ cdef class Log:
             pthread_cond_broadcast(&self.work)
             pthread_cond_broadcast(&self.upkeep)
             pthread_mutex_unlock(&self.ring.mutex)
-
-    def wait_work(self, uint32_t timeout_ms):
-        """Maintenance: wait until a segment is to be sealed, a spare one is wanted, or the time is over.
-        Returns False once stopped."""
-        cdef bint going
-        cdef uint64_t now = cdp_monotonic_ms(), until = now + timeout_ms
-        with nogil:
-            pthread_mutex_lock(&self.ring.mutex)
-            while now < until and not self.stopping and not self.sealing_published and not self.wants_spare():
-                cdp_cond_wait_ms(&self.upkeep, &self.ring.mutex, <uint32_t>(until - now))
-                now = cdp_monotonic_ms()
-            going = not self.stopping
-            pthread_mutex_unlock(&self.ring.mutex)
-        return bool(going)
-
-    cdef bint wants_spare(self) noexcept nogil:
-        """io lock held. Half a segment ahead: early enough for the device, and a volume that is written little has one file."""
-        return self.current.number and self.current.tail_bytes > self.segment_bytes // 2 and not self.spare.number and \
-            not self.spare_busy and not self.stopping
-
-    def prepare_spare(self):
-        """Create the next segment ahead of its need, so that no write waits for it. No-op where there is one."""
-        cdef segment fresh
-        cdef cdp_status st
-        cdef int rc = CDP_OK
-        cdef uint32_t number = 0
-        with nogil:
-            pthread_mutex_lock(&self.ring.mutex)
-            if self.wants_spare():
-                self.spare_busy = True
-                number = self.next_number   # a roll waits while spare_busy, so the number is ours
-            pthread_mutex_unlock(&self.ring.mutex)
-            if number:
-                rc = self.open_segment(&fresh, number, ROOM_WRITE, &st)
-                pthread_mutex_lock(&self.ring.mutex)
-                self.spare_busy = False
-                if rc == CDP_OK:
-                    self.spare = fresh
-                    self.next_number = number + 1
-                pthread_cond_broadcast(&self.ring.changed)
-                pthread_mutex_unlock(&self.ring.mutex)
-        check(rc, &st, self.directory.decode())
-
-    # --- closing ----------------------------------------------------------------------------------------------------
-
-    def close_files(self):
-        """Close the open segment and the spare; returns the numbers of files that hold no frame (to be removed)."""
-        empty = []
-        cdef segment *s
-        for which in range(2):
-            s = &self.spare if which else &self.current
-            if s.number:
-                if s.n_frames == 0:
-                    empty.append(s.number)
-                self.table.close(self.table.ctx, s.fd)
-                free(s.frames)
-                memset(s, 0, sizeof(segment))
-        return empty
 
     def hold(self, why: str):
         """From here on every record is refused, as Unavailable: "read-only", or "import" (the base is being filled); "": none is."""

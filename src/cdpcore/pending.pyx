@@ -1,11 +1,13 @@
-"""New content that waits to be put on the disk: a ring of changes in seq order, their data in memory.
+"""New content that waits to be put on the disk: a ring of changes in the order in which they go there, their data in memory.
 
 A write to a before-image volume is acknowledged when its before-image is in the log and its new content is here; it goes to
 the disk when the before-image is durable. Readers find the change of a sector by its seq, which the extent tree of the open
-segment knows: the index of the past is the index of what is pending, too.
+segment knows: the index of the past is the index of what is pending, too. What a destructive restore puts on the disk is no
+record's, and nobody looks for it here.
 
 Invariants
- 1. Changes are pushed and released in seq order; data lies in the ring in the same order, and may wrap.
+ 1. Changes are pushed, put on the disk and released in one order, that of their numbers, in which seq does not fall; data
+    lies in the ring in the same order, and may wrap.
  2. What a pinned change says, and its data, do not move.
  3. A record's changes are released together, so what is newer than released_seq is here.
  4. reserve() before push(): a push never fails and never waits, because it happens under the append lock.
@@ -65,7 +67,7 @@ cdef class Pending:
         self.reserved_changes -= n
         pthread_mutex_unlock(&self.mutex)
 
-    cdef void push(self, uint64_t seq, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil:
+    cdef void push(self, uint64_t seq, bint recorded, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil:
         cdef pending_change *c
         cdef uint64_t n = (end - start) * CDP_SECTOR if kind == CDP_EXTENT_DATA else 0
         cdef uint64_t at = self.to_bytes % self.data_bytes, head
@@ -80,12 +82,28 @@ cdef class Pending:
         c.end = end
         c.at = self.to_bytes
         c.kind = kind
+        c.recorded = recorded
         c.pins = 0
         self.next += 1
         self.to_bytes += n
         self.reserved_bytes -= n
         self.reserved_changes -= 1
         pthread_mutex_unlock(&self.mutex)
+
+    cdef uint64_t pushed(self) noexcept nogil:
+        cdef uint64_t n
+        pthread_mutex_lock(&self.mutex)
+        n = self.next
+        pthread_mutex_unlock(&self.mutex)
+        return n
+
+    cdef pending_change *ready(self, uint64_t k, uint64_t seq) noexcept nogil:
+        cdef pending_change *c = NULL
+        pthread_mutex_lock(&self.mutex)
+        if k < self.next and self.changes[k % self.n_changes].seq <= seq:
+            c = &self.changes[k % self.n_changes]
+        pthread_mutex_unlock(&self.mutex)
+        return c
 
     cdef pending_change *pin(self, uint64_t seq, uint64_t sector) noexcept nogil:
         cdef uint64_t lo, hi, mid
@@ -102,7 +120,7 @@ cdef class Pending:
                 hi = mid
         while lo < self.next:
             c = &self.changes[lo % self.n_changes]
-            if c.seq != seq:
+            if c.seq != seq or not c.recorded:      # a record's own come first
                 break
             if c.start <= sector < c.end:
                 c.pins += 1
@@ -135,26 +153,24 @@ cdef class Pending:
 
     cdef void release(self, uint64_t seq, uint64_t change) noexcept nogil:
         cdef pending_change *c
-        cdef uint64_t k, whole, n_bytes = 0
+        cdef pending_change *last = NULL
+        cdef uint64_t k
         pthread_mutex_lock(&self.mutex)
-        k = whole = self.first
-        while k < min(change, self.next):
+        k = self.first
+        while k < change:
             c = &self.changes[k % self.n_changes]
-            if k == self.first or c.seq != self.changes[(k - 1) % self.n_changes].seq:
-                whole = k
-            if c.seq > seq or c.pins:
+            if c.pins:
                 break
             k += 1
-        # All of a record or nothing: who looks for the rest of it would find that it is neither here nor released.
-        if k < self.next and self.changes[k % self.n_changes].seq <= seq:
-            k = whole
-        if k > self.first:
-            c = &self.changes[(k - 1) % self.n_changes]
-            n_bytes = (c.end - c.start) * CDP_SECTOR if c.kind == CDP_EXTENT_DATA else 0
-            self.from_bytes = c.at + n_bytes
-            self.first = k
-        if self.first < self.next and self.changes[self.first % self.n_changes].seq <= seq:
-            seq = self.changes[self.first % self.n_changes].seq - 1
+            # All of a record or nothing: who looks for the rest of it would find that it is neither here nor released.
+            if k == change or self.changes[k % self.n_changes].seq != c.seq or not self.changes[k % self.n_changes].recorded:
+                self.first = k
+                last = c
+        if last != NULL:
+            self.from_bytes = last.at + ((last.end - last.start) * CDP_SECTOR if last.kind == CDP_EXTENT_DATA else 0)
+        if self.first < self.next:
+            c = &self.changes[self.first % self.n_changes]
+            seq = min(seq, c.seq - 1 if c.recorded else c.seq)
         self.released_seq = max(self.released_seq, seq)
         pthread_mutex_unlock(&self.mutex)
 

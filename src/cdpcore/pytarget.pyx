@@ -13,7 +13,8 @@ from libc.string cimport memset
 from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
 from cdpcore.mdpacket cimport CDP_MD_FLUSH, CDP_MD_READ, CDP_MD_TRIM, CDP_MD_WRITE, CDP_MD_ZERO
 from cdpcore.target cimport cdp_target
-from cdpcore.volume cimport CDP_EXTENT_DATA, CDP_FUA, CDP_HOLE, cdp_extent
+from cdpcore.extents cimport CDP_EXTENT_DATA, cdp_extent
+from cdpcore.volume cimport CDP_FUA, CDP_HOLE
 
 from cdpcore.errors import CdpError, code_of
 

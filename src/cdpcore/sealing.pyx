@@ -8,7 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from cdpcore.errors cimport CDP_OK, cdp_status, check
-from cdpcore.log cimport Log, cdp_frame_entry, segment
+from cdpcore.log cimport Log
+from cdpcore.logfiles cimport cdp_frame_entry, segment
 from cdpcore.osapi cimport cdp_os
 from cdpcore.ring cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
 

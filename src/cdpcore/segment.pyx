@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from cdpcore.errors cimport CDP_OK, cdp_fail_os, cdp_status, check
 from cdpcore.index cimport (cdp_loc, cdp_run_meta, cdp_run_write_tree, cdp_tree, cdp_tree_free, cdp_tree_has_room,
                             cdp_tree_insert, cdp_tree_new, cdp_crc32c)
-from cdpcore.log cimport cdp_frame_entry
+from cdpcore.logfiles cimport cdp_frame_entry
 from cdpcore.osfile cimport File
 from cdpcore.osapi cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR, Os, cdp_os
 from cdpcore.errors import Corruption, OutOfSpace

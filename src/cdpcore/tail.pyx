@@ -10,7 +10,8 @@ Threading: any thread.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from cdpcore.log cimport Log, cdp_frame_entry, segment
+from cdpcore.log cimport Log
+from cdpcore.logfiles cimport cdp_frame_entry, segment
 from cdpcore.ring cimport cdp_frame, pthread_mutex_lock, pthread_mutex_unlock, ring_frame
 
 cdef extern from "format.h" nogil:

@@ -16,7 +16,8 @@ from libc.string cimport memset
 from cdpcore.errors cimport CDP_OK, cdp_status
 from cdpcore.ring cimport pthread_mutex_t
 from cdpcore.target cimport cdp_target
-from cdpcore.volume cimport VolumeCore, cdp_extent
+from cdpcore.extents cimport cdp_extent
+from cdpcore.volume cimport VolumeCore
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_init(pthread_mutex_t *m, void *attr)

@@ -2,7 +2,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.view cimport View
-from cdpcore.volume cimport VolumeCore, cdp_extent
+from cdpcore.extents cimport cdp_extent
+from cdpcore.volume cimport VolumeCore
 
 
 cdef extern from "target.h" nogil:

@@ -4,8 +4,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EROFS, ESHUTDOWN
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.errors cimport CDP_CLOSED, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
+from cdpcore.extents cimport cdp_extent
 from cdpcore.index cimport cdp_view
-from cdpcore.volume cimport cdp_extent, cdp_gate_enter, cdp_gate_leave
+from cdpcore.volume cimport cdp_gate_enter, cdp_gate_leave
 
 
 cdef int target_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:

@@ -6,8 +6,10 @@ Lock order: Log's append lock, then Versions' mutex, then Log's io lock.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from cdpcore.errors cimport cdp_status
+from cdpcore.extents cimport cdp_extent, extents
 from cdpcore.index cimport cdp_view
-from cdpcore.log cimport Log, room
+from cdpcore.log cimport Log
+from cdpcore.logfiles cimport room
 from cdpcore.osapi cimport Os, cdp_os
 from cdpcore.segfiles cimport SegmentFds
 from cdpcore.versions cimport Versions
@@ -28,21 +30,6 @@ cdef extern from "target.h" nogil:
         CDP_FUA
         CDP_HOLE
         CDP_META
-        CDP_EXTENT_DATA
-        CDP_EXTENT_ZERO
-        CDP_EXTENT_HOLE
-    ctypedef struct cdp_extent:
-        uint64_t offset
-        uint64_t length
-        uint32_t kind
-
-
-cdef class VolumeCore
-
-# Appends [a, b) to the extents, or to the last of them. -1: the list is full.
-cdef int add_extent(cdp_extent *out, uint32_t cap, uint32_t *n, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil
-# [a, b) of the base.
-cdef int map_base(VolumeCore self, uint64_t a, uint64_t b, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st) noexcept nogil
 
 
 cdef class VolumeCore:
@@ -84,20 +71,29 @@ cdef class VolumeCore:
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
                  cdp_status *st) noexcept nogil
 
+    # --- what a kind of volume does in its own way
+    # One record: at most max_request_bytes from the beginning of the first sector on.
+    cdef int write_record(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                          cdp_status *st) noexcept nogil
+    # n > 0; *seq: of the last record.
+    cdef int zero_range(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
+    # Record `seq` and all before it survive a power cut.
+    cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
+    cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int map_window(self, const cdp_view *view, uint64_t at, uint64_t end, extents *out, cdp_status *st) noexcept nogil
+
     # --- internal
-    cdef int check_range(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    # Counted by the gate until leave(), or cdp_gate_leave; or not let in: closed, or the range is not inside the volume.
+    cdef int enter(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int leave(self, int rc, uint64_t n, uint32_t flags, const uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil
-    cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags, uint64_t *seq,
-                           cdp_status *st) noexcept nogil
     cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                          cdp_status *st) noexcept nogil
     cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
                          uint64_t *seq, cdp_status *st) noexcept nogil
-    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, uint64_t *seq,
-                        cdp_status *st) noexcept nogil
-    cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int read_data(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int map_parent(self, uint64_t a, uint64_t b, extents *out, cdp_status *st) noexcept nogil
     cdef int set_tree_aside(self) noexcept nogil
     cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
                               room room_kind, cdp_status *st) noexcept nogil

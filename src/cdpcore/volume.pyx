@@ -15,8 +15,9 @@ from libc.errno cimport ENOMEM, ESHUTDOWN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
+from cdpcore.extents cimport FULL, add_extent, add_file, kind_of
 from cdpcore.index cimport cdp_crc32c, cdp_piece
-from cdpcore.log cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
+from cdpcore.logfiles cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
 from cdpcore.versions cimport Versions, change, drop, pieces
 from cdpcore.osapi cimport CDP_OPEN_RDONLY
 from cdpcore.errors import Busy, Closed
@@ -43,7 +44,6 @@ cdef extern from "frame.h" nogil:
 
 cdef enum:
     MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
-    FULL = -1           # add_extent: the list is full, which is no error
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
@@ -92,9 +92,12 @@ cdef class VolumeCore:
 
     # --- the way of a write -------------------------------------------------------------------------------------------
 
-    cdef int check_range(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    cdef int enter(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
         if off > self.size_bytes or n > self.size_bytes - off:
+            cdp_gate_leave(&self.gate)
             rc = cdp_fail(st, CDP_INVALID, 0, off, b"request reaches past the end of the volume")
             st.expected = self.size_bytes
             st.actual = off + n
@@ -105,31 +108,54 @@ cdef class VolumeCore:
                    cdp_status *st) noexcept nogil:
         """*seq: that of the last record, stored under the append lock before that record is in the log; 0 where it failed."""
         cdef uint64_t done = 0, step, part_seq = 0
-        cdef uint64_t *at
-        cdef int rc
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
+        cdef int rc = self.enter(off, n, st)
+        if rc != CDP_OK:
+            return rc
         while rc == CDP_OK and done < n:
             step = min(n - done, self.max_request_bytes - (off + done) % CDP_SECTOR)
-            at = seq if done + step == n else &part_seq     # not before the whole request is in the log
-            if (off + done) % CDP_SECTOR == 0 and step % CDP_SECTOR == 0:
-                rc = self.write_sectors(buf + done, (off + done) // CDP_SECTOR, step // CDP_SECTOR, flags, at, st)
-            else:
-                rc = self.write_bytes(buf + done, off + done, step, flags, at, st)
+            # *seq not before the whole request is in the log.
+            rc = self.write_record(buf + done, off + done, step, flags, seq if done + step == n else &part_seq, st)
             done += step
+        return self.leave(rc, n, flags, seq, st)
+
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef int rc = self.enter(off, n, st)
+        if rc != CDP_OK:
+            return rc
+        if n:
+            rc = self.zero_range(off, n, flags, seq, st)
+        return self.leave(rc, n, flags, seq, st)
+
+    cdef int leave(self, int rc, uint64_t n, uint32_t flags, const uint64_t *seq, cdp_status *st) noexcept nogil:
+        """A change has come to its end, its last record is *seq."""
+        if rc == CDP_OK and n and flags & CDP_FUA:
+            rc = self.make_durable(seq[0], st)
         cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
-        cdef int rc
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
-        if rc == CDP_OK and n:
-            rc = self.zero_bytes(off, n, CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO, flags, seq, st)
+    cdef int flush(self, cdp_status *st) noexcept nogil:
+        """Everything acknowledged before is durable at return. A flush with nothing new behind it leaves no record."""
+        cdef uint64_t seq
+        cdef int rc = self.enter(0, 0, st)
+        if rc != CDP_OK:
+            return rc
+        self.log.lock_append()
+        seq = self.versions.last_seq
+        if self.unflushed_seq != seq:
+            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
+            if seq:
+                self.unflushed_seq = seq
+                self.n_flushes += 1
+            else:
+                rc = st.code
+        self.log.unlock_append()
+        if rc == CDP_OK:
+            rc = self.make_durable(seq, st)
         cdp_gate_leave(&self.gate)
         return rc
+
+    cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
+        return self.log.wait_durable(seq, st)
 
     cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil:
         """Append lock held: room for the whole record in segment and tree, and its seq and timestamp."""
@@ -158,17 +184,17 @@ cdef class VolumeCore:
         self.log.publish_sealing()
         return CDP_OK
 
-    cdef int write_sectors(self, const uint8_t *buf, uint64_t start, uint64_t sectors, uint32_t flags, uint64_t *seq,
-                           cdp_status *st) noexcept nogil:
-        """The usual write. Checksums first: the append lock covers one copy of the data and no more."""
+    cdef int write_record(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                          cdp_status *st) noexcept nogil:
+        """Checksums first: the append lock covers one copy of the data and no more."""
         cdef uint32_t crc[MAX_PARTS]
         cdef int rc
-        checksum_parts(buf, sectors * CDP_SECTOR, self.part_bytes, crc)
+        if off % CDP_SECTOR or n % CDP_SECTOR:
+            return self.write_bytes(buf, off, n, flags, seq, st)
+        checksum_parts(buf, n, self.part_bytes, crc)
         self.log.lock_append()
-        rc = self.append_data(buf, start, sectors, crc, flags, seq, st)
+        rc = self.append_data(buf, off // CDP_SECTOR, n // CDP_SECTOR, crc, flags, seq, st)
         self.log.unlock_append()
-        if rc == CDP_OK and flags & CDP_FUA:
-            rc = self.log.wait_durable(seq[0], st)
         return rc
 
     cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
@@ -225,14 +251,12 @@ cdef class VolumeCore:
             rc = self.append_data(merged, start, end - start, crc, flags, seq, st)
         self.log.unlock_append()
         free(merged)
-        if rc == CDP_OK and flags & CDP_FUA:
-            rc = self.log.wait_durable(seq[0], st)
         return rc
 
-    cdef int zero_bytes(self, uint64_t off, uint64_t n, uint16_t kind, uint32_t flags, uint64_t *seq,
-                        cdp_status *st) noexcept nogil:
+    cdef int zero_range(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
         cdef uint64_t end = off + n, at = off, stop, ts_ns
+        cdef uint16_t kind = CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO
         cdef change part[3]
         cdef uint8_t edge[3][512]
         cdef uint16_t rec_flags
@@ -274,8 +298,6 @@ cdef class VolumeCore:
         else:
             seq[0] = 0
         self.log.unlock_append()
-        if rc == CDP_OK and flags & CDP_FUA:
-            rc = self.log.wait_durable(seq[0], st)
         return rc
 
     cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
@@ -288,27 +310,6 @@ cdef class VolumeCore:
             return 0
         self.versions.add(seq, ts_ns, NULL, 0)
         return seq
-
-    cdef int flush(self, cdp_status *st) noexcept nogil:
-        """Everything acknowledged before is durable at return. A flush with nothing new behind it leaves no record."""
-        cdef uint64_t seq
-        cdef int rc = CDP_OK
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        self.log.lock_append()
-        seq = self.versions.last_seq
-        if self.unflushed_seq != seq:
-            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
-            if seq:
-                self.unflushed_seq = seq
-                self.n_flushes += 1
-            else:
-                rc = st.code
-        self.log.unlock_append()
-        if rc == CDP_OK:
-            rc = self.log.wait_durable(seq, st)
-        cdp_gate_leave(&self.gate)
-        return rc
 
     cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
         pass
@@ -323,10 +324,9 @@ cdef class VolumeCore:
 
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         cdef uint64_t done = 0, step
-        cdef int rc
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
+        cdef int rc = self.enter(off, n, st)
+        if rc != CDP_OK:
+            return rc
         while rc == CDP_OK and done < n:
             step = min(n - done, <uint64_t>(32 << 20))
             rc = self.read_inside(view, buf + done, off + done, step, st)
@@ -400,37 +400,52 @@ cdef class VolumeCore:
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
                  cdp_status *st) noexcept nogil:
         """As cdp_target.map. Works in windows of 1 GiB, so a huge fragmented range costs no more than is asked for."""
-        cdef pieces p
-        cdef uint64_t at = off, end = off + n, stop, i, a, b
-        cdef uint32_t kind, count = 0
-        cdef int rc
+        cdef uint64_t at = off, end = off + n, stop
+        cdef extents found = extents(at=out, cap=cap, n=0)
+        cdef int rc = self.enter(off, n, st)
         got[0] = 0
-        if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-        rc = self.check_range(off, n, st)
+        if rc != CDP_OK:
+            return rc
         while rc == CDP_OK and at < end:
             stop = min(end, (at // (1 << 30) + 1) * (1 << 30))
-            rc = self.versions.resolve(view, at // CDP_SECTOR, (stop + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
-            if rc != CDP_OK:
-                break
-            for i in range(p.n):
-                a = max(p.at[i].start * CDP_SECTOR, at)
-                b = min(p.at[i].end * CDP_SECTOR, stop)
-                if p.at[i].loc == CDP_LOC_BASE:
-                    rc = map_base(self, a, b, out, cap, &count, st)
-                else:
-                    kind = CDP_EXTENT_DATA
-                    if not cdp_loc_is_data(p.at[i].loc):
-                        kind = CDP_EXTENT_HOLE if p.at[i].loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
-                    rc = add_extent(out, cap, &count, a, b, kind)
-                if rc != CDP_OK:
-                    break
-            drop(&p)
+            rc = self.map_window(view, at, stop, &found, st)
             at = stop
         cdp_gate_leave(&self.gate)
-        if rc == FULL:
-            rc = CDP_OK
-        got[0] = count
+        got[0] = found.n
+        return CDP_OK if rc == FULL else rc
+
+    cdef int map_window(self, const cdp_view *view, uint64_t at, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef uint64_t i, a, b
+        cdef int rc = self.versions.resolve(view, at // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            a = max(p.at[i].start * CDP_SECTOR, at)
+            b = min(p.at[i].end * CDP_SECTOR, end)
+            if p.at[i].loc != CDP_LOC_BASE:
+                rc = add_extent(out, a, b, kind_of(p.at[i].loc))
+            elif self.parent is None:
+                rc = add_file(out, self.table, self.base_fd, a, b, st)
+            else:
+                rc = self.map_parent(a, b, out, st)
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    cdef int map_parent(self, uint64_t a, uint64_t b, extents *out, cdp_status *st) noexcept nogil:
+        cdef cdp_extent some[64]
+        cdef uint32_t got, i
+        cdef int rc = CDP_OK
+        while rc == CDP_OK and a < b:
+            rc = self.parent.map(&self.parent_view.v, a, b - a, some, 64, &got, st)
+            if rc != CDP_OK:
+                break
+            for i in range(got):
+                if rc == CDP_OK:
+                    a = some[i].offset + some[i].length
+                    rc = add_extent(out, some[i].offset, a, some[i].kind)
         return rc
 
     # --- for the Python shell -----------------------------------------------------------------------------------------
@@ -586,54 +601,3 @@ cdef void checksum_parts(const uint8_t *buf, uint64_t n, uint64_t part_bytes, ui
     while at < n:
         crc[at // part_bytes] = cdp_crc32c(0, buf + at, min(part_bytes, n - at))
         at += part_bytes
-
-
-cdef int add_extent(cdp_extent *out, uint32_t cap, uint32_t *n, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil:
-    if n[0] and out[n[0] - 1].kind == kind:
-        out[n[0] - 1].length += b - a
-        return CDP_OK
-    if n[0] == cap:
-        return FULL
-    out[n[0]].offset = a
-    out[n[0]].length = b - a
-    out[n[0]].kind = kind
-    n[0] += 1
-    return CDP_OK
-
-
-cdef int map_base(VolumeCore self, uint64_t a, uint64_t b, cdp_extent *out, uint32_t cap, uint32_t *n,
-                  cdp_status *st) noexcept nogil:
-    """[a, b) of the base: the parent's extents, or the holes of the base file."""
-    cdef cdp_extent some[64]
-    cdef uint32_t got, i
-    cdef uint64_t start, end
-    cdef int rc
-    if self.parent is None and self.base_fd < 0:
-        return add_extent(out, cap, n, a, b, CDP_EXTENT_HOLE)
-    while a < b:
-        if self.parent is not None:
-            rc = self.parent.map(&self.parent_view.v, a, b - a, some, 64, &got, st)
-            if rc != CDP_OK:
-                return rc
-            for i in range(got):
-                rc = add_extent(out, cap, n, a, a + some[i].length, some[i].kind)
-                if rc != CDP_OK:
-                    return rc
-                a += some[i].length
-            continue
-        rc = self.table.next_data(self.table.ctx, self.base_fd, a, &start, &end)
-        if rc < 0:
-            return cdp_fail_os(st, rc, a, b"looking for data in the base")
-        if rc == 0 or start >= b:
-            return add_extent(out, cap, n, a, b, CDP_EXTENT_HOLE)
-        if start > a:
-            rc = add_extent(out, cap, n, a, start, CDP_EXTENT_HOLE)
-            if rc != CDP_OK:
-                return rc
-            a = start
-        end = min(end, b)
-        rc = add_extent(out, cap, n, a, end, CDP_EXTENT_DATA)
-        if rc != CDP_OK:
-            return rc
-        a = end
-    return CDP_OK

@@ -50,8 +50,8 @@ typedef struct cdp_target {
     uint64_t (*written_seq)(void *ctx);             /* records up to it are in files: they survive this process */
     /* Returns when written_seq is more than `beyond`, or all records before this call are in files; not synced. */
     int (*write_out)(void *ctx, uint64_t beyond, cdp_status *st);
-    /* May be NULL. A hint that costs next to nothing: a request for this range comes soon. A disk that
-     * must read before it writes can then read for many requests at once. The range need not be valid. */
+    /* Looked at only where tells_seq, too; then it may be NULL. A hint that costs next to nothing: a request for this range
+     * comes soon. A disk that must read before it writes can then read for many requests at once. The range need not be valid. */
     void (*expect)(void *ctx, uint64_t offset, uint64_t length);
 } cdp_target;
 
