@@ -1,5 +1,5 @@
 """Calls that fail, a full disk, and damage on the medium: errors are clear, nothing acknowledged is lost, reads never lie silently
-about what was flushed, and nothing leaks. On the simulated disk, seeded: CDP_SEED=seed replays one history."""
+about what was flushed, and nothing leaks. On the simulated disk, seeded: CDP_SEED=seed replays one history. Both kinds of volumes: of before-images, calls on the disk in place fail as well."""
 from __future__ import annotations
 
 import errno
@@ -9,6 +9,7 @@ import random
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from cdpcore.segment import SegmentFile
 from simcatalog import on
 from world import KIB, SIZES, WEIGHTS, Size, World, tuning
 
-HISTORIES = int(os.environ.get("CDP_HISTORIES", "1500")) // 2
+HISTORIES = int(os.environ.get("CDP_HISTORIES", "1500")) // 4
+KINDS = ["after", "before"]
 CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "create", "sync_dir", "rename", "unlink", "truncate", "punch",
          "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")
 UNSURE = ("bookmark", "unbookmark", "restore", "destroy", "undo", "shut", "reopen")
 PARTS = (None, None, "/log/", "/log/", "/runs/", "catalog", "/images/")
+DISK_PARTS = ("/v.img", "/v.img", "disk.state", "disk.json")
 
 
 def succeeds(call: Callable[[], object]) -> bool:
@@ -39,10 +42,11 @@ def succeeds(call: Callable[[], object]) -> bool:
 class Faults:
     """A volume in use while calls fail; after each failure it goes on, is opened again, or loses power."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, kind: str):
         self.random = random.Random(seed)
         self.sim = SimOs(seed)
-        self.world = World(seed, self.sim, "/v", self.random.choice(SIZES))
+        self.world = World(seed, self.sim, "/v", replace(self.random.choice(SIZES), before=kind == "before"))
+        self.parts = PARTS + (DISK_PARTS if kind == "before" else ())
         self.failures = self.sticky = 0
 
     def run(self) -> None:
@@ -61,7 +65,7 @@ class Faults:
 
     def arm(self) -> None:
         rnd = self.random
-        self.sim.fail(rnd.choice(CALLS), part=rnd.choice(PARTS), n=rnd.randint(1, rnd.choice((2, 10))), times=rnd.choice((1, 1, 2, 6)),
+        self.sim.fail(rnd.choice(CALLS), part=rnd.choice(self.parts), n=rnd.randint(1, rnd.choice((2, 10))), times=rnd.choice((1, 1, 2, 6)),
                       error=rnd.choice((errno.EIO, errno.EIO, errno.ENOSPC)))
 
     def after_failure(self, name: str) -> None:
@@ -74,6 +78,8 @@ class Faults:
         for node in world.root.family():
             if node.volume is None or node.volume.closed:
                 continue
+            while not succeeds(lambda: world.catch_up(node)):   # what is written back may have gone on before it failed
+                pass
             seq = node.volume._core.position()[0]
             assert seq <= len(node.model.rows)
             node.model.cut(seq, durable=False)
@@ -112,8 +118,9 @@ class Faults:
         world.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(3600)
-def test_failing_calls() -> None:
+def test_failing_calls(kind: str) -> None:
     """Any call fails at any time with EIO or ENOSPC, once or often: a clear error, and after it the model's content and history."""
     gc.collect()
     gc.freeze()
@@ -121,7 +128,7 @@ def test_failing_calls() -> None:
     seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(HISTORIES)
     try:
         for seed in seeds:
-            faults = Faults(seed)
+            faults = Faults(seed, kind)
             try:
                 faults.run()
             except BaseException as e:
