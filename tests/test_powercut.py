@@ -1,14 +1,15 @@
-"""The power goes at any call: what comes back is a prefix in seq order that holds all that was flushed.
+"""The power goes, or the process is killed, at any call: what comes back is a prefix in seq order that holds all that was flushed.
 
 Every history is drawn from its seed: a volume is made, used, and cut off at some OS call of some operation (creating,
-sealing, merging, imaging, restoring, recovering and all else), several times over. Replay one: CDP_SEED=seed; run more:
-CDP_HISTORIES=10000.
+sealing, merging, imaging, restoring, writing a restore back, recovering and all else), several times over. Replay one:
+CDP_SEED=seed; run more: CDP_HISTORIES=10000.
 """
 from __future__ import annotations
 
 import gc
 import os
 import random
+import traceback
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,10 @@ from cdpcore.osapi import SimOs
 from world import SIZES, Node, World
 
 HISTORIES = int(os.environ.get("CDP_HISTORIES", "800"))
-MODES = ["seeded"] * 6 + ["drop", "keep"]
+MODES = ["seeded"] * 6 + ["drop", "keep"] + ["killed"] * 3      # killed: the machine goes on
+PLACES = {"_seal": "sealing", "merge_once": "merging", "write_back": "writing a restore back", "settle_disk": "settling the disk",
+          "reclaim": "freeing", "recover": "recovering"}
+BEFORE_ONLY = {"write_back", "settle_disk"}
 
 
 class History:
@@ -27,7 +31,7 @@ class History:
         self.sim = SimOs(seed)
         self.world = World(seed, self.sim, "/v", replace(self.random.choice(SIZES), before=kind == "before"))
         self.cuts = self.lost = self.recovery_cuts = 0
-        self.killed = False     # the process ended, and the machine did not
+        self.places: set[str] = set()       # functions in the middle of which it ended
 
     def run(self) -> None:
         rnd, world = self.random, self.world
@@ -46,10 +50,7 @@ class History:
                     world.run(op)
                 if rnd.random() < 0.3:
                     world.close()
-                self.sim.cut_at(None)
-                self.killed = rnd.random() < 0.3
-                if not self.killed:
-                    self.sim.cut_at(0)
+                self.sim.cut_at(0)
 
             self.live(life)
         world.close()
@@ -60,18 +61,13 @@ class History:
         """Until the power goes; then recovery, which may be cut as well."""
         try:
             what()
-            if self.sim.powered and not self.killed:
+            if self.sim.powered:
                 self.sim.cut_at(None)
                 return
-        except CdpError:
-            if self.sim.powered:
-                raise
-        if self.sim.powered:
-            self.world.forget()
-        else:
-            self.cuts += 1
-            self.world.crash(self.random.choice(MODES))
-        self.killed = False
+        except CdpError as e:
+            self.note(e)
+        self.cuts += 1
+        self.world.crash(self.random.choice(MODES))
         while True:
             if self.random.random() < 0.4:
                 self.sim.cut_at(self.random.randint(1, self.random.choice((6, 30))))
@@ -82,11 +78,16 @@ class History:
                 if self.sim.powered:
                     self.sim.cut_at(None)
                     return
-            except CdpError:
-                if self.sim.powered:
-                    raise
+            except CdpError as e:
+                self.note(e)
             self.recovery_cuts += 1
             self.world.crash(self.random.choice(MODES))
+
+    def note(self, error: CdpError) -> None:
+        """It is the power that went; where."""
+        if self.sim.powered:
+            raise error
+        self.places.update(frame.f_code.co_name.rsplit(".", 1)[-1] for frame, _ in traceback.walk_tb(error.__traceback__))
 
     def find(self) -> None:
         if self.world.root is None or not self.sim.exists("/v/lock"):
@@ -118,6 +119,7 @@ def test_histories(which: range, kind: str) -> None:
     gc.collect()
     gc.freeze()     # a crash collects what was left behind: only that, and not all of the test run
     cuts = lost = again = 0
+    places: set[str] = set()
     try:
         for seed in which:
             history = History(seed, kind)
@@ -126,8 +128,10 @@ def test_histories(which: range, kind: str) -> None:
             except BaseException as e:
                 e.add_note(f"replay: CDP_SEED={seed}")
                 raise
+            places |= history.places & set(PLACES)
             cuts, lost, again = cuts + history.cuts, lost + history.lost, again + history.recovery_cuts
     finally:
         gc.unfreeze()
-    print(f"{len(which)} histories, {cuts} power cuts, {again} more during recovery, {lost} unflushed records lost")
+    print(f"{len(which)} histories, {cuts} power cuts, {again} more during recovery, {lost} unflushed records lost; in the middle of "
+          f"{', '.join(sorted(PLACES[p] for p in places))}")
     assert len(which) < 50 or (cuts > len(which) // 2 and again and lost)       # the cuts did hit something
