@@ -295,7 +295,8 @@ def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tunin
         disks.check_unchanged(os, directory, geometry.disk, disk, geometry.size_bytes)
         state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
         try:
-            recover(os, directory, geometry, catalog, tuning, disk, state.applied_seq)
+            state.watch(disk)
+            recover(os, directory, geometry, catalog, tuning, disk, state)
         finally:
             state.close()
 
