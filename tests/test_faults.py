@@ -79,7 +79,7 @@ class Faults:
             if node.volume is None or node.volume.closed:
                 continue
             durable = node.model.durable
-            while not succeeds(lambda: world.catch_up(node)):   # what is written back may have gone on before it failed
+            while not succeeds(lambda node=node: world.catch_up(node)):   # what is written back may have gone on before it failed
                 pass
             node.model.durable = durable
             seq = node.volume._core.position()[0]
@@ -260,6 +260,8 @@ def flip(seed: int, kind: str) -> str:
     if offsets:     # not the untouched part of a segment
         size = min(size, offsets[-1] + 40 * KIB)
     byte = rnd.choice((rnd.randrange(size), rnd.randrange(min(size, 4200)), *(o + rnd.randrange(120) for o in offsets[-3:])))
+    if path == "/v/disk.state":     # not its padding
+        byte = byte % 64 + (size > 4096) * rnd.randrange(2) * 4096
     sim.flip(path, byte, rnd.randrange(8))
     try:
         return look(world, known, path, durable, rnd)
