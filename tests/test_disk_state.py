@@ -1,5 +1,5 @@
-"""What says how far a disk in place is (disk.state), how it looked (disk.json), and the disk: check names what does not fit, opening refuses
-what it could not mend, and neither takes for damage what a crash leaves."""
+"""What says how far a disk in place is (disk.state), how it looked (disk.json), and the disk: check names what does not fit, opening
+refuses what it could not mend, and neither takes for damage what a crash leaves."""
 from __future__ import annotations
 
 import os
@@ -56,7 +56,9 @@ os._exit(9)
         return max((0, 4096), key=lambda at: int.from_bytes(raw[at + 32:at + 40], "little"))
 
     def files(self) -> dict[str, bytes]:
-        return {str(p): p.read_bytes() for p in [*self.v.rglob("*"), self.disk] if p.is_file() and p.parent.name != "catalog.lmdb" and p.name != "disk.state"}
+        """All but what opening may write: the state, as it was found, and LMDB's own."""
+        return {str(p): p.read_bytes() for p in [*self.v.rglob("*"), self.disk]
+                if p.is_file() and p.parent.name != "catalog.lmdb" and p != self.state}
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_a_damaged_copy_of_a_closed_volume_is_told_and_written_anew(place: Place
     at = place.newer() if which == "newer" else 4096 - place.newer()
     place.flip(place.state, at + 20)
     if which == "newer":    # what was flushed before the last write is all that is known
-        one_problem(place, place.state, "sealed up to #", "from a copy")
+        one_problem(place, place.state, "log is sealed up to #", "from a copy")
         before = place.files()
         with pytest.raises(Corruption, match="sealed up to"):
             cdp.open(place.v)

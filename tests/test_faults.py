@@ -1,5 +1,6 @@
 """Calls that fail, a full disk, and damage on the medium: errors are clear, nothing acknowledged is lost, reads never lie silently
-about what was flushed, and nothing leaks. On the simulated disk, seeded: CDP_SEED=seed replays one history. Both kinds of volumes: of before-images, calls on the disk in place fail as well."""
+about what was flushed, and nothing leaks. On the simulated disk, seeded: CDP_SEED=seed replays one history. Both
+kinds of volumes: of before-images, calls on the disk in place fail as well."""
 from __future__ import annotations
 
 import errno

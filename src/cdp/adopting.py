@@ -36,8 +36,8 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
 
     The history so far does not fit the disk any more and is deleted, with its bookmarks. `keep_history`: the caller vouches that the
     disk holds what it held when the volume was closed (it was copied, moved or touched), and nothing is deleted; Corruption where
-    its size or samples of it differ, or, where the volume was not closed cleanly, it is another file. Raises NotFound, Busy, InvalidRequest for a
-    volume without such a disk, RefusedPoint while writable images of the old history exist.
+    its size or samples of it differ, or, where the volume was not closed cleanly, it is another file. Raises NotFound, Busy,
+    InvalidRequest for a volume without such a disk, RefusedPoint while writable images of the old history exist.
     """
     os, directory = posix(), _directory(path)
     if not os.exists(directory) and os.exists(f"{directory}.old"):      # a crash between the renames
@@ -102,6 +102,7 @@ def detach(path: str | Path, *, settings: Settings | None = None) -> str:
     volume = Volume(directory, settings=settings)
     volume.close()
     if volume.writeback is not None and volume.writeback.unfinished:
-        raise Unavailable(f"{geometry.disk}: is not what {directory} shows: a restore could not be written back ({volume.writeback.unfinished})",
+        raise Unavailable(f"{geometry.disk}: is not what {directory} shows: a restore could not be written back "
+                          f"({volume.writeback.unfinished})",
                           "mend that and detach again; until then the disk is right only through the volume")
     return geometry.disk

@@ -157,7 +157,7 @@ def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found
     it are removed, the newest first, so that a crash in between leaves a log that says the same. Returns the numbers that are left."""
     seq, opened, applied_seq = found.last_seq, [], state.applied_seq
     if seq > applied_seq:       # a segment is sealed only when the disk has it
-        raise Corruption(f"{directory}/disk.state: the disk holds records up to #{applied_seq}, it says, but the log is sealed up to #{seq}",
+        raise Corruption(f"{directory}/disk.state: says that the disk holds up to #{applied_seq}, but the log is sealed up to #{seq}",
                          "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; nothing was changed")
     uuid = bytes.fromhex(geometry.uuid)
     claims: list[int] = []
@@ -177,8 +177,8 @@ def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found
             raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
                              f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
         if seq > applied_seq and state.damaged:
-            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by the "
-                             f"other the disk must lose what follows #{applied_seq}, up to #{seq}",
+            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by "
+                             f"the other the disk must lose what follows #{applied_seq}, up to #{seq}",
                              "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
         if seq > applied_seq:
             for segment in opened:      # what a killed process left may not be on the device: while the disk is written, the log says why

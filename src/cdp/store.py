@@ -268,8 +268,8 @@ class Store:
         self._disk_stamp = now
 
     def _know_disk(self, disk: File, state: DiskState, now: disks.Stamp) -> None:
-        """After recovery, which brings disk and log to the same record: is the disk still ours? From now on it changes. Not before: a failed
-        opening must not forget how it looked."""
+        """After recovery, which brings disk and log to the same record: is the disk still ours? From now on it changes. Not before: a
+        failed opening must not forget how it looked."""
         if not now.clean and not (self.unwritten() and self.restores[-1].destructive):
             disks.check_left_alone(self.directory, self.geometry.disk, disk, state)
         if not self.read_only:

@@ -87,7 +87,8 @@ cdef class DiskState:
                 self.applied_seq = s.applied_seq
                 self.changed_ns = s.changed_ns
         if not self.generation:
-            raise Corruption(f"{self.path}: no valid copy of the state of the disk", "put it back from a copy, or 'cdp adopt' the disk anew")
+            raise Corruption(f"{self.path}: no valid copy of the state of the disk",
+                             "put it back from a copy, or 'cdp adopt' the disk anew")
         self.damaged = tuple(failed + (empty if self.generation > 1 else []))
 
     def watch(self, File disk not None):

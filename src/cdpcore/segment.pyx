@@ -456,8 +456,8 @@ cdef class SegmentFile:
             check(cdp_fail_os(&st, rc, 0, b"making a recovered segment durable"), &st, self.path)
 
     def cut(self):
-        """After scan(until=...): cut the file behind the frame where it stopped. Durable before seal() writes there: half of that, and later
-        frames behind it, would look like damage."""
+        """After scan(until=...): cut the file behind the frame where it stopped. Durable before seal() writes there: half of that, and
+        later frames behind it, would look like damage."""
         cdef cdp_status st
         cdef int rc
         with nogil:
