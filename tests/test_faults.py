@@ -22,7 +22,7 @@ from cdpcore.segment import SegmentFile
 from simcatalog import on
 from world import KIB, SIZES, WEIGHTS, Size, World, tuning
 
-HISTORIES = int(os.environ.get("CDP_HISTORIES", "1500")) // 4
+HISTORIES = int(os.environ.get("CDP_HISTORIES", "1200")) // 4
 KINDS = ["after", "before"]
 CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "create", "sync_dir", "rename", "unlink", "truncate", "punch",
          "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")
@@ -233,7 +233,7 @@ def test_flipped_bits(kind: str) -> None:
     """One bit of the log or a run flips while the machine is off: the opening says Corruption, or everything durable is there; a read says
     Corruption, or gives the right bytes but for that one bit of data; nothing crashes, nothing is dropped in silence."""
     told = wrong = fine = 0
-    seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(max(300, HISTORIES // 2))
+    seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(max(150, HISTORIES // 2))
     for seed in seeds:
         result = flip(seed, kind)
         told, wrong, fine = told + (result == "told"), wrong + (result == "data"), fine + (result == "fine")
