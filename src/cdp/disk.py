@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cdpcore.diskstate import DiskState
-from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, Unavailable
+from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.index import crc32c
 from cdpcore.osapi import File, Os, PosixOs
 
@@ -27,6 +27,7 @@ NAME = "disk.json"
 STATE = "disk.state"
 EDGE_BYTES = 1 << 20    # of either end: where file systems and partition tables keep what changes with every mount
 SAMPLES, SAMPLE_BYTES = 64, 4096
+SECTOR_BYTES = 512      # the description is as long; it has some 250 bytes, and 512 at the most
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,16 @@ def _samples(size: int) -> list[tuple[int, int]]:
 
 def save(os: Os, directory: str, now: Stamp) -> None:
     """The volume is closed cleanly and its disk looks like this. Durable at return."""
-    text = json.dumps(asdict(now), sort_keys=True)
-    os.write_file(f"{directory}/{NAME}", f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode())
+    path, text = f"{directory}/{NAME}", json.dumps(asdict(now), sort_keys=True)
+    raw = f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode().ljust(SECTOR_BYTES)
+    try:
+        os.write_file(path, raw)
+    except OutOfSpace:
+        if not os.exists(path):
+            raise
+        with os.open(path, write=True) as file:     # over the old one, which has its block: inside a sector, so whole or not at all
+            file.pwrite(raw, 0)
+            file.datasync()
 
 
 def opened(os: Os, directory: str, now: Stamp) -> None:
