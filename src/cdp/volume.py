@@ -486,11 +486,11 @@ class Volume:
         s.restores = [done if r.seq == row.seq else r for r in s.restores]
         s.renew_reserve()
 
-    def _finish_reclaims(self) -> None:
+    def _finish_reclaims(self, at_once: bool = False) -> None:
         for row in self._store.restores:
             if row.destructive and not row.reclaimed:
                 try:
-                    self._reclaim(row)
+                    self._reclaim(row, at_once)
                 except Corruption as e:     # damage in what is to be freed must not close off the rest; tried again later
                     log.warning("space that restore #%d freed: %s", row.seq, e)
 

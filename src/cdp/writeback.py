@@ -165,7 +165,7 @@ class WriteBack:
             if any(r.destructive and not r.reclaimed for r in store.restores):
                 self._core.set_aside()  # what it discarded is freed once the record's own segment is sealed
                 store.settle()
-            volume._finish_reclaims()
+            volume._finish_reclaims(at_once=True)       # a full disk needs the space to seal the record's own segment
             return False
         finally:
             volume._lock.release()
