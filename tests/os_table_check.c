@@ -156,7 +156,7 @@ static void check_sim(void)
     CHECK(o->unmap(o->ctx, a, 6) == 0 && cdp_sim_open_maps(s) == 0);
     CHECK(o->random(o->ctx, block, 8) == 0);
     CHECK(o->close(o->ctx, fd) == -EIO && cdp_sim_open_handles(s) == 0);
-    CHECK(cdp_sim_power_on(s, 3) == -EINVAL && cdp_sim_power_on(s, CDP_SIM_KEEP) == 0);
+    CHECK(cdp_sim_power_on(s, 4) == -EINVAL && cdp_sim_power_on(s, CDP_SIM_KEEP) == 0);
     CHECK(o->close(o->ctx, fd) == -EBADF && cdp_sim_misuse(s) == 2);
 
     fd = o->open(o->ctx, "f", CDP_OPEN_RDWR | CDP_OPEN_DIRECT);

@@ -1,5 +1,6 @@
 """Calls that fail, a full disk, and damage on the medium: errors are clear, nothing acknowledged is lost, reads never lie silently
-about what was flushed, and nothing leaks. On the simulated disk, seeded: CDP_SEED=seed replays one history."""
+about what was flushed, and nothing leaks. On the simulated disk, seeded: CDP_SEED=seed replays one history. Both
+kinds of volumes: of before-images, calls on the disk in place fail as well."""
 from __future__ import annotations
 
 import errno
@@ -9,6 +10,7 @@ import random
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +22,13 @@ from cdpcore.segment import SegmentFile
 from simcatalog import on
 from world import KIB, SIZES, WEIGHTS, Size, World, tuning
 
-HISTORIES = int(os.environ.get("CDP_HISTORIES", "1500")) // 2
+HISTORIES = int(os.environ.get("CDP_HISTORIES", "1200")) // 4
+KINDS = ["after", "before"]
 CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "create", "sync_dir", "rename", "unlink", "truncate", "punch",
          "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")
 UNSURE = ("bookmark", "unbookmark", "restore", "destroy", "undo", "shut", "reopen")
 PARTS = (None, None, "/log/", "/log/", "/runs/", "catalog", "/images/")
+DISK_PARTS = ("/v.img", "/v.img", "disk.state", "disk.json")
 
 
 def succeeds(call: Callable[[], object]) -> bool:
@@ -39,10 +43,11 @@ def succeeds(call: Callable[[], object]) -> bool:
 class Faults:
     """A volume in use while calls fail; after each failure it goes on, is opened again, or loses power."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, kind: str):
         self.random = random.Random(seed)
         self.sim = SimOs(seed)
-        self.world = World(seed, self.sim, "/v", self.random.choice(SIZES))
+        self.world = World(seed, self.sim, "/v", replace(self.random.choice(SIZES), before=kind == "before"))
+        self.parts = PARTS + (DISK_PARTS if kind == "before" else ())
         self.failures = self.sticky = 0
 
     def run(self) -> None:
@@ -61,7 +66,7 @@ class Faults:
 
     def arm(self) -> None:
         rnd = self.random
-        self.sim.fail(rnd.choice(CALLS), part=rnd.choice(PARTS), n=rnd.randint(1, rnd.choice((2, 10))), times=rnd.choice((1, 1, 2, 6)),
+        self.sim.fail(rnd.choice(CALLS), part=rnd.choice(self.parts), n=rnd.randint(1, rnd.choice((2, 10))), times=rnd.choice((1, 1, 2, 6)),
                       error=rnd.choice((errno.EIO, errno.EIO, errno.ENOSPC)))
 
     def after_failure(self, name: str) -> None:
@@ -74,6 +79,10 @@ class Faults:
         for node in world.root.family():
             if node.volume is None or node.volume.closed:
                 continue
+            durable = node.model.durable
+            while not succeeds(lambda node=node: world.catch_up(node)):   # what is written back may have gone on before it failed
+                pass
+            node.model.durable = durable
             seq = node.volume._core.position()[0]
             assert seq <= len(node.model.rows)
             node.model.cut(seq, durable=False)
@@ -112,8 +121,9 @@ class Faults:
         world.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(3600)
-def test_failing_calls() -> None:
+def test_failing_calls(kind: str) -> None:
     """Any call fails at any time with EIO or ENOSPC, once or often: a clear error, and after it the model's content and history."""
     gc.collect()
     gc.freeze()
@@ -121,7 +131,7 @@ def test_failing_calls() -> None:
     seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(HISTORIES)
     try:
         for seed in seeds:
-            faults = Faults(seed)
+            faults = Faults(seed, kind)
             try:
                 faults.run()
             except BaseException as e:
@@ -137,13 +147,14 @@ def test_failing_calls() -> None:
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threads", [False, True], ids=["inline", "threads"])
-def test_full_disk(threads: bool) -> None:
+def test_full_disk(threads: bool, kind: str) -> None:
     """A disk that fills up: writes are refused with OutOfSpace, all that was acknowledged can be read, and flushed, and is there after
     opening again; with space again, writing goes on by itself."""
     sim = SimOs(7)
     small = tuning(128 * KIB, 1024 * KIB, slots=4, threads=threads)
-    world = World(7, sim, "/v", Size(2048 * KIB, small, 1))
+    world = World(7, sim, "/v", Size(2048 * KIB, small, 1, kind == "before"))
     world.create()
     volume, model = world.root.volume, world.root.model
     sim.set_space(6 << 20)
@@ -216,23 +227,24 @@ def claims(sim: SimOs, path: str) -> tuple[list[int], int]:
     return offsets, max(durable, default=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(3600)
-def test_flipped_bits() -> None:
+def test_flipped_bits(kind: str) -> None:
     """One bit of the log or a run flips while the machine is off: the opening says Corruption, or everything durable is there; a read says
     Corruption, or gives the right bytes but for that one bit of data; nothing crashes, nothing is dropped in silence."""
     told = wrong = fine = 0
-    seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(max(300, HISTORIES // 2))
+    seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(max(150, HISTORIES // 2))
     for seed in seeds:
-        result = flip(seed)
+        result = flip(seed, kind)
         told, wrong, fine = told + (result == "told"), wrong + (result == "data"), fine + (result == "fine")
     print(f"{len(seeds)} flips: {told} told, {wrong} in data that reads do not check, {fine} without effect")
     assert len(seeds) < 50 or (told > len(seeds) // 20 and fine)
 
 
-def flip(seed: int) -> str:
+def flip(seed: int, kind: str) -> str:
     rnd = random.Random(seed)
     sim = SimOs(seed)
-    world = World(seed, sim, "/v", rnd.choice(SIZES))
+    world = World(seed, sim, "/v", replace(rnd.choice(SIZES), before=kind == "before"))
     world.create()
     for op in world.program(rnd.choice((10, 40)), {**WEIGHTS, "image": 0, "unimage": 0, "reopen": 0, "flush": 20}):
         world.run(op)
@@ -242,12 +254,15 @@ def flip(seed: int) -> str:
     known = {r.number for r in node.volume._store.timeline.rows()}
     world.crash("keep")
     logs = [f"/v/log/{n}" for n in sim.list_dir("/v/log") if int(n[:-4]) not in known]
-    path = rnd.choice([f"/v/{d}/{n}" for d in ("log", "log", "runs") for n in sim.list_dir(f"/v/{d}")])
+    paths = [f"/v/{d}/{n}" for d in ("log", "log", "runs") for n in sim.list_dir(f"/v/{d}")]
+    path = rnd.choice([*paths, "/v/disk.state", "/v/disk.json"] if kind == "before" else paths)
     offsets, durable = claims(sim, path) if path in logs else ([], 0)
     size = sim.size(path)
     if offsets:     # not the untouched part of a segment
         size = min(size, offsets[-1] + 40 * KIB)
     byte = rnd.choice((rnd.randrange(size), rnd.randrange(min(size, 4200)), *(o + rnd.randrange(120) for o in offsets[-3:])))
+    if path == "/v/disk.state":     # not its padding
+        byte = byte % 64 + (size > 4096) * rnd.randrange(2) * 4096
     sim.flip(path, byte, rnd.randrange(8))
     try:
         return look(world, known, path, durable, rnd)

@@ -1,4 +1,5 @@
 """Edges of disks protected in place: what only goes wrong at one moment, or at one size."""
+import errno
 import gc
 import os
 import random
@@ -15,7 +16,7 @@ from cdp import store as stores
 from cdp.tuning import Tuning
 from cdp.volume import Volume
 from cdpcore import loadgen
-from cdpcore.errors import CdpError
+from cdpcore.errors import CdpError, OutOfSpace
 from cdpcore.osapi import SimOs
 from simcatalog import on
 
@@ -257,3 +258,48 @@ def test_what_a_destructive_restore_puts_on_the_disk_leaves_what_is_settled_as_i
     volume.close()
     with sim.open("/disk") as file:
         assert file.pread(256 << 10, 0) == b"0" * 4096 + b"2" * 4096 + b"0" * (248 << 10)
+
+
+def test_a_restore_that_the_catalog_could_not_take_is_written_back():
+    """It is in the log and shown, so closing puts it on the disk; which once never ended."""
+    sim = SimOs(3)
+    volume = simulated(sim, b"0" * (256 << 10))
+    volume.pwrite(b"1" * 4096, 0)
+    volume.flush()
+    sim.fail("rename", part="catalog", error=errno.ENOSPC)
+    with pytest.raises(OutOfSpace):
+        volume.restore(0)
+    volume.close()
+    with sim.open("/disk") as disk:
+        assert disk.pread(4096, 0) == b"0" * 4096
+
+
+def test_recovery_is_killed_at_any_call_and_then_the_power_goes():
+    """Several frames are in the log and not on the disk, durable (even seeds) or not, so they are put back and cut off. What is left of
+    that at any moment is neither damage nor somebody else's write."""
+    for call in range(1, 100):
+        for seed in range(6):
+            sim = SimOs(seed)
+            volume = simulated(sim, b"0" * (256 << 10), n_slots=2)
+            volume.pwrite(b"1" * 4096, 0)
+            volume.flush()
+            for at in range(13 if seed % 2 else 5):
+                volume._core.pwrite(b"2" * (16 << 10), at * (8 << 10))
+                if seed % 2 == 0:
+                    volume.sync()
+            killed(sim, volume)
+            sim.cut_at(call)
+            try:
+                killed(sim, simulated(sim, b""))
+            except CdpError:
+                pass
+            whole = sim.powered
+            if seed % 3:
+                sim.power_on("killed")
+            sim.power_on("seeded")
+            with simulated(sim, b"") as volume:
+                assert volume.pread(256 << 10, 0) == b"1" * 4096 + b"0" * (252 << 10), (call, seed)
+                assert volume.window().newest.seq == 2
+        if whole:
+            return
+    raise AssertionError("recovery takes more than 100 calls")

@@ -1,4 +1,5 @@
-"""A volume that cannot be written is read all the same: nothing in its folder changes, what would change it is refused in one line."""
+"""A volume that cannot be written is read all the same: nothing in its folder, nor of a disk that it protects in place, changes; what
+would change it is refused in one line."""
 from __future__ import annotations
 
 import os
@@ -13,8 +14,8 @@ from cdpcore.errors import Busy, InvalidRequest, RefusedPoint, Unavailable
 MIB = 1 << 20
 
 
-def make(path: Path) -> None:
-    with cdp.create(path, size=8 * MIB, settings=cdp.Settings(segment_bytes=16 * MIB)) as volume:
+def make(path: Path, kind: str) -> None:
+    with create(path, 8 * MIB, kind) as volume:
         volume.pwrite(b"one" * 1000, 0)
         volume.bookmark("one")
         volume.pwrite(b"two" * 1000, 0)
@@ -24,8 +25,18 @@ def make(path: Path) -> None:
         volume.restore("one")
 
 
+def create(path: Path, size: int, kind: str) -> cdp.Volume:
+    settings = cdp.Settings(segment_bytes=16 * MIB)
+    if kind == "after":
+        return cdp.create(path, size=size, settings=settings)
+    with (path.parent / "disk.img").open("wb") as file:
+        file.truncate(size)
+    return cdp.create(path, disk=path.parent / "disk.img", settings=settings)
+
+
 def files(path: Path) -> dict[str, tuple[int, int, bytes]]:
-    return {str(p.relative_to(path)): (p.stat().st_mtime_ns, p.stat().st_size, p.read_bytes()) for p in sorted(path.rglob("*")) if p.is_file()}
+    """Of the volume's folder and what lies beside it."""
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size, p.read_bytes()) for p in sorted(path.parent.rglob("*")) if p.is_file()}
 
 
 def changes(volume: cdp.Volume) -> list[Callable[[], object]]:
@@ -36,9 +47,14 @@ def changes(volume: cdp.Volume) -> list[Callable[[], object]]:
             lambda: volume.import_base(lambda _offset, _view: None, [])]
 
 
-def test_nothing_is_written(tmp_path: Path) -> None:
+@pytest.fixture(params=["after", "before"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_nothing_is_written(tmp_path: Path, kind: str) -> None:
     """All that reads works, all that writes is refused, and no byte or time of a file changes."""
-    make(tmp_path / "v")
+    make(tmp_path / "v", kind)
     before = files(tmp_path / "v")
     with cdp.open(tmp_path / "v", read_only=True) as volume:
         assert volume.pread(3000, 0) == b"one" * 1000
@@ -65,10 +81,11 @@ def test_nothing_is_written(tmp_path: Path) -> None:
             changes(volume)[7]()
 
 
-def test_what_must_be_recovered(tmp_path: Path) -> None:
+def test_what_must_be_recovered(tmp_path: Path, kind: str) -> None:
     """A volume that was not closed is refused, unchanged, and can be read once it was opened writable."""
     path = tmp_path / "v"
-    child = f"import cdp, os; v = cdp.create({str(path)!r}, size=1 << 20); v.pwrite(b'x' * 512, 0); v.flush(); os._exit(0)"
+    create(path, MIB, kind).close()
+    child = f"import cdp, os; v = cdp.open({str(path)!r}); v.pwrite(b'x' * 512, 0); v.flush(); os._exit(0)"
     interop.run(*interop.cdp_argv()[:1], "-c", child)
     before = files(path)
     with pytest.raises(Unavailable, match="must be recovered") as refused:
@@ -81,7 +98,7 @@ def test_what_must_be_recovered(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+def read_only_disk(tmp_path: Path, kind: str) -> Iterator[Path]:
     interop.need("mount", "umount")
     if os.geteuid():
         pytest.skip("mounting needs root")
@@ -90,7 +107,7 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     if interop.run("mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", at, status=None).returncode:
         pytest.skip("cannot mount a tmpfs here")
     try:
-        make(at / "v")
+        make(at / "v", kind)
         interop.run("mount", "-o", "remount,ro", at)
         yield at
     finally:

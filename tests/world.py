@@ -190,7 +190,7 @@ class World:
             volume, node.volume = node.volume, None
             volume.close()
             node.model.durable = len(node.model.rows)
-            if self.size.before and node is self.root:
+            if self.size.before and node is self.root and not volume._store.unwritten():   # else a call failed while it closed
                 self.compare_disk()
 
     def compare_disk(self) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdpcore.errors import Corruption, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.diskstate import DiskState
+from cdpcore.errors import Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
 from cdpcore.osapi import Os, posix
 
 from . import disk as disks
@@ -35,8 +36,8 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
 
     The history so far does not fit the disk any more and is deleted, with its bookmarks. `keep_history`: the caller vouches that the
     disk holds what it held when the volume was closed (it was copied, moved or touched), and nothing is deleted; Corruption where
-    its size or samples of it differ, or the volume was not closed cleanly. Raises NotFound, Busy, InvalidRequest for a
-    volume without such a disk, RefusedPoint while writable images of the old history exist.
+    its size or samples of it differ, or, where the volume was not closed cleanly, it is another file. Raises NotFound, Busy,
+    InvalidRequest for a volume without such a disk, RefusedPoint while writable images of the old history exist.
     """
     os, directory = posix(), _directory(path)
     if not os.exists(directory) and os.exists(f"{directory}.old"):      # a crash between the renames
@@ -72,6 +73,15 @@ def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
         was = disks.left(os, directory)
         with disks.open_disk(os, geometry.disk) as file:
             now = disks.stamp(os, geometry.disk, file)
+        if not was.clean and not was.differs(now):      # the very file, and somebody wrote to it: the caller says that it is the same
+            with disks.open_disk(os, geometry.disk) as file:
+                state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
+                try:
+                    state.watch(file)
+                    state.note()
+                finally:
+                    state.close()
+            return
         if not was.clean or (was.size_bytes, was.samples_crc) != (now.size_bytes, now.samples_crc):
             raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed" if was.clean else
                              f"{directory}: was not closed cleanly, so its disk must be the very file that it was",
@@ -85,9 +95,14 @@ def detach(path: str | Path, *, settings: Settings | None = None) -> str:
     """End the protection of a disk for now: what a restore has not put on it yet is written, all is durable, and the disk is a plain
     raw disk with the current content. Returns its path. The history stays, and fits as long as nobody writes to the disk.
 
-    Raises NotFound, Busy, InvalidRequest, Corruption.
+    Raises NotFound, Busy, InvalidRequest, Corruption, Unavailable where the disk could not be brought there.
     """
     directory = _directory(path)
     geometry = _protected(directory)
-    Volume(directory, settings=settings).close()
+    volume = Volume(directory, settings=settings)
+    volume.close()
+    if volume.writeback is not None and volume.writeback.unfinished:
+        raise Unavailable(f"{geometry.disk}: is not what {directory} shows: a restore could not be written back "
+                          f"({volume.writeback.unfinished})",
+                          "mend that and detach again; until then the disk is right only through the volume")
     return geometry.disk

@@ -21,6 +21,7 @@ from . import geometry as geometries
 from . import store as stores
 from .agreement import differences
 from .catalog import BookmarkRow, Catalog, LmdbCatalog, RestoreRow, Run, Segment, WritebackRow
+from .checkdisk import check_disk
 from .geometry import Geometry
 from .lineage import RestoreRecord, gaps
 from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, recover, run_path
@@ -107,7 +108,9 @@ def _check_directory(os: Os, directory: str, report: Report, progress: Progress 
     try:
         events: list[Event] = []
         seq = _check_catalogued(os, directory, uuid, catalog, report, progress, events)
-        _check_tail(os, directory, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
+        end = _check_tail(os, directory, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
+        if geometry.before:
+            check_disk(os, directory, geometry, (seq, end), catalog, events, report.add)
         _check_events(directory, catalog, report, events, seq + 1)
     except CdpError as e:
         report.add(f"{directory}/catalog.lmdb", e.message, "run 'cdp check --rebuild'")
@@ -118,7 +121,8 @@ def _check_directory(os: Os, directory: str, report: Report, progress: Progress 
         report.add(f"{directory}/base.img", f"missing, or not of {geometry.size_bytes} bytes", "put it back from a copy")
 
 
-def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, report: Report, events: list[Event]) -> None:
+def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, report: Report, events: list[Event]) -> int:
+    """The segments that the catalog does not know. Returns the last seq."""
     for number in (n for n in log_numbers(os, f"{directory}/log") if n > max(known, default=0)):
         path = log_path(directory, number)      # the tail: recovered at the next opening
         try:
@@ -132,6 +136,7 @@ def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, 
                        f"{segment.complaint() or 'frame header'}", "restore the file from a copy")
         _count(report, segment)
         seq = max(seq, segment.last_seq)
+    return seq
 
 
 def _count(report: Report, segment: SegmentFile) -> None:
@@ -295,7 +300,8 @@ def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tunin
         disks.check_unchanged(os, directory, geometry.disk, disk, geometry.size_bytes)
         state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
         try:
-            recover(os, directory, geometry, catalog, tuning, disk, state.applied_seq)
+            state.watch(disk)
+            recover(os, directory, geometry, catalog, tuning, disk, state)
         finally:
             state.close()
 

@@ -3,8 +3,8 @@
 The disk is the user's own raw file or block device and stays one. While it is not open here, anybody may write to it; then the
 before-images do not fit it any more. So a clean close leaves a description of the disk (VOLUME/disk.json), and opening compares:
 size, the file's change times and inode, and checksums of samples (a block device has no change times of its own). What does
-not fit is refused: only `cdp adopt` begins a new history, because it ends the old one. While the volume is open, and after a crash, only
-size and inode are known: then another file is noticed, and a change of the same one is not.
+not fit is refused: only `cdp adopt` begins a new history, because it ends the old one. After a crash size and inode are known, and where
+nothing was under way then, when the file was changed last (VOLUME/disk.state): another file is noticed, and a later write to the same one.
 
     disk.json   {"crc32c": "...", "disk": {...}}; "clean" in it while the volume is closed cleanly
 """
@@ -16,14 +16,18 @@ import stat
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, Unavailable
+from cdpcore.diskstate import DiskState
+from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.index import crc32c
 from cdpcore.osapi import File, Os, PosixOs
+
+from .points import rfc3339
 
 NAME = "disk.json"
 STATE = "disk.state"
 EDGE_BYTES = 1 << 20    # of either end: where file systems and partition tables keep what changes with every mount
 SAMPLES, SAMPLE_BYTES = 64, 4096
+SECTOR_BYTES = 512      # the description is as long; it has some 250 bytes, and 512 at the most
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class Stamp:
         return ", ".join(found)
 
 
-def open_disk(os: Os, path: str) -> File:
-    """The disk, open for writing and locked. Raises NotFound, Busy where another volume has it, InvalidRequest."""
+def open_disk(os: Os, path: str, write: bool = True) -> File:
+    """The disk, open and locked. Raises NotFound, Busy where another volume has it, InvalidRequest."""
     if isinstance(os, PosixOs):
         try:
             mode = _os.stat(path).st_mode
@@ -62,7 +66,7 @@ def open_disk(os: Os, path: str) -> File:
             raise Unavailable(f"{path}: {e.strerror}", "give the path of a raw disk image or a block device") from None
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise InvalidRequest(f"{path}: neither a file nor a block device", "give the path of a raw disk image or a block device")
-    file = os.open(path, write=True)
+    file = os.open(path, write=write)
     try:
         file.lock()
     except Busy:
@@ -94,8 +98,16 @@ def _samples(size: int) -> list[tuple[int, int]]:
 
 def save(os: Os, directory: str, now: Stamp) -> None:
     """The volume is closed cleanly and its disk looks like this. Durable at return."""
-    text = json.dumps(asdict(now), sort_keys=True)
-    os.write_file(f"{directory}/{NAME}", f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode())
+    path, text = f"{directory}/{NAME}", json.dumps(asdict(now), sort_keys=True)
+    raw = f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode().ljust(SECTOR_BYTES)
+    try:
+        os.write_file(path, raw)
+    except OutOfSpace:
+        if not os.exists(path):
+            raise
+        with os.open(path, write=True) as file:     # over the old one, which has its block: inside a sector, so whole or not at all
+            file.pwrite(raw, 0)
+            file.datasync()
 
 
 def opened(os: Os, directory: str, now: Stamp) -> None:
@@ -104,15 +116,27 @@ def opened(os: Os, directory: str, now: Stamp) -> None:
 
 
 def check_unchanged(os: Os, directory: str, path: str, file: File, size_bytes: int) -> Stamp:
-    """How the disk looks. Raises Corruption where it is not what the volume left."""
+    """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume left."""
     now = stamp(os, path, file)
     if now.size_bytes != size_bytes:
         raise _changed(directory, path, f"{now.size_bytes} bytes instead of {size_bytes}")
-    if os.exists(f"{directory}/{NAME}"):        # a volume that was never opened has none
-        difference = left(os, directory).differs(now)
-        if difference:
-            raise _changed(directory, path, difference)
-    return now
+    if not os.exists(f"{directory}/{NAME}"):    # a volume that was never opened has none
+        return now
+    was = left(os, directory)
+    difference = was.differs(now)
+    if difference:
+        raise _changed(directory, path, difference)
+    return replace(now, clean=was.clean)
+
+
+def check_left_alone(directory: str, path: str, file: File, state: DiskState) -> None:
+    """After a crash: the log ends with the record that `state` names, so nobody of us has written to the disk since that was noted, but
+    for a destructive restore that was being written back (not to be called then). Raises Corruption where somebody else has. An
+    earlier time is none: a power cut loses times that no sync made durable."""
+    changed_ns = file.changed_ns()
+    if state.changed_ns and changed_ns > state.changed_ns:
+        raise _changed(directory, path, f"it was not closed cleanly; its last write was at {rfc3339(state.changed_ns)}, and the file was "
+                                        f"written to at {rfc3339(changed_ns)}")
 
 
 def left(os: Os, directory: str) -> Stamp:

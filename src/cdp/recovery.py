@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from cdpcore.diskstate import DiskState
 from cdpcore.errors import Corruption, Unavailable
 from cdpcore.osapi import File, Os
 from cdpcore.segment import SegmentFile
@@ -92,30 +93,31 @@ def clean(os: Os, directory: str, run_ids: set[int]) -> None:
 
 
 def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, disk: File | None = None,
-            applied_seq: int = NOW) -> Found:
+            state: DiskState | None = None) -> Found:
     """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then.
 
-    With a `disk` written in place, which holds every record up to `applied_seq`, and maybe some later ones: it is put back to
-    that record, and the log ends there.
+    With a `disk` written in place, which holds every record up to the one that `state` names, and maybe some later ones: it is put
+    back to that record, and the log ends there.
     """
     runs: list[Run] = catalog.rows(Run)
     clean(os, directory, {r.id for r in runs})
     found, tail = _end_of_catalog(os, directory, geometry, catalog)
-    if disk is None:
+    applied_seq = state.applied_seq if state else NOW
+    if disk is None or state is None:
         _look_ahead(os, directory, geometry, tail, found.last_seq)
     else:
-        tail = _put_back(os, directory, geometry, tail, found, disk, applied_seq)
+        tail = _put_back(os, directory, geometry, tail, found, disk, state)
     torn = False
     for number in tail:
         found.next_number = max(found.next_number, number + 1)
         torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn, applied_seq) or torn
-    if disk is not None and found.last_seq != applied_seq:
+    if state is not None and found.last_seq != applied_seq:
         raise Corruption(f"{directory}: the disk holds records up to #{applied_seq}, the log ends at #{found.last_seq}",
                          "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
     return found
 
 
-def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> Found:
+def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog, state: DiskState | None = None) -> Found:
     """As recover, where nothing may be written: raises Unavailable where there is something to recover."""
     found, tail = _end_of_catalog(os, directory, geometry, catalog)
     for number in tail:
@@ -129,6 +131,9 @@ def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> Found:
             raise Unavailable(f"{directory}: was not closed, and its log must be recovered, which writes",
                               "open it once where it can be written ('cdp info' does), then again here")
         segment.close()
+    if state is not None and state.applied_seq != found.last_seq:
+        raise Corruption(f"{directory}: the disk holds records up to #{state.applied_seq}, the log ends at #{found.last_seq}",
+                         "run 'cdp check' on the volume; nothing was changed")
     return found
 
 
@@ -146,10 +151,14 @@ def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog
     return found, [n for n in log_numbers(os, f"{directory}/log") if n > newest]
 
 
-def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File, applied_seq: int) -> list[int]:
-    """What the records after `applied_seq` overwrote goes back to the disk, the newest first; then segments that begin after it are
-    removed, the newest first, so that a crash in between leaves a log that says the same. Returns the numbers that are left."""
-    seq, opened = found.last_seq, []
+def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File,
+              state: DiskState) -> list[int]:
+    """What the records after the one that `state` names overwrote goes back to the disk, the newest first; then segments that begin after
+    it are removed, the newest first, so that a crash in between leaves a log that says the same. Returns the numbers that are left."""
+    seq, opened, applied_seq = found.last_seq, [], state.applied_seq
+    if seq > applied_seq:       # a segment is sealed only when the disk has it
+        raise Corruption(f"{directory}/disk.state: says that the disk holds up to #{applied_seq}, but the log is sealed up to #{seq}",
+                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; nothing was changed")
     uuid = bytes.fromhex(geometry.uuid)
     claims: list[int] = []
     try:
@@ -167,10 +176,17 @@ def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found
         if max(claims, default=0) > seq or seq < applied_seq:
             raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
                              f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
+        if seq > applied_seq and state.damaged:
+            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by "
+                             f"the other the disk must lose what follows #{applied_seq}, up to #{seq}",
+                             "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
         if seq > applied_seq:
+            for segment in opened:      # what a killed process left may not be on the device: while the disk is written, the log says why
+                segment.sync()
             for segment in reversed(opened):
                 segment.undo(disk, applied_seq)
             disk.datasync()
+            state.note()
         gone = [s.number for s in opened if s.n_records and s.first_seq > applied_seq]
     finally:
         for segment in opened:
@@ -234,6 +250,8 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
             os.unlink(path)
             os.sync_dir(f"{directory}/log")
             return torn
+        if until != NOW and segment.later_durable() > segment.last_seq:
+            segment.cut()       # before anything is written over what it was
         size = segment.seal()
         run_id = max((r.id for r in catalog.rows(Run)), default=0) + 1
         segment.write_run(run_path(directory, run_id))

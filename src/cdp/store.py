@@ -26,8 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.diskstate import DiskState
+from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.inplace import InPlaceCore
 from cdpcore.log import Log
 from cdpcore.osapi import File, Os, posix
@@ -231,19 +231,17 @@ class Store:
             self._check_parent()
             self.catalog = self._catalog_factory(self.directory, False)
             if self.geometry.before:
-                if self.read_only:
-                    raise Unavailable(f"{self.directory}: a volume that writes its disk in place cannot be opened to read only",
-                                      f"read the disk itself, {self.geometry.disk}: it holds the current content")
                 self._open_disk()
             if self.read_only:
-                self.found: Found = look(self.os, self.directory, self.geometry, self.catalog)
+                self.found: Found = look(self.os, self.directory, self.geometry, self.catalog, self._disk_state)
             else:
                 if self.os.exists(f"{self.directory}/{BUILDING}"):      # of an import that was killed
                     self.os.unlink(f"{self.directory}/{BUILDING}")
-                self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk,
-                                     self._disk_state.applied_seq if self._disk_state else lineage.NOW)
-                if self._disk_stamp is not None:        # not before: a failed opening must not forget how the disk looked
-                    disks.opened(self.os, self.directory, self._disk_stamp)
+                self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk, self._disk_state)
+            self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
+            self.writebacks: list[WritebackRow] = self.catalog.rows(WritebackRow) if self.geometry.before else []
+            if self._disk is not None and self._disk_state is not None and self._disk_stamp is not None:
+                self._know_disk(self._disk, self._disk_state, self._disk_stamp)
             self._assemble()
             _OPEN.add(self)
             self.renew_reserve()
@@ -263,17 +261,25 @@ class Store:
 
     def _open_disk(self) -> None:
         g = self.geometry
-        self._disk = disks.open_disk(self.os, g.disk)
+        self._disk = disks.open_disk(self.os, g.disk, write=not self.read_only)
         now = disks.check_unchanged(self.os, self.directory, g.disk, self._disk, g.size_bytes)
-        self._disk_state = DiskState(self.os, f"{self.directory}/{disks.STATE}", bytes.fromhex(g.uuid))
+        self._disk_state = DiskState(self.os, f"{self.directory}/{disks.STATE}", bytes.fromhex(g.uuid), read_only=self.read_only)
+        self._disk_state.watch(self._disk)
         self._disk_stamp = now
+
+    def _know_disk(self, disk: File, state: DiskState, now: disks.Stamp) -> None:
+        """After recovery, which brings disk and log to the same record: is the disk still ours? From now on it changes. Not before: a
+        failed opening must not forget how it looked."""
+        if not now.clean and not (self.unwritten() and self.restores[-1].destructive):
+            disks.check_left_alone(self.directory, self.geometry.disk, disk, state)
+        if not self.read_only:
+            state.note()
+            disks.opened(self.os, self.directory, now)
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
         self.uuid = bytes.fromhex(g.uuid)
         self.sectors = g.size_bytes // 512
-        self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
-        self.writebacks: list[WritebackRow] = self.catalog.rows(WritebackRow) if g.before else []
         self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
         self.log = Log(self.os, self.pool, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
@@ -295,7 +301,7 @@ class Store:
                                parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
         if isinstance(self.core, InPlaceCore):
             self.core.attach(g.disk, self._disk_state, pending_bytes=t.pending_bytes, pending_changes=t.pending_changes,
-                             skip_same=t.skip_unchanged)
+                             skip_same=t.skip_unchanged, read_only=self.read_only)
             if self.unwritten():
                 self.core.freeze()
                 self.core.lineage_changed(True, self.restores[-1].destructive)
@@ -419,7 +425,7 @@ class Store:
 
     def _leave_disk(self) -> None:
         """The disk is as it should be: say how it looks, so that it can be known again."""
-        if isinstance(self.core, InPlaceCore) and self._disk is not None and self.core.on_disk():
+        if isinstance(self.core, InPlaceCore) and self._disk is not None and not self.read_only and self.core.on_disk():
             disks.save(self.os, self.directory, disks.stamp(self.os, self.geometry.disk, self._disk))
 
     def _release(self) -> None:

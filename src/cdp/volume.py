@@ -439,10 +439,12 @@ class Volume:
             self._core.thaw()
         if undo_of is None and kept + 1 >= bound - bound // 10:
             log.warning("%s: %d restores are kept, %d is the bound: raise max_restores in time", self.path, kept + 1, bound)
-        self._settle_event(event)
-        if self.writeback is not None:
-            self.writeback.begin()      # and frees, when it is done
-        elif destructive:
+        try:
+            self._settle_event(event)
+        finally:        # it is shown, whether or not it is in the catalog yet: closing waits until it is on the disk
+            if self.writeback is not None:
+                self.writeback.begin()  # and frees, when it is done
+        if self.writeback is None and destructive:
             self._reclaim(row, at_once=True)
             self._core.set_aside(seq)   # all of it is freed once the restore's own segment is sealed
             s.settle()
@@ -484,11 +486,11 @@ class Volume:
         s.restores = [done if r.seq == row.seq else r for r in s.restores]
         s.renew_reserve()
 
-    def _finish_reclaims(self) -> None:
+    def _finish_reclaims(self, at_once: bool = False) -> None:
         for row in self._store.restores:
             if row.destructive and not row.reclaimed:
                 try:
-                    self._reclaim(row)
+                    self._reclaim(row, at_once)
                 except Corruption as e:     # damage in what is to be freed must not close off the rest; tried again later
                     log.warning("space that restore #%d freed: %s", row.seq, e)
 

@@ -58,6 +58,7 @@ class WriteBack:
         self._at = 0            # everything in front of it is on the disk
         self._upto = 0          # the last restore when we were there
         self._done_bytes = 0
+        self.unfinished = ""    # after finish(): why there is still something to be written back
         self._store.writeback = self
         if self._store.unwritten():
             self.begin()
@@ -103,6 +104,7 @@ class WriteBack:
                 if not self._store.tuning.threads:
                     self._store.maintainer.step()
         except CdpError as e:
+            self.unfinished = str(e)
             log.warning("%s: the restore is not written back to the disk completely: %s", self._volume.path, str(e))
 
     def progress(self) -> Progress | None:
@@ -163,7 +165,7 @@ class WriteBack:
             if any(r.destructive and not r.reclaimed for r in store.restores):
                 self._core.set_aside()  # what it discarded is freed once the record's own segment is sealed
                 store.settle()
-            volume._finish_reclaims()
+            volume._finish_reclaims(at_once=True)       # a full disk needs the space to seal the record's own segment
             return False
         finally:
             volume._lock.release()

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.errors cimport cdp_status
 from cdpcore.osapi cimport Os, cdp_os
+from cdpcore.osfile cimport File
 
 
 cdef class DiskState:
@@ -9,10 +10,17 @@ cdef class DiskState:
     cdef Os os
     cdef const cdp_os *table
     cdef int fd
+    cdef object path
     cdef uint8_t uuid[16]
+    cdef readonly tuple damaged         # byte offsets of copies that fail, as found
+    # constant after watch()
+    cdef File disk                      # whose time of change is noted
+    cdef int disk_fd                    # its handle; -1: the time stays as found
     # whoever puts, one at a time
     cdef uint64_t generation
     cdef readonly uint64_t applied_seq
+    cdef readonly uint64_t changed_ns   # of the disk when it held just that; 0: not known
 
+    cdef find(self)
     cpdef close(self)
     cdef int put(self, uint64_t applied_seq, cdp_status *st) noexcept nogil     # durable at return

@@ -29,7 +29,7 @@ from cdpcore.errors cimport CDP_OK, cdp_fail_os, check
 from cdpcore.extents cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, kind_of
 from cdpcore.index cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c
 from cdpcore.logfiles cimport ROOM_WRITE
-from cdpcore.osapi cimport CDP_OPEN_RDWR
+from cdpcore.osapi cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
 from cdpcore.pending cimport Pending
 from cdpcore.rangelock cimport RangeLock
 from cdpcore.ring cimport pthread_cond_signal, pthread_cond_t, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock
@@ -71,12 +71,14 @@ cdef uint64_t HOLE_STEP = 64 << 20      # a hole at least so long is trimmed as 
 cdef class InPlaceCore(DiskSettler):
     """As VolumeCore, for before-images; attach() the disk before use."""
 
-    def attach(self, path: str, DiskState state not None, *, uint64_t pending_bytes, uint32_t pending_changes, bint skip_same):
+    def attach(self, path: str, DiskState state not None, *, uint64_t pending_bytes, uint32_t pending_changes, bint skip_same,
+               bint read_only=False):
         """Before the first request: the disk at `path` holds what `state` says, which is the end of the log. At most
-        `pending_bytes` (a multiple of 4096) of new content in `pending_changes` changes wait to be written to it."""
+        `pending_bytes` (a multiple of 4096) of new content in `pending_changes` changes wait to be written to it. `read_only`: the log
+        takes no records, and the disk need not be writable."""
         cdef cdp_status st
         cdef uint64_t seq = self.versions.last_seq
-        self.base_fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDWR)
+        self.base_fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY if read_only else CDP_OPEN_RDWR)
         if self.base_fd < 0:
             check(cdp_fail_os(&st, self.base_fd, 0, b"opening the disk"), &st, path)
         self.state = state

@@ -27,6 +27,7 @@ cdef extern from "os_sim.h" nogil:
         CDP_SIM_SEEDED
         CDP_SIM_DROP
         CDP_SIM_KEEP
+        CDP_SIM_KILLED
         CDP_SIM_ANY
         CDP_SIM_N_CALLS
 

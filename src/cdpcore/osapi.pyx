@@ -251,7 +251,7 @@ _CALLS = (
     "lock", "map", "rename", "unlink", "mkdir", "rmdir", "sync_dir", "list_dir", "random", "pages",
 )
 _CALL_NUMBERS = {name: number for number, name in enumerate(_CALLS)}
-_MODES = {"seeded": CDP_SIM_SEEDED, "drop": CDP_SIM_DROP, "keep": CDP_SIM_KEEP}
+_MODES = {"seeded": CDP_SIM_SEEDED, "drop": CDP_SIM_DROP, "keep": CDP_SIM_KEEP, "killed": CDP_SIM_KILLED}
 if len(_CALLS) != CDP_SIM_N_CALLS:
     raise ImportError("the kinds of calls differ from os_sim.h")
 
@@ -303,7 +303,8 @@ cdef class SimOs(Os):
         return bool(cdp_sim_powered(self.sim))
 
     def power_on(self, mode="seeded"):
-        """Settle what survived ("seeded", "drop": nothing un-synced, "keep": all of it). Handles become invalid."""
+        """Settle what survived ("seeded", "drop": nothing un-synced, "keep": all of it; "killed": it was the process that ended, not the
+        machine: all of it, still un-synced). Handles become invalid."""
         cdef uint32_t number
         if mode not in _MODES:
             raise InvalidRequest(f"{mode!r} is not a mode", f"one of {', '.join(_MODES)}")

@@ -14,6 +14,7 @@ cdef extern from "os.h" nogil:
         int (*truncate)(void *ctx, int fd, uint64_t size) noexcept nogil
         int (*punch)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil
         int64_t (*size)(void *ctx, int fd) noexcept nogil
+        uint64_t (*changed_ns)(void *ctx, int fd) noexcept nogil
         int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end) noexcept nogil
         void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil
         int (*lock)(void *ctx, int fd) noexcept nogil

@@ -105,6 +105,17 @@ cdef class File:
             self.leave()
         return rc
 
+    def changed_ns(self):
+        """When the file's content was changed last, in ns since 1970 UTC; 0: not known, as of a block device."""
+        cdef uint64_t ns
+        self.enter()
+        try:
+            with nogil:
+                ns = self.table.changed_ns(self.table.ctx, self.fd)
+        finally:
+            self.leave()
+        return ns
+
     def pread(self, uint64_t length_bytes, uint64_t offset_bytes):
         """Up to 1 GiB at an offset, as a new bytes; shorter only at the end of the file."""
         cdef bytes out

@@ -1,7 +1,7 @@
 """A segment file, read: its header, trailer and directory; its records; and what recovery makes of one without a trailer.
 
-Cold path: opening a volume, resolving a time, the history, checking. Invariant: nothing here writes but seal(), which
-recovery calls on the file of a segment that a crash left open.
+Cold path: opening a volume, resolving a time, the history, checking. Invariant: nothing here writes to the log but cut() and seal(),
+which recovery calls on the file of a segment that a crash left open.
 
 Threading: one thread per object.
 """
@@ -446,16 +446,34 @@ cdef class SegmentFile:
         finally:
             cdp_frame_reader_free(&r)
 
+    def sync(self):
+        """What the file holds is durable at return."""
+        cdef cdp_status st
+        cdef int rc
+        with nogil:
+            rc = self.table.datasync(self.table.ctx, self.fd)
+        if rc < 0:
+            check(cdp_fail_os(&st, rc, 0, b"making a recovered segment durable"), &st, self.path)
+
+    def cut(self):
+        """After scan(until=...): cut the file behind the frame where it stopped. Durable before seal() writes there: half of that, and
+        later frames behind it, would look like damage."""
+        cdef cdp_status st
+        cdef int rc
+        with nogil:
+            rc = self.table.truncate(self.table.ctx, self.fd, self.end_bytes)
+        if rc < 0:
+            check(cdp_fail_os(&st, rc, self.end_bytes, b"cutting a recovered segment"), &st, self.path)
+        self.file_bytes = self.end_bytes
+        self.sync()
+
     def seal(self) -> int:
         """After scan(): cut the file behind its last valid frame and give it its trailer, durable. Returns its size in bytes."""
         cdef cdp_status st
         cdef int rc
         # A process that was killed leaves frames that are not on the device yet: they come before the trailer that vouches for
         # them.
-        with nogil:
-            rc = self.table.datasync(self.table.ctx, self.fd)
-        if rc < 0:
-            check(cdp_fail_os(&st, rc, 0, b"making a recovered segment durable"), &st, self.path)
+        self.sync()
         memset(&self.trailer, 0, sizeof(self.trailer))
         self.trailer.salt = self.header.salt
         self.trailer.segment = self.header.segment

@@ -130,7 +130,8 @@ struct cdp_disk_state {
     uint8_t volume_uuid[16];
     uint64_t generation;
     uint64_t applied_seq;   /* the disk holds every change up to this record, durably */
-    uint64_t zero[2];
+    uint64_t changed_ns;    /* when the disk's content had been changed last, as its file system says; 0: not known */
+    uint64_t zero;
 };
 
 /* A run: header, then blocks of (versions..., up to 128 extents), then the fences, then a CRC table. */

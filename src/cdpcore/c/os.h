@@ -34,6 +34,8 @@ typedef struct cdp_os {
     int (*truncate)(void *ctx, int fd, uint64_t size);
     int (*punch)(void *ctx, int fd, uint64_t off, uint64_t n);             /* free space, reads give zeros; -EOPNOTSUPP */
     int64_t (*size)(void *ctx, int fd);                                    /* of a file or a block device */
+    uint64_t (*changed_ns)(void *ctx, int fd);                             /* when a file's content was changed last, UTC, ns
+                            since 1970; 0: not known, as of a block device */
     int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end); /* 1: found, 0: none left */
     void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n);           /* a hint: the range will be read soon */
     int (*lock)(void *ctx, int fd);                                        /* exclusive, not waiting: -EWOULDBLOCK */

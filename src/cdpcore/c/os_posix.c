@@ -273,6 +273,15 @@ static int64_t px_size(void *ctx, int fd)
 #endif
 }
 
+static uint64_t px_changed_ns(void *ctx, int fd)
+{
+    (void)ctx;
+    struct stat sb;
+    if (fstat(fd, &sb) || !S_ISREG(sb.st_mode) || sb.st_mtim.tv_sec < 0)
+        return 0;
+    return (uint64_t)sb.st_mtim.tv_sec * 1000000000u + (uint64_t)sb.st_mtim.tv_nsec;
+}
+
 static void px_expect(void *ctx, int fd, uint64_t off, uint64_t n)
 {
     (void)ctx;
@@ -502,6 +511,7 @@ static const cdp_os posix_table = {
     .truncate = px_truncate,
     .punch = px_punch,
     .size = px_size,
+    .changed_ns = px_changed_ns,
     .next_data = px_next_data,
     .expect = px_expect,
     .lock = px_lock,

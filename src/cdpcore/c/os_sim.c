@@ -220,6 +220,7 @@ static int64_t sm_pwrite(void *ctx, int fd, const void *buf, uint64_t n, uint64_
     if (!h || n == 0)
         return end(s, verdict, verdict < 0 ? verdict : 0);
     sim_file *f = &h->inode->file;
+    f->changed_ns = s->clock_ns;
     uint64_t part = n, at = off;
     if (verdict == LOSE)
         part = 0;
@@ -278,8 +279,10 @@ static int sm_truncate(void *ctx, int fd, uint64_t size)
     cdp_sim *s = sim_lock(ctx);
     sim_handle *h;
     int verdict = begin_fd(s, CDP_SIM_TRUNCATE, fd, 1, &h);
-    if (verdict >= 0)
+    if (verdict >= 0) {
         sim_file_truncate(&s->tree.pool, &h->inode->file, size);
+        h->inode->file.changed_ns = s->clock_ns;
+    }
     return (int)end(s, verdict, verdict);
 }
 
@@ -292,8 +295,10 @@ static int sm_punch(void *ctx, int fd, uint64_t off, uint64_t n)
     int verdict = begin_fd(s, CDP_SIM_PUNCH, fd, 1, &h), rc = verdict;
     if (verdict >= 0 && !s->sparse)
         rc = -EOPNOTSUPP;
-    else if (verdict >= 0)
+    else if (verdict >= 0) {
         sim_file_punch(&s->tree.pool, &h->inode->file, off, n);
+        h->inode->file.changed_ns = s->clock_ns;
+    }
     return (int)end(s, verdict, rc);
 }
 
@@ -305,6 +310,15 @@ static int64_t sm_size(void *ctx, int fd)
     if (rc == GO)
         rc = (int64_t)h->inode->file.cur_size;
     return end(s, GO, rc);
+}
+
+static uint64_t sm_changed_ns(void *ctx, int fd)
+{
+    cdp_sim *s = sim_lock(ctx);
+    const sim_handle *h = s->powered ? find_handle(s, fd) : NULL;
+    uint64_t ns = h ? h->inode->file.changed_ns : 0;
+    sim_unlock(s);
+    return ns;
 }
 
 static void sm_expect(void *ctx, int fd, uint64_t off, uint64_t n) { (void)ctx, (void)fd, (void)off, (void)n; }
@@ -467,6 +481,7 @@ const cdp_os sim_table = {
     .truncate = sm_truncate,
     .punch = sm_punch,
     .size = sm_size,
+    .changed_ns = sm_changed_ns,
     .next_data = sm_next_data,
     .expect = sm_expect,
     .lock = sm_lock,

@@ -31,6 +31,7 @@ enum cdp_sim_mode {
     CDP_SIM_SEEDED = 0, /* by the seed, each operation for itself */
     CDP_SIM_DROP = 1,   /* nothing un-synced survives */
     CDP_SIM_KEEP = 2,   /* everything does, the call during which the power went included */
+    CDP_SIM_KILLED = 3, /* it was only the process that ended: what is un-synced is all there, and still un-synced */
 };
 
 enum cdp_sim_call { /* kinds of calls, for faults and counts */

@@ -104,12 +104,13 @@ int cdp_sim_powered(cdp_sim *s)
 
 int cdp_sim_power_on(cdp_sim *s, uint32_t mode)
 {
-    if (mode > CDP_SIM_KEEP)
+    if (mode > CDP_SIM_KILLED)
         return -EINVAL;
     (void)sim_lock(s);
     sim_fate fate = sim_draw_fate(s, mode);
     free_handles(s);
-    sim_tree_crash(&s->tree, &fate);
+    if (mode != CDP_SIM_KILLED)
+        sim_tree_crash(&s->tree, &fate);
     s->powered = 1;
     s->cut_in = UINT64_MAX;
     sim_unlock(s);

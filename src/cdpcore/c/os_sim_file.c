@@ -306,6 +306,9 @@ void sim_file_crash(sim_pool *pool, sim_file *f, const sim_fate *fate)
     }
     drop_ops(pool, f);
     f->cur_size = f->dur_size;
+    if (fate->mode == CDP_SIM_DROP || (fate->mode == CDP_SIM_SEEDED && fate->keep % 2))
+        f->changed_ns = f->dur_changed_ns;
+    f->dur_changed_ns = f->changed_ns;
 }
 
 /* --- damage ------------------------------------------------------------------------------------------------------- */

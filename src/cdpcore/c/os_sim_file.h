@@ -19,6 +19,7 @@ typedef struct sim_op sim_op;
 typedef struct sim_file {
     sim_map cur, dur;
     uint64_t cur_size, dur_size; /* bytes */
+    uint64_t changed_ns, dur_changed_ns; /* of the content; no sync makes it durable, the last crash said what is */
     sim_op *first, *last;        /* un-synced, oldest first */
     uint64_t n_ops, op_pages;
 } sim_file;
