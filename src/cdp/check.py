@@ -23,8 +23,9 @@ from .agreement import differences
 from .catalog import BookmarkRow, Catalog, LmdbCatalog, RestoreRow, Run, Segment, WritebackRow
 from .geometry import Geometry
 from .lineage import RestoreRecord, gaps
+from .paths import absolute
 from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, recover, run_path
-from .settings import Settings
+from .settings import Settings, checked
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Report:
 
 def check(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
     """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
-    os, directory = posix(), str(Path(path).absolute())
+    os, directory = posix(), absolute(path)
     report = Report()
     held = _lock(os, directory, read_only=True)
     try:
@@ -225,8 +226,8 @@ def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, in
 def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
     """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash left
     open. Raises Corruption where the log itself is damaged: nothing is changed then."""
-    os, directory = posix(), str(Path(path).absolute())
-    tuning = Tuning.from_settings(settings or Settings())
+    os, directory = posix(), absolute(path)
+    tuning = Tuning.from_settings(checked(settings))
     held = _lock(os, directory)
     try:
         return _rebuild(os, directory, tuning, progress)

@@ -19,10 +19,10 @@ from datetime import datetime, timedelta, timezone
 from cdpcore.errors import InvalidRequest
 
 UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9, "w": 7 * 86400 * 10**9}
-_AGE = re.compile(r"-(\d{1,12})(?:\.(\d{1,9}))?(ms|s|m|h|d|w)")
-_SEQ = re.compile(r"#(\d{1,20})")
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d)?)?)(?:[.,](\d{1,9}))?([Zz]|[+-]\d\d:?\d\d)?")
-_CLOCK = re.compile(r"(\d\d):(\d\d)(?::(\d\d))?")
+_AGE = re.compile(r"-(\d{1,12})(?:\.(\d{1,9}))?(ms|s|m|h|d|w)", re.ASCII)
+_SEQ = re.compile(r"#(\d{1,20})", re.ASCII)
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d)?)?)(?:[.,](\d{1,9}))?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
+_CLOCK = re.compile(r"(\d\d):(\d\d)(?::(\d\d))?", re.ASCII)
 _NAME = re.compile(r"[^\W_][\w.+-]*", re.UNICODE)
 HINT = "use now, #SEQ, an age like -10m, a bookmark's name, or a time like 2026-11-23T10:00:00Z"
 

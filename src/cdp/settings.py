@@ -207,6 +207,15 @@ class Settings:
                                          f"give {KEYS[name].flag} FILE, or set tls to off")
 
 
+def checked(settings: Settings | None) -> Settings:
+    """The settings that a caller gave; None: the defaults. Raises InvalidRequest for anything else, above all a dict."""
+    if settings is None:
+        return Settings()
+    if not isinstance(settings, Settings):
+        raise InvalidRequest(f"settings: {type(settings).__name__} is not cdp.Settings", "give, for instance, cdp.Settings(pool_bytes=128 << 20)")
+    return settings
+
+
 def _table() -> dict[str, Key]:
     keys = {}
     for item in dataclasses.fields(Settings):

@@ -68,9 +68,15 @@ def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
     return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
 
 
-def check_size(size: int) -> None:
+def check_size(size: int, disk: str = "") -> None:
+    """Raises InvalidRequest. `disk`: whose size it is."""
     if isinstance(size, bool) or not isinstance(size, int):
         raise InvalidRequest(f"size {size!r} is not a number of bytes", "give it as a whole number")
+    if disk and size == 0:
+        raise InvalidRequest(f"{disk}: is empty", "give a raw disk image or a block device; 'cdp create VOLUME --size' makes an empty volume")
+    if disk and size % 512:
+        up = -(-size // 512) * 512
+        raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512", f"enlarge it to {up} bytes: truncate -s {up} {disk}")
     if size <= 0 or size % 512 or size > MAX_SIZE_BYTES:
         raise InvalidRequest(f"size {size} bytes", f"give a multiple of 512 from 512 to {MAX_SIZE_BYTES} (64 PiB)")
 
@@ -85,7 +91,7 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
             size = file.size()
         if disk.startswith(f"{directory}/"):
             raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume", "choose another folder for the volume")
-    check_size(size)
+    check_size(size, disk)
     if os.exists(directory):
         raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
     above = next((p for p in Path(directory).parents if os.exists(f"{p}/{geometries.NAME}")), None)
@@ -127,6 +133,8 @@ def _begin(os: Os, directory: str, building: str) -> File:
         try:
             os.mkdir(building)
         except NotFound:
+            if os.exists(str(Path(directory).parent)):
+                raise Unavailable(f"{directory}: nothing can be made in that folder", "choose another path") from None
             raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
         except Unavailable:
             if not os.exists(building):

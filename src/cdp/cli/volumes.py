@@ -8,6 +8,7 @@ from cdp import units
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
 from cdp.cli.refs import volume_only
+from cdp.paths import checked
 from cdp.times import told
 from cdpcore.errors import InvalidRequest, NotFound
 
@@ -57,9 +58,9 @@ def new_volume_path(volume: str) -> str:
     """The path, if a volume can be made there. Raises InvalidRequest or NotFound with what to do instead."""
     from cdp.client import is_volume
 
-    if "\0" in volume or not volume:
+    if not volume:
         raise InvalidRequest("the path of the volume is empty", "give the directory to make")
-    path = os.path.normpath(volume)
+    path = checked(os.path.normpath(volume), len(".creating"))
     if is_volume(path):
         raise InvalidRequest(f"{volume} is a volume already", f"'cdp info {volume}' shows it; take another name")
     if os.path.lexists(path):
@@ -73,8 +74,10 @@ def new_volume_path(volume: str) -> str:
 
 
 def check_size(size_bytes: int) -> None:
-    if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
-        up = max(1, -(-size_bytes // SECTOR_BYTES)) * SECTOR_BYTES
+    if size_bytes <= 0:
+        raise InvalidRequest(f"size {size_bytes}: a volume has a sector or more", f"take {SECTOR_BYTES}, or, for instance, 10G")
+    if size_bytes % SECTOR_BYTES:
+        up = -(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES
         raise InvalidRequest(f"size {size_bytes} is not a multiple of {SECTOR_BYTES} bytes", f"take {up}")
 
 

@@ -123,6 +123,7 @@ class Daemon:
         self._link: Link | None = None
         self._stopping = threading.Event()
         self.ready = threading.Event()
+        self.ending = False     # the gateway is about to end, and that is no accident
         self.replayed = 0
         self._administered = False
 
@@ -135,12 +136,17 @@ class Daemon:
 
     def serve(self) -> None:
         """Carry out what the gateway hands over, until stop(). A gateway that dies is waited for."""
+        waiting = False
         while not self._stopping.is_set():
             try:
                 link = Link.connect(self._gateway)
             except Unavailable:
+                if not waiting:
+                    log.warning("waiting for a gateway at %s: none listens there; without limit, until SIGTERM or SIGINT", self._gateway)
+                waiting = True
                 self._stopping.wait(RETRY_SECONDS)
                 continue
+            waiting = False
             with link:
                 with self._lock:
                     if self._stopping.is_set():
@@ -155,7 +161,8 @@ class Daemon:
                         self._link = None
                     self._end_all()
             if not self._stopping.is_set():
-                log.warning("the gateway is gone: its connections end, what was acknowledged is made durable")
+                log.log(logging.INFO if self.ending else logging.WARNING,
+                        "the gateway is gone: its connections end, what was acknowledged is made durable")
                 self._flush()
                 self._stopping.wait(RETRY_SECONDS)
 
