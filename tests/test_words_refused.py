@@ -88,7 +88,7 @@ def test_an_age_of_nothing_is_now():
 
 def test_a_daemon_says_what_it_waits_for(here, caplog, monkeypatch):
     daemon = Daemon(str(here / "none.sock"), cdp.Settings())
-    waits = iter([False, False, True])
+    waits = iter([False] * 50)
     monkeypatch.setattr(daemon._stopping, "wait", lambda _s: next(waits, True) and daemon._stopping.set())
     daemon.serve()
     assert [r.message for r in caplog.records].count(

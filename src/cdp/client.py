@@ -195,6 +195,8 @@ def write_serving(root: str, served: ServedView) -> None:
 
 
 def remove_serving(root: str) -> None:
+    if (read_serving(root) or {}).get("pid", os.getpid()) != os.getpid():
+        return  # of another server: its volume is in that place now
     try:
         os.unlink(os.path.join(root, SERVING_FILE))
     except OSError:

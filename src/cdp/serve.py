@@ -233,6 +233,7 @@ class Server:
         listen = self._addresses()
         from cdp.admin import AdminServer, Held, clear_stale_socket
         from cdp.nbd import NbdServer
+        from cdp.room import shortage
 
         clear_stale_socket(self._admin_socket)
         roots = list(self._roots.values())
@@ -242,6 +243,8 @@ class Server:
             self._volumes[name] = volume
             self._leases[name] = ImageLeases(volume)
             self._stack.callback(self._leases[name].close)
+            if not volume.read_only and (short := shortage(location.root, volume.geometry().segment_bytes)):
+                log.warning("%s", short)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
         self._exports = Exports(self._leases, self._volumes, self._read_only, front, self._target)

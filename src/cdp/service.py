@@ -264,6 +264,10 @@ class VolumeService:
         self.volume = volume
         self.served = served
 
+    def check_home(self) -> None:
+        """Raises Unavailable where the folder of the volume was moved, deleted or replaced since it was opened."""
+        self.volume._store.check_home()
+
     def info(self) -> InfoView:
         volume = self.volume
         return InfoView(

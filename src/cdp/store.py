@@ -30,7 +30,7 @@ from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound,
 from cdpcore.diskstate import DiskState
 from cdpcore.inplace import InPlaceCore
 from cdpcore.log import Log
-from cdpcore.osapi import File, Os, posix
+from cdpcore.osapi import File, Os, PosixOs, posix
 from cdpcore.pool import BufferPool
 from cdpcore.segfiles import SegmentFds
 from cdpcore.view import View
@@ -40,6 +40,7 @@ from . import disk as disks
 from . import geometry as geometries
 from . import lineage
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
+from .folder import Folder
 from .geometry import Geometry
 from .importing import BASE, BUILDING, Base, fill
 from .maintain import Maintainer
@@ -220,6 +221,7 @@ class Store:
         self._catalog_factory = catalog
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
+        self._folder: Folder | None = None
         self._disk: File | None = None
         self._disk_stamp: disks.Stamp | None = None
         self._disk_state: DiskState | None = None
@@ -234,6 +236,8 @@ class Store:
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
         self._lock_file = lock(self.os, self.directory, self.read_only)
         try:
+            if isinstance(self.os, PosixOs):
+                self._folder = Folder(self.directory)
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
@@ -309,7 +313,8 @@ class Store:
                 self.core.lineage_changed(True, self.restores[-1].destructive)
                 self.core.thaw()
         self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
-        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped)
+        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
+                                     self.check_home)
         if t.threads:
             # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
             self._thread(self.log.run_writer, "cdp-writer")
@@ -351,6 +356,13 @@ class Store:
             rows = [r for r in rows if r.reclaimed]
         return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
                             for r in rows if r.start == 0 and r.end == self.sectors)
+
+    # --- its folder ----------------------------------------------------------------------------------------------------
+
+    def check_home(self) -> None:
+        """Raises Unavailable where the folder was moved, deleted or replaced since it was opened."""
+        if self._folder is not None:
+            self._folder.check()
 
     # --- upkeep --------------------------------------------------------------------------------------------------------
 
@@ -417,7 +429,13 @@ class Store:
             self.maintainer.step()
         except CdpError:
             pass        # the log is durable: the next open seals and indexes it
-        for number in self.log.close_files():
+        empty = self.log.close_files()
+        try:
+            self.check_home()
+        except Unavailable as e:        # what was acknowledged is in the log: the next open does the rest, where the folder is then
+            log.error("%s", e)
+            return
+        for number in empty:
             try:
                 self.os.unlink(log_path(self.directory, number))
             except CdpError:
@@ -443,6 +461,9 @@ class Store:
         if self._disk is not None:
             self._disk.close()
             self._disk = None
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None

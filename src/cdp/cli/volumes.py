@@ -6,7 +6,7 @@ import click
 
 from cdp import units
 from cdp.cli import cli, exits
-from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
+from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields, note
 from cdp.cli.refs import volume_only
 from cdp.paths import checked
 from cdp.times import told
@@ -45,6 +45,7 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     if size_bytes is not None:
         check_size(size_bytes)
     import cdp
+    from cdp.room import shortage
     from cdp.service import VolumeService
 
     with cdp.create(path, size=size_bytes, disk=base, settings=state.settings) as made:
@@ -52,6 +53,8 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     text = units.approx_size(info["size_bytes"])
     emit(state, info, [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
                        f"  serve it:  cdp serve {volume}"])
+    if short := shortage(path, made.geometry().segment_bytes, "remove it and repeat"):
+        note(f"warning: {short}")
 
 
 def new_volume_path(volume: str) -> str:

@@ -34,6 +34,7 @@ from cdp.settings import Settings
 log = logging.getLogger("cdp.tsd")
 
 RETRY_SECONDS = 0.05
+TOLD_TRIES = 20     # a second: beside a manager, the gateway may only be starting
 REDO_RETRY_SECONDS = 1.0
 
 
@@ -52,6 +53,7 @@ class Volumes:
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
         import cdp
+        from cdp.room import shortage
 
         self.uris: list[Address] = []
         self.tls = False
@@ -64,6 +66,8 @@ class Volumes:
             for name, location in self._locations.items():
                 self.opened[name] = cdp.open(location.root, settings=settings)
                 stack.callback(self.opened[name].close)
+                if short := shortage(location.root, self.opened[name].geometry().segment_bytes):
+                    log.warning("%s", short)
                 self._leases[name] = ImageLeases(self.opened[name])
                 stack.callback(self._leases[name].close)
             self.exports = Exports(self._leases, self.opened, read_only, self)
@@ -136,17 +140,17 @@ class Daemon:
 
     def serve(self) -> None:
         """Carry out what the gateway hands over, until stop(). A gateway that dies is waited for."""
-        waiting = False
+        tries = 0
         while not self._stopping.is_set():
             try:
                 link = Link.connect(self._gateway)
             except Unavailable:
-                if not waiting:
+                tries += 1
+                if tries == TOLD_TRIES:
                     log.warning("waiting for a gateway at %s: none listens there; without limit, until SIGTERM or SIGINT", self._gateway)
-                waiting = True
                 self._stopping.wait(RETRY_SECONDS)
                 continue
-            waiting = False
+            tries = 0
             with link:
                 with self._lock:
                     if self._stopping.is_set():
