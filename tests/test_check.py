@@ -5,8 +5,9 @@ import shutil
 import time
 from pathlib import Path
 
-import cdp
 import pytest
+
+import cdp
 from cdp import check
 from cdp.settings import Settings
 from cdpcore.nbd import RELEASES_PAGES

@@ -8,15 +8,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import cdp
 import pytest
+from simcatalog import on
+
+import cdp
 from cdp import check
 from cdp import store as stores
 from cdp.tuning import Tuning
 from cdp.volume import Volume
 from cdpcore.errors import CdpError
 from cdpcore.osapi import SimOs
-from simcatalog import on
 
 MIB = 1 << 20
 

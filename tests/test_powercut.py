@@ -12,9 +12,10 @@ import random
 from dataclasses import replace
 
 import pytest
+from world import SIZES, Node, World
+
 from cdpcore.errors import CdpError, NotFound
 from cdpcore.osapi import SimOs
-from world import SIZES, Node, World
 
 HISTORIES = int(os.environ.get("CDP_HISTORIES", "800"))
 MODES = ["seeded"] * 6 + ["drop", "keep"]

@@ -13,7 +13,17 @@ TYPE_CHECKING = False   # as type checkers know it; typing itself takes longer t
 if TYPE_CHECKING:
     from typing import Any
 
-    from cdpcore.errors import Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable
+    from cdpcore.errors import (
+        Busy,
+        CdpError,
+        Closed,
+        Corruption,
+        InvalidRequest,
+        NotFound,
+        OutOfSpace,
+        RefusedPoint,
+        Unavailable,
+    )
 
     from .adopting import adopt, detach
     from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window

@@ -6,9 +6,8 @@ once, with one line. So it does when the command is done and the interpreter tak
 KeyboardInterrupt, as usual, or what the command makes of it. (What Python loads before this file is beyond us.)
 Main thread only.
 """
+import _signal as signal  # type: ignore[import-not-found]  # below `signal`, which would load half a dozen modules first
 import os
-
-import _signal as signal    # type: ignore[import-not-found]  # below `signal`, which would load half a dozen modules first
 
 TYPE_CHECKING = False       # typing would load more still
 if TYPE_CHECKING:

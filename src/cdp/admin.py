@@ -18,17 +18,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import uvicorn
-from cdpcore.errors import (
-    Busy,
-    CdpError,
-    Closed,
-    Corruption,
-    InvalidRequest,
-    NotFound,
-    OutOfSpace,
-    RefusedPoint,
-    Unavailable,
-)
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -51,6 +40,17 @@ from cdp.service import (
     ServedView,
     VolumeService,
     WindowView,
+)
+from cdpcore.errors import (
+    Busy,
+    CdpError,
+    Closed,
+    Corruption,
+    InvalidRequest,
+    NotFound,
+    OutOfSpace,
+    RefusedPoint,
+    Unavailable,
 )
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path, with its end

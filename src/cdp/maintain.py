@@ -18,8 +18,8 @@ from typing import Any
 
 from cdpcore import runs as core_runs
 from cdpcore import sealing
-from cdpcore.inplace import InPlaceCore
 from cdpcore.errors import Corruption, OutOfSpace, Unavailable
+from cdpcore.inplace import InPlaceCore
 from cdpcore.osapi import Os
 
 from .catalog import Catalog, Run, Segment, Transaction
@@ -106,7 +106,7 @@ class Maintainer:
                 self._look_home()
                 self._core.log.prepare_spare()
                 told = ""
-            except Exception as e:      # a background thread must survive: the error goes to whoever writes next
+            except Exception as e:      # noqa: BLE001  (a background thread must survive: the error goes to whoever writes next)
                 if str(e) != told:
                     log.error("upkeep of %s: %s", self._dir, e)
                     told = str(e)
@@ -138,7 +138,7 @@ class Maintainer:
                 if not self._stopping and (upkeep := self.upkeep()):
                     upkeep()
                 upkeep = None
-            except Exception as e:
+            except Exception as e:      # noqa: BLE001  (as above)
                 if str(e) != self._merge_failed:
                     log.error("merging runs of %s: %s", self._dir, e)
                     self._merge_failed = str(e)

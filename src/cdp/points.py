@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from cdpcore.errors import InvalidRequest
 
@@ -69,7 +69,7 @@ def parse(point: str | int | datetime | Point, now_ns: int) -> Point:
         return Point(text, "time", ts_ns=_time(text, m))
     if m := _CLOCK.fullmatch(text):
         return Point(text, "time", ts_ns=_clock(text, m, now_ns))
-    name = text[1:] if text.startswith("@") else text
+    name = text.removeprefix("@")
     if valid_name(name):
         return Point(text, "bookmark", name=name)
     raise InvalidRequest(f"not a point: {text!r}", HINT)
@@ -109,4 +109,4 @@ def _clock(text: str, m: re.Match[str], now_ns: int) -> int:
 def rfc3339(ts_ns: int) -> str:
     """UTC, to the nanosecond: exact, so it can be given back as a point."""
     seconds, ns = divmod(ts_ns, 10**9)
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S") + f".{ns:09d}Z"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ns:09d}Z"

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
-
 from cdp.client import (
     IMAGES,
     LOCK_RETRY_SECONDS,
@@ -45,6 +43,7 @@ from cdp.leases import ImageLeases
 from cdp.points import valid_name
 from cdp.service import ServedView, VolumeService
 from cdp.settings import Settings, parse_address
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from cdp import Volume

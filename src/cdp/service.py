@@ -20,9 +20,8 @@ if sys.version_info >= (3, 12):
 else:  # pydantic cannot read the older one's field types
     from typing_extensions import TypedDict
 
-from cdpcore.errors import InvalidRequest
-
 from cdp.times import utc
+from cdpcore.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cdp import Bookmark, ImageInfo, Moment, Restore, Volume

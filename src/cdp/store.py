@@ -26,8 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.diskstate import DiskState
+from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.inplace import InPlaceCore
 from cdpcore.log import Log
 from cdpcore.osapi import File, Os, PosixOs, posix

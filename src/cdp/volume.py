@@ -14,23 +14,25 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+
 from cdpcore.errors import Busy, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable
 from cdpcore.osapi import Os, posix
 from cdpcore.target import Target
 from cdpcore.view import View
 
-from . import lineage, points, store as stores
+from . import lineage, points
+from . import store as stores
 from .catalog import BookmarkRow, RestoreRow
 from .geometry import Geometry
 from .images import Images
 from .importing import Base, import_base
 from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+from .paths import absolute
 from .reclaim import reclaim
 from .recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
-from .paths import absolute
 from .settings import Settings, checked
 from .timeimage import TimeImage, byte_count, bytes_of, extents_of
 from .timeline import RECORD
@@ -568,7 +570,7 @@ class Volume:
             if parent is not None:
                 parent.close()
 
-    def __enter__(self) -> Volume:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

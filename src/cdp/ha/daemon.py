@@ -19,17 +19,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cdpcore.channel import Channel
-from cdpcore.errors import CdpError, Unavailable
-from cdpcore.executor import Executor
-
 from cdp.client import identity, remove_serving, write_serving
-from cdp.platform.posix.link import Link, Message, told
 from cdp.leases import ImageLeases
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
+from cdp.platform.posix.link import Link, Message, told
 from cdp.serve import Exports, OpenExport, named_roots, runtime_sockets
 from cdp.service import ServedView, VolumeService
 from cdp.settings import Settings
+from cdpcore.channel import Channel
+from cdpcore.errors import CdpError, Unavailable
+from cdpcore.executor import Executor
 
 log = logging.getLogger("cdp.tsd")
 

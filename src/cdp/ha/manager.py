@@ -28,10 +28,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from cdpcore.errors import Busy, CdpError, Unavailable
-
 from cdp.platform.posix.link import Link, Message, heard, listen, told
 from cdp.settings import Settings
+from cdpcore.errors import Busy, CdpError, Unavailable
 
 log = logging.getLogger("cdp.ha")
 

@@ -15,10 +15,9 @@ import threading
 import time
 from typing import Any
 
-from cdpcore.errors import CdpError
-
 from cdp.platform.posix.link import Link, Message, told
 from cdp.settings import Settings
+from cdpcore.errors import CdpError
 
 log = logging.getLogger("cdp.ha")
 
