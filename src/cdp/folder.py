@@ -1,5 +1,5 @@
-"""The folder of an open volume, known again by its inode: it may be moved, deleted, or replaced while the volume is open, and what is made by
-path then (segments, runs) would be missing where the volume is, or end up in another one.
+"""The folder of an open volume, known again by its inode: it may be moved, deleted, or replaced meanwhile, and what is made by path
+then (segments, runs) would be missing where the volume is, or end up in another one.
 
 Threading: any thread.
 """
@@ -33,7 +33,8 @@ class Folder:
             raise Unavailable(f"{self._path}: the folder of this open volume was deleted{beside}; no record is taken any more",
                               "copy what can still be read of it, then end the process that has it open")
         first = f"move {self._path} away, then " if beside else ""
-        raise Unavailable(f"{self._path}: the folder of this open volume was moved{f' to {where}' if where else ''}{beside}; no record is taken",
+        to = f" to {where}" if where else ""
+        raise Unavailable(f"{self._path}: the folder of this open volume was moved{to}{beside}; no record is taken",
                           f"{first}mv {where or 'it'} {self._path}, and it goes on; or end its process and open it where it is now")
 
     def _now(self) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""What a path may look like, before the file system is asked: errors that say what is wrong with it, and never one from the midst of a call.
+"""What a path may look like, before the file system is asked: errors that say what is wrong with it.
 
 Pure functions: any thread.
 """
@@ -20,7 +20,8 @@ def checked(path: str, room_bytes: int = 0) -> str:
     try:
         path_bytes = len(path.encode())
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{path!r} is not text in UTF-8", "use such names only; a locale such as C.UTF-8 has to be set for them") from None
+        raise InvalidRequest(f"{path!r} is not text in UTF-8",
+                             "use such names only; a locale such as C.UTF-8 has to be set for them") from None
     if path_bytes > MAX_PATH_BYTES:
         raise InvalidRequest(f"{shown}: a path of {path_bytes} bytes", f"use at most {MAX_PATH_BYTES}")
     parts = path.rstrip("/").split("/")

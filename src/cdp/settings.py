@@ -211,7 +211,8 @@ def checked(settings: Settings | None) -> Settings:
     if settings is None:
         return Settings()
     if not isinstance(settings, Settings):
-        raise InvalidRequest(f"settings: {type(settings).__name__} is not cdp.Settings", "give, for instance, cdp.Settings(pool_bytes=128 << 20)")
+        raise InvalidRequest(f"settings: {type(settings).__name__} is not cdp.Settings",
+                             "give, for instance, cdp.Settings(pool_bytes=128 << 20)")
     return settings
 
 

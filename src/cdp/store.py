@@ -74,7 +74,8 @@ def check_size(size: int, disk: str = "") -> None:
     if isinstance(size, bool) or not isinstance(size, int):
         raise InvalidRequest(f"size {size!r} is not a number of bytes", "give it as a whole number")
     if disk and size == 0:
-        raise InvalidRequest(f"{disk}: is empty", "give a raw disk image or a block device; 'cdp create VOLUME --size' makes an empty volume")
+        raise InvalidRequest(f"{disk}: is empty",
+                             "give a raw disk image or a block device; 'cdp create VOLUME --size' makes an empty volume")
     if disk and size % 512:
         up = -(-size // 512) * 512
         raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512", f"enlarge it to {up} bytes: truncate -s {up} {disk}")
