@@ -6,6 +6,7 @@ catalog that was there is kept as catalog.lmdb.old until the new one is complete
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,37 +241,19 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     uuid = bytes.fromhex(geometry.uuid)
     report = Report()
     segments, events = _survey(os, directory, uuid, report, progress)
-    new = f"{directory}/catalog.lmdb.new"
-    if os.exists(new):
-        stores.remove_tree(os, new)
-    catalog = LmdbCatalog(Path(new), create=True)
-    used = [int(n[:-4]) for n in os.list_dir(f"{directory}/runs") if n.endswith(".run") and n[:-4].isdigit()]
-    builder = _Runs(os, directory, uuid, max(used, default=0) + 1)
-    for done, segment in enumerate(segments):
-        opened = SegmentFile(os, log_path(directory, segment.number), uuid, segment.number)
-        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
-        builder.add(opened)
-        opened.close()
-        if progress:
-            progress(len(segments) + done + 1, 2 * len(segments))
-    os.sync_dir(f"{directory}/runs")
-    with catalog.write() as txn:
-        for segment in segments:
-            txn.put(segment)
-        for run in builder.runs:
-            txn.put(run)
-        for event in events:
-            apply_event(txn, event)
-    catalog.close()
-    old = f"{directory}/catalog.lmdb.old"
-    if os.exists(old):
-        stores.remove_tree(os, old)
+    stores.clear_rebuild(os, directory)
+    new = f"{directory}/{stores.REBUILDING}"
+    try:
+        _fill(os, directory, uuid, new, segments, events, tuning, progress)
+    except BaseException:       # also an interrupt
+        stores.clear_rebuild(os, directory)
+        raise
+    old = f"{directory}/{stores.REPLACED}"
     if os.exists(f"{directory}/catalog.lmdb"):
         os.rename(f"{directory}/catalog.lmdb", old)
     os.rename(new, f"{directory}/catalog.lmdb")
     os.sync_dir(directory)
-    if os.exists(old):
-        stores.remove_tree(os, old)
+    stores.clear_rebuild(os, directory)
     # The index is new; whether the data that it leads to is sound is another question, and answered too.
     finished = Report()
     fresh = stores.lmdb_catalog(directory)
@@ -285,6 +268,28 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     finally:
         fresh.close()
     return finished
+
+
+def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment], events: list[Event], tuning: Tuning,
+          progress: Progress | None) -> None:
+    """Pass 2: runs, and a catalog at `new` that has everything. Runs that no catalog knows are removed by the next opening."""
+    used = [int(n[:-4]) for n in os.list_dir(f"{directory}/runs") if n.endswith(".run") and n[:-4].isdigit()]
+    builder = _Runs(os, directory, uuid, max(used, default=0) + 1)
+    for done, segment in enumerate(segments):
+        opened = SegmentFile(os, log_path(directory, segment.number), uuid, segment.number)
+        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
+        builder.add(opened)
+        opened.close()
+        if progress:
+            progress(len(segments) + done + 1, 2 * len(segments))
+    os.sync_dir(f"{directory}/runs")
+    with closing(LmdbCatalog(Path(new), create=True)) as catalog, catalog.write() as txn:
+        for segment in segments:
+            txn.put(segment)
+        for run in builder.runs:
+            txn.put(run)
+        for event in events:
+            apply_event(txn, event)
 
 
 def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:

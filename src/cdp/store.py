@@ -55,9 +55,22 @@ MAX_SIZE_BYTES = 1 << 56
 RESERVE = "reserve"
 RESERVE_BYTES = 1 << 20
 CREATING = ".creating"
+REBUILDING, REPLACED = "catalog.lmdb.new", "catalog.lmdb.old"
 _MADE = frozenset({"lock", "log", "runs", "images"} | {     # beside the catalog, all that a creation makes; the first opening adds more
     f"{name}{end}" for name in (geometries.NAME, BASE, BUILDING, disks.STATE, "lock") for end in ("", ".tmp")})
 RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
+
+
+def clear_rebuild(os: Os, directory: str) -> None:
+    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete, and takes it;
+    one that was being filled is removed."""
+    catalog, old, new = (f"{directory}/{name}" for name in ("catalog.lmdb", REPLACED, REBUILDING))
+    if os.exists(old) and not os.exists(catalog):
+        os.rename(new if os.exists(new) else old, catalog)
+        os.sync_dir(directory)
+    for path in (new, old):
+        if os.exists(path):
+            remove_tree(os, path)
 
 
 def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
@@ -242,6 +255,8 @@ class Store:
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
+            if not self.read_only:
+                clear_rebuild(self.os, self.directory)
             self.catalog = self._catalog_factory(self.directory, False)
             if self.geometry.before:
                 if self.read_only:
