@@ -8,6 +8,9 @@ TEST_DEPS := $(VENV)/.test-deps
 SOURCES := pyproject.toml setup.py README.md \
 	$(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name py.typed -o -path '*/c/*.[ch]')
 
+# What is built and tested is this checkout, with what .venv has.
+unexport PYTHONPATH PYTHONHOME
+
 .PHONY: demo test bench sanitize plain dev clean
 
 demo: $(INSTALLED)
@@ -19,10 +22,24 @@ test: $(INSTALLED) $(TEST_DEPS)
 bench: $(INSTALLED)
 	$(PY) -m bench $(ARGS)
 
+# Every thing that may be missing, in one line, before anything is made.
+define LACKS
+import importlib.util as util, os, shlex, shutil, sys, sysconfig
+compiler = shlex.split(os.environ.get("CC") or "cc")[0]
+sys.exit("cdp needs Python 3.11 or later: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else
+    sys.executable + " lacks venv and ensurepip: install them (Debian: python3-venv), or make PYTHON=..."
+        if not (util.find_spec("venv") and util.find_spec("ensurepip")) else
+    sys.executable + " lacks its C headers: install them (Debian: python3-dev), or make PYTHON=..."
+        if not os.path.exists(sysconfig.get_path("include") + "/Python.h") else
+    compiler + ": no such C compiler: install one (Debian: gcc), or make CC=..." if not shutil.which(compiler) else None)
+endef
+export LACKS
+
 $(PY):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "cdp needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@test -w . || { echo "$$PWD cannot be written, and all is built there: copy the checkout to where it can" >&2; exit 1; }
+	@command -v "$(PYTHON)" > /dev/null || { echo "$(PYTHON): no such Python: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c "$$LACKS"
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(INSTALLED): $(SOURCES) | $(PY)
 	@echo "Building and installing cdp into $(VENV) (a minute or two, once)"

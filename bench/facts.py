@@ -15,9 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def facts(directory: Path) -> dict[str, Any]:
     """Of this run; `directory` is where its files lie."""
-    from cdpcore.index import crc32c_name
-
     import cdp
+    from cdpcore.index import crc32c_name
 
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

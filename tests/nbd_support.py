@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdpcore.errors import NotFound
-
 from cdpcore import nbd as core
+from cdpcore.errors import NotFound
 
 # enum cdp_code
 INVALID, NOTFOUND, NOSPACE, CORRUPT, UNAVAILABLE, CLOSED, REFUSED = range(1, 8)

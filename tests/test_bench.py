@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cdpcore.errors import Closed, InvalidRequest, NotFound
 
 import cdp
 from cdpcore import loadgen
+from cdpcore.errors import Closed, InvalidRequest, NotFound
 from cdpcore.plainfile import PlainFile
 from cdpcore.ramdisk import RamDisk
 

@@ -8,10 +8,12 @@ import threading
 import time
 from pathlib import Path
 
-import cdp
 import pytest
+
+import cdp
 from cdp import catalog as catalogs
-from cdp import check, store as stores
+from cdp import check
+from cdp import store as stores
 from cdp.catalog import BookmarkRow, LmdbCatalog, RestoreRow, Segment
 
 MIB = 1 << 20

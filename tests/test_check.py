@@ -5,9 +5,11 @@ import shutil
 import time
 from pathlib import Path
 
-import cdp
 import pytest
+
+import cdp
 from cdp import check
+from cdp.catalog import LmdbCatalog
 from cdp.settings import Settings
 from cdpcore.nbd import RELEASES_PAGES
 
@@ -126,3 +128,44 @@ def test_destructive_restore_frees_and_stays_sound(tmp_path):
     with cdp.open(path, settings=SMALL) as v:
         assert v.pread(8192, 0) == b"a" * 4096 + b"b" * 4096
         assert v.window().gaps and check.check_open(v).ok
+
+
+@pytest.mark.parametrize("left", ["filling", "between", "behind"])
+def test_what_an_interrupted_rebuild_leaves_is_ended(tmp_path, left):
+    """Killed while the new catalog was filled, between the two renames, or before the old one was removed."""
+    path = tmp_path / "v"
+    with cdp.create(path, size=1 << 20) as volume:
+        volume.pwrite(b"1" * 4096, 0)
+        volume.bookmark("b")
+    catalog, new, old = (path / f"catalog.lmdb{end}" for end in ("", ".new", ".old"))
+    if left == "filling":
+        new.mkdir()
+        (new / "data.mdb").write_bytes(b"half")
+    else:
+        shutil.copytree(catalog, new)
+        catalog.rename(old)
+        (old / "data.mdb").write_bytes(b"damaged")
+        if left == "behind":
+            new.rename(catalog)
+    with cdp.open(path) as volume:
+        assert volume.pread(4096, 0) == b"1" * 4096 and [b.name for b in volume.bookmarks()] == ["b"]
+    assert catalog.exists() and not new.exists() and not old.exists()
+    assert check.check(path).ok
+
+
+def test_an_interrupt_in_a_rebuild_leaves_the_volume_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "v"
+    with cdp.create(path, size=1 << 20) as volume:
+        volume.pwrite(b"1" * 4096, 0)
+
+    class Interrupted(LmdbCatalog):
+        def write(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "LmdbCatalog", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        check.rebuild(path)
+    assert not (path / "catalog.lmdb.new").exists()
+    with cdp.open(path) as volume:
+        assert volume.pread(4096, 0) == b"1" * 4096
+    assert check.check(path).ok

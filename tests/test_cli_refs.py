@@ -3,10 +3,10 @@ import json
 import os
 
 import pytest
-from cdpcore.errors import InvalidRequest, NotFound
 
 from cdp.cli.refs import Ref, split, volume_and_point, volume_only
 from cdp.client import Location, find_server, locate, read_serving
+from cdpcore.errors import InvalidRequest, NotFound
 
 
 def make(path):

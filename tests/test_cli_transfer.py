@@ -2,10 +2,10 @@
 import os
 
 import pytest
-from cdpcore.errors import InvalidRequest, Unavailable
 
 from cdp.cli import transfer
 from cdp.cli.transfer import BLOCK_BYTES, PIECE_BYTES, Source, nonzero_ranges
+from cdpcore.errors import InvalidRequest, Unavailable
 
 MIB = 1 << 20
 

@@ -1,9 +1,10 @@
 """Standard input, output and error may be closed: a command does its work, and nothing that is printed ends up in a volume."""
 import subprocess
 
-import cdp
 import interop
 import pytest
+
+import cdp
 
 
 def run_closed(path, line, closed):

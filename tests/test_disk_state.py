@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import cdp
 import pytest
+
+import cdp
 from cdp import check
 from cdpcore.errors import Corruption, NotFound
 

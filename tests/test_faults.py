@@ -14,13 +14,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from simcatalog import on
+from world import KIB, SIZES, WEIGHTS, Size, World, tuning
+
 from cdp import timeline
 from cdp.volume import Volume
 from cdpcore.errors import CdpError, Corruption, OutOfSpace
 from cdpcore.osapi import SimOs
 from cdpcore.segment import SegmentFile
-from simcatalog import on
-from world import KIB, SIZES, WEIGHTS, Size, World, tuning
 
 HISTORIES = int(os.environ.get("CDP_HISTORIES", "1200")) // 4
 KINDS = ["after", "before"]
@@ -58,7 +59,7 @@ class Faults:
             if left and rnd.random() < 0.08:
                 left -= 1
                 self.arm()
-            if not succeeds(lambda: world.run(op)):     # (its traceback would keep handles open)
+            if not succeeds(lambda: world.run(op)):     # noqa: B023  (its traceback would keep handles open)
                 self.failures += 1
                 self.after_failure(op[0])
         sim.clear_faults()
@@ -88,7 +89,7 @@ class Faults:
             node.model.cut(seq, durable=False)
             sticky |= node.volume._core.stats()["failed_errno"] != 0
             got = bytearray(world.size.volume)
-            if succeeds(lambda: node.volume.pread_into(got, 0)):    # the fault may hit this read: an error, not other bytes
+            if succeeds(lambda: node.volume.pread_into(got, 0)):    # noqa: B023  (the fault may hit this read: an error, not other bytes)
                 assert got == node.model.now
         self.sticky += sticky
         if world.pending or world.root.volume is None or name in UNSURE or sticky or rnd.random() < 0.3:

@@ -3,8 +3,9 @@ import shutil
 import struct
 from pathlib import Path
 
-import cdp
 import pytest
+
+import cdp
 from cdp import check
 from cdpcore.index import crc32c
 
@@ -30,7 +31,7 @@ def volume(tmp_path: Path) -> Path:
 
 def test_segment_by_the_document():
     raw = (GOLDEN / "v1/log/0000000001.log").read_bytes()
-    magic, version, crc, uuid, size, created, number, flags, salt = struct.unpack_from("<8sII16sQQIIQ", raw)
+    magic, version, crc, _uuid, size, created, number, flags, salt = struct.unpack_from("<8sII16sQQIIQ", raw)
     assert (magic, version, size, number, flags) == (b"CDPSEG1\0", 1, 1 << 20, 1, 0)
     assert crc == zeroed_crc(raw[:4096], 12)
     frame = raw[4096:8192]

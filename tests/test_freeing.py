@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import cdp
 import pytest
+from simcatalog import on
+from world import KIB, tuning
+
+import cdp
 from cdp import store as stores
 from cdp.volume import Volume
 from cdpcore.errors import Busy, CdpError
 from cdpcore.osapi import SimOs
-from simcatalog import on
-from world import KIB, tuning
 
 SIZE = 8192 * KIB
 PIECE = 4 * KIB

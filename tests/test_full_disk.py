@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import cdp
 import interop
 import pytest
+from simcatalog import on
+from world import KIB, tuning
+
+import cdp
 from cdp import check
 from cdp import store as stores
 from cdp.volume import Volume
 from cdpcore.errors import OutOfSpace
 from cdpcore.osapi import SimOs
-from simcatalog import on
-from world import KIB, tuning
 
 MIB = 1 << 20
 SETTINGS = cdp.Settings(segment_bytes=16 * MIB, pool_bytes=16 * MIB)

@@ -91,6 +91,12 @@ def ha(tmp_path, sockets):
             made.stop()
 
 
+def test_a_normal_life_is_quiet(ha, tmp_path):
+    assert f"nbd+unix:///web?socket={ha.sockets}/nbd\n" in ha.log.read_text()
+    ha.stop()
+    assert "WARNING" not in ha.log.read_text() and "ERROR" not in ha.log.read_text()
+
+
 def words(folder, *args, status=0):
     return run(*cdp_argv(*args), cwd=folder, status=status).stdout
 

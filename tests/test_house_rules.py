@@ -44,18 +44,18 @@ def test_every_file_says_what_it_is_for(path: Path):
 
 @pytest.mark.parametrize("path", [p for p in CODE if p.suffix in (".pyx", ".pxd")], ids=name)
 def test_no_textual_includes(path: Path):
-    assert not re.search(r"^\s*include\s+['\"]", path.read_text(), re.M)
+    assert not re.search(r"^\s*include\s+['\"]", path.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", [p for p in CODE if "cdpcore" in p.parts and p.name != "os_posix.c"], ids=name)
 def test_linux_only_calls_are_in_the_os_table(path: Path):
-    code = re.sub(r"/\*.*?\*/|\"\"\".*?\"\"\"|//[^\n]*|#[^\n]*", "", path.read_text(), flags=re.S)
+    code = re.sub(r"/\*.*?\*/|\"\"\".*?\"\"\"|//[^\n]*|#[^\n]*", "", path.read_text(), flags=re.DOTALL)
     assert not LINUX_ONLY.search(code)
 
 
 @pytest.mark.parametrize("path", [p for p in CODE if "cdpcore" in p.parts], ids=name)
 def test_the_core_knows_nothing_of_the_shell(path: Path):
-    assert not re.search(r"^\s*(?:from|import)\s+cdp\b(?!core)", path.read_text(), re.M)
+    assert not re.search(r"^\s*(?:from|import)\s+cdp\b(?!core)", path.read_text(), re.MULTILINE)
 
 
 ENGINE_SHELL = ["store", "recovery", "maintain", "reclaim", "volume", "images", "importing", "timeline", "lineage", "points",

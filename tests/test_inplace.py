@@ -8,9 +8,10 @@ import threading
 import time
 from pathlib import Path
 
-import cdp
 import numpy as np
 import pytest
+
+import cdp
 from cdp import check
 from cdp.tuning import Tuning
 from cdp.volume import Volume
@@ -330,7 +331,7 @@ def test_readers_writers_and_images_at_once(tmp_path: Path):
             try:
                 while not stop.is_set():
                     body()
-            except BaseException as e:
+            except BaseException as e:      # noqa: BLE001  (told by the test)
                 failed.append(e)
                 stop.set()
         return threading.Thread(target=run)

@@ -9,8 +9,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import cdp
 import pytest
+from simcatalog import on
+
+import cdp
 from cdp import check
 from cdp import store as stores
 from cdp.tuning import Tuning
@@ -18,7 +20,6 @@ from cdp.volume import Volume
 from cdpcore import loadgen
 from cdpcore.errors import CdpError, OutOfSpace
 from cdpcore.osapi import SimOs
-from simcatalog import on
 
 MIB = 1 << 20
 

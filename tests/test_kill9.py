@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import cdp
 import pytest
+
+import cdp
 from cdp import check
 
 BLOCK, BLOCKS, KILLS = 4096, 2048, 20

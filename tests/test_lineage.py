@@ -5,13 +5,14 @@ import itertools
 import time
 from pathlib import Path
 
-import cdp
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cdp
 from cdp.lineage import NOW, PENDING, Interval, RestoreRecord, view
 from cdpcore.errors import OutOfSpace
 from cdpcore.view import View
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SECTORS = 24
 

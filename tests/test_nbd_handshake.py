@@ -8,7 +8,6 @@ import random
 import struct
 
 import pytest
-from cdpcore.errors import RefusedPoint
 from nbd_fixtures import dial
 from nbd_support import (
     ABORT,
@@ -48,6 +47,7 @@ from nbd_support import (
 
 from cdp.nbd import NbdServer, TlsMode, UnixAddress
 from cdp.nbd.handshake import MAX_OPTIONS, Handshake, HandshakeError
+from cdpcore.errors import RefusedPoint
 from cdpcore.ramdisk import RamDisk
 
 pytest_plugins = ("nbd_fixtures",)

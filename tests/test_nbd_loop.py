@@ -12,7 +12,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from cdpcore.errors import InvalidRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbd_support import (
@@ -43,6 +42,7 @@ from nbd_support import (
     write,
 )
 
+from cdpcore.errors import InvalidRequest
 from cdpcore.nbd import MAX_PAYLOAD_BYTES, RELEASES_PAGES, Connection, End, inspect
 from cdpcore.ramdisk import RamDisk
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
 from nbd_fixtures import dial
 from nbd_support import (
     ACK,
@@ -40,6 +39,7 @@ from cdp.nbd import NbdServer, TcpAddress, UnixAddress, export_uri
 from cdp.nbd.handshake import MAX_OPTION_BYTES, MAX_OPTIONS, MAX_SKIP_BYTES, MAX_STRING_BYTES
 from cdp.nbd.tls import CHUNK_BYTES
 from cdpcore import nbd as core
+from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
 from cdpcore.ramdisk import RamDisk
 
 pytest_plugins = ("nbd_fixtures",)

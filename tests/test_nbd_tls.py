@@ -7,7 +7,6 @@ import random
 import ssl
 
 import pytest
-from cdpcore.errors import InvalidRequest
 from nbd_fixtures import dial
 from nbd_support import (
     ABORT,
@@ -38,6 +37,7 @@ from nbd_support import (
 )
 
 from cdp.nbd import NbdServer, TlsMode, TlsSettings, UnixAddress
+from cdpcore.errors import InvalidRequest
 from cdpcore.ramdisk import RamDisk
 
 pytest_plugins = ("nbd_fixtures",)

@@ -3,8 +3,8 @@ import random
 from collections.abc import Callable
 
 import pytest
-from cdpcore.errors import CdpError, InvalidRequest, NotFound, Unavailable
 
+from cdpcore.errors import CdpError, InvalidRequest, NotFound, Unavailable
 from cdpcore.osapi import File, Os, SimOs
 
 SECTOR = 512

@@ -4,8 +4,8 @@ import mmap
 from collections.abc import Callable
 
 import pytest
-from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace, Unavailable
 
+from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.osapi import File, SimOs
 
 SECTOR = 512

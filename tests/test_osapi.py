@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cdpcore.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, OutOfSpace, Unavailable
 
 from cdpcore import osapi
+from cdpcore.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, OutOfSpace, Unavailable
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -3,6 +3,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+
 from cdpcore.errors import InvalidRequest
 from cdpcore.rangelock import RangeLock
 

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cdp
 import interop
 import pytest
+
+import cdp
 from cdpcore.errors import Busy, InvalidRequest, RefusedPoint, Unavailable
 
 MIB = 1 << 20

@@ -3,10 +3,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from cdpcore.errors import InvalidRequest, NotFound
 
 from cdp import units
 from cdp.settings import KEYS, Settings, load, parse_address
+from cdpcore.errors import InvalidRequest, NotFound
 
 MIB = 1 << 20
 

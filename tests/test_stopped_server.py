@@ -4,10 +4,11 @@ import signal
 import subprocess
 import time
 
-import cdp
 import interop
-from cdp import client
 from interop import MIB, world  # noqa: F401  (a fixture)
+
+import cdp
+from cdp import client
 
 BOUND_SECONDS = 25  # two waits of 5 s and two starts of Python on a busy machine
 

@@ -4,8 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cdpcore
 import pytest
+
+import cdpcore
 
 CORE = Path(cdpcore.__file__).parent
 # What Cython itself adds to a module that exports C functions.

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cdp import store as stores
-from cdp.volume import Volume
-from cdpcore.errors import Closed, CdpError, InvalidRequest, NotFound, RefusedPoint
-from cdpcore.osapi import SimOs
 from simcatalog import on
 from world import KIB, tuning
+
+from cdp import store as stores
+from cdp.volume import Volume
+from cdpcore.errors import CdpError, Closed, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.osapi import SimOs
 
 SECTOR = 512
 SIZE = 512 * KIB
@@ -53,7 +54,7 @@ def together(jobs: list[Callable[[], None]]) -> None:
     def run(job: Callable[[], None]) -> None:
         try:
             job()
-        except BaseException as e:
+        except BaseException as e:      # noqa: BLE001  (told by the test)
             errors.append(e)
 
     threads = [threading.Thread(target=run, args=(job,)) for job in jobs]

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cdp
 import numpy as np
+from world import KIB, tuning
+
+import cdp
 from cdp import store as stores
 from cdp.volume import Volume
-from world import KIB, tuning
 
 SMALL = tuning(128 * KIB, 1024 * KIB, slots=4, records=4000, threads=True)
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from model import BOOKMARK, FLUSH, RESTORE, RESTORED, SECTOR, UNBOOKMARK, WRITEBACK, Model
+from simcatalog import on
+
 from cdp import store as stores
 from cdp.tuning import Tuning
 from cdp.volume import Volume
 from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.osapi import Os, SimOs
-from model import BOOKMARK, FLUSH, RESTORE, RESTORED, SECTOR, UNBOOKMARK, WRITEBACK, Model
-from simcatalog import on
 
 Op = tuple[str, int]
 LETTER = {"data": b"d", "zero": b"z", "hole": b"h"}

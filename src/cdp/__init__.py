@@ -9,14 +9,25 @@
             assert image.pread(5, 0) == b"hello"
         volume.restore("before")
 """
-from typing import TYPE_CHECKING, Any
-
-from cdpcore.errors import (Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable)
-
-from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
-from .settings import Settings
+TYPE_CHECKING = False   # as type checkers know it; typing itself takes longer to load than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
+    from cdpcore.errors import (
+        Busy,
+        CdpError,
+        Closed,
+        Corruption,
+        InvalidRequest,
+        NotFound,
+        OutOfSpace,
+        RefusedPoint,
+        Unavailable,
+    )
+
     from .adopting import adopt, detach
+    from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+    from .settings import Settings
     from .timeimage import TimeImage
     from .volume import Volume, create, open
 
@@ -25,18 +36,21 @@ __all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation"
            "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window",
            "adopt", "create", "detach", "open"]
 
-_ENGINE = frozenset({"TimeImage", "Volume", "create", "open"})
+_HOME = {"adopt": "cdp.adopting", "detach": "cdp.adopting", "TimeImage": "cdp.timeimage", "Settings": "cdp.settings",
+         **dict.fromkeys(("Volume", "create", "open"), "cdp.volume"),
+         **dict.fromkeys(("Bookmark", "Explanation", "Extent", "ImageInfo", "Moment", "Restore", "Window"), "cdp.model")}
 
 
-def __getattr__(name: str) -> Any:
-    """The engine (and with it NumPy and LMDB, 150 ms) is loaded when it is first used: `cdp --version` needs none of it."""
-    if name in ("adopt", "detach"):
-        from . import adopting
-        return getattr(adopting, name)
-    if name in _ENGINE:
-        from . import volume
-        return getattr(volume, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> "Any":
+    """Each name is loaded when it is first used: the engine (with NumPy and LMDB) takes 150 ms, and `cdp --version` needs none of it;
+    the rest takes 50 ms, in which the command line could not answer to an interrupt (cdp.__main__)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(_HOME.get(name, "cdpcore.errors")), name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

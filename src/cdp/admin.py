@@ -18,17 +18,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import uvicorn
-from cdpcore.errors import (
-    Busy,
-    CdpError,
-    Closed,
-    Corruption,
-    InvalidRequest,
-    NotFound,
-    OutOfSpace,
-    RefusedPoint,
-    Unavailable,
-)
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -51,6 +40,17 @@ from cdp.service import (
     ServedView,
     VolumeService,
     WindowView,
+)
+from cdpcore.errors import (
+    Busy,
+    CdpError,
+    Closed,
+    Corruption,
+    InvalidRequest,
+    NotFound,
+    OutOfSpace,
+    RefusedPoint,
+    Unavailable,
 )
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path, with its end
@@ -150,12 +150,16 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
         served = held.get(volume)
         if served is None:
             raise NotFound(f"no volume {volume!r} here", f"this server holds {', '.join(held)}")
-        if image is None:
-            yield served.service
-            return
-        with served.leases.lease(tuple(image.split("/"))) as opened:
-            view = served.service.served
-            yield VolumeService(opened, view and {**view, "uris": served.uris(f"{volume}/{image}")})
+        try:
+            if image is None:
+                yield served.service
+                return
+            with served.leases.lease(tuple(image.split("/"))) as opened:
+                view = served.service.served
+                yield VolumeService(opened, view and {**view, "uris": served.uris(f"{volume}/{image}")})
+        except (CdpError, OSError):
+            served.service.check_home()     # says more than what failed because of it
+            raise
 
     def service_of(
         volume: Annotated[str, Path(description="name of a served volume")],

@@ -16,9 +16,10 @@ from cdpcore.osapi import Os, posix
 from . import disk as disks
 from . import geometry as geometries
 from . import store as stores
-from .settings import Settings
+from .paths import absolute
+from .settings import Settings, checked
 from .tuning import Tuning
-from .volume import Volume, _directory
+from .volume import Volume
 
 
 def _protected(directory: str) -> geometries.Geometry:
@@ -39,7 +40,7 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
     its size or samples of it differ, or, where the volume was not closed cleanly, it is another file. Raises NotFound, Busy,
     InvalidRequest for a volume without such a disk, RefusedPoint while writable images of the old history exist.
     """
-    os, directory = posix(), _directory(path)
+    os, directory = posix(), absolute(path)
     if not os.exists(directory) and os.exists(f"{directory}.old"):      # a crash between the renames
         os.rename(f"{directory}.old", directory)
     geometry = _protected(directory)
@@ -57,7 +58,7 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
         for leftover in (fresh, old):
             if os.exists(leftover):
                 stores.remove_tree(os, leftover)
-        stores.create(fresh, 0, Tuning.from_settings(settings or Settings()), disk=geometry.disk)
+        stores.create(fresh, 0, Tuning.from_settings(checked(settings)), disk=geometry.disk)
         os.rename(directory, old)
         os.rename(fresh, directory)
         os.sync_dir(str(Path(directory).parent))
@@ -97,7 +98,7 @@ def detach(path: str | Path, *, settings: Settings | None = None) -> str:
 
     Raises NotFound, Busy, InvalidRequest, Corruption, Unavailable where the disk could not be brought there.
     """
-    directory = _directory(path)
+    directory = absolute(path)
     geometry = _protected(directory)
     volume = Volume(directory, settings=settings)
     volume.close()

@@ -6,6 +6,7 @@ catalog that was there is kept as catalog.lmdb.old until the new one is complete
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,9 @@ from .catalog import BookmarkRow, Catalog, LmdbCatalog, RestoreRow, Run, Segment
 from .checkdisk import check_disk
 from .geometry import Geometry
 from .lineage import RestoreRecord, gaps
+from .paths import absolute
 from .recovery import RESTORE, RESTORE_DATA, Event, apply_event, log_numbers, log_path, recover, run_path
-from .settings import Settings
+from .settings import Settings, checked
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Report:
 
 def check(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
     """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
-    os, directory = posix(), str(Path(path).absolute())
+    os, directory = posix(), absolute(path)
     report = Report()
     held = _lock(os, directory, read_only=True)
     try:
@@ -230,8 +232,8 @@ def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, in
 def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
     """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash left
     open. Raises Corruption where the log itself is damaged: nothing is changed then."""
-    os, directory = posix(), str(Path(path).absolute())
-    tuning = Tuning.from_settings(settings or Settings())
+    os, directory = posix(), absolute(path)
+    tuning = Tuning.from_settings(checked(settings))
     held = _lock(os, directory)
     try:
         return _rebuild(os, directory, tuning, progress)
@@ -244,37 +246,19 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     uuid = bytes.fromhex(geometry.uuid)
     report = Report()
     segments, events = _survey(os, directory, uuid, report, progress)
-    new = f"{directory}/catalog.lmdb.new"
-    if os.exists(new):
-        stores.remove_tree(os, new)
-    catalog = LmdbCatalog(Path(new), create=True)
-    used = [int(n[:-4]) for n in os.list_dir(f"{directory}/runs") if n.endswith(".run") and n[:-4].isdigit()]
-    builder = _Runs(os, directory, uuid, max(used, default=0) + 1)
-    for done, segment in enumerate(segments):
-        opened = SegmentFile(os, log_path(directory, segment.number), uuid, segment.number)
-        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
-        builder.add(opened)
-        opened.close()
-        if progress:
-            progress(len(segments) + done + 1, 2 * len(segments))
-    os.sync_dir(f"{directory}/runs")
-    with catalog.write() as txn:
-        for segment in segments:
-            txn.put(segment)
-        for run in builder.runs:
-            txn.put(run)
-        for event in events:
-            apply_event(txn, event)
-    catalog.close()
-    old = f"{directory}/catalog.lmdb.old"
-    if os.exists(old):
-        stores.remove_tree(os, old)
+    stores.clear_rebuild(os, directory)
+    new = f"{directory}/{stores.REBUILDING}"
+    try:
+        _fill(os, directory, uuid, new, segments, events, tuning, progress)
+    except BaseException:       # also an interrupt
+        stores.clear_rebuild(os, directory)
+        raise
+    old = f"{directory}/{stores.REPLACED}"
     if os.exists(f"{directory}/catalog.lmdb"):
         os.rename(f"{directory}/catalog.lmdb", old)
     os.rename(new, f"{directory}/catalog.lmdb")
     os.sync_dir(directory)
-    if os.exists(old):
-        stores.remove_tree(os, old)
+    stores.clear_rebuild(os, directory)
     # The index is new; whether the data that it leads to is sound is another question, and answered too.
     finished = Report()
     fresh = stores.lmdb_catalog(directory)
@@ -289,6 +273,28 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
     finally:
         fresh.close()
     return finished
+
+
+def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment], events: list[Event], tuning: Tuning,
+          progress: Progress | None) -> None:
+    """Pass 2: runs, and a catalog at `new` that has everything. Runs that no catalog knows are removed by the next opening."""
+    used = [int(n[:-4]) for n in os.list_dir(f"{directory}/runs") if n.endswith(".run") and n[:-4].isdigit()]
+    builder = _Runs(os, directory, uuid, max(used, default=0) + 1)
+    for done, segment in enumerate(segments):
+        opened = SegmentFile(os, log_path(directory, segment.number), uuid, segment.number)
+        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
+        builder.add(opened)
+        opened.close()
+        if progress:
+            progress(len(segments) + done + 1, 2 * len(segments))
+    os.sync_dir(f"{directory}/runs")
+    with closing(LmdbCatalog(Path(new), create=True)) as catalog, catalog.write() as txn:
+        for segment in segments:
+            txn.put(segment)
+        for run in builder.runs:
+            txn.put(run)
+        for event in events:
+            apply_event(txn, event)
 
 
 def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from cdp.paths import checked
 from cdp.service import (
     MAX_PAGE_EXTENTS,
     BookmarkView,
@@ -84,8 +85,9 @@ def is_volume(path: str) -> bool:
 
 def locate(path: str) -> Location:
     """The volume at `path`, or the image VOLUME/IMAGE, VOLUME/images/IMAGE. Raises NotFound, InvalidRequest."""
-    if not path or "\0" in path:
+    if not path:
         raise InvalidRequest("the path of the volume is empty", "give the directory of a volume")
+    checked(path)
     path = os.path.normpath(path)
     root, names = path, list[str]()
     while True:
@@ -193,6 +195,8 @@ def write_serving(root: str, served: ServedView) -> None:
 
 
 def remove_serving(root: str) -> None:
+    if (read_serving(root) or {}).get("pid", os.getpid()) != os.getpid():
+        return  # of another server: its volume is in that place now
     try:
         os.unlink(os.path.join(root, SERVING_FILE))
     except OSError:

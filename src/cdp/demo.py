@@ -26,7 +26,6 @@ from types import FrameType
 from typing import Any, cast
 
 import click
-from cdpcore.errors import CdpError
 
 from cdp.cli.progress import Progress
 from cdp.client import connect
@@ -34,6 +33,7 @@ from cdp.demo_disk import Ext4Disk, TarDisk, choose, real_files, sum_of
 from cdp.demo_nbd import PIECE_BYTES, NbdClient, NbdError
 from cdp.demo_server import Server
 from cdp.demo_tell import Failed, Teller, cdp_command, listing
+from cdpcore.errors import CdpError
 
 MIB = 1 << 20
 BLOCK_BYTES = 4096

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from cdpcore.errors import Busy, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.osapi import Os, posix
 
-from . import points, store as stores
+from . import points
+from . import store as stores
 from .geometry import load
 from .model import ImageInfo, Moment
 from .tuning import Tuning

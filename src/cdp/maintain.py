@@ -18,8 +18,8 @@ from typing import Any
 
 from cdpcore import runs as core_runs
 from cdpcore import sealing
+from cdpcore.errors import Corruption, OutOfSpace, Unavailable
 from cdpcore.inplace import InPlaceCore
-from cdpcore.errors import Corruption, OutOfSpace
 from cdpcore.osapi import Os
 
 from .catalog import Catalog, Run, Segment, Transaction
@@ -33,12 +33,14 @@ RETRY_MS = 500
 
 
 class Maintainer:
-    """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out."""
+    """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
+    at_home: raises Unavailable while the volume's folder is not where it was."""
 
     def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
-                 dropped: Callable[[], list[tuple[int, int]]]):
+                 dropped: Callable[[], list[tuple[int, int]]], at_home: Callable[[], None] = lambda: None):
         self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
+        self._at_home, self._away = at_home, False
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
         self._next_id = max((r.id for r in self._runs), default=0) + 1
@@ -101,13 +103,28 @@ class Maintainer:
         while self._core.log.wait_work(RETRY_MS):
             try:
                 self.step()
+                self._look_home()
                 self._core.log.prepare_spare()
                 told = ""
-            except Exception as e:      # a background thread must survive: the error goes to whoever writes next
+            except Exception as e:      # noqa: BLE001  (a background thread must survive: the error goes to whoever writes next)
                 if str(e) != told:
                     log.error("upkeep of %s: %s", self._dir, e)
                     told = str(e)
                 self._pause.wait(RETRY_MS / 1000)
+
+    def _look_home(self) -> None:
+        """Every RETRY_MS: nothing is made by path, and no record taken, while another folder may be there."""
+        try:
+            self._at_home()
+        except Unavailable:
+            if not self._away:
+                self._away = True
+                self._core.log.hold("moved")
+            raise
+        if self._away:
+            self._away = False
+            self._core.log.hold("")
+            log.warning("%s: is back, and goes on", self._dir)
 
     def _merge_loop(self) -> None:
         """Merges, and the freeing of space: what may take long, and takes no lock that a seal waits for."""
@@ -121,7 +138,7 @@ class Maintainer:
                 if not self._stopping and (upkeep := self.upkeep()):
                     upkeep()
                 upkeep = None
-            except Exception as e:
+            except Exception as e:      # noqa: BLE001  (as above)
                 if str(e) != self._merge_failed:
                     log.error("merging runs of %s: %s", self._dir, e)
                     self._merge_failed = str(e)
@@ -134,6 +151,7 @@ class Maintainer:
         if info is None:
             return False
         try:
+            self._at_home()
             self._seal(*info)
         except Exception as e:
             sealing.failed(self._core.log, errno.ENOSPC if isinstance(e, (OutOfSpace, MemoryError)) else errno.EIO)
@@ -178,6 +196,7 @@ class Maintainer:
             if not group:
                 return False
             run_id, self._next_id = self._next_id, self._next_id + 1
+        self._at_home()
         path = run_path(self._dir, run_id)
         first_segment, last_segment, first_seq, last_seq = core_runs.merge_runs(
             self._core, [r.id for r in group], path, self._uuid, self._dropped())

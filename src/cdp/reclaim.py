@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from cdpcore.segment import SegmentFile
 
 from .catalog import RestoreRow, Segment

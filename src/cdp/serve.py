@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
-
 from cdp.client import (
     IMAGES,
     LOCK_RETRY_SECONDS,
@@ -45,6 +43,7 @@ from cdp.leases import ImageLeases
 from cdp.points import valid_name
 from cdp.service import ServedView, VolumeService
 from cdp.settings import Settings, parse_address
+from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from cdp import Volume
@@ -233,6 +232,7 @@ class Server:
         listen = self._addresses()
         from cdp.admin import AdminServer, Held, clear_stale_socket
         from cdp.nbd import NbdServer
+        from cdp.room import shortage
 
         clear_stale_socket(self._admin_socket)
         roots = list(self._roots.values())
@@ -242,6 +242,8 @@ class Server:
             self._volumes[name] = volume
             self._leases[name] = ImageLeases(volume)
             self._stack.callback(self._leases[name].close)
+            if not volume.read_only and (short := shortage(location.root, volume.geometry().segment_bytes)):
+                log.warning("%s", short)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
         self._exports = Exports(self._leases, self._volumes, self._read_only, front, self._target)

@@ -20,9 +20,8 @@ if sys.version_info >= (3, 12):
 else:  # pydantic cannot read the older one's field types
     from typing_extensions import TypedDict
 
-from cdpcore.errors import InvalidRequest
-
 from cdp.times import utc
+from cdpcore.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cdp import Bookmark, ImageInfo, Moment, Restore, Volume
@@ -263,6 +262,10 @@ class VolumeService:
     def __init__(self, volume: "Volume", served: ServedView | None = None):
         self.volume = volume
         self.served = served
+
+    def check_home(self) -> None:
+        """Raises Unavailable where the folder of the volume was moved, deleted or replaced since it was opened."""
+        self.volume._store.check_home()
 
     def info(self) -> InfoView:
         volume = self.volume

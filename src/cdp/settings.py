@@ -19,9 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cdpcore.errors import InvalidRequest, NotFound
-
 from cdp.units import format_duration_ms, format_size, parse_duration_ms, parse_size
+from cdpcore.errors import InvalidRequest, NotFound
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 SEGMENT_STEP_BYTES = 4 * MIB
@@ -205,6 +204,16 @@ class Settings:
                 if getattr(self, name) is None:
                     raise InvalidRequest(f"settings: tls is {self.tls}, but {name} is not set",
                                          f"give {KEYS[name].flag} FILE, or set tls to off")
+
+
+def checked(settings: Settings | None) -> Settings:
+    """The settings that a caller gave; None: the defaults. Raises InvalidRequest for anything else, above all a dict."""
+    if settings is None:
+        return Settings()
+    if not isinstance(settings, Settings):
+        raise InvalidRequest(f"settings: {type(settings).__name__} is not cdp.Settings",
+                             "give, for instance, cdp.Settings(pool_bytes=128 << 20)")
+    return settings
 
 
 def _table() -> dict[str, Key]:

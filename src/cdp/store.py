@@ -30,7 +30,7 @@ from cdpcore.diskstate import DiskState
 from cdpcore.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.inplace import InPlaceCore
 from cdpcore.log import Log
-from cdpcore.osapi import File, Os, posix
+from cdpcore.osapi import File, Os, PosixOs, posix
 from cdpcore.pool import BufferPool
 from cdpcore.segfiles import SegmentFds
 from cdpcore.view import View
@@ -40,6 +40,7 @@ from . import disk as disks
 from . import geometry as geometries
 from . import lineage
 from .catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
+from .folder import Folder
 from .geometry import Geometry
 from .importing import BASE, BUILDING, Base, fill
 from .maintain import Maintainer
@@ -54,9 +55,22 @@ MAX_SIZE_BYTES = 1 << 56
 RESERVE = "reserve"
 RESERVE_BYTES = 1 << 20
 CREATING = ".creating"
+REBUILDING, REPLACED = "catalog.lmdb.new", "catalog.lmdb.old"
 _MADE = frozenset({"lock", "log", "runs", "images"} | {     # beside the catalog, all that a creation makes; the first opening adds more
     f"{name}{end}" for name in (geometries.NAME, BASE, BUILDING, disks.STATE, "lock") for end in ("", ".tmp")})
 RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
+
+
+def clear_rebuild(os: Os, directory: str) -> None:
+    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete, and takes it;
+    one that was being filled is removed."""
+    catalog, old, new = (f"{directory}/{name}" for name in ("catalog.lmdb", REPLACED, REBUILDING))
+    if os.exists(old) and not os.exists(catalog):
+        os.rename(new if os.exists(new) else old, catalog)
+        os.sync_dir(directory)
+    for path in (new, old):
+        if os.exists(path):
+            remove_tree(os, path)
 
 
 def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
@@ -68,9 +82,16 @@ def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
     return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
 
 
-def check_size(size: int) -> None:
+def check_size(size: int, disk: str = "") -> None:
+    """Raises InvalidRequest. `disk`: whose size it is."""
     if isinstance(size, bool) or not isinstance(size, int):
         raise InvalidRequest(f"size {size!r} is not a number of bytes", "give it as a whole number")
+    if disk and size == 0:
+        raise InvalidRequest(f"{disk}: is empty",
+                             "give a raw disk image or a block device; 'cdp create VOLUME --size' makes an empty volume")
+    if disk and size % 512:
+        up = -(-size // 512) * 512
+        raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512", f"enlarge it to {up} bytes: truncate -s {up} {disk}")
     if size <= 0 or size % 512 or size > MAX_SIZE_BYTES:
         raise InvalidRequest(f"size {size} bytes", f"give a multiple of 512 from 512 to {MAX_SIZE_BYTES} (64 PiB)")
 
@@ -85,7 +106,7 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
             size = file.size()
         if disk.startswith(f"{directory}/"):
             raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume", "choose another folder for the volume")
-    check_size(size)
+    check_size(size, disk)
     if os.exists(directory):
         raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
     above = next((p for p in Path(directory).parents if os.exists(f"{p}/{geometries.NAME}")), None)
@@ -127,6 +148,8 @@ def _begin(os: Os, directory: str, building: str) -> File:
         try:
             os.mkdir(building)
         except NotFound:
+            if os.exists(str(Path(directory).parent)):
+                raise Unavailable(f"{directory}: nothing can be made in that folder", "choose another path") from None
             raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
         except Unavailable:
             if not os.exists(building):
@@ -212,6 +235,7 @@ class Store:
         self._catalog_factory = catalog
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
+        self._folder: Folder | None = None
         self._disk: File | None = None
         self._disk_stamp: disks.Stamp | None = None
         self._disk_state: DiskState | None = None
@@ -226,9 +250,13 @@ class Store:
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
         self._lock_file = lock(self.os, self.directory, self.read_only)
         try:
+            if isinstance(self.os, PosixOs):
+                self._folder = Folder(self.directory)
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
+            if not self.read_only:
+                clear_rebuild(self.os, self.directory)
             self.catalog = self._catalog_factory(self.directory, False)
             if self.geometry.before:
                 self._open_disk()
@@ -307,7 +335,8 @@ class Store:
                 self.core.lineage_changed(True, self.restores[-1].destructive)
                 self.core.thaw()
         self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
-        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped)
+        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
+                                     self.check_home)
         if t.threads:
             # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
             self._thread(self.log.run_writer, "cdp-writer")
@@ -349,6 +378,13 @@ class Store:
             rows = [r for r in rows if r.reclaimed]
         return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
                             for r in rows if r.start == 0 and r.end == self.sectors)
+
+    # --- its folder ----------------------------------------------------------------------------------------------------
+
+    def check_home(self) -> None:
+        """Raises Unavailable where the folder was moved, deleted or replaced since it was opened."""
+        if self._folder is not None:
+            self._folder.check()
 
     # --- upkeep --------------------------------------------------------------------------------------------------------
 
@@ -415,7 +451,13 @@ class Store:
             self.maintainer.step()
         except CdpError:
             pass        # the log is durable: the next open seals and indexes it
-        for number in self.log.close_files():
+        empty = self.log.close_files()
+        try:
+            self.check_home()
+        except Unavailable as e:        # what was acknowledged is in the log: the next open does the rest, where the folder is then
+            log.error("%s", e)
+            return
+        for number in empty:
             try:
                 self.os.unlink(log_path(self.directory, number))
             except CdpError:
@@ -441,6 +483,9 @@ class Store:
         if self._disk is not None:
             self._disk.close()
             self._disk = None
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None

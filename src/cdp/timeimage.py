@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+
 from cdpcore.errors import Closed, InvalidRequest
 from cdpcore.target import Target
 from cdpcore.view import View
@@ -61,7 +62,7 @@ class TimeImage:
     def close(self) -> None:
         self._view = None
 
-    def __enter__(self) -> TimeImage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from cdpcore import tail as log_tail
+from cdpcore.errors import Corruption, NotFound
 from cdpcore.osapi import Os
 from cdpcore.segment import SegmentFile
-from cdpcore.errors import Corruption, NotFound
 
 from .catalog import Segment
 from .model import Moment

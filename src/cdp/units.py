@@ -15,10 +15,10 @@ from cdpcore.errors import InvalidRequest
 
 _BINARY = {letter: 1024**power for power, letter in enumerate("KMGTP", start=1)}
 _DECIMAL = {letter: 1000**power for power, letter in enumerate("KMGTP", start=1)}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(iB|i|B)?|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(iB|i|B)?|B)?", re.IGNORECASE | re.ASCII)
 
 _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)", re.ASCII)
 
 
 def parse_size(text: str, what: str = "size") -> int:

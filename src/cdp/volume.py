@@ -14,23 +14,26 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+
 from cdpcore.errors import Busy, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint, Unavailable
 from cdpcore.osapi import Os, posix
 from cdpcore.target import Target
 from cdpcore.view import View
 
-from . import lineage, points, store as stores
+from . import lineage, points
+from . import store as stores
 from .catalog import BookmarkRow, RestoreRow
 from .geometry import Geometry
 from .images import Images
 from .importing import Base, import_base
 from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+from .paths import absolute
 from .reclaim import reclaim
 from .recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
-from .settings import Settings
+from .settings import Settings, checked
 from .timeimage import TimeImage, byte_count, bytes_of, extents_of
 from .timeline import RECORD
 from .tuning import Tuning
@@ -52,8 +55,8 @@ def create(path: str | Path, *, size: int | None = None, disk: str | Path | None
     """
     if (size is None) == (disk is None) or base is not None and disk is not None:
         raise InvalidRequest("a volume has a size, or the disk that it protects", "give either size= or disk=")
-    stores.create(_directory(path), size or 0, Tuning.from_settings(settings or Settings()), base=base,
-                  disk=_directory(Path(disk).resolve()) if disk is not None else "")
+    stores.create(absolute(path, len(stores.CREATING)), size or 0, Tuning.from_settings(checked(settings)), base=base,
+                  disk=str(Path(absolute(disk)).resolve()) if disk is not None else "")
     return Volume(path, settings=settings)
 
 
@@ -74,9 +77,9 @@ class Volume:
     def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False,
                  _tuning: Tuning | None = None, _os: Os | None = None, _catalog: stores.CatalogFactory = stores.lmdb_catalog,
                  _parent: Volume | None = None):
-        self.path = _directory(path)
+        self.path = absolute(path)
         self.name = Path(self.path).name
-        self.settings = settings or Settings()
+        self.settings = checked(settings)
         self.read_only = read_only
         if read_only and _catalog is stores.lmdb_catalog:
             _catalog = stores.lmdb_catalog_to_read
@@ -569,7 +572,7 @@ class Volume:
             if parent is not None:
                 parent.close()
 
-    def __enter__(self) -> Volume:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -577,10 +580,3 @@ class Volume:
 
     def __repr__(self) -> str:
         return f"<cdp.Volume {self.path} {'closed' if self.closed else f'{self.size_bytes} bytes, #{self._core.position()[0]}'}>"
-
-
-def _directory(path: str | Path) -> str:
-    text = str(Path(path).absolute())
-    if len(text.encode()) > 3900 or "\0" in text:
-        raise InvalidRequest(f"path of {len(text)} characters", "use a shorter one")
-    return text

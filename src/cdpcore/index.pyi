@@ -1,16 +1,16 @@
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TypedDict, final
+from typing import Self, TypeAlias, TypedDict, final
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer
 
-_Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-_Interval = tuple[int, int]  # (lo, hi): lo < seq <= hi
-_View = Iterable[tuple[int, int, Iterable[_Interval]]]  # (start, end, intervals)
-_Answer = tuple[int, int, int] | tuple[None, None, int]  # (seq, loc, until)
-_Extent = tuple[int, int, list[tuple[int, int]]]  # (start, end, [(seq, loc), ...])
-_Piece = tuple[int, int, int]  # (start, end, loc)
+_Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+_Interval: TypeAlias = tuple[int, int]  # (lo, hi): lo < seq <= hi
+_View: TypeAlias = Iterable[tuple[int, int, Iterable[_Interval]]]  # (start, end, intervals)
+_Answer: TypeAlias = tuple[int, int, int] | tuple[None, None, int]  # (seq, loc, until)
+_Extent: TypeAlias = tuple[int, int, list[tuple[int, int]]]  # (start, end, [(seq, loc), ...])
+_Piece: TypeAlias = tuple[int, int, int]  # (start, end, loc)
 
 LOC_ZERO: int
 LOC_HOLE: int

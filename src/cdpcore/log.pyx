@@ -48,6 +48,7 @@ cdef extern from "thread.h" nogil:
 cdef enum:
     HELD_READ_ONLY = 1
     HELD_IMPORT = 2
+    HELD_MOVED = 3
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
@@ -95,10 +96,10 @@ cdef class Log(LogFiles):
         rolled[0] = False
         if self.failed:
             return self.fail_sticky(st)
-        if self.held == HELD_READ_ONLY:
-            return cdp_fail(st, CDP_UNAVAILABLE, EROFS, 0, b"the volume is open read-only")
-        if self.held == HELD_IMPORT:
-            return cdp_fail(st, CDP_UNAVAILABLE, EBUSY, 0, b"the base of the volume is being filled")
+        if self.held:
+            return cdp_fail(st, CDP_UNAVAILABLE, EROFS if self.held == HELD_READ_ONLY else EBUSY, 0,
+                            b"the volume is open read-only" if self.held == HELD_READ_ONLY else b"the base of the volume is being filled"
+                            if self.held == HELD_IMPORT else b"the volume's folder was moved or deleted while it is open")
         if self.has_room(data_bytes, kind):
             return CDP_OK
         rolled[0] = self.current.number != 0
@@ -397,8 +398,8 @@ cdef class Log(LogFiles):
             pthread_mutex_unlock(&self.ring.mutex)
 
     def hold(self, why: str):
-        """From here on every record is refused, as Unavailable: "read-only", or "import" (the base is being filled); "": none is."""
-        cdef int held = {"": 0, "read-only": HELD_READ_ONLY, "import": HELD_IMPORT}[why]
+        """From here on every record is refused, as Unavailable: "read-only", "import" (the base is being filled), "moved"; "": none is."""
+        cdef int held = {"": 0, "read-only": HELD_READ_ONLY, "import": HELD_IMPORT, "moved": HELD_MOVED}[why]
         with nogil:
             self.lock_append()
             self.held = held

@@ -1,11 +1,11 @@
 import os
-from typing import final
+from typing import Self, TypeAlias, final
 
-from typing_extensions import Buffer, Self, disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from cdpcore.osfile import File as File
 
-_Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+_Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 DIRECT_ALIGN: int
 

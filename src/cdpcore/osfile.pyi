@@ -1,7 +1,7 @@
 from types import TracebackType
-from typing import final
+from typing import Self, final
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer
 
 from cdpcore.osapi import Os
 

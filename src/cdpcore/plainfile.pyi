@@ -1,6 +1,5 @@
 import os
-
-from typing_extensions import Self
+from typing import Self
 
 class PlainFile:
     def __new__(cls, path: str | bytes | os.PathLike[str], direct: bool = False) -> Self: ...

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Self
 
 from typing_extensions import Buffer
 
@@ -10,7 +10,7 @@ from cdpcore.view import View
 class VolumeCore:
     def __new__(cls, log: Log, segments: SegmentFds, *, size_bytes: int, max_records: int, base: str, view: View, last_seq: int,
                 last_ts_ns: int, parent: VolumeCore | None = None, parent_view: View | None = None,
-                parent_pin: object = None) -> VolumeCore: ...
+                parent_pin: object = None) -> Self: ...
     @property
     def log(self) -> Log: ...
     @property

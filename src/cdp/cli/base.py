@@ -245,7 +245,7 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 def _next_step(error: CdpError) -> str:
     """What to do about an error that does not say so itself."""
-    if "Permission denied" in error.message:
+    if any(why in error.message for why in ("Permission denied", "Operation not permitted", "Read-only file system")):
         return "run as a user who may, or choose another path"
     match error.exit_code:
         case exits.CORRUPT:

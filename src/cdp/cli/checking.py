@@ -2,13 +2,13 @@
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import Busy
 
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, fields, note
 from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_only
 from cdp.units import approx_size
+from cdpcore.errors import Busy
 
 if TYPE_CHECKING:
     from cdp.service import CheckView

@@ -1,6 +1,5 @@
 """image create, list and delete: writable disks that begin as a past moment of a volume."""
 import click
-from cdpcore.errors import NotFound
 
 from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, table
@@ -8,6 +7,7 @@ from cdp.cli.moments import moment_text
 from cdp.cli.refs import volume_and_point, volume_only
 from cdp.times import told
 from cdp.units import approx_size
+from cdpcore.errors import NotFound
 
 
 @cli.group("image")

@@ -3,13 +3,13 @@ import json
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest
 
 from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, note, table
 from cdp.cli.refs import volume_and_point, volume_only
 from cdp.times import local, told
 from cdp.units import approx_size
+from cdpcore.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cdp.service import ExplanationView, MomentView, RecordView

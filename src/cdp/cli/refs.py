@@ -6,9 +6,8 @@ its own @ (`web@@name`) or without (`web@name`).
 import os
 from dataclasses import dataclass
 
-from cdpcore.errors import InvalidRequest
-
 from cdp.client import Location, locate
+from cdpcore.errors import InvalidRequest
 
 
 @dataclass(frozen=True)

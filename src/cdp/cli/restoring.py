@@ -2,7 +2,6 @@
 from typing import TYPE_CHECKING
 
 import click
-from cdpcore.errors import InvalidRequest
 
 from cdp import units
 from cdp.cli import cli
@@ -10,6 +9,7 @@ from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields
 from cdp.cli.moments import explanation_pairs, moment_text
 from cdp.cli.refs import volume_and_point, volume_only
 from cdp.times import told
+from cdpcore.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cdp.service import RestoreView

@@ -6,8 +6,9 @@ import click
 
 from cdp import units
 from cdp.cli import cli, exits
-from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
+from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields, note
 from cdp.cli.refs import volume_only
+from cdp.paths import checked
 from cdp.times import told
 from cdpcore.errors import InvalidRequest, NotFound
 
@@ -44,6 +45,7 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     if size_bytes is not None:
         check_size(size_bytes)
     import cdp
+    from cdp.room import shortage
     from cdp.service import VolumeService
 
     with cdp.create(path, size=size_bytes, disk=base, settings=state.settings) as made:
@@ -51,15 +53,17 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     text = units.approx_size(info["size_bytes"])
     emit(state, info, [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
                        f"  serve it:  cdp serve {volume}"])
+    if short := shortage(path, made.geometry().segment_bytes, "remove it and repeat"):
+        note(f"warning: {short}")
 
 
 def new_volume_path(volume: str) -> str:
     """The path, if a volume can be made there. Raises InvalidRequest or NotFound with what to do instead."""
     from cdp.client import is_volume
 
-    if "\0" in volume or not volume:
+    if not volume:
         raise InvalidRequest("the path of the volume is empty", "give the directory to make")
-    path = os.path.normpath(volume)
+    path = checked(os.path.normpath(volume), len(".creating"))
     if is_volume(path):
         raise InvalidRequest(f"{volume} is a volume already", f"'cdp info {volume}' shows it; take another name")
     if os.path.lexists(path):
@@ -73,8 +77,10 @@ def new_volume_path(volume: str) -> str:
 
 
 def check_size(size_bytes: int) -> None:
-    if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
-        up = max(1, -(-size_bytes // SECTOR_BYTES)) * SECTOR_BYTES
+    if size_bytes <= 0:
+        raise InvalidRequest(f"size {size_bytes}: a volume has a sector or more", f"take {SECTOR_BYTES}, or, for instance, 10G")
+    if size_bytes % SECTOR_BYTES:
+        up = -(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES
         raise InvalidRequest(f"size {size_bytes} is not a multiple of {SECTOR_BYTES} bytes", f"take {up}")
 
 

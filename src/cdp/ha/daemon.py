@@ -19,21 +19,21 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+from cdp.client import identity, remove_serving, write_serving
+from cdp.leases import ImageLeases
+from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
+from cdp.platform.posix.link import Link, Message, told
+from cdp.serve import Exports, OpenExport, named_roots, runtime_sockets
+from cdp.service import ServedView, VolumeService
+from cdp.settings import Settings
 from cdpcore.channel import Channel
 from cdpcore.errors import CdpError, Unavailable
 from cdpcore.executor import Executor
 
-from cdp.client import identity, remove_serving, write_serving
-from cdp.platform.posix.link import Link, Message, told
-from cdp.leases import ImageLeases
-from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
-from cdp.serve import Exports, OpenExport, named_roots, runtime_sockets
-from cdp.service import ServedView, VolumeService
-from cdp.settings import Settings
-
 log = logging.getLogger("cdp.tsd")
 
 RETRY_SECONDS = 0.05
+TOLD_TRIES = 20     # a second: beside a manager, the gateway may only be starting
 REDO_RETRY_SECONDS = 1.0
 
 
@@ -52,6 +52,7 @@ class Volumes:
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
         import cdp
+        from cdp.room import shortage
 
         self.uris: list[Address] = []
         self.tls = False
@@ -64,6 +65,8 @@ class Volumes:
             for name, location in self._locations.items():
                 self.opened[name] = cdp.open(location.root, settings=settings)
                 stack.callback(self.opened[name].close)
+                if short := shortage(location.root, self.opened[name].geometry().segment_bytes):
+                    log.warning("%s", short)
                 self._leases[name] = ImageLeases(self.opened[name])
                 stack.callback(self._leases[name].close)
             self.exports = Exports(self._leases, self.opened, read_only, self)
@@ -123,6 +126,7 @@ class Daemon:
         self._link: Link | None = None
         self._stopping = threading.Event()
         self.ready = threading.Event()
+        self.ending = False     # the gateway is about to end, and that is no accident
         self.replayed = 0
         self._administered = False
 
@@ -135,12 +139,17 @@ class Daemon:
 
     def serve(self) -> None:
         """Carry out what the gateway hands over, until stop(). A gateway that dies is waited for."""
+        tries = 0
         while not self._stopping.is_set():
             try:
                 link = Link.connect(self._gateway)
             except Unavailable:
+                tries += 1
+                if tries == TOLD_TRIES:
+                    log.warning("waiting for a gateway at %s: none listens there; without limit, until SIGTERM or SIGINT", self._gateway)
                 self._stopping.wait(RETRY_SECONDS)
                 continue
+            tries = 0
             with link:
                 with self._lock:
                     if self._stopping.is_set():
@@ -155,7 +164,8 @@ class Daemon:
                         self._link = None
                     self._end_all()
             if not self._stopping.is_set():
-                log.warning("the gateway is gone: its connections end, what was acknowledged is made durable")
+                log.log(logging.INFO if self.ending else logging.WARNING,
+                        "the gateway is gone: its connections end, what was acknowledged is made durable")
                 self._flush()
                 self._stopping.wait(RETRY_SECONDS)
 

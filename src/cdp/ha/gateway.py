@@ -25,13 +25,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
+from cdp.platform.posix.link import Link, Message, heard, listen
 from cdpcore.channel import Channel
 from cdpcore.errors import Unavailable
 from cdpcore.nbd import End
 from cdpcore.nbdgate import GateConnection
-
-from cdp.platform.posix.link import Link, Message, heard, listen
-from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
 
 log = logging.getLogger("cdp.gateway")
 

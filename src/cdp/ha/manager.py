@@ -28,10 +28,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from cdpcore.errors import Busy, CdpError, Unavailable
-
 from cdp.platform.posix.link import Link, Message, heard, listen, told
 from cdp.settings import Settings
+from cdpcore.errors import Busy, CdpError, Unavailable
 
 log = logging.getLogger("cdp.ha")
 
@@ -175,7 +174,8 @@ class Manager:
         self._events.put((child, None, None))
 
     def _start_gateway(self) -> None:
-        self._gateway = self._spawn("gateway", {"control": f"{self._folder}/gateway.sock", "addresses": self._addresses})
+        self._gateway = self._spawn("gateway", {"control": f"{self._folder}/gateway.sock", "addresses": self._addresses,
+                                                 "names": list(self._roots)})
 
     def _start_daemon(self) -> None:
         self._daemons.append(self._spawn("tsd", {"gateway": f"{self._folder}/gateway.sock", "read_only": self._read_only}))
@@ -184,6 +184,8 @@ class Manager:
         """The gateway first: what its clients sent is carried out. Then the daemons close the volumes."""
         self._stopping = True
         deadline = time.monotonic() + STOP_SECONDS
+        for child in self._daemons:
+            child.link.send({"op": "ending"})
         for child in [c for c in [self._gateway, *self._daemons] if c]:
             child.state = "stopping"
             child.link.send({"op": "stop" if child.role == "gateway" else "release"})

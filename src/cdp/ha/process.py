@@ -15,10 +15,9 @@ import threading
 import time
 from typing import Any
 
-from cdpcore.errors import CdpError
-
 from cdp.platform.posix.link import Link, Message, told
 from cdp.settings import Settings
+from cdpcore.errors import CdpError
 
 log = logging.getLogger("cdp.ha")
 
@@ -34,7 +33,8 @@ def run_gateway(link: Link, order: Message) -> None:
     addresses = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in order["addresses"]]
     try:
         with Gateway(order["control"], addresses, tls=tls_settings(settings), max_connections=settings.max_connections) as gateway:
-            link.send({"op": "serving", "uris": [gateway.uri("", i) for i in range(len(gateway.addresses))]})
+            uris = [gateway.uri(name, i) for name in order["names"] for i in range(len(gateway.addresses))]
+            link.send({"op": "serving", "uris": uris})
             threading.Thread(target=_beat, args=(link,), daemon=True).start()
             while (got := link.receive()) is not None and got[0].get("op") != "stop":
                 pass
@@ -57,6 +57,8 @@ def run_daemon(link: Link, order: Message) -> None:
             case "own":
                 worker = threading.Thread(target=_serve, args=(daemon, link, got[0]["paths"]), name="tsd")
                 worker.start()
+            case "ending":
+                daemon.ending = True
             case "release":
                 break
     daemon.stop()

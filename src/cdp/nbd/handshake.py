@@ -20,10 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from cdpcore.errors import CdpError, InvalidRequest
-
 from cdp.nbd.exports import Export, Resolver, close_export
 from cdpcore import nbd as core
+from cdpcore.errors import CdpError, InvalidRequest
 
 log = logging.getLogger("cdp.nbd")
 

@@ -30,12 +30,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
-
 from cdp.nbd.exports import Resolver, Transmission, close_export
 from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
 from cdp.nbd.tls import TlsSettings, hang_up, relay
 from cdpcore import nbd as core
+from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
 
 log = logging.getLogger("cdp.nbd")
 

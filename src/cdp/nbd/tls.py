@@ -13,9 +13,8 @@ import socket
 import ssl
 from dataclasses import dataclass
 
-from cdpcore.errors import InvalidRequest
-
 from cdp.nbd.handshake import TlsMode
+from cdpcore.errors import InvalidRequest
 
 CHUNK_BYTES = 256 << 10  # in flight in each direction
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from cdpcore.errors import CdpError, InvalidRequest, Unavailable
 from cdpcore import errors
+from cdpcore.errors import CdpError, InvalidRequest, Unavailable
 
 MAX_BYTES = 4 << 20
 MAX_FDS = 4

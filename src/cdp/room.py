@@ -1,0 +1,25 @@
+"""Whether a volume's device has space for the first write: a segment is allocated as a whole.
+
+Any thread.
+"""
+import os
+import shutil
+
+from cdp.store import RESERVE_BYTES
+from cdp.units import approx_size, format_size
+
+LEAST_SEGMENT_BYTES, STEP_BYTES = 16 << 20, 4 << 20
+SEGMENTS_WANTED = 4         # with fewer on a device a volume could not go on for long
+
+
+def shortage(path: str | os.PathLike[str], segment_bytes: int, create: str = "make the volume anew") -> str | None:
+    """What is to be said before the first write is refused, or None: it has room. `create`: how segments become smaller."""
+    free_bytes = shutil.disk_usage(path).free
+    if free_bytes >= segment_bytes + RESERVE_BYTES:
+        return None
+    what = (f"{path}: {approx_size(free_bytes)} free, less than the {approx_size(segment_bytes)} of a log segment: "
+            "the next write that needs one will be refused (no space)")
+    fits = max(LEAST_SEGMENT_BYTES, free_bytes // SEGMENTS_WANTED // STEP_BYTES * STEP_BYTES)
+    if fits >= segment_bytes or free_bytes < fits + RESERVE_BYTES:
+        return f"{what}; free space"
+    return f"{what}; free space, or {create} with --set segment_bytes={format_size(fits)}"
