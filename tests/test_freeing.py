@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from simcatalog import on
@@ -12,7 +13,7 @@ from world import KIB, tuning
 import cdp
 from cdp import store as stores
 from cdp.volume import Volume
-from cdpcore.errors import Busy, CdpError
+from cdpcore.errors import Busy, CdpError, NotFound
 from cdpcore.osapi import SimOs
 
 SIZE = 8192 * KIB
@@ -85,3 +86,47 @@ def test_what_is_open_is_not_freed(tmp_path: Path) -> None:
         del walk
         volume.restore("#1", destructive=True)
         assert volume.pread(PIECE, 0) == pattern(1)
+
+
+def sealed_volume(sim: SimOs) -> tuple[Volume, int]:
+    """A volume of several sealed segments, and a seq in the first."""
+    small = tuning(128 * KIB, 2048 * KIB, records=100)
+    stores.create("/v", SIZE, small, os=sim, catalog=on(sim))
+    volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
+    for number in range(800):
+        volume.pwrite(pattern(number % 250), number % 9 * PIECE)
+    assert len(volume._store.timeline.rows()) >= 5
+    return volume, 50
+
+
+def test_history_that_is_freed_while_it_is_read() -> None:
+    volume, base = sealed_volume(SimOs(2))
+    with volume:
+        batches = volume.iter_records()
+        seqs = next(batches)["seq"].tolist()
+        volume.restore(base, destructive=True)
+        for batch in batches:       # what is left of it; once: NotFound, a file that is gone
+            seqs += batch["seq"].tolist()
+        assert seqs == sorted(set(seqs)) and seqs[0] == 1 and len(seqs) < 800
+
+
+@pytest.mark.parametrize("look", ["record", "at_time", "last_flush"])
+def test_a_moment_whose_segment_is_freed_between_finding_and_reading(look: str) -> None:
+    volume, base = sealed_volume(SimOs(3))
+    with volume:
+        timeline = volume._store.timeline
+        frames, ts_ns = timeline._frames, int(timeline.record(400)["ts_ns"])
+
+        def freed_first(part: Any) -> Any:
+            timeline._frames = frames
+            volume.restore(base, destructive=True)
+            return frames(part)
+
+        timeline._frames = freed_first      # type: ignore[method-assign]
+        if look == "record":
+            with pytest.raises(NotFound, match="not in the log"):
+                timeline.record(400)
+        elif look == "at_time":
+            assert timeline.at_time(ts_ns).seq <= base + 100     # of the segment that is left
+        else:
+            assert timeline.last_flush(400) == 0

@@ -15,7 +15,7 @@ import cdp
 from cdp import check
 from cdp.tuning import Tuning
 from cdp.volume import Volume
-from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
+from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, RefusedPoint
 
 MIB = 1 << 20
 BLOCK = 4096

@@ -165,12 +165,16 @@ class World:
     def catch_up(self, node: Node) -> None:
         """Records that a before-image volume makes by itself, while a restore is written back, change nothing that is to be seen."""
         if self.size.before and node is self.root and node.volume is not None:
-            while self.size.tuning.threads and node.volume._store.unwritten():     # its records come when they like
+            while self.size.tuning.threads and self.writes_back(node):     # its records come when they like
                 time.sleep(0.002)
             rows = node.model.rows
             for r in node.volume.records(since=len(rows)).tolist() if node.volume._core.position()[0] > len(rows) else []:
                 assert r[2] in (WRITEBACK, RESTORED, FLUSH), f"record nobody asked for: {r}"
                 node.model.add(r[2], r[4], r[5])
+
+    def writes_back(self, node: Node) -> bool:
+        with node.volume._lock:         # it is done before its last record is there
+            return bool(node.volume._store.unwritten())
 
     def open_node(self, node: Node) -> Any:
         if node.volume is None:

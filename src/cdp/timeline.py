@@ -10,10 +10,11 @@ Threading: any thread; the list of rows is replaced, never changed in place.
 from __future__ import annotations
 
 import bisect
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -36,6 +37,26 @@ flags: 2 FUA, 32 metadata (its sender called it so); offset, length in bytes."""
 MORE, FUA, META = 1, 2, 32
 FLUSH = 4
 BATCH_FRAMES = 256
+TRIES = 8       # a look meets a destructive restore that frees what it is looking at; as many would have to come in a row
+
+Look = TypeVar("Look", bound=Callable[..., Any])
+
+
+class _Freed(NotFound):
+    """A segment was freed after it was found, and before it was read."""
+
+
+def _again(look: Look) -> Look:
+    """Looks anew where what was found is freed meanwhile."""
+    @functools.wraps(look)
+    def looks(*args: Any) -> Any:
+        for _ in range(TRIES - 1):
+            try:
+                return look(*args)
+            except _Freed:
+                pass
+        return look(*args)
+    return cast(Look, looks)
 
 
 @dataclass
@@ -79,6 +100,7 @@ class Timeline:
 
     # --- one record ----------------------------------------------------------------------------------------------------
 
+    @_again
     def at_time(self, ts_ns: int) -> Moment:
         """The last record at or before `ts_ns`; the base where there is none."""
         part = self._part(lambda p: p.first_ts_ns, ts_ns, lambda row: row.last_ts_ns)
@@ -93,6 +115,7 @@ class Timeline:
         found = int(_find(records["ts_ns"], ts_ns, side="right")) - 1
         return Moment(int(records["seq"][found]), int(records["ts_ns"][found]))
 
+    @_again
     def record(self, seq: int) -> Any:
         """The RECORD with this seq. Raises NotFound where its segment was freed or seq was never written."""
         part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
@@ -111,6 +134,7 @@ class Timeline:
         """The moment of `seq`, 0 included."""
         return Moment(seq, int(self.record(seq)["ts_ns"])) if seq else Moment(0, self._created_ns)
 
+    @_again
     def last_flush(self, seq: int) -> int:
         """The last FLUSH or FUA record at or before `seq`; 0: none."""
         part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
@@ -129,26 +153,32 @@ class Timeline:
     # --- many ----------------------------------------------------------------------------------------------------------
 
     def records(self, after: int, upto: int) -> Iterator[Any]:
-        """RECORD arrays of after < seq <= upto, in order, some ten thousand records at a time."""
-        held = (np.empty(0, "<u8"), np.empty(0, DESC))
+        """RECORD arrays of after < seq <= upto, in order, some ten thousand records at a time. Of what a destructive restore frees
+        meanwhile, some or none."""
         for part in self._parts(after + 1):
             if part.first_seq > upto:
                 break
-            frames = self._frames(part)
-            lo = max(0, int(_find(frames["first_seq"], after + 1, side="left")) - 1)
-            hi = int(_find(frames["first_seq"], upto, side="right"))
-            for at in range(lo, hi, BATCH_FRAMES):
-                seqs, descs = self._read(part, frames, at, min(at + BATCH_FRAMES, hi))
-                seqs, descs = np.concatenate((held[0], seqs)), np.concatenate((held[1], descs))
-                whole = len(seqs)
-                while whole and descs["flags"][whole - 1] & MORE:   # its last part is in the next batch
-                    whole -= 1
-                held = seqs[whole:], descs[whole:]
-                records = group(seqs[:whole], descs[:whole])
-                records = records[(records["seq"] > after) & (records["seq"] <= min(upto, part.last_seq))]
-                if len(records):
-                    yield records
-            held = (np.empty(0, "<u8"), np.empty(0, DESC))          # a record is in one segment
+            try:
+                yield from self._records_of(part, after, min(upto, part.last_seq))
+            except _Freed:
+                pass
+
+    def _records_of(self, part: _Part, after: int, upto: int) -> Iterator[Any]:
+        frames = self._frames(part)
+        lo = max(0, int(_find(frames["first_seq"], after + 1, side="left")) - 1)
+        hi = int(_find(frames["first_seq"], upto, side="right"))
+        held = (np.empty(0, "<u8"), np.empty(0, DESC))
+        for at in range(lo, hi, BATCH_FRAMES):
+            seqs, descs = self._read(part, frames, at, min(at + BATCH_FRAMES, hi))
+            seqs, descs = np.concatenate((held[0], seqs)), np.concatenate((held[1], descs))
+            whole = len(seqs)
+            while whole and descs["flags"][whole - 1] & MORE:   # its last part is in the next batch
+                whole -= 1
+            held = seqs[whole:], descs[whole:]
+            records = group(seqs[:whole], descs[:whole])
+            records = records[(records["seq"] > after) & (records["seq"] <= upto)]
+            if len(records):
+                yield records
 
     def descriptors(self, number: int) -> Iterator[tuple[Any, Any]]:
         """(seqs, DESC array) of a sealed segment's frames, in batches; for freeing. Takes no lock of the log's."""
@@ -195,7 +225,14 @@ class Timeline:
         return [*map(_sealed, rows[first:]), *tail]
 
     def _open(self, number: int) -> SegmentFile:
-        return SegmentFile(self._os, f"{self._dir}/{number:010d}.log", self._uuid, number)
+        path = f"{self._dir}/{number:010d}.log"
+        try:
+            return SegmentFile(self._os, path, self._uuid, number)
+        except NotFound:
+            # It leaves the rows before its file goes; one that was not sealed when it was found joined them first.
+            if self._core is None or any(r.number == number for r in self._rows):
+                raise
+            raise _Freed(f"{path}: was freed by a destructive restore", "choose a point inside the window ('cdp window')") from None
 
     def _frames(self, part: _Part) -> Any:
         if part.frames is None:

@@ -1,10 +1,12 @@
+from typing import Self
+
 from cdpcore.osapi import Os
 from cdpcore.pool import BufferPool
 
 class LogFiles:
     def __new__(cls, os: Os, pool: BufferPool, directory: str, *, uuid: bytes, volume_bytes: int, created_ns: int, segment_bytes: int,
                 next_number: int, direct: bool, inline_maintenance: bool, reserve: str = "", before: bool = False,
-                **of_log: int) -> LogFiles: ...
+                **of_log: int) -> Self: ...
     @property
     def segment_bytes(self) -> int: ...
     def wait_work(self, timeout_ms: int) -> bool: ...
