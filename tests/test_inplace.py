@@ -1,6 +1,7 @@
 """Disks protected in place: adopted as they are, known again, left plain; restored under I/O, killed in the middle of it."""
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import cdp
 from cdp import check
 from cdp.tuning import Tuning
 from cdp.volume import Volume
-from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -187,6 +188,26 @@ def test_adopting_is_refused_while_images_show_the_old_history(tmp_path: Path, d
     change(disk, "byte", random.Random(1))
     with pytest.raises(RefusedPoint, match="writable images"):
         cdp.adopt(tmp_path / "v")
+
+
+def test_a_disk_that_is_cut_while_it_is_open_is_an_error_not_zeros(tmp_path: Path, disk: Path):
+    size = disk.stat().st_size
+    with cdp.create(tmp_path / "v", disk=disk) as volume:
+        os.truncate(disk, size // 2)
+        for look in (volume, volume.at(0)):
+            with pytest.raises(Unavailable, match="the disk ends before its data"):
+                look.pread(BLOCK, size - BLOCK)
+        os.truncate(disk, size)
+
+
+def test_adopting_leaves_what_lies_beside_the_volume(tmp_path: Path, disk: Path):
+    """`cp -a v v.old` is what somebody careful does before."""
+    cdp.create(tmp_path / "v", disk=disk).close()
+    for beside in ("v.old", "v.new"):
+        shutil.copytree(tmp_path / "v", tmp_path / beside)
+    change(disk, "byte", random.Random(1))
+    cdp.adopt(tmp_path / "v").close()
+    assert sorted(p.name for p in tmp_path.iterdir() if p != disk) == ["v", "v.new", "v.old"]
 
 
 def test_a_write_of_what_is_there_keeps_no_data(tmp_path: Path, disk: Path):

@@ -1,4 +1,5 @@
 """The folder of an open volume is moved, deleted or replaced: noticed, told by both paths, nothing lost, and nothing done to what is there now."""
+import errno
 import shutil
 import time
 
@@ -7,6 +8,7 @@ import pytest
 import cdp
 from cdp import check
 from cdp.client import connect
+from cdp.folder import Folder
 from cdp.serve import Server
 from cdpcore.errors import NotFound, Unavailable
 
@@ -80,6 +82,41 @@ def test_it_goes_on_when_it_is_back(place):
                 time.sleep(0.05)
         volume.flush()
     assert check.check(place).ok
+
+
+def test_an_import_that_is_refused_changes_nothing_about_it(tmp_path):
+    place, away = tmp_path / "v", tmp_path / "w"
+    with cdp.create(place, size=64 * MIB, settings=SETTINGS) as volume:
+        place.rename(away)
+        refused(volume, "moved or deleted")
+        cdp.create(place, size=64 * MIB, settings=SETTINGS).close()
+        before = files(place)
+        with pytest.raises(Unavailable, match="moved"):
+            volume.import_base(lambda offset, view: None, [(0, MIB)])
+        for _ in range(3):      # the reasons are apart: the end of one is not the end of another
+            volume._core.log.hold("import")
+            volume._core.log.hold("import", False)
+            with pytest.raises(Unavailable, match="moved or deleted"):
+                volume.pwrite(b"2" * 4096, 0)
+    assert files(place) == before
+
+
+def test_a_path_that_cannot_be_looked_at_is_no_reason_to_refuse(place, monkeypatch):
+    """Say a network file system that is away for a moment: what the open files take is taken."""
+    folder = Folder(str(place))
+
+    def away(path):
+        raise OSError(errno.ESTALE, "stale")
+
+    monkeypatch.setattr("cdp.folder.os.stat", away)
+    folder.check()
+    monkeypatch.undo()
+    place.rename(place.with_name("w"))
+    with pytest.raises(Unavailable, match="moved"):
+        folder.check()
+    folder.close()
+    with pytest.raises(Unavailable, match=str(place)):
+        Folder(str(place))
 
 
 def test_a_deleted_one(place):

@@ -41,13 +41,13 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
     InvalidRequest for a volume without such a disk, RefusedPoint while writable images of the old history exist.
     """
     os, directory = posix(), absolute(path)
-    if not os.exists(directory) and os.exists(f"{directory}.old"):      # a crash between the renames
-        os.rename(f"{directory}.old", directory)
+    fresh, old = f"{directory}.adopt-new", f"{directory}.adopt-old"     # names that nobody else gives
+    if not os.exists(directory) and os.exists(old):     # a crash between the renames
+        os.rename(old, directory)
     geometry = _protected(directory)
     if keep_history:
         _vouched(os, directory, geometry)
         return Volume(directory, settings=settings)
-    fresh, old = f"{directory}.new", f"{directory}.old"
     held = stores.lock(os, directory)
     try:
         images = os.list_dir(f"{directory}/images")

@@ -14,6 +14,7 @@ A Service from here is used by one thread at a time.
 import json
 import os
 import queue
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -75,8 +76,8 @@ def is_volume(path: str) -> bool:
     Raises Unavailable where this user may not look.
     """
     try:
-        os.stat(os.path.join(path, "lock"))
-        return os.path.isdir(os.path.join(path, "log"))
+        mode = os.stat(os.path.join(path, "lock")).st_mode      # a file: /var has a folder of that name, and a log
+        return stat.S_ISREG(mode) and os.path.isdir(os.path.join(path, "log"))
     except PermissionError:
         raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
     except OSError:

@@ -12,19 +12,26 @@ DELETED = " (deleted)"      # what Linux adds to the name
 
 
 class Folder:
-    """Folder(path), open until close(). Raises OSError."""
+    """Folder(path), open until close(). Raises Unavailable."""
 
     def __init__(self, path: str):
         self._path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._stat = os.fstat(self._fd)
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._stat = os.fstat(self._fd)
+        except OSError as e:
+            self.close()
+            raise Unavailable(f"{path}: {e.strerror}", "a volume's folder must be readable, and the process may open more files") from None
 
     def check(self) -> None:
         """Raises Unavailable where the path does not lead to the folder any more."""
         try:
             there = os.stat(self._path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             there = None
+        except OSError:     # not known, say while a network file system is away: no reason to refuse what the open files may take
+            return
         if there is not None and os.path.samestat(there, self._stat):
             return
         where, gone = self._now()

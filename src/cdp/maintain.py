@@ -102,8 +102,10 @@ class Maintainer:
         told = ""
         while self._core.log.wait_work(RETRY_MS):
             try:
-                self.step()
-                self._look_home()
+                try:
+                    self._look_home()
+                finally:
+                    self.step()     # then too: a writer may be waiting for the segment, and is told
                 self._core.log.prepare_spare()
                 told = ""
             except Exception as e:      # noqa: BLE001  (a background thread must survive: the error goes to whoever writes next)
@@ -123,7 +125,7 @@ class Maintainer:
             raise
         if self._away:
             self._away = False
-            self._core.log.hold("")
+            self._core.log.hold("moved", False)
             log.warning("%s: is back, and goes on", self._dir)
 
     def _merge_loop(self) -> None:

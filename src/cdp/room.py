@@ -17,7 +17,7 @@ def shortage(path: str | os.PathLike[str], segment_bytes: int, create: str = "ma
     free_bytes = shutil.disk_usage(path).free
     if free_bytes >= segment_bytes + RESERVE_BYTES:
         return None
-    what = (f"{path}: {approx_size(free_bytes)} free, less than the {approx_size(segment_bytes)} of a log segment: "
+    what = (f"{path}: {approx_size(free_bytes)} free, less than the {approx_size(segment_bytes)} of a log segment and the reserve: "
             "the next write that needs one will be refused (no space)")
     fits = max(LEAST_SEGMENT_BYTES, free_bytes // SEGMENTS_WANTED // STEP_BYTES * STEP_BYTES)
     if fits >= segment_bytes or free_bytes < fits + RESERVE_BYTES:

@@ -230,7 +230,8 @@ class Timeline:
             return SegmentFile(self._os, path, self._uuid, number)
         except NotFound:
             # It leaves the rows before its file goes; one that was not sealed when it was found joined them first.
-            if self._core is None or any(r.number == number for r in self._rows):
+            tail = [] if self._core is None else [n for n, _ in log_tail.directories(self._core.log)]
+            if self._core is None or number in tail or any(r.number == number for r in self._rows):
                 raise
             raise _Freed(f"{path}: was freed by a destructive restore", "choose a point inside the window ('cdp window')") from None
 

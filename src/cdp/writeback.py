@@ -71,7 +71,7 @@ class WriteBack:
         is needed for the time before."""
         if self._store.unwritten() and (destructive or self._store.restores[-1].destructive):
             raise Busy(f"{self._volume.path}: restore #{self._store.restores[-1].seq} is still being written back",
-                       "'cdp restores' shows how far it is; repeat this when it is done")
+                       "repeat this when it is done ('cdp info'); on a full disk make room for the log first")
         for r in self._store.lineage_records() if destructive else []:
             if r.seq <= target.seq < r.done_seq:
                 raise RefusedPoint(f"{self._volume.path}: at #{target.seq}, restore #{r.seq} was still being written back",

@@ -6,9 +6,10 @@ changed meanwhile, and then reads again; after some times it holds the range. Bl
 
 Threading: any thread, no GIL.
 """
+from libc.errno cimport EIO
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from cdpcore.errors cimport CDP_OK, cdp_fail_os
+from cdpcore.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
 from cdpcore.extents cimport CDP_EXTENT_DATA, FULL, add_extent, add_file, cut_extents, kind_of
 from cdpcore.index cimport CDP_LOC_BASE, cdp_loc_is_data
 from cdpcore.pending cimport pending_change
@@ -88,7 +89,12 @@ cdef class DiskReader(VolumeCore):
                     if got < 0:
                         drop(&p)
                         return cdp_fail_os(st, got, a, b"reading the disk")
-                    memset(buf + (a - off) + got, 0, (b - a) - <uint64_t>got)
+                    if <uint64_t>got != b - a:
+                        drop(&p)
+                        rc = cdp_fail(st, CDP_UNAVAILABLE, EIO, a, b"the disk ends before its data: it was cut while it was open")
+                        st.expected = b - a
+                        st.actual = <uint64_t>got
+                        return rc
                     continue
                 while a < b:
                     c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)

@@ -25,6 +25,7 @@ cdef class DiskSettler(DiskReader):
     cdef int settle(self, uint64_t seq, uint64_t change, bint sync, cdp_status *st) noexcept nogil
     cdef int settle_now(self, bint sync, cdp_status *st) noexcept nogil
     cdef int round(self, bint sync, cdp_status *st) noexcept nogil
+    cdef void give_room(self) noexcept nogil
     cdef int apply(self, reached *now, cdp_status *st) noexcept nogil
     cdef int zero_disk(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil
     cdef bint all_synced(self) noexcept nogil

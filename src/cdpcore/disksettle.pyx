@@ -118,6 +118,14 @@ cdef class DiskSettler(DiskReader):
         self.pending.release(now.seq, now.change)
         return CDP_OK
 
+    cdef void give_room(self) noexcept nogil:
+        """Nothing to be written, and no room in Pending all the same: a reader has a change pinned, or had when it was to go."""
+        pthread_mutex_lock(&self.settling)
+        cdp_cond_wait_ms(&self.settled, &self.settling, 1)
+        if not self.busy:
+            self.pending.release(self.applied.seq, self.applied.change)
+        pthread_mutex_unlock(&self.settling)
+
     cdef int apply(self, reached *now, cdp_status *st) noexcept nogil:
         """Changes from now.change on to the disk, in order, while records up to now.seq are all that they wait for. A leader only.
         Ends: room is given back after the round, so no more come than Pending has room for."""
@@ -164,7 +172,7 @@ cdef class DiskSettler(DiskReader):
         """A thread's life: keeps Pending from filling up, and makes everything durable once per `commit_interval_ms` (0: only
         when asked). Returns after stop_applier() or a failure."""
         cdef cdp_status st
-        cdef uint64_t now, due = cdp_monotonic_ms() + commit_interval_ms
+        cdef uint64_t now, first, due = cdp_monotonic_ms() + commit_interval_ms
         cdef int rc = CDP_OK
         cdef bint sync
         with nogil:
@@ -182,7 +190,10 @@ cdef class DiskSettler(DiskReader):
                 if sync:
                     due = now + commit_interval_ms
                 if not sync or not self.all_synced():
+                    first = self.pending.gone()
                     rc = self.settle_now(sync, &st)
+                    if rc == CDP_OK and not sync and self.pending.gone() == first:
+                        self.give_room()
 
     def stop_applier(self):
         """Let run_applier return."""
@@ -193,13 +204,18 @@ cdef class DiskSettler(DiskReader):
             pthread_mutex_unlock(&self.settling)
 
     def settle_disk(self, upto: int | None = None):
-        """Everything (or records up to `upto`, which are durable in the log) is on the disk, durably."""
+        """Everything (or records up to `upto`, which are durable in the log) is on the disk, durably; of everything nothing is left in
+        Pending either, where a look for what a destructive restore put over it would find it."""
         cdef cdp_status st
+        cdef uint64_t change
         cdef uint64_t seq = 0 if upto is None else upto
         cdef bint all_of_it = upto is None
         cdef int rc
         with nogil:
+            change = self.pending.pushed() if all_of_it else 0
             rc = self.settle_now(True, &st) if all_of_it else self.settle(seq, 0, True, &st)
+            while rc == CDP_OK and self.pending.gone() < change:
+                self.give_room()
         check(rc, &st, None)
 
     cdef bint all_synced(self) noexcept nogil:

@@ -32,7 +32,7 @@ from cdpcore.logfiles cimport ROOM_WRITE
 from cdpcore.osapi cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
 from cdpcore.pending cimport Pending
 from cdpcore.rangelock cimport RangeLock
-from cdpcore.ring cimport pthread_cond_signal, pthread_cond_t, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock
+from cdpcore.ring cimport pthread_cond_signal
 from cdpcore.versions cimport change, drop, moment, pieces
 from cdpcore.volume cimport CDP_FUA, CDP_HOLE, CDP_META, cdp_gate_leave
 
@@ -55,7 +55,6 @@ cdef extern from "nbd_wire.h" nogil:
     int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
 
 cdef extern from "thread.h" nogil:
-    int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
     uint64_t cdp_monotonic_ns()
 
 cdef enum:
@@ -369,11 +368,7 @@ cdef class InPlaceCore(DiskSettler):
         cdef uint64_t before = self.pending.released()
         cdef int rc = self.settle_now(False, st)
         if rc == CDP_OK and self.pending.released() == before:      # a reader had a change pinned, or others have reserved
-            pthread_mutex_lock(&self.settling)
-            cdp_cond_wait_ms(&self.settled, &self.settling, 1)
-            if not self.busy:
-                self.pending.release(self.applied.seq, self.applied.change)
-            pthread_mutex_unlock(&self.settling)
+            self.give_room()
         return rc
 
     def lineage_changed(self, bint restoring, bint discards=False):

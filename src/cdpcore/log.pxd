@@ -19,7 +19,7 @@ cdef class Log(LogFiles):
 
     # append lock
     cdef pthread_mutex_t append_mutex
-    cdef int held                   # no record is taken: HELD_...
+    cdef int held                   # no record is taken: a bit for each reason, HELD_...; changed with the io lock
     cdef bint frame_open            # the ring's last frame still grows
     cdef uint64_t flush_seq         # last FLUSH or FUA record
     cdef uint64_t next_seq          # of the next record

@@ -48,7 +48,7 @@ cdef extern from "thread.h" nogil:
 cdef enum:
     HELD_READ_ONLY = 1
     HELD_IMPORT = 2
-    HELD_MOVED = 3
+    HELD_MOVED = 4
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
@@ -92,14 +92,15 @@ cdef class Log(LogFiles):
     cdef int make_room(self, uint64_t data_bytes, room kind, bint *rolled, cdp_status *st) noexcept nogil:
         """Make sure that a record of this size goes into the current segment as a whole; *rolled: a segment was set
         aside for sealing, and the caller must set its tree aside and call publish_sealing."""
-        cdef int rc
+        cdef int rc, held = (<const volatile int *>&self.held)[0]
         rolled[0] = False
         if self.failed:
             return self.fail_sticky(st)
-        if self.held:
-            return cdp_fail(st, CDP_UNAVAILABLE, EROFS if self.held == HELD_READ_ONLY else EBUSY, 0,
-                            b"the volume is open read-only" if self.held == HELD_READ_ONLY else b"the base of the volume is being filled"
-                            if self.held == HELD_IMPORT else b"the volume's folder was moved or deleted while it is open")
+        if held:
+            return cdp_fail(st, CDP_UNAVAILABLE, EROFS if held & HELD_READ_ONLY else EBUSY, 0,
+                            b"the volume is open read-only" if held & HELD_READ_ONLY else
+                            b"the volume's folder was moved or deleted while it is open" if held & HELD_MOVED else
+                            b"the base of the volume is being filled")
         if self.has_room(data_bytes, kind):
             return CDP_OK
         rolled[0] = self.current.number != 0
@@ -397,13 +398,18 @@ cdef class Log(LogFiles):
             pthread_cond_broadcast(&self.upkeep)
             pthread_mutex_unlock(&self.ring.mutex)
 
-    def hold(self, why: str):
-        """From here on every record is refused, as Unavailable: "read-only", "import" (the base is being filled), "moved"; "": none is."""
-        cdef int held = {"": 0, "read-only": HELD_READ_ONLY, "import": HELD_IMPORT, "moved": HELD_MOVED}[why]
+    def hold(self, why: str, bint on=True):
+        """While any reason is on, every record is refused, as Unavailable: "read-only", "import" (the base is being filled), "moved". At
+        return those that were being appended are in the log; but for "moved", which the thread says that seals, and for which an
+        appender may be waiting."""
+        cdef int reason = {"read-only": HELD_READ_ONLY, "import": HELD_IMPORT, "moved": HELD_MOVED}[why]
         with nogil:
-            self.lock_append()
-            self.held = held
-            self.unlock_append()
+            pthread_mutex_lock(&self.ring.mutex)
+            self.held = self.held | reason if on else self.held & ~reason
+            pthread_mutex_unlock(&self.ring.mutex)
+            if reason != HELD_MOVED:
+                self.lock_append()
+                self.unlock_append()
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -47,4 +47,5 @@ cdef class Pending:
     # pinned a change of, and all behind it, stays until the next call.
     cdef void release(self, uint64_t seq, uint64_t change) noexcept nogil
     cdef uint64_t released(self) noexcept nogil
+    cdef uint64_t gone(self) noexcept nogil     # so many changes were released
     cdef uint64_t used_bytes(self) noexcept nogil

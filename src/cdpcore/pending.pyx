@@ -174,6 +174,13 @@ cdef class Pending:
         self.released_seq = max(self.released_seq, seq)
         pthread_mutex_unlock(&self.mutex)
 
+    cdef uint64_t gone(self) noexcept nogil:
+        cdef uint64_t n
+        pthread_mutex_lock(&self.mutex)
+        n = self.first
+        pthread_mutex_unlock(&self.mutex)
+        return n
+
     cdef uint64_t released(self) noexcept nogil:
         cdef uint64_t seq
         pthread_mutex_lock(&self.mutex)

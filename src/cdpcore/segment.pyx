@@ -393,7 +393,7 @@ cdef class SegmentFile:
                 rc = copy_back(self.table, self.fd, <uint64_t>d.data_sector * CDP_SECTOR if d.data_bytes else 0, disk.fd, at, n,
                                buffer, step)
             if rc < 0:
-                check(cdp_fail_os(&st, rc, at, b"putting a before-image back"), &st, self.path)
+                check(cdp_fail_os(&st, rc, at, b"putting a before-image back on the protected disk"), &st, self.path)
         finally:
             free(buffer)
 

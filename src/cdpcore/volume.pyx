@@ -106,7 +106,8 @@ cdef class VolumeCore:
 
     cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                    cdp_status *st) noexcept nogil:
-        """*seq: that of the last record, stored under the append lock before that record is in the log; 0 where it failed."""
+        """*seq: that of the last record, stored under the append lock before that record is in the log; 0, or as it was, where none
+        was appended."""
         cdef uint64_t done = 0, step, part_seq = 0
         cdef int rc = self.enter(off, n, st)
         if rc != CDP_OK:
