@@ -22,6 +22,7 @@ import threading
 import uuid as uuid_module
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,10 @@ def _begin(os: Os, directory: str, building: str) -> File:
         raise busy from None
     try:
         held.lock()
-        if os.exists(directory):
+        if os.exists(directory):    # made while we were on our way here
+            with suppress(CdpError):
+                if os.list_dir(building) == ["lock"]:
+                    remove_tree(os, building)
             raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
         for name in os.list_dir(building):
             if name != "lock":
