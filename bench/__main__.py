@@ -54,7 +54,8 @@ def measured(defaults: Any, workloads: Iterable[str], against: str, named: str, 
         click.option("--seconds", type=click.FloatRange(least_seconds, 600), help=f"Of each measurement. [default: {defaults.seconds:g}]"),
         count("--size-mib", 8, 1 << 20, defaults.size_bytes >> 20, "Of the disk."),
         click.option("--workload", "workloads", multiple=True, type=click.Choice(list(workloads)), help="[default: all]"),
-        click.option(against, named, multiple=True, type=click.Choice(list(others)), help="[default: all]"),
+        click.option(against, named, multiple=True, type=click.Choice(list(others)),
+                     help=f"[default: {', '.join(getattr(defaults, named))}]"),
     )
 
 

@@ -216,11 +216,12 @@ def test_a_cut_while_a_destructive_restore_is_being_appended_loses_nothing_flush
 @pytest.mark.timeout(120)
 def test_block_status_of_what_is_being_written_to_comes_to_an_end():
     """A look that finds its range changed is not begun anew for ever. (On the simulated machine, where no device makes the writer wait.)"""
-    sim, size, over = SimOs(4), 48 * MIB, threading.Event()
-    content = random.Random(4).randbytes(size)
+    sim, size, most, over = SimOs(4), 48 * MIB, 25, threading.Event()
+    content, rounds = random.Random(4).randbytes(size), list[int]()
 
-    def write() -> None:
-        while not over.is_set():
+    def write() -> None:        # 500,000 at the most: a look that goes on as long as they do must end, too, to be seen
+        while not over.is_set() and len(rounds) < most:
+            rounds.append(0)
             loadgen.run(volume.target(), length_bytes=512, requests=20_000)
 
     with simulated(sim, content, slot_bytes=MIB, segment_bytes=64 * MIB, max_records=100_000, pending_bytes=8 * MIB,
@@ -230,7 +231,8 @@ def test_block_status_of_what_is_being_written_to_comes_to_an_end():
         try:
             while volume.stats()["writes"] < 1000:
                 time.sleep(0.001)
-            then, now = list(volume.extents(at=0)), list(volume.extents())      # once: as long as it is written to
+            then, now = list(volume.extents(at=0)), list(volume.extents())
+            assert load.is_alive(), "they came to an end when the writes did"
         finally:
             over.set()
             load.join()

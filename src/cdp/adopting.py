@@ -74,15 +74,14 @@ def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
         was = disks.left(os, directory)
         with disks.open_disk(os, geometry.disk) as file:
             now = disks.stamp(os, geometry.disk, file)
-        if not was.clean and not was.differs(now):      # the very file, and somebody wrote to it: the caller says that it is the same
-            with disks.open_disk(os, geometry.disk) as file:
+            if not was.clean and not was.differs(now):  # the very file, and somebody wrote to it: the caller says that it is the same
                 state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
                 try:
                     state.watch(file)
                     state.note()
                 finally:
                     state.close()
-            return
+                return
         if not was.clean or (was.size_bytes, was.samples_crc) != (now.size_bytes, now.samples_crc):
             raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed" if was.clean else
                              f"{directory}: was not closed cleanly, so its disk must be the very file that it was",

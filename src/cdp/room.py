@@ -5,10 +5,10 @@ Any thread.
 import os
 import shutil
 
+from cdp.settings import KEYS, SEGMENT_STEP_BYTES
 from cdp.store import RESERVE_BYTES
 from cdp.units import approx_size, format_size
 
-LEAST_SEGMENT_BYTES, STEP_BYTES = 16 << 20, 4 << 20
 SEGMENTS_WANTED = 4         # with fewer on a device a volume could not go on for long
 
 
@@ -19,7 +19,7 @@ def shortage(path: str | os.PathLike[str], segment_bytes: int, create: str = "ma
         return None
     what = (f"{path}: {approx_size(free_bytes)} free, less than the {approx_size(segment_bytes)} of a log segment and the reserve: "
             "the next write that needs one will be refused (no space)")
-    fits = max(LEAST_SEGMENT_BYTES, free_bytes // SEGMENTS_WANTED // STEP_BYTES * STEP_BYTES)
+    fits = max(KEYS["segment_bytes"].low, free_bytes // SEGMENTS_WANTED // SEGMENT_STEP_BYTES * SEGMENT_STEP_BYTES)
     if fits >= segment_bytes or free_bytes < fits + RESERVE_BYTES:
         return f"{what}; free space"
     return f"{what}; free space, or {create} with --set segment_bytes={format_size(fits)}"
