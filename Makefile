@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
 TEST_DEPS := $(VENV)/.test-deps
 SOURCES := pyproject.toml setup.py README.md \
-	$(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name py.typed -o -path '*/c/*.[ch]')
+	$(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name py.typed -o -name '*.[ch]')
 
 # What is built and tested is this checkout, with what .venv has.
 unexport PYTHONPATH PYTHONHOME
@@ -74,7 +74,7 @@ plain: $(INSTALLED) $(TEST_DEPS)
 	$(PIP) install 'setuptools>=77' 'cython>=3.1'
 	mkdir -p $(PLAIN) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md src | tar -xf - -C $(PLAIN)
 	cd $(PLAIN) && CDP_PLAIN_POSIX=1 $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
-	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -c 'import cdpcore.nbd, sys; sys.exit(cdpcore.nbd.RELEASES_PAGES)'
+	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -c 'import cdpcore.nbd.connection, sys; sys.exit(cdpcore.nbd.connection.RELEASES_PAGES)'
 	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -m pytest $(PLAIN_TESTS)
 
 # For working on it: an editable install that rebuilds in place.
@@ -83,4 +83,4 @@ dev: | $(PY)
 	$(PIP) install --no-build-isolation -e '.[test]'
 
 clean:
-	rm -rf build dist .venv src/*.egg-info src/cdpcore/*.so src/cdpcore/*.c
+	rm -rf build dist .venv src/*.egg-info src/cdpcore/*/*.so

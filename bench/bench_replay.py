@@ -20,11 +20,11 @@ import time
 import numpy as np
 
 import cdp
+from cdp.replay.engine import Disk, Replay
+from cdp.replay.shape import MAX_REQUEST_BYTES, Shape
 from cdp.trace.info import collect
 from cdp.trace.reader import open_trace
-from cdp.trace.replay import Disk, Replay
-from cdp.trace.shape import MAX_REQUEST_BYTES, Shape
-from cdpcore.replay import TargetDriver
+from cdpcore.trace.driver import TargetDriver
 
 
 def fresh(folder: str, size: int) -> cdp.Volume:

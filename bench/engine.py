@@ -1,5 +1,5 @@
 """The engine alone, in this process, against a plain file and a RAM disk: requests a second through the target seam,
-back to back from one or more threads (cdpcore.loadgen), alternating in one run.
+back to back from one or more threads (cdpcore.bench.loadgen), alternating in one run.
 
 A new volume and a new file for each workload, filled, synced, dropped from the page cache; rounds as in nbd.py. What
 it leaves out is the network protocol and the client, so it is the ceiling of a trace replay, too.
@@ -18,10 +18,10 @@ from bench import facts as machine
 from bench.peers import SETTINGS
 from bench.scratch import NoSpace, Scratch, settle_files
 from bench.spread import order, ratios, show, spread, table
-from cdpcore import loadgen
-from cdpcore.loadgen import Load
-from cdpcore.plainfile import PlainFile
-from cdpcore.ramdisk import RamDisk
+from cdpcore.bench import loadgen
+from cdpcore.bench.loadgen import Load
+from cdpcore.bench.plain_file import PlainFile
+from cdpcore.bench.ram_disk import RamDisk
 
 OURS = "cdp"
 TARGETS = {

@@ -31,9 +31,9 @@ from bench import facts as machine
 from bench import fio
 from bench.scratch import Scratch, process
 from bench.witness import Witness, WitnessFailed
-from cdp.client import connect
 from cdp.ha.manager import ask
-from cdpcore.errors import CdpError
+from cdp.service.remote import connect
+from cdpcore.base.errors import CdpError
 
 MIB = 1 << 20
 REGION_MIB = 24

@@ -15,8 +15,8 @@ from typing import Any
 import cdp
 from bench.history import Options, disk_of
 from bench.spread import percentile, spread
-from cdp.points import Point
-from cdpcore import loadgen
+from cdp.moments.points import Point
+from cdpcore.bench import loadgen
 
 SEED = 20_070_101
 QUIET_SECONDS = 1.5  # no run came or went for so long: merges are done

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import cdp
-from cdp.points import Point
-from cdpcore import index, loadgen
+from cdp.moments.points import Point
+from cdpcore.bench import loadgen
+from cdpcore.index import inspect as index
 
 SIZE = 64 << 20
 RECORDS = 20_000

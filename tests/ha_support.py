@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from nbd_support import DEADLINE_S, MIB, Wire
 
 import cdp
-from cdpcore.channel import Channel
-from cdpcore.executor import Executor
-from cdpcore.nbdgate import GateConnection
+from cdpcore.channel.channel import Channel
+from cdpcore.channel.executor import Executor
+from cdpcore.channel.gateway import GateConnection
 
 SETTINGS = cdp.Settings(commit_interval_ms=0, segment_bytes=32 * MIB, pool_bytes=16 * MIB)
 """The log is written only when a frame is full or somebody asks."""

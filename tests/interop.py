@@ -142,7 +142,7 @@ class World:
 
 
 def library_files(limit_bytes):
-    from cdp.demo_disk import real_files
+    from cdp.demo.disk import real_files
 
     found = real_files(limit_bytes)
     assert found, "Python's library has no source files here"

@@ -15,7 +15,7 @@ from nbd_support import (
 )
 
 from cdp.nbd import NbdServer, UnixAddress
-from cdpcore.ramdisk import RamDisk
+from cdpcore.bench.ram_disk import RamDisk
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdpcore import nbd as core
-from cdpcore.errors import NotFound
+from cdpcore.base.errors import NotFound
+from cdpcore.nbd import connection as core
 
 # enum cdp_code
 INVALID, NOTFOUND, NOSPACE, CORRUPT, UNAVAILABLE, CLOSED, REFUSED = range(1, 8)

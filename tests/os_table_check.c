@@ -1,6 +1,6 @@
 /* The parts of the OS table that Python does not reach (maps, pages, random bytes, raw handles), on both twins.
  * test_osapi.py compiles it with the table's sources and runs it with the name of an empty directory. */
-#include "os_sim.h"
+#include "system/os_sim.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from cdp import catalog as rows_of
-from cdpcore.errors import Corruption
-from cdpcore.osapi import Os
+from cdp.store import catalog as rows_of
+from cdpcore.base.errors import Corruption
+from cdpcore.system.os import Os
 
 KINDS = {kind.__name__: kind for kind in rows_of.TABLES}
 
 
 class SimCatalog:
-    """Args: os, and the volume's directory. Implements cdp.catalog.Catalog."""
+    """Args: os, and the volume's directory. Implements cdp.store.catalog.Catalog."""
 
     def __init__(self, os: Os, directory: str, create: bool = False):
         self._os, self._path = os, f"{directory}/catalog.json"
@@ -73,5 +73,5 @@ def _key(key: int | str) -> str:
 
 
 def on(os: Os) -> Callable[..., SimCatalog]:
-    """The catalog factory that cdp.store takes."""
+    """The catalog factory that cdp.store.store takes."""
     return lambda directory, create=False: SimCatalog(os, directory, create)

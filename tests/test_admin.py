@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import cdp
-from cdp.admin import STATUS, Held, build_app, error_body
-from cdp.client import RemoteService
-from cdp.leases import IDLE, ImageLeases
-from cdp.service import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES, Service, VolumeService
-from cdpcore import errors
+from cdp.serve.http_api import STATUS, Held, build_app, error_body
+from cdp.serve.image_cache import IDLE, ImageLeases
+from cdp.service.local import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES, Service, VolumeService
+from cdp.service.remote import RemoteService
+from cdpcore.base import errors
 
 MIB = 1 << 20
 OPERATIONS = [name for name in vars(Service) if not name.startswith("_")]

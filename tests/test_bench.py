@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdpcore import loadgen
-from cdpcore.errors import Closed, InvalidRequest, NotFound
-from cdpcore.plainfile import PlainFile
-from cdpcore.ramdisk import RamDisk
+from cdpcore.base.errors import Closed, InvalidRequest, NotFound
+from cdpcore.bench import loadgen
+from cdpcore.bench.plain_file import PlainFile
+from cdpcore.bench.ram_disk import RamDisk
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

@@ -16,11 +16,11 @@ from cdp.capture import follow as following
 from cdp.capture import position as positions
 from cdp.capture.follow import Follower
 from cdp.capture.lag import EVERY_NS, MAX_SEEN, Lag
+from cdp.capture.log_entries import PIECE_BYTES, SLICE_BYTES
 from cdp.capture.source import LogSource
-from cdp.capture.tail import PIECE_BYTES, SLICE_BYTES
 from cdp.cli import cli, exits
 from cdp.settings import Settings
-from cdpcore.errors import Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
+from cdpcore.base.errors import Corruption, InvalidRequest, NotFound, OutOfSpace, RefusedPoint
 
 MIB = 1 << 20
 SIZE = 64 * MIB

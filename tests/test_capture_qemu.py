@@ -12,8 +12,8 @@ from interop import PATH, cdp_argv, environ, need, run
 from test_replay_dmlog import DISK_BYTES, wait
 
 import cdp
-from cdp import check
-from cdp.client import read_serving
+from cdp.check import check
+from cdp.service.remote import read_serving
 
 SETTLE = "100ms"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp import catalog as catalogs
-from cdp import check
-from cdp import store as stores
-from cdp.catalog import BookmarkRow, LmdbCatalog, RestoreRow, Segment
+from cdp.check import check
+from cdp.store import catalog as catalogs
+from cdp.store import store as stores
+from cdp.store.catalog import BookmarkRow, LmdbCatalog, RestoreRow, Segment
 
 MIB = 1 << 20
 

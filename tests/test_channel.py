@@ -10,11 +10,11 @@ from ha_support import SETTINGS, gate
 from nbd_support import MIB, request, until, write
 
 import cdp
-from cdpcore.channel import SLOTS, Channel
-from cdpcore.errors import InvalidRequest
-from cdpcore.executor import Executor, Left
-from cdpcore.nbd import End
-from cdpcore.ramdisk import RamDisk
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.bench.ram_disk import RamDisk
+from cdpcore.channel.channel import SLOTS, Channel
+from cdpcore.channel.executor import Executor, Left
+from cdpcore.nbd.connection import End
 
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 FUA, NO_HOLE, DF, REQ_ONE = 1, 2, 4, 8

@@ -6,7 +6,7 @@ from ha_support import SETTINGS, gate, remains
 from nbd_support import MIB, request, until, write
 
 import cdp
-from cdpcore.executor import Left
+from cdpcore.channel.executor import Left
 
 FLUSH, TRIM, FUA = 3, 4, 1
 SIZE = 4 * MIB

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp import check
-from cdp.catalog import LmdbCatalog
+from cdp.check import check
 from cdp.settings import Settings
-from cdpcore.nbd import RELEASES_PAGES
+from cdp.store.catalog import LmdbCatalog
+from cdpcore.nbd.connection import RELEASES_PAGES
 
 SMALL = Settings(segment_bytes=16 << 20, pool_bytes=16 << 20)
 SIZE = 64 << 20

@@ -14,7 +14,7 @@ from cdp.cli import cli, exits
 from cdp.cli.base import CdpCommand, report
 from cdp.cli.reference import commands, help_of, renewed
 from cdp.settings import KEYS
-from cdpcore import errors
+from cdpcore.base import errors
 
 DOCS = Path(__file__).parent.parent / "docs"
 ALL = list(commands())

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from cdp.cli.refs import Ref, split, volume_and_point, volume_only
-from cdp.client import Location, find_server, locate, read_serving
-from cdpcore.errors import InvalidRequest, NotFound
+from cdp.service.remote import Location, find_server, locate, read_serving
+from cdpcore.base.errors import InvalidRequest, NotFound
 
 
 def make(path):

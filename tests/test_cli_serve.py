@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 import cdp
-from cdp import client
 from cdp.cli import exits
-from cdp.client import connect, read_serving
+from cdp.service import remote
+from cdp.service.remote import connect, read_serving
 
 MIB = 1 << 20
 CLI = [sys.executable, "-m", "cdp"]
@@ -71,7 +71,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("CDP_CONFIG", raising=False)
-    monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "LOCK_WAIT_SECONDS", 0.2)
     cdp.create("web", size=8 * MIB).close()
     return tmp_path
 
@@ -213,8 +213,8 @@ def test_a_second_signal_ends_it_at_once(here):
     code = """
 import signal, sys
 from cdp.cli import cli
-from cdp import serve
-serve.Server.__exit__ = lambda self, *exc: (print("stopping", flush=True), signal.pause())
+from cdp.serve import server
+server.Server.__exit__ = lambda self, *exc: (print("stopping", flush=True), signal.pause())
 cli(["serve", "web", "--unix", "n.sock"])"""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "cdp: ready\n" in process.stderr

@@ -5,7 +5,7 @@ import pytest
 
 from cdp.cli import transfer
 from cdp.cli.transfer import BLOCK_BYTES, PIECE_BYTES, Source, nonzero_ranges
-from cdpcore.errors import InvalidRequest, Unavailable
+from cdpcore.base.errors import InvalidRequest, Unavailable
 
 MIB = 1 << 20
 

@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 import cdp
-from cdp import client
-from cdp.admin import AdminServer, Held, serving_view
 from cdp.cli import cli, exits
-from cdp.client import connect, identity, remove_serving, write_serving
-from cdp.leases import ImageLeases
-from cdp.service import VolumeService
-from cdpcore import errors as kinds
+from cdp.serve.http_api import AdminServer, Held, serving_view
+from cdp.serve.image_cache import ImageLeases
+from cdp.service import remote
+from cdp.service.local import VolumeService
+from cdp.service.remote import connect, identity, remove_serving, write_serving
+from cdpcore.base import errors as kinds
 
 KIB, MIB = 1024, 1 << 20
 SIZE = 16 * MIB
@@ -98,7 +98,7 @@ class World:
 @pytest.fixture(params=["local", "served"])
 def world(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "LOCK_WAIT_SECONDS", 0.2)
     monkeypatch.delenv("CDP_CONFIG", raising=False)
     made = World(tmp_path, request.param == "served")
     yield made

@@ -18,7 +18,7 @@ from cdp.platform import CpSendReq
 from cdp.platform.python import buffers, messages, requests, services
 from cdp.platform.routers import base, forward, multipath, nbd
 from cdp.platform.structures import Op
-from cdpcore.errors import Busy, CdpError, NotFound, Unavailable
+from cdpcore.base.errors import Busy, CdpError, NotFound, Unavailable
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdpcore.index import crc32c, crc32c_name, crc32c_portable
+from cdpcore.index.inspect import crc32c, crc32c_name, crc32c_portable
 
 Crc = Callable[..., int]
 BOTH = pytest.mark.parametrize("crc", [crc32c, crc32c_portable], ids=["chosen", "portable"])

@@ -4,7 +4,8 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from cdp import demo, demo_tell
+from cdp.demo import __main__ as demo
+from cdp.demo import narrator
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_with_the_tools_of_this_machine(scratch):
 
 
 def test_without_any_tool(scratch, monkeypatch):
-    monkeypatch.setattr(demo_tell.Teller, "has", lambda *_: False)
+    monkeypatch.setattr(narrator.Teller, "has", lambda *_: False)
     result = run()
     assert result.exit_code == 0, result.output
     assert "a tar archive with" in result.output and "missing: e2fsprogs" in result.output

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp import check
-from cdpcore.errors import Corruption, NotFound
+from cdp.check import check
+from cdpcore.base.errors import Corruption, NotFound
 
 MIB = 1 << 20
 BEHIND = """

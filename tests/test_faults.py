@@ -17,11 +17,11 @@ import pytest
 from simcatalog import on
 from world import KIB, SIZES, WEIGHTS, Size, World, tuning
 
-from cdp import timeline
-from cdp.volume import Volume
-from cdpcore.errors import CdpError, Corruption, OutOfSpace
-from cdpcore.osapi import SimOs
-from cdpcore.segment import SegmentFile
+from cdp.store import timeline
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import CdpError, Corruption, OutOfSpace
+from cdpcore.log.segment_file import SegmentFile
+from cdpcore.system.os import SimOs
 
 HISTORIES = int(os.environ.get("CDP_HISTORIES", "1200")) // 4
 KINDS = ["after", "before"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp import check
-from cdpcore.index import crc32c
+from cdp.check import check
+from cdpcore.index.inspect import crc32c
 
 GOLDEN = Path(__file__).parent / "golden"
 CONTENT = b"hello, past".ljust(512, b"\0")

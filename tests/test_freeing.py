@@ -11,10 +11,10 @@ from simcatalog import on
 from world import KIB, tuning
 
 import cdp
-from cdp import store as stores
-from cdp.volume import Volume
-from cdpcore.errors import Busy, CdpError, NotFound
-from cdpcore.osapi import SimOs
+from cdp.store import store as stores
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import Busy, CdpError, NotFound
+from cdpcore.system.os import SimOs
 
 SIZE = 8192 * KIB
 PIECE = 4 * KIB

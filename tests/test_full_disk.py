@@ -17,11 +17,11 @@ from simcatalog import on
 from world import KIB, tuning
 
 import cdp
-from cdp import check
-from cdp import store as stores
-from cdp.volume import Volume
-from cdpcore.errors import OutOfSpace
-from cdpcore.osapi import SimOs
+from cdp.check import check
+from cdp.store import store as stores
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import OutOfSpace
+from cdpcore.system.os import SimOs
 
 MIB = 1 << 20
 SETTINGS = cdp.Settings(segment_bytes=16 * MIB, pool_bytes=16 * MIB)

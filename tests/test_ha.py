@@ -160,7 +160,7 @@ def test_a_gateway_that_dies_gives_the_daemon_no_error(ha, tmp_path):
     ha.another("gateway", "serving", gateway)
     again = until(lambda: _connected(ha), "the next gateway")
     assert again.read(0, 4096) == b"g" * 4096
-    assert ha.pid("active") == active and "ERROR cdp.tsd" not in ha.log.read_text()
+    assert ha.pid("active") == active and "ERROR cdp.platform.tsd" not in ha.log.read_text()
     assert "durable up to #2" in ha.log.read_text()
 
 

@@ -12,8 +12,8 @@ import interop
 import pytest
 
 import cdp
-from cdp.importing import Base
-from cdpcore.errors import Busy, InvalidRequest, Unavailable
+from cdp.store.base_image import Base
+from cdpcore.base.errors import Busy, InvalidRequest, Unavailable
 
 MIB = 1 << 20
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdpcore.errors import Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound
-from cdpcore.index import (
+from cdpcore.base.errors import Busy, CdpError, Closed, Corruption, InvalidRequest, NotFound
+from cdpcore.index.inspect import (
     LOC_BASE,
     LOC_HOLE,
     LOC_ZERO,
@@ -28,7 +28,7 @@ from cdpcore.index import (
 )
 
 ROOT = Path(__file__).parent.parent
-C_DIR = ROOT / "src" / "cdpcore" / "c"
+C_DIR = ROOT / "src" / "cdpcore"
 UUID = b"0123456789abcdef"
 ALL = [(0, 2**64 - 1)]
 SECTORS = 64  # of the small volumes here

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import cdp
-from cdp import check
-from cdp.tuning import Tuning
-from cdp.volume import Volume
-from cdpcore.errors import Busy, Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
+from cdp.check import check
+from cdp.store.tuning import Tuning
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import Busy, Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -341,7 +341,7 @@ def test_readers_writers_and_images_at_once(tmp_path: Path):
     disk.write_bytes(bytes(size))
     tuning = Tuning(slot_bytes=256 << 10, n_slots=4, segment_bytes=4 * MIB, max_records=2000, commit_interval_ms=20,
                     pending_bytes=256 << 10, pending_changes=64)
-    from cdp import store as stores
+    from cdp.store import store as stores
     stores.create(str(tmp_path / "v"), 0, tuning, disk=str(disk))
     volume = Volume(tmp_path / "v", _tuning=tuning)
     last = np.zeros(blocks, "u8")

@@ -14,13 +14,13 @@ import pytest
 from simcatalog import on
 
 import cdp
-from cdp import check
-from cdp import store as stores
-from cdp.tuning import Tuning
-from cdp.volume import Volume
-from cdpcore import loadgen
-from cdpcore.errors import CdpError, OutOfSpace
-from cdpcore.osapi import SimOs
+from cdp.check import check
+from cdp.store import store as stores
+from cdp.store.tuning import Tuning
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import CdpError, OutOfSpace
+from cdpcore.bench import loadgen
+from cdpcore.system.os import SimOs
 
 MIB = 1 << 20
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pytest
 from interop import MIB, both, environ, library_files, need, run, sha256
 
-from cdp.demo_nbd import NbdClient
+from cdp.demo.nbd_client import NbdClient
 
 __all__ = ["both"]
 

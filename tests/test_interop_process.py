@@ -15,7 +15,7 @@ import pytest
 from interop import MIB, cdp_argv, environ, need, run, world
 
 import cdp
-from cdp.demo_nbd import NbdClient, NbdError
+from cdp.demo.nbd_client import NbdClient, NbdError
 
 __all__ = ["world"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp import check
+from cdp.check import check
 
 BLOCK, BLOCKS, KILLS = 4096, 2048, 20
 CHILD = r"""

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cdp
-from cdp.lineage import NOW, PENDING, Interval, RestoreRecord, view
-from cdpcore.errors import OutOfSpace
-from cdpcore.view import View
+from cdp.moments.lineage import NOW, PENDING, Interval, RestoreRecord, view
+from cdpcore.base.errors import OutOfSpace
+from cdpcore.index.view import View
 
 SECTORS = 24
 

@@ -6,10 +6,10 @@ import struct
 import pytest
 
 from cdp.platform import BgDeliveryMsg, BgRef, GroupName, add_ref_to, refs_of
-from cdpcore.errors import InvalidRequest
-from cdpcore.mdpacket import MAX_BGS, PACKET_BYTES, Flag, MDPacket, Op
-from cdpcore.packets import execute
-from cdpcore.ramdisk import RamDisk
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.bench.ram_disk import RamDisk
+from cdpcore.channel.mdpacket import MAX_BGS, PACKET_BYTES, Flag, MDPacket, Op
+from cdpcore.channel.packets import execute
 
 FIELDS = {  # name: (offset, struct code)
     "version": (0, "B"), "op": (1, "B"), "flags": (2, "H"), "lun": (4, "I"), "lba": (8, "Q"), "length_bytes": (16, "Q"),

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from world import KIB, SIZES, Op, Size, World, shrink, tuning
 
-from cdp import store as stores
-from cdpcore.osapi import SimOs, posix
+from cdp.store import store as stores
+from cdpcore.system.os import SimOs, posix
 
 OPERATIONS = int(os.environ.get("CDP_OPERATIONS", "10000"))
 HISTORY = 500

@@ -6,11 +6,11 @@ import time
 import pytest
 
 import cdp
-from cdp import check
-from cdp.client import connect
-from cdp.folder import Folder
-from cdp.serve import Server
-from cdpcore.errors import NotFound, Unavailable
+from cdp.check import check
+from cdp.serve.server import Server
+from cdp.service.remote import connect
+from cdp.store.folder_watch import Folder
+from cdpcore.base.errors import NotFound, Unavailable
 
 MIB = 1 << 20
 SETTINGS = cdp.Settings(segment_bytes=16 * MIB, pool_bytes=16 * MIB)
@@ -108,7 +108,7 @@ def test_a_path_that_cannot_be_looked_at_is_no_reason_to_refuse(place, monkeypat
     def away(path):
         raise OSError(errno.ESTALE, "stale")
 
-    monkeypatch.setattr("cdp.folder.os.stat", away)
+    monkeypatch.setattr("cdp.store.folder_watch.os.stat", away)
     folder.check()
     monkeypatch.undo()
     place.rename(place.with_name("w"))

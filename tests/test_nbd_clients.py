@@ -14,7 +14,7 @@ import pytest
 from nbd_support import MIB, FakeExport, Shelf, until
 
 from cdp.nbd import NbdServer, TcpAddress, TlsMode, TlsSettings, UnixAddress
-from cdpcore.ramdisk import RamDisk
+from cdpcore.bench.ram_disk import RamDisk
 
 pytest_plugins = ("nbd_fixtures",)
 

@@ -47,8 +47,8 @@ from nbd_support import (
 
 from cdp.nbd import NbdServer, TlsMode, UnixAddress
 from cdp.nbd.handshake import MAX_OPTIONS, Handshake, HandshakeError
-from cdpcore.errors import RefusedPoint
-from cdpcore.ramdisk import RamDisk
+from cdpcore.base.errors import RefusedPoint
+from cdpcore.bench.ram_disk import RamDisk
 
 pytest_plugins = ("nbd_fixtures",)
 

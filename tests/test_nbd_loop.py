@@ -42,9 +42,9 @@ from nbd_support import (
     write,
 )
 
-from cdpcore.errors import InvalidRequest
-from cdpcore.nbd import MAX_PAYLOAD_BYTES, RELEASES_PAGES, Connection, End, inspect
-from cdpcore.ramdisk import RamDisk
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.bench.ram_disk import RamDisk
+from cdpcore.nbd.connection import MAX_PAYLOAD_BYTES, RELEASES_PAGES, Connection, End, inspect
 
 U32 = 2**32 - 1
 both = pytest.mark.parametrize("structured", [False, True], ids=["simple", "structured"])

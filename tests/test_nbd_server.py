@@ -38,9 +38,9 @@ from nbd_support import (
 from cdp.nbd import NbdServer, TcpAddress, UnixAddress, export_uri
 from cdp.nbd.handshake import MAX_OPTION_BYTES, MAX_OPTIONS, MAX_SKIP_BYTES, MAX_STRING_BYTES
 from cdp.nbd.tls import CHUNK_BYTES
-from cdpcore import nbd as core
-from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
-from cdpcore.ramdisk import RamDisk
+from cdpcore.base.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
+from cdpcore.bench.ram_disk import RamDisk
+from cdpcore.nbd import connection as core
 
 pytest_plugins = ("nbd_fixtures",)
 

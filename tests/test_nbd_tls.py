@@ -37,8 +37,8 @@ from nbd_support import (
 )
 
 from cdp.nbd import NbdServer, TlsMode, TlsSettings, UnixAddress
-from cdpcore.errors import InvalidRequest
-from cdpcore.ramdisk import RamDisk
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.bench.ram_disk import RamDisk
 
 pytest_plugins = ("nbd_fixtures",)
 

@@ -52,8 +52,8 @@ from nbd_support import (
     write,
 )
 
-from cdpcore.nbd import MAX_DRAIN_BYTES, MAX_PAYLOAD_BYTES, End
-from cdpcore.ramdisk import RamDisk
+from cdpcore.bench.ram_disk import RamDisk
+from cdpcore.nbd.connection import MAX_DRAIN_BYTES, MAX_PAYLOAD_BYTES, End
 
 ROOT = Path(__file__).resolve().parent.parent
 U32 = 2**32 - 1
@@ -67,7 +67,7 @@ def test_leaves_under_sanitizers(tmp_path_factory, seed):
         pytest.skip("no C compiler")
     binary = tmp_path_factory.getbasetemp() / "nbd_wire_check"
     if not binary.exists():
-        core = ROOT / "src/cdpcore/c"
+        core = ROOT / "src/cdpcore"
         built = subprocess.run(
             [
                 compiler,
@@ -81,7 +81,7 @@ def test_leaves_under_sanitizers(tmp_path_factory, seed):
                 "-fno-sanitize-recover",
                 f"-I{core}",
                 ROOT / "tests/c/nbd_wire_check.c",
-                core / "nbd_wire.c",
+                core / "nbd/nbd_wire.c",
                 "-o",
                 binary,
             ],

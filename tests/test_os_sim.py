@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cdpcore.errors import CdpError, InvalidRequest, NotFound, Unavailable
-from cdpcore.osapi import File, Os, SimOs
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
+from cdpcore.system.os import File, Os, SimOs
 
 SECTOR = 512
 PAGE = 4096

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cdpcore.errors import InvalidRequest, NotFound, OutOfSpace, Unavailable
-from cdpcore.osapi import File, SimOs
+from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace, Unavailable
+from cdpcore.system.os import File, SimOs
 
 SECTOR = 512
 PAGE = 4096

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cdpcore import osapi
-from cdpcore.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, OutOfSpace, Unavailable
+from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, OutOfSpace, Unavailable
+from cdpcore.system import os as osapi
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -459,7 +459,8 @@ def test_a_file_system_without_direct_io_falls_back() -> None:
 
 def test_a_lock_holds_against_another_process(tmp_path: Path) -> None:
     code = """import sys
-from cdpcore import errors, osapi
+from cdpcore.base import errors
+from cdpcore.system import os as osapi
 try:
     osapi.posix().open(sys.argv[1]).lock()
 except errors.Busy:
@@ -500,7 +501,7 @@ unsigned long shim_calls(void) { return calls; }
 
 SHIMMED = r"""
 import ctypes, mmap, sys
-from cdpcore import osapi
+from cdpcore.system import os as osapi
 data = bytes(range(256)) * 400
 for direct in (False, True):
     buffer = mmap.mmap(-1, 102400)
@@ -545,10 +546,10 @@ def test_what_python_does_not_reach(tmp_path: Path, flags: list[str]) -> None:
     if not compiler or os.environ.get("LD_PRELOAD"):
         pytest.skip("needs a C compiler, and nothing preloaded")
     here = Path(__file__).parent
-    core = here.parent / "src" / "cdpcore" / "c"
+    core = here.parent / "src" / "cdpcore"
     program = str(tmp_path / "check")
     build = [compiler, "-std=c11", "-D_GNU_SOURCE=1", "-g", "-O1", *flags, f"-I{core}", "-o", program,
-             str(here / "os_table_check.c"), *map(str, core.glob("os_*.c")), "-lpthread"]
+             str(here / "os_table_check.c"), *map(str, core.glob("system/os_*.c")), "-lpthread"]
     built = subprocess.run(build, check=False, capture_output=True, text=True)
     if built.returncode and "sanitize" in " ".join(flags) and "cannot find" in built.stderr:
         pytest.skip("this compiler has no sanitizer runtime")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import cdpcore
-from cdpcore.nbd import RELEASES_PAGES
+from cdpcore.nbd.connection import RELEASES_PAGES
 
-C = Path(__file__).parent.parent / "src/cdpcore/c"
+CORE = Path(__file__).parent.parent / "src/cdpcore"
 LINUX_ONLY = re.compile(r"\b(fallocate(?:64)?|memfd_create|eventfd|io_uring\w*|epoll_\w+|getrandom|renameat2|copy_file_range|"
                         r"sync_file_range|pidfd_\w+|splice|signalfd|timerfd_\w+|syscall)\b")
 needs_tools = pytest.mark.skipif(not (shutil.which("cc") and shutil.which("nm")), reason="cc or nm is missing")
@@ -26,12 +26,12 @@ def calls(*files: Path, dynamic: bool = False) -> set[str]:
 def compiled(folder: Path, *flags: str) -> set[str]:
     def one(source: Path) -> Path:
         made = folder / f"{source.stem}.o"
-        subprocess.run(["cc", "-std=c11", "-O0", "-D_GNU_SOURCE", *flags, "-c", str(source), "-o", str(made)], check=True,
+        subprocess.run(["cc", "-std=c11", "-O0", "-D_GNU_SOURCE", f"-I{CORE}", *flags, "-c", str(source), "-o", str(made)], check=True,
                        capture_output=True)
         return made
 
     with ThreadPoolExecutor(2) as pool:
-        return calls(*pool.map(one, sorted(C.glob("*.c"))))
+        return calls(*pool.map(one, sorted(CORE.rglob("*.c"))))
 
 
 @needs_tools
@@ -45,6 +45,6 @@ def test_the_plain_build_makes_no_linux_only_call(tmp_path: Path):
 @needs_tools
 @pytest.mark.skipif(RELEASES_PAGES, reason="not the plain build")
 def test_the_plain_extensions_make_no_linux_only_call():
-    extensions = sorted(Path(cdpcore.__file__).parent.glob("*.so"))
+    extensions = sorted(Path(cdpcore.__file__).parent.rglob("*.so"))
     assert extensions
     assert not {name for name in calls(*extensions, dynamic=True) if LINUX_ONLY.fullmatch(name)}

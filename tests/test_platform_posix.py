@@ -12,7 +12,7 @@ from interop import environ
 
 from cdp.platform import BgRef, CpSendReq, GroupName
 from cdp.platform.posix import PosixPlatform
-from cdpcore.errors import InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import InvalidRequest, NotFound, Unavailable
 
 HERE, THERE = GroupName(7, 0), GroupName(7, 1)
 CHILD = textwrap.dedent("""

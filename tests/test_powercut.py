@@ -17,11 +17,11 @@ from dataclasses import replace
 import pytest
 from world import SIZES, WEIGHTS, Node, World
 
-from cdp.maintain import Maintainer
-from cdp.volume import Volume
-from cdp.writeback import WriteBack
-from cdpcore.errors import CdpError, NotFound
-from cdpcore.osapi import SimOs
+from cdp.store.maintenance import Maintainer
+from cdp.volume.volume import Volume
+from cdp.volume.writeback import WriteBack
+from cdpcore.base.errors import CdpError, NotFound
+from cdpcore.system.os import SimOs
 
 HISTORIES = int(os.environ.get("CDP_HISTORIES", "800"))
 MODES = ["seeded"] * 6 + ["drop", "keep"] + ["killed"] * 3      # killed: the machine goes on

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cdpcore.errors import InvalidRequest
-from cdpcore.rangelock import RangeLock
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.inplace.range_lock import RangeLock
 
 PLACES = 64
 

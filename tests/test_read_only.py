@@ -10,7 +10,7 @@ import interop
 import pytest
 
 import cdp
-from cdpcore.errors import Busy, InvalidRequest, RefusedPoint, Unavailable
+from cdpcore.base.errors import Busy, InvalidRequest, RefusedPoint, Unavailable
 
 MIB = 1 << 20
 

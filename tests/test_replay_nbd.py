@@ -15,7 +15,7 @@ import cdp
 from cdp.cli import cli
 from cdp.nbd import NbdServer, UnixAddress
 from cdp.nbd.client import parse
-from cdpcore.errors import InvalidRequest, NotFound
+from cdpcore.base.errors import InvalidRequest, NotFound
 
 SIZE = 8 << 20
 

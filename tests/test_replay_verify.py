@@ -8,15 +8,15 @@ import pytest
 from replay_traces import fio, some
 
 import cdp
-from cdp.trace import session as sessions
-from cdp.trace.content import content
+from cdp.replay import session as sessions
+from cdp.replay.content import content
+from cdp.replay.session import Session
+from cdp.replay.shape import Shape, is_change
+from cdp.replay.verify import Pieces, verify
 from cdp.trace.model import RECORD, Flag, Kind
 from cdp.trace.reader import open_trace
-from cdp.trace.session import Session
-from cdp.trace.shape import Shape, is_change
-from cdp.trace.verify import Pieces, verify
-from cdpcore import replaycheck
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.trace import check as replaycheck
 
 SIZE = 4 << 20
 KEY = 0xABCDEF01

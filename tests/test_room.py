@@ -1,7 +1,7 @@
 """Too little space for a log segment is said before a write is refused."""
 from pathlib import Path
 
-from cdp.room import shortage
+from cdp.store.free_space import shortage
 
 MIB = 1 << 20
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cdpcore.errors import Corruption
-from cdpcore.index import LOC_ZERO, MAX_SECTORS, ExtentTree, Run, crc32c, lookup, merge, write_tree
+from cdpcore.base.errors import Corruption
+from cdpcore.index.inspect import LOC_ZERO, MAX_SECTORS, ExtentTree, Run, crc32c, lookup, merge, write_tree
 
 HERE = Path(__file__).parent
-C_DIR = HERE.parent / "src" / "cdpcore" / "c"
+C_DIR = HERE.parent / "src" / "cdpcore"
 UUID = b"0123456789abcdef"
 ALL = [(0, 2**64 - 1)]
 AS_OF = [ALL, [(0, 4)], [(7, 9), (0, 2)]]
@@ -298,7 +298,7 @@ def test_merge_does_not_pass_on_a_column_out_of_order(path: Path, change: Callab
     assert [p.name for p in path.parent.iterdir()] == ["run"]
 
 
-SOURCES = ["crc32c", "extent_tree", "run", "run_write", "run_merge", "lookup", "status"]
+SOURCES = ["base/crc32c", "base/status", "index/extent_tree", "index/run", "index/run_write", "index/run_merge", "index/lookup"]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", f"-I{C_DIR}", *(str(C_DIR / f"{name}.c") for name in SOURCES), "-lpthread"]
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cdp import units
 from cdp.settings import KEYS, Settings, load, parse_address
-from cdpcore.errors import InvalidRequest, NotFound
+from cdp.text import sizes as units
+from cdpcore.base.errors import InvalidRequest, NotFound
 
 MIB = 1 << 20
 

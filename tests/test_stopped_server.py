@@ -8,7 +8,7 @@ import interop
 from interop import MIB, world  # noqa: F401  (a fixture)
 
 import cdp
-from cdp import client
+from cdp.service import remote
 
 BOUND_SECONDS = 25  # two waits of 5 s and two starts of Python on a busy machine
 
@@ -34,7 +34,7 @@ def test_commands_give_up_and_a_signal_is_not_lost(world):  # noqa: F811
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     importing = start("import", "disk.img", "web")
-    with client.connect(str(world.path / "web")) as service:
+    with remote.connect(str(world.path / "web")) as service:
         while service.window()["newest"]["seq"] < 2:
             assert importing.poll() is None
         os.kill(pid, signal.SIGSTOP)
@@ -67,15 +67,15 @@ def test_a_server_at_work_is_waited_for(world, monkeypatch):  # noqa: F811
     cdp.create(world.path / "web", size=16 * MIB).close()
     world.serve("web")
     asked = []
-    server = client.RemoteService.server
+    server = remote.RemoteService.server
 
     def counted(self):
         asked.append(1)
         return server(self)
 
-    monkeypatch.setattr(client, "WATCH_SECONDS", 0.001)
-    monkeypatch.setattr(client.RemoteService, "server", counted)
-    with client.connect(str(world.path / "web")) as service:
+    monkeypatch.setattr(remote, "WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(remote.RemoteService, "server", counted)
+    with remote.connect(str(world.path / "web")) as service:
         service.write(0, b"x" * (16 * MIB))
         assert service.read(0, 16 * MIB) == b"x" * (16 * MIB)
         assert service.check()["ok"]

@@ -6,8 +6,8 @@ import nbd_support as nbd
 import pytest
 
 import cdp
-from cdpcore.nbd import Connection
-from cdpcore.tap import Tap
+from cdpcore.nbd.connection import Connection
+from cdpcore.volume.flush_tap import Tap
 
 FLUSH = nbd.request(nbd.FLUSH)
 

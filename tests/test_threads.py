@@ -18,10 +18,10 @@ import pytest
 from simcatalog import on
 from world import KIB, tuning
 
-from cdp import store as stores
-from cdp.volume import Volume
-from cdpcore.errors import CdpError, Closed, InvalidRequest, NotFound, RefusedPoint
-from cdpcore.osapi import SimOs
+from cdp.store import store as stores
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import CdpError, Closed, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.system.os import SimOs
 
 SECTOR = 512
 SIZE = 512 * KIB
@@ -326,7 +326,7 @@ def test_everything_at_once(path: str) -> None:
             try:
                 found = volume.resolve(newest[0])
                 assert found.seq == newest[0] and found.ts_ns == newest[1], f"#{newest} is {found}"
-                from cdp.points import Point
+                from cdp.moments.points import Point
                 by_time = volume.resolve(Point("t", "time", ts_ns=newest[1]))
                 assert by_time.seq == newest[0], f"{newest} by its time is {by_time}"
                 older = max(0, newest[0] - rnd.randrange(200))

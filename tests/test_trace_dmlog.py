@@ -15,7 +15,7 @@ import zstandard
 
 from cdp.trace import Flag, Kind, Trace, open_trace
 from cdp.trace.samples import write_log
-from cdpcore.errors import Closed, InvalidRequest
+from cdpcore.base.errors import Closed, InvalidRequest
 
 DISK_BYTES = 24 << 20
 

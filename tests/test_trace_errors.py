@@ -12,7 +12,7 @@ import zstandard
 
 from cdp.trace import FORMATS, open_trace, samples
 from cdp.trace.samples import GRAINS
-from cdpcore.errors import CdpError, InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
 
 GOOD_MSR = b"128166372010810581,mds,0,Write,2654453760,4096,54086\n"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cdp.trace import FORMATS, Flag, Kind, open_trace, samples
 from cdp.trace.model import RECORD, Records
 from cdp.trace.samples import GRAINS, Grain, Request
-from cdpcore import traceparse
+from cdpcore.trace import parse as traceparse
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1

@@ -14,8 +14,8 @@ from cdp.trace.fixed import LAYOUTS
 from cdp.trace.formats import STAGES
 from cdp.trace.model import END_BYTES, RECORD
 from cdp.trace.samples import GRAINS, write_log
-from cdpcore import traceparse
-from cdpcore.errors import CdpError
+from cdpcore.base.errors import CdpError
+from cdpcore.trace import parse as traceparse
 
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = {name: f.text for name, f in FORMATS.items() if f.shape == "text"}

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdp.cli.trace import main, trace
 from cdp.trace import RECORD, Flag, Kind, open_trace, samples
-from cdp.trace.cli import main, trace
 from cdp.trace.convert import convert
 from cdp.trace.footprint import IntervalUnion
+from cdp.trace.histogram import BINS, Timeline
 from cdp.trace.info import Collector, collect, utc
 from cdp.trace.info import _bucket as bucket
 from cdp.trace.samples import Request
-from cdp.trace.timeline import BINS, Timeline
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 INTERVALS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 120), st.integers(0, 30)), min_size=1, max_size=60)

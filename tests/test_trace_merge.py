@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cdp.trace import RECORD, Kind, Records, merge, open_trace, samples
 from cdp.trace.samples import Request
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 STREAMS = st.lists(st.lists(st.integers(0, 30), max_size=25), min_size=1, max_size=5)
 

@@ -4,10 +4,12 @@ import os
 import pytest
 
 import cdp
-from cdp import check, points, units
+from cdp.check import check
 from cdp.cli import cli
 from cdp.ha.daemon import Daemon
-from cdpcore.errors import InvalidRequest, Unavailable
+from cdp.moments import points
+from cdp.text import sizes as units
+from cdpcore.base.errors import InvalidRequest, Unavailable
 
 LONG = "n" * 300
 

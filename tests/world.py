@@ -15,11 +15,11 @@ from typing import Any
 from model import BOOKMARK, FLUSH, RESTORE, RESTORED, SECTOR, UNBOOKMARK, WRITEBACK, Model
 from simcatalog import on
 
-from cdp import store as stores
-from cdp.tuning import Tuning
-from cdp.volume import Volume
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound, RefusedPoint
-from cdpcore.osapi import Os, SimOs
+from cdp.store import store as stores
+from cdp.store.tuning import Tuning
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.system.os import Os, SimOs
 
 Op = tuple[str, int]
 LETTER = {"data": b"d", "zero": b"z", "hole": b"h"}
@@ -560,7 +560,7 @@ class World:
         seq = rnd.randrange(len(times))
         top = times[seq + 1] if seq + 1 < len(times) else times[seq]
         ts = rnd.randint(times[seq], max(times[seq], top - 1))
-        from cdp.points import Point
+        from cdp.moments.points import Point
         point = Point(f"time {ts}", "time", ts_ns=ts)
         if any(times[lo] < ts < times[hi] for lo, hi in node.gaps()) or not node.openable(seq):
             refused(RefusedPoint, lambda: volume.resolve(point))

@@ -13,7 +13,12 @@ TYPE_CHECKING = False   # as type checkers know it; typing itself takes longer t
 if TYPE_CHECKING:
     from typing import Any
 
-    from cdpcore.errors import (
+    from cdp.moments.model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+    from cdp.settings import Settings
+    from cdp.volume.adopt import adopt, detach
+    from cdp.volume.time_image import TimeImage
+    from cdp.volume.volume import Volume, create, open
+    from cdpcore.base.errors import (
         Busy,
         CdpError,
         Closed,
@@ -25,20 +30,14 @@ if TYPE_CHECKING:
         Unavailable,
     )
 
-    from .adopting import adopt, detach
-    from .model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
-    from .settings import Settings
-    from .timeimage import TimeImage
-    from .volume import Volume, create, open
-
 __version__ = "0.1.0"
 __all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo", "InvalidRequest", "Moment",
            "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window",
            "adopt", "create", "detach", "open"]
 
-_HOME = {"adopt": "cdp.adopting", "detach": "cdp.adopting", "TimeImage": "cdp.timeimage", "Settings": "cdp.settings",
-         **dict.fromkeys(("Volume", "create", "open"), "cdp.volume"),
-         **dict.fromkeys(("Bookmark", "Explanation", "Extent", "ImageInfo", "Moment", "Restore", "Window"), "cdp.model")}
+_HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "TimeImage": "cdp.volume.time_image", "Settings": "cdp.settings",
+         **dict.fromkeys(("Volume", "create", "open"), "cdp.volume.volume"),
+         **dict.fromkeys(("Bookmark", "Explanation", "Extent", "ImageInfo", "Moment", "Restore", "Window"), "cdp.moments.model")}
 
 
 def __getattr__(name: str) -> "Any":
@@ -48,7 +47,7 @@ def __getattr__(name: str) -> "Any":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    found = getattr(import_module(_HOME.get(name, "cdpcore.errors")), name)
+    found = getattr(import_module(_HOME.get(name, "cdpcore.base.errors")), name)
     globals()[name] = found
     return found
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cdp.units import format_duration_ms, format_size, parse_duration_ms, parse_size
-from cdpcore.errors import InvalidRequest, NotFound
+from cdp.text.sizes import format_duration_ms, format_size, parse_duration_ms, parse_size
+from cdpcore.base.errors import InvalidRequest, NotFound
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 SEGMENT_STEP_BYTES = 4 * MIB

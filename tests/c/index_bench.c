@@ -1,6 +1,6 @@
 /* Measures the index: ns per insert and find in a tree, bytes per record and ns per look-up in runs built by merging.
  *
- *     cc -O3 -std=c11 -D_GNU_SOURCE -Isrc/cdpcore/c tests/c/index_bench.c src/cdpcore/c/{crc32c,extent_tree,run,...}.c
+ *     cc -O3 -std=c11 -D_GNU_SOURCE -Isrc/cdpcore tests/c/index_bench.c src/cdpcore/{base/crc32c,index/run,...}.c
  *     index_bench DIRECTORY [RECORDS [RECORDS-PER-RUN [BLOCKS]]]
  *
  * The history: random 4 KiB writes over 1 M blocks (4 GiB); a run per million records, every eight merged into one. The
@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include "crc32c.h"
-#include "index.h"
+#include "base/crc32c.h"
+#include "index/index.h"
 #include "plain_os.h"
 
 static uint64_t blocks = 1u << 20, per_run = 1000000;

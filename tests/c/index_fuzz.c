@@ -7,8 +7,8 @@
 #define PLAIN_CHECKED 1
 #include <stdlib.h>
 #include <string.h>
-#include "crc32c.h"
-#include "index_impl.h"
+#include "base/crc32c.h"
+#include "index/index_impl.h"
 #include "plain_os.h"
 
 #define MAX_OPS 1024u

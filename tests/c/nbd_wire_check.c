@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "nbd_wire.h"
+#include "nbd/nbd_wire.h"
 
 static uint64_t state;
 static unsigned long long seed;

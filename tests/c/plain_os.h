@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include "os.h"
+#include "system/os.h"
 
 static int64_t plain_fuse = -1; /* calls that still succeed before one fails; -1: all */
 static int plain_broken;        /* 1: the calls after that one fail too */

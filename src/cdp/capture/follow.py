@@ -1,7 +1,7 @@
 """Following a write log: its entries become the records of a volume, in order, each once, until it is told to stop.
 
 Invariants
-  1. Only entries are taken that the log has counted for `settle`, and that are there (cdp.capture.lag, cdp.capture.tail).
+  1. Only entries are taken that the log has counted for `settle`, and that are there (cdp.capture.lag, cdp.capture.log_entries).
      LATE_NS later their bytes are compared with what was taken: a writer that was slower is found out, never believed.
   2. Entries go through one driver, natively, in order; a mark becomes a bookmark between them.
   3. cdp.capture.position is written after what it says is durable, without a record of its own, so the history has the
@@ -21,13 +21,13 @@ import numpy as np
 
 from cdp.capture import position as positions
 from cdp.capture.lag import Lag
+from cdp.capture.log_entries import SLICE_BYTES, Piece, Place, Tail
 from cdp.capture.position import ANOTHER, LogPosition, Witness
 from cdp.capture.source import LogSource, Super
-from cdp.capture.tail import SLICE_BYTES, Piece, Place, Tail
 from cdp.trace.model import Kind, Records
-from cdpcore.errors import Corruption, InvalidRequest, OutOfSpace, RefusedPoint
-from cdpcore.index import crc32c
-from cdpcore.replay import TargetDriver
+from cdpcore.base.errors import Corruption, InvalidRequest, OutOfSpace, RefusedPoint
+from cdpcore.index.inspect import crc32c
+from cdpcore.trace.driver import TargetDriver
 
 if TYPE_CHECKING:
     from cdp import Volume

@@ -6,7 +6,7 @@ qemu-img convert at the end; none of them passes on the flushes of a guest. So a
 after it had changed something, and the first of a session becomes a bookmark.
 
 Invariants
-  1. What is noted was flushed by a client, and holds everything that it had been answered before (cdpcore.tap).
+  1. What is noted was flushed by a client, and holds everything that it had been answered before (cdpcore.volume.flush_tap).
   2. A session is what the connections do that were there at its first change; when they are gone, the next change begins another.
   3. At most KEPT moments are kept, and the first.
 step() belongs to one thread; target() and view() are for any.
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from cdp.capture import position as positions
 from cdp.capture.position import MirrorPosition
-from cdp.capture.view import of_mirror
-from cdp.service import CaptureView
-from cdpcore.errors import RefusedPoint
-from cdpcore.tap import Tap
+from cdp.capture.status import of_mirror
+from cdp.service.local import CaptureView
+from cdpcore.base.errors import RefusedPoint
+from cdpcore.volume.flush_tap import Tap
 
 if TYPE_CHECKING:
     from cdp import Volume

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from cdp.capture.log_entries import Place, Tail
 from cdp.capture.source import LogSource
-from cdp.capture.tail import Place, Tail
 from cdp.trace.model import Kind
-from cdpcore.errors import Corruption, NotFound, RefusedPoint
-from cdpcore.index import crc32c
-from cdpcore.osapi import posix
+from cdpcore.base.errors import Corruption, NotFound, RefusedPoint
+from cdpcore.index.inspect import crc32c
+from cdpcore.system.os import posix
 
 NAME = "capture.json"
 WITNESS_BYTES = 1 << 16
@@ -171,7 +171,7 @@ def _requests(tail: Tail, entries: int) -> Iterator[_Owed]:
 
 def bookmark_name(text: str, taken: Iterable[str]) -> str:
     """A bookmark's name for the mark `text` of a log, unlike those that are taken."""
-    from cdp.points import valid_name
+    from cdp.moments.points import valid_name
 
     base = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in text)[:160].lstrip("._+-") or "mark"
     if not valid_name(base):

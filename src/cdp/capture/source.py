@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from cdpcore import traceparse
-from cdpcore.errors import CdpError, Corruption, InvalidRequest, NotFound, Unavailable
-from cdpcore.osapi import posix
+from cdpcore.base.errors import CdpError, Corruption, InvalidRequest, NotFound, Unavailable
+from cdpcore.system.os import posix
+from cdpcore.trace import parse as traceparse
 
 ALIGN = 4096
 READINGS = 8

@@ -32,20 +32,20 @@ def main() -> None:
 
 # Last, because they register on `cli`.
 from cdp.cli import (
-    availability,
-    capturing,
-    checking,
-    configuring,
-    conforming,
-    content,
-    disks,
+    adopt_detach,
+    capture,
+    check,
+    config,
+    conformance,
+    create_info,
+    ha,
     images,
+    import_export,
     moments,
-    replaying,
-    restoring,
-    serving,
-    volumes,
+    replay,
+    restore,
+    serve,
 )
 
-__all__ = ["availability", "capturing", "checking", "cli", "configuring", "conforming", "content", "disks", "images", "main", "moments",
-           "replaying", "restoring", "serving", "volumes"]
+__all__ = ["adopt_detach", "capture", "check", "cli", "config", "conformance", "create_info", "ha", "images", "import_export",
+           "main", "moments", "replay", "restore", "serve"]

@@ -20,7 +20,7 @@ import click
 
 from cdp.cli import exits
 from cdp.settings import KEYS, InForce, Settings, load
-from cdpcore.errors import CdpError, InvalidRequest
+from cdpcore.base.errors import CdpError, InvalidRequest
 
 # Any command that looks at a volume can end with these.
 VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
@@ -136,7 +136,7 @@ class Root(click.Group):
     ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
              "import", "restore", "undo", "restores", "adopt", "detach", "check", "replay", "ha", "gateway", "tsd", "conformance", "config")
 
-    LAZY: ClassVar = {"trace": ("cdp.trace.cli", "trace")}
+    LAZY: ClassVar = {"trace": ("cdp.cli.trace", "trace")}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -288,7 +288,7 @@ def note(text: str) -> None:
 
 
 def usage(message: str, hint: str) -> NoReturn:
-    from cdpcore.errors import InvalidRequest
+    from cdpcore.base.errors import InvalidRequest
 
     raise InvalidRequest(message, hint)
 

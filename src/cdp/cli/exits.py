@@ -1,6 +1,6 @@
 """Exit statuses of `cdp`: the one table, shown in every command's help and in docs/cli.md.
 
-2 to 8 are the exit_code of the error kinds in cdpcore.errors (a test holds the two together); 2 is also click's for a
+2 to 8 are the exit_code of the error kinds in cdpcore.base.errors (a test holds the two together); 2 is also click's for a
 wrong command line.
 """
 

@@ -5,9 +5,9 @@ from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, table
 from cdp.cli.moments import moment_text
 from cdp.cli.refs import volume_and_point, volume_only
-from cdp.times import told
-from cdp.units import approx_size
-from cdpcore.errors import NotFound
+from cdp.text.sizes import approx_size
+from cdp.text.timestamps import told
+from cdpcore.base.errors import NotFound
 
 
 @cli.group("image")
@@ -28,7 +28,7 @@ def image() -> None:
 def create(state: State, volume_at_point: str, name: str) -> None:
     """Make a writable image; nothing is copied. Without @POINT: of now."""
     location, point = volume_and_point(volume_at_point, "image create", default="now")
-    from cdp.client import connect
+    from cdp.service.remote import connect
 
     with connect(location, state.settings) as service:
         made = service.create_image(name, at=point)
@@ -43,7 +43,7 @@ def create(state: State, volume_at_point: str, name: str) -> None:
 def list_(state: State, volume: str) -> None:
     """List the writable images of a volume."""
     location = volume_only(volume, "image list")
-    from cdp.client import connect
+    from cdp.service.remote import connect
 
     with connect(location, state.settings) as service:
         got = service.images()
@@ -67,7 +67,7 @@ def delete(state: State, volume: str, name: str, dry_run: bool) -> None:
     What was written to it cannot be had back. The volume is not touched.
     """
     location = volume_only(volume, "image delete")
-    from cdp.client import connect
+    from cdp.service.remote import connect
 
     with connect(location, state.settings) as service:
         gone = next((one for one in service.images() if one["name"] == name), None)

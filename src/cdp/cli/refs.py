@@ -6,8 +6,8 @@ its own @ (`web@@name`) or without (`web@name`).
 import os
 from dataclasses import dataclass
 
-from cdp.client import Location, locate
-from cdpcore.errors import InvalidRequest
+from cdp.service.remote import Location, locate
+from cdpcore.base.errors import InvalidRequest
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from cdp.service import MAX_PAGE_EXTENTS, ExtentView, Service
-from cdpcore.errors import InvalidRequest, Unavailable
+from cdp.service.local import MAX_PAGE_EXTENTS, ExtentView, Service
+from cdpcore.base.errors import InvalidRequest, Unavailable
 
 BLOCK_BYTES = 4096
 PIECE_BYTES = 8 << 20

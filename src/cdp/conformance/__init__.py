@@ -12,7 +12,7 @@ from __future__ import annotations
 from cdp.conformance import buffers, messages, requests, routing
 from cdp.conformance.kit import RULES, Broken, Rule
 from cdp.platform import PlatformImpl, find
-from cdpcore.errors import NotFound
+from cdpcore.base.errors import NotFound
 
 __all__ = ["RULES", "Broken", "Rule", "buffers", "messages", "platform", "requests", "routing"]
 

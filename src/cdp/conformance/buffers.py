@@ -6,7 +6,7 @@ import time
 
 from cdp.conformance.kit import Inbox, Nodes, Threads, eventually, expect, never, refused, rule, soon
 from cdp.platform import BgDeliveryMsg, BgRef, GroupName, PlatformImpl
-from cdpcore.errors import Busy, InvalidRequest, NotFound, OutOfSpace
+from cdpcore.base.errors import Busy, InvalidRequest, NotFound, OutOfSpace
 
 TO = GroupName(900, 0)
 

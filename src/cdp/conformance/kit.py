@@ -22,7 +22,7 @@ from cdp.platform import (
     MDPacket,
     PlatformImpl,
 )
-from cdpcore.errors import CdpError
+from cdpcore.base.errors import CdpError
 
 PATIENCE_S = 10.0
 QUIET_S = 0.15

@@ -6,7 +6,7 @@ import time
 
 from cdp.conformance.kit import QUIET_S, Inbox, Nodes, Threads, eventually, expect, never, refused, rule, send, soon
 from cdp.platform import CpSendReq, Flag, GroupName, MDPacket, Op
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound
 
 TO = GroupName(900, 0)
 A, B = GroupName(901, 0), GroupName(901, 1)

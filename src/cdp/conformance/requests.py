@@ -20,7 +20,7 @@ from cdp.conformance.kit import (
     soon,
 )
 from cdp.platform import Assignment, Flag, GroupName, Lun, MDPacket, Op, Severity
-from cdpcore.errors import Busy, CdpError, InvalidRequest, NotFound
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound
 
 OWNER, OTHER = GroupName(2, 0), GroupName(2, 1)
 CDP_CLOSED, CDP_NOSPACE = 6, 3      # enum cdp_code

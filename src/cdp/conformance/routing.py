@@ -13,7 +13,7 @@ from typing import Any
 
 from cdp.conformance.kit import Nodes, Threads, eventually, expect, refused, rule, soon
 from cdp.platform import CpSendReq, GroupName, IoRequest, IORouterImpl, Lun, Op
-from cdpcore.errors import CdpError, Closed, InvalidRequest, NotFound
+from cdpcore.base.errors import CdpError, Closed, InvalidRequest, NotFound
 
 SIZE = 1 << 20
 BLOCK = 4096
@@ -130,7 +130,7 @@ def router_to_a_file(nodes: Nodes) -> None:
 
 
 def ram_disk() -> Any:
-    from cdpcore.ramdisk import RamDisk
+    from cdpcore.bench.ram_disk import RamDisk
 
     return RamDisk(SIZE).capsule
 
@@ -198,7 +198,7 @@ def forwarding_to_the_owner(nodes: Nodes) -> None:
     """A LUN is read and written on a node that does not own it, through the owner, with the engine behind it: history and all. When the LUN
     moves to another node, requests go there, and none fails."""
     import cdp
-    from cdp.tsd import Tsd
+    from cdp.platform.tsd import Tsd
 
     with folder() as path:
         cdp.create(f"{path}/v", size=SIZE).close()

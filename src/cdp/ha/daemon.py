@@ -4,7 +4,7 @@ Invariants
   1. A daemon opens volumes only when it is told that it owns them (shadow mode until then): who tells it has made sure that nobody
      else writes them; the volume's lock makes sure once more.
   2. Before the first new request: all that a predecessor had acknowledged or begun and not written is done again, over all connections
-     of a volume in the order of seq, each once in effect (cdpcore.executor).
+     of a volume in the order of seq, each once in effect (cdpcore.channel.executor).
   3. A gateway that dies is no error: what was acknowledged is made durable, and the daemon waits for the next.
 Threading: serve() is one thread's; each connection has its own, without the GIL.
 """
@@ -19,16 +19,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cdp.client import identity, remove_serving, write_serving
-from cdp.leases import ImageLeases
+from cdp.ipc.link import Link, Message, told
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
-from cdp.platform.posix.link import Link, Message, told
-from cdp.serve import Exports, OpenExport, named_roots, runtime_sockets
-from cdp.service import ServedView, VolumeService
+from cdp.serve.image_cache import ImageLeases
+from cdp.serve.server import Exports, OpenExport, named_roots, runtime_sockets
+from cdp.service.local import ServedView, VolumeService
+from cdp.service.remote import identity, remove_serving, write_serving
 from cdp.settings import Settings
-from cdpcore.channel import Channel
-from cdpcore.errors import CdpError, Unavailable
-from cdpcore.executor import Executor
+from cdpcore.base.errors import CdpError, Unavailable
+from cdpcore.channel.channel import Channel
+from cdpcore.channel.executor import Executor
 
 log = logging.getLogger("cdp.tsd")
 
@@ -52,7 +52,7 @@ class Volumes:
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
         import cdp
-        from cdp.room import shortage
+        from cdp.store.free_space import shortage
 
         self.uris: list[Address] = []
         self.tls = False
@@ -73,12 +73,12 @@ class Volumes:
             self._stack = stack.pop_all()
 
     def capsule(self, number: int) -> object:
-        """cdp.serve.Capsules: the engine's own."""
+        """cdp.serve.server.Capsules: the engine's own."""
         return list(self.opened.values())[number].target()
 
     def start_admin(self) -> None:
         """Administration, so that every command works on these volumes; not on the way of a failover: it takes longer than that."""
-        from cdp.admin import AdminServer, Held, clear_stale_socket
+        from cdp.serve.http_api import AdminServer, Held, clear_stale_socket
 
         path = os.path.abspath(self._settings.admin_socket or runtime_sockets(next(iter(self._locations))).admin)
         views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name)) for name in self._locations}

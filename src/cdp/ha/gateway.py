@@ -6,7 +6,7 @@ its requests wait; the next one is given the memory of every connection, does ag
 Invariants
   1. There is at most one owner. A new one is taken on when its predecessor's link has ended, and gets a higher epoch; a channel's
      memory names the epoch that may touch it.
-  2. Whatever a client was told is done is in a file of the volume, or kept here (cdpcore.nbdgate).
+  2. Whatever a client was told is done is in a file of the volume, or kept here (cdpcore.channel.gateway).
 Threading: one thread accepts daemons; the owner's link has one that reads; clients' threads call. _lock guards who owns and the
 connections; _calls what is being asked.
 """
@@ -25,12 +25,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from cdp.ipc.link import Link, Message, heard, listen
 from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
-from cdp.platform.posix.link import Link, Message, heard, listen
-from cdpcore.channel import Channel
-from cdpcore.errors import Unavailable
-from cdpcore.nbd import End
-from cdpcore.nbdgate import GateConnection
+from cdpcore.base.errors import Unavailable
+from cdpcore.channel.channel import Channel
+from cdpcore.channel.gateway import GateConnection
+from cdpcore.nbd.connection import End
 
 log = logging.getLogger("cdp.gateway")
 

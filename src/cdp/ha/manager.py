@@ -28,9 +28,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from cdp.platform.posix.link import Link, Message, heard, listen, told
+from cdp.ipc.link import Link, Message, heard, listen, told
 from cdp.settings import Settings
-from cdpcore.errors import Busy, CdpError, Unavailable
+from cdpcore.base.errors import Busy, CdpError, Unavailable
 
 log = logging.getLogger("cdp.ha")
 
@@ -79,7 +79,7 @@ class Manager:
 
     def __init__(self, paths: Sequence[str], settings: Settings, *, control: str | None = None, read_only: bool = False,
                  hang_seconds: float = HANG_SECONDS):
-        from cdp.serve import listen_addresses, named_roots, runtime_directory, runtime_sockets
+        from cdp.serve.server import listen_addresses, named_roots, runtime_directory, runtime_sockets
 
         self._roots = {name: os.path.abspath(location.root) for name, location in named_roots(paths).items()}
         first = next(iter(self._roots))

@@ -15,9 +15,9 @@ import threading
 import time
 from typing import Any
 
-from cdp.platform.posix.link import Link, Message, told
+from cdp.ipc.link import Link, Message, told
 from cdp.settings import Settings
-from cdpcore.errors import CdpError
+from cdpcore.base.errors import CdpError
 
 log = logging.getLogger("cdp.ha")
 
@@ -27,7 +27,7 @@ BEAT_SECONDS = 0.1
 def run_gateway(link: Link, order: Message) -> None:
     from cdp.ha.gateway import Gateway
     from cdp.nbd import TcpAddress, UnixAddress
-    from cdp.serve import tls_settings
+    from cdp.serve.server import tls_settings
 
     settings = Settings(**order["settings"])
     addresses = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in order["addresses"]]
@@ -43,10 +43,10 @@ def run_gateway(link: Link, order: Message) -> None:
 
 
 def run_daemon(link: Link, order: Message) -> None:
-    import cdp.admin
+    import cdp.serve.http_api
     from cdp.ha.daemon import Daemon
 
-    _ = cdp.Volume, cdp.admin     # a second of imports that a failover must not wait for
+    _ = cdp.Volume, cdp.serve.http_api     # a second of imports that a failover must not wait for
 
     daemon = Daemon(order["gateway"], Settings(**order["settings"]), bool(order["read_only"]))
     worker: threading.Thread | None = None

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from cdpcore.errors import InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import InvalidRequest, NotFound, Unavailable
 
 PORT = 10809
 TIMEOUT_SECONDS = 10.0

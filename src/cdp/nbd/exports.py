@@ -5,13 +5,13 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from cdpcore.nbd import End
+from cdpcore.nbd.connection import End
 
 log = logging.getLogger("cdp.nbd")
 
 
 class Transmission(Protocol):
-    """What serves a connection once the handshake is over: cdpcore.nbd.Connection, cdpcore.nbdgate.GateConnection."""
+    """What serves a connection once the handshake is over: cdpcore.nbd.connection.Connection, cdpcore.channel.gateway.GateConnection."""
 
     def serve(self) -> End: ...
     def stop(self, *, now: bool = False) -> None: ...

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from cdp.nbd.exports import Export, Resolver, close_export
-from cdpcore import nbd as core
-from cdpcore.errors import CdpError, InvalidRequest
+from cdpcore.base.errors import CdpError, InvalidRequest
+from cdpcore.nbd import connection as core
 
 log = logging.getLogger("cdp.nbd")
 

@@ -33,8 +33,8 @@ from urllib.parse import quote
 from cdp.nbd.exports import Resolver, Transmission, close_export
 from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
 from cdp.nbd.tls import TlsSettings, hang_up, relay
-from cdpcore import nbd as core
-from cdpcore.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
+from cdpcore.nbd import connection as core
 
 log = logging.getLogger("cdp.nbd")
 

@@ -1,6 +1,6 @@
 """TLS for NBD connections: who is trusted, and the relay that keeps the transmission loop free of it.
 
-The loop in cdpcore.nbd serves a plain file descriptor without the GIL. A connection with TLS gets one end of a socket
+The loop in cdpcore.nbd.connection serves a plain file descriptor without the GIL. A connection with TLS gets one end of a socket
 pair instead, and a relay thread carries bytes between the other end and the TLS socket. That costs two copies and some
 Python a record, and leaves the hot path of plain connections as it is.
 
@@ -14,7 +14,7 @@ import ssl
 from dataclasses import dataclass
 
 from cdp.nbd.handshake import TlsMode
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 CHUNK_BYTES = 256 << 10  # in flight in each direction
 

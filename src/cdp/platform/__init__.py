@@ -34,7 +34,7 @@ from cdp.platform.structures import (
     add_ref_to,
     refs_of,
 )
-from cdpcore.errors import InvalidRequest, NotFound
+from cdpcore.base.errors import InvalidRequest, NotFound
 
 __all__ = ["AlertsImpl", "Assignment", "BGSSImpl", "BgDeliveryMsg", "BgRef", "ConfigurationImpl", "ControlPlaneImpl", "CpMsg",
            "CpSendReq", "DataPlaneImpl", "Flag", "GroupName", "IORouterImpl", "IOsrcImpl", "IoRequest", "ListenerImpl", "Lun",

@@ -14,7 +14,8 @@ Rules for all of them
      to wait again never makes the deadline later.
   4. Every queue has a bound that is written down here or in the platform's settings; where it is reached, the sender waits.
      Nothing is ever dropped.
-  5. Errors are the kinds of cdpcore.errors: InvalidRequest (the call is wrong, nothing was done), NotFound, Busy (deadline, or somebody
+  5. Errors are the kinds of cdpcore.base.errors: InvalidRequest (the call is wrong, nothing was done), NotFound, Busy
+     (deadline, or somebody
      else has it), OutOfSpace (never fits the bound), Unavailable (the other side is gone or failing), Closed (this object was closed).
   6. close() is idempotent, ends the object's threads and waits for callbacks that run, unless it is called by one of them. Afterwards every
      other method raises Closed, and no callback comes except completions with Closed of what was still under way.
@@ -29,7 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cdp.platform.structures import BgRef, CpMsg, CpSendReq, GroupName, IoRequest, MDPacket, Op
-from cdpcore.errors import CdpError, Unavailable
+from cdpcore.base.errors import CdpError, Unavailable
 
 if TYPE_CHECKING:
     from cdp.platform.services import AlertsImpl, ConfigurationImpl, TracingImpl, WorkloadManagerImpl
@@ -274,7 +275,7 @@ class IORouterImpl(ABC):
     def target(self) -> object:
         """The same disk as a PyCapsule "cdpcore.target", for an NBD server or a replay. It does not outlive close(). A router whose storage
         can be used without Python overrides this."""
-        from cdpcore.pytarget import PyTarget
+        from cdpcore.channel.python_target import PyTarget
 
         return PyTarget(lambda op, *rest: self.run(Op(op), *rest), self.size_bytes, self.read_only).capsule()
 

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from cdpcore.errors import Busy
+from cdpcore.base.errors import Busy
 
 log = logging.getLogger("cdp.platform")
 

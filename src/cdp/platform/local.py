@@ -11,8 +11,8 @@ from typing import Any
 from cdp.platform.python import PythonPlatform
 from cdp.platform.python.buffers import DataPlane, Pool
 from cdp.platform.python.requests import Source
-from cdpcore.osapi import posix
-from cdpcore.pool import BufferPool
+from cdpcore.log.pool import BufferPool
+from cdpcore.system.os import posix
 
 
 class SharedDataPlane(DataPlane):

@@ -1,6 +1,6 @@
 """What the abstract classes of cdp.platform.api pass around. Plain values: no threads, no resources, no platform in them.
 
-MDPacket, the one with a C layout, is cdpcore.mdpacket's. Counts of references are kept by the planes, never in a structure.
+MDPacket, the one with a C layout, is cdpcore.channel.mdpacket's. Counts of references are kept by the planes, never in a structure.
 """
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cdpcore.errors import CdpError, InvalidRequest
-from cdpcore.mdpacket import Flag, MDPacket, Op
+from cdpcore.base.errors import CdpError, InvalidRequest
+from cdpcore.channel.mdpacket import Flag, MDPacket, Op
 
 __all__ = ["MAX_BODY_BYTES", "Assignment", "BgDeliveryMsg", "BgRef", "CpMsg", "CpSendReq", "Flag", "GroupName", "IoRequest", "Lun",
            "MDPacket", "Op", "Severity"]

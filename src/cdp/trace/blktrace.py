@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cdp.trace import places
+from cdp.trace import complaints
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
-from cdpcore import traceparse
+from cdpcore.trace import parse as traceparse
 
 
 class BlktraceReader:
@@ -39,7 +39,7 @@ class BlktraceReader:
         with self.file.open() as stream:
             self._stream = stream
             if not stream.peek(1):
-                raise places.empty(self.path, self.format.title)
+                raise complaints.empty(self.path, self.format.title)
             while not final:
                 fresh = stream.read(self._piece_bytes)
                 final = len(fresh) < self._piece_bytes
@@ -55,7 +55,7 @@ class BlktraceReader:
                         yield out[:filled]
                         out, filled = np.empty(batch_records, RECORD), 0
                 if step == traceparse.BAD:
-                    raise places.bad(self.tally.first_bad)
+                    raise complaints.bad(self.tally.first_bad)
                 base += used
                 rest = piece[used:]
         if filled:
@@ -68,7 +68,7 @@ class BlktraceReader:
         self.epoch_ns = parser.epoch_ns
         number, at, expected = parser.bad()
         if number and not self.tally.first_bad:
-            self.tally.first_bad = places.record_place(self.path, self.format.name, number, base + at, expected)
+            self.tally.first_bad = complaints.record_place(self.path, self.format.name, number, base + at, expected)
         self.tally.bad = parser.bad_events
 
 

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cdp.trace.model import END_BYTES, RECORD, Kind, Records
-from cdpcore import traceparse
+from cdpcore.trace import parse as traceparse
 
 _U64 = pl.UInt64
 _STR = pl.String

@@ -22,7 +22,7 @@ import polars as pl
 
 from cdp.trace.model import Flag, Kind, Records
 from cdp.trace.reader import Trace
-from cdpcore.errors import InvalidRequest, OutOfSpace, Unavailable
+from cdpcore.base.errors import InvalidRequest, OutOfSpace, Unavailable
 
 Target = Literal["fio", "csv"]
 _FIO_ACTION = {Kind.READ: "read", Kind.WRITE: "write", Kind.TRIM: "trim", Kind.ZERO: "write", Kind.FLUSH: "sync",

@@ -11,13 +11,13 @@ import re
 
 import numpy as np
 
-from cdp.trace import places
+from cdp.trace import complaints
 from cdp.trace.fixed import LAYOUTS
 from cdp.trace.formats import Format, candidates
 from cdp.trace.model import RECORD
 from cdp.trace.stream import HEAD_BYTES, TraceFile
-from cdpcore import traceparse
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.trace import parse as traceparse
 
 _PROBE_LINES = 200
 _PROBE_RECORDS = 1000
@@ -36,7 +36,7 @@ def detect(file: TraceFile, wanted: str | None = None) -> Format:
     formats = candidates(wanted)
     head = file.head(HEAD_BYTES)
     if not head:
-        raise places.empty(file.path, "a trace")
+        raise complaints.empty(file.path, "a trace")
     if len(formats) == 1:
         return formats[0]
     found = find(head, formats)
@@ -103,4 +103,4 @@ def _what_it_looks_like(head: bytes) -> str:
     if head[:4096].translate(None, _TEXT_BYTES):
         return f"binary data of no known trace format (begins with {head[:8].hex(' ')})"
     first = head.lstrip().split(b"\n", 1)[0].rstrip(b"\r")
-    return f"text of no known trace format (begins with {places.quoted(first, 40)})"
+    return f"text of no known trace format (begins with {complaints.quoted(first, 40)})"

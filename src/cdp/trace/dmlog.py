@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cdp.trace import places
+from cdp.trace import complaints
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import ByteStream, TraceFile
-from cdpcore import traceparse
-from cdpcore.errors import Closed, InvalidRequest, Unavailable
+from cdpcore.base.errors import Closed, InvalidRequest, Unavailable
+from cdpcore.trace import parse as traceparse
 
 _READ_BYTES = 1 << 16  # entries are a sector each with data between them: larger reads would mostly read data
 
@@ -78,9 +78,9 @@ class DmLogReader:
                 number, byte = self.tally.records + 1, stream.position
                 expected = f"{parser.entries} entries as its super block says, but the log ends"
             self.tally.bad = 1
-            self.tally.first_bad = places.record_place(self.path, self.format.name, number, byte, expected)
+            self.tally.first_bad = complaints.record_place(self.path, self.format.name, number, byte, expected)
             if not self._skip_bad:
-                raise places.bad(self.tally.first_bad, "--skip-bad takes what comes before")
+                raise complaints.bad(self.tally.first_bad, "--skip-bad takes what comes before")
 
 
 class PayloadSource:

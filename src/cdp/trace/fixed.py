@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp.trace import places
+from cdp.trace import complaints
 from cdp.trace.formats import Format
 from cdp.trace.model import END_BYTES, RECORD, Kind, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
-from cdpcore import traceparse
+from cdpcore.trace import parse as traceparse
 
 VSCSI_1 = np.dtype([("sn", "<u4"), ("len", "<u4"), ("nsg", "<u4"), ("cmd", "<u2"), ("ver", "<u2"), ("lbn", "<u8"),
                     ("ts", "<u8")])
@@ -97,7 +97,7 @@ class FixedReader:
         with self.file.open() as stream:
             self._stream = stream
             if not stream.peek(1):
-                raise places.empty(self.path, self.format.title)
+                raise complaints.empty(self.path, self.format.title)
             while piece := stream.read(step):
                 raw = np.frombuffer(piece, layout, len(piece) // size)
                 good, wrong = _apply(rules, raw)
@@ -118,15 +118,15 @@ class FixedReader:
                 if len(out):
                     yield out
                 if self.tally.bad and not self._skip_bad:
-                    raise places.bad(self.tally.first_bad)
+                    raise complaints.bad(self.tally.first_bad)
                 if len(piece) % size:
                     self._meet_bad(seen, size, f"a whole record of {size} bytes, found {len(piece) % size}", 1)
                     if not self._skip_bad:
-                        raise places.bad(self.tally.first_bad)
+                        raise complaints.bad(self.tally.first_bad)
 
     def _meet_bad(self, index: int, size: int, expected: str, count: int) -> None:
         if not self.tally.bad:
-            self.tally.first_bad = places.record_place(self.path, self.format.name, index + 1, index * size, expected)
+            self.tally.first_bad = complaints.record_place(self.path, self.format.name, index + 1, index * size, expected)
         self.tally.bad += count
 
 

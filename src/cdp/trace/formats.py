@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 Clock: TypeAlias = Literal["utc", "relative", "none"]
 DeviceName = Callable[[bytes, int], str]
@@ -36,7 +36,7 @@ def _major_minor(name: bytes, number: int) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """One format. `text`: its number in cdpcore.traceparse. `device`: None where the file does not name devices."""
+    """One format. `text`: its number in cdpcore.trace.parse. `device`: None where the file does not name devices."""
 
     name: str
     title: str

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdp.trace.footprint import MAX_INTERVALS, IntervalUnion
+from cdp.trace.histogram import Timeline
 from cdp.trace.model import Flag, Kind, Records
 from cdp.trace.reader import Trace
-from cdp.trace.timeline import Timeline
 
 SIZE_BUCKETS = 64  # bucket b > 0: 2^(b-1) < length <= 2^b; bucket 0: 0 or 1 byte
 
@@ -227,7 +227,7 @@ def collect(trace: Trace, *, limit: int | None = None, max_intervals: int = MAX_
     """Reads a trace once and tells what is in it.
 
     limit: at most so many records. progress: called after every batch with the records so far.
-    Raises what reading raises (cdpcore.errors.InvalidRequest at a malformed place).
+    Raises what reading raises (cdpcore.base.errors.InvalidRequest at a malformed place).
     """
     collector, seen = Collector(max_intervals), 0
     for records in trace:

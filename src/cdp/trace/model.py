@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cdpcore import traceparse
+from cdpcore.trace import parse as traceparse
 
 Records: TypeAlias = NDArray[np.void]
 
@@ -32,7 +32,7 @@ RECORD = np.dtype(
     ]
 )
 if RECORD.itemsize != traceparse.RECORD_BYTES:  # the native parsers write this layout
-    raise ImportError("cdp.trace and cdpcore.traceparse are of different versions")
+    raise ImportError("cdp.trace and cdpcore.trace.parse are of different versions")
 
 BATCH_RECORDS = 65_536
 END_BYTES = 1 << 63  # no byte at or beyond this
@@ -92,7 +92,7 @@ class TraceReader(Protocol):
         """UTC of the reader's time 0, where the file told it."""
 
     def read(self, batch_records: int) -> Iterator[Records]:
-        """One pass. Raises cdpcore.errors.InvalidRequest at a malformed place, after the records before it."""
+        """One pass. Raises cdpcore.base.errors.InvalidRequest at a malformed place, after the records before it."""
 
     def done_bytes(self) -> int:
         """How far the pass is, in bytes of the file as it is stored."""

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from cdp.trace.info import TraceInfo
-from cdpcore.errors import InvalidRequest, Unavailable
+from cdpcore.base.errors import InvalidRequest, Unavailable
 
 _MIB = 1 << 20
 _COLOURS = {"write": "#c1440e", "read": "#2a6f97"}

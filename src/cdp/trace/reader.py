@@ -30,7 +30,7 @@ from cdp.trace.formats import STAGES, Clock, Format
 from cdp.trace.merging import merge
 from cdp.trace.model import BATCH_RECORDS, Kind, Records, Tally, TraceReader
 from cdp.trace.stream import PIECE_BYTES, TraceFile
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 MAX_FILES = 1000  # each holds a descriptor and a piece
 _PIECES_BYTES = 64 << 20  # for all files together

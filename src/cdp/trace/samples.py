@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cdp.trace.model import Flag, Kind
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 NO_FLAGS = Flag(0)
 _S = 10**9

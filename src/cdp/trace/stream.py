@@ -17,7 +17,7 @@ from typing import IO, Any, Self, cast
 
 import zstandard
 
-from cdpcore.errors import InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import InvalidRequest, NotFound, Unavailable
 
 PIECE_BYTES = 4 << 20  # a columnar reader needs some MiB to use its threads: 16 M records/s at 4 MiB, 12 M at 1 MiB
 HEAD_BYTES = 1 << 18  # what is looked at to tell a format, and all that is looked at ahead in a pipe

@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from cdp.trace import columnar, places
+from cdp.trace import columnar, complaints
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
-from cdpcore import traceparse
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.trace import parse as traceparse
 
 Engine = Literal["auto", "native", "columnar"]
 _BOM = b"\xef\xbb\xbf"
@@ -55,7 +55,7 @@ class TextReader:
             if stream.peek(len(_BOM)) == _BOM:
                 stream.read(len(_BOM))
             if not stream.peek(1):
-                raise places.empty(self.path, self.format.title)
+                raise complaints.empty(self.path, self.format.title)
             yield from self._lines(stream, batch_records)
 
     def _lines(self, stream: ByteStream, batch_records: int) -> Iterator[Records]:
@@ -88,7 +88,7 @@ class TextReader:
                     yield self._give(out[:filled])
                     out, filled = np.empty(batch_records, RECORD), 0
             if step == traceparse.BAD:
-                raise places.bad(self._place(parser))
+                raise complaints.bad(self._place(parser))
             rest = piece[used:]
         if filled:
             yield self._give(out[:filled])
@@ -135,7 +135,7 @@ class TextReader:
 
     def _place(self, parser: traceparse.TextParser) -> str:
         line, column, expected, found, _ = parser.bad()
-        return places.line_place(self.path, self.format.name, line, column, expected, found)
+        return complaints.line_place(self.path, self.format.name, line, column, expected, found)
 
 
 def stages_seen(file: TraceFile, format: Format, until: int) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
+from cdp.ipc.link import Link
 from cdp.platform.api import (
     Answered,
     BGSSImpl,
@@ -34,13 +35,12 @@ from cdp.platform.api import (
     ResponseDone,
 )
 from cdp.platform.callers import guarded
-from cdp.platform.posix.link import Link
 from cdp.platform.posix.words import call, unpacked
 from cdp.platform.python import DEFAULTS
 from cdp.platform.python.services import Alerts, Tracing
 from cdp.platform.services import ConfigurationImpl, Subscription, WorkloadManagerImpl
 from cdp.platform.structures import MAX_BODY_BYTES, Assignment, BgRef, CpMsg, CpSendReq, Flag, GroupName, Lun, MDPacket
-from cdpcore.errors import Closed, InvalidRequest, Unavailable
+from cdpcore.base.errors import Closed, InvalidRequest, Unavailable
 
 
 class Wires:

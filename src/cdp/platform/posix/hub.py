@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from cdp.ipc.link import Link, listen
 from cdp.platform.local import SharedDataPlane
-from cdp.platform.posix.link import Link, listen
 from cdp.platform.posix.words import answer, call_back
 from cdp.platform.python import PythonPlatform, System
 from cdp.platform.python.buffers import Pool
 from cdp.platform.structures import BgRef, CpMsg, CpSendReq, GroupName, Lun, MDPacket
-from cdpcore.channel import shared_memory
-from cdpcore.errors import CdpError, InvalidRequest, NotFound
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound
+from cdpcore.channel.channel import shared_memory
 
 MAX_HANDLES = 1 << 17
 

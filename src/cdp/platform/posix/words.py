@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cdp.platform.posix.link import Link, heard, told
+from cdp.ipc.link import Link, heard, told
 from cdp.platform.structures import Assignment, BgRef, CpMsg, GroupName, Lun, MDPacket
-from cdpcore.errors import CdpError, Unavailable
+from cdpcore.base.errors import CdpError, Unavailable
 
 
 def packed(value: Any) -> Any:

@@ -16,7 +16,7 @@ from cdp.platform.python.buffers import BufferSupply, DataPlane, Pool, Pools
 from cdp.platform.python.messages import ControlPlane, Messages
 from cdp.platform.python.requests import Source, Sources
 from cdp.platform.python.services import Alerts, Configuration, Tracing, Workload
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 DEFAULTS = {"group_bytes": 65536, "group_count": 64, "max_outstanding": 64}
 

@@ -16,7 +16,7 @@ from typing import Any
 from cdp.platform.api import BGSSImpl, ControlPlaneImpl, DataPlaneImpl
 from cdp.platform.callers import Caller, wait_until
 from cdp.platform.structures import BgDeliveryMsg, BgRef, CpSendReq, GroupName
-from cdpcore.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, OutOfSpace, Unavailable
+from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, OutOfSpace, Unavailable
 
 MAX_DELIVERIES = 1024
 

@@ -18,7 +18,7 @@ from typing import Any
 from cdp.platform.api import ControlPlaneImpl, ListenerImpl, Ready
 from cdp.platform.callers import Caller, guarded, wait_until
 from cdp.platform.structures import MAX_BODY_BYTES, CpMsg, CpSendReq, GroupName, MDPacket
-from cdpcore.errors import Busy, CdpError, Closed, InvalidRequest, NotFound
+from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound
 
 MAX_LISTENERS = 16
 

@@ -18,7 +18,7 @@ from cdp.platform.callers import Caller, guarded, wait_until
 from cdp.platform.python.messages import Messages
 from cdp.platform.python.services import Workload
 from cdp.platform.structures import CpSendReq, Flag, GroupName, MDPacket
-from cdpcore.errors import Busy, CdpError, Closed, InvalidRequest, NotFound
+from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound
 
 SOURCE_ID = 1           # group id of every node's source; nobody listens there, answers come by send_response()
 RETRY_S = 0.05

@@ -13,7 +13,7 @@ from cdp.platform.callers import Caller, guarded, wait_until
 from cdp.platform.services import AlertsImpl, ConfigurationImpl, Subscription, TracingImpl, WorkloadManagerImpl
 from cdp.platform.structures import Assignment, GroupName, Lun, Severity
 from cdp.settings import KEYS
-from cdpcore.errors import Busy, InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import Busy, InvalidRequest, NotFound, Unavailable
 
 log = logging.getLogger("cdp.alerts")
 ALERTS_A_SECOND = 20

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from cdp.platform.api import IORouterImpl, PlatformImpl
-from cdpcore.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest
 
 PLACES = "write file:PATH, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH or lun:NUMBER"
 

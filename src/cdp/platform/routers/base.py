@@ -15,7 +15,7 @@ from functools import partial
 from cdp.platform.api import IORouterImpl
 from cdp.platform.callers import Caller, guarded, wait_until
 from cdp.platform.structures import IoRequest, Op
-from cdpcore.errors import CdpError, Closed, InvalidRequest
+from cdpcore.base.errors import CdpError, Closed, InvalidRequest
 
 log = logging.getLogger("cdp.platform.routers")
 

@@ -6,8 +6,8 @@ from functools import partial
 from cdp.platform.callers import Caller
 from cdp.platform.routers.base import Router, log
 from cdp.platform.structures import IoRequest, Op
-from cdpcore.errors import CdpError, Unavailable
-from cdpcore.osapi import posix
+from cdpcore.base.errors import CdpError, Unavailable
+from cdpcore.system.os import posix
 
 ZEROS = memoryview(bytes(1 << 20))
 

@@ -14,8 +14,8 @@ from cdp.platform.api import PlatformImpl
 from cdp.platform.callers import Caller, wait_until
 from cdp.platform.routers.base import Router, log
 from cdp.platform.structures import BgRef, Flag, IoRequest, MDPacket, Op, add_ref_to
-from cdpcore.errors import CdpError, error_of
-from cdpcore.mdpacket import MAX_BGS
+from cdpcore.base.errors import CdpError, error_of
+from cdpcore.channel.mdpacket import MAX_BGS
 
 OPEN_S = 10.0
 

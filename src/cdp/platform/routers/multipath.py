@@ -17,7 +17,7 @@ from functools import partial
 from cdp.platform.api import IORouterImpl, PathLost
 from cdp.platform.routers.base import Router, log
 from cdp.platform.structures import IoRequest
-from cdpcore.errors import CdpError, InvalidRequest, Unavailable
+from cdpcore.base.errors import CdpError, InvalidRequest, Unavailable
 
 Opener = Callable[[], IORouterImpl]
 

@@ -21,7 +21,7 @@ from cdp.platform.api import PathLost
 from cdp.platform.callers import Caller
 from cdp.platform.routers.base import Router, log
 from cdp.platform.structures import IoRequest, Op
-from cdpcore.errors import CdpError, OutOfSpace, Unavailable
+from cdpcore.base.errors import CdpError, OutOfSpace, Unavailable
 
 _READ, _WRITE, _DISC, _FLUSH, _TRIM, _ZEROES = 0, 1, 2, 3, 4, 6
 _FUA, _NO_HOLE = 1, 2

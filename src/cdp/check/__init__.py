@@ -1,0 +1,1 @@
+"""Verify a volume, and rebuild what can be derived."""

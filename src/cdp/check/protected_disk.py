@@ -1,0 +1,87 @@
+"""check, of a disk that is protected in place: disk.state, disk.json, the disk itself, and whether they fit the log.
+
+Reads and never writes; about 2 MiB of the disk.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cdp.store import protected_disk as disks
+from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
+from cdp.store.description import Geometry
+from cdp.store.recovery import DESTRUCTIVE, RESTORE, RESTORE_DATA, RESTORED, Event
+from cdpcore.base.errors import CdpError
+from cdpcore.inplace.disk_state import DiskState
+from cdpcore.system.os import Os
+
+Add = Callable[[str, str, str], None]
+"""(where, what, hint): a problem was found."""
+COPY = "put it back from a copy, or 'cdp adopt' the disk anew"
+
+
+def check_disk(os: Os, directory: str, geometry: Geometry, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: Add) -> None:
+    """ends: the last record of a sealed segment, and of the log; events: bookmarks and restores that the log has."""
+    sealed_seq, end_seq = ends
+    path = f"{directory}/{disks.STATE}"
+    try:
+        state = DiskState(os, path, bytes.fromhex(geometry.uuid), read_only=True)
+    except CdpError as e:
+        add(path, e.message, e.hint)
+        return
+    try:
+        _check_state(path, state, sealed_seq, end_seq, add)
+        clean = _check_description(os, directory, state.applied_seq, end_seq, add)
+        if clean is not None:
+            sure = not clean and state.applied_seq == end_seq and not _overwriting(catalog, events)
+            _check_content(os, directory, geometry, state if sure else None, add)
+    finally:
+        state.close()
+
+
+def _overwriting(catalog: Catalog, events: list[Event]) -> bool:
+    """Whether a destructive restore is being written back, which changes the disk without records."""
+    rows: list[RestoreRow] = catalog.rows(RestoreRow)
+    begun = [r.seq for r in rows if r.destructive]
+    begun += [e.seq for e in events if e.kind == RESTORE and RESTORE_DATA.unpack_from(e.data)[1] & DESTRUCTIVE]
+    done = [w.upto_seq for w in catalog.rows(WritebackRow)] + [e.start for e in events if e.kind == RESTORED]
+    return max(begun, default=0) > max(done, default=0)
+
+
+def _check_state(path: str, state: DiskState, sealed_seq: int, end_seq: int, add: Add) -> None:
+    for at in state.damaged:
+        add(path, f"the copy at byte {at} is damaged; the other one says #{state.applied_seq}, the log ends at #{end_seq}",
+            COPY if end_seq > state.applied_seq else "nothing is lost by it: the next flush writes it anew")
+    if sealed_seq > state.applied_seq:
+        add(path, f"says that the disk holds records up to #{state.applied_seq}, but the log is sealed up to #{sealed_seq}", COPY)
+    elif end_seq < state.applied_seq:
+        add(path, f"says that the disk holds records up to #{state.applied_seq}, but the log ends at #{end_seq}",
+            f"put the newest files of {path.removesuffix(disks.STATE)}log back from a copy, or 'cdp adopt' the disk anew")
+
+
+def _check_description(os: Os, directory: str, applied_seq: int, end_seq: int, add: Add) -> bool | None:
+    """Whether the volume was closed cleanly; None: not known."""
+    path = f"{directory}/{disks.NAME}"
+    if not os.exists(path):
+        if end_seq:
+            add(path, "missing: nobody can tell whether the disk was changed outside",
+                "where it was not, open the volume and close it, which makes it anew")
+        return None if end_seq else True        # a volume that was never opened has none
+    try:
+        clean = disks.left(os, directory).clean
+    except CdpError as e:
+        add(path, e.message, e.hint)
+        return None
+    if clean and applied_seq != end_seq:
+        add(path, f"says that the volume was closed cleanly, but the disk holds up to #{applied_seq} and the log ends at #{end_seq}",
+            f"put {disks.NAME} and {disks.STATE} back as they were together, or 'cdp adopt' the disk anew")
+    return clean
+
+
+def _check_content(os: Os, directory: str, geometry: Geometry, state: DiskState | None, add: Add) -> None:
+    try:
+        with disks.open_disk(os, geometry.disk, write=False) as disk:
+            disks.check_unchanged(os, directory, geometry.disk, disk, geometry.size_bytes)
+            if state is not None:
+                disks.check_left_alone(directory, geometry.disk, disk, state)
+    except CdpError as e:
+        add(geometry.disk, e.message, e.hint)

@@ -1,0 +1,58 @@
+"""adopt and detach: the two ends of protecting a disk in place."""
+import click
+
+from cdp.cli import cli
+from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, note
+from cdp.cli.refs import volume_only
+
+
+@command(cli, "adopt", setting_flags=ENGINE_KEYS, examples=[
+    ("cdp adopt web", "the disk was changed by others: its history begins anew with what it holds now"),
+    ("cdp adopt web --keep-history", "the disk was moved or copied, its content is the same"),
+], exit_codes=WRITE_EXITS)
+@click.argument("volume")
+@click.option("--keep-history", is_flag=True,
+              help="The disk holds what it held, it was only copied, moved or touched; size and samples are compared.")
+def adopt(state: State, volume: str, keep_history: bool) -> None:
+    """Begin a new history with a protected disk as it is now.
+
+    For a volume made with --mode before whose disk was written to by others while the volume was closed. What was kept
+    of the old history does not fit the disk any more, and is deleted.
+    """
+    location = volume_only(volume, "adopt")
+    from cdp.service.local import VolumeService
+    from cdp.service.remote import find_server
+    from cdp.volume.adopt import adopt as adopt_disk
+    from cdpcore.base.errors import Busy
+
+    if (remote := find_server(location)) is not None:
+        remote.close()
+        raise Busy(f"{volume} is served, so its disk is as the volume left it", "stop its server first if you want to begin anew")
+    with adopt_disk(location.path, keep_history=keep_history, settings=state.settings) as made:
+        info = VolumeService(made).info()
+    emit(state, info, [f"{volume}: the history of {info['disk']} goes on" if keep_history else
+                       f"{volume}: a new history of {info['disk']} begins"])
+
+
+@command(cli, "detach", examples=[
+    ("cdp detach web", "all of it is on the disk, which is a plain raw disk"),
+    ("cdp detach web && mount -o loop /srv/disk.img /mnt", "(writing to the disk ends its history: 'cdp adopt' begins anew)"),
+], exit_codes=WRITE_EXITS)
+@click.argument("volume")
+def detach(state: State, volume: str) -> None:
+    """Leave a protected disk plain, and say where it is.
+
+    For a volume made with --mode before that nobody serves. Its history stays, and fits as long as nobody writes to
+    the disk.
+    """
+    location = volume_only(volume, "detach")
+    from cdp.service.remote import find_server
+    from cdp.volume.adopt import detach as detach_disk
+    from cdpcore.base.errors import Busy
+
+    if (remote := find_server(location)) is not None:
+        remote.close()
+        raise Busy(f"{volume} is served", "stop its server: that leaves the disk plain, too")
+    disk = detach_disk(location.path, settings=state.settings)
+    emit(state, {"disk": disk}, [f"{volume}: {disk} is a plain raw disk with the current content"])
+    note(f"to forget its history: rm -r {volume}")

@@ -1,0 +1,135 @@
+"""create and info."""
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from cdp.cli import cli, exits
+from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields, note
+from cdp.cli.refs import volume_only
+from cdp.text import sizes as units
+from cdp.text.paths import checked
+from cdp.text.timestamps import told
+from cdpcore.base.errors import InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from cdp.service.local import InfoView
+
+SECTOR_BYTES = 512
+
+
+@command(cli, "create", setting_flags=ENGINE_KEYS, examples=[
+    ("cdp create web --size 10G", "a new volume of 10 GiB in the directory web"),
+    ("cdp create /data/web --size 64T", "space is taken only as data is written"),
+    ("cdp create web --mode before --base /srv/disk.img", "protect a raw disk that is there, in place; nothing is copied"),
+], exit_codes=[exits.OK, exits.USAGE, exits.NOT_FOUND, exits.NO_SPACE, exits.BUSY, exits.UNAVAILABLE])
+@click.argument("volume")
+@click.option("--size", metavar="SIZE", help="Bytes, or a number with K, M, G or T; a multiple of 512.")
+@click.option("--mode", type=click.Choice(["after", "before"]), default="after", show_default=True,
+              help="What the log keeps: new data (a journal), or, of a disk written in place, the data that is overwritten.")
+@click.option("--base", metavar="DISK", help="With --mode before: the raw file or block device to protect; its size is the volume's.")
+def create(state: State, volume: str, size: str | None, mode: str, base: str | None) -> None:
+    """Make a volume: an empty one, or one of a disk in place.
+
+    VOLUME is a directory that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays where
+    and what it is, a plain raw disk with the current content, and must be written through the volume from then on.
+    """
+    if (mode == "before") != (base is not None):
+        raise InvalidRequest("--mode before and --base DISK go together", "give both, or neither for a new, empty volume")
+    if size is None and base is None:
+        raise click.MissingParameter(param_hint="'--size'", param_type="option")
+    if size is not None and base is not None:
+        raise InvalidRequest("the size of the volume is its disk's", "leave --size out")
+    size_bytes = units.parse_size(size) if size is not None else None
+    path = new_volume_path(volume)
+    if size_bytes is not None:
+        check_size(size_bytes)
+    import cdp
+    from cdp.service.local import VolumeService
+    from cdp.store.free_space import shortage
+
+    with cdp.create(path, size=size_bytes, disk=base, settings=state.settings) as made:
+        info = VolumeService(made).info()
+    text = units.approx_size(info["size_bytes"])
+    emit(state, info, [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
+                       f"  serve it:  cdp serve {volume}"])
+    if short := shortage(path, made.geometry().segment_bytes, "remove it and repeat"):
+        note(f"warning: {short}")
+
+
+def new_volume_path(volume: str) -> str:
+    """The path, if a volume can be made there. Raises InvalidRequest or NotFound with what to do instead."""
+    from cdp.service.remote import is_volume
+
+    if not volume:
+        raise InvalidRequest("the path of the volume is empty", "give the directory to make")
+    path = checked(os.path.normpath(volume), len(".creating"))
+    if is_volume(path):
+        raise InvalidRequest(f"{volume} is a volume already", f"'cdp info {volume}' shows it; take another name")
+    if os.path.lexists(path):
+        raise InvalidRequest(f"{volume} exists already", "take a path that does not exist yet")
+    parent = os.path.dirname(path) or "."
+    if not os.path.isdir(parent):
+        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {parent}")
+    if "@" in os.path.basename(path) or "/" == path:
+        raise InvalidRequest(f"{volume}: the name of a volume cannot hold @, which begins a point", "take another name")
+    return path
+
+
+def check_size(size_bytes: int) -> None:
+    if size_bytes <= 0:
+        raise InvalidRequest(f"size {size_bytes}: a volume has a sector or more", f"take {SECTOR_BYTES}, or, for instance, 10G")
+    if size_bytes % SECTOR_BYTES:
+        up = -(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES
+        raise InvalidRequest(f"size {size_bytes} is not a multiple of {SECTOR_BYTES} bytes", f"take {up}")
+
+
+@command(cli, "info", examples=[
+    ("cdp info web", "size, window, history, and whether it is served"),
+    ("cdp info web/test", "the same of the writable image test"),
+    ("cdp info web --json | jq .stats", "all counters of the engine"),
+], exit_codes=VOLUME_EXITS)
+@click.argument("volume")
+def info(state: State, volume: str) -> None:
+    """Show a volume at a glance."""
+    location = volume_only(volume, "info")
+    from cdp.service.remote import connect
+
+    with connect(location, state.settings) as service:
+        got = service.info()
+    emit(state, got, info_lines(volume, got))
+
+
+def info_lines(title: str, got: "InfoView") -> list[str]:
+    stats, window, served = got["stats"], got["window"], got["served"]
+    pairs = [
+        ("path", got["path"]),
+        ("size", f"{units.approx_size(got['size_bytes'])} ({got['size_bytes']} bytes)"),
+        ("created", told(got["created_ns"])),
+        ("oldest", f"#{window['oldest']['seq']}  {told(window['oldest']['ts_ns'])}"),
+        ("newest", f"#{window['newest']['seq']}  {told(window['newest']['ts_ns'])}"),
+        ("log", _files(stats["segments"], "segment", stats["log_bytes"])),
+        ("index", _files(stats["runs"], "run", stats["index_bytes"])),
+        ("bookmarks", str(got["bookmarks"])),
+        ("images", str(got["images"])),
+        ("restores", str(got["restores"])),
+    ]
+    if got["disk"]:
+        pairs.insert(1, ("disk", f"{got['disk']}, written in place"))
+    if (writing := got["writeback"]) is not None:
+        pairs.append(("writing back", f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
+    if got["parent"]:
+        pairs.insert(1, ("image of", got["parent"]))
+    if capture := got["capture"]:
+        from cdp.cli.capture import one_line
+
+        pairs.append(("captures", f"{capture['source']}: {one_line(capture)}"))
+    pairs.append(("served", f"by process {served['pid']}" if served else "no"))
+    lines = fields(title, pairs)
+    if served:
+        lines += [f"             {uri}" for uri in served["uris"]]
+    return lines
+
+
+def _files(count: int, what: str, size_bytes: int, how: str = "") -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}, {units.approx_size(size_bytes)}{how}"

@@ -1,0 +1,117 @@
+"""restore, undo and restores: putting a volume back, and taking that back."""
+from typing import TYPE_CHECKING
+
+import click
+
+from cdp.cli import cli
+from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, note, table
+from cdp.cli.moments import explanation_pairs, moment_text
+from cdp.cli.refs import volume_and_point, volume_only
+from cdp.text import sizes as units
+from cdp.text.timestamps import told
+from cdpcore.base.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from cdp.service.local import RestoreView
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """(offset, length) in bytes of OFF:LEN."""
+    offset, colon, length = text.partition(":")
+    if not colon:
+        raise InvalidRequest(f"range {text!r} is not OFF:LEN", "write, for instance, --range 1M:64K")
+    pair = units.parse_size(offset, "offset"), units.parse_size(length, "length")
+    if pair[1] == 0:
+        raise InvalidRequest(f"range {text!r} is empty", "give a length above 0")
+    return pair
+
+
+@command(cli, "restore", examples=[
+    ("cdp restore web@-10m --dry-run", "show which moment that is and how much it would hide"),
+    ("cdp restore web@-10m", "the volume is as it was; 'cdp undo web' takes that back"),
+    ("cdp restore web@before-upgrade --range 0:1M", "only the first MiB"),
+    ("cdp restore web@-10m --destructive", "free what came later: it cannot be opened again"),
+], exit_codes=WRITE_EXITS)
+@click.argument("volume_at_point", metavar="VOLUME@POINT")
+@click.option("--range", "byte_range", metavar="OFF:LEN", help="Only these bytes; sizes such as 4096, 64K, 1M.")
+@click.option("--destructive", is_flag=True, help="Free the history after the point: there is no undo.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+def restore(state: State, volume_at_point: str, byte_range: str | None, destructive: bool, dry_run: bool) -> None:
+    """Put a volume back to a point.
+
+    That takes no time, and the volume stays in service.
+
+    Clients that have the volume mounted must unmount it before and mount it again afterwards.
+    """
+    location, point = volume_and_point(volume_at_point, "restore")
+    offset, length = parse_range(byte_range) if byte_range else (None, None)
+    from cdp.service.remote import connect
+
+    with connect(location, state.settings) as service:
+        explained = service.explain(point)
+        # By seq, so that what is explained is what is done, whatever is written in between.
+        done = service.restore(f"#{explained['resolved']['seq']}", offset=offset, length=length,
+                               destructive=destructive, dry_run=dry_run)
+        size_bytes = service.info()["size_bytes"]
+    title = f"{location.text}: {'would be put back' if dry_run else 'put back'} to {point}"
+    emit(state, {**done, "explanation": explained},
+         fields(title, [*explanation_pairs(explained), *_restore_pairs(done, size_bytes)]))
+    if not dry_run:
+        note(f"to take this back: cdp undo {location.text}" if done["undoable"] else "this cannot be undone")
+
+
+def _restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]]:
+    whole = done["length"] == size_bytes
+    pairs = [("range", "all of it" if whole else f"{done['length']} bytes from byte {done['offset']}")]
+    if done["bytes_hidden"] is not None:
+        verb = "freed" if done["destructive"] else "hidden"
+        pairs.append((verb, f"{units.approx_size(done['bytes_hidden'])} that were written later"))
+    if not done["dry_run"]:
+        pairs.append(("record", f"#{done['seq']}"))
+    return pairs
+
+
+@command(cli, "undo", examples=[
+    ("cdp undo web", "as if the last restore, and what was written since, had not been"),
+    ("cdp undo web --dry-run", "show what that would be"),
+], exit_codes=WRITE_EXITS)
+@click.argument("volume")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+def undo(state: State, volume: str, dry_run: bool) -> None:
+    """Take the last restore back.
+
+    The volume is then as it was just before that restore; what was written since is hidden too, and
+    stays in the history.
+    """
+    location = volume_only(volume, "undo")
+    from cdp.service.remote import connect
+
+    with connect(location, state.settings) as service:
+        done = service.undo(dry_run=dry_run)
+        size_bytes = service.info()["size_bytes"]
+    what = f"restore #{done['undo_of']}" if done["undo_of"] is not None else "the last restore"
+    title = f"{volume}: {what} {'would be taken' if dry_run else 'is taken'} back"
+    emit(state, done, fields(title, [("now as of", moment_text(done["target"])), *_restore_pairs(done, size_bytes)]))
+    if not dry_run:
+        note(f"to take this back: cdp restore '{volume}@#{done['seq'] - 1}'")
+
+
+@command(cli, "restores", examples=[("cdp restores web", "all restores, oldest first")], exit_codes=VOLUME_EXITS)
+@click.argument("volume")
+def restores(state: State, volume: str) -> None:
+    """List past restores and undos."""
+    location = volume_only(volume, "restores")
+    from cdp.service.remote import connect
+
+    with connect(location, state.settings) as service:
+        got = service.restores()
+        size_bytes = service.info()["size_bytes"]
+    rows = []
+    for one in got:
+        what = f"undo of #{one['undo_of']}" if one["undo_of"] is not None else "restore"
+        whole = one["offset"] == 0 and one["length"] == size_bytes
+        rows.append((f"#{one['seq']}", told(one["ts_ns"]), what + (", destructive" if one["destructive"] else ""),
+                     f"#{one['target']['seq']}", "all" if whole else f"{one['offset']}:{one['length']}",
+                     "yes" if one["undoable"] else "no"))
+    emit(state, got, table(("SEQ", "WHEN", "WHAT", "TO", "RANGE", "CAN BE UNDONE"), rows) if got else
+         f"{volume}: no restores")

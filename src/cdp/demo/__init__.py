@@ -1,0 +1,1 @@
+"""The main job, shown step by step on a real file system image: python -m cdp.demo."""

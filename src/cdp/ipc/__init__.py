@@ -1,0 +1,1 @@
+"""Unix sockets, and messages on them."""

@@ -1,0 +1,128 @@
+"""Words between processes of one machine: JSON objects, and file descriptors with them, over a unix stream socket.
+
+A message is a length (4 bytes, little-endian) and that much JSON; descriptors travel with the length. Bounds: MAX_BYTES, MAX_FDS.
+Threading: any thread may send; one receives.
+"""
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+from cdpcore.base import errors
+from cdpcore.base.errors import CdpError, InvalidRequest, Unavailable
+
+MAX_BYTES = 4 << 20
+MAX_FDS = 4
+_LENGTH = struct.Struct("<I")
+
+Message = dict[str, Any]
+
+
+class Link:
+    """One end. A context manager that closes."""
+
+    def __init__(self, sock: socket.socket):
+        self.sock = sock
+        self._sending = threading.Lock()
+
+    @classmethod
+    def connect(cls, path: str) -> Link:
+        """To whoever listens at `path`. Raises Unavailable."""
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(path)
+        except OSError as error:
+            sock.close()
+            raise Unavailable(f"{path}: {error.strerror or error}", "see whether the service runs") from None
+        return cls(sock)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> bool:
+        """False: the other end is gone. The descriptors stay the caller's."""
+        body = json.dumps(message).encode()
+        if len(body) > MAX_BYTES:
+            raise InvalidRequest(f"a message of {len(body)} bytes", f"at most {MAX_BYTES}")
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            with self._sending:
+                self.sock.sendmsg([_LENGTH.pack(len(body))], rights)
+                self.sock.sendall(body)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> tuple[Message, list[int]] | None:
+        """The next message and its descriptors, which are the caller's; None: the other end is gone, or talks nonsense."""
+        fds: list[int] = []
+        try:
+            head = b""
+            while len(head) < _LENGTH.size:
+                part, more, _, _ = socket.recv_fds(self.sock, _LENGTH.size - len(head), MAX_FDS)
+                fds += more
+                if not part:
+                    raise ConnectionResetError
+                head += part
+            length = _LENGTH.unpack(head)[0]
+            if length > MAX_BYTES:
+                raise ConnectionResetError
+            body = bytearray()
+            while len(body) < length:
+                part = self.sock.recv(length - len(body))
+                if not part:
+                    raise ConnectionResetError
+                body += part
+            message = json.loads(body)
+            if not isinstance(message, dict):
+                raise ConnectionResetError
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            return message, fds
+        except (OSError, ValueError):
+            for fd in fds:
+                os.close(fd)
+            return None
+
+    def hang_up(self) -> None:
+        """The receiver, here and there, gets None. Any thread; the socket itself is closed by its owner."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.hang_up()
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def listen(path: str) -> socket.socket:
+    """A listening unix socket with mode 0600; a stale file is replaced. Raises Busy, InvalidRequest, Unavailable."""
+    from cdp.serve.http_api import bind_unix
+
+    sock = bind_unix(path)
+    sock.listen(16)
+    return sock
+
+
+def told(error: BaseException) -> Message:
+    """An error, to be raised at the other end."""
+    if isinstance(error, CdpError):
+        return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {"kind": "CdpError", "message": f"internal error: {type(error).__name__}: {error}", "hint": "see the log, and report it"}
+
+
+def heard(error: Message) -> CdpError:
+    """The error that told() made a message of."""
+    kind = getattr(errors, str(error.get("kind")), CdpError)
+    if not (isinstance(kind, type) and issubclass(kind, CdpError)):
+        kind = CdpError
+    return kind(str(error.get("message")), str(error.get("hint")))

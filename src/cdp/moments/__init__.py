@@ -1,0 +1,1 @@
+"""Moments of a volume, without I/O: points, lineage, the public records."""

@@ -1,0 +1,1 @@
+"""Drive block traces into volumes and servers, and check every moment."""

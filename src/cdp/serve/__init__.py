@@ -1,0 +1,1 @@
+"""The server: exports, HTTP API, LUNs, the cache of time images."""

@@ -1,0 +1,359 @@
+"""Administration of a running server: cdp.service.local behind HTTP + JSON on a unix socket (OpenAPI at /openapi.json).
+
+Invariants
+  1. The socket is created with mode 0600: whoever can connect may do everything that the server's user may do.
+  2. An error of the engine is answered as {kind, message, hint, exit_code} with the status of STATUS; the client raises
+     the same kind again.
+  3. No request body is larger than MAX_PIECE_BYTES, no answer larger than one page or piece.
+Handlers are plain functions on the framework's bounded thread pool; the engine's calls release the GIL. AdminServer's
+own methods belong to the thread that made it.
+"""
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
+
+from cdp.serve.image_cache import ImageLeases
+from cdp.service.local import (
+    MAX_PAGE_EXTENTS,
+    MAX_PAGE_RECORDS,
+    MAX_PIECE_BYTES,
+    BookmarkView,
+    CheckView,
+    ExplanationView,
+    ImageView,
+    InfoView,
+    MapPage,
+    RecordsPage,
+    RestoreView,
+    ServedView,
+    VolumeService,
+    WindowView,
+)
+from cdpcore.base.errors import (
+    Busy,
+    CdpError,
+    Closed,
+    Corruption,
+    InvalidRequest,
+    NotFound,
+    OutOfSpace,
+    RefusedPoint,
+    Unavailable,
+)
+
+MAX_SOCKET_PATH_BYTES = 107  # sun_path, with its end
+STOP_SECONDS = 5
+
+STATUS: dict[type[CdpError], int] = {
+    InvalidRequest: 400, NotFound: 404, RefusedPoint: 422, Busy: 409, OutOfSpace: 507, Unavailable: 503, Closed: 503,
+    Corruption: 500,
+}
+
+
+class ErrorView(BaseModel):
+    """An error: its kind in cdpcore.base.errors, what happened, what to do next, and the exit status of the command line."""
+
+    kind: str
+    message: str
+    hint: str
+    exit_code: int
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class BookmarkBody(_Body):
+    name: str
+    at: str = "now"
+
+
+class ImageBody(_Body):
+    name: str
+    at: str = "now"
+
+
+class RestoreBody(_Body):
+    point: str
+    offset: int | None = None
+    length: int | None = None
+    destructive: bool = False
+    dry_run: bool = False
+
+
+class UndoBody(_Body):
+    dry_run: bool = False
+
+
+class ZeroBody(_Body):
+    offset: int
+    length: int
+    hole: bool = False
+
+
+class ServerView(BaseModel):
+    """The server and the volumes that it holds: name, and the identity of the directory (cdp.service.remote.identity)."""
+
+    pid: int
+    volumes: dict[str, str]
+
+
+U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A served volume, what is open of its images, the identity of its directory (cdp.service.remote.identity), and the
+    URIs of an export by its name."""
+
+    service: VolumeService
+    leases: ImageLeases
+    identity: str
+    uris: Callable[[str], list[str]]
+
+
+def build_app(held: Mapping[str, Held]) -> FastAPI:
+    """The application over the served volumes, by name. The mapping may not change while it runs."""
+    app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
+        status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
+
+    @app.exception_handler(CdpError)
+    def engine_error(_request: Request, error: CdpError) -> JSONResponse:
+        return JSONResponse(error_body(error), status_code=STATUS.get(type(error), 500))
+
+    @app.exception_handler(Exception)
+    def internal_error(_request: Request, error: Exception) -> JSONResponse:
+        wrong = CdpError(f"internal error: {type(error).__name__}: {error}", "see the server's log, and report it")
+        return JSONResponse(error_body(wrong), status_code=500)
+
+    @app.exception_handler(RequestValidationError)
+    def wrong_request(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        wrong = InvalidRequest(f"{where}: {first['msg']}", "see /openapi.json")
+        return JSONResponse(error_body(wrong), status_code=STATUS[InvalidRequest])
+
+    @contextmanager
+    def target(volume: str, image: str | None) -> Iterator[VolumeService]:
+        served = held.get(volume)
+        if served is None:
+            raise NotFound(f"no volume {volume!r} here", f"this server holds {', '.join(held)}")
+        try:
+            if image is None:
+                yield served.service
+                return
+            with served.leases.lease(tuple(image.split("/"))) as opened:
+                view = served.service.served
+                yield VolumeService(opened, view and {**view, "uris": served.uris(f"{volume}/{image}")})
+        except (CdpError, OSError):
+            served.service.check_home()     # says more than what failed because of it
+            raise
+
+    def service_of(
+        volume: Annotated[str, Path(description="name of a served volume")],
+        image: Annotated[str | None, Query(description="its writable image; A/B: the image B of the image A")] = None,
+    ) -> Iterator[VolumeService]:
+        with target(volume, image) as service:
+            yield service
+
+    Service = Annotated[VolumeService, Depends(service_of)]
+
+    @app.get("/v1/server")
+    async def server() -> ServerView:  # on the loop itself: answered also when every thread of the pool is at work
+        return ServerView(pid=os.getpid(), volumes={name: one.identity for name, one in held.items()})
+
+    @app.get("/v1/volumes/{volume}")
+    def info(service: Service) -> InfoView:
+        return service.info()
+
+    @app.get("/v1/volumes/{volume}/window")
+    def window(service: Service) -> WindowView:
+        return service.window()
+
+    @app.get("/v1/volumes/{volume}/explain")
+    def explain(service: Service, point: str) -> ExplanationView:
+        return service.explain(point)
+
+    @app.get("/v1/volumes/{volume}/bookmarks")
+    def bookmarks(service: Service) -> list[BookmarkView]:
+        return service.bookmarks()
+
+    @app.post("/v1/volumes/{volume}/bookmarks", status_code=201)
+    def bookmark(service: Service, body: BookmarkBody) -> BookmarkView:
+        return service.bookmark(body.name, at=body.at)
+
+    @app.delete("/v1/volumes/{volume}/bookmarks", status_code=204)
+    def delete_bookmark(service: Service, name: str) -> None:
+        service.delete_bookmark(name)
+
+    @app.get("/v1/volumes/{volume}/images")
+    def images(service: Service) -> list[ImageView]:
+        return service.images()
+
+    @app.post("/v1/volumes/{volume}/images", status_code=201)
+    def create_image(service: Service, body: ImageBody) -> ImageView:
+        return service.create_image(body.name, at=body.at)
+
+    @app.delete("/v1/volumes/{volume}/images", status_code=204)
+    def delete_image(service: Service, volume: str, name: str, image: str | None = None) -> None:
+        with held[volume].leases.deleting((*(image.split("/") if image else ()), name)):
+            service.delete_image(name)
+
+    @app.get("/v1/volumes/{volume}/restores")
+    def restores(service: Service) -> list[RestoreView]:
+        return service.restores()
+
+    @app.post("/v1/volumes/{volume}/restores")
+    def restore(service: Service, body: RestoreBody) -> RestoreView:
+        return service.restore(body.point, offset=body.offset, length=body.length, destructive=body.destructive,
+                               dry_run=body.dry_run)
+
+    @app.post("/v1/volumes/{volume}/undo")
+    def undo(service: Service, body: Annotated[UndoBody, Body()]) -> RestoreView:
+        return service.undo(dry_run=body.dry_run)
+
+    @app.get("/v1/volumes/{volume}/records")
+    def records(service: Service, since: str = "#0", until: str = "now",
+                limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> RecordsPage:
+        return service.records(since=since, until=until, limit=limit)
+
+    @app.get("/v1/volumes/{volume}/map")
+    def map_(service: Service, offset: U64 = 0, length: U64 | None = None, at: str | None = None,
+             limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EXTENTS)] = MAX_PAGE_EXTENTS) -> MapPage:
+        return service.map(offset, length, at=at, limit=limit)
+
+    @app.get("/v1/volumes/{volume}/content", response_class=Response,
+             responses={200: {"content": {"application/octet-stream": {}}}})
+    def read(service: Service, offset: U64, length: Annotated[int, Query(ge=0, le=MAX_PIECE_BYTES)],
+             at: str | None = None) -> Response:
+        return Response(service.read(offset, length, at=at), media_type="application/octet-stream")
+
+    # Not through Depends: the body is awaited, and a dependency's engine calls belong on the thread pool, as here.
+    @app.put("/v1/volumes/{volume}/content", status_code=204, openapi_extra={
+        "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}})
+    async def write(request: Request, volume: str, offset: U64, image: str | None = None, fua: bool = False) -> None:
+        data = await _bounded_body(request)
+
+        def work() -> None:
+            with target(volume, image) as service:
+                service.write(offset, data, fua=fua)
+
+        await run_in_threadpool(work)
+
+    @app.post("/v1/volumes/{volume}/zero", status_code=204)
+    def zero(service: Service, body: ZeroBody) -> None:
+        service.zero(body.offset, body.length, hole=body.hole)
+
+    @app.post("/v1/volumes/{volume}/flush", status_code=204)
+    def flush(service: Service) -> None:
+        service.flush()
+
+    @app.post("/v1/volumes/{volume}/check")
+    def check(service: Service) -> CheckView:
+        return service.check()
+
+    return app
+
+
+async def _bounded_body(request: Request) -> bytes:
+    data = bytearray()
+    async for part in request.stream():
+        if len(data) + len(part) > MAX_PIECE_BYTES:
+            raise InvalidRequest("the body is too large", f"send at most {MAX_PIECE_BYTES} bytes in one piece")
+        data += part
+    return bytes(data)
+
+
+def error_body(error: CdpError) -> dict[str, Any]:
+    return ErrorView(kind=type(error).__name__, message=error.message, hint=error.hint,
+                     exit_code=error.exit_code).model_dump()
+
+
+def bind_unix(path: str) -> socket.socket:
+    """A listening-to-be unix socket with mode 0600. A stale file is replaced; raises Busy if somebody answers there."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise InvalidRequest(f"{path}: longer than the {MAX_SOCKET_PATH_BYTES} bytes that a socket's path can have",
+                             "choose a shorter path")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        clear_stale_socket(path)
+        before = os.umask(0o177)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+    except OSError as error:
+        sock.close()
+        raise Unavailable(f"{path}: cannot make the socket: {error.strerror}", "choose another path") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def clear_stale_socket(path: str) -> None:
+    """Remove a socket that nobody answers on. Raises Busy where somebody does, InvalidRequest for any other file."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise InvalidRequest(f"{path} exists and is not a socket", "choose another path")
+    if answers(path):
+        raise Busy(f"{path}: another server listens there", "stop it, or choose another path")
+    os.unlink(path)
+
+
+def answers(path: str) -> bool:
+    """Whether a process accepts connections on a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+class AdminServer:
+    """The application on a unix socket, in a thread of its own, until close()."""
+
+    def __init__(self, path: str, held: Mapping[str, Held]):
+        self.path = path
+        self._socket = bind_unix(path)
+        config = uvicorn.Config(build_app(held), log_config=None, access_log=False, lifespan="off", ws="none",
+                                timeout_graceful_shutdown=STOP_SECONDS)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="cdp-admin", daemon=True)
+
+    def start(self) -> None:
+        """Returns when clients can connect: the kernel queues them from here on."""
+        self._socket.listen(64)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop accepting, let running requests end for up to STOP_SECONDS, remove the socket. Twice is no error."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * STOP_SECONDS)
+        self._socket.close()
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+
+def serving_view(admin_socket: str, name: str, uris: list[str]) -> ServedView:
+    return ServedView(pid=os.getpid(), admin_socket=admin_socket, name=name, uris=uris)

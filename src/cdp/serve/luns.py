@@ -1,0 +1,57 @@
+"""What `cdp serve` stands on: a platform, the TSD on it, and the volumes that it serves as LUNs 0, 1, ...
+
+The front end (an NBD server) gets each LUN as a capsule: the native table where the platform has one, and otherwise a disk in Python that
+makes packets of the requests. Invariant: capsules are handed out while the front is open, and not used after close().
+Thread-safe after start().
+"""
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from cdp.platform import Lun, find
+from cdp.platform.tsd import Tsd
+
+if TYPE_CHECKING:
+    from cdp import Volume
+
+
+class Front:
+    """Front("local", paths, open_lun): start() opens the volumes, close() closes them. Raises NotFound for an unknown platform."""
+
+    def __init__(self, platform: str, paths: Sequence[str], open_lun: Callable[[Lun], Volume]):
+        self._luns = tuple(Lun(number, path) for number, path in enumerate(paths))
+        self._stack = ExitStack()
+        self._platform = self._stack.enter_context(find(platform).create())
+        self._open_lun = open_lun
+        self._opened: dict[int, Volume] = {}
+        self._tsd = Tsd(self._platform, open_lun=lambda lun: self._opened.pop(lun.lun))
+        self._lock = threading.Lock()
+        self._disks: dict[int, Any] = {}    # guarded by _lock: of a platform without a native table
+
+    def start(self) -> list[Volume]:
+        """The volumes, in the order of the paths. Raises what opening one of them raised; then none is open. They are opened on this
+        thread, before anything else is done, so that a failure is its caller's alone."""
+        with ExitStack() as opened:
+            for lun in self._luns:
+                self._opened[lun.lun] = opened.enter_context(self._open_lun(lun))
+            self._stack.enter_context(self._tsd)
+            self._platform.workload.assign(self._tsd.group, self._luns)
+            volumes = [self._tsd.volume(lun.lun) for lun in self._luns]
+            opened.pop_all()        # the TSD closes them
+        return volumes
+
+    def capsule(self, number: int) -> Any:
+        """PyCapsule "cdpcore.target" of a LUN: for one connection, or for many."""
+        if native := self._platform.source.native(number):
+            return native
+        with self._lock:
+            if number not in self._disks:
+                self._disks[number] = self._stack.enter_context(self._platform.open_router(f"lun:{number}"))
+            return self._disks[number].target()
+
+    def close(self) -> None:
+        """Close routers, then the TSD with its volumes, then the platform."""
+        self._stack.close()

@@ -1,0 +1,1 @@
+"""The operations on a volume, local or through its server, behind one protocol."""

@@ -1,0 +1,1 @@
+"""A volume's folder: layout, records, catalog, recovery, maintenance."""

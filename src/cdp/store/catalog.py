@@ -1,0 +1,219 @@
+"""The catalog: what a volume consists of. LMDB, written at seal, merge, bookmark and restore, never per write.
+
+Everything here can be rebuilt from the log (`cdp check --rebuild`); it is kept so that opening a volume does not have to.
+A transaction is durable when it returns. Values are JSON: a few hundred bytes each, readable with any LMDB tool.
+
+    segments  number (u64 big-endian) -> Segment
+    runs      id (u64 big-endian) -> Run
+    bookmarks name -> BookmarkRow
+    restores  seq (u64 big-endian) -> RestoreRow
+    writebacks seq (u64 big-endian) -> WritebackRow
+
+Threading: any thread; writers one after the other, beside readers.
+"""
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lmdb
+
+from cdpcore.base.errors import Corruption, OutOfSpace
+
+MAP_BYTES = 64 << 20
+"""First size of the LMDB map, doubled whenever it is full: about 200 bytes per segment and run, so 64 MiB lasts for 80 TB."""
+
+
+AHEAD_BYTES = 256 << 10
+"""Of the file behind what LMDB uses are allocated: some ten changed pages a transaction need no space of a device that is full."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    number: int
+    first_seq: int
+    last_seq: int
+    first_ts_ns: int
+    last_ts_ns: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    id: int
+    first_seq: int
+    last_seq: int
+    first_segment: int
+    last_segment: int
+    level: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class BookmarkRow:
+    name: str
+    at_seq: int
+    at_ts_ns: int
+    made_seq: int
+    made_ts_ns: int
+
+
+@dataclass(frozen=True)
+class RestoreRow:
+    seq: int
+    ts_ns: int
+    target_seq: int
+    target_ts_ns: int
+    start: int
+    end: int
+    destructive: bool
+    undo_of: int
+    reclaimed: bool = False
+
+
+@dataclass(frozen=True)
+class WritebackRow:
+    """Before-images: from record `seq` on, the disk holds what all restores up to `upto_seq` say."""
+
+    seq: int
+    upto_seq: int
+
+
+class Transaction(Protocol):
+    """Changes that become durable together."""
+
+    def put(self, row: Segment | Run | BookmarkRow | RestoreRow | WritebackRow) -> None: ...
+    def remove(self, kind: type, key: int | str) -> None: ...
+
+
+class Catalog(Protocol):
+    """What the store needs of a catalog. LmdbCatalog is the one in use; the simulator has a twin on its simulated disk."""
+
+    def rows(self, kind: type) -> list[Any]: ...
+    def write(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+TABLES: dict[type, bytes] = {Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores",
+                            WritebackRow: b"writebacks"}
+
+
+def key_of(kind: type, key: int | str) -> bytes:
+    """Key bytes in LMDB order: numbers big-endian."""
+    return key.encode() if isinstance(key, str) else key.to_bytes(8, "big")
+
+
+def row_key(row: Any) -> int | str:
+    if isinstance(row, Segment):
+        return row.number
+    if isinstance(row, Run):
+        return row.id
+    return row.name if isinstance(row, BookmarkRow) else row.seq
+
+
+class LmdbCatalog:
+    """VOLUME/catalog.lmdb. Raises Corruption where LMDB or a row can't be read."""
+
+    def __init__(self, path: Path, create: bool = False, read_only: bool = False):
+        self._path, self._read_only = path, read_only
+        self._writing = threading.Lock()
+        self._reading = threading.Condition()
+        self._growing = False
+        self._readers = 0           # in a transaction; the map may not be changed beside one
+        if not create and not (path / "data.mdb").exists():
+            raise Corruption(f"{path}: the catalog is missing", "run 'cdp check --rebuild' on the volume")
+        try:
+            # Without LMDB's own lock where nothing may be written: the volume's lock is held.
+            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True, create=create,
+                                  readonly=read_only, lock=not read_only)
+            if not read_only and self._env.info()["map_size"] < MAP_BYTES:
+                self._env.set_mapsize(MAP_BYTES)
+            self._dbs = {kind: self._env.open_db(name, create=not read_only) for kind, name in TABLES.items()}
+            if create:      # LMDB syncs its file, but not the name
+                fd = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            self._allocated_bytes = 0
+            self._keep_ahead()
+        except lmdb.Error as e:
+            raise Corruption(f"{path}: {e}", "run 'cdp check --rebuild' on the volume") from None
+
+    def rows(self, kind: type) -> list[Any]:
+        """All rows of a kind, in key order."""
+        with self._reading:
+            while self._growing:    # or readers would keep it from growing for ever
+                self._reading.wait()
+            self._readers += 1
+        try:
+            with self._env.begin(db=self._dbs[kind]) as txn:
+                return [kind(**json.loads(value)) for _, value in txn.cursor()]
+        except (lmdb.Error, ValueError, TypeError) as e:
+            raise Corruption(f"{self._path}: {e}", "run 'cdp check --rebuild' on the volume") from None
+        finally:
+            with self._reading:
+                self._readers -= 1
+                self._reading.notify_all()
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A transaction: durable when the block ends, or nothing of it. Retried with a larger map where the map is full."""
+        recorded = _Recorded()
+        yield recorded
+        with self._writing:
+            while True:
+                try:
+                    with self._env.begin(write=True) as txn:
+                        for kind, key, value in recorded.changes:
+                            if value is None:
+                                txn.delete(key, db=self._dbs[kind])
+                            else:
+                                txn.put(key, value, db=self._dbs[kind])
+                    self._keep_ahead()
+                    return
+                except lmdb.MapFullError:
+                    self._grow()
+                except lmdb.DiskError as e:
+                    raise OutOfSpace(f"{self._path}: {e}", "free space on the device, then repeat") from None
+
+    def _grow(self) -> None:
+        """Double the map. No transaction of this process may be open meanwhile: writers are kept off by their lock, readers are waited
+        for (they take microseconds) and kept off by theirs."""
+        with self._reading:
+            self._growing = True
+            try:
+                while self._readers:
+                    self._reading.wait()
+                self._env.set_mapsize(self._env.info()["map_size"] * 2)
+            finally:
+                self._growing = False
+                self._reading.notify_all()
+
+    def _keep_ahead(self) -> None:
+        used = (int(self._env.info()["last_pgno"]) + 1) * int(self._env.stat()["psize"])
+        if self._read_only or used + AHEAD_BYTES <= self._allocated_bytes or not hasattr(os, "posix_fallocate"):
+            return
+        with suppress(OSError), open(self._path / "data.mdb", "r+b") as file:      # where there is no space, there is none
+            os.posix_fallocate(file.fileno(), used, 2 * AHEAD_BYTES)
+            self._allocated_bytes = used + 2 * AHEAD_BYTES
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _Recorded:
+    def __init__(self) -> None:
+        self.changes: list[tuple[type, bytes, bytes | None]] = []
+
+    def put(self, row: Any) -> None:
+        self.changes.append((type(row), key_of(type(row), row_key(row)), json.dumps(asdict(row)).encode()))
+
+    def remove(self, kind: type, key: int | str) -> None:
+        self.changes.append((kind, key_of(kind, key), None))

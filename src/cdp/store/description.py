@@ -1,0 +1,70 @@
+"""What never changes of a volume: VOLUME/volume.json, one line of JSON, replaced as a whole.
+
+    {"crc32c": "...", "volume": {"uuid": ..., "size_bytes": ..., ...}}
+
+Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is 1, or 2
+for a volume of before-images.
+It is written when the volume is made and once more when its base is filled; it makes a folder a volume.
+"""
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from cdpcore.base.errors import Corruption
+from cdpcore.index.inspect import crc32c
+from cdpcore.system.os import Os
+
+NAME = "volume.json"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """uuid: 32 hex digits. base: "none" (all holes), "file" (base.img), "parent", or "disk": the disk at the absolute path `disk`,
+    written in place, with a log of before-images. parent_seq and what follows: for a writable image, the moment of its parent
+    that it shows."""
+
+    uuid: str
+    size_bytes: int
+    created_ns: int
+    segment_bytes: int
+    base: str
+    parent_seq: int = 0
+    parent_ts_ns: int = 0
+    parent_uuid: str = ""
+    format: int = 1
+    disk: str = ""
+
+    @property
+    def before(self) -> bool:
+        """Whether the log keeps before-images."""
+        return self.base == "disk"
+
+
+def _text(geometry: Geometry) -> str:
+    fields = asdict(geometry)
+    if not geometry.before:
+        del fields["disk"]      # format 1 does not have it
+    return json.dumps(fields, sort_keys=True)
+
+
+def save(os: Os, directory: str, geometry: Geometry) -> None:
+    """Durable at return: the old file or the new one, never half."""
+    text = _text(geometry)
+    os.write_file(f"{directory}/{NAME}", f'{{"crc32c": "{crc32c(text.encode()):08x}", "volume": {text}}}\n'.encode())
+
+
+def load(os: Os, directory: str) -> Geometry:
+    """Raises NotFound, Corruption."""
+    path = f"{directory}/{NAME}"
+    raw = os.read_file(path)
+    try:
+        outer = json.loads(raw)
+        if outer["volume"].get("format") not in (1, 2):
+            raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here", "use the version of cdp that made it")
+        geometry = Geometry(**outer["volume"])
+        if int(outer["crc32c"], 16) != crc32c(_text(geometry).encode()):
+            raise ValueError("checksum")
+        return geometry
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise Corruption(f"{path}: damaged ({e})", "put it back from a copy; it is one line of text") from None

@@ -1,0 +1,241 @@
+"""Maintenance of the index, beside the data path: a segment that was set aside is sealed and gets its run; runs merge.
+
+    seal    finish the segment file -> run file -> catalog -> installed in the core (the run replaces the tree, one instant)
+    merge   `merge_fanin` neighbouring runs of a level become one of the next level: O(log n) runs
+
+Two threads, so that a long merge never holds up a seal; the list of runs, the catalog's copy of it and the core's change
+together under one lock. A failed seal is told to the log, which refuses the writes that would need it; it is tried again.
+
+Threading: step() and merge_once() may also be called by the owner where there are no threads (Tuning.threads).
+"""
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cdp.store.catalog import Catalog, Run, Segment, Transaction
+from cdp.store.recovery import Event, apply_event, run_path
+from cdp.store.timeline import Timeline
+from cdp.store.tuning import Tuning
+from cdpcore.base.errors import Corruption, OutOfSpace, Unavailable
+from cdpcore.index import runs as core_runs
+from cdpcore.inplace.core import InPlaceCore
+from cdpcore.log import sealing
+from cdpcore.system.os import Os
+
+log = logging.getLogger("cdp.maintain")
+MAX_RUNS = 60       # of the 64 that a snapshot holds; a seal waits for merges beyond
+RETRY_MS = 500
+
+
+class Maintainer:
+    """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
+    at_home: raises Unavailable while the volume's folder is not where it was."""
+
+    def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
+                 dropped: Callable[[], list[tuple[int, int]]], at_home: Callable[[], None] = lambda: None):
+        self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
+        self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
+        self._at_home, self._away = at_home, False
+        self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
+        self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
+        self._next_id = max((r.id for r in self._runs), default=0) + 1
+        self._events: list[Event] = []
+        self._merge_wanted = threading.Event()
+        self._merge_failed = ""
+        self._stopping = False
+        self._pause = threading.Event()             # set when stopping: nobody sleeps on
+        self._threads: list[threading.Thread] = []
+        self.upkeep: Callable[[], Callable[[], None] | None] = lambda: None     # a weak reference to what else is to be done
+        for older, newer in zip(self._runs, self._runs[1:]):
+            if older.last_seq >= newer.first_seq:
+                raise Corruption(f"{directory}: runs {older.id} and {newer.id} index the same records",
+                                 "run 'cdp check --rebuild' on the volume")
+        self._install(self._runs, keep=[], seal=False)
+
+    @property
+    def runs(self) -> list[Run]:
+        return list(self._runs)
+
+    def remember(self, event: Event) -> None:
+        """A bookmark or restore is being appended: the catalog gets it with note(), or else with its segment's seal. Called under
+        the append lock, so that the segment cannot be sealed without it."""
+        self._events.append(event)
+
+    def note(self, event: Event) -> None:
+        """The event is durable: put it, and what is left of older ones, into the catalog."""
+        with self._lock:
+            with self._catalog.write() as txn:
+                n = self._put_events(txn, event.seq)
+            del self._events[:n]
+
+    def _put_events(self, txn: Transaction, upto: int) -> int:
+        """Each event goes in once, in order: an older one must not come back over a newer one."""
+        ready = [e for e in self._events if e.seq <= upto]
+        for e in ready:
+            apply_event(txn, e)
+        return len(ready)
+
+    # --- threads -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        for name, body in (("seal", self._seal_loop), ("merge", self._merge_loop)):
+            thread = threading.Thread(target=body, name=f"cdp-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._merge_wanted.set()
+
+    def stop(self) -> None:
+        """After Log.stop(): wait until both threads are done."""
+        self._stopping = True
+        self._pause.set()
+        self._merge_wanted.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _seal_loop(self) -> None:
+        told = ""
+        while self._core.log.wait_work(RETRY_MS):
+            try:
+                try:
+                    self._look_home()
+                finally:
+                    self.step()     # then too: a writer may be waiting for the segment, and is told
+                self._core.log.prepare_spare()
+                told = ""
+            except Exception as e:      # noqa: BLE001  (a background thread must survive: the error goes to whoever writes next)
+                if str(e) != told:
+                    log.error("upkeep of %s: %s", self._dir, e)
+                    told = str(e)
+                self._pause.wait(RETRY_MS / 1000)
+
+    def _look_home(self) -> None:
+        """Every RETRY_MS: nothing is made by path, and no record taken, while another folder may be there."""
+        try:
+            self._at_home()
+        except Unavailable:
+            if not self._away:
+                self._away = True
+                self._core.log.hold("moved")
+            raise
+        if self._away:
+            self._away = False
+            self._core.log.hold("moved", False)
+            log.warning("%s: is back, and goes on", self._dir)
+
+    def _merge_loop(self) -> None:
+        """Merges, and the freeing of space: what may take long, and takes no lock that a seal waits for."""
+        while not self._stopping:
+            self._merge_wanted.wait(1)
+            self._merge_wanted.clear()
+            try:
+                while not self._stopping and self.merge_once():
+                    pass
+                self._merge_failed = ""
+                if not self._stopping and (upkeep := self.upkeep()):
+                    upkeep()
+                upkeep = None
+            except Exception as e:      # noqa: BLE001  (as above)
+                if str(e) != self._merge_failed:
+                    log.error("merging runs of %s: %s", self._dir, e)
+                    self._merge_failed = str(e)
+
+    # --- work ----------------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Seal the segment that was set aside, if any. Raises what failed, and has told the log."""
+        info = sealing.waiting(self._core.log)
+        if info is None:
+            return False
+        try:
+            self._at_home()
+            self._seal(*info)
+        except Exception as e:
+            sealing.failed(self._core.log, errno.ENOSPC if isinstance(e, (OutOfSpace, MemoryError)) else errno.EIO)
+            raise
+        sealing.done(self._core.log)
+        self._merge_wanted.set()
+        if not self._tuning.threads:
+            while self.merge_once():
+                pass
+        return True
+
+    def _seal(self, number: int, first_seq: int, last_seq: int, first_ts_ns: int, last_ts_ns: int) -> None:
+        if isinstance(self._core, InPlaceCore):     # recovery puts the disk back by segments that are not sealed
+            sealing.write_out(self._core.log)
+            self._core.settle_disk(last_seq)
+        size = sealing.finish(self._core.log)
+        while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
+            if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused
+                raise OutOfSpace(f"{self._dir}: {len(self._runs)} runs, and they cannot be merged: {self._merge_failed}",
+                                 "run 'cdp check --rebuild' on the volume")
+            self._merge_wanted.set()
+            self._pause.wait(0.05)
+        with self._lock:
+            run_id, self._next_id = self._next_id, self._next_id + 1
+            path = run_path(self._dir, run_id)
+            core_runs.write_sealing_run(self._core, path, self._uuid, number, first_seq, last_seq)
+            self._os.sync_dir(f"{self._dir}/runs")
+            segment = Segment(number, first_seq, last_seq, first_ts_ns, last_ts_ns, size)
+            run = Run(run_id, first_seq, last_seq, number, number, 0, self._os.size(path))
+            with self._catalog.write() as txn:
+                txn.put(segment)
+                self._put_runs(txn, [*self._runs, run])
+                n = self._put_events(txn, last_seq)
+            del self._events[:n]
+            self._install([*self._runs, run], keep=[r.id for r in self._runs], seal=True)
+            self._timeline.add(segment)
+
+    def merge_once(self) -> bool:
+        """Merge one group of runs if there is one to merge."""
+        with self._lock:
+            group = _group(self._runs, self._tuning.merge_fanin)
+            if not group:
+                return False
+            run_id, self._next_id = self._next_id, self._next_id + 1
+        self._at_home()
+        path = run_path(self._dir, run_id)
+        first_segment, last_segment, first_seq, last_seq = core_runs.merge_runs(
+            self._core, [r.id for r in group], path, self._uuid, self._dropped())
+        self._os.sync_dir(f"{self._dir}/runs")
+        merged = Run(run_id, first_seq, last_seq, first_segment, last_segment, group[0].level + 1, self._os.size(path))
+        with self._lock:
+            gone = {r.id for r in group}
+            kept = [r for r in self._runs if r.id not in gone]
+            with self._catalog.write() as txn:
+                self._put_runs(txn, [*kept, merged])
+            self._install(sorted([*kept, merged], key=lambda r: r.first_seq), keep=[r.id for r in kept], seal=False)
+        for r in group:
+            self._os.unlink(run_path(self._dir, r.id))      # snapshots in use keep their mapping
+        return True
+
+    def _put_runs(self, txn: Transaction, runs: list[Run]) -> None:
+        """The catalog's runs become `runs`, whatever it has: a transaction may have gone through before what followed it failed,
+        and then a repeated seal or merge would leave two runs of the same records."""
+        present: dict[int, Run] = {r.id: r for r in self._catalog.rows(Run)}
+        for run_id in present.keys() - {r.id for r in runs}:
+            txn.remove(Run, run_id)
+        for r in runs:
+            if r.id not in present:
+                txn.put(r)
+
+    def _install(self, runs: list[Run], keep: list[int], seal: bool) -> None:
+        newest_first = list(reversed(runs))
+        core_runs.install_runs(self._core, [run_path(self._dir, r.id) for r in newest_first], [r.id for r in newest_first],
+                               self._uuid, keep, seal)
+        self._runs = runs
+
+
+def _group(runs: list[Run], fanin: int) -> list[Run]:
+    """`fanin` neighbours of one level, the lowest level first: runs ascending in seq, levels mostly descending."""
+    for level in sorted({r.level for r in runs}):
+        streak: list[Run] = []
+        for run in runs:
+            streak = [*streak, run] if run.level == level else []
+            if len(streak) == fanin:
+                return streak
+    return []

@@ -1,0 +1,281 @@
+"""Recovery: what the log holds behind the last segment that the catalog knows.
+
+At most two segments: the open one, and one that was set aside for sealing when the power went. Each is scanned frame by
+frame, checksums of data included; what is found is always a prefix in seq order. The file is then cut behind its last
+valid frame, sealed, indexed and catalogued like any other, so that a stale frame can never come back to life, and writing
+goes on in a new segment.
+
+A frame that does not check is a torn tail, which is normal, unless a later frame says that it had been made durable: then
+something else damaged it, and nothing is cut.
+"""
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction, WritebackRow
+from cdp.store.description import Geometry
+from cdp.store.timeline import Timeline
+from cdp.store.tuning import Tuning
+from cdpcore.base.errors import Corruption, Unavailable
+from cdpcore.inplace.disk_state import DiskState
+from cdpcore.log.segment_file import SegmentFile
+from cdpcore.system.os import File, Os
+
+BOOKMARK, RESTORE, UNBOOKMARK, RESTORED = 5, 6, 7, 9
+RESTORE_DATA = struct.Struct("<QII")    # struct cdp_restore_data
+UNDO_DATA = struct.Struct("<QQQ")       # target_ts_ns, undo_of, reserved: behind it
+DESTRUCTIVE = 1
+HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
+NOW = (1 << 64) - 1
+
+
+@dataclass
+class Event:
+    """A bookmark or restore as the log has it."""
+
+    kind: int
+    seq: int
+    ts_ns: int
+    start: int
+    sectors: int
+    data: bytes
+
+
+@dataclass
+class Found:
+    """Where the log ends."""
+
+    last_seq: int
+    last_ts_ns: int
+    flush_seq: int
+    next_number: int
+    scanned_segments: int = 0
+    events: list[Event] = field(default_factory=list)
+
+
+def log_numbers(os: Os, log_directory: str) -> list[int]:
+    """Numbers of the segment files, ascending."""
+    names = os.list_dir(log_directory)
+    return sorted(int(n[:-4]) for n in names if n.endswith(".log") and n[:-4].isdigit())
+
+
+def run_path(directory: str, run_id: int) -> str:
+    return f"{directory}/runs/{run_id:010d}.run"
+
+
+def log_path(directory: str, number: int) -> str:
+    return f"{directory}/log/{number:010d}.log"
+
+
+def apply_event(txn: Transaction, event: Event) -> None:
+    """Put a bookmark or restore from the log into the catalog. Idempotent."""
+    if event.kind == BOOKMARK:
+        at_ts, name = struct.unpack_from("<Q", event.data)[0], event.data[8:].rstrip(b"\0").decode("utf-8", "replace")
+        txn.put(BookmarkRow(name, event.start, at_ts, event.seq, event.ts_ns))
+    elif event.kind == UNBOOKMARK:
+        txn.remove(BookmarkRow, event.data.rstrip(b"\0").decode("utf-8", "replace"))
+    elif event.kind == RESTORE:
+        target, flags, _ = RESTORE_DATA.unpack_from(event.data)
+        target_ts, undo_of, _ = UNDO_DATA.unpack_from(event.data, RESTORE_DATA.size)
+        txn.put(RestoreRow(event.seq, event.ts_ns, target, target_ts, event.start, event.start + event.sectors,
+                           bool(flags & DESTRUCTIVE), undo_of))
+    elif event.kind == RESTORED:
+        txn.put(WritebackRow(event.seq, event.start))
+
+
+def clean(os: Os, directory: str, run_ids: set[int]) -> None:
+    """Remove what an interrupted seal, merge or image deletion left: files that the catalog does not know."""
+    for name in os.list_dir(f"{directory}/runs"):
+        if not (name.endswith(".run") and name[:-4].isdigit() and int(name[:-4]) in run_ids):
+            os.unlink(f"{directory}/runs/{name}")
+
+
+def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, disk: File | None = None,
+            state: DiskState | None = None) -> Found:
+    """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then.
+
+    With a `disk` written in place, which holds every record up to the one that `state` names, and maybe some later ones: it is put
+    back to that record, and the log ends there.
+    """
+    runs: list[Run] = catalog.rows(Run)
+    clean(os, directory, {r.id for r in runs})
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    applied_seq = state.applied_seq if state else NOW
+    if disk is None or state is None:
+        _look_ahead(os, directory, geometry, tail, found.last_seq)
+    else:
+        tail = _put_back(os, directory, geometry, tail, found, disk, state)
+    torn = False
+    for number in tail:
+        found.next_number = max(found.next_number, number + 1)
+        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn, applied_seq) or torn
+    if state is not None and found.last_seq != applied_seq:
+        raise Corruption(f"{directory}: the disk holds records up to #{applied_seq}, the log ends at #{found.last_seq}",
+                         "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
+    return found
+
+
+def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog, state: DiskState | None = None) -> Found:
+    """As recover, where nothing may be written: raises Unavailable where there is something to recover."""
+    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    for number in tail:
+        path = log_path(directory, number)
+        try:
+            segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
+        except Corruption:
+            continue            # was being made when the power went, or judged when it is recovered
+        segment.scan(found.last_seq + 1, verify_data=False)
+        if segment.n_records or segment.later_durable():
+            raise Unavailable(f"{directory}: was not closed, and its log must be recovered, which writes",
+                              "open it once where it can be written ('cdp info' does), then again here")
+        segment.close()
+    if state is not None and state.applied_seq != found.last_seq:
+        raise Corruption(f"{directory}: the disk holds records up to #{state.applied_seq}, the log ends at #{found.last_seq}",
+                         "run 'cdp check' on the volume; nothing was changed")
+    return found
+
+
+def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> tuple[Found, list[int]]:
+    """Where the catalogued part of the log ends; the numbers of the files behind it."""
+    rows: list[Segment] = catalog.rows(Segment)
+    last = max((r for r in rows if r.last_seq >= r.first_seq), key=lambda r: r.number, default=None)
+    found = Found(0, geometry.created_ns, 0, 1)
+    if last:
+        found.last_seq, found.last_ts_ns = last.last_seq, last.last_ts_ns
+        timeline = Timeline(os, f"{directory}/log", bytes.fromhex(geometry.uuid), geometry.created_ns, rows)
+        found.flush_seq = timeline.last_flush(last.last_seq)
+    newest = max((r.number for r in rows), default=0)
+    found.next_number = newest + 1
+    return found, [n for n in log_numbers(os, f"{directory}/log") if n > newest]
+
+
+def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File,
+              state: DiskState) -> list[int]:
+    """What the records after the one that `state` names overwrote goes back to the disk, the newest first; then segments that begin after
+    it are removed, the newest first, so that a crash in between leaves a log that says the same. Returns the numbers that are left."""
+    seq, opened, applied_seq = found.last_seq, [], state.applied_seq
+    if seq > applied_seq:       # a segment is sealed only when the disk has it
+        raise Corruption(f"{directory}/disk.state: says that the disk holds up to #{applied_seq}, but the log is sealed up to #{seq}",
+                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; nothing was changed")
+    uuid = bytes.fromhex(geometry.uuid)
+    claims: list[int] = []
+    try:
+        for number in tail:
+            try:
+                segment = SegmentFile(os, log_path(directory, number), uuid, number)
+            except Corruption as e:
+                if _has_data(os, log_path(directory, number)):
+                    raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
+                break
+            opened.append(segment)
+            segment.scan(seq + 1, verify_data=True)
+            claims.append(segment.later_durable())
+            seq = segment.last_seq if segment.n_records else seq
+        if max(claims, default=0) > seq or seq < applied_seq:
+            raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
+                             f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
+        if seq > applied_seq and state.damaged:
+            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by "
+                             f"the other the disk must lose what follows #{applied_seq}, up to #{seq}",
+                             "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
+        if seq > applied_seq:
+            for segment in opened:      # what a killed process left may not be on the device: while the disk is written, the log says why
+                segment.sync()
+            for segment in reversed(opened):
+                segment.undo(disk, applied_seq)
+            disk.datasync()
+            state.note()
+        gone = [s.number for s in opened if s.n_records and s.first_seq > applied_seq]
+    finally:
+        for segment in opened:
+            segment.close()
+    for number in reversed(gone):
+        os.unlink(log_path(directory, number))
+        os.sync_dir(f"{directory}/log")
+        found.next_number = max(found.next_number, number + 1)
+    return [n for n in tail if n not in gone]
+
+
+def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq: int) -> None:
+    """Where the log is in more than one file, what one of them says of durability may be about another: find where the prefix
+    ends, and whether anything behind it claims more, before the first byte is changed."""
+    durable, culprit = 0, ""
+    for number in tail if len(tail) > 1 else []:
+        path = log_path(directory, number)
+        try:
+            segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
+        except Corruption:
+            continue        # judged when it is its turn
+        try:
+            segment.scan(seq + 1, verify_data=not segment.sealed)
+            if segment.n_records:
+                seq, culprit = segment.last_seq, f"{path}: byte {segment.end_bytes}"
+            durable = max(durable, segment.later_durable())
+        finally:
+            segment.close()
+    if durable > seq:
+        raise Corruption(f"{culprit or directory}: records that were durable (up to #{durable}) are damaged; the log is sound up to #{seq}",
+                         "run 'cdp check' on the volume; nothing was changed")
+
+
+def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, number: int, found: Found,
+           torn: bool, until: int) -> bool:
+    """One segment file behind the catalog. Returns whether the log ends here."""
+    path = log_path(directory, number)
+    try:
+        segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number, writable=True)
+    except Corruption as e:
+        # Power was lost while the file was being created: its header was durable before the first frame was written.
+        if _has_data(os, path):
+            raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
+        os.unlink(path)
+        os.sync_dir(f"{directory}/log")
+        return True
+    try:
+        promised = segment.last_seq if segment.sealed else 0
+        events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed, tree_records=tuning.max_records + 64, until=until)
+        if segment.sealed and segment.last_seq != promised:     # all of it was durable before the trailer was
+            raise Corruption(f"{path}: sealed up to #{promised}, damaged at byte {segment.end_bytes}",
+                             "put the file back from a copy; nothing was changed")
+        if until == NOW and (segment.n_records == 0 or torn or not segment.sealed):
+            durable = segment.later_durable()
+            if durable > (segment.last_seq if segment.n_records else found.last_seq):
+                raise Corruption(f"{path}: records that were durable (up to #{durable}) are damaged at byte {segment.end_bytes}"
+                                 f"{': ' + segment.complaint() if segment.complaint() else ''}",
+                                 "run 'cdp check' on the volume; nothing was changed")
+        if segment.n_records == 0 or torn:
+            segment.close()
+            os.unlink(path)
+            os.sync_dir(f"{directory}/log")
+            return torn
+        if until != NOW and segment.later_durable() > segment.last_seq:
+            segment.cut()       # before anything is written over what it was
+        size = segment.seal()
+        run_id = max((r.id for r in catalog.rows(Run)), default=0) + 1
+        segment.write_run(run_path(directory, run_id))
+        os.sync_dir(f"{directory}/runs")
+        with catalog.write() as txn:
+            txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))
+            txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0, os.size(run_path(directory, run_id))))
+            for event in (Event(*e) for e in events):
+                if event.seq <= segment.last_seq:
+                    apply_event(txn, event)
+        found.last_seq, found.last_ts_ns = segment.last_seq, segment.last_ts_ns
+        found.flush_seq = max(found.flush_seq, segment.flush_seq)
+        found.scanned_segments += 1
+        return False
+    finally:
+        segment.close()
+
+
+def _has_data(os: Os, path: str) -> bool:
+    """Is there anything but zeros behind the header of this segment file?"""
+    with os.open(path) as file:
+        at = HEADER_BYTES
+        while extent := file.next_data(at):
+            piece = file.pread(min(PIECE_BYTES, extent[1] - extent[0]), extent[0])
+            if piece.count(0) != len(piece):
+                return True
+            at = extent[0] + len(piece)
+    return False

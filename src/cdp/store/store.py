@@ -1,0 +1,506 @@
+"""A volume's store, assembled: directory, lock, catalog, recovery, log, core, maintenance; opened and closed as one.
+
+    VOLUME/
+      volume.json    size, identity, where the base is
+      lock           held while a process has the volume open
+      catalog.lmdb   what it consists of (rebuildable)
+      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
+      base.img       content at the beginning of history (sparse; absent where all holes)
+      disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
+      disk.json      ... and how it looked when the volume was closed
+      log/N.log      segments
+      runs/N.run     their index
+      images/NAME/   writable images: volumes whose base is this volume at a point
+
+Threading: open and close by the owner; the rest is used by Volume under its own lock.
+"""
+from __future__ import annotations
+
+import logging
+import os as _os
+import threading
+import uuid as uuid_module
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cdp.moments import lineage
+from cdp.store import description as geometries
+from cdp.store import protected_disk as disks
+from cdp.store.base_image import BASE, BUILDING, Base, fill
+from cdp.store.catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
+from cdp.store.description import Geometry
+from cdp.store.folder_watch import Folder
+from cdp.store.maintenance import Maintainer
+from cdp.store.recovery import Found, log_path, look, recover
+from cdp.store.timeline import Timeline
+from cdp.store.tuning import Tuning
+from cdpcore.base.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
+from cdpcore.index.view import View
+from cdpcore.inplace.core import InPlaceCore
+from cdpcore.inplace.disk_state import DiskState
+from cdpcore.log.log import Log
+from cdpcore.log.pool import BufferPool
+from cdpcore.log.segment_fds import SegmentFds
+from cdpcore.system.os import File, Os, PosixOs, posix
+from cdpcore.volume.core import VolumeCore
+
+log = logging.getLogger("cdp.store")
+CatalogFactory = Callable[[str, bool], Catalog]
+"""(volume directory, create it) -> its catalog."""
+MAX_SIZE_BYTES = 1 << 56
+RESERVE = "reserve"
+RESERVE_BYTES = 1 << 20
+CREATING = ".creating"
+REBUILDING, REPLACED = "catalog.lmdb.new", "catalog.lmdb.old"
+_MADE = frozenset({"lock", "log", "runs", "images"} | {     # beside the catalog, all that a creation makes; the first opening adds more
+    f"{name}{end}" for name in (geometries.NAME, BASE, BUILDING, disks.STATE, "lock") for end in ("", ".tmp")})
+RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
+
+
+def clear_rebuild(os: Os, directory: str) -> None:
+    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete, and takes it;
+    one that was being filled is removed."""
+    catalog, old, new = (f"{directory}/{name}" for name in ("catalog.lmdb", REPLACED, REBUILDING))
+    if os.exists(old) and not os.exists(catalog):
+        os.rename(new if os.exists(new) else old, catalog)
+        os.sync_dir(directory)
+    for path in (new, old):
+        if os.exists(path):
+            remove_tree(os, path)
+
+
+def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
+
+
+def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
+    """Where nothing is written, not even a lock."""
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
+
+
+def check_size(size: int, disk: str = "") -> None:
+    """Raises InvalidRequest. `disk`: whose size it is."""
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise InvalidRequest(f"size {size!r} is not a number of bytes", "give it as a whole number")
+    if disk and size == 0:
+        raise InvalidRequest(f"{disk}: is empty",
+                             "give a raw disk image or a block device; 'cdp create VOLUME --size' makes an empty volume")
+    if disk and size % 512:
+        up = -(-size // 512) * 512
+        raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512", f"enlarge it to {up} bytes: truncate -s {up} {disk}")
+    if size <= 0 or size % 512 or size > MAX_SIZE_BYTES:
+        raise InvalidRequest(f"size {size} bytes", f"give a multiple of 512 from 512 to {MAX_SIZE_BYTES} (64 PiB)")
+
+
+def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
+           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None, disk: str = "") -> Geometry:
+    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its content; `disk`: of
+    before-images, the absolute path of the disk to protect in place, which gives the size."""
+    os = os or posix()
+    if disk:
+        with disks.open_disk(os, disk) as file:
+            size = file.size()
+        if disk.startswith(f"{directory}/"):
+            raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume", "choose another folder for the volume")
+    check_size(size, disk)
+    if os.exists(directory):
+        raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
+    above = next((p for p in Path(directory).parents if os.exists(f"{p}/{geometries.NAME}")), None)
+    if above is not None and parent is None:
+        raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
+    # Built beside its place and renamed, so that a crash leaves no half volume under the name.
+    building = f"{directory}{CREATING}"
+    held: File | None = _begin(os, directory, building)
+    geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
+                        "parent" if parent else "disk" if disk else "file" if base else "none", parent_at[0], parent_at[1],
+                        parent.uuid if parent else "", 2 if disk else 1, disk)
+    try:
+        for name in ("log", "runs", "images"):
+            os.mkdir(f"{building}/{name}")
+        if base:
+            fill(os, building, size, base)
+        geometries.save(os, building, geometry)
+        if disk:
+            DiskState(os, f"{building}/{disks.STATE}", bytes.fromhex(geometry.uuid), create=True).close()
+        catalog(building, True).close()
+        os.sync_dir(building)
+        os.rename(building, directory)
+        os.sync_dir(str(Path(directory).parent))
+    except BaseException:
+        if os.exists(building):
+            remove_tree(os, building)
+        raise
+    finally:
+        if held:
+            held.close()
+    return geometry
+
+
+def _begin(os: Os, directory: str, building: str) -> File:
+    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed for it."""
+    if os.exists(building):
+        _check_interrupted(os, building)
+    else:
+        try:
+            os.mkdir(building)
+        except NotFound:
+            if os.exists(str(Path(directory).parent)):
+                raise Unavailable(f"{directory}: nothing can be made in that folder", "choose another path") from None
+            raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
+        except Unavailable:
+            if not os.exists(building):
+                raise
+            # else another process was faster: the lock decides
+    busy = Busy(f"{building}: another process is making this volume", "wait for it, or take another name")
+    try:
+        if not os.exists(f"{building}/lock"):
+            try:
+                os.open(f"{building}/lock", write=True, create=True).close()
+            except Unavailable:
+                if not os.exists(f"{building}/lock"):
+                    raise
+        held = os.open(f"{building}/lock", write=True)
+    except NotFound:
+        raise busy from None
+    try:
+        held.lock()
+        if os.exists(directory):    # made while we were on our way here
+            with suppress(CdpError):
+                if os.list_dir(building) == ["lock"]:
+                    remove_tree(os, building)
+            raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
+        for name in os.list_dir(building):
+            if name != "lock":
+                remove_tree(os, f"{building}/{name}")
+    except (Busy, NotFound):
+        held.close()
+        raise busy from None
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def _check_interrupted(os: Os, building: str) -> None:
+    """Raises InvalidRequest where the folder is not what a killed creation left: somebody's own, or a volume that was in use."""
+    try:
+        names = os.list_dir(building)
+        foreign = any(name not in _MADE and not name.startswith("catalog.") for name in names)
+        foreign = foreign or "log" in names and bool(os.list_dir(f"{building}/log"))
+    except CdpError:
+        foreign = True      # not a folder
+    if foreign:
+        raise InvalidRequest(f"{building}: exists, and the volume would be made there first", "move it away, or choose another name")
+
+
+def remove_tree(os: Os, path: str) -> None:
+    """Remove a folder and all in it."""
+    try:
+        names = os.list_dir(path)
+    except CdpError:
+        os.unlink(path)
+        return
+    for name in names:
+        remove_tree(os, f"{path}/{name}")
+    os.rmdir(path)
+
+
+def lock(os: Os, directory: str, read_only: bool = False) -> File:
+    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to write."""
+    file = os.open(f"{directory}/lock", write=not read_only)
+    try:
+        file.lock()
+    except CdpError:
+        file.close()
+        raise Busy(f"{directory}: another process has the volume open",
+                   "stop it, or let it do the work: the command line finds a running server by itself") from None
+    return file
+
+
+class Store:
+    """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
+
+    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from;
+    read_only: nothing is written, and no record taken. Raises Unavailable then where the log must be recovered first.
+    """
+
+    def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
+                 parent: Store | None = None, read_only: bool = False):
+        self.os = os or posix()
+        self.directory = directory
+        self.read_only = read_only
+        self.tuning = replace(tuning, threads=False) if read_only else tuning
+        self.parent = parent
+        self._catalog_factory = catalog
+        self._lock_file: File | None = None
+        self._threads: list[threading.Thread] = []
+        self._folder: Folder | None = None
+        self._disk: File | None = None
+        self._disk_stamp: disks.Stamp | None = None
+        self._disk_state: DiskState | None = None
+        self.writeback: Any = None      # with a disk in place: its cdp.volume.writeback.WriteBack
+        self.catalog: Any = None
+        self._open()
+
+    def _open(self) -> None:
+        if not self.os.exists(f"{self.directory}/{geometries.NAME}"):
+            if self.os.exists(self.directory):
+                raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
+            raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
+        self._lock_file = lock(self.os, self.directory, self.read_only)
+        try:
+            if isinstance(self.os, PosixOs):
+                self._folder = Folder(self.directory)
+            self.geometry: Geometry = geometries.load(self.os, self.directory)
+            self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
+            self._check_parent()
+            if not self.read_only:
+                clear_rebuild(self.os, self.directory)
+            self.catalog = self._catalog_factory(self.directory, False)
+            if self.geometry.before:
+                self._open_disk()
+            if self.read_only:
+                self.found: Found = look(self.os, self.directory, self.geometry, self.catalog, self._disk_state)
+            else:
+                if self.os.exists(f"{self.directory}/{BUILDING}"):      # of an import that was killed
+                    self.os.unlink(f"{self.directory}/{BUILDING}")
+                self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk, self._disk_state)
+            self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
+            self.writebacks: list[WritebackRow] = self.catalog.rows(WritebackRow) if self.geometry.before else []
+            if self._disk is not None and self._disk_state is not None and self._disk_stamp is not None:
+                self._know_disk(self._disk, self._disk_state, self._disk_stamp)
+            self._assemble()
+            _OPEN.add(self)
+            self.renew_reserve()
+        except BaseException:
+            self._release()
+            raise
+
+    def _check_parent(self) -> None:
+        """An image shows its parent at a moment: it must be that volume, and still have that moment."""
+        g, above = self.geometry, self.parent
+        if g.base != "parent":
+            self.parent = None
+        elif above is None or above.geometry.uuid != g.parent_uuid or above.geometry.size_bytes != g.size_bytes or \
+                above.core.position()[0] < g.parent_seq:
+            raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks #{g.parent_seq}",
+                             "put the image back under images/ of its volume, and open it there")
+
+    def _open_disk(self) -> None:
+        g = self.geometry
+        self._disk = disks.open_disk(self.os, g.disk, write=not self.read_only)
+        now = disks.check_unchanged(self.os, self.directory, g.disk, self._disk, g.size_bytes)
+        self._disk_state = DiskState(self.os, f"{self.directory}/{disks.STATE}", bytes.fromhex(g.uuid), read_only=self.read_only)
+        self._disk_state.watch(self._disk)
+        self._disk_stamp = now
+
+    def _know_disk(self, disk: File, state: DiskState, now: disks.Stamp) -> None:
+        """After recovery, which brings disk and log to the same record: is the disk still ours? From now on it changes. Not before: a
+        failed opening must not forget how it looked."""
+        if not now.clean and not (self.unwritten() and self.restores[-1].destructive):
+            disks.check_left_alone(self.directory, self.geometry.disk, disk, state)
+        if not self.read_only:
+            state.note()
+            disks.opened(self.os, self.directory, now)
+
+    def _assemble(self) -> None:
+        g, t = self.geometry, self.tuning
+        self.uuid = bytes.fromhex(g.uuid)
+        self.sectors = g.size_bytes // 512
+        self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
+        self.log = Log(self.os, self.pool, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
+                       created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
+                       next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
+                       inline_maintenance=not t.threads, reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}",
+                       before=g.before)
+        if self.read_only:
+            self.log.hold("read-only")
+        if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
+            raise Corruption(f"{self.directory}/base.img: not of {g.size_bytes} bytes", "put it back from a copy")
+        self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
+        parent_view = None
+        if self.parent is not None:
+            parent_view = self.parent.view_at(g.parent_seq)
+        kind: type[VolumeCore] = InPlaceCore if g.before else VolumeCore
+        self.core: VolumeCore = kind(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
+                               base=f"{self.directory}/base.img" if g.base == "file" else "", view=self.view_at(lineage.NOW),
+                               last_seq=self.found.last_seq, last_ts_ns=self.found.last_ts_ns,
+                               parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
+        if isinstance(self.core, InPlaceCore):
+            self.core.attach(g.disk, self._disk_state, pending_bytes=t.pending_bytes, pending_changes=t.pending_changes,
+                             skip_same=t.skip_unchanged, read_only=self.read_only)
+            if self.unwritten():
+                self.core.freeze()
+                self.core.lineage_changed(True, self.restores[-1].destructive)
+                self.core.thaw()
+        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
+        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
+                                     self.check_home)
+        if t.threads:
+            # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
+            self._thread(self.log.run_writer, "cdp-writer")
+            if isinstance(self.core, InPlaceCore):
+                self._thread(self.core.run_applier, "cdp-applier")
+            self.maintainer.start()
+
+    def _thread(self, body: Callable[[int], None], name: str) -> None:
+        thread = threading.Thread(target=body, args=(self.tuning.commit_interval_ms,), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    # --- lineage -------------------------------------------------------------------------------------------------------
+
+    def lineage_records(self) -> list[lineage.RestoreRecord]:
+        return [lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive, self.done_seq(r.seq))
+                for r in self.restores]
+
+    def done_seq(self, restore_seq: int) -> int:
+        """Before-images: the record from which on the disk holds what a restore says; 0: not yet."""
+        return min((w.seq for w in self.writebacks if w.upto_seq >= restore_seq), default=0)
+
+    def unwritten(self) -> bool:
+        """Before-images: whether a restore is still to be written back."""
+        return self.geometry.before and bool(self.restores) and not self.done_seq(self.restores[-1].seq)
+
+    def view_at(self, seq: int) -> View:
+        """What a reader at `seq` sees (lineage.NOW: the current content)."""
+        of = lineage.view_before if self.geometry.before else lineage.view
+        return View(of(seq, self.lineage_records(), self.geometry.size_bytes // 512))
+
+    def gaps(self) -> list[tuple[int, int]]:
+        return lineage.gaps(self.lineage_records())
+
+    def dropped(self) -> list[tuple[int, int]]:
+        """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume."""
+        rows: list[RestoreRow] = self.catalog.rows(RestoreRow)      # durable ones only: what a merge drops is gone
+        if self.geometry.before:        # a time image of before may still be looking at them
+            rows = [r for r in rows if r.reclaimed]
+        return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
+                            for r in rows if r.start == 0 and r.end == self.sectors)
+
+    # --- its folder ----------------------------------------------------------------------------------------------------
+
+    def check_home(self) -> None:
+        """Raises Unavailable where the folder was moved, deleted or replaced since it was opened."""
+        if self._folder is not None:
+            self._folder.check()
+
+    # --- upkeep --------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Without threads: do the maintenance that a call has made necessary."""
+        if not self.tuning.threads:
+            self.maintainer.step()
+            if self.writeback is not None:
+                self.writeback.step()
+                self.maintainer.step()
+
+    def renew_reserve(self) -> None:
+        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
+        path, want = f"{self.directory}/{RESERVE}", min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
+        try:
+            if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
+                return
+            while want >= RESERVE_LEAST:
+                if self.os.exists(path):
+                    self.os.unlink(path)
+                with self.os.open(path, write=True, create=True) as file:
+                    try:
+                        file.allocate(0, want)
+                        file.datasync()
+                        break
+                    except OutOfSpace:
+                        want -= RESERVE_STEP
+        except CdpError as e:
+            log.warning("%s", str(e))    # the error itself would keep its frames alive
+
+    def close(self) -> None:
+        """Everything acknowledged becomes durable, the open segment is sealed and indexed. Idempotent."""
+        if self._lock_file is None:
+            return
+        self.core.close()
+        try:
+            self.log.sync_all()
+            if isinstance(self.core, InPlaceCore):
+                self.core.settle_disk()
+        finally:
+            try:
+                self._stop()
+            finally:
+                self._release()
+
+    def disown(self) -> None:
+        """In the child of a fork: the volume is closed here, and nothing of it is written, sealed or unlocked."""
+        self.core.disown()
+        for file in (self._lock_file, self._disk):
+            if file is not None:
+                file.close()        # the parent's lock stays, and does not wait for the child's end
+        self._lock_file = self._disk = None
+
+    def _stop(self) -> None:
+        self.log.stop()
+        if isinstance(self.core, InPlaceCore):
+            self.core.stop_applier()
+        for thread in self._threads:
+            thread.join()
+        self.maintainer.stop()
+        try:
+            self.maintainer.step()
+            self.core.set_aside()
+            self.maintainer.step()
+        except CdpError:
+            pass        # the log is durable: the next open seals and indexes it
+        empty = self.log.close_files()
+        try:
+            self.check_home()
+        except Unavailable as e:        # what was acknowledged is in the log: the next open does the rest, where the folder is then
+            log.error("%s", e)
+            return
+        for number in empty:
+            try:
+                self.os.unlink(log_path(self.directory, number))
+            except CdpError:
+                pass    # it is empty: the next open removes it
+        self.renew_reserve()
+        self._leave_disk()
+
+    def _leave_disk(self) -> None:
+        """The disk is as it should be: say how it looks, so that it can be known again."""
+        if isinstance(self.core, InPlaceCore) and self._disk is not None and not self.read_only and self.core.on_disk():
+            disks.save(self.os, self.directory, disks.stamp(self.os, self.geometry.disk, self._disk))
+
+    def _release(self) -> None:
+        if self.catalog is not None:
+            self.catalog.close()
+            self.catalog = None
+        core = getattr(self, "core", None)
+        if core is not None:
+            core.close()
+            core.release()
+        if self._disk_state is not None:
+            self._disk_state.close()
+        if self._disk is not None:
+            self._disk.close()
+            self._disk = None
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+
+_OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for store in list(_OPEN):
+        store.disown()
+
+
+# Two processes would append to one log, each sure of its end.
+_os.register_at_fork(after_in_child=_disown_all)

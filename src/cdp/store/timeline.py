@@ -1,0 +1,290 @@
+"""The timeline: from a time to a seq, from a seq to its record, and the history as an array.
+
+Sealed segments are known by their catalog rows (some 300 bytes of memory each: 1.2 MiB per TiB of log); inside one, its
+directory of frames is read (32 bytes a frame), then one frame's descriptors. So resolving a point reads a few blocks,
+however long the history is. The open segment looks the same; what of it is not written yet is read from memory, so nothing here waits for
+the log's writes.
+
+Threading: any thread; the list of rows is replaced, never changed in place.
+"""
+from __future__ import annotations
+
+import bisect
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from cdp.moments.model import Moment
+from cdp.store.catalog import Segment
+from cdpcore.base.errors import Corruption, NotFound
+from cdpcore.log import tail as log_tail
+from cdpcore.log.segment_file import SegmentFile
+from cdpcore.system.os import Os
+
+FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<u8"), ("offset_blocks", "<u4"), ("n_desc", "<u4")])
+DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_sector", "<u4"), ("crc", "<u4"),
+                 ("kind", "<u2"), ("flags", "<u2"), ("data_bytes", "<u4")])
+RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8")])
+"""One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away,
+8 written back, 9 restores are written back (both of before-image volumes);
+flags: 2 FUA, 32 metadata (its sender called it so); offset, length in bytes."""
+
+MORE, FUA, META = 1, 2, 32
+FLUSH = 4
+BATCH_FRAMES = 256
+TRIES = 8       # a look meets a destructive restore that frees what it is looking at; as many would have to come in a row
+
+Look = TypeVar("Look", bound=Callable[..., Any])
+
+
+class _Freed(NotFound):
+    """A segment was freed after it was found, and before it was read."""
+
+
+def _again(look: Look) -> Look:
+    """Looks anew where what was found is freed meanwhile."""
+    @functools.wraps(look)
+    def looks(*args: Any) -> Any:
+        for _ in range(TRIES - 1):
+            try:
+                return look(*args)
+            except _Freed:
+                pass
+        return look(*args)
+    return cast(Look, looks)
+
+
+@dataclass
+class _Part:
+    """One segment: where its frames are."""
+
+    number: int
+    first_seq: int
+    first_ts_ns: int
+    last_seq: int           # a torn tail may have parts of one more record: they are void; an open one, records that are not visible yet
+    frames: Any = None      # FRAME array, loaded when needed
+    in_memory: bool = False # some frames may not be in the file yet
+
+
+class Timeline:
+    """The history of one volume.
+
+    Args: os, log_directory, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments, ascending;
+        core: the volume's VolumeCore; None: sealed segments only.
+    """
+
+    def __init__(self, os: Os, log_directory: str, uuid: bytes, created_ns: int, rows: list[Segment], core: Any = None):
+        self._os, self._dir, self._uuid, self._created_ns, self._core = os, log_directory, uuid, created_ns, core
+        self._rows = [r for r in rows if r.last_seq >= r.first_seq]
+        self._changing = threading.Lock()       # the seal thread adds, a destructive restore removes
+
+    def add(self, row: Segment) -> None:
+        """A segment was sealed."""
+        if row.last_seq >= row.first_seq:
+            with self._changing:
+                self._rows = [*self._rows, row]
+
+    def remove(self, numbers: set[int]) -> None:
+        """Segments were freed."""
+        with self._changing:
+            self._rows = [r for r in self._rows if r.number not in numbers]
+
+    def rows(self) -> list[Segment]:
+        """The sealed segments that have records."""
+        return self._rows
+
+    # --- one record ----------------------------------------------------------------------------------------------------
+
+    @_again
+    def at_time(self, ts_ns: int) -> Moment:
+        """The last record at or before `ts_ns`; the base where there is none."""
+        part = self._part(lambda p: p.first_ts_ns, ts_ns, lambda row: row.last_ts_ns)
+        if part is None:
+            return Moment(0, self._created_ns)
+        frames = self._frames(part)
+        frame = int(_find(frames["first_ts_ns"], ts_ns, side="right")) - 1
+        records = self._records(part, frames, frame)
+        while not len(records):         # a torn tail can end with frames of parts of a void record
+            frame -= 1
+            records = self._records(part, frames, frame)
+        found = int(_find(records["ts_ns"], ts_ns, side="right")) - 1
+        return Moment(int(records["seq"][found]), int(records["ts_ns"][found]))
+
+    @_again
+    def record(self, seq: int) -> Any:
+        """The RECORD with this seq. Raises NotFound where its segment was freed or seq was never written."""
+        part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
+        if part is not None:
+            frames = self._frames(part)
+            frame = int(_find(frames["first_seq"], seq, side="left"))
+            if frame == len(frames) or frames["first_seq"][frame] > seq:
+                frame -= 1
+            records = self._records(part, frames, frame)
+            found = int(_find(records["seq"], seq))
+            if found < len(records) and records["seq"][found] == seq:
+                return records[found]
+        raise NotFound(f"record #{seq} is not in the log", "choose a point inside the window ('cdp window')")
+
+    def moment(self, seq: int) -> Moment:
+        """The moment of `seq`, 0 included."""
+        return Moment(seq, int(self.record(seq)["ts_ns"])) if seq else Moment(0, self._created_ns)
+
+    @_again
+    def last_flush(self, seq: int) -> int:
+        """The last FLUSH or FUA record at or before `seq`; 0: none."""
+        part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
+        while part is not None:
+            frames, limit = self._frames(part), min(seq, part.last_seq)
+            for frame in reversed(range(int(_find(frames["first_seq"], limit, side="right")))):
+                if frames["flush_seq"][frame] <= limit:     # the last one at or before the frame's end
+                    return int(frames["flush_seq"][frame])
+                records = self._records(part, frames, frame)
+                hits = records["seq"][(records["seq"] <= limit) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
+                if len(hits):
+                    return int(hits[-1])
+            part = self._part(lambda p: p.first_seq, part.first_seq - 1, lambda row: row.last_seq)
+        return 0
+
+    # --- many ----------------------------------------------------------------------------------------------------------
+
+    def records(self, after: int, upto: int) -> Iterator[Any]:
+        """RECORD arrays of after < seq <= upto, in order, some ten thousand records at a time. Of what a destructive restore frees
+        meanwhile, some or none."""
+        for part in self._parts(after + 1):
+            if part.first_seq > upto:
+                break
+            try:
+                yield from self._records_of(part, after, min(upto, part.last_seq))
+            except _Freed:
+                pass
+
+    def _records_of(self, part: _Part, after: int, upto: int) -> Iterator[Any]:
+        frames = self._frames(part)
+        lo = max(0, int(_find(frames["first_seq"], after + 1, side="left")) - 1)
+        hi = int(_find(frames["first_seq"], upto, side="right"))
+        held = (np.empty(0, "<u8"), np.empty(0, DESC))
+        for at in range(lo, hi, BATCH_FRAMES):
+            seqs, descs = self._read(part, frames, at, min(at + BATCH_FRAMES, hi))
+            seqs, descs = np.concatenate((held[0], seqs)), np.concatenate((held[1], descs))
+            whole = len(seqs)
+            while whole and descs["flags"][whole - 1] & MORE:   # its last part is in the next batch
+                whole -= 1
+            held = seqs[whole:], descs[whole:]
+            records = group(seqs[:whole], descs[:whole])
+            records = records[(records["seq"] > after) & (records["seq"] <= upto)]
+            if len(records):
+                yield records
+
+    def descriptors(self, number: int) -> Iterator[tuple[Any, Any]]:
+        """(seqs, DESC array) of a sealed segment's frames, in batches; for freeing. Takes no lock of the log's."""
+        row = next((r for r in self._rows if r.number == number), None)
+        if row is not None:
+            part = _sealed(row)
+            frames = self._frames(part)
+            for at in range(0, len(frames), BATCH_FRAMES):
+                yield self._read(part, frames, at, min(at + BATCH_FRAMES, len(frames)))
+
+    # --- reading -------------------------------------------------------------------------------------------------------
+
+    def _now(self) -> tuple[list[Segment], list[_Part]]:
+        """Sealed segments, and behind them those that are not: at most one being sealed, and the open one. The rows are read
+        after the tail: a segment joins them before it leaves the tail, so none is missed."""
+        tail = []
+        if self._core is not None:
+            upto = self._core.position()[0]         # before the tail is looked at, which may show more than is visible
+            for number, raw in log_tail.directories(self._core.log):
+                frames = np.frombuffer(raw, FRAME)
+                frames = frames[frames["first_seq"] <= upto]
+                if len(frames):
+                    tail.append(_Part(number, int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), upto, frames, True))
+        rows = self._rows
+        newest = rows[-1].number if rows else 0
+        return rows, [p for p in tail if p.number > newest]
+
+    def _part(self, key: Callable[[Any], int], value: int, end: Callable[[Segment], int]) -> _Part | None:
+        """The last part whose first record is at or before `value`: a binary search, however many segments there are. `end`: as `key`,
+        of a row's last record."""
+        rows = self._rows
+        if not rows or value > end(rows[-1]):
+            rows, tail = self._now()
+            for part in reversed(tail):
+                if key(part) <= value:
+                    return part
+        at = bisect.bisect_right(rows, value, key=key) - 1
+        return _sealed(rows[at]) if at >= 0 else None
+
+    def _parts(self, after: int) -> list[_Part]:
+        """From the part that has record `after` on."""
+        rows, tail = self._now()
+        first = max(0, bisect.bisect_right(rows, after, key=lambda r: r.first_seq) - 1)
+        return [*map(_sealed, rows[first:]), *tail]
+
+    def _open(self, number: int) -> SegmentFile:
+        path = f"{self._dir}/{number:010d}.log"
+        try:
+            return SegmentFile(self._os, path, self._uuid, number)
+        except NotFound:
+            # It leaves the rows before its file goes; one that was not sealed when it was found joined them first.
+            tail = [] if self._core is None else [n for n, _ in log_tail.directories(self._core.log)]
+            if self._core is None or number in tail or any(r.number == number for r in self._rows):
+                raise
+            raise _Freed(f"{path}: was freed by a destructive restore", "choose a point inside the window ('cdp window')") from None
+
+    def _frames(self, part: _Part) -> Any:
+        if part.frames is None:
+            part.frames = np.frombuffer(self._open(part.number).directory(), FRAME)
+        if not len(part.frames):
+            raise Corruption(f"{self._dir}/{part.number:010d}.log: no frames", "run 'cdp check' on the volume")
+        return part.frames
+
+    def _records(self, part: _Part, frames: Any, frame: int) -> Any:
+        records = group(*self._read(part, frames, frame, frame + 1))
+        return records[records["seq"] <= part.last_seq]
+
+    def _read(self, part: _Part, frames: Any, lo: int, hi: int) -> tuple[Any, Any]:
+        """seq of each descriptor, and the descriptors, of frames [lo, hi)."""
+        segment = None
+        seqs, descs = [], []
+        for frame in range(lo, hi):
+            found = log_tail.descriptors(self._core.log, part.number, frame) if part.in_memory else None
+            if found is None:
+                segment = segment or self._open(part.number)
+                found = segment.records(int(frames["offset_blocks"][frame]) * 4096, frame)
+            first_seq, raw = found
+            d = np.frombuffer(raw, DESC)
+            ends = (d["flags"] & MORE) == 0
+            seqs.append(first_seq + np.concatenate(([0], np.cumsum(ends)[:-1])).astype("<u8"))
+            descs.append(d)
+        if not seqs:
+            return np.empty(0, "<u8"), np.empty(0, DESC)
+        return np.concatenate(seqs), np.concatenate(descs)
+
+
+def _sealed(row: Segment) -> _Part:
+    return _Part(row.number, row.first_seq, row.first_ts_ns, row.last_seq)
+
+
+def _find(column: Any, value: int, side: Any = "left") -> Any:
+    """np.searchsorted; a plain int would be compared as float64, which cannot tell nanoseconds of this century apart."""
+    return np.searchsorted(column, np.uint64(value), side=side)
+
+
+def group(seqs: Any, descs: Any) -> Any:
+    """Records from descriptors: the parts of one record (same seq, adjacent in the volume) become one row."""
+    if not len(seqs):
+        return np.empty(0, RECORD)
+    first = np.flatnonzero(np.concatenate(([True], seqs[1:] != seqs[:-1])))
+    out = np.empty(len(first), RECORD)
+    out["seq"] = seqs[first]
+    out["ts_ns"] = descs["ts_ns"][first]
+    out["kind"] = np.maximum.reduceat(descs["kind"], first)     # the edges of a zero or trim are writes
+    out["flags"] = descs["flags"][first] & (FUA | META)
+    place = descs["kind"][first] <= 3
+    place |= np.isin(descs["kind"][first], (6, 8))              # a bookmark's start is a seq, not a place
+    out["offset"] = np.where(place, descs["start"][first] * 512, 0)
+    out["length"] = np.add.reduceat(descs["sectors"], first) * 512
+    return out

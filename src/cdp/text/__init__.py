@@ -1,0 +1,1 @@
+"""Sizes, timestamps and paths: read from text and written as text."""

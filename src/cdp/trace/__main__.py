@@ -1,6 +1,0 @@
-"""python -m cdp.trace"""
-import sys
-
-from cdp.trace.cli import main
-
-sys.exit(main())

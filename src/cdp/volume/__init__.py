@@ -1,0 +1,1 @@
+"""The library's object: volume, time images, writable images, restores."""

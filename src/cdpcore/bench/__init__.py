@@ -1,0 +1,1 @@
+"""What benchmarks drive a target with, and what they compare it to."""

@@ -1,0 +1,1 @@
+"""Shared memory between a gateway and a daemon, and what runs on it."""

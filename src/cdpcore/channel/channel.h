@@ -1,0 +1,144 @@
+/* A channel: one client connection of a gateway, and what carries its requests out in another process.
+ *
+ *   gateway --- packets [done, head) to be carried out ---> daemon
+ *           <-- packets [answered, done) carried out ------
+ *   [tail, answered) are answered and kept: changes that only the daemon's memory has so far (see invariant 3)
+ *
+ * Shared memory: this header, a ring of MDPackets, and two buffer groups: RECEIVE, which the client's stream is received
+ * into and written from, and REPLY, which reads are read into and sent from. Data is never copied between the processes.
+ * A doorbell (a stream socket; one byte) wakes a side that said that it sleeps, and tells of the other side's death.
+ *
+ * Invariants
+ *  1. Positions only grow; tail <= answered <= done <= head <= tail + CDP_CHANNEL_SLOTS. Packet n lies in slot n mod that.
+ *     The gateway writes head, answered, tail and the packets from head on; the daemon writes done and, in the packets
+ *     from done on, status and seq. A replay (below) writes seq in older ones.
+ *  2. Packets are carried out and answered in their order.
+ *  3. A change is kept, with its data, until written_seq says that its record is in a file. Its packet's seq is set
+ *     before its record can get there. So after the death of a daemon: 0 < seq <= the last seq in the log: done; everything
+ *     else that changes is to be done again, answered or not, in the order of seq; then those with seq 0.
+ *  4. While `replaying`, nothing is released.
+ *  5. A daemon touches the channel while `epoch` is its own, and no longer.
+ * Both sides are one user's processes; still the daemon checks every reference before it follows it. */
+#ifndef CDP_CHANNEL_H
+#define CDP_CHANNEL_H
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+#include "channel/mdpacket.h"
+
+#define CDP_CHANNEL_MAGIC 0x4843504443ull /* "CDPCH" */
+#define CDP_CHANNEL_VERSION 1u
+#define CDP_CHANNEL_SLOTS 16384u              /* 4 KiB writes as many as the log's pool holds */
+#define CDP_CHANNEL_RECEIVE_BYTES (72u << 20)  /* more than that pool (64 MiB): a slow device holds us up no sooner than it does
+                                                  cdp serve; and the largest request, with what comes with it */
+#define CDP_CHANNEL_REPLY_BYTES (34u << 20)    /* the largest reply */
+#define CDP_CHANNEL_HEAD_BYTES 4096u
+#define CDP_CHANNEL_LOST (1ull << 63) /* in a seq: found missing from the log, and not replayed yet. Greater than any seq,
+                                         so that a second failover in the middle keeps the order */
+#define CDP_CHANNEL_MAP 0x80u      /* an op beside those of MDPacket: fill the reply group with cdp_extents of the range */
+#define CDP_CHANNEL_EXTENTS 2048u  /* the most of them */
+
+enum cdp_channel_group { CDP_CHANNEL_RECEIVE = 0, CDP_CHANNEL_REPLY = 1 };
+
+typedef struct cdp_channel {
+    /* Constant. */
+    uint64_t magic;
+    uint32_t version;
+    uint32_t n_slots;
+    uint64_t bytes; /* of all of it */
+    uint8_t pad0[104];
+    /* The gateway's. */
+    uint64_t head, answered, tail;
+    uint32_t gateway_sleeps; /* ring when done has moved */
+    uint32_t want_written;   /* no room: write out what is kept */
+    uint32_t epoch;
+    uint32_t replaying;      /* raised by the gateway, lowered by the daemon */
+    uint8_t pad1[88];
+    /* The daemon's. */
+    uint64_t done, written_seq;
+    uint32_t daemon_sleeps; /* ring when head has moved */
+    uint8_t pad2[108];
+} cdp_channel;
+static_assert(sizeof(cdp_channel) == 3 * 128, "a cache line pair a writer");
+
+#define CDP_CHANNEL_PACKETS_AT CDP_CHANNEL_HEAD_BYTES
+#define CDP_CHANNEL_RECEIVE_AT (CDP_CHANNEL_PACKETS_AT + CDP_CHANNEL_SLOTS * CDP_MD_BYTES)
+#define CDP_CHANNEL_REPLY_AT (CDP_CHANNEL_RECEIVE_AT + CDP_CHANNEL_RECEIVE_BYTES)
+#define CDP_CHANNEL_BYTES ((uint64_t)CDP_CHANNEL_REPLY_AT + CDP_CHANNEL_REPLY_BYTES)
+
+static inline cdp_mdpacket *cdp_channel_packet(cdp_channel *c, uint64_t n)
+{
+    return (cdp_mdpacket *)((uint8_t *)c + CDP_CHANNEL_PACKETS_AT) + n % CDP_CHANNEL_SLOTS;
+}
+static inline uint8_t *cdp_channel_receive(cdp_channel *c) { return (uint8_t *)c + CDP_CHANNEL_RECEIVE_AT; }
+static inline uint8_t *cdp_channel_reply(cdp_channel *c) { return (uint8_t *)c + CDP_CHANNEL_REPLY_AT; }
+
+/* The data of a packet, or NULL where its reference is none of `group`, or reaches past it. */
+static inline uint8_t *cdp_channel_data(cdp_channel *c, const cdp_mdpacket *p, uint32_t group)
+{
+    uint64_t bytes = group == CDP_CHANNEL_RECEIVE ? CDP_CHANNEL_RECEIVE_BYTES : CDP_CHANNEL_REPLY_BYTES;
+    if (p->n_bgs != 1 || p->bg[0].slot != group || (uint64_t)p->bg[0].offset_bytes + p->bg[0].length_bytes > bytes)
+        return 0;
+    return (group == CDP_CHANNEL_RECEIVE ? cdp_channel_receive(c) : cdp_channel_reply(c)) + p->bg[0].offset_bytes;
+}
+
+static inline void cdp_channel_init(cdp_channel *c)
+{
+    c->magic = CDP_CHANNEL_MAGIC;
+    c->version = CDP_CHANNEL_VERSION;
+    c->n_slots = CDP_CHANNEL_SLOTS;
+    c->bytes = CDP_CHANNEL_BYTES;
+}
+static inline int cdp_channel_is_one(const cdp_channel *c)
+{
+    return c->magic == CDP_CHANNEL_MAGIC && c->version == CDP_CHANNEL_VERSION && c->n_slots == CDP_CHANNEL_SLOTS &&
+           c->bytes == CDP_CHANNEL_BYTES;
+}
+
+/* --- words that one side writes and the other reads --------------------------------------------------------------- */
+
+static inline uint64_t cdp_channel_get(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void cdp_channel_set(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline uint32_t cdp_channel_get32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void cdp_channel_set32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+
+/* Packet n is sent again. */
+static inline void cdp_channel_mark(cdp_channel *c, uint64_t n)
+{
+    __atomic_fetch_or(&cdp_channel_packet(c, n)->flags, CDP_MD_REPLAY, __ATOMIC_RELEASE);
+}
+
+/* --- the doorbell -------------------------------------------------------------------------------------------------- */
+
+/* After a position was moved: wake the other side if it sleeps. A sleeper sets *sleeps and then looks at the position once
+ * more, so one of the two sees the other's store. A full socket has a byte already; a dead one is noticed when waiting. */
+static inline void cdp_channel_ring(int door, uint32_t *sleeps)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (door >= 0 && __atomic_load_n(sleeps, __ATOMIC_RELAXED) && __atomic_exchange_n(sleeps, 0, __ATOMIC_SEQ_CST))
+        (void)!send(door, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Take what was rung. 0: the other side is gone. */
+static inline int cdp_channel_drain(int door)
+{
+    char some[64];
+    for (;;) {
+        ssize_t n = recv(door, some, sizeof some, MSG_DONTWAIT);
+        if (n == 0)
+            return 0;
+        if (n < 0)
+            return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+        if ((size_t)n < sizeof some)
+            return 1;
+    }
+}
+#endif

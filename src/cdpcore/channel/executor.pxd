@@ -1,0 +1,37 @@
+"""The daemon's end of a channel (see executor.pyx)."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from cdpcore.channel.channel cimport Channel, cdp_channel, cdp_mdpacket
+from cdpcore.base.errors cimport cdp_status
+from cdpcore.nbd.connection cimport cdp_target
+
+cdef enum:
+    BATCH = 64               # packets between two looks at the rest of the world; also replies that share a flush
+
+
+cdef class Executor:
+    # constant after construction
+    cdef Channel channel
+    cdef cdp_channel *c
+    cdef object capsule             # keeps *target alive
+    cdef const cdp_target *target
+    cdef bint counts                # the target tells seqs
+    cdef uint32_t epoch
+    cdef int door                   # own
+    # the executor's thread only
+    cdef uint64_t done
+    cdef uint64_t waiting[BATCH]    # packets of this batch that wait for a flush
+    cdef uint32_t n_waiting
+    # any thread, atomic
+    cdef int stopping
+    cdef int started
+
+    cdef int loop(self) noexcept nogil
+    cdef void batch(self, uint64_t end) noexcept nogil
+    cdef void execute(self, cdp_mdpacket *p, uint32_t flags) noexcept nogil
+    cdef int change(self, cdp_mdpacket *p, uint32_t flags, cdp_status *st) noexcept nogil
+    cdef int map(self, cdp_mdpacket *p, cdp_status *st) noexcept nogil
+    cdef void settle(self) noexcept nogil
+    cdef void publish(self) noexcept nogil
+    cdef int sleep(self) noexcept nogil
+    cdef bint mine(self) noexcept nogil

@@ -1,0 +1,91 @@
+"""A disk that is a Python function, behind the target seam: for routers and packets, where every request touches Python anyway.
+
+Threading: the C functions are called on any thread without the GIL, and take it for the call.
+"""
+cimport cython
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.pycapsule cimport PyCapsule_New, PyCapsule_GetContext, PyCapsule_SetContext
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EIO
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from cdpcore.base.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
+from cdpcore.channel.mdpacket cimport CDP_MD_FLUSH, CDP_MD_READ, CDP_MD_TRIM, CDP_MD_WRITE, CDP_MD_ZERO
+from cdpcore.volume.volume_target cimport cdp_target
+from cdpcore.volume.extents cimport CDP_EXTENT_DATA, cdp_extent
+from cdpcore.volume.core cimport CDP_FUA, CDP_HOLE
+
+from cdpcore.base.errors import CdpError, code_of
+
+
+@cython.final
+cdef class PyTarget:
+    """PyTarget(run, size_bytes, read_only=False)
+
+    run(op, offset, length, buffer, fua)  blocks until an operation (cdpcore.channel.mdpacket.Op, READ to FLUSH) is
+                                          done; buffer is a memoryview for
+                                          READ and WRITE, which ends with the call; else None. Raises CdpError.
+    """
+
+    cdef object run
+    cdef cdp_target t
+
+    def __cinit__(self, run, uint64_t size_bytes, bint read_only=False):
+        self.run = run
+        memset(&self.t, 0, sizeof(self.t))
+        self.t.ctx = <void *>self
+        self.t.size_bytes = size_bytes
+        self.t.read_only = read_only
+        self.t.pread = py_pread
+        self.t.pwrite = py_pwrite
+        self.t.zero = py_zero
+        self.t.flush = py_flush
+        self.t.map = py_map
+
+    def capsule(self):
+        """PyCapsule "cdpcore.target"; it keeps this object alive."""
+        capsule = PyCapsule_New(&self.t, b"cdpcore.target", release)
+        Py_INCREF(self)
+        PyCapsule_SetContext(capsule, <void *>self)
+        return capsule
+
+
+cdef void release(object capsule) noexcept:
+    Py_DECREF(<object>PyCapsule_GetContext(capsule))
+
+
+cdef int call(void *ctx, int op, void *buf, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept with gil:
+    view = None
+    try:
+        if buf != NULL:
+            view = PyMemoryView_FromMemory(<char *>buf, length, PyBUF_WRITE if op == CDP_MD_READ else PyBUF_READ)
+        (<PyTarget>ctx).run(op, offset, length, view, bool(flags & CDP_FUA))
+        return CDP_OK
+    except CdpError as error:
+        return cdp_fail(st, code_of(error), error.nbd_errno, offset, b"a disk in Python")
+    except BaseException:
+        return cdp_fail(st, CDP_UNAVAILABLE, EIO, offset, b"a disk in Python failed unexpectedly")
+    finally:
+        if view is not None:
+            view.release()
+
+cdef int py_pread(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st) noexcept nogil:
+    return call(ctx, CDP_MD_READ, buf, offset, length, 0, st) if length else CDP_OK
+
+cdef int py_pwrite(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept nogil:
+    return call(ctx, CDP_MD_WRITE, <void *>buf, offset, length, flags, st) if length else CDP_OK
+
+cdef int py_zero(void *ctx, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept nogil:
+    return call(ctx, CDP_MD_TRIM if flags & CDP_HOLE else CDP_MD_ZERO, NULL, offset, length, flags, st) if length else CDP_OK
+
+cdef int py_flush(void *ctx, cdp_status *st) noexcept nogil:
+    return call(ctx, CDP_MD_FLUSH, NULL, 0, 0, 0, st)
+
+cdef int py_map(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st) noexcept nogil:
+    """Nobody knows: all of it is data."""
+    out[0].offset = offset
+    out[0].length = length
+    out[0].kind = CDP_EXTENT_DATA
+    n[0] = 1
+    return CDP_OK

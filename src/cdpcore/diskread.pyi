@@ -1,3 +1,0 @@
-from cdpcore.volume import VolumeCore
-
-class DiskReader(VolumeCore): ...

@@ -1,0 +1,86 @@
+"""Which version of a sector is visible: the extent trees and the snapshot of lineage and runs, under one short lock."""
+from libc.stdint cimport uint32_t, uint64_t
+from cdpcore.base.errors cimport cdp_status
+from cdpcore.index.inspect cimport cdp_piece, cdp_run, cdp_tree, cdp_view
+from cdpcore.system.os cimport Os
+from cdpcore.log.ring cimport pthread_mutex_t
+from cdpcore.index.view cimport View
+
+
+cdef extern from "index/snapshot.h" nogil:
+    ctypedef struct cdp_run_ref:
+        cdp_run *run
+        uint64_t id
+    ctypedef struct cdp_snapshot:
+        uint32_t n_runs
+        cdp_view view
+        cdp_run *runs[64]
+        cdp_run_ref *run_refs[64]
+    cdp_run_ref *cdp_run_ref_new(cdp_run *run, uint64_t id)
+    cdp_run_ref *cdp_run_ref_keep(cdp_run_ref *r)
+    void cdp_run_ref_drop(cdp_run_ref *r)
+    cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs)
+    cdp_snapshot *cdp_snapshot_ref(cdp_snapshot *s)
+    void cdp_snapshot_unref(cdp_snapshot *s)
+    void cdp_snapshot_succeed(cdp_snapshot *s, cdp_snapshot *next)
+    int cdp_snapshot_is_oldest(const cdp_snapshot *s)
+
+
+# What resolve() found: pieces in a small array, or in a grown one; and the snapshot that led there. As long as it is held,
+# nothing that the pieces point at is freed.
+cdef struct pieces:
+    cdp_piece *at
+    uint64_t n
+    cdp_piece *heap
+    cdp_snapshot *snapshot
+    cdp_piece few[64]
+
+
+# A range that a record gave a version.
+cdef struct change:
+    uint64_t start, end     # sectors
+    uint64_t loc
+
+
+# When something was looked up.
+cdef struct moment:
+    uint64_t seq            # the last record
+    uint64_t generation     # of trees and runs
+
+
+cdef void drop(pieces *p) noexcept nogil
+
+
+cdef class Versions:
+    # constant after construction
+    cdef Os os                      # outlives the runs
+    cdef uint32_t max_records
+
+    # guarded by mutex; the volume's append lock is held as well by whoever adds records
+    cdef pthread_mutex_t mutex
+    cdef cdp_tree *tree             # of the log's current segment
+    cdef cdp_tree *sealing_tree     # of the one set aside, until its run is installed
+    cdef cdp_snapshot *snapshot
+    cdef readonly uint64_t last_seq
+    cdef readonly uint64_t last_ts_ns
+    cdef uint64_t generation        # how often trees or runs were exchanged
+
+    cdef bint has_room(self, uint32_t n_changes) noexcept nogil
+    # A record becomes visible, whole.
+    cdef void add(self, uint64_t seq, uint64_t ts_ns, const change *changes, uint32_t n) noexcept nogil
+    # What is visible in [start, end) at `view` (NULL: now), all of one moment. Where it succeeds, drop(p) when the data is read.
+    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil
+    # The same for before-images: what [start, end) held at `view`; CDP_LOC_BASE: the disk's. What the disk has of it may be read
+    # afterwards, and is right if untouched() says so then.
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil
+    # Which record after `after` changed each sector last (as loc; 0: none); of segments that have no run yet.
+    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil
+    # Nothing changed [start, end) since the moment. (False where that is not known.)
+    cdef bint untouched(self, const moment *m, uint64_t start, uint64_t end) noexcept nogil
+    cdef void note(self, moment *m) noexcept nogil      # now
+    cdef uint32_t trees_of(self, cdp_tree **trees) noexcept nogil   # mutex held; newest first
+    # The segment was set aside: its tree too. 0 or ENOMEM.
+    cdef int swap_trees(self) noexcept nogil
+    # The next snapshot; NULL keeps the lineage, or the runs. 0 or ENOMEM.
+    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs, bint drop_sealing_tree) noexcept nogil
+    cdef cdp_snapshot *reference(self) noexcept nogil

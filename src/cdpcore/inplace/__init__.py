@@ -1,0 +1,1 @@
+"""Before-images: a disk written in place, whose old content the log keeps."""

@@ -1,0 +1,26 @@
+"""Up to which record a protected disk holds everything, durably: VOLUME/disk.state (docs/format.md)."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from cdpcore.base.errors cimport cdp_status
+from cdpcore.system.os cimport Os, cdp_os
+from cdpcore.system.file cimport File
+
+
+cdef class DiskState:
+    # constant after construction
+    cdef Os os
+    cdef const cdp_os *table
+    cdef int fd
+    cdef object path
+    cdef uint8_t uuid[16]
+    cdef readonly tuple damaged         # byte offsets of copies that fail, as found
+    # constant after watch()
+    cdef File disk                      # whose time of change is noted
+    cdef int disk_fd                    # its handle; -1: the time stays as found
+    # whoever puts, one at a time
+    cdef uint64_t generation
+    cdef readonly uint64_t applied_seq
+    cdef readonly uint64_t changed_ns   # of the disk when it held just that; 0: not known
+
+    cdef find(self)
+    cpdef close(self)
+    cdef int put(self, uint64_t applied_seq, cdp_status *st) noexcept nogil     # durable at return

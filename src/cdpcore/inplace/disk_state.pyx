@@ -1,0 +1,133 @@
+"""Up to which record a protected disk holds everything, durably: VOLUME/disk.state (docs/format.md).
+
+Recovery puts back what the records after that one overwrote. Two copies in turn, each with its own checksum, so that a cut
+while one is written leaves the other: an older answer, which only means that more is put back. A copy lies inside a sector, which a
+device writes whole or not at all; so one that fails was damaged later, and may have been the newer one.
+
+It also says when the disk's file was changed last. Where the log ends with the record that it names, nobody of us has written to the
+disk since, and a later time is somebody else's write.
+
+Threading: one user at a time.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+from cdpcore.base.errors cimport CDP_OK, cdp_fail_os, check
+from cdpcore.index.inspect cimport cdp_crc32c
+from cdpcore.system.os cimport CDP_OPEN_CREATE, CDP_OPEN_RDONLY, CDP_OPEN_RDWR
+from cdpcore.system.file cimport File
+from cdpcore.base.errors import Corruption
+
+cdef extern from "base/format.h" nogil:
+    enum:
+        CDP_BLOCK
+        CDP_FORMAT_VERSION
+    const uint64_t CDP_DISK_MAGIC
+    struct cdp_disk_state:
+        uint64_t magic
+        uint32_t version
+        uint32_t crc
+        uint8_t volume_uuid[16]
+        uint64_t generation
+        uint64_t applied_seq
+        uint64_t changed_ns
+
+cdef extern from "nbd/nbd_wire.h" nogil:
+    int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
+
+
+cdef class DiskState:
+    """The file at `path` of the volume `uuid` (16 bytes); `create` makes it, saying 0; `read_only`: nothing is written, and put() must
+    not be called. Raises NotFound, Corruption where neither copy is valid."""
+
+    def __cinit__(self, Os os not None, path: str, bytes uuid, bint create=False, bint read_only=False):
+        cdef cdp_status st
+        self.fd = self.disk_fd = -1
+        self.os = os
+        self.table = os.table
+        self.path = path
+        self.damaged = ()
+        memcpy(self.uuid, <const uint8_t *><char *>uuid, 16)
+        self.fd = self.table.open(self.table.ctx, path.encode(), (CDP_OPEN_RDONLY if read_only else CDP_OPEN_RDWR) |
+                                  (CDP_OPEN_CREATE if create else 0))
+        if self.fd < 0:
+            check(cdp_fail_os(&st, self.fd, 0, b"opening the state of the disk"), &st, path)
+        if create:
+            check(self.put(0, &st), &st, path)
+            return
+        self.find()
+        if read_only:
+            return
+        # A process that was killed, or a sync that failed, may have left this copy in memory only, and what is built on it must not outlast
+        # it. Written again, since a sync alone may take a page that failed for clean; to its own place, since the other one is durable.
+        self.generation -= 1
+        check(self.put(self.applied_seq, &st), &st, path)
+
+    cdef find(self):
+        """The newer of the two copies. Only one that was never written may be missing."""
+        cdef cdp_status st
+        cdef cdp_disk_state s
+        cdef uint32_t crc, i
+        cdef int64_t rc
+        cdef list failed = [], empty = []
+        for i in range(2):
+            memset(&s, 0, sizeof(s))
+            rc = self.table.pread(self.table.ctx, self.fd, &s, sizeof(s), i * CDP_BLOCK)
+            if rc < 0:
+                check(cdp_fail_os(&st, rc, i * CDP_BLOCK, b"reading the state of the disk"), &st, self.path)
+            if cdp_nbd_is_zero(<const uint8_t *>&s, sizeof(s)):
+                empty.append(i * CDP_BLOCK)
+                continue
+            crc = s.crc
+            s.crc = 0
+            if s.magic != CDP_DISK_MAGIC or s.version != CDP_FORMAT_VERSION or crc != cdp_crc32c(0, &s, sizeof(s)) or \
+                    memcmp(s.volume_uuid, self.uuid, 16) != 0 or s.generation % 2 != i:
+                failed.append(i * CDP_BLOCK)
+            elif s.generation > self.generation:
+                self.generation = s.generation
+                self.applied_seq = s.applied_seq
+                self.changed_ns = s.changed_ns
+        if not self.generation:
+            raise Corruption(f"{self.path}: no valid copy of the state of the disk",
+                             "put it back from a copy, or 'cdp adopt' the disk anew")
+        self.damaged = tuple(failed + (empty if self.generation > 1 else []))
+
+    def watch(self, File disk not None):
+        """From now on each put() says when `disk` was changed last; it stays open as long as this."""
+        self.disk = disk
+        self.disk_fd = disk.fd
+
+    def note(self):
+        """Nobody of us writes to the disk now: say when it was changed last. Durable at return. Raises what the OS says."""
+        cdef cdp_status st
+        if self.disk_fd >= 0 and self.table.changed_ns(self.table.ctx, self.disk_fd) != self.changed_ns:
+            check(self.put(self.applied_seq, &st), &st, self.path)
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef close(self):
+        """Idempotent."""
+        if self.fd >= 0:
+            self.table.close(self.table.ctx, self.fd)
+            self.fd = -1
+
+    cdef int put(self, uint64_t applied_seq, cdp_status *st) noexcept nogil:
+        cdef cdp_disk_state s
+        cdef int64_t rc
+        memset(&s, 0, sizeof(s))
+        s.magic = CDP_DISK_MAGIC
+        s.version = CDP_FORMAT_VERSION
+        memcpy(s.volume_uuid, self.uuid, 16)
+        s.generation = self.generation + 1
+        s.applied_seq = applied_seq
+        s.changed_ns = self.table.changed_ns(self.table.ctx, self.disk_fd) if self.disk_fd >= 0 else self.changed_ns
+        s.crc = cdp_crc32c(0, &s, sizeof(s))
+        rc = self.table.pwrite(self.table.ctx, self.fd, &s, sizeof(s), s.generation % 2 * CDP_BLOCK)
+        if rc >= 0:
+            rc = self.table.datasync(self.table.ctx, self.fd)
+        if rc < 0:
+            return cdp_fail_os(st, rc, 0, b"noting the state of the disk")
+        self.generation += 1
+        self.applied_seq = applied_seq
+        self.changed_ns = s.changed_ns
+        return CDP_OK

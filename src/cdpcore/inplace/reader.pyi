@@ -1,0 +1,3 @@
+from cdpcore.volume.core import VolumeCore
+
+class DiskReader(VolumeCore): ...

@@ -1,0 +1,1 @@
+"""The log: pool, frame ring, segments, appending, sealing."""

@@ -1,0 +1,88 @@
+"""Frames in the slots of the buffer pool.
+
+Invariants
+ 1. Frame k lives in slot k mod n, so frames come and go in order and nothing is searched for.
+ 2. A slot is reused only when its frame is on disk and no reader has it pinned.
+ 3. Frames of a segment lie in its file one behind the other, in ring order.
+"""
+from libc.stdlib cimport calloc, free
+from cdpcore.index.inspect cimport cdp_loc
+from cdpcore.base.errors import InvalidRequest
+
+cdef extern from "base/format.h" nogil:
+    enum:
+        CDP_SECTOR
+
+cdef extern from "log/frame.h" nogil:
+    enum:
+        CDP_FRAME_MIN_SLOT
+
+cdef extern from "base/thread.h" nogil:
+    void cdp_cond_init(pthread_cond_t *c)
+
+
+cdef class FrameRing:
+    """As many frames as `pool` has slots. Threading: see the fields; the owner of the open frame fills it without the mutex."""
+
+    def __cinit__(self, BufferPool pool not None):
+        if pool.slot_bytes < CDP_FRAME_MIN_SLOT:
+            raise InvalidRequest(f"frames in slots of {pool.slot_bytes} bytes", f"use {CDP_FRAME_MIN_SLOT} or more")
+        self.pool = pool
+        self.n = pool.n_slots
+        pthread_mutex_init(&self.mutex, NULL)
+        cdp_cond_init(&self.changed)
+        self.frames = <ring_frame *>calloc(self.n, sizeof(ring_frame))
+        if self.frames == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.frames)
+        pthread_cond_destroy(&self.changed)
+        pthread_mutex_destroy(&self.mutex)
+
+    cdef ring_frame *at(self, uint64_t k) noexcept nogil:
+        return &self.frames[k % self.n]
+
+    cdef ring_frame *last(self) noexcept nogil:
+        return &self.frames[(self.opened - 1) % self.n]
+
+    cdef bint next_is_free(self) noexcept nogil:
+        return self.opened - self.written < self.n and self.frames[self.opened % self.n].pins == 0
+
+    cdef uint8_t *pin(self, uint64_t loc, uint64_t *token) noexcept nogil:
+        """The bytes at `loc` if their frame is still in its slot, pinned until unpin(token); NULL: they are on disk.
+
+        Frames of a segment lie one behind the other, so the last frame in the ring that begins at or before `loc`
+        holds it, or none does. A location given out is never in a frame that has not been started."""
+        cdef uint32_t number = <uint32_t>(loc >> 32)
+        cdef uint64_t off = <uint64_t><uint32_t>loc * CDP_SECTOR
+        cdef uint64_t lo, hi, mid
+        cdef ring_frame *r
+        cdef uint8_t *at = NULL
+        pthread_mutex_lock(&self.mutex)
+        hi = self.opened
+        lo = hi - self.n if hi > self.n else 0
+        while lo < hi:      # first frame that begins after loc
+            mid = (lo + hi) // 2
+            r = self.at(mid)
+            if r.f.segment < number or (r.f.segment == number and r.f.file_off <= off):
+                lo = mid + 1
+            else:
+                hi = mid
+        if lo > 0 and self.opened - lo < self.n:
+            r = self.at(lo - 1)
+            # The slot that is next to be reused is left alone once it is on disk: readers must not starve an appender.
+            if r.f.segment == number and r.f.file_off <= off and (self.opened - lo + 1 < self.n or lo > self.written):
+                r.pins += 1
+                token[0] = lo - 1
+                at = r.f.slot + (off - r.f.file_off)
+        pthread_mutex_unlock(&self.mutex)
+        return at
+
+    cdef void unpin(self, uint64_t token) noexcept nogil:
+        cdef ring_frame *r = self.at(token)
+        pthread_mutex_lock(&self.mutex)
+        r.pins -= 1
+        if r.pins == 0 and self.opened - token >= self.n:
+            pthread_cond_broadcast(&self.changed)  # an appender waits for this slot
+        pthread_mutex_unlock(&self.mutex)

@@ -1,0 +1,113 @@
+"""Sealing the segment that the log has set aside: what the maintenance thread does with it before and after making its run.
+
+    waiting(log) -> finish(log) -> the run is made, catalogued and installed (cdp.store.maintenance) -> done(log)
+
+Threading: one maintenance thread per log; appending and writing go on in the next segment meanwhile.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+from cdpcore.base.errors cimport CDP_OK, cdp_status, check
+from cdpcore.log.log cimport Log
+from cdpcore.log.segments cimport cdp_frame_entry, segment
+from cdpcore.system.os cimport cdp_os
+from cdpcore.log.ring cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
+
+cdef extern from "base/format.h" nogil:
+    struct cdp_segment_trailer:
+        uint64_t salt
+        uint64_t first_seq
+        uint64_t last_seq
+        uint64_t first_ts_ns
+        uint64_t last_ts_ns
+        uint32_t segment
+
+cdef extern from "log/segment.h" nogil:
+    int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
+                         cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
+
+
+def waiting(Log log not None):
+    """(number, first_seq, last_seq, first_ts_ns, last_ts_ns) of the segment that waits for its run, or None."""
+    cdef segment s
+    with nogil:
+        pthread_mutex_lock(&log.ring.mutex)
+        s = log.sealing
+        if not log.sealing_published:
+            s.number = 0
+        pthread_mutex_unlock(&log.ring.mutex)
+    return (s.number, s.first_seq, s.last_seq, s.first_ts_ns, s.last_ts_ns) if s.number else None
+
+
+def write_out(Log log not None):
+    """Write and sync every record of the segment that was set aside, without the append lock: a writer that holds it may wait for
+    this very segment."""
+    cdef cdp_status st
+    cdef int rc
+    with nogil:
+        rc = write_frames(log, &st)
+    check(rc, &st, log.directory.decode())
+
+
+def finish(Log log not None):
+    """Write out and sync the segment that was set aside, then its directory and trailer. Returns its file size."""
+    cdef cdp_status st
+    cdef int rc
+    with nogil:
+        rc = seal_file(log, &st)
+    check(rc, &st, log.directory.decode())
+    return log.sealing.file_bytes
+
+
+cdef int write_frames(Log log, cdp_status *st) noexcept nogil:
+    cdef segment *s = &log.sealing      # stable: only drop_sealing, called by the same thread, ends it
+    cdef int rc
+    pthread_mutex_lock(&log.ring.mutex)
+    while log.ring.written < s.end_frame:
+        pthread_mutex_unlock(&log.ring.mutex)
+        rc = log.io_round(0, st)
+        if rc != CDP_OK:
+            return rc
+        pthread_mutex_lock(&log.ring.mutex)
+    pthread_mutex_unlock(&log.ring.mutex)
+    return log.io_round(s.last_seq, st)
+
+
+cdef int seal_file(Log log, cdp_status *st) noexcept nogil:
+    cdef segment *s = &log.sealing
+    cdef cdp_segment_trailer tr
+    cdef int rc = write_frames(log, st)
+    if rc != CDP_OK:
+        return rc
+    memset(&tr, 0, sizeof(tr))
+    tr.salt = s.salt
+    tr.first_seq = s.first_seq
+    tr.last_seq = s.last_seq
+    tr.first_ts_ns = s.first_ts_ns
+    tr.last_ts_ns = s.last_ts_ns
+    tr.segment = s.number
+    return cdp_segment_seal(log.table, s.fd, s.tail_bytes, s.frames, s.n_frames, &tr, &s.file_bytes, st)
+
+
+def done(Log log not None):
+    """The segment's run is installed: let the next roll go on."""
+    cdef int fd
+    with nogil:
+        pthread_mutex_lock(&log.ring.mutex)
+        fd = log.sealing.fd
+        free(log.sealing.frames)
+        memset(&log.sealing, 0, sizeof(segment))
+        log.sealing_published = False
+        log.maintenance_errno = 0
+        pthread_cond_broadcast(&log.ring.changed)
+        pthread_mutex_unlock(&log.ring.mutex)
+        log.table.close(log.table.ctx, fd)
+
+
+def failed(Log log not None, int errno_):
+    """Tell writers that no segment can be sealed for now (0: it can again), so that they are refused, not stuck."""
+    with nogil:
+        pthread_mutex_lock(&log.ring.mutex)
+        log.maintenance_errno = errno_
+        pthread_cond_broadcast(&log.ring.changed)
+        pthread_mutex_unlock(&log.ring.mutex)

@@ -1,0 +1,9 @@
+from typing import final
+
+from cdpcore.system.os import Os
+
+@final
+class SegmentFds:
+    def __new__(cls, os: Os, directory: str, max_open: int) -> SegmentFds: ...
+    def forget(self, number: int) -> None: ...
+    def close(self) -> None: ...

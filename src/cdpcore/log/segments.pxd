@@ -1,0 +1,81 @@
+"""The files of the log: the segment that receives frames, a spare one for after it, and one that was set aside for sealing."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from cdpcore.base.errors cimport cdp_status
+from cdpcore.system.os cimport Os, cdp_os
+from cdpcore.log.ring cimport FrameRing, pthread_cond_t
+
+
+cdef extern from "base/format.h" nogil:
+    struct cdp_frame_entry:
+        uint64_t first_seq
+        uint64_t first_ts_ns
+        uint64_t flush_seq
+        uint32_t offset_blocks
+        uint32_t n_desc
+
+
+cdef struct segment:
+    uint32_t number         # 0: none
+    int fd
+    uint64_t salt
+    uint64_t capacity_bytes # of its file while it is open: allocated
+    uint64_t tail_bytes     # where the next frame goes
+    uint64_t file_bytes     # once sealed
+    uint64_t first_seq, last_seq      # last < first: empty
+    uint64_t first_ts_ns, last_ts_ns
+    uint32_t n_frames, frames_cap
+    cdp_frame_entry *frames # directory, one per closed frame
+    uint64_t end_frame      # ring number one past its last frame (set when it was rolled away)
+
+
+# What a record may use of the open segment. A full device must not be in the way of what frees space or takes a restore back, so
+# writes leave a sixteenth of a segment to the others, and those leave the last of it to what frees.
+cdef enum room:
+    ROOM_WRITE      # a write, zero or trim
+    ROOM_EVENT      # a bookmark or restore
+    ROOM_FREEING    # a destructive restore; a flush, of which there is one for each of the others
+
+
+cdef class LogFiles:
+    # constant after construction
+    cdef Os os
+    cdef const cdp_os *table
+    cdef FrameRing ring             # its mutex is the io lock
+    cdef bytes directory            # VOLUME/log
+    cdef const char *directory_c
+    cdef uint8_t uuid[16]
+    cdef uint64_t volume_bytes, created_ns
+    cdef readonly uint64_t segment_bytes
+    cdef bytes reserve              # path of a small preallocated file that becomes a segment where there is no space for one; or empty
+    cdef const char *reserve_c
+    cdef bint direct, before
+    cdef bint inline_maintenance    # no maintenance thread: who needs the next segment never waits for one
+
+    # append lock
+    cdef segment current            # receives frames
+    cdef segment spare              # prepared; no frames yet (io lock for handing over)
+    cdef uint32_t next_number
+
+    # io lock (ring.mutex)
+    cdef pthread_cond_t upkeep      # for the maintenance thread: a segment to seal, a spare to make
+    cdef segment sealing            # set aside, its run not made yet
+    cdef bint sealing_published     # the volume has set its tree aside too: maintenance may begin
+    cdef bint spare_busy            # a spare segment is being made
+    cdef bint sealing_dirty, current_dirty   # written since its last sync
+    cdef int failed                 # sticky errno after a failed write or sync
+    cdef bint stopping
+    cdef int maintenance_errno      # why the last seal failed: the next segment is then refused instead of waited for
+
+    # Append lock held, no frame open: set the current segment aside and go on in the next one; or go on in none, if there is
+    # something to seal and nothing else waits for it.
+    cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil
+    cdef bint put_aside(self) noexcept nogil
+    cdef void publish_sealing(self) noexcept nogil
+    # No lock held.
+    cdef void fail(self, int errno_) noexcept nogil
+    cdef int fail_sticky(self, cdp_status *st) noexcept nogil
+
+    # internal
+    cdef void move_aside(self) noexcept nogil
+    cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil
+    cdef bint wants_spare(self) noexcept nogil

@@ -1,0 +1,246 @@
+"""The files of the log: the segment that receives frames, a spare one for after it, and one that was set aside for sealing.
+
+Invariants
+ 1. At most one segment waits for its run; who needs the next one waits for that. Memory and recovery are bounded by it.
+ 2. A segment is made ahead of its need where it can be, so running out of space is noticed when nothing is lost by it. For what
+    frees space, and what is small, the reserve becomes a segment where none can be made.
+ 3. A failed write or sync (`failed`) is sticky: whoever waits here is told.
+
+Threading: see the fields of Log, which is complete; no lock of its own.
+"""
+cimport cython
+from libc.errno cimport EIO
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+from cdpcore.base.errors cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
+from cdpcore.log.pool cimport BufferPool
+from cdpcore.log.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
+                           pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
+from cdpcore.base.errors import InvalidRequest
+
+cdef extern from "base/format.h" nogil:
+    enum:
+        CDP_BLOCK
+        CDP_SEGMENT_BEFORE
+    struct cdp_segment_header:
+        uint8_t volume_uuid[16]
+        uint64_t volume_bytes
+        uint64_t created_ns
+        uint32_t segment
+        uint32_t flags
+        uint64_t salt
+
+cdef extern from "log/segment.h" nogil:
+    int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
+                           cdp_status *st)
+    int cdp_segment_adopt(const cdp_os *os, const char *from_, const char *directory, cdp_segment_header *h, int direct, uint64_t *bytes,
+                          int *fd, cdp_status *st)
+
+cdef extern from "base/thread.h" nogil:
+    void cdp_cond_init(pthread_cond_t *c)
+    int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
+    uint64_t cdp_monotonic_ms()
+
+
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
+cdef class LogFiles:
+    """See log.Log, which is complete."""
+
+    def __cinit__(self, Os os not None, BufferPool pool not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
+                  uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, bint direct, bint inline_maintenance,
+                  reserve: str = "", bint before=False, **_of_log):
+        if len(uuid) != 16:
+            raise InvalidRequest("a volume's uuid has 16 bytes")
+        if segment_bytes < 8 * pool.slot_bytes or segment_bytes > 1 << 40:
+            raise InvalidRequest(f"segment size of {segment_bytes} bytes", f"use at least {8 * pool.slot_bytes}")
+        self.os = os
+        self.table = os.table
+        self.directory = directory.encode()
+        self.directory_c = self.directory
+        memcpy(self.uuid, <const uint8_t *><char *>uuid, 16)
+        self.volume_bytes = volume_bytes
+        self.created_ns = created_ns
+        self.segment_bytes = segment_bytes
+        self.reserve = reserve.encode()
+        self.reserve_c = self.reserve
+        self.next_number = next_number
+        self.direct = direct
+        self.before = before
+        self.inline_maintenance = inline_maintenance
+        cdp_cond_init(&self.upkeep)
+        self.ring = FrameRing(pool)
+        memset(&self.current, 0, sizeof(segment))
+        memset(&self.spare, 0, sizeof(segment))
+        memset(&self.sealing, 0, sizeof(segment))
+
+    def __dealloc__(self):
+        if self.current.number:
+            self.table.close(self.table.ctx, self.current.fd)
+        if self.spare.number:
+            self.table.close(self.table.ctx, self.spare.fd)
+        if self.sealing.number:
+            self.table.close(self.table.ctx, self.sealing.fd)
+        free(self.current.frames)
+        free(self.spare.frames)
+        free(self.sealing.frames)
+        pthread_cond_destroy(&self.upkeep)
+
+    # --- the next segment (append lock held) --------------------------------------------------------------------------
+
+    cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil:
+        cdef segment fresh
+        cdef uint32_t number
+        cdef int rc
+        pthread_mutex_lock(&self.ring.mutex)
+        while self.sealing.number or self.spare_busy:
+            if self.failed:
+                pthread_mutex_unlock(&self.ring.mutex)
+                return self.fail_sticky(st)
+            if self.sealing.number and (self.inline_maintenance or self.maintenance_errno):
+                rc = -(self.maintenance_errno or EIO)
+                pthread_mutex_unlock(&self.ring.mutex)
+                return cdp_fail_os(st, rc, 0, b"indexing the previous segment failed")
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+        if self.spare.number:
+            fresh = self.spare
+            memset(&self.spare, 0, sizeof(segment))
+        else:
+            number = self.next_number
+            self.spare_busy = True      # the number is ours
+            pthread_mutex_unlock(&self.ring.mutex)
+            rc = self.open_segment(&fresh, number, kind, st)
+            pthread_mutex_lock(&self.ring.mutex)
+            self.spare_busy = False
+            if rc != CDP_OK:
+                pthread_cond_broadcast(&self.ring.changed)
+                pthread_mutex_unlock(&self.ring.mutex)
+                return rc
+            self.next_number = number + 1
+        if self.current.number:
+            self.move_aside()
+        self.current = fresh
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
+        return CDP_OK
+
+    cdef bint put_aside(self) noexcept nogil:
+        cdef bint some
+        pthread_mutex_lock(&self.ring.mutex)
+        some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.failed
+        if some:
+            self.move_aside()
+        pthread_mutex_unlock(&self.ring.mutex)
+        return some
+
+    cdef void move_aside(self) noexcept nogil:
+        """io lock held, nothing waits for sealing: the current segment does from now on; there is none."""
+        self.current.end_frame = self.ring.queued
+        self.sealing = self.current
+        self.sealing_dirty = self.current_dirty
+        self.sealing_published = False
+        memset(&self.current, 0, sizeof(segment))
+        self.current_dirty = False
+
+    cdef void publish_sealing(self) noexcept nogil:
+        pthread_mutex_lock(&self.ring.mutex)
+        self.sealing_published = True
+        pthread_cond_signal(&self.upkeep)
+        pthread_mutex_unlock(&self.ring.mutex)
+
+    cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil:
+        """Create log/N.log: allocated, its header durable. Anything that fails leaves no file behind. Without space for it the
+        reserve becomes the segment, but for writes."""
+        cdef cdp_segment_header h
+        cdef cdp_status other
+        cdef int rc
+        memset(s, 0, sizeof(segment))
+        memset(&h, 0, sizeof(h))
+        memcpy(h.volume_uuid, self.uuid, 16)
+        h.volume_bytes = self.volume_bytes
+        h.created_ns = self.created_ns
+        h.segment = number
+        h.flags = CDP_SEGMENT_BEFORE if self.before else 0
+        s.capacity_bytes = self.segment_bytes
+        rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
+        if rc == CDP_NOSPACE and kind != ROOM_WRITE and self.reserve_c[0]:
+            if cdp_segment_adopt(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes, &s.fd, &other) == CDP_OK:
+                rc = CDP_OK         # else the first complaint is the one to tell
+        if rc != CDP_OK:
+            return rc
+        s.number = number
+        s.salt = h.salt
+        s.tail_bytes = CDP_BLOCK
+        s.first_seq = 1
+        s.last_seq = 0
+        return CDP_OK
+
+    # --- failure ----------------------------------------------------------------------------------------------------
+
+    cdef void fail(self, int errno_) noexcept nogil:
+        pthread_mutex_lock(&self.ring.mutex)
+        if not self.failed:
+            self.failed = errno_
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
+
+    cdef int fail_sticky(self, cdp_status *st) noexcept nogil:
+        return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0,
+                        b"the log's device failed earlier; close and open the volume to recover")
+
+    # --- maintenance --------------------------------------------------------------------------------------------------
+
+    def wait_work(self, uint32_t timeout_ms):
+        """Maintenance: wait until a segment is to be sealed, a spare one is wanted, or the time is over.
+        Returns False once stopped."""
+        cdef bint going
+        cdef uint64_t now = cdp_monotonic_ms(), until = now + timeout_ms
+        with nogil:
+            pthread_mutex_lock(&self.ring.mutex)
+            while now < until and not self.stopping and not self.sealing_published and not self.wants_spare():
+                cdp_cond_wait_ms(&self.upkeep, &self.ring.mutex, <uint32_t>(until - now))
+                now = cdp_monotonic_ms()
+            going = not self.stopping
+            pthread_mutex_unlock(&self.ring.mutex)
+        return bool(going)
+
+    cdef bint wants_spare(self) noexcept nogil:
+        """io lock held. Half a segment ahead: early enough for the device, and a volume that is written little has one file."""
+        return self.current.number and self.current.tail_bytes > self.segment_bytes // 2 and not self.spare.number and \
+            not self.spare_busy and not self.stopping
+
+    def prepare_spare(self):
+        """Create the next segment ahead of its need, so that no write waits for it. No-op where there is one."""
+        cdef segment fresh
+        cdef cdp_status st
+        cdef int rc = CDP_OK
+        cdef uint32_t number = 0
+        with nogil:
+            pthread_mutex_lock(&self.ring.mutex)
+            if self.wants_spare():
+                self.spare_busy = True
+                number = self.next_number   # a roll waits while spare_busy, so the number is ours
+            pthread_mutex_unlock(&self.ring.mutex)
+            if number:
+                rc = self.open_segment(&fresh, number, ROOM_WRITE, &st)
+                pthread_mutex_lock(&self.ring.mutex)
+                self.spare_busy = False
+                if rc == CDP_OK:
+                    self.spare = fresh
+                    self.next_number = number + 1
+                pthread_cond_broadcast(&self.ring.changed)
+                pthread_mutex_unlock(&self.ring.mutex)
+        check(rc, &st, self.directory.decode())
+
+    def close_files(self):
+        """Close the open segment and the spare; returns the numbers of files that hold no frame (to be removed)."""
+        empty = []
+        cdef segment *s
+        for which in range(2):
+            s = &self.spare if which else &self.current
+            if s.number:
+                if s.n_frames == 0:
+                    empty.append(s.number)
+                self.table.close(self.table.ctx, s.fd)
+                free(s.frames)
+                memset(s, 0, sizeof(segment))
+        return empty

@@ -1,0 +1,1 @@
+"""The transmission phase of NBD."""

@@ -1,5 +1,0 @@
-from typing_extensions import Buffer
-
-from cdpcore.mdpacket import MDPacket
-
-def execute(capsule: object, packet: MDPacket, buffers: list[Buffer], read_only: bool = False) -> str: ...

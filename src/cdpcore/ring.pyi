@@ -1,7 +1,0 @@
-from typing import final
-
-from cdpcore.pool import BufferPool
-
-@final
-class FrameRing:
-    def __new__(cls, pool: BufferPool) -> FrameRing: ...

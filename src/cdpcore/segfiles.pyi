@@ -1,9 +1,0 @@
-from typing import final
-
-from cdpcore.osapi import Os
-
-@final
-class SegmentFds:
-    def __new__(cls, os: Os, directory: str, max_open: int) -> SegmentFds: ...
-    def forget(self, number: int) -> None: ...
-    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""The operating system as one table of functions: real, plain POSIX, simulated."""

@@ -1,9 +1,0 @@
-from typing import Any, final
-
-from cdpcore.view import View
-from cdpcore.volume import VolumeCore
-
-@final
-class Target:
-    def __new__(cls, core: VolumeCore, view: View | None = None, pin: object = None) -> Target: ...
-    def capsule(self) -> Any: ...

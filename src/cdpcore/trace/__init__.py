@@ -1,0 +1,1 @@
+"""Block traces: native parsers, the replay driver, the check of its result."""

@@ -1,0 +1,356 @@
+"""Native parsers of block traces: pieces of a file in, records (cdp.trace.model.RECORD) out, without the GIL.
+
+Three owner classes, one for each shape of trace: lines of text, blktrace's binary events, write logs with data. Each
+keeps its format's state between pieces, so a trace of any length is read in constant memory. The devices met are
+numbered in order of first appearance, in a table of bounded size.
+
+A run returns (step, consumed, produced): one of the step constants below, how many bytes of the piece are done with,
+how many records were written from the given start of the array. A malformed line or event is not raised here: the
+caller knows the file's name, and asks `bad()` for the place and what was expected.
+
+Threading: an object belongs to one thread at a time; runs release the GIL. Memory: the piece and the array are only
+used during the call.
+"""
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from cdpcore.base.errors import InvalidRequest
+
+
+cdef extern from "trace/trace_rec.h" nogil:
+    ctypedef struct cdp_trace_rec:
+        pass
+    enum:
+        CDP_TRACE_MORE
+        CDP_TRACE_FULL
+        CDP_TRACE_DONE
+        CDP_TRACE_BAD
+        CDP_TRACE_GROW
+
+cdef extern from "trace/trace_devices.h" nogil:
+    ctypedef struct cdp_trace_device:
+        uint64_t number
+        uint32_t name_at, name_bytes
+    ctypedef struct cdp_trace_devices:
+        cdp_trace_device *devices
+        char *names
+        uint32_t count
+    enum:
+        CDP_TRACE_MAX_DEVICES
+        CDP_TRACE_MAX_NAME
+    int cdp_trace_devices_init(cdp_trace_devices *t)
+    void cdp_trace_devices_free(cdp_trace_devices *t)
+    int cdp_trace_devices_grow(cdp_trace_devices *t)
+    int cdp_trace_devices_find(cdp_trace_devices *t, const void *name, size_t n, uint64_t number, uint32_t *index)
+
+cdef extern from "trace/trace_text.h" nogil:
+    enum:
+        CDP_FMT_COUNT
+    ctypedef struct cdp_trace_text:
+        int32_t format, skip_bad
+        uint32_t stages
+        cdp_trace_devices *devices
+        uint64_t line, events, comments, bad
+        uint32_t header, absolute, actions_seen, bad_fields
+        uint64_t bad_line, bad_column
+        const char *bad_expected
+        uint32_t bad_text_bytes
+        unsigned char *bad_text
+    int cdp_trace_text_run(cdp_trace_text *t, const unsigned char *text, size_t n, int final, cdp_trace_rec *out,
+                           size_t cap, size_t *consumed, size_t *produced)
+    uint8_t cdp_trace_scsi_kind(uint64_t op)
+
+cdef extern from "trace/trace_blktrace.h" nogil:
+    ctypedef struct cdp_trace_blk:
+        int32_t skip_bad
+        uint32_t stages
+        cdp_trace_devices *devices
+        uint64_t events, bad, epoch_ns
+        uint32_t have_epoch, swapped, actions_seen
+        uint64_t bad_event, bad_at
+        const char *bad_expected
+    int cdp_trace_blk_run(cdp_trace_blk *t, const unsigned char *p, size_t n, int final, cdp_trace_rec *out, size_t cap,
+                          size_t *consumed, size_t *produced)
+
+cdef extern from "trace/trace_dmlog.h" nogil:
+    enum:
+        CDP_DMLOG_SUPER
+    ctypedef struct cdp_trace_dmlog:
+        uint64_t entries, done, position, marks, bad_at
+        uint32_t sector_bytes
+        const char *bad_expected
+    int cdp_trace_dmlog_super(cdp_trace_dmlog *t, const unsigned char *p)
+    int cdp_trace_dmlog_run(cdp_trace_dmlog *t, const unsigned char *p, size_t n, cdp_trace_rec *out, size_t cap,
+                            uint64_t *consumed, size_t *produced)
+
+
+MORE = CDP_TRACE_MORE  # everything complete in the piece is consumed
+FULL = CDP_TRACE_FULL  # the array is full
+DONE = CDP_TRACE_DONE  # the format says that the trace ends here
+BAD = CDP_TRACE_BAD  # stopped before something malformed: see bad()
+RECORD_BYTES = sizeof(cdp_trace_rec)
+FORMATS = CDP_FMT_COUNT
+MAX_DEVICES = CDP_TRACE_MAX_DEVICES
+
+
+def scsi_kind(op: int) -> int:
+    """Kind of a SCSI operation code (0..255), as the text parser and the binary readers share it."""
+    return cdp_trace_scsi_kind(op)
+
+
+cdef class DeviceTable:
+    """Devices by (name, number), numbered in order of first appearance; at most MAX_DEVICES."""
+
+    cdef cdp_trace_devices table
+
+    def __cinit__(self):
+        if cdp_trace_devices_init(&self.table) != 0:
+            raise MemoryError("table of trace devices")
+
+    def __dealloc__(self):
+        cdp_trace_devices_free(&self.table)
+
+    def __len__(self) -> int:
+        return self.table.count
+
+    cdef int grow(self) except -1:
+        cdef int rc = cdp_trace_devices_grow(&self.table)
+        if rc == -1:
+            raise MemoryError("table of trace devices")
+        if rc == -2:
+            raise InvalidRequest(f"the trace names more than {MAX_DEVICES} devices, or more than 64 MiB of their names",
+                                 "give it in parts")
+        return 0
+
+    def index(self, name: bytes, number: int) -> int:
+        """Index of the device, added where new. name: at most 1024 bytes; number: u64."""
+        cdef uint32_t found = 0
+        cdef uint64_t key = number
+        cdef const unsigned char *at = name
+        cdef size_t n = len(name)
+        if n > CDP_TRACE_MAX_NAME:
+            raise InvalidRequest(f"device name of {n} bytes: at most {CDP_TRACE_MAX_NAME}")
+        while not cdp_trace_devices_find(&self.table, at, n, key, &found):
+            self.grow()
+        return found
+
+    def key(self, index: int) -> tuple[bytes, int]:
+        """(name, number) of a device. Raises IndexError."""
+        if not 0 <= index < self.table.count:
+            raise IndexError(index)
+        cdef cdp_trace_device *d = &self.table.devices[<uint32_t>index]
+        return (<char *>(self.table.names + d.name_at))[:d.name_bytes], d.number
+
+
+cdef inline cdp_trace_rec *_room(unsigned char[::1] out, size_t start, size_t *cap) except? NULL:
+    """Where record `start` of the array lies, and how many fit from there."""
+    cdef size_t have = <size_t>out.shape[0] // sizeof(cdp_trace_rec)
+    if start >= have:
+        raise ValueError("no room in the record array")
+    cap[0] = have - start
+    return <cdp_trace_rec *>&out[0] + start
+
+
+cdef class TextParser:
+    """Lines of one text trace. format: number of enum cdp_trace_format; stages: bits of block-layer actions."""
+
+    cdef cdp_trace_text state
+    cdef readonly DeviceTable devices
+
+    def __cinit__(self, int format, DeviceTable devices not None, *, bint skip_bad=False, uint32_t stages=0):
+        memset(&self.state, 0, sizeof(self.state))
+        if not 0 <= format < CDP_FMT_COUNT:
+            raise ValueError(f"no text format {format}")
+        self.state.format = format
+        self.state.skip_bad = skip_bad
+        self.state.stages = stages
+        self.devices = devices
+        self.state.devices = &devices.table
+
+    def run(self, const unsigned char[::1] piece, bint final, unsigned char[::1] out, size_t start=0):
+        """Parses whole lines of `piece` into out[start:] (a byte view of the record array)."""
+        cdef size_t cap = 0, consumed = 0, produced = 0, done = 0, made = 0, n = piece.shape[0]
+        cdef cdp_trace_rec *to = _room(out, start, &cap)
+        cdef const unsigned char *text = &piece[0] if n else NULL
+        cdef int step = CDP_TRACE_MORE
+        while n:
+            with nogil:
+                step = cdp_trace_text_run(&self.state, text + done, n - done, final, to + made, cap - made, &consumed,
+                                          &produced)
+            done += consumed
+            made += produced
+            if step != CDP_TRACE_GROW:
+                break
+            self.devices.grow()
+        return step, done, made
+
+    def take_lines(self, uint64_t lines):
+        """Counts lines that another reader has parsed into a record each."""
+        self.state.line += lines
+        self.state.events += lines
+
+    def bad(self) -> tuple[int, int, str, bytes, int]:
+        """(line, column, what was expected, what was found: at most 64 bytes, fields read before)."""
+        return (self.state.bad_line, self.state.bad_column,
+                self.state.bad_expected.decode() if self.state.bad_expected != NULL else "",
+                (<char *>self.state.bad_text)[:self.state.bad_text_bytes], self.state.bad_fields)
+
+    @property
+    def lines(self) -> int:
+        """Lines consumed."""
+        return self.state.line
+
+    @property
+    def events(self) -> int:
+        """Well-formed data lines, whether or not they became records."""
+        return self.state.events
+
+    @property
+    def comments(self) -> int:
+        """Headers, comments, preambles, summaries, empty lines."""
+        return self.state.comments
+
+    @property
+    def bad_lines(self) -> int:
+        """Malformed lines passed over (skip_bad)."""
+        return self.state.bad
+
+    @property
+    def header(self) -> int:
+        """Not 0 once the format's header line was met; the version, for a fio iolog."""
+        return self.state.header
+
+    @property
+    def absolute(self) -> bool:
+        """The header said that times are UTC (only cdp's own CSV says so)."""
+        return bool(self.state.absolute)
+
+    @property
+    def actions_seen(self) -> int:
+        """Bits of the block-layer actions met (blkparse)."""
+        return self.state.actions_seen
+
+
+cdef class BlktraceParser:
+    """Events of one binary blktrace file. stages: bits of the actions that become records; 0 for none."""
+
+    cdef cdp_trace_blk state
+    cdef readonly DeviceTable devices
+
+    def __cinit__(self, DeviceTable devices not None, *, bint skip_bad=False, uint32_t stages=0):
+        memset(&self.state, 0, sizeof(self.state))
+        self.state.skip_bad = skip_bad
+        self.state.stages = stages
+        self.devices = devices
+        self.state.devices = &devices.table
+
+    def run(self, const unsigned char[::1] piece, bint final, unsigned char[::1] out, size_t start=0):
+        """Parses whole events of `piece` into out[start:] (a byte view of the record array)."""
+        cdef size_t cap = 0, consumed = 0, produced = 0, done = 0, made = 0, n = piece.shape[0]
+        cdef cdp_trace_rec *to = _room(out, start, &cap)
+        cdef const unsigned char *data = &piece[0] if n else NULL
+        cdef int step = CDP_TRACE_MORE
+        while n:
+            with nogil:
+                step = cdp_trace_blk_run(&self.state, data + done, n - done, final, to + made, cap - made, &consumed,
+                                         &produced)
+            done += consumed
+            made += produced
+            if step != CDP_TRACE_GROW:
+                break
+            self.devices.grow()
+        return step, done, made
+
+    def bad(self) -> tuple[int, int, str]:
+        """(event number, byte in the piece of that run, what was expected)."""
+        return (self.state.bad_event, self.state.bad_at,
+                self.state.bad_expected.decode() if self.state.bad_expected != NULL else "")
+
+    @property
+    def events(self) -> int:
+        """Events read, notifications included."""
+        return self.state.events
+
+    @property
+    def bad_events(self) -> int:
+        """Damaged stretches passed over (skip_bad)."""
+        return self.state.bad
+
+    @property
+    def actions_seen(self) -> int:
+        """Bits 1 << what of the actions met."""
+        return self.state.actions_seen
+
+    @property
+    def epoch_ns(self) -> int | None:
+        """UTC of trace time 0, or None before a wall-clock event was met."""
+        return self.state.epoch_ns if self.state.have_epoch else None
+
+    @property
+    def big_endian(self) -> bool | None:
+        """Byte order other than this machine's; None before the first event."""
+        return None if self.state.swapped == 0 else self.state.swapped == 2
+
+
+cdef class DmLogParser:
+    """Entries of one dm-log-writes or blklogwrites log; needs the first SUPER_BYTES of it."""
+
+    SUPER_BYTES = CDP_DMLOG_SUPER
+    cdef cdp_trace_dmlog state
+    cdef readonly bint valid
+
+    def __cinit__(self, const unsigned char[::1] super_block):
+        memset(&self.state, 0, sizeof(self.state))
+        if super_block.shape[0] < CDP_DMLOG_SUPER:
+            raise ValueError("a super block of 28 bytes")
+        self.valid = cdp_trace_dmlog_super(&self.state, &super_block[0]) == CDP_TRACE_MORE
+
+    def skip_super(self) -> int:
+        """Bytes from the start of the log to the first entry; to be skipped by the caller."""
+        self.state.position = self.state.sector_bytes
+        return self.state.sector_bytes
+
+    def resume(self, done: int, position: int):
+        """Go on behind entry `done`: the next run's piece begins at byte `position` of the log."""
+        self.state.done = done
+        self.state.position = position
+
+    def promise(self, entries: int):
+        """Read up to so many entries, whatever the super block said: it counts on while the log grows."""
+        self.state.entries = entries
+
+    def run(self, const unsigned char[::1] piece, unsigned char[::1] out, size_t start=0):
+        """Reads entries of `piece` into out[start:]; `consumed` may exceed the piece: skip so many bytes more."""
+        cdef size_t cap = 0, produced = 0, n = piece.shape[0]
+        cdef uint64_t consumed = 0
+        cdef cdp_trace_rec *to = _room(out, start, &cap)
+        cdef const unsigned char *data = &piece[0] if n else NULL
+        cdef int step
+        with nogil:
+            step = cdp_trace_dmlog_run(&self.state, data, n, to, cap, &consumed, &produced)
+        return step, consumed, produced
+
+    def bad(self) -> tuple[int, int, str]:
+        """(entry number from 1, byte in the log, what was expected)."""
+        return (self.state.done + 1, self.state.bad_at,
+                self.state.bad_expected.decode() if self.state.bad_expected != NULL else "")
+
+    @property
+    def entries(self) -> int:
+        """Entries that the super block promises."""
+        return self.state.entries
+
+    @property
+    def done(self) -> int:
+        """Entries read."""
+        return self.state.done
+
+    @property
+    def sector_bytes(self) -> int:
+        """Unit of the log, bytes."""
+        return self.state.sector_bytes
+
+    @property
+    def position(self) -> int:
+        """Byte of the log where the next entry starts."""
+        return self.state.position

@@ -1,0 +1,203 @@
+/* The blank-separated text formats but blkparse: FIU, DiskSim, blkreplay, fio iolog. Field tables: docs/traces.md. */
+#include "trace/trace_text.h"
+
+#define FIELD(call) do { if (!(call)) return CDP_LINE_BAD; } while (0)
+
+#define FIU_FIELDS "a blank: 9 fields ts_ns pid process lba size_sectors W|R major minor md5"
+
+/* The process name is the only field that may hold blanks: what lies between the second field and the last six. */
+enum cdp_line cdp_line_fiu(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
+{
+    const unsigned char *end = c->end, *tail[6], *word, *off_at, *len_at;
+    size_t word_n;
+    uint64_t pid, off, len, major, minor;
+
+    FIELD(cur_u64(c, "ts_ns: a whole number of nanoseconds", &r->ts_ns));
+    FIELD(cur_gap(c, FIU_FIELDS));
+    FIELD(cur_u64(c, "pid: a whole number", &pid));
+    FIELD(cur_gap(c, FIU_FIELDS));
+    const unsigned char *process = c->p, *at = end;
+    for (int i = 5; i >= 0; i--) {
+        while (at > process && (at[-1] == ' ' || at[-1] == '\t'))
+            at--;
+        while (at > process && at[-1] != ' ' && at[-1] != '\t')
+            at--;
+        if (at == process)
+            FIELD(cur_fail(c, end, FIU_FIELDS));
+        tail[i] = at;
+    }
+    c->fields++;
+    c->p = off_at = tail[0];
+    FIELD(cur_u64(c, "lba: a whole number of sectors, not negative", &off));
+    FIELD(cur_gap(c, FIU_FIELDS));
+    len_at = c->p;
+    FIELD(cur_u64(c, "size: a whole number of sectors, not negative", &len));
+    FIELD(cur_gap(c, FIU_FIELDS));
+    FIELD(cur_token(c, "W or R", &word, &word_n));
+    if (word_n != 1 || (*word != 'W' && *word != 'R'))
+        FIELD(cur_fail(c, word, "W or R"));
+    r->kind = *word == 'W' ? CDP_TRACE_WRITE : CDP_TRACE_READ;
+    FIELD(cur_u64(c, "major: a whole number", &major));
+    FIELD(cur_gap(c, FIU_FIELDS));
+    FIELD(cur_u64(c, "minor: a whole number", &minor));
+    FIELD(cur_gap(c, FIU_FIELDS));
+    FIELD(cur_token(c, "md5", &word, &word_n));
+    for (size_t i = 0; i < word_n; i++) {
+        unsigned ch = word[i], low = ch | 32;
+        if (ch - '0' >= 10 && low - 'a' >= 6)
+            FIELD(cur_fail(c, word + i, "md5: hexadecimal digits"));
+    }
+    FIELD(cur_range(c, r, off_at, off, 9, len_at, len, 9));
+    if (major >> 32 || minor >> 32)
+        FIELD(cur_fail(c, tail[3], "major and minor below 2^32"));
+    return text_device(t, c, r, NULL, 0, major << 32 | minor);
+}
+
+#define DISKSIM_FIELDS "a blank: 5 fields time device lba sectors flags"
+
+enum cdp_line cdp_line_disksim(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
+{
+    const unsigned char *off_at, *len_at;
+    uint64_t device, off, len, flags;
+
+    if (t->format == CDP_FMT_DISKSIM_NS) {
+        FIELD(cur_u64(c, "time: a whole number of nanoseconds", &r->ts_ns));
+        if (c->p < c->end && *c->p == '.')
+            FIELD(cur_fail(c, c->p, "a whole number of nanoseconds, as the file began (disksim-ms has decimals)"));
+    } else {
+        FIELD(cur_time(c, 6, "time: milliseconds, decimals allowed, not negative", &r->ts_ns));
+    }
+    FIELD(cur_gap(c, DISKSIM_FIELDS));
+    FIELD(cur_u64(c, "device: a whole number", &device));
+    FIELD(cur_gap(c, DISKSIM_FIELDS));
+    off_at = c->p;
+    FIELD(cur_u64(c, "lba: a whole number of sectors, not negative", &off));
+    FIELD(cur_gap(c, DISKSIM_FIELDS));
+    len_at = c->p;
+    FIELD(cur_u64(c, "sectors: a whole number, not negative", &len));
+    FIELD(cur_gap(c, DISKSIM_FIELDS));
+    FIELD(cur_hex(c, "flags: a hexadecimal number, bit 0 for a read", &flags));
+    FIELD(cur_end(c, "the end of the line after 5 fields"));
+    FIELD(cur_range(c, r, off_at, off, 9, len_at, len, 9));
+    r->kind = flags & 1 ? CDP_TRACE_READ : CDP_TRACE_WRITE;
+    return text_device(t, c, r, NULL, 0, device);
+}
+
+#define BLKREPLAY_FIELDS "';': 6 fields start ; sector ; sectors ; op ; delay ; duration"
+
+enum cdp_line cdp_line_blkreplay(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
+{
+    const unsigned char *off_at, *len_at, *op, *word;
+    size_t op_n, word_n;
+    uint64_t off, len;
+
+    /* A licence and notes, up to the line that names the columns; real files have all of that twice, so text counts
+     * as preamble (header < 2) until the first record. */
+    static const char START[] = "start ;";
+    size_t start_n = sizeof START - 1;
+    if (t->header < 2 && (size_t)(c->end - c->p) >= start_n && memcmp(c->p, START, start_n) == 0) {
+        t->header = 1;
+        return CDP_LINE_COMMENT;
+    }
+    cur_blanks(c);
+    if (t->header == 0 || (t->header == 1 && !cur_digit(c)))
+        return CDP_LINE_COMMENT;
+    FIELD(cur_time(c, 9, "start: seconds, decimals allowed, not negative", &r->ts_ns));
+    FIELD(cur_sep(c, ';', BLKREPLAY_FIELDS));
+    cur_blanks(c);
+    off_at = c->p;
+    FIELD(cur_u64(c, "sector: a whole number, not negative", &off));
+    FIELD(cur_sep(c, ';', BLKREPLAY_FIELDS));
+    cur_blanks(c);
+    len_at = c->p;
+    FIELD(cur_u64(c, "sectors: a whole number, not negative", &len));
+    FIELD(cur_sep(c, ';', BLKREPLAY_FIELDS));
+    FIELD(cur_word(c, ';', "op: R, RA or W", &op, &op_n));
+    if (cur_is(op, op_n, "W"))
+        r->kind = CDP_TRACE_WRITE;
+    else if (cur_is(op, op_n, "RA"))
+        r->flags = CDP_TRACE_AHEAD;
+    else if (!cur_is(op, op_n, "R"))
+        FIELD(cur_fail(c, op, "op: R, RA or W"));
+    FIELD(cur_sep(c, ';', BLKREPLAY_FIELDS));
+    FIELD(cur_word(c, ';', "delay", &word, &word_n));
+    FIELD(cur_sep(c, ';', BLKREPLAY_FIELDS));
+    FIELD(cur_word(c, ';', "duration", &word, &word_n));
+    FIELD(cur_end(c, "the end of the line after 6 fields"));
+    FIELD(cur_range(c, r, off_at, off, 9, len_at, len, 9));
+    t->header = 2;
+    return text_device(t, c, r, NULL, 0, 0);
+}
+
+#define FIO_ACTIONS "an action: add, open, close, read, write, trim, sync, datasync or (version 2) wait"
+
+static enum cdp_line fio_header(cdp_trace_text *t, cdp_cur *c)
+{
+    static const char START[] = "fio version ", STOP[] = " iolog";
+    const char *expected = "the first line 'fio version 2 iolog' or 'fio version 3 iolog'";
+    size_t n = sizeof START - 1, m = sizeof STOP - 1;
+    if ((size_t)(c->end - c->p) < n + 1 + m || memcmp(c->p, START, n) != 0)
+        FIELD(cur_fail(c, c->p, expected));
+    c->fields++;
+    unsigned version = c->p[n] - '0';
+    if ((version != 2 && version != 3) || memcmp(c->p + n + 1, STOP, m) != 0)
+        FIELD(cur_fail(c, c->p + n, "version 2 or 3"));
+    t->header = version;
+    return CDP_LINE_COMMENT;
+}
+
+enum cdp_line cdp_line_fio(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
+{
+    const unsigned char *file, *action, *off_at, *len_at;
+    size_t file_n, action_n;
+    uint64_t us = 0, off, len = 0;
+
+    if (!t->header)
+        return fio_header(t, c);
+    if (t->header == 3) {
+        cur_blanks(c);
+        const unsigned char *at = c->p;
+        FIELD(cur_u64(c, "a timestamp: a whole number of microseconds", &us));
+        if (us > UINT64_MAX / 1000)
+            FIELD(cur_fail(c, at, "a timestamp below 2^64 ns"));
+        FIELD(cur_gap(c, "a blank, then: file action [offset length]"));
+        r->ts_ns = us * 1000;
+    } else {
+        r->ts_ns = t->clock_ns;
+    }
+    FIELD(cur_token(c, "a file name", &file, &file_n));
+    FIELD(cur_gap(c, FIO_ACTIONS));
+    FIELD(cur_token(c, FIO_ACTIONS, &action, &action_n));
+    if (cur_is(action, action_n, "add") || cur_is(action, action_n, "open") || cur_is(action, action_n, "close")) {
+        FIELD(cur_end(c, "the end of the line after add, open or close"));
+        return CDP_LINE_EVENT;
+    }
+    int wait = t->header == 2 && cur_is(action, action_n, "wait");
+    int sync = cur_is(action, action_n, "sync") || cur_is(action, action_n, "datasync");
+    if (cur_is(action, action_n, "write"))
+        r->kind = CDP_TRACE_WRITE;
+    else if (cur_is(action, action_n, "trim"))
+        r->kind = CDP_TRACE_TRIM;
+    else if (sync)
+        r->kind = CDP_TRACE_FLUSH;
+    else if (!wait && !cur_is(action, action_n, "read"))
+        FIELD(cur_fail(c, action, FIO_ACTIONS));
+    FIELD(cur_gap(c, "a blank, then: offset length"));
+    off_at = c->p;
+    FIELD(cur_u64(c, wait ? "a whole number of microseconds" : "offset: a whole number of bytes, not negative", &off));
+    cur_blanks(c);
+    len_at = c->p;
+    if (!wait || c->p < c->end)
+        FIELD(cur_u64(c, "length: a whole number of bytes, not negative", &len));
+    FIELD(cur_end(c, "the end of the line after the length"));
+    if (wait) {
+        if (off > (UINT64_MAX - t->clock_ns) / 1000)
+            FIELD(cur_fail(c, off_at, "waits of less than 2^64 ns in all"));
+        t->clock_ns += off * 1000;
+        return CDP_LINE_EVENT;
+    }
+    FIELD(cur_range(c, r, off_at, off, 0, len_at, len, 0));
+    if (sync)
+        r->offset_bytes = r->length_bytes = 0;
+    return text_device(t, c, r, file, file_n, 0);
+}

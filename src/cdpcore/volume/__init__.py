@@ -1,0 +1,1 @@
+"""The core of one volume: its requests, on the log and the index."""

@@ -1,0 +1,604 @@
+"""The core of one volume: where a write goes, and what a read at any point sees.
+
+Way of a write: checked -> CRC of its data (no lock) -> append lock: room in the segment, seq and ts, descriptor and data
+into the open frame, extent tree (index lock) -> visible -> returned, or durable first with FUA. The append lock covers one
+copy of the data, so records are in the log in seq order, whole, and overlapping writes have one serial order: the one that
+recovery and every image show.
+
+Way of a read: what is visible (Versions) -> data from a pool slot that still has it, a segment file, or the base, without a
+lock; what a destructive restore frees is freed when the reads that began before it have ended.
+
+Invariant: a record is in one segment, whole; if it can't be, for want of space, nothing of it is in the log.
+"""
+cimport cython
+from libc.errno cimport ENOMEM, ESHUTDOWN
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from cdpcore.base.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
+from cdpcore.volume.extents cimport FULL, add_extent, add_file, kind_of
+from cdpcore.index.inspect cimport cdp_crc32c, cdp_piece
+from cdpcore.log.segments cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
+from cdpcore.index.versions cimport Versions, change, drop, pieces
+from cdpcore.system.os cimport CDP_OPEN_RDONLY
+from cdpcore.base.errors import Busy, Closed
+
+cdef extern from "base/format.h" nogil:
+    enum:
+        CDP_SECTOR
+        CDP_BLOCK
+        CDP_KIND_WRITE
+        CDP_KIND_ZERO
+        CDP_KIND_TRIM
+        CDP_KIND_FLUSH
+        CDP_REC_MORE
+        CDP_REC_FUA
+        CDP_REC_META
+    const uint64_t CDP_LOC_ZERO
+    const uint64_t CDP_LOC_HOLE
+    const uint64_t CDP_LOC_BASE
+    int cdp_loc_is_data(uint64_t loc)
+
+cdef extern from "log/frame.h" nogil:
+    enum:
+        CDP_FRAME_TAIL_BYTES
+
+cdef enum:
+    MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
+
+
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
+cdef class VolumeCore:
+    """One volume's engine.
+
+    Args:
+        log: its Log, at the end of what recovery found.
+        segments: read handles of the log's files.
+        size_bytes: a multiple of 512.
+        max_records: a segment is closed after that many, which bounds the extent tree.
+        base: path of the base file; "" where the base is all holes.
+        parent, parent_view, parent_pin: for a writable image, instead of base.
+        view, last_seq, last_ts_ns: what recovery found.
+    Threading: requests come from any thread. The def methods release the GIL where they may block.
+    """
+
+    def __cinit__(self, Log log not None, SegmentFds segments not None, *, uint64_t size_bytes, uint32_t max_records, base: str,
+                  View view not None, uint64_t last_seq, uint64_t last_ts_ns, VolumeCore parent=None, View parent_view=None,
+                  parent_pin=None):
+        self.os = log.os
+        self.table = log.table
+        self.log = log
+        self.segments = segments
+        self.size_bytes = size_bytes
+        # Three parts of 1 MiB to a slot of 4 MiB; at least two to a smaller one, so that little of it is left empty.
+        cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - CDP_FRAME_TAIL_BYTES
+        cdef uint64_t part = usable // 2 // CDP_BLOCK * CDP_BLOCK, mib = 1 << 20, most = 32 << 20
+        self.part_bytes = max(<uint64_t>CDP_BLOCK, min(part, mib))
+        self.max_request_bytes = min(most, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
+        cdef cdp_status st
+        self.base_fd = -1
+        if base:
+            self.base_fd = self.table.open(self.table.ctx, base.encode(), CDP_OPEN_RDONLY)
+            if self.base_fd < 0:
+                check(cdp_fail_os(&st, self.base_fd, 0, b"opening the base"), &st, base)
+        self.parent = parent
+        self.parent_view = parent_view
+        self.parent_pin = parent_pin
+        self.unflushed_seq = last_seq
+        self.versions = Versions(log.os, view, max_records, last_seq, last_ts_ns)
+
+    def __dealloc__(self):
+        if self.base_fd >= 0 and self.table != NULL:
+            self.table.close(self.table.ctx, self.base_fd)
+
+    # --- the way of a write -------------------------------------------------------------------------------------------
+
+    cdef int enter(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef int rc
+        if not cdp_gate_enter(&self.gate):
+            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+        if off > self.size_bytes or n > self.size_bytes - off:
+            cdp_gate_leave(&self.gate)
+            rc = cdp_fail(st, CDP_INVALID, 0, off, b"request reaches past the end of the volume")
+            st.expected = self.size_bytes
+            st.actual = off + n
+            return rc
+        return CDP_OK
+
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                   cdp_status *st) noexcept nogil:
+        """*seq: that of the last record, stored under the append lock before that record is in the log; 0, or as it was, where none
+        was appended."""
+        cdef uint64_t done = 0, step, part_seq = 0
+        cdef int rc = self.enter(off, n, st)
+        if rc != CDP_OK:
+            return rc
+        while rc == CDP_OK and done < n:
+            step = min(n - done, self.max_request_bytes - (off + done) % CDP_SECTOR)
+            # *seq not before the whole request is in the log.
+            rc = self.write_record(buf + done, off + done, step, flags, seq if done + step == n else &part_seq, st)
+            done += step
+        return self.leave(rc, n, flags, seq, st)
+
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef int rc = self.enter(off, n, st)
+        if rc != CDP_OK:
+            return rc
+        if n:
+            rc = self.zero_range(off, n, flags, seq, st)
+        return self.leave(rc, n, flags, seq, st)
+
+    cdef int leave(self, int rc, uint64_t n, uint32_t flags, const uint64_t *seq, cdp_status *st) noexcept nogil:
+        """A change has come to its end, its last record is *seq."""
+        if rc == CDP_OK and n and flags & CDP_FUA:
+            rc = self.make_durable(seq[0], st)
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef int flush(self, cdp_status *st) noexcept nogil:
+        """Everything acknowledged before is durable at return. A flush with nothing new behind it leaves no record."""
+        cdef uint64_t seq
+        cdef int rc = self.enter(0, 0, st)
+        if rc != CDP_OK:
+            return rc
+        self.log.lock_append()
+        seq = self.versions.last_seq
+        if self.unflushed_seq != seq:
+            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
+            if seq:
+                self.unflushed_seq = seq
+                self.n_flushes += 1
+            else:
+                rc = st.code
+        self.log.unlock_append()
+        if rc == CDP_OK:
+            rc = self.make_durable(seq, st)
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
+        return self.log.wait_durable(seq, st)
+
+    cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil:
+        """Append lock held: room for the whole record in segment and tree, and its seq and timestamp."""
+        cdef bint rolled
+        cdef uint64_t now
+        cdef int rc = self.log.make_room(data_bytes, kind, &rolled, st)
+        if rc != CDP_OK:
+            return rc
+        if not rolled and kind == ROOM_WRITE and not self.versions.has_room(MAX_PARTS):
+            rc = self.log.roll(kind, st)
+            if rc != CDP_OK:
+                return rc
+            rolled = True
+        if rolled and self.set_tree_aside() != CDP_OK:
+            return cdp_fail_os(st, -ENOMEM, 0, b"extent tree of the next segment")
+        now = self.table.now_ns(self.table.ctx)
+        seq[0] = self.versions.last_seq + 1
+        ts_ns[0] = now if now > self.versions.last_ts_ns else self.versions.last_ts_ns + 1
+        return CDP_OK
+
+    cdef int set_tree_aside(self) noexcept nogil:
+        """The log has set its segment aside; then maintenance may begin with it."""
+        if self.versions.swap_trees() != CDP_OK:
+            self.log.fail(ENOMEM)
+            return ENOMEM
+        self.log.publish_sealing()
+        return CDP_OK
+
+    cdef int write_record(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                          cdp_status *st) noexcept nogil:
+        """Checksums first: the append lock covers one copy of the data and no more."""
+        cdef uint32_t crc[MAX_PARTS]
+        cdef int rc
+        if off % CDP_SECTOR or n % CDP_SECTOR:
+            return self.write_bytes(buf, off, n, flags, seq, st)
+        checksum_parts(buf, n, self.part_bytes, crc)
+        self.log.lock_append()
+        rc = self.append_data(buf, off // CDP_SECTOR, n // CDP_SECTOR, crc, flags, seq, st)
+        self.log.unlock_append()
+        return rc
+
+    cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
+                         uint64_t *seq, cdp_status *st) noexcept nogil:
+        """Append lock held: one WRITE record, then visible."""
+        cdef change changes[MAX_PARTS]
+        cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, loc
+        cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i, n_changes = 0
+        cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
+        cdef int rc = self.begin_record(n, ROOM_WRITE, seq, &ts_ns, st)
+        for i in range(n_parts):
+            if rc != CDP_OK:
+                break
+            at = i * self.part_bytes
+            step = min(self.part_bytes, n - at)
+            rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
+                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0) | (CDP_REC_META if flags & CDP_META else 0),
+                                 buf + at, <uint32_t>step, crc[i], &loc, st)
+            if n_changes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
+                changes[n_changes - 1].end += step // CDP_SECTOR    # it lies right behind: one extent
+            else:
+                changes[n_changes].start = start + at // CDP_SECTOR
+                changes[n_changes].end = changes[n_changes].start + step // CDP_SECTOR
+                changes[n_changes].loc = loc
+                n_changes += 1
+        if rc != CDP_OK:
+            seq[0] = 0      # the next record may get it
+            return rc
+        self.versions.add(seq[0], ts_ns, changes, n_changes)
+        self.n_writes += 1
+        self.bytes_written += n
+        if flags & CDP_FUA:
+            self.unflushed_seq = seq[0]
+        return CDP_OK
+
+    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                         cdp_status *st) noexcept nogil:
+        """A write that does not begin and end on sectors: the rest of those sectors is read and logged with it, under the
+        append lock, so that it is one step in the serial order."""
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
+        cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
+        cdef uint32_t crc[MAX_PARTS]
+        cdef uint8_t *merged = <uint8_t *>malloc(whole)
+        cdef int rc
+        if merged == NULL:
+            return cdp_fail_os(st, -ENOMEM, off, b"merging an unaligned write")
+        memcpy(merged + head, buf, n)
+        self.log.lock_append()
+        rc = self.read_inside(NULL, merged, start * CDP_SECTOR, head, st)
+        if rc == CDP_OK:
+            rc = self.read_inside(NULL, merged + head + n, off + n, whole - head - n, st)
+        if rc == CDP_OK:
+            checksum_parts(merged, whole, self.part_bytes, crc)
+            rc = self.append_data(merged, start, end - start, crc, flags, seq, st)
+        self.log.unlock_append()
+        free(merged)
+        return rc
+
+    cdef int zero_range(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
+        cdef uint64_t end = off + n, at = off, stop, ts_ns
+        cdef uint16_t kind = CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO
+        cdef change part[3]
+        cdef uint8_t edge[3][512]
+        cdef uint16_t rec_flags
+        cdef uint32_t n_parts = 0, n_edges = 0, i
+        cdef int rc = CDP_OK
+        self.log.lock_append()
+        while at < end and rc == CDP_OK:
+            part[n_parts].start = at // CDP_SECTOR
+            if at % CDP_SECTOR == 0 and end - at >= CDP_SECTOR:
+                stop = end // CDP_SECTOR * CDP_SECTOR
+                part[n_parts].loc = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+            else:
+                stop = min(end, (at // CDP_SECTOR + 1) * CDP_SECTOR)
+                rc = self.read_inside(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, st)
+                memset(edge[n_parts] + at % CDP_SECTOR, 0, stop - at)
+                part[n_parts].loc = 0
+                n_edges += 1
+            part[n_parts].end = (stop + CDP_SECTOR - 1) // CDP_SECTOR
+            n_parts += 1
+            at = stop
+        if rc == CDP_OK:
+            rc = self.begin_record(n_edges * CDP_SECTOR, ROOM_WRITE, seq, &ts_ns, st)
+        for i in range(n_parts):
+            if rc != CDP_OK:
+                break
+            rec_flags = CDP_REC_MORE if i + 1 < n_parts else 0
+            if flags & CDP_FUA:
+                rec_flags |= CDP_REC_FUA
+            if part[i].loc:
+                rc = self.log.append(seq[0], ts_ns, part[i].start, part[i].end - part[i].start, kind, rec_flags, NULL, 0, 0, &at, st)
+            else:
+                rc = self.log.append(seq[0], ts_ns, part[i].start, 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
+                                     cdp_crc32c(0, edge[i], CDP_SECTOR), &part[i].loc, st)
+        if rc == CDP_OK:
+            self.versions.add(seq[0], ts_ns, part, n_parts)
+            self.n_zeroes += 1
+            if flags & CDP_FUA:
+                self.unflushed_seq = seq[0]
+        else:
+            seq[0] = 0
+        self.log.unlock_append()
+        return rc
+
+    cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
+                              room room_kind, cdp_status *st) noexcept nogil:
+        """Append lock held: one record that is not a write. `data` is n bytes, a multiple of 512. Returns its seq; 0: failed."""
+        cdef uint64_t seq, ts_ns, loc
+        if self.begin_record(n, room_kind, &seq, &ts_ns, st) != CDP_OK:
+            return 0
+        if self.log.append(seq, ts_ns, start, sectors, kind, 0, data, n, cdp_crc32c(0, data, n) if n else 0, &loc, st) != CDP_OK:
+            return 0
+        self.versions.add(seq, ts_ns, NULL, 0)
+        return seq
+
+    cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
+        pass
+
+    cdef uint64_t kept_seq(self) noexcept nogil:
+        return self.log.written()
+
+    cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        return self.log.put_out(beyond, st)
+
+    # --- the way of a read --------------------------------------------------------------------------------------------
+
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef uint64_t done = 0, step
+        cdef int rc = self.enter(off, n, st)
+        if rc != CDP_OK:
+            return rc
+        while rc == CDP_OK and done < n:
+            step = min(n - done, <uint64_t>(32 << 20))
+            rc = self.read_inside(view, buf + done, off + done, step, st)
+            done += step
+        cdp_gate_leave(&self.gate)
+        return rc
+
+    cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef cdp_piece *q
+        cdef uint64_t i, a, b
+        cdef int rc
+        if n == 0:
+            return CDP_OK
+        rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            q = &p.at[i]
+            a = max(q.start * CDP_SECTOR, off)
+            b = min(q.end * CDP_SECTOR, off + n)
+            if q.loc == CDP_LOC_BASE:
+                rc = self.read_base(buf + (a - off), a, b - a, st)
+            elif cdp_loc_is_data(q.loc):
+                rc = self.read_data(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
+            else:
+                memset(buf + (a - off), 0, b - a)
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    cdef int read_data(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef uint64_t token, off
+        cdef int fd, rc
+        cdef bint cached
+        cdef int64_t got
+        cdef uint8_t *resident = self.log.ring.pin(loc, &token)
+        if resident != NULL:
+            memcpy(buf, resident + skip, n)
+            self.log.ring.unpin(token)
+            return CDP_OK
+        rc = self.segments.acquire(<uint32_t>(loc >> 32), &fd, &cached, st)
+        if rc != CDP_OK:
+            return rc
+        off = <uint64_t><uint32_t>loc * CDP_SECTOR + skip
+        got = self.table.pread(self.table.ctx, fd, buf, n, off)
+        self.segments.release(<uint32_t>(loc >> 32), fd, cached)
+        if got < 0:
+            return cdp_fail_os(st, got, off, b"reading a log segment")
+        if <uint64_t>got != n:
+            rc = cdp_fail(st, CDP_CORRUPT, 0, off, b"a log segment ends before its data")
+            st.expected = n
+            st.actual = <uint64_t>got
+            return rc
+        return CDP_OK
+
+    cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef int64_t got
+        if self.parent is not None:
+            return self.parent.read(&self.parent_view.v, buf, off, n, st)
+        if self.base_fd < 0:
+            memset(buf, 0, n)
+            return CDP_OK
+        got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
+        if got < 0:
+            return cdp_fail_os(st, got, off, b"reading the base")
+        memset(buf + got, 0, n - <uint64_t>got)
+        return CDP_OK
+
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
+                 cdp_status *st) noexcept nogil:
+        """As cdp_target.map. Works in windows of 1 GiB, so a huge fragmented range costs no more than is asked for."""
+        cdef uint64_t at = off, end = off + n, stop
+        cdef extents found = extents(at=out, cap=cap, n=0)
+        cdef int rc = self.enter(off, n, st)
+        got[0] = 0
+        if rc != CDP_OK:
+            return rc
+        while rc == CDP_OK and at < end:
+            stop = min(end, (at // (1 << 30) + 1) * (1 << 30))
+            rc = self.map_window(view, at, stop, &found, st)
+            at = stop
+        cdp_gate_leave(&self.gate)
+        got[0] = found.n
+        return CDP_OK if rc == FULL else rc
+
+    cdef int map_window(self, const cdp_view *view, uint64_t at, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef uint64_t i, a, b
+        cdef int rc = self.versions.resolve(view, at // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            a = max(p.at[i].start * CDP_SECTOR, at)
+            b = min(p.at[i].end * CDP_SECTOR, end)
+            if p.at[i].loc != CDP_LOC_BASE:
+                rc = add_extent(out, a, b, kind_of(p.at[i].loc))
+            elif self.parent is None:
+                rc = add_file(out, self.table, self.base_fd, a, b, st)
+            else:
+                rc = self.map_parent(a, b, out, st)
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    cdef int map_parent(self, uint64_t a, uint64_t b, extents *out, cdp_status *st) noexcept nogil:
+        cdef cdp_extent some[64]
+        cdef uint32_t got, i
+        cdef int rc = CDP_OK
+        while rc == CDP_OK and a < b:
+            rc = self.parent.map(&self.parent_view.v, a, b - a, some, 64, &got, st)
+            if rc != CDP_OK:
+                break
+            for i in range(got):
+                if rc == CDP_OK:
+                    a = some[i].offset + some[i].length
+                    rc = add_extent(out, some[i].offset, a, some[i].kind)
+        return rc
+
+    # --- for the Python shell -----------------------------------------------------------------------------------------
+
+    def pread_into(self, unsigned char[::1] buffer not None, uint64_t offset, View view=None):
+        """Fill `buffer` from `offset` at `view` (None: now)."""
+        cdef cdp_status st
+        cdef int rc = CDP_OK
+        cdef const cdp_view *v = NULL
+        if view is not None:
+            v = &view.v
+        cdef uint64_t n = buffer.shape[0]
+        if n:
+            with nogil:
+                rc = self.read(v, &buffer[0], offset, n, &st)
+        check(rc, &st, None)
+
+    def pwrite(self, const unsigned char[::1] buffer not None, uint64_t offset, bint fua=False):
+        """Write `buffer` at `offset`."""
+        cdef cdp_status st
+        cdef int rc = CDP_OK
+        cdef uint64_t n = buffer.shape[0], seq
+        if n:
+            with nogil:
+                rc = self.write(&buffer[0], offset, n, CDP_FUA if fua else 0, &seq, &st)
+        check(rc, &st, None)
+
+    def pzero(self, uint64_t length, uint64_t offset, bint hole, bint fua=False):
+        """Zero a range; `hole`: a trim."""
+        cdef cdp_status st
+        cdef uint64_t seq
+        cdef int rc
+        with nogil:
+            rc = self.zero(offset, length, (CDP_HOLE if hole else 0) | (CDP_FUA if fua else 0), &seq, &st)
+        check(rc, &st, None)
+
+    def pflush(self):
+        """Everything acknowledged is durable at return."""
+        cdef cdp_status st
+        cdef int rc
+        with nogil:
+            rc = self.flush(&st)
+        check(rc, &st, None)
+
+    def extents(self, uint64_t offset, uint64_t length, View view=None) -> list:
+        """Up to 1024 (offset, length, kind) from `offset`; kind 0 data, 1 zero, 2 hole."""
+        cdef cdp_status st
+        cdef int rc
+        cdef uint32_t n = 0, i
+        cdef const cdp_view *v = NULL
+        if view is not None:
+            v = &view.v
+        cdef cdp_extent *out = <cdp_extent *>malloc(1024 * sizeof(cdp_extent))
+        if out == NULL:
+            raise MemoryError()
+        try:
+            with nogil:
+                rc = self.map(v, offset, length, out, 1024, &n, &st)
+            check(rc, &st, None)
+            return [(out[i].offset, out[i].length, out[i].kind) for i in range(n)]
+        finally:
+            free(out)
+
+    def freeze(self):
+        """Hold the append lock: no record is appended until thaw(). For a restore: the lineage is computed and installed
+        together with its record. Only for moments."""
+        if not cdp_gate_enter(&self.gate):
+            raise Closed("the volume is closed")
+        with nogil:
+            self.log.lock_append()
+
+    def thaw(self):
+        self.log.unlock_append()
+        cdp_gate_leave(&self.gate)
+
+    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None, bint freeing=False):
+        """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros) and, with
+        `view`, make that the current lineage (in which the record's own seq may be PENDING still). `freeing`: it frees space, and
+        may use the last there is. Returns (seq, ts_ns). Not durable before the next flush."""
+        cdef cdp_status st
+        cdef bytes padded = data + bytes((CDP_SECTOR - len(data) % CDP_SECTOR) % CDP_SECTOR)
+        cdef const uint8_t *p = <const uint8_t *><char *>padded
+        cdef uint32_t n = len(padded)
+        cdef uint64_t seq
+        cdef int rc = CDP_OK
+        with nogil:
+            seq = self.append_meta(kind, start, sectors, p, n, ROOM_FREEING if freeing else ROOM_EVENT, &st)
+            if seq and view is not None:
+                view.settle(seq)
+                rc = self.versions.install(&view.v, NULL, 0, False)
+        if not seq:
+            check(st.code, &st, None)
+        if rc != CDP_OK:
+            raise MemoryError()
+        return seq, self.versions.last_ts_ns
+
+    def close(self):
+        """Refuse new requests, wait for those inside. The log is stopped and closed by the owner. Idempotent."""
+        with nogil:
+            cdp_gate_close(&self.gate)
+
+    def disown(self):
+        """In the child of a fork, where the volume's threads are not: refuse everything. The parent goes on."""
+        cdp_gate_shut(&self.gate)
+
+    def adopt_base(self, path: str):
+        """The base, so far all holes, is now the file at `path`. The volume has no records yet."""
+        cdef cdp_status st
+        cdef int fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY)
+        if fd < 0:
+            check(cdp_fail_os(&st, fd, 0, b"opening the base"), &st, path)
+        self.base_fd = fd       # one store; readers see none or the file
+
+    def forget_segment(self, uint32_t number):
+        """A segment file is about to be deleted."""
+        self.segments.forget(number)
+
+    def set_aside(self, uint64_t seq=0xFFFFFFFFFFFFFFFF):
+        """Hand the open segment, if it has records up to `seq`, to maintenance for sealing; not while another one waits for that."""
+        with nogil:
+            self.log.lock_append()
+            if self.log.set_aside(seq):
+                self.set_tree_aside()
+            self.log.unlock_append()
+
+    def release(self):
+        """After close(): let go of files, mappings and the parent."""
+        if not self.closed:
+            raise Busy("the volume is open", "close it first")
+        self.versions.release()
+        self.segments.close()
+        if self.base_fd >= 0:
+            self.table.close(self.table.ctx, self.base_fd)
+            self.base_fd = -1
+        self.parent_pin = None
+
+    @property
+    def closed(self) -> bool:
+        return bool(cdp_gate_is_closed(&self.gate))
+
+    def position(self):
+        """(last_seq, last_ts_ns), of one moment."""
+        return self.versions.position()
+
+    def stats(self) -> dict:
+        """Counters since opening, and the memory of the extent trees in bytes."""
+        return {"writes": self.n_writes, "zeroes": self.n_zeroes, "flushes": self.n_flushes,
+                "bytes_written": self.bytes_written, "tree_bytes": self.versions.tree_bytes(), **self.log.stats()}
+
+
+cdef void checksum_parts(const uint8_t *buf, uint64_t n, uint64_t part_bytes, uint32_t *crc) noexcept nogil:
+    cdef uint64_t at = 0
+    while at < n:
+        crc[at // part_bytes] = cdp_crc32c(0, buf + at, min(part_bytes, n - at))
+        at += part_bytes

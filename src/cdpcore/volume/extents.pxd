@@ -1,0 +1,34 @@
+"""Block status while it is put together: what a stretch of a disk is, in a list with an end."""
+from libc.stdint cimport uint32_t, uint64_t
+from cdpcore.base.errors cimport cdp_status
+from cdpcore.system.os cimport cdp_os
+
+
+cdef extern from "base/target.h" nogil:
+    enum:
+        CDP_EXTENT_DATA
+        CDP_EXTENT_ZERO
+        CDP_EXTENT_HOLE
+    ctypedef struct cdp_extent:
+        uint64_t offset
+        uint64_t length
+        uint32_t kind
+
+cdef enum:
+    FULL = -1               # the list has no room for what follows: no error, the caller of map() asks again from there
+
+
+# Extents in bytes, one behind the other; neighbours are of different kinds.
+cdef struct extents:
+    cdp_extent *at
+    uint32_t cap, n
+
+
+# [a, b) follows. CDP_OK, or FULL.
+cdef int add_extent(extents *out, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil
+# What a version's data is: an enum cdp_extent_kind.
+cdef uint32_t kind_of(uint64_t loc) noexcept nogil
+# [a, b) of a file follows, told by its holes; fd < 0: it is one. CDP_OK, FULL, or the status.
+cdef int add_file(extents *out, const cdp_os *os, int fd, uint64_t a, uint64_t b, cdp_status *st) noexcept nogil
+# Everything from byte `a` on is forgotten.
+cdef void cut_extents(extents *out, uint64_t a) noexcept nogil
