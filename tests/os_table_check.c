@@ -127,12 +127,64 @@ static void check_threads(const cdp_os *o, const char *dir)
     CHECK(o->unlink(o->ctx, path) == 0);
 }
 
+#define IN_FLIGHT 16u
+#define ROUNDS 400u
+
+typedef struct submitter {
+    const cdp_os *o;
+    cdp_ioq *q;
+    int fd;
+    cdp_io io[IN_FLIGHT];
+    unsigned char *pages;
+    unsigned taken;
+} submitter;
+
+/* Its operations, one by one, while the other thread completes them. */
+static void *submit_all(void *arg)
+{
+    submitter *s = arg;
+    for (unsigned i = 0; i < IN_FLIGHT; i++) {
+        s->io[i] = (cdp_io){.op = i % 5 == 4 ? CDP_IO_DATASYNC : CDP_IO_WRITE, .fd = s->fd, .buf = s->pages + i * 4096, .n = 4096,
+                            .off = (uint64_t)i * 4096, .durable = i % 3 == 0, .owner = s};
+        while (s->o->submit(s->o->ctx, s->q, &s->io[i], 1) == 0)
+            continue;
+    }
+    return NULL;
+}
+
+static void check_queue(const cdp_os *o, const char *dir)
+{
+    char path[4096];
+    submitter s = {.o = o, .q = o->queue(o->ctx, 4), .fd = make(o, dir, "queue", path), .pages = o->pages(o->ctx, IN_FLIGHT * 4096)};
+    CHECK(s.q && s.fd > 0 && s.pages);
+    CHECK(!o->queue(o->ctx, 0) && !o->queue(o->ctx, CDP_IO_MAX_DEPTH + 1));
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        pthread_t thread;
+        memset(s.pages, (int)(round % 255 + 1), IN_FLIGHT * 4096);
+        CHECK(pthread_create(&thread, NULL, submit_all, &s) == 0);
+        for (unsigned n = 0; n < IN_FLIGHT;) {
+            cdp_io *done[3];
+            unsigned got = o->complete(o->ctx, s.q, done, 3, round % 2 == 0);
+            for (unsigned i = 0; i < got; i++)
+                CHECK(done[i]->owner == &s && done[i]->result == (done[i]->op == CDP_IO_WRITE ? 4096 : 0));
+            n += got;
+        }
+        CHECK(pthread_join(thread, NULL) == 0);
+    }
+    CHECK(o->complete(o->ctx, s.q, (cdp_io *[1]){0}, 1, 1) == 0);
+    o->free_queue(o->ctx, s.q);
+    o->free_queue(o->ctx, NULL);
+    o->free_pages(o->ctx, s.pages, IN_FLIGHT * 4096);
+    CHECK(o->close(o->ctx, s.fd) == 0 && o->unlink(o->ctx, path) == 0);
+}
+
 static void check_all(const cdp_os *o, const char *dir)
 {
     check_memory(o);
     check_maps(o, dir);
     check_handles(o, dir);
     check_threads(o, dir);
+    check_queue(o, dir);
 }
 
 /* What only the simulator counts and refuses. */
@@ -190,6 +242,8 @@ int main(int argc, char **argv)
     (void)argc;
     twin = "posix";
     check_all(cdp_os_posix(), argv[1]);
+    twin = "posix, threads";
+    check_queue(cdp_os_posix_threads(), argv[1]);
     twin = "sim";
     cdp_sim *s = cdp_sim_new(1);
     check_all(cdp_sim_os(s), "/");

@@ -1,5 +1,6 @@
 """The C table of OS calls, and an open file on one."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from cdpcore.system.io_queue cimport cdp_io, cdp_ioq
 
 
 cdef extern from "system/os.h" nogil:
@@ -17,6 +18,11 @@ cdef extern from "system/os.h" nogil:
         uint64_t (*changed_ns)(void *ctx, int fd) noexcept nogil
         int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end) noexcept nogil
         void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil
+        cdp_ioq *(*queue)(void *ctx, uint32_t depth) noexcept nogil
+        uint32_t (*submit)(void *ctx, cdp_ioq *q, cdp_io *list, uint32_t n) noexcept nogil
+        uint32_t (*complete)(void *ctx, cdp_ioq *q, cdp_io **done, uint32_t max, int wait) noexcept nogil
+        int (*queue_fd)(void *ctx, cdp_ioq *q) noexcept nogil
+        void (*free_queue)(void *ctx, cdp_ioq *q) noexcept nogil
         int (*lock)(void *ctx, int fd) noexcept nogil
         int (*map)(void *ctx, int fd, uint64_t n, void **addr) noexcept nogil
         int (*unmap)(void *ctx, void *addr, uint64_t n) noexcept nogil

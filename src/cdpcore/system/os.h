@@ -12,6 +12,7 @@
 #ifndef CDP_OS_H
 #define CDP_OS_H
 #include <stdint.h>
+#include "system/io_queue.h"
 
 enum cdp_open_flags {
     CDP_OPEN_RDONLY = 0,
@@ -38,6 +39,12 @@ typedef struct cdp_os {
                             since 1970; 0: not known, as of a block device */
     int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end); /* 1: found, 0: none left */
     void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n);           /* a hint: the range will be read soon */
+    /* Several transfers and syncs of handles of this table in flight at once: system/io_queue.h has their rules. */
+    cdp_ioq *(*queue)(void *ctx, uint32_t depth);                          /* NULL: no memory */
+    uint32_t (*submit)(void *ctx, cdp_ioq *q, cdp_io *list, uint32_t n);
+    uint32_t (*complete)(void *ctx, cdp_ioq *q, cdp_io **done, uint32_t max, int wait);
+    int (*queue_fd)(void *ctx, cdp_ioq *q);
+    void (*free_queue)(void *ctx, cdp_ioq *q);
     int (*lock)(void *ctx, int fd);                                        /* exclusive, not waiting: -EWOULDBLOCK */
     int (*map)(void *ctx, int fd, uint64_t n, void **addr);                /* read-only, shared */
     int (*unmap)(void *ctx, void *addr, uint64_t n);
@@ -55,8 +62,10 @@ typedef struct cdp_os {
     void (*free_pages)(void *ctx, void *addr, uint64_t n);
 } cdp_os;
 
-/* The real one. `flags`: CDP_OS_BUFFERED turns O_DIRECT off (for file systems that refuse it). Lives for ever. */
+/* The real one; lives for ever. */
 const cdp_os *cdp_os_posix(void);
+/* The same, whose queues are threads also where the kernel has io_uring. */
+const cdp_os *cdp_os_posix_threads(void);
 
 /* A handle on n zeroed bytes of memory, to be mapped by several processes of this machine. It has no name: it goes with the
  * last handle and mapping. Negative errno where there is none. Not in the table: the engine itself shares nothing. */

@@ -17,6 +17,7 @@ cdef extern from "system/os.h" nogil:
         CDP_DIRECT_ALIGN
 
     const cdp_os *cdp_os_posix()
+    const cdp_os *cdp_os_posix_threads()
 
 
 cdef extern from "system/os_sim.h" nogil:
@@ -50,6 +51,7 @@ cdef extern from "system/os_sim.h" nogil:
     void cdp_sim_set_clock(cdp_sim *sim, uint64_t ns, int64_t step)
     uint64_t cdp_sim_open_handles(cdp_sim *sim)
     uint64_t cdp_sim_open_maps(cdp_sim *sim)
+    uint64_t cdp_sim_open_queues(cdp_sim *sim)
     uint64_t cdp_sim_misuse(cdp_sim *sim)
 
 

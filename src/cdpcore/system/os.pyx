@@ -237,12 +237,18 @@ cdef class PosixOs(Os):
     """The machine itself. Get it from posix()."""
 
 
+    def __cinit__(self, bint threads=False):
+        if threads:
+            self.table = cdp_os_posix_threads()
+
+
 _POSIX = PosixOs()
+_POSIX_THREADS = PosixOs(threads=True)
 
 
-def posix():
-    """The real operating system (one object for the process)."""
-    return _POSIX
+def posix(*, bint threads=False):
+    """The real operating system (one object for the process). threads: its queues are threads, also where there is io_uring."""
+    return _POSIX_THREADS if threads else _POSIX
 
 
 # The kinds of calls, in the order of enum cdp_sim_call.
@@ -362,6 +368,11 @@ cdef class SimOs(Os):
     def open_maps(self):
         """Maps that were not unmapped."""
         return cdp_sim_open_maps(self.sim)
+
+    @property
+    def open_queues(self):
+        """Queues that were not freed."""
+        return cdp_sim_open_queues(self.sim)
 
     @property
     def misuse(self):

@@ -292,6 +292,43 @@ static void px_expect(void *ctx, int fd, uint64_t off, uint64_t n)
 #endif
 }
 
+static cdp_ioq *px_threads_queue(void *ctx, uint32_t depth)
+{
+    (void)ctx;
+    return cdp_threads_queue(depth);
+}
+
+static cdp_ioq *px_queue(void *ctx, uint32_t depth)
+{
+    cdp_ioq *q = cdp_uring_queue(depth);
+    return q ? q : px_threads_queue(ctx, depth);
+}
+
+static uint32_t px_submit(void *ctx, cdp_ioq *q, cdp_io *list, uint32_t n)
+{
+    (void)ctx;
+    return q->calls->submit(q, list, n);
+}
+
+static uint32_t px_complete(void *ctx, cdp_ioq *q, cdp_io **done, uint32_t max, int wait)
+{
+    (void)ctx;
+    return q->calls->complete(q, done, max, wait);
+}
+
+static int px_queue_fd(void *ctx, cdp_ioq *q)
+{
+    (void)ctx;
+    return q->calls->fd(q);
+}
+
+static void px_free_queue(void *ctx, cdp_ioq *q)
+{
+    (void)ctx;
+    if (q)
+        q->calls->free(q);
+}
+
 static int px_next_data(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end)
 {
     int64_t size = px_size(ctx, fd);
@@ -500,36 +537,46 @@ static void px_free_pages(void *ctx, void *addr, uint64_t n)
         (void)munmap(addr, (size_t)whole_pages(n));
 }
 
-static const cdp_os posix_table = {
-    .ctx = NULL,
-    .open = px_open,
-    .close = px_close,
-    .pread = px_pread,
-    .pwrite = px_pwrite,
-    .datasync = px_datasync,
-    .allocate = px_allocate,
-    .truncate = px_truncate,
-    .punch = px_punch,
-    .size = px_size,
-    .changed_ns = px_changed_ns,
-    .next_data = px_next_data,
-    .expect = px_expect,
-    .lock = px_lock,
-    .map = px_map,
-    .unmap = px_unmap,
-    .rename = px_rename,
-    .unlink = px_unlink,
-    .mkdir = px_mkdir,
-    .rmdir = px_rmdir,
-    .sync_dir = px_sync_dir,
-    .list_dir = px_list_dir,
-    .now_ns = px_now_ns,
-    .random = px_random,
-    .pages = px_pages,
-    .free_pages = px_free_pages,
-};
+/* clang-format off */
+#define TABLE(queue_) {                   \
+    .ctx = NULL,                          \
+    .open = px_open,                      \
+    .close = px_close,                    \
+    .pread = px_pread,                    \
+    .pwrite = px_pwrite,                  \
+    .datasync = px_datasync,              \
+    .allocate = px_allocate,              \
+    .truncate = px_truncate,              \
+    .punch = px_punch,                    \
+    .size = px_size,                      \
+    .changed_ns = px_changed_ns,          \
+    .next_data = px_next_data,            \
+    .expect = px_expect,                  \
+    .queue = queue_,                      \
+    .submit = px_submit,                  \
+    .complete = px_complete,              \
+    .queue_fd = px_queue_fd,              \
+    .free_queue = px_free_queue,          \
+    .lock = px_lock,                      \
+    .map = px_map,                        \
+    .unmap = px_unmap,                    \
+    .rename = px_rename,                  \
+    .unlink = px_unlink,                  \
+    .mkdir = px_mkdir,                    \
+    .rmdir = px_rmdir,                    \
+    .sync_dir = px_sync_dir,              \
+    .list_dir = px_list_dir,              \
+    .now_ns = px_now_ns,                  \
+    .random = px_random,                  \
+    .pages = px_pages,                    \
+    .free_pages = px_free_pages,          \
+}
+/* clang-format on */
+
+static const cdp_os posix_table = TABLE(px_queue), posix_threads_table = TABLE(px_threads_queue);
 
 const cdp_os *cdp_os_posix(void) { return &posix_table; }
+const cdp_os *cdp_os_posix_threads(void) { return &posix_threads_table; }
 
 /* POSIX names shared memory; the name lives for as long as it takes to take it away. Where /dev/shm is small (64 MiB in many
  * containers) that is the bound of the plain twin, and not of memfd. */

@@ -27,6 +27,7 @@ static int count_call(cdp_sim *s, uint32_t call, const char *path)
     if (changes(call)) {
         s->calls++;
         if (s->cut_in != UINT64_MAX && --s->cut_in == 0) {
+            sim_cut_queues(s);
             s->powered = 0;
             return IN_FLIGHT;
         }
@@ -210,11 +211,11 @@ static uint64_t fitting(const cdp_sim *s, const sim_file *f, uint64_t n, uint64_
     return n;
 }
 
-static int64_t sm_pwrite(void *ctx, int fd, const void *buf, uint64_t n, uint64_t off)
+int64_t sim_write(cdp_sim *s, int fd, const void *buf, uint64_t n, uint64_t off, int durable)
 {
     if (!in_range(off, n))
         return -EFBIG;
-    cdp_sim *s = sim_lock(ctx);
+    (void)sim_lock(s);
     sim_handle *h;
     int verdict = begin_io(s, CDP_SIM_PWRITE, fd, buf, n, off, &h);
     if (!h || n == 0)
@@ -234,22 +235,44 @@ static int64_t sm_pwrite(void *ctx, int fd, const void *buf, uint64_t n, uint64_
     sim_file_write(&s->tree.pool, f, buf, room, at, verdict == IN_FLIGHT);
     if (verdict == LOSE || verdict == MISDIRECT)
         sim_file_grow(&s->tree.pool, f, off + n);
+    if (durable && verdict != IN_FLIGHT && verdict >= 0 && room == part)
+        sim_file_sync_write(&s->tree.pool, f);
     return end(s, verdict, verdict < 0 ? verdict : room < part ? -ENOSPC : (int64_t)n);
 }
 
-static int sm_datasync(void *ctx, int fd)
+static int64_t sm_pwrite(void *ctx, int fd, const void *buf, uint64_t n, uint64_t off)
 {
-    cdp_sim *s = sim_lock(ctx);
+    return sim_write(ctx, fd, buf, n, off, 0);
+}
+
+uint64_t sim_operations(cdp_sim *s, int fd)
+{
+    const sim_handle *h = s->powered ? find_handle(s, fd) : NULL;
+    return h ? h->inode->file.ops_made : 0;
+}
+
+void sim_write_in_flight(cdp_sim *s, const cdp_io *io)
+{
+    const sim_handle *h = find_handle(s, io->fd);
+    if (h && h->flags & CDP_OPEN_RDWR && in_range(io->off, io->n))
+        sim_file_write(&s->tree.pool, &h->inode->file, io->buf, fitting(s, &h->inode->file, io->n, io->off), io->off, 1);
+}
+
+int sim_sync_upto(cdp_sim *s, int fd, uint64_t upto)
+{
+    (void)sim_lock(s);
     sim_handle *h;
     int verdict = begin_fd(s, CDP_SIM_DATASYNC, fd, 0, &h);
     if (verdict == GO) {
-        sim_file_sync(&s->tree.pool, &h->inode->file);
+        sim_file_sync_upto(&s->tree.pool, &h->inode->file, upto);
     } else if (verdict < 0 && h) {
         sim_fate fate = sim_draw_fate(s, CDP_SIM_SEEDED);
         sim_file_sync_failed(&s->tree.pool, &h->inode->file, &fate);
     }
     return (int)end(s, verdict, verdict);
 }
+
+static int sm_datasync(void *ctx, int fd) { return sim_sync_upto(ctx, fd, UINT64_MAX); }
 
 static int sm_allocate(void *ctx, int fd, uint64_t off, uint64_t n)
 {
@@ -484,6 +507,11 @@ const cdp_os sim_table = {
     .changed_ns = sm_changed_ns,
     .next_data = sm_next_data,
     .expect = sm_expect,
+    .queue = sm_queue,
+    .submit = sm_submit,
+    .complete = sm_complete,
+    .queue_fd = sm_queue_fd,
+    .free_queue = sm_free_queue,
     .lock = sm_lock,
     .map = sm_map,
     .unmap = sm_unmap,

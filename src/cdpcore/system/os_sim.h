@@ -9,7 +9,9 @@
  *     a new size may be there without its data, which then reads as zeros. Of operations on names a prefix survives.
  *  4. After a failed datasync some of that content is lost for good although reads still show it and later datasyncs
  *     succeed.
- *  5. Reads, sizes and listings show the current state, whatever is durable.
+ *  5. Operations in flight (system/io_queue.h) are carried out when they are completed, in an order that the seed decides; a
+ *     power cut finds writes that wait under way. A sync covers what was complete when it was submitted.
+ *  6. Reads, sizes and listings show the current state, whatever is durable.
  *
  * Deterministic: the same seed and the same calls in the same order give the same results.
  * Wrong use is refused and counted (cdp_sim_misuse): a closed or unknown handle, a direct transfer with an unaligned
@@ -111,6 +113,7 @@ void cdp_sim_set_clock(cdp_sim *sim, uint64_t ns, int64_t step);
 /* Handles, and maps, that were not given back. */
 uint64_t cdp_sim_open_handles(cdp_sim *sim);
 uint64_t cdp_sim_open_maps(cdp_sim *sim);
+uint64_t cdp_sim_open_queues(cdp_sim *sim);
 uint64_t cdp_sim_misuse(cdp_sim *sim);
 
 #endif

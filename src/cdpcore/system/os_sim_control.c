@@ -30,6 +30,7 @@ cdp_sim *cdp_sim_new(uint64_t seed)
     s->rand_fate = seed;
     s->rand_bytes = ~seed;
     s->rand_bytes = sim_rand(&s->rand_bytes);
+    s->rand_order = s->rand_bytes ^ 0x9e3779b97f4a7c15ull;
     return s;
 }
 
@@ -72,6 +73,7 @@ static uint64_t get(cdp_sim *s, const uint64_t *field)
 uint64_t cdp_sim_calls(cdp_sim *s) { return get(s, &s->calls); }
 uint64_t cdp_sim_open_handles(cdp_sim *s) { return get(s, &s->n_handles); }
 uint64_t cdp_sim_open_maps(cdp_sim *s) { return get(s, &s->n_maps); }
+uint64_t cdp_sim_open_queues(cdp_sim *s) { return get(s, &s->n_queues); }
 uint64_t cdp_sim_misuse(cdp_sim *s) { return get(s, &s->misuse); }
 uint64_t cdp_sim_space_used(cdp_sim *s) { return get(s, &s->tree.used_pages) * SIM_PAGE; }
 
@@ -89,8 +91,10 @@ void cdp_sim_cut_at(cdp_sim *s, uint64_t n)
 {
     (void)sim_lock(s);
     s->cut_in = n ? n : UINT64_MAX;
-    if (n == 0)
+    if (n == 0 && s->powered) {
+        sim_cut_queues(s);
         s->powered = 0;
+    }
     sim_unlock(s);
 }
 

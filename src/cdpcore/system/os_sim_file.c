@@ -18,6 +18,7 @@ struct sim_op {
     sim_op *next;
     uint32_t kind;
     uint32_t in_flight;
+    uint64_t number;      /* of the file's operations, from 1 */
     uint64_t off, n;      /* bytes */
     uint64_t page, end;   /* the pages it touches: [page, end) */
     sim_page *pages[];    /* of OP_WRITE: the new pages, one reference each */
@@ -48,6 +49,7 @@ static sim_op *add_op(sim_pool *pool, sim_file *f, uint32_t kind, uint64_t off, 
     f->last = op;
     f->n_ops++;
     f->op_pages += n_pages;
+    op->number = ++f->ops_made;
     return op;
 }
 
@@ -227,6 +229,20 @@ static uint64_t persist_write(sim_pool *pool, sim_file *f, const sim_op *op, con
     return reached < op->off + op->n ? reached : op->off + op->n;
 }
 
+/* What an operation other than a write does; returns the size that it asks for, 0: none. */
+static uint64_t persist_other(sim_pool *pool, sim_file *f, const sim_op *op)
+{
+    if (op->kind == OP_ALLOCATE)
+        sim_map_reserve(pool, &f->dur, op->page, op->end);
+    if (op->kind == OP_PUNCH)
+        sim_map_zero(pool, &f->dur, op->off, op->off + op->n);
+    if (op->kind == OP_TRUNCATE) {
+        sim_map_zero(pool, &f->dur, op->off, UINT64_MAX);
+        f->dur_size = op->off;
+    }
+    return op->kind == OP_GROW || op->kind == OP_TRUNCATE ? op->off : op->kind == OP_ALLOCATE ? op->off + op->n : 0;
+}
+
 static void persist(sim_pool *pool, sim_file *f, const sim_op *op, const sim_fate *fate)
 {
     /* Drawn for every operation, so that the fate of one does not depend on the kind of another. */
@@ -245,15 +261,7 @@ static void persist(sim_pool *pool, sim_file *f, const sim_op *op, const sim_fat
         /* The size is metadata: it may have been written although the data was not. */
         size = metadata == 0 ? op->off + op->n : reached;
     } else if (kept) {
-        size = op->kind == OP_GROW ? op->off : op->kind == OP_ALLOCATE ? op->off + op->n : 0;
-        if (op->kind == OP_ALLOCATE)
-            sim_map_reserve(pool, &f->dur, op->page, op->end);
-        if (op->kind == OP_PUNCH)
-            sim_map_zero(pool, &f->dur, op->off, op->off + op->n);
-        if (op->kind == OP_TRUNCATE) {
-            sim_map_zero(pool, &f->dur, op->off, UINT64_MAX);
-            f->dur_size = size = op->off;
-        }
+        size = persist_other(pool, f, op);
     }
     if (size > f->dur_size)
         f->dur_size = size;
@@ -275,6 +283,45 @@ void sim_file_sync(sim_pool *pool, sim_file *f)
             sim_map_copy(pool, &f->dur, &f->cur, op->page, op->end);
     f->dur_size = f->cur_size;
     drop_ops(pool, f);
+}
+
+/* Operations up to a number that touch pages [page, end) become durable, in their order. */
+static void sync_some(sim_pool *pool, sim_file *f, uint64_t upto, uint64_t page, uint64_t end)
+{
+    static const struct tear whole = {.style = WHOLE};
+    sim_op **at = &f->first, *op, *last = NULL;
+    while ((op = *at)) {
+        /* One without pages (GROW) changes the size only, for which order does not matter: the largest counts. */
+        if (op->kind == OP_STALE || op->number > upto || op->page >= end || (op->end <= page && op->end > op->page)) {
+            last = op;
+            at = &op->next;
+            continue;
+        }
+        uint64_t size = op->kind == OP_WRITE ? persist_write(pool, f, op, &whole) : persist_other(pool, f, op);
+        if (size > f->dur_size)
+            f->dur_size = size;
+        f->n_ops--;
+        if (op->kind == OP_WRITE)
+            f->op_pages -= op->end - op->page;
+        *at = op->next;
+        free_op(pool, op);
+    }
+    f->last = last;
+}
+
+void sim_file_sync_upto(sim_pool *pool, sim_file *f, uint64_t upto)
+{
+    if (upto >= f->ops_made)
+        sim_file_sync(pool, f);
+    else
+        sync_some(pool, f, upto, 0, UINT64_MAX);
+}
+
+void sim_file_sync_write(sim_pool *pool, sim_file *f)
+{
+    const sim_op *op = f->last;
+    if (op && op->kind == OP_WRITE)
+        sync_some(pool, f, op->number, op->page, op->end);
 }
 
 void sim_file_sync_failed(sim_pool *pool, sim_file *f, const sim_fate *fate)

@@ -21,7 +21,7 @@ typedef struct sim_file {
     uint64_t cur_size, dur_size; /* bytes */
     uint64_t changed_ns, dur_changed_ns; /* of the content; no sync makes it durable, the last crash said what is */
     sim_op *first, *last;        /* un-synced, oldest first */
-    uint64_t n_ops, op_pages;
+    uint64_t n_ops, op_pages, ops_made; /* ops_made: how many there have been, the number of the last one */
 } sim_file;
 
 /* How a power cut treats un-synced operations. */
@@ -44,6 +44,10 @@ int sim_file_next_data(const sim_pool *pool, const sim_file *f, uint64_t off, ui
 
 /* Everything so far becomes durable. */
 void sim_file_sync(sim_pool *pool, sim_file *f);
+/* So do the first `upto` operations (as ops_made counts them), and nothing that came later. */
+void sim_file_sync_upto(sim_pool *pool, sim_file *f, uint64_t upto);
+/* So does the last operation, a write, and what it overwrites of earlier ones. */
+void sim_file_sync_write(sim_pool *pool, sim_file *f);
 /* A sync that fails: some of it becomes durable, the rest never will, and reads do not show which. */
 void sim_file_sync_failed(sim_pool *pool, sim_file *f, const sim_fate *fate);
 /* The power comes back: decide, and read from now on what is durable. */

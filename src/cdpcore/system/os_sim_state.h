@@ -28,6 +28,8 @@ typedef struct sim_fault {
     char part[SIM_PART_BYTES];
 } sim_fault;
 
+typedef struct sim_queue sim_queue; /* os_sim_io.c */
+
 typedef struct sim_mapping {
     struct sim_mapping *next;
     void *addr;
@@ -43,6 +45,8 @@ struct cdp_sim {
     uint64_t n_handles;
     sim_mapping *maps;
     uint64_t n_maps;
+    sim_queue *queues;
+    uint64_t n_queues;
     sim_fault faults[SIM_MAX_FAULTS];
     int64_t delta;         /* of the misdirected write under way */
     int powered, sparse;
@@ -51,7 +55,9 @@ struct cdp_sim {
     uint64_t space_pages;
     uint64_t clock_ns;
     int64_t clock_step_ns;
-    uint64_t rand_fate, rand_bytes; /* two streams: how many random bytes are drawn does not change what survives */
+    /* Streams of their own: how many random bytes are drawn, and how many operations are in flight, does not change what
+     * survives. */
+    uint64_t rand_fate, rand_bytes, rand_order;
 };
 
 static inline cdp_sim *sim_lock(void *ctx)
@@ -72,5 +78,22 @@ static inline sim_fate sim_draw_fate(cdp_sim *s, uint32_t mode)
 /* os_sim.c */
 extern const cdp_os sim_table; /* all but ctx */
 void sim_free_handle(cdp_sim *s, sim_handle *h);
+/* No lock held. A write as the table's; durable: it, and what it overwrites, is durable when it returns. */
+int64_t sim_write(cdp_sim *s, int fd, const void *buf, uint64_t n, uint64_t off, int durable);
+/* No lock held. A sync of the first `upto` operations of the handle's file. */
+int sim_sync_upto(cdp_sim *s, int fd, uint64_t upto);
+/* The mutex held. How many operations the handle's file has had; 0: no such handle. */
+uint64_t sim_operations(cdp_sim *s, int fd);
+/* The mutex held, the power going. A write that the cut finds under way. */
+void sim_write_in_flight(cdp_sim *s, const cdp_io *io);
+
+/* os_sim_io.c */
+cdp_ioq *sm_queue(void *ctx, uint32_t depth);
+uint32_t sm_submit(void *ctx, cdp_ioq *q, cdp_io *list, uint32_t n);
+uint32_t sm_complete(void *ctx, cdp_ioq *q, cdp_io **done, uint32_t max, int wait);
+int sm_queue_fd(void *ctx, cdp_ioq *q);
+void sm_free_queue(void *ctx, cdp_ioq *q);
+/* The mutex held, the power going: what is in flight meets its fate. */
+void sim_cut_queues(cdp_sim *s);
 
 #endif
