@@ -1,0 +1,111 @@
+"""The transcripts in docs/cli.md are what the commands print: every ```console block is run, in order, in one
+directory.
+
+What differs from run to run (times, ages, process ids, the directory) is taken out before comparing. To write the page
+anew from what the commands print now: python tests/test_cli_docs.py
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
+BLOCK = re.compile(r"(```console\n)(.*?)(```\n)", re.DOTALL)
+TOOLS = ("bash", "head", "tr", "cmp", "curl", "qemu-io", "nbdinfo", "ls")
+RUNTIME = "/run/user/1000"
+HOME = "/data"
+
+
+class Shell:
+    """Runs the lines of the page as a user would, in a directory of its own."""
+
+    def __init__(self, directory: Path):
+        self.home, self.runtime, bin_ = directory / "data", directory / "run", directory / "bin"
+        for path in (self.home, self.runtime, bin_):
+            path.mkdir()
+        (bin_ / "cdp").write_text(f'#!/bin/sh\nexec {sys.executable} -m cdp "$@"\n')
+        (bin_ / "cdp").chmod(0o755)
+        self.env = {**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": str(self.runtime),
+                    "TZ": "UTC", "CDP_LOG_LEVEL": "warning"}
+        self.env.pop("CDP_CONFIG", None)
+        self.server: subprocess.Popen | None = None
+
+    def run(self, line: str) -> str:
+        """What a line prints, both streams, with the directories named as on the page."""
+        line = line.replace(RUNTIME, str(self.runtime))
+        if line.startswith("cdp serve") and line.endswith("&"):
+            out = self._serve(line.removesuffix("&"))
+        elif line == "kill %1":
+            out = self.stop()
+        else:
+            result = subprocess.run(["bash", "-c", line], cwd=self.home, env=self.env, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, text=True, timeout=120, check=False)
+            out = result.stdout
+        out = out.replace(str(self.runtime), RUNTIME).replace(str(self.home), HOME)
+        assert not out or out.endswith("\n"), f"{line}: what it prints does not end with a line end"
+        return out
+
+    def _serve(self, line: str) -> str:
+        self.server = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=self.home, env=self.env,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        out = []
+        for printed in self.server.stdout:
+            out.append(printed)
+            if "ready" in printed or "error" in printed:
+                break
+        return "".join(out)
+
+    def stop(self) -> str:
+        if self.server is None:
+            return ""
+        self.server.terminate()
+        out, _ = self.server.communicate(timeout=60)
+        self.server = None
+        return out
+
+
+def replayed(page: str, shell: Shell) -> str:
+    """The page with what its commands print now."""
+
+    def block(found: re.Match) -> str:
+        lines = [line.removeprefix("$ ") for line in found[2].splitlines() if line.startswith("$ ")]
+        return found[1] + "".join(f"$ {line}\n{shell.run(line)}" for line in lines) + found[3]
+
+    return BLOCK.sub(block, page)
+
+
+def settled(text: str) -> list[str]:
+    """Lines without what differs from run to run."""
+    text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+(Z|\+00:00)?", "TIME", text)
+    text = re.sub(r"(\d+ (ms|s|min|h|d) )+ago|now\)", "AGE", text)
+    text = re.sub(r"[\d.]+ (ns|us|ms|s) later", "LATER", text)
+    text = re.sub(r"process \d+", "process PID", text)
+    text = re.sub(r"[\d.]+ sec \([^)]*\)", "SPEED", text)
+    text = re.sub(r'"(ts_ns|asked_ts_ns|created_ns)": ?\d+', r'"\1": NS', text)
+    # What the engine makes of it may change without a word on the page being wrong.
+    text = re.sub(r"(?m)^  (log|index|segments|frames|read) .*", r"  \1 N", text)
+    text = re.sub(r"with [\d.]+ \w+ of log", "with N of log", text)
+    text = re.sub(r"\d+(\.\d)? [KM]?i?B +(?=\d+$)", "N ", text, flags=re.MULTILINE)
+    return [re.sub(r"  +", "  ", line).rstrip() for line in text.splitlines()]
+
+
+def test_the_page_shows_what_the_commands_print(tmp_path):
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    shell = Shell(tmp_path)
+    try:
+        now = replayed(PAGE.read_text(), shell)
+    finally:
+        shell.stop()
+    assert settled(now) == settled(PAGE.read_text()), "run: python tests/test_cli_docs.py"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        PAGE.write_text(replayed(PAGE.read_text(), Shell(Path(scratch))))

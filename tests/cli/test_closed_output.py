@@ -1,0 +1,48 @@
+"""Standard input, output and error may be closed: a command does its work, and nothing that is printed ends up in a volume."""
+import subprocess
+
+import pytest
+from support import interop
+
+import cdp
+
+
+def run_closed(path, line, closed):
+    quoted = " ".join(f"'{word}'" for word in interop.cdp_argv(*line.split()))
+    return subprocess.run(["sh", "-c", f"{quoted} {closed}"], cwd=path, env=interop.environ(), capture_output=True, text=True, timeout=60,
+                          check=False)
+
+
+@pytest.fixture
+def web(tmp_path):
+    with cdp.create(tmp_path / "web", size=1 << 20) as volume:
+        volume.pwrite(b"x" * 5000, 0)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", ["info web", "records web --json", "--help", "bookmark web b"])
+def test_no_output(web, line):
+    done = run_closed(web, line, ">&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_nothing_is_open(web):
+    """The files of the volume do not take the numbers of what is closed: what is printed would be written to them."""
+    for i in range(3):
+        assert run_closed(web, f"bookmark web b{i}", "<&- >&- 2>&-").returncode == 0
+    assert run_closed(web, "bookmark web b0", "<&- >&- 2>&-").returncode == 2
+    assert "no problems" in interop.run(*interop.cdp_argv("check", "web"), cwd=web).stdout
+    with cdp.open(web / "web") as volume:
+        assert volume.pread(5000, 0) == b"x" * 5000
+        assert [mark.name for mark in volume.bookmarks()] == ["b0", "b1", "b2"]
+
+
+def test_export_needs_an_output(web):
+    done = run_closed(web, "export web -", ">&-")
+    assert done.returncode == 2 and done.stderr == "cdp: error: standard output is closed; write to a file or a pipe\n"
+
+
+def test_reader_that_leaves(web):
+    """As with `| head -0`: the status says so, and nothing else is said."""
+    done = run_closed(web, "records web --json", "| true")
+    assert done.stderr == ""

@@ -1,0 +1,168 @@
+"""The shared-memory way from a gateway's NBD connection to a daemon's target: every request, order, bounds, ends."""
+import os
+import random
+import struct
+import threading
+import time
+
+import pytest
+from support.ha import SETTINGS, gate
+from support.nbd import MIB, request, until, write
+
+import cdp
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.bench.ram_disk import RamDisk
+from cdpcore.channel.channel import SLOTS, Channel
+from cdpcore.channel.executor import Executor, Left
+from cdpcore.nbd.connection import End
+
+READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
+FUA, NO_HOLE, DF, REQ_ONE = 1, 2, 4, 8
+SIZE = 8 * MIB
+
+
+@pytest.fixture
+def volume(tmp_path):
+    with cdp.create(tmp_path / "v", size=SIZE, settings=SETTINGS) as made:
+        yield made
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_every_request(volume, structured):
+    with gate(SIZE, structured=structured) as g, g.attached(volume.target()):
+        data = os.urandom(5000)
+        assert g.wire.ask(write(777, data, flags=FUA)).error == 0
+        assert volume.pread(5000, 777) == data
+        assert g.wire.ask(request(READ, 700, 6000), 6000).data == volume.pread(6000, 700)
+        assert g.wire.ask(request(READ, SIZE - 65536, 65536), 65536).data == bytes(65536)
+        assert g.wire.ask(request(TRIM, 4096, 512)).error == 0
+        assert g.wire.ask(request(ZEROES, 1024, 512, flags=NO_HOLE)).error == 0
+        assert volume.pread(512, 1024) == volume.pread(512, 4096) == bytes(512)
+        assert g.wire.ask(request(FLUSH)).error == 0
+        assert g.wire.ask(request(CACHE, 0, MIB)).error == 0
+        assert g.wire.ask(request(READ, 0, 0)).error == 0
+        assert g.wire.ask(request(READ, SIZE - 512, 1024), 1024).error == 22
+        assert g.wire.ask(write(SIZE - 512, bytes(1024))).error == 28
+        assert g.wire.ask(request(99)).error == 22
+        kinds = [int(r["kind"]) for r in volume.records()]
+        assert kinds == [1, 3, 2, 4]      # written with FUA, trimmed, zeroed, flushed
+        g.wire.send(request(DISC))
+        assert g.end() == End.DISCONNECTED
+    counted = g.connection.counters()
+    assert counted["requests"] == 11 and counted["errors"] == 3 and counted["writes"] == 1 and counted["zeroes"] == 2
+
+
+def test_block_status(volume):
+    volume.pwrite(bytes([1]) * 4096, 8192)
+    volume.zero(4096, 65536)
+    with gate(SIZE) as g, g.attached(volume.target()):
+        extents = [(e.offset, e.length, {"data": 0, "zero": 2, "hole": 3}[e.kind]) for e in volume.extents()]
+        asked = g.wire.ask(request(STATUS, 0, SIZE))
+        assert [(length, flags) for length, flags in asked.extents] == [(length, flags) for _, length, flags in extents]
+        assert g.wire.ask(request(STATUS, 8192, SIZE - 8192, flags=REQ_ONE)).extents == [(4096, 0)]
+
+
+def test_many_under_way_are_answered_in_their_order(volume):
+    n = 3000
+    with gate(SIZE, structured=False) as g, g.attached(volume.target()):
+        sender = threading.Thread(target=g.wire.send, args=[b"".join(
+            write(i % 100 * 512, struct.pack("<Q", i) * 64, cookie=i) if i % 7 else request(FLUSH, cookie=i) for i in range(1, n))])
+        sender.start()
+        cookies = [struct.unpack(">IIQ", g.wire.recv_exact(16)) for _ in range(1, n)]
+        sender.join()
+    assert cookies == [(0x67446698, 0, i) for i in range(1, n)]
+    assert [int(r["kind"]) for r in volume.records()].count(1) == sum(1 for i in range(1, n) if i % 7)
+    for i in range(n - 101, n):
+        if i % 7:
+            assert volume.pread(8, i % 100 * 512) in [struct.pack("<Q", k) for k in range(i, n, 100)]
+
+
+def test_requests_of_all_sizes_go_round_the_buffers(tmp_path):
+    """Several times round RECEIVE and REPLY, with what is kept in between; the largest request is 32 MiB."""
+    size, chance = 64 * MIB, random.Random(5)
+    model = bytearray(size)
+    with cdp.create(tmp_path / "v", size=size, settings=SETTINGS) as volume, gate(size) as g, g.attached(volume.target()):
+        for n in [32 * MIB, *(int(512 * 2 ** chance.uniform(0, 13.5)) for _ in range(60)), 32 * MIB, 700]:
+            at = chance.randrange(0, size - n + 1)
+            data = chance.randbytes(min(n, 65536)) * (n // min(n, 65536) + 1)
+            model[at:at + n] = data[:n]
+            assert g.wire.ask(write(at, data[:n])).error == 0
+            back = chance.randrange(0, size - n + 1)
+            assert g.wire.ask(request(READ, back, n), n).data == model[back:back + n]
+        until(lambda: (at := g.channel.positions())["head"] == at["answered"], "all is answered")
+        assert g.channel.positions()["head"] - g.channel.positions()["tail"] <= SLOTS
+
+
+def test_what_is_kept_is_bounded_though_nothing_is_flushed(tmp_path):
+    """Far more small writes than slots, on a log that would write itself only when 4 MiB are full."""
+    with cdp.create(tmp_path / "v", size=SIZE, settings=SETTINGS) as volume, gate(SIZE, structured=False) as g, \
+            g.attached(volume.target()):
+        n, piece = 2 * SLOTS + 100, write(0, b"x" * 1)
+        threading.Thread(target=lambda: [g.wire.send(piece * 100) for _ in range(n // 100)], daemon=True).start()
+        for _ in range(n // 100 * 100):
+            assert g.wire.recv_exact(16)[4:8] == bytes(4)
+        assert g.channel.positions()["head"] - g.channel.positions()["tail"] <= SLOTS
+        assert volume.window().newest.seq == n // 100 * 100
+
+
+def test_requests_wait_while_there_is_no_daemon(volume):
+    with gate(SIZE) as g:
+        g.wire.send(write(0, b"early" * 100), request(FLUSH))
+        until(lambda: g.channel.positions()["head"] == 2, "both are received")
+        time.sleep(0.05)
+        assert g.channel.positions()["done"] == 0
+        with g.attached(volume.target()):
+            assert g.wire.reply().error == g.wire.reply().error == 0
+        assert volume.pread(5, 0) == b"early"
+
+
+def test_a_client_that_goes_leaves_nothing_unwritten(volume):
+    with gate(SIZE) as g, g.attached(volume.target()):
+        assert g.wire.ask(write(0, b"z" * 4096)).error == 0
+        g.wire.send(request(DISC))
+        assert g.end() == End.DISCONNECTED
+        positions = g.channel.positions()
+        assert positions["tail"] == positions["head"] == 1 and positions["written_seq"] == 1
+
+
+def test_ends(volume):
+    with gate(SIZE) as g:
+        g.wire.send(write(0, b"z" * 4096))
+        g.connection.stop()             # graceful: it waits for a daemon
+        until(lambda: g.channel.positions()["head"] == 1, "received")
+        g.connection.stop(now=True)
+        assert g.end() == End.STOPPED
+    with gate(SIZE) as g, g.attached(volume.target()) as left:
+        g.wire.send(b"this is no request at all, not at all")
+        assert g.end() == End.GARBAGE
+        until(lambda: left, "the executor hears of it")
+        assert left == [Left.GONE]
+
+
+def test_a_read_only_target(volume):
+    volume.pwrite(b"old" * 1000, 0)
+    with volume.at("now") as image, gate(SIZE, read_only=True) as g, g.attached(image.target()):
+        volume.pwrite(b"new" * 1000, 0)
+        assert g.wire.ask(request(READ, 0, 3000), 3000).data == b"old" * 1000
+        assert g.wire.ask(write(0, b"x" * 512)).error == 1
+
+
+def test_a_daemon_believes_no_reference(volume):
+    """A write whose range passes the end is refused by the executor too, and nothing is logged."""
+    with gate(2 * SIZE) as g, g.attached(volume.target()):      # a gateway that has the size wrong
+        assert g.wire.ask(write(SIZE, b"x" * 512)).error == 22
+        assert g.wire.ask(request(READ, SIZE - 512, 1024), 1024).error == 22
+        assert g.wire.ask(request(TRIM, SIZE, SIZE)).error == 22
+    assert volume.window().newest.seq == 0
+
+
+def test_what_is_refused(volume, tmp_path):
+    with open(tmp_path / "f", "wb+") as file, pytest.raises(InvalidRequest):
+        Channel(file.fileno())
+    channel = Channel()
+    with pytest.raises(InvalidRequest, match="does not tell"):
+        Executor(channel, os.dup(channel.fileno()), RamDisk(MIB).capsule, 1)
+    with pytest.raises(InvalidRequest):
+        Executor(channel, os.dup(channel.fileno()), object(), 1)
+    with gate(MIB, read_only=True) as g, g.attached(RamDisk(MIB, read_only=True).capsule):
+        assert g.wire.ask(request(READ, 0, 512), 512).data == bytes(512)

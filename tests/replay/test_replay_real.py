@@ -1,0 +1,41 @@
+"""Every real trace of the optional trace folder, replayed into volumes and verified. Long ones: their first RECORDS."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cdp.cli import cli
+
+TRACES = Path(os.environ.get("CDP_TRACES", Path(__file__).parent.parent.parent.parent / "shared" / "traces"))
+RECORDS = 12_000
+FILES = sorted(p.relative_to(TRACES).as_posix() for p in TRACES.glob("*/*") if p.is_file()) if TRACES.is_dir() else []
+
+
+@pytest.mark.skipif(not FILES, reason=f"no trace folder at {TRACES}")
+@pytest.mark.parametrize("mode", ["after", "before"])
+@pytest.mark.parametrize("name", FILES or ["none"])
+def test_replayed_and_verified(tmp_path, name, mode):
+    args = [
+        "replay",
+        str(TRACES / name),
+        "--volume",
+        str(tmp_path / "{disk}"),
+        "--create",
+        "--mode",
+        mode,
+        "--verify",
+        "--moments",
+        "8",
+        "--json",
+    ]
+    result = CliRunner().invoke(cli, [*args, "--limit", str(RECORDS)], prog_name="cdp")
+    assert result.exit_code == 0, result.output
+    got = json.loads(result.stdout)
+    assert got["records"] == min(RECORDS, got["records_in_trace"]) and got["not_issued"] == 0
+    issued = sum(got["requests"][kind]["count"] for kind in ("read", "write", "trim", "zero"))
+    flushes = got["requests"]["flush"]["count"]
+    assert got["records"] - flushes <= issued and all(v["ok"] for v in got["verify"])
+    assert issued <= got["records"] or mode == "before"     # there long trims are taken apart, as long writes are anywhere

@@ -1,0 +1,103 @@
+"""docs/format.md against real bytes: golden files are read by a parser written from the document alone, and by the engine."""
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+import cdp
+from cdp.check import check
+from cdpcore.index.inspect import crc32c
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+CONTENT = b"hello, past".ljust(512, b"\0")
+
+
+def zeroed_crc(block: bytes, at: int) -> int:
+    return crc32c(block[:at] + bytes(4) + block[at + 4:])
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """The golden volume, with a catalog rebuilt from its log."""
+    path = tmp_path / "golden"
+    shutil.copytree(GOLDEN / "v1", path)
+    (path / "images").mkdir()
+    (path / "lock").touch()
+    report = check.rebuild(path)
+    assert report.ok and (report.segments, report.frames, report.records) == (1, 1, 2)
+    return path
+
+
+def test_segment_by_the_document():
+    raw = (GOLDEN / "v1/log/0000000001.log").read_bytes()
+    magic, version, crc, _uuid, size, created, number, flags, salt = struct.unpack_from("<8sII16sQQIIQ", raw)
+    assert (magic, version, size, number, flags) == (b"CDPSEG1\0", 1, 1 << 20, 1, 0)
+    assert crc == zeroed_crc(raw[:4096], 12)
+    frame = raw[4096:8192]
+    (magic, frame_salt, first, durable, flush, n, n_desc, data_bytes, tail_bytes, blocks, crc) = \
+        struct.unpack_from("<8sQQQQIIIIII", frame)
+    assert (magic, frame_salt, first, durable, flush) == (b"CDPFRM1\0", salt, 1, 0, 2)
+    assert (n, n_desc, data_bytes, tail_bytes, blocks) == (0, 2, 4096, 0, 1)
+    assert crc == zeroed_crc(frame, 60)
+    ts, start, sectors, sector, data_crc, kind, rec_flags, n_bytes = struct.unpack_from("<QQQIIHHI", frame, 64)
+    assert (start, sectors, kind, rec_flags, n_bytes) == (8, 1, 1, 0, 512)
+    assert raw[sector * 512:sector * 512 + n_bytes] == CONTENT and crc32c(CONTENT) == data_crc
+    later, _, _, no_data, _, kind, _, _ = struct.unpack_from("<QQQIIHHI", frame, 104)
+    assert kind == 4 and no_data == 0 and later > ts > created
+    trailer = raw[-4096:]
+    (magic, end_salt, lo, hi, ts_lo, ts_hi, at, frames, dir_crc, number, crc) = struct.unpack_from("<8sQQQQQQIIII", trailer)
+    assert (magic, end_salt, lo, hi, ts_lo, ts_hi, frames, number) == (b"CDPEND1\0", salt, 1, 2, ts, later, 1, 1)
+    assert crc == zeroed_crc(trailer, 68) and dir_crc == crc32c(raw[at:at + 32 * frames])
+    assert struct.unpack_from("<QQQII", raw, at) == (1, ts, 2, 1, 2)
+
+
+def test_run_by_the_document():
+    raw = (GOLDEN / "v1/runs/0000000001.run").read_bytes()
+    (magic, version, crc, _, lo, hi, seg_lo, seg_hi, extents, versions, blocks, fences, crcs, size, crcs_crc, flags) = \
+        struct.unpack_from("<8sII16sQQIIQQQQQQII", raw)
+    assert (magic, version, lo, hi, seg_lo, seg_hi, extents, versions, blocks, flags) == (b"CDPRUN1\0", 1, 1, 2, 1, 1, 1, 1, 1, 0)
+    assert crc == zeroed_crc(raw[:4096], 12) and size == len(raw) and crcs_crc == crc32c(raw[crcs:])
+    assert struct.unpack_from("<I", raw, crcs)[0] == crc32c(raw[4096:crcs])
+    start, at_versions, at_extents, n_extents, n_versions = struct.unpack_from("<QQQII", raw, fences)
+    assert (start, at_versions, n_extents, n_versions) == (8, 4096, 1, 1)
+    assert struct.unpack_from("<QQ", raw, at_versions) == (1, 1 << 32 | 16)
+    assert struct.unpack_from("<QII", raw, at_extents) == (8, 1, 0)
+
+
+def test_engine_reads_golden(volume: Path):
+    with cdp.open(volume) as v:
+        assert v.pread(512, 4096) == CONTENT
+        assert v.at("#0").pread(512, 4096) == bytes(512)
+        assert [(int(r["seq"]), int(r["kind"])) for r in v.records()] == [(1, 1), (2, 4)]
+    assert check.check(volume).ok
+
+
+@pytest.mark.parametrize("byte", [0, 8, 16, 48, 4096 + 16, 4096 + 70, 8192, 12288, 16384 + 20])
+def test_every_damaged_part_is_found(volume: Path, byte: int):
+    log = volume / "log/0000000001.log"
+    raw = bytearray(log.read_bytes())
+    raw[byte] ^= 0x40
+    log.write_bytes(raw)
+    report = check.check(volume)
+    assert not report.ok and str(log) in report.problems[0].where
+
+
+def test_unknown_version_and_flags_are_refused(volume: Path):
+    log = volume / "log/0000000001.log"
+    for at, value in ((8, 2), (52, 1), (52, 2)):     # flag 1 is for before-images, which these are not
+        raw = bytearray(log.read_bytes())
+        struct.pack_into("<I", raw, at, value)
+        struct.pack_into("<I", raw, 12, zeroed_crc(bytes(raw[:4096]), 12))
+        (volume / "log/bad").write_bytes(raw)
+        shutil.copy(volume / "log/bad", log)
+        assert not check.check(volume).ok
+        shutil.copy(GOLDEN / "v1/log/0000000001.log", log)
+    (volume / "log/bad").unlink()
+    text = (volume / "volume.json").read_text()
+    (volume / "volume.json").write_text(text.replace('"format": 1', '"format": 3'))
+    with pytest.raises(cdp.Corruption, match="format 3"):
+        cdp.open(volume)
+    (volume / "volume.json").write_text(text.replace("1048576", "1048577"))
+    with pytest.raises(cdp.Corruption, match="checksum"):
+        cdp.open(volume)
