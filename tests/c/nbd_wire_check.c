@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/zeros.h"
 #include "nbd/nbd_wire.h"
 
 static uint64_t state;
@@ -154,10 +155,10 @@ static void zeros(void)
 {
     uint64_t n = rnd() % 5000;
     uint8_t *p = calloc(n ? n : 1, 1);
-    CHECK(cdp_nbd_is_zero(p, n));
+    CHECK(cdp_is_zero(p, n));
     if (n) {
         p[rnd() % n] = (uint8_t)(1 + rnd() % 255);
-        CHECK(!cdp_nbd_is_zero(p, n));
+        CHECK(!cdp_is_zero(p, n));
     }
     free(p);
 }

@@ -1,28 +1,5 @@
 """The seam where a nogil status becomes a Python exception."""
-from libc.stdint cimport int32_t, uint64_t, int64_t
-
-
-cdef extern from "base/status.h" nogil:
-    enum:
-        CDP_OK
-        CDP_INVALID
-        CDP_NOTFOUND
-        CDP_NOSPACE
-        CDP_CORRUPT
-        CDP_UNAVAILABLE
-        CDP_CLOSED
-        CDP_REFUSED
-
-    ctypedef struct cdp_status:
-        int32_t code
-        int32_t sys_errno
-        uint64_t offset
-        uint64_t expected
-        uint64_t actual
-        const char *where
-
-    int cdp_fail(cdp_status *st, int code, int sys_errno, uint64_t offset, const char *where)
-    int cdp_fail_os(cdp_status *st, int64_t neg_errno, uint64_t offset, const char *where)
+from cdpcore.base.status cimport cdp_status
 
 
 # Raises the exception for a failed status; returns rc where rc is CDP_OK. `what` names the object (a path) for the message.

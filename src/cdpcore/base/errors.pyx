@@ -5,6 +5,9 @@ Few kinds, each telling the user what to do. Every one carries:
     nbd_errno   what an NBD client is told
     hint        the next thing to do, or ""
 """
+from cdpcore.base.status cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_NOSPACE, CDP_NOTFOUND, CDP_OK, CDP_REFUSED,
+                                  CDP_UNAVAILABLE, cdp_status)
+
 import errno as _errno
 import os as _os
 

@@ -2,16 +2,8 @@
 #ifndef CDP_LATENCY_H
 #define CDP_LATENCY_H
 #include <stdint.h>
-#include <time.h>
 
 #define CDP_LATENCY_BUCKETS 1920u /* 32 exact ones, and 32 for each of the octaves 5..63 */
-
-static inline uint64_t cdp_monotonic_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static inline uint32_t cdp_latency_bucket(uint64_t ns)
 {

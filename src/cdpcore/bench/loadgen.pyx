@@ -11,9 +11,10 @@ it is interrupted.
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from cdpcore.base.errors cimport CDP_OK, cdp_status, check
-from cdpcore.nbd.connection cimport CDP_FUA, CDP_TARGET_CAPSULE, cdp_target
-from cdpcore.system.os cimport cdp_os_posix
+from cdpcore.base.errors cimport check
+from cdpcore.base.status cimport CDP_OK, cdp_status
+from cdpcore.base.target cimport CDP_FUA, CDP_TARGET_CAPSULE, cdp_target
+from cdpcore.system.os_table cimport cdp_os_posix
 
 import threading
 from typing import TypedDict

@@ -8,10 +8,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EOPNOTSUPP
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from cdpcore.base.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, cdp_status, check
-from cdpcore.nbd.connection cimport CDP_EXTENT_DATA, CDP_FUA, CDP_TARGET_CAPSULE, cdp_extent, cdp_target
-from cdpcore.system.os cimport CDP_OPEN_DIRECT, CDP_OPEN_RDWR, cdp_os_posix
-from cdpcore.system.file cimport cdp_os
+from cdpcore.base.errors cimport check
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, cdp_status
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_FUA, CDP_TARGET_CAPSULE, cdp_extent, cdp_target
+from cdpcore.system.os_table cimport CDP_OPEN_DIRECT, CDP_OPEN_RDWR, cdp_os, cdp_os_posix
 
 import os as _os
 

@@ -15,21 +15,21 @@ from libc.errno cimport EROFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from cdpcore.base.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
-from cdpcore.nbd.connection cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_HOLE, CDP_TARGET_CAPSULE,
-                          MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, cdp_extent,
-                          cdp_target, mmap, munmap)
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
+from cdpcore.base.target cimport (CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_HOLE, CDP_TARGET_CAPSULE,
+                                  cdp_extent, cdp_target)
+from cdpcore.base.thread cimport (pthread_rwlock_destroy, pthread_rwlock_init, pthread_rwlock_rdlock, pthread_rwlock_t,
+                                  pthread_rwlock_unlock, pthread_rwlock_wrlock)
 
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_rwlock_t:
-        pass
-    int pthread_rwlock_init(pthread_rwlock_t *, void *)
-    int pthread_rwlock_destroy(pthread_rwlock_t *)
-    int pthread_rwlock_rdlock(pthread_rwlock_t *)
-    int pthread_rwlock_wrlock(pthread_rwlock_t *)
-    int pthread_rwlock_unlock(pthread_rwlock_t *)
+cdef extern from *:
+    """
+    #ifndef MAP_NORESERVE
+    #define MAP_NORESERVE 0 /* Linux's; elsewhere memory is not reserved ahead */
+    #endif
+    """
 
 cdef enum:
     BLOCK_BYTES = 4096

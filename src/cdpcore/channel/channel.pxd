@@ -1,5 +1,6 @@
 """A channel between a gateway and a time store daemon: the memory that both see (channel/channel.h says what is in it)."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cdpcore.channel.mdpacket cimport cdp_mdpacket
 
 
 cdef extern from "channel/channel.h" nogil:
@@ -11,39 +12,8 @@ cdef extern from "channel/channel.h" nogil:
         CDP_CHANNEL_REPLY
         CDP_CHANNEL_MAP
         CDP_CHANNEL_EXTENTS
-        CDP_MD_VERSION
-        CDP_MD_READ
-        CDP_MD_WRITE
-        CDP_MD_ZERO
-        CDP_MD_TRIM
-        CDP_MD_FLUSH
-        CDP_MD_REPLAY
-        CDP_MD_FUA
-        CDP_MD_RESPONSE
-        CDP_MD_SECTOR
     const uint64_t CDP_CHANNEL_BYTES
     const uint64_t CDP_CHANNEL_LOST
-    ctypedef struct cdp_bg_ref:
-        uint32_t slot
-        uint32_t generation
-        uint32_t offset_bytes
-        uint32_t length_bytes
-    ctypedef struct cdp_mdpacket:
-        uint8_t version
-        uint8_t op
-        uint16_t flags
-        uint32_t lun
-        uint64_t lba
-        uint64_t length_bytes
-        uint64_t cookie
-        uint64_t timestamp_ns
-        uint64_t seq
-        uint16_t skew_bytes
-        uint8_t n_bgs
-        uint8_t status
-        uint16_t sys_errno
-        uint32_t epoch
-        cdp_bg_ref *bg
     ctypedef struct cdp_channel:
         uint64_t head, answered, tail
         uint32_t gateway_sleeps, want_written, epoch, replaying
@@ -61,7 +31,7 @@ cdef extern from "channel/channel.h" nogil:
     void cdp_channel_set32(uint32_t *p, uint32_t v)
     void cdp_channel_ring(int door, uint32_t *sleeps)
     int cdp_channel_drain(int door)
-    uint64_t cdp_mdpacket_offset(const cdp_mdpacket *p)
+    void cdp_channel_mark(cdp_channel *c, uint64_t n)
 
 
 cdef class Channel:

@@ -6,27 +6,15 @@ and what a failover does to it. Threading: constant but for the words of channel
 """
 cimport cython
 from libc.errno cimport errno
+from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
+from cdpcore.system.os_table cimport cdp_os_shared_memory
 
 import os as _os
 
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 from cdpcore.base.errors import OutOfSpace as _OutOfSpace
-
-cdef extern from "system/os.h":
-    int cdp_os_shared_memory(uint64_t n) nogil
-
-cdef extern from "channel/channel.h":
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_SHARED
-    void *MAP_FAILED
-    void *mmap(void *, size_t, int, int, int, long) nogil
-    int munmap(void *, size_t) nogil
-    int fcntl(int, int, ...) nogil
-    int F_DUPFD_CLOEXEC
-    int close(int) nogil
-    void cdp_channel_mark(cdp_channel *c, uint64_t n) nogil
 
 
 SLOTS = CDP_CHANNEL_SLOTS

@@ -1,9 +1,10 @@
 """The daemon's end of a channel (see executor.pyx)."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from cdpcore.channel.channel cimport Channel, cdp_channel, cdp_mdpacket
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.nbd.connection cimport cdp_target
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.target cimport cdp_target
+from cdpcore.channel.channel cimport Channel, cdp_channel
+from cdpcore.channel.mdpacket cimport cdp_mdpacket
 
 cdef enum:
     BATCH = 64               # packets between two looks at the rest of the world; also replies that share a flush

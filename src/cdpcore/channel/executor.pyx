@@ -14,26 +14,21 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport int64_t, uint16_t
 
+from cdpcore.base.errors cimport check
+from cdpcore.base.status cimport CDP_INVALID, CDP_OK, cdp_fail
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent
 from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE,
-                              CDP_CHANNEL_REPLY, CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_REPLAY, CDP_MD_RESPONSE,
-                              CDP_MD_TRIM, CDP_MD_WRITE, CDP_MD_ZERO, cdp_channel_data, cdp_channel_drain,
-                              cdp_channel_get, cdp_channel_get32, cdp_channel_packet, cdp_channel_ring,
-                              cdp_channel_set, cdp_channel_set32, cdp_mdpacket_offset)
-from cdpcore.base.errors cimport CDP_INVALID, CDP_OK, cdp_fail, check
-from cdpcore.nbd.connection cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent
+                                      CDP_CHANNEL_REPLY, cdp_channel_data, cdp_channel_drain, cdp_channel_get,
+                                      cdp_channel_get32, cdp_channel_packet, cdp_channel_ring, cdp_channel_set,
+                                      cdp_channel_set32)
+from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_REPLAY, CDP_MD_TRIM, CDP_MD_WRITE,
+                                       CDP_MD_ZERO, cdp_mdpacket_offset)
+from cdpcore.nbd.nbd_sock cimport SHUT_RDWR, nbd_flag, nbd_now_ns, nbd_raise_flag, nbd_wait, sched_yield, shutdown
 
 from enum import IntEnum as _IntEnum
 
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 
-cdef extern from "nbd/nbd_sock.h":
-    int64_t nbd_now_ns() noexcept nogil
-    int nbd_flag(const int *) noexcept nogil
-    int nbd_raise_flag(int *) noexcept nogil
-    int nbd_wait(int, int) noexcept nogil
-    int sched_yield() nogil
-    int shutdown(int, int) nogil
-    int SHUT_RDWR
 
 cdef extern from "<unistd.h>":
     int close(int) nogil

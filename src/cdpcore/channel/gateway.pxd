@@ -1,13 +1,12 @@
 """A gateway's NBD connection (see nbdgate.pyx)."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from cdpcore.channel.channel cimport Channel, cdp_channel, cdp_mdpacket
-from cdpcore.nbd.connection cimport cdp_nbd_request, cdp_nbd_rules, nbd_counters
+from posix.uio cimport iovec
+from cdpcore.channel.channel cimport Channel, cdp_channel
+from cdpcore.channel.mdpacket cimport cdp_mdpacket
+from cdpcore.nbd.connection cimport nbd_counters
+from cdpcore.nbd.nbd_wire cimport cdp_nbd_request, cdp_nbd_rules
 
-cdef extern from "channel/channel.h" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
 
 cdef enum:
     IOVS = 256

@@ -19,21 +19,28 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memmove, memset
 
-from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE, CDP_CHANNEL_RECEIVE_BYTES,
-                              CDP_CHANNEL_REPLY, CDP_CHANNEL_REPLY_BYTES, CDP_CHANNEL_SLOTS, CDP_MD_FLUSH, CDP_MD_FUA,
-                              CDP_MD_READ, CDP_MD_SECTOR, CDP_MD_TRIM, CDP_MD_VERSION, CDP_MD_WRITE, CDP_MD_ZERO,
-                              cdp_channel_drain, cdp_channel_get, cdp_channel_get32, cdp_channel_packet,
-                              cdp_channel_receive, cdp_channel_reply, cdp_channel_ring, cdp_channel_set,
-                              cdp_channel_set32)
-from cdpcore.base.errors cimport CDP_OK
-from cdpcore.nbd.connection cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE, CDP_NBD_DATA_BYTES,
-                          CDP_NBD_DISC, CDP_NBD_EIO, CDP_NBD_ERROR_MAX_BYTES, CDP_NBD_FLAG_DF, CDP_NBD_FLAG_FUA,
-                          CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES,
-                          CDP_NBD_MAX_DRAIN, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES, CDP_NBD_SIMPLE_BYTES,
-                          CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_extent,
-                          cdp_nbd_errno, cdp_nbd_is_zero, cdp_nbd_parse, cdp_nbd_payload_bytes, cdp_nbd_put_chunk,
-                          cdp_nbd_put_data, cdp_nbd_put_error, cdp_nbd_put_extents, cdp_nbd_put_hole, cdp_nbd_put_simple,
-                          cdp_nbd_put_status, cdp_nbd_validate)
+from cdpcore.base.status cimport CDP_OK
+from cdpcore.base.target cimport cdp_extent
+from cdpcore.base.zeros cimport cdp_is_zero
+from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE,
+                                      CDP_CHANNEL_RECEIVE_BYTES, CDP_CHANNEL_REPLY, CDP_CHANNEL_REPLY_BYTES,
+                                      CDP_CHANNEL_SLOTS, cdp_channel_drain, cdp_channel_get, cdp_channel_get32,
+                                      cdp_channel_packet, cdp_channel_receive, cdp_channel_reply, cdp_channel_ring,
+                                      cdp_channel_set, cdp_channel_set32)
+from cdpcore.channel.gate_sock cimport GATE_DOOR, GATE_WAKE, gate_poll, gate_raise, gate_send, gate_swap
+from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_SECTOR, CDP_MD_TRIM,
+                                       CDP_MD_VERSION, CDP_MD_WRITE, CDP_MD_ZERO)
+from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_get, nbd_now_ns, nbd_raise_flag,
+                                   sched_yield)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE,
+                                   CDP_NBD_DATA_BYTES, CDP_NBD_DISC, CDP_NBD_EIO, CDP_NBD_ERROR_MAX_BYTES,
+                                   CDP_NBD_FLAG_DF, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE,
+                                   CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_READ,
+                                   CDP_NBD_REQUEST_BYTES, CDP_NBD_SIMPLE_BYTES, CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM,
+                                   CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_errno, cdp_nbd_parse,
+                                   cdp_nbd_payload_bytes, cdp_nbd_put_chunk, cdp_nbd_put_data, cdp_nbd_put_error,
+                                   cdp_nbd_put_extents, cdp_nbd_put_hole, cdp_nbd_put_simple, cdp_nbd_put_status,
+                                   cdp_nbd_validate)
 
 import os as _os
 import socket as _socket
@@ -41,26 +48,6 @@ import socket as _socket
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 from cdpcore.nbd.connection import End as _End
 
-cdef extern from "nbd/nbd_sock.h":
-    void nbd_add(uint64_t *, uint64_t) noexcept nogil
-    uint64_t nbd_get(const uint64_t *) noexcept nogil
-    int nbd_flag(const int *) noexcept nogil
-    int nbd_raise_flag(int *) noexcept nogil
-    int64_t nbd_now_ns() noexcept nogil
-    int sched_yield() nogil
-    int MSG_NOSIGNAL
-    int MSG_DONTWAIT
-    ssize_t c_recv "recv"(int, void *, size_t, int) nogil
-
-cdef extern from "channel/gate_sock.h":
-    ssize_t gate_send(int, iovec *, uint32_t) noexcept nogil
-    int gate_swap(int *, int) noexcept nogil
-    void gate_raise(int *, int) noexcept nogil
-    uint32_t gate_poll(int, int, int) noexcept nogil
-    enum:
-        GATE_SOCK
-        GATE_DOOR
-        GATE_WAKE
 
 cdef extern from "<unistd.h>":
     int close(int) nogil
@@ -350,7 +337,7 @@ cdef class GateConnection:
         if not self.rules.structured:
             cdp_nbd_put_simple(at, m.r.cookie, 0)
         elif not m.r.flags & CDP_NBD_FLAG_DF and m.r.length >= CDP_NBD_HOLE_BYTES and \
-                cdp_nbd_is_zero(at + CDP_NBD_DATA_BYTES, m.r.length):
+                cdp_is_zero(at + CDP_NBD_DATA_BYTES, m.r.length):
             small = self.small + self.small_end
             self.small_end += cdp_nbd_put_hole(small, CDP_NBD_CHUNK_DONE, m.r.cookie, m.r.offset, m.r.length)
             self.gather(small, CDP_NBD_HOLE_BYTES)

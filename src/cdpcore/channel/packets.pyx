@@ -13,12 +13,11 @@ from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from cdpcore.base.errors cimport CDP_INVALID, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, cdp_status
-from cdpcore.channel.mdpacket cimport (CDP_MD_BGS, CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_INQUIRE, CDP_MD_READ, CDP_MD_READ_ONLY,
-                               CDP_MD_TRIM, CDP_MD_WRITE, MDPacket, cdp_mdpacket, cdp_mdpacket_check,
-                               cdp_mdpacket_offset)
-from cdpcore.volume.volume_target cimport cdp_target
-from cdpcore.volume.core cimport CDP_FUA, CDP_HOLE
+from cdpcore.base.status cimport CDP_INVALID, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, cdp_status
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_target
+from cdpcore.channel.mdpacket cimport (CDP_MD_BGS, CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_INQUIRE, CDP_MD_READ,
+                                       CDP_MD_READ_ONLY, CDP_MD_TRIM, CDP_MD_WRITE, MDPacket, cdp_mdpacket,
+                                       cdp_mdpacket_check, cdp_mdpacket_offset)
 
 
 def execute(capsule, MDPacket packet not None, list buffers not None, bint read_only=False):

@@ -10,11 +10,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from cdpcore.base.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_FUA, CDP_HOLE, cdp_extent, cdp_target
 from cdpcore.channel.mdpacket cimport CDP_MD_FLUSH, CDP_MD_READ, CDP_MD_TRIM, CDP_MD_WRITE, CDP_MD_ZERO
-from cdpcore.volume.volume_target cimport cdp_target
-from cdpcore.volume.extents cimport CDP_EXTENT_DATA, cdp_extent
-from cdpcore.volume.core cimport CDP_FUA, CDP_HOLE
 
 from cdpcore.base.errors import CdpError, code_of
 

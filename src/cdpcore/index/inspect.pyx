@@ -16,7 +16,18 @@ cimport cython
 
 import os as _os
 
+from cdpcore.base.crc32c cimport cdp_crc32c, cdp_crc32c_name, cdp_crc32c_portable
 from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport (CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, CDP_MAX_SECTORS, cdp_run_header,
+                                  cdp_run_version)
+from cdpcore.base.status cimport cdp_status
+from cdpcore.index.index cimport (CDP_MAX_RUNS, CDP_MAX_TREES, cdp_hit, cdp_interval, cdp_lookup, cdp_lookup_runs,
+                                  cdp_piece, cdp_run_close, cdp_run_find, cdp_run_header_of, cdp_run_merge,
+                                  cdp_run_meta, cdp_run_open, cdp_run_verify, cdp_run_write_tree, cdp_tree_bytes,
+                                  cdp_tree_find, cdp_tree_free, cdp_tree_has_room, cdp_tree_insert, cdp_tree_iter,
+                                  cdp_tree_iter_init, cdp_tree_iter_next, cdp_tree_new, cdp_view, cdp_view_piece)
+from cdpcore.index.index_impl cimport cdp_run_cursor, cdp_run_cursor_init, cdp_run_cursor_next
+from cdpcore.system.os_table cimport cdp_os, cdp_os_posix
 from cdpcore.base.errors import Busy, Closed, InvalidRequest
 
 LOC_ZERO = CDP_LOC_ZERO
@@ -26,8 +37,6 @@ MAX_SECTORS = CDP_MAX_SECTORS
 MAX_RUNS = CDP_MAX_RUNS
 MAX_TREES = CDP_MAX_TREES
 
-cdef extern from "system/os.h" nogil:
-    const void *cdp_os_posix()
 
 cdef uint64_t LONG = 65536  # bytes from which a checksum is worth giving the GIL away
 
@@ -69,8 +78,8 @@ def crc32c_name():
 
 # --- arguments ------------------------------------------------------------------------------------------------------
 
-cdef const void *_table(object os) except NULL:
-    return cdp_os_posix() if os is None else PyCapsule_GetPointer(os, "cdpcore.os")
+cdef const cdp_os *_table(object os) except NULL:
+    return cdp_os_posix() if os is None else <const cdp_os *>PyCapsule_GetPointer(os, "cdpcore.os")
 
 
 cdef void *_alloc(size_t n) except NULL:
@@ -222,7 +231,7 @@ cdef class Run:
     """
 
     def __cinit__(self, path, uuid=None, os=None):
-        cdef const void *table = _table(os)
+        cdef const cdp_os *table = _table(os)
         cdef bytes name = _os.fsencode(path), b = bytes(uuid) if uuid is not None else b"\0" * 16
         cdef const char *c_name = name
         cdef const uint8_t *c_uuid = <const uint8_t *><const char *>b
@@ -333,7 +342,7 @@ def write_tree(path, ExtentTree tree not None, uuid, seqs, segments, os=None):
     uuid: 16 bytes; seqs, segments: (first, last) that the run stands for. Raises InvalidRequest where a seq lies
     outside, OutOfSpace, Unavailable; nothing is left of a failed attempt.
     """
-    cdef const void *table = _table(os)
+    cdef const cdp_os *table = _table(os)
     cdef bytes name = _os.fsencode(path)
     cdef const char *c_name = name
     cdef cdp_run_meta meta
@@ -376,7 +385,7 @@ def merge(path, runs, uuid, seqs, segments, dropped=(), os=None):
 
     runs: 1 to 64 Run objects; the rest as for write_tree. Raises also Corruption, Closed.
     """
-    cdef const void *table = _table(os)
+    cdef const cdp_os *table = _table(os)
     cdef bytes name = _os.fsencode(path)
     cdef const char *c_name = name
     cdef _Intervals iv = _Intervals(dropped, False)

@@ -1,29 +1,10 @@
 """Which version of a sector is visible: the extent trees and the snapshot of lineage and runs, under one short lock."""
 from libc.stdint cimport uint32_t, uint64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.index.inspect cimport cdp_piece, cdp_run, cdp_tree, cdp_view
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.thread cimport pthread_mutex_t
+from cdpcore.index.index cimport cdp_piece, cdp_tree, cdp_view
+from cdpcore.index.snapshot cimport cdp_run_ref, cdp_snapshot
 from cdpcore.system.os cimport Os
-from cdpcore.log.ring cimport pthread_mutex_t
-from cdpcore.index.view cimport View
-
-
-cdef extern from "index/snapshot.h" nogil:
-    ctypedef struct cdp_run_ref:
-        cdp_run *run
-        uint64_t id
-    ctypedef struct cdp_snapshot:
-        uint32_t n_runs
-        cdp_view view
-        cdp_run *runs[64]
-        cdp_run_ref *run_refs[64]
-    cdp_run_ref *cdp_run_ref_new(cdp_run *run, uint64_t id)
-    cdp_run_ref *cdp_run_ref_keep(cdp_run_ref *r)
-    void cdp_run_ref_drop(cdp_run_ref *r)
-    cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs)
-    cdp_snapshot *cdp_snapshot_ref(cdp_snapshot *s)
-    void cdp_snapshot_unref(cdp_snapshot *s)
-    void cdp_snapshot_succeed(cdp_snapshot *s, cdp_snapshot *next)
-    int cdp_snapshot_is_oldest(const cdp_snapshot *s)
 
 
 # What resolve() found: pieces in a small array, or in a grown one; and the snapshot that led there. As long as it is held,

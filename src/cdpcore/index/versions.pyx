@@ -13,19 +13,15 @@ cimport cython
 from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from cdpcore.base.errors cimport CDP_OK, cdp_fail_os
-from cdpcore.index.inspect cimport (CDP_LOC_BASE, cdp_lookup, cdp_lookup_before, cdp_lookup_runs, cdp_lookup_seqs, cdp_tree_bytes,
-                            cdp_tree_free, cdp_tree_has_room, cdp_tree_insert, cdp_tree_new)
-from cdpcore.log.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
-
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_SECTOR
-
-
-cdef extern from "base/thread.h" nogil:
-    uint64_t cdp_monotonic_ms()
-    void cdp_nap_us(uint32_t us)
+from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_nap_us
+from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR
+from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.thread cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.index.index cimport (cdp_lookup, cdp_lookup_before, cdp_lookup_runs, cdp_lookup_seqs, cdp_tree_bytes,
+                                  cdp_tree_free, cdp_tree_has_room, cdp_tree_insert, cdp_tree_new)
+from cdpcore.index.snapshot cimport (cdp_snapshot_is_oldest, cdp_snapshot_new, cdp_snapshot_ref, cdp_snapshot_succeed,
+                                     cdp_snapshot_unref)
+from cdpcore.index.view cimport View
 
 
 cdef void drop(pieces *p) noexcept nogil:

@@ -1,6 +1,6 @@
 """A lineage in the shape the index reads: for each range of the volume, the seq intervals that are visible."""
 from libc.stdint cimport uint64_t
-from cdpcore.index.inspect cimport cdp_interval, cdp_view, cdp_view_piece
+from cdpcore.index.index cimport cdp_interval, cdp_view, cdp_view_piece
 
 
 cdef class View:

@@ -4,8 +4,8 @@
           -> the log is durable -> the disk is written -> (flush) the disk is durable, DiskState says so
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from cdpcore.base.status cimport cdp_status
 from cdpcore.inplace.settler cimport DiskSettler
-from cdpcore.base.errors cimport cdp_status
 
 
 # New content of a range.

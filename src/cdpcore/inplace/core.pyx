@@ -23,39 +23,26 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
-from cdpcore.inplace.reader cimport AGAIN
+from cdpcore.base.clock cimport cdp_monotonic_ns
+from cdpcore.base.crc32c cimport cdp_crc32c
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_WRITEBACK, CDP_KIND_ZERO,
+                                  CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, CDP_REC_BEFORE, CDP_REC_FUA, CDP_REC_HOLE,
+                                  CDP_REC_META, CDP_REC_MORE, CDP_REC_SAME, CDP_SECTOR)
+from cdpcore.base.gate cimport cdp_gate_leave
+from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, CDP_META
+from cdpcore.base.thread cimport pthread_cond_signal
+from cdpcore.base.zeros cimport cdp_is_zero
+from cdpcore.index.versions cimport change, drop, moment, pieces
 from cdpcore.inplace.disk_state cimport DiskState
-from cdpcore.base.errors cimport CDP_OK, cdp_fail_os, check
-from cdpcore.volume.extents cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, kind_of
-from cdpcore.index.inspect cimport CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, cdp_crc32c
-from cdpcore.log.segments cimport ROOM_WRITE
-from cdpcore.system.os cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
 from cdpcore.inplace.pending cimport Pending
 from cdpcore.inplace.range_lock cimport RangeLock
-from cdpcore.log.ring cimport pthread_cond_signal
-from cdpcore.index.versions cimport change, drop, moment, pieces
-from cdpcore.volume.core cimport CDP_FUA, CDP_HOLE, CDP_META, cdp_gate_leave
+from cdpcore.inplace.reader cimport AGAIN
+from cdpcore.log.segments cimport ROOM_WRITE
+from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
+from cdpcore.volume.extents cimport kind_of
 
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_SECTOR
-        CDP_BLOCK
-        CDP_KIND_WRITE
-        CDP_KIND_ZERO
-        CDP_KIND_TRIM
-        CDP_KIND_WRITEBACK
-        CDP_REC_MORE
-        CDP_REC_FUA
-        CDP_REC_BEFORE
-        CDP_REC_HOLE
-        CDP_REC_SAME
-        CDP_REC_META
-
-cdef extern from "nbd/nbd_wire.h" nogil:
-    int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
-
-cdef extern from "base/thread.h" nogil:
-    uint64_t cdp_monotonic_ns()
 
 cdef enum:
     MAX_PARTS = 32          # descriptors of a record
@@ -518,7 +505,7 @@ cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t p
         p = old + (at - start) * CDP_SECTOR
         # Two more parts, and enough for all the rest as data, must fit.
         zero = (n and out[n - 1].data == NULL) or n + 3 + (end - at) // most <= MAX_PARTS
-        zero = zero and cdp_nbd_is_zero(p, (stop - at) * CDP_SECTOR)
+        zero = zero and cdp_is_zero(p, (stop - at) * CDP_SECTOR)
         if n and zero == (out[n - 1].data == NULL) and (zero or at - out[n - 1].start < most):
             if not zero:
                 stop = min(stop, out[n - 1].start + most)       # to the sector: parts that are not full would be too many

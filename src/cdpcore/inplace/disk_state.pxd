@@ -1,8 +1,9 @@
 """Up to which record a protected disk holds everything, durably: VOLUME/disk.state (docs/format.md)."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.system.os cimport Os, cdp_os
+from cdpcore.base.status cimport cdp_status
 from cdpcore.system.file cimport File
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
 
 
 cdef class DiskState:

@@ -11,28 +11,13 @@ Threading: one user at a time.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-from cdpcore.base.errors cimport CDP_OK, cdp_fail_os, check
-from cdpcore.index.inspect cimport cdp_crc32c
-from cdpcore.system.os cimport CDP_OPEN_CREATE, CDP_OPEN_RDONLY, CDP_OPEN_RDWR
-from cdpcore.system.file cimport File
+from cdpcore.base.crc32c cimport cdp_crc32c
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport CDP_BLOCK, CDP_DISK_MAGIC, CDP_FORMAT_VERSION, cdp_disk_state
+from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.zeros cimport cdp_is_zero
+from cdpcore.system.os_table cimport CDP_OPEN_CREATE, CDP_OPEN_RDONLY, CDP_OPEN_RDWR
 from cdpcore.base.errors import Corruption
-
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_BLOCK
-        CDP_FORMAT_VERSION
-    const uint64_t CDP_DISK_MAGIC
-    struct cdp_disk_state:
-        uint64_t magic
-        uint32_t version
-        uint32_t crc
-        uint8_t volume_uuid[16]
-        uint64_t generation
-        uint64_t applied_seq
-        uint64_t changed_ns
-
-cdef extern from "nbd/nbd_wire.h" nogil:
-    int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
 
 
 cdef class DiskState:
@@ -74,7 +59,7 @@ cdef class DiskState:
             rc = self.table.pread(self.table.ctx, self.fd, &s, sizeof(s), i * CDP_BLOCK)
             if rc < 0:
                 check(cdp_fail_os(&st, rc, i * CDP_BLOCK, b"reading the state of the disk"), &st, self.path)
-            if cdp_nbd_is_zero(<const uint8_t *>&s, sizeof(s)):
+            if cdp_is_zero(&s, sizeof(s)):
                 empty.append(i * CDP_BLOCK)
                 continue
             crc = s.crc

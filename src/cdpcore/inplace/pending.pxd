@@ -1,7 +1,8 @@
 """New content that waits to be put on the disk: a ring of changes in the order in which they go there, their data in memory."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from cdpcore.system.os cimport Os, cdp_os
-from cdpcore.log.ring cimport pthread_mutex_t
+from cdpcore.base.thread cimport pthread_mutex_t
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
 
 
 cdef struct pending_change:

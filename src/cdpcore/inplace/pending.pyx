@@ -14,16 +14,10 @@ Invariants
 """
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
-from cdpcore.log.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.target cimport CDP_EXTENT_DATA
+from cdpcore.base.thread cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
 from cdpcore.base.errors import InvalidRequest
-
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_SECTOR
-
-cdef extern from "base/target.h" nogil:
-    enum:
-        CDP_EXTENT_DATA
 
 
 cdef class Pending:

@@ -1,6 +1,6 @@
 """Ranges of a disk that are being changed: overlapping changes wait for each other, and go in the order in which they came."""
 from libc.stdint cimport uint32_t, uint64_t
-from cdpcore.log.ring cimport pthread_cond_t, pthread_mutex_t
+from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 
 
 cdef enum:

@@ -11,12 +11,9 @@ costs less than keeping them in order.
 
 Threading: any thread, no GIL.
 """
-from cdpcore.log.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_wait, pthread_mutex_destroy,
-                           pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.base.thread cimport (cdp_cond_init, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_wait,
+                                  pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.base.errors import InvalidRequest
-
-cdef extern from "base/thread.h" nogil:
-    void cdp_cond_init(pthread_cond_t *c)
 
 
 cdef class RangeLock:

@@ -1,12 +1,12 @@
 """What a disk that is written in place holds, and held."""
 from libc.stdint cimport uint8_t, uint64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.volume.extents cimport extents
-from cdpcore.index.inspect cimport cdp_view
+from cdpcore.base.status cimport cdp_status
+from cdpcore.index.index cimport cdp_view
+from cdpcore.index.versions cimport moment
 from cdpcore.inplace.pending cimport Pending
 from cdpcore.inplace.range_lock cimport RangeLock
-from cdpcore.index.versions cimport moment
 from cdpcore.volume.core cimport VolumeCore
+from cdpcore.volume.extents cimport extents
 
 
 cdef enum:

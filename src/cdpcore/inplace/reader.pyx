@@ -9,15 +9,13 @@ Threading: any thread, no GIL.
 from libc.errno cimport EIO
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from cdpcore.base.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
-from cdpcore.volume.extents cimport CDP_EXTENT_DATA, FULL, add_extent, add_file, cut_extents, kind_of
-from cdpcore.index.inspect cimport CDP_LOC_BASE, cdp_loc_is_data
-from cdpcore.inplace.pending cimport pending_change
+from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR, cdp_loc_is_data
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.base.target cimport CDP_EXTENT_DATA
 from cdpcore.index.versions cimport drop, pieces
+from cdpcore.inplace.pending cimport pending_change
+from cdpcore.volume.extents cimport FULL, add_extent, add_file, cut_extents, kind_of
 
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_SECTOR
 
 cdef enum:
     READ_TRIES = 8          # then a reader holds its range

@@ -1,9 +1,9 @@
 """The way of new content to a disk that is written in place."""
 from libc.stdint cimport uint64_t
-from cdpcore.inplace.reader cimport DiskReader
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.inplace.disk_state cimport DiskState
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.log.ring cimport pthread_cond_t, pthread_mutex_t
+from cdpcore.inplace.reader cimport DiskReader
 
 
 cdef struct reached:

@@ -12,20 +12,16 @@ Invariants
 Threading: any thread, no GIL. The mutex `settling` is taken with no other lock held but the append lock, Pending's after it.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from cdpcore.base.errors cimport CDP_OK, cdp_fail_os, cdp_status, check
-from cdpcore.volume.extents cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE
+from cdpcore.base.clock cimport cdp_monotonic_ms
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE
+from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
+                                  pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+                                  pthread_mutex_unlock)
 from cdpcore.inplace.pending cimport pending_change
-from cdpcore.log.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
-                           pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
 
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_SECTOR
-
-cdef extern from "base/thread.h" nogil:
-    void cdp_cond_init(pthread_cond_t *c)
-    int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
-    uint64_t cdp_monotonic_ms()
 
 cdef enum:
     PAUSE_MS = 50

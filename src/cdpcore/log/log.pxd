@@ -5,11 +5,10 @@ Two locks, taken in this order:
     io      guards the frame ring, what is written and durable, and who is writing.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.log.segments cimport LogFiles, room, segment
-from cdpcore.system.os cimport Os
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.log.pool cimport BufferPool
-from cdpcore.log.ring cimport pthread_cond_t, pthread_mutex_t
+from cdpcore.log.segments cimport LogFiles, room
 
 
 cdef class Log(LogFiles):

@@ -16,33 +16,18 @@ Invariants
 cimport cython
 from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
 from libc.stdlib cimport realloc
-from cdpcore.base.errors cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
-from cdpcore.log.segments cimport ROOM_EVENT, ROOM_WRITE, cdp_frame_entry
-from cdpcore.log.ring cimport (cdp_frame, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
-                           pthread_cond_t, pthread_cond_wait, pthread_mutex_destroy,
-                           pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, ring_frame)
-
-cdef extern from "log/frame.h" nogil:
-    enum:
-        CDP_FRAME_TAIL_BYTES
-    void cdp_frame_start(cdp_frame *f, uint8_t *slot, uint32_t slot_bytes, uint32_t segment, uint32_t frame,
-                         uint64_t file_off, uint64_t salt, uint64_t first_seq, uint64_t flush_seq)
-    int cdp_frame_fits(const cdp_frame *f, uint32_t bytes)
-    uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t start, uint64_t sectors, uint16_t kind,
-                           uint16_t flags, const void *data, uint32_t bytes, uint32_t crc)
-    void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq)
-    uint64_t cdp_frame_bound(const cdp_frame *f)
-    uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes)
-
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_BLOCK
-        CDP_REC_MORE
-
-cdef extern from "base/thread.h" nogil:
-    void cdp_cond_init(pthread_cond_t *c)
-    int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
-    uint64_t cdp_monotonic_ms()
+from cdpcore.base.clock cimport cdp_monotonic_ms
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
+                                  pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
+                                  pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_bound, cdp_frame_finish, cdp_frame_fits,
+                                cdp_frame_size_with, cdp_frame_start)
+from cdpcore.log.ring cimport ring_frame
+from cdpcore.log.segments cimport ROOM_EVENT, ROOM_WRITE, segment
+from cdpcore.system.os cimport Os
 
 
 cdef enum:

@@ -1,6 +1,7 @@
 """The buffer pool: one anonymous mapping, cut into equal slots. Bounded for life."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from cdpcore.system.os cimport Os, cdp_os
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
 
 
 cdef class BufferPool:

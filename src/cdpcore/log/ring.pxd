@@ -1,39 +1,8 @@
 """Frames in the slots of the buffer pool: which is open, finished, written, and read from."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
+from cdpcore.log.frame cimport cdp_frame
 from cdpcore.log.pool cimport BufferPool
-
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *, void *)
-    int pthread_mutex_destroy(pthread_mutex_t *)
-    int pthread_mutex_lock(pthread_mutex_t *)
-    int pthread_mutex_unlock(pthread_mutex_t *)
-    int pthread_cond_init(pthread_cond_t *, void *)
-    int pthread_cond_destroy(pthread_cond_t *)
-    int pthread_cond_wait(pthread_cond_t *, pthread_mutex_t *)
-    int pthread_cond_broadcast(pthread_cond_t *)
-    int pthread_cond_signal(pthread_cond_t *)
-
-
-cdef extern from "log/frame.h" nogil:
-    ctypedef struct cdp_frame:
-        uint8_t *slot
-        uint32_t slot_bytes
-        uint32_t used_bytes
-        uint32_t n_desc
-        uint32_t frame
-        uint32_t segment
-        uint32_t total_bytes
-        uint64_t file_off
-        uint64_t salt
-        uint64_t first_seq
-        uint64_t last_seq
-        uint64_t first_ts_ns
-        uint64_t flush_seq
 
 
 cdef struct ring_frame:

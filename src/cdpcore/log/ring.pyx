@@ -6,19 +6,11 @@ Invariants
  3. Frames of a segment lie in its file one behind the other, in ring order.
 """
 from libc.stdlib cimport calloc, free
-from cdpcore.index.inspect cimport cdp_loc
+from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.thread cimport (cdp_cond_init, pthread_cond_broadcast, pthread_cond_destroy, pthread_mutex_destroy,
+                                  pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.log.frame cimport CDP_FRAME_MIN_SLOT
 from cdpcore.base.errors import InvalidRequest
-
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_SECTOR
-
-cdef extern from "log/frame.h" nogil:
-    enum:
-        CDP_FRAME_MIN_SLOT
-
-cdef extern from "base/thread.h" nogil:
-    void cdp_cond_init(pthread_cond_t *c)
 
 
 cdef class FrameRing:

@@ -7,24 +7,13 @@ Threading: one maintenance thread per log; appending and writing go on in the ne
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
-from cdpcore.base.errors cimport CDP_OK, cdp_status, check
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport cdp_segment_trailer
+from cdpcore.base.status cimport CDP_OK, cdp_status
+from cdpcore.base.thread cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
 from cdpcore.log.log cimport Log
-from cdpcore.log.segments cimport cdp_frame_entry, segment
-from cdpcore.system.os cimport cdp_os
-from cdpcore.log.ring cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
-
-cdef extern from "base/format.h" nogil:
-    struct cdp_segment_trailer:
-        uint64_t salt
-        uint64_t first_seq
-        uint64_t last_seq
-        uint64_t first_ts_ns
-        uint64_t last_ts_ns
-        uint32_t segment
-
-cdef extern from "log/segment.h" nogil:
-    int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
-                         cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
+from cdpcore.log.segment cimport cdp_segment_seal
+from cdpcore.log.segments cimport segment
 
 
 def waiting(Log log not None):

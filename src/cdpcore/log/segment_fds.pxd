@@ -1,8 +1,9 @@
 """Read handles of segment files, bounded."""
 from libc.stdint cimport uint32_t, uint64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.log.ring cimport pthread_mutex_t
-from cdpcore.system.os cimport Os, cdp_os
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.thread cimport pthread_mutex_t
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
 
 
 cdef struct open_segment_file:

@@ -7,9 +7,9 @@ again comes from the page cache, and a page is only read after the frame that fi
 cimport cython
 from libc.stdlib cimport calloc, free
 from libc.stdio cimport snprintf
-from cdpcore.base.errors cimport CDP_OK, cdp_fail_os
-from cdpcore.log.ring cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
-from cdpcore.system.os cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
+from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.thread cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.system.os_table cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`

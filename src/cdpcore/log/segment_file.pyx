@@ -10,88 +10,25 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.errno cimport EIO
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
-from cdpcore.base.errors cimport CDP_OK, cdp_fail_os, cdp_status, check
-from cdpcore.index.inspect cimport (cdp_loc, cdp_run_meta, cdp_run_write_tree, cdp_tree, cdp_tree_free, cdp_tree_has_room,
-                            cdp_tree_insert, cdp_tree_new, cdp_crc32c)
-from cdpcore.log.segments cimport cdp_frame_entry
+from cdpcore.base.crc32c cimport cdp_crc32c
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_BOOKMARK, CDP_KIND_FLUSH, CDP_KIND_TRIM, CDP_LOC_HOLE,
+                                  CDP_LOC_ZERO, CDP_REC_BEFORE, CDP_REC_FUA, CDP_REC_HOLE, CDP_REC_MORE, CDP_REC_SAME,
+                                  CDP_SECTOR, CDP_SEGMENT_BEFORE, cdp_frame_entry, cdp_kind_changes, cdp_loc,
+                                  cdp_record_desc, cdp_segment_header, cdp_segment_trailer)
+from cdpcore.base.status cimport cdp_fail_os, cdp_status
+from cdpcore.base.zeros cimport cdp_is_zero
+from cdpcore.index.index cimport (cdp_run_meta, cdp_run_write_tree, cdp_tree, cdp_tree_free, cdp_tree_has_room,
+                                  cdp_tree_insert, cdp_tree_new)
+from cdpcore.log.frame cimport (cdp_frame_reader, cdp_frame_reader_data_ok, cdp_frame_reader_desc,
+                                cdp_frame_reader_free, cdp_frame_reader_init, cdp_frame_reader_later_durable,
+                                cdp_frame_reader_next)
+from cdpcore.log.segment cimport cdp_segment_header_get, cdp_segment_seal, cdp_segment_trailer_get
 from cdpcore.system.file cimport File
-from cdpcore.system.os cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR, Os, cdp_os
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR, cdp_os
 from cdpcore.base.errors import Corruption, OutOfSpace
 
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_BLOCK
-        CDP_SECTOR
-        CDP_KIND_WRITE
-        CDP_KIND_TRIM
-        CDP_KIND_FLUSH
-        CDP_KIND_BOOKMARK
-        CDP_REC_MORE
-        CDP_REC_FUA
-        CDP_REC_BEFORE
-        CDP_REC_HOLE
-        CDP_REC_SAME
-        CDP_SEGMENT_BEFORE
-    const uint64_t CDP_LOC_ZERO
-    const uint64_t CDP_LOC_HOLE
-    bint cdp_kind_changes(uint16_t kind)
-    struct cdp_segment_header:
-        uint8_t volume_uuid[16]
-        uint64_t volume_bytes
-        uint64_t created_ns
-        uint32_t segment
-        uint32_t flags
-        uint64_t salt
-    struct cdp_segment_trailer:
-        uint64_t salt
-        uint64_t first_seq
-        uint64_t last_seq
-        uint64_t first_ts_ns
-        uint64_t last_ts_ns
-        uint64_t directory_offset
-        uint32_t n_frames
-        uint32_t directory_crc
-        uint32_t segment
-    struct cdp_record_desc:
-        uint64_t ts_ns
-        uint64_t start
-        uint64_t sectors
-        uint32_t data_sector
-        uint32_t crc
-        uint16_t kind
-        uint16_t flags
-        uint32_t data_bytes
-    struct cdp_frame_header:
-        uint64_t first_seq
-        uint64_t durable_seq
-        uint64_t flush_seq
-        uint32_t frame
-        uint32_t n_desc
-
-cdef extern from "log/frame.h" nogil:
-    ctypedef struct cdp_frame_reader:
-        uint64_t end
-        uint64_t off
-        uint32_t frame
-        uint64_t expect_seq
-        cdp_frame_header head
-        uint64_t frame_off
-    int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_t segment, uint64_t salt, uint64_t end,
-                              uint64_t expect_seq)
-    void cdp_frame_reader_free(cdp_frame_reader *r)
-    int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st)
-    const cdp_record_desc *cdp_frame_reader_desc(const cdp_frame_reader *r, uint32_t i)
-    int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st)
-    int cdp_frame_reader_later_durable(cdp_frame_reader *r, uint64_t *durable_seq, cdp_status *st)
-
-cdef extern from "nbd/nbd_wire.h" nogil:
-    int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
-
-cdef extern from "log/segment.h" nogil:
-    int cdp_segment_header_get(const uint8_t *block, cdp_segment_header *h)
-    int cdp_segment_trailer_get(const uint8_t *block, cdp_segment_trailer *t)
-    int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
-                         cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
 
 cdef enum:
     MAX_PARTS = 64      # descriptors of one record
@@ -119,7 +56,7 @@ cdef int64_t copy_back(const cdp_os *os, int log_fd, uint64_t from_, int disk_fd
             rc = os.pread(os.ctx, disk_fd, buffer, k, at)
             if rc < 0:
                 return rc
-            if <uint64_t>rc == k and cdp_nbd_is_zero(buffer, k):
+            if <uint64_t>rc == k and cdp_is_zero(buffer, k):
                 at += k
                 n -= k
                 continue

@@ -1,17 +1,11 @@
 """The files of the log: the segment that receives frames, a spare one for after it, and one that was set aside for sealing."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.system.os cimport Os, cdp_os
-from cdpcore.log.ring cimport FrameRing, pthread_cond_t
-
-
-cdef extern from "base/format.h" nogil:
-    struct cdp_frame_entry:
-        uint64_t first_seq
-        uint64_t first_ts_ns
-        uint64_t flush_seq
-        uint32_t offset_blocks
-        uint32_t n_desc
+from cdpcore.base.format cimport cdp_frame_entry
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.thread cimport pthread_cond_t
+from cdpcore.log.ring cimport FrameRing
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
 
 
 cdef struct segment:

@@ -12,34 +12,15 @@ cimport cython
 from libc.errno cimport EIO
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
-from cdpcore.base.errors cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os, check
+from cdpcore.base.clock cimport cdp_monotonic_ms
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport CDP_BLOCK, CDP_SEGMENT_BEFORE, cdp_segment_header
+from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
+                                  pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.log.pool cimport BufferPool
-from cdpcore.log.ring cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
-                           pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
+from cdpcore.log.segment cimport cdp_segment_adopt, cdp_segment_create
 from cdpcore.base.errors import InvalidRequest
-
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_BLOCK
-        CDP_SEGMENT_BEFORE
-    struct cdp_segment_header:
-        uint8_t volume_uuid[16]
-        uint64_t volume_bytes
-        uint64_t created_ns
-        uint32_t segment
-        uint32_t flags
-        uint64_t salt
-
-cdef extern from "log/segment.h" nogil:
-    int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
-                           cdp_status *st)
-    int cdp_segment_adopt(const cdp_os *os, const char *from_, const char *directory, cdp_segment_header *h, int direct, uint64_t *bytes,
-                          int *fd, cdp_status *st)
-
-cdef extern from "base/thread.h" nogil:
-    void cdp_cond_init(pthread_cond_t *c)
-    int cdp_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *m, uint32_t ms)
-    uint64_t cdp_monotonic_ms()
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`

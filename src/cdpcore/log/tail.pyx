@@ -10,20 +10,12 @@ Threading: any thread.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
+from cdpcore.base.format cimport CDP_BLOCK, cdp_frame_entry, cdp_record_desc
+from cdpcore.base.thread cimport pthread_mutex_lock, pthread_mutex_unlock
+from cdpcore.log.frame cimport CDP_FRAME_MAX_DESCS, cdp_frame_descs
 from cdpcore.log.log cimport Log
-from cdpcore.log.segments cimport cdp_frame_entry, segment
-from cdpcore.log.ring cimport cdp_frame, pthread_mutex_lock, pthread_mutex_unlock, ring_frame
-
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_BLOCK
-    struct cdp_record_desc:
-        pass
-
-cdef extern from "log/frame.h" nogil:
-    enum:
-        CDP_FRAME_MAX_DESCS
-    uint32_t cdp_frame_descs(const cdp_frame *f, cdp_record_desc *out, uint32_t cap)
+from cdpcore.log.ring cimport ring_frame
+from cdpcore.log.segments cimport segment
 
 
 def directories(Log log not None) -> list:

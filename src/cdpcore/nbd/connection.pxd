@@ -1,103 +1,10 @@
 """One NBD connection's transmission phase (see nbd.pyx), and the C declarations that it needs."""
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from cdpcore.base.errors cimport cdp_status
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.target cimport cdp_extent, cdp_target
+from cdpcore.nbd.nbd_wire cimport cdp_nbd_request, cdp_nbd_rules
 
-cdef extern from "base/target.h" nogil:
-    enum:
-        CDP_FUA
-        CDP_HOLE
-        CDP_EXTENT_DATA
-        CDP_EXTENT_ZERO
-        CDP_EXTENT_HOLE
-    const char *CDP_TARGET_CAPSULE
-    ctypedef struct cdp_extent:
-        uint64_t offset
-        uint64_t length
-        uint32_t kind
-        uint32_t reserved
-    ctypedef struct cdp_target:
-        void *ctx
-        uint64_t size_bytes
-        uint32_t read_only
-        uint32_t tells_seq
-        int (*pread)(void *, void *, uint64_t, uint64_t, cdp_status *) noexcept nogil
-        int (*pwrite)(void *, const void *, uint64_t, uint64_t, uint32_t, cdp_status *) noexcept nogil
-        int (*zero)(void *, uint64_t, uint64_t, uint32_t, cdp_status *) noexcept nogil
-        int (*flush)(void *, cdp_status *) noexcept nogil
-        int (*map)(void *, uint64_t, uint64_t, cdp_extent *, uint32_t, uint32_t *, cdp_status *) noexcept nogil
-        int (*pwrite_seq)(void *, const void *, uint64_t, uint64_t, uint32_t, uint64_t *, cdp_status *) noexcept nogil
-        int (*zero_seq)(void *, uint64_t, uint64_t, uint32_t, uint64_t *, cdp_status *) noexcept nogil
-        uint64_t (*written_seq)(void *) noexcept nogil
-        int (*write_out)(void *, uint64_t, cdp_status *) noexcept nogil
-        void (*expect)(void *, uint64_t, uint64_t) noexcept nogil
-
-cdef extern from "nbd/nbd_wire.h" nogil:
-    enum:
-        CDP_NBD_REQUEST_BYTES
-        CDP_NBD_SIMPLE_BYTES
-        CDP_NBD_CHUNK_BYTES
-        CDP_NBD_DATA_BYTES
-        CDP_NBD_HOLE_BYTES
-        CDP_NBD_ERROR_MAX_BYTES
-        CDP_NBD_STATUS_BYTES
-        CDP_NBD_MIN_BLOCK
-        CDP_NBD_PREFERRED_BLOCK
-        CDP_NBD_MAX_PAYLOAD
-        CDP_NBD_MAX_DRAIN
-        CDP_NBD_READ
-        CDP_NBD_WRITE
-        CDP_NBD_DISC
-        CDP_NBD_FLUSH
-        CDP_NBD_TRIM
-        CDP_NBD_CACHE
-        CDP_NBD_WRITE_ZEROES
-        CDP_NBD_BLOCK_STATUS
-        CDP_NBD_FLAG_FUA
-        CDP_NBD_FLAG_NO_HOLE
-        CDP_NBD_FLAG_DF
-        CDP_NBD_FLAG_REQ_ONE
-        CDP_NBD_EIO
-        CDP_NBD_CHUNK_NONE
-        CDP_NBD_CHUNK_STATUS
-        CDP_NBD_CHUNK_DONE
-    ctypedef struct cdp_nbd_request:
-        uint16_t flags
-        uint16_t type
-        uint32_t length
-        uint64_t cookie
-        uint64_t offset
-    ctypedef struct cdp_nbd_rules:
-        uint64_t size_bytes
-        uint8_t read_only
-        uint8_t structured
-        uint8_t block_status
-        uint8_t fast_zero
-    int cdp_nbd_parse(const uint8_t *p, uint64_t n, cdp_nbd_request *r)
-    uint64_t cdp_nbd_payload_bytes(const cdp_nbd_request *r)
-    uint32_t cdp_nbd_validate(const cdp_nbd_request *r, const cdp_nbd_rules *x, const char **why)
-    uint32_t cdp_nbd_errno(int32_t code, int32_t sys_errno)
-    uint32_t cdp_nbd_put_simple(uint8_t *p, uint64_t cookie, uint32_t error)
-    uint32_t cdp_nbd_put_chunk(uint8_t *p, uint32_t flags, uint32_t type, uint64_t cookie, uint32_t length)
-    uint32_t cdp_nbd_put_data(uint8_t *p, uint32_t flags, uint64_t cookie, uint64_t offset, uint32_t data_bytes)
-    uint32_t cdp_nbd_put_hole(uint8_t *p, uint32_t flags, uint64_t cookie, uint64_t offset, uint32_t hole_bytes)
-    uint32_t cdp_nbd_put_error(uint8_t *p, uint64_t cookie, uint32_t error, const char *message)
-    uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, uint32_t count)
-    void cdp_nbd_patch_error(uint8_t *p, uint32_t error)
-    int cdp_nbd_put_extents(uint8_t *out, uint32_t cap, uint32_t *count, uint64_t *pos, uint64_t end,
-                            const cdp_extent *ext, uint32_t n)
-    int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
-
-cdef extern from "nbd/nbd_sock.h" nogil:
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_NORESERVE
-    void *MAP_FAILED
-    void *mmap(void *, size_t, int, int, int, long)  # <sys/mman.h>
-    int munmap(void *, size_t)
 
 # Written by the connection's thread alone; read by anybody, each word whole but not all of one moment.
 cdef struct nbd_counters:

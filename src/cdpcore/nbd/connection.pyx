@@ -23,25 +23,27 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memmove
 
-from cdpcore.base.errors cimport CDP_OK, cdp_status
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from cdpcore.base.status cimport CDP_OK
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE
+from cdpcore.base.zeros cimport cdp_is_zero
+from cdpcore.nbd.nbd_sock cimport (MSG_NOSIGNAL, NBD_RELEASES_PAGES, c_send, nbd_add, nbd_flag, nbd_get, nbd_now_ns,
+                                   nbd_raise_flag, nbd_recv, nbd_release, nbd_wait)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE,
+                                   CDP_NBD_DATA_BYTES, CDP_NBD_DISC, CDP_NBD_EIO, CDP_NBD_FLAG_DF, CDP_NBD_FLAG_FUA,
+                                   CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES,
+                                   CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD, CDP_NBD_MIN_BLOCK, CDP_NBD_PREFERRED_BLOCK,
+                                   CDP_NBD_READ, CDP_NBD_REQUEST_BYTES, CDP_NBD_SIMPLE_BYTES, CDP_NBD_STATUS_BYTES,
+                                   CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_errno, cdp_nbd_parse,
+                                   cdp_nbd_patch_error, cdp_nbd_payload_bytes, cdp_nbd_put_chunk, cdp_nbd_put_data,
+                                   cdp_nbd_put_error, cdp_nbd_put_extents, cdp_nbd_put_hole, cdp_nbd_put_simple,
+                                   cdp_nbd_put_status, cdp_nbd_validate)
 
 import socket as _socket
 from enum import IntEnum as _IntEnum
 
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 
-cdef extern from "nbd/nbd_sock.h":
-    int MSG_NOSIGNAL
-    int NBD_RELEASES_PAGES
-    ssize_t c_send "send"(int, const void *, size_t, int) nogil
-    void nbd_add(uint64_t *, uint64_t) noexcept nogil
-    uint64_t nbd_get(const uint64_t *) noexcept nogil
-    int nbd_flag(const int *) noexcept nogil
-    int nbd_raise_flag(int *) noexcept nogil
-    int64_t nbd_now_ns() noexcept nogil
-    int nbd_wait(int, int) noexcept nogil
-    ssize_t nbd_recv(int, void *, size_t, int64_t) noexcept nogil
-    void nbd_release(void *, uint64_t) noexcept nogil
 
 cdef enum:
     RANGE_BYTES = (33 << 20)        # a request of the maximum payload and what came with it
@@ -406,7 +408,7 @@ cdef class Connection:
         nbd_add(&self.counts.read_bytes, r.length)
         if not self.rules.structured:
             self.tx_end += cdp_nbd_put_simple(p, r.cookie, 0) + r.length
-        elif fragment and r.length >= CDP_NBD_HOLE_BYTES and cdp_nbd_is_zero(p + head, r.length):
+        elif fragment and r.length >= CDP_NBD_HOLE_BYTES and cdp_is_zero(p + head, r.length):
             self.tx_end += cdp_nbd_put_hole(p, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length)
         else:
             self.tx_end += cdp_nbd_put_data(p, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length) + r.length

@@ -220,13 +220,3 @@ int cdp_nbd_put_extents(uint8_t *out, uint32_t cap, uint32_t *count, uint64_t *p
     }
     return 0;
 }
-
-int cdp_nbd_is_zero(const uint8_t *p, uint64_t n)
-{
-    uint64_t head = n < 16 ? n : 16;
-    for (uint64_t i = 0; i < head; i++)
-        if (p[i])
-            return 0;
-    /* The first 16 bytes are zero, so the rest is when it equals itself shifted by 16: memcmp is vectorised. */
-    return n <= 16 || memcmp(p, p + 16, n - 16) == 0;
-}

@@ -127,7 +127,4 @@ void cdp_nbd_patch_error(uint8_t *p, uint32_t error);
 int cdp_nbd_put_extents(uint8_t *out, uint32_t cap, uint32_t *count, uint64_t *pos, uint64_t end, const cdp_extent *ext,
                         uint32_t n);
 
-/* 1 when all n bytes are zero. Stops at the first byte that is not, so on data it costs next to nothing. */
-int cdp_nbd_is_zero(const uint8_t *p, uint64_t n);
-
 #endif

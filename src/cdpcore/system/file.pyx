@@ -13,7 +13,8 @@ from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint64_t
 cimport cython
 
-from cdpcore.base.errors cimport cdp_fail_os, cdp_status, check
+from cdpcore.base.errors cimport check
+from cdpcore.base.status cimport cdp_fail_os, cdp_status
 
 from cdpcore.base.errors import Busy, Closed, InvalidRequest
 

@@ -8,8 +8,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memcpy, memset
 cimport cython
 
-from cdpcore.system.file cimport File, cdp_os, done
-from cdpcore.system.os cimport CDP_DIRECT_ALIGN, Os
+from cdpcore.system.file cimport File, done
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport CDP_DIRECT_ALIGN
 
 from cdpcore.base.errors import InvalidRequest, Unavailable
 

@@ -16,8 +16,17 @@ from libc.errno cimport EISDIR, ENOENT, ENOTDIR
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 cimport cython
 
-from cdpcore.base.errors cimport cdp_fail_os, cdp_status, check
+from cdpcore.base.errors cimport check
+from cdpcore.base.status cimport cdp_fail_os, cdp_status
 from cdpcore.system.file cimport adopt, done
+from cdpcore.system.os_sim cimport (CDP_SIM_DROP, CDP_SIM_KEEP, CDP_SIM_KILLED, CDP_SIM_N_CALLS, CDP_SIM_SEEDED,
+                                    cdp_sim_calls, cdp_sim_clear_faults, cdp_sim_count, cdp_sim_cut_at, cdp_sim_fail,
+                                    cdp_sim_flip, cdp_sim_free, cdp_sim_lose_write, cdp_sim_misdirect_write,
+                                    cdp_sim_misuse, cdp_sim_new, cdp_sim_open_handles, cdp_sim_open_maps,
+                                    cdp_sim_open_queues, cdp_sim_os, cdp_sim_power_on, cdp_sim_powered,
+                                    cdp_sim_set_clock, cdp_sim_set_space, cdp_sim_set_sparse, cdp_sim_space_used)
+from cdpcore.system.os_table cimport (CDP_DIRECT_ALIGN, CDP_OPEN_CREATE, CDP_OPEN_DIRECT, CDP_OPEN_RANDOM,
+                                      CDP_OPEN_RDONLY, CDP_OPEN_RDWR, cdp_os_posix, cdp_os_posix_threads)
 
 import os as _os
 

@@ -8,9 +8,10 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memset
-from cdpcore.base.errors cimport CDP_OK, cdp_status, check
-from cdpcore.trace.driver cimport cdp_replay_claim, cdp_replay_fill, cdp_replay_match, cdp_replay_zeros
-from cdpcore.volume.volume_target cimport cdp_target
+from cdpcore.base.errors cimport check
+from cdpcore.base.status cimport CDP_OK, cdp_status
+from cdpcore.base.target cimport cdp_target
+from cdpcore.trace.replay_content cimport cdp_replay_claim, cdp_replay_fill, cdp_replay_match, cdp_replay_zeros
 
 from cdpcore.base.errors import InvalidRequest
 

@@ -1,44 +1,10 @@
 """What the drivers of a replay share: the record of a trace, the shape of a request, counters, acknowledgements."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.volume.volume_target cimport cdp_target
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.target cimport cdp_target
+from cdpcore.trace.trace_rec cimport cdp_trace_rec
 
-
-cdef extern from "trace/trace_rec.h" nogil:
-    enum:
-        CDP_TRACE_READ
-        CDP_TRACE_WRITE
-        CDP_TRACE_TRIM
-        CDP_TRACE_ZERO
-        CDP_TRACE_FLUSH
-        CDP_TRACE_OTHER
-        CDP_TRACE_FUA
-        CDP_TRACE_META
-        CDP_TRACE_PREFLUSH
-    ctypedef struct cdp_trace_rec:
-        uint64_t ts_ns
-        uint64_t offset_bytes
-        uint64_t length_bytes
-        uint64_t number
-        uint64_t payload
-        uint32_t device
-        uint8_t kind
-        uint8_t flags
-        uint16_t source
-
-cdef extern from "trace/replay_content.h" nogil:
-    void cdp_replay_fill(uint8_t *out, uint64_t offset, uint64_t length, uint64_t key, uint64_t change)
-    uint64_t cdp_replay_match(const uint8_t *buf, uint64_t offset, uint64_t length, uint64_t key, uint64_t change)
-    uint64_t cdp_replay_claim(const uint8_t *sector_bytes, uint64_t sector, uint64_t key)
-    uint64_t cdp_replay_zeros(const uint8_t *buf, uint64_t length)
-
-cdef extern from "base/latency.h" nogil:
-    enum:
-        CDP_LATENCY_BUCKETS
-    uint64_t cdp_monotonic_ns()
-    uint32_t cdp_latency_bucket(uint64_t ns)
-    uint64_t cdp_latency_upper(uint32_t bucket)
 
 cdef enum:
     KINDS = 5                       # CDP_TRACE_READ .. CDP_TRACE_FLUSH

@@ -15,9 +15,14 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from cdpcore.base.errors cimport CDP_INVALID, CDP_OK, cdp_fail, check
-from cdpcore.volume.volume_target cimport cdp_target
-from cdpcore.volume.core cimport CDP_FUA, CDP_HOLE, CDP_META
+from cdpcore.base.clock cimport cdp_monotonic_ns
+from cdpcore.base.errors cimport check
+from cdpcore.base.latency cimport CDP_LATENCY_BUCKETS, cdp_latency_bucket, cdp_latency_upper
+from cdpcore.base.status cimport CDP_INVALID, CDP_OK, cdp_fail
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_META
+from cdpcore.trace.replay_content cimport cdp_replay_claim, cdp_replay_fill, cdp_replay_zeros
+from cdpcore.trace.trace_rec cimport (CDP_TRACE_FLUSH, CDP_TRACE_FUA, CDP_TRACE_META, CDP_TRACE_PREFLUSH,
+                                      CDP_TRACE_READ, CDP_TRACE_TRIM, CDP_TRACE_WRITE)
 
 from cdpcore.base.errors import InvalidRequest
 

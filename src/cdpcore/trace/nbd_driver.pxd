@@ -1,9 +1,10 @@
 """Requests of a replay to an NBD server, many in flight."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.trace.driver cimport Driver, cdp_trace_rec
-from cdpcore.volume.volume_target cimport cdp_target
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.target cimport cdp_target
+from cdpcore.trace.driver cimport Driver
+from cdpcore.trace.trace_rec cimport cdp_trace_rec
 
 cdef enum:
     MAX_DEPTH = 256

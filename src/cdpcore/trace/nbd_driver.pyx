@@ -12,9 +12,11 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, EIO, EPROTO, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
-from cdpcore.base.errors cimport CDP_INVALID, CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
-from cdpcore.trace.driver cimport (CDP_TRACE_FLUSH, CDP_TRACE_FUA, CDP_TRACE_PREFLUSH, CDP_TRACE_READ, CDP_TRACE_TRIM, CDP_TRACE_WRITE,
-                             CDP_TRACE_ZERO, cdp_monotonic_ns, cdp_replay_fill)
+from cdpcore.base.clock cimport cdp_monotonic_ns
+from cdpcore.base.status cimport CDP_INVALID, CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail
+from cdpcore.trace.replay_content cimport cdp_replay_fill
+from cdpcore.trace.trace_rec cimport (CDP_TRACE_FLUSH, CDP_TRACE_FUA, CDP_TRACE_PREFLUSH, CDP_TRACE_READ,
+                                      CDP_TRACE_TRIM, CDP_TRACE_WRITE, CDP_TRACE_ZERO)
 
 from cdpcore.base.errors import InvalidRequest
 

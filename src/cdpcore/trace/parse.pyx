@@ -13,75 +13,16 @@ used during the call.
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
+from cdpcore.trace.trace_blktrace cimport cdp_trace_blk, cdp_trace_blk_run
+from cdpcore.trace.trace_devices cimport (CDP_TRACE_MAX_DEVICES, CDP_TRACE_MAX_NAME, cdp_trace_device,
+                                          cdp_trace_devices, cdp_trace_devices_find, cdp_trace_devices_free,
+                                          cdp_trace_devices_grow, cdp_trace_devices_init)
+from cdpcore.trace.trace_dmlog cimport CDP_DMLOG_SUPER, cdp_trace_dmlog, cdp_trace_dmlog_run, cdp_trace_dmlog_super
+from cdpcore.trace.trace_rec cimport (CDP_TRACE_BAD, CDP_TRACE_DONE, CDP_TRACE_FULL, CDP_TRACE_GROW, CDP_TRACE_MORE,
+                                      cdp_trace_rec)
+from cdpcore.trace.trace_text cimport CDP_FMT_COUNT, cdp_trace_scsi_kind, cdp_trace_text, cdp_trace_text_run
 
 from cdpcore.base.errors import InvalidRequest
-
-
-cdef extern from "trace/trace_rec.h" nogil:
-    ctypedef struct cdp_trace_rec:
-        pass
-    enum:
-        CDP_TRACE_MORE
-        CDP_TRACE_FULL
-        CDP_TRACE_DONE
-        CDP_TRACE_BAD
-        CDP_TRACE_GROW
-
-cdef extern from "trace/trace_devices.h" nogil:
-    ctypedef struct cdp_trace_device:
-        uint64_t number
-        uint32_t name_at, name_bytes
-    ctypedef struct cdp_trace_devices:
-        cdp_trace_device *devices
-        char *names
-        uint32_t count
-    enum:
-        CDP_TRACE_MAX_DEVICES
-        CDP_TRACE_MAX_NAME
-    int cdp_trace_devices_init(cdp_trace_devices *t)
-    void cdp_trace_devices_free(cdp_trace_devices *t)
-    int cdp_trace_devices_grow(cdp_trace_devices *t)
-    int cdp_trace_devices_find(cdp_trace_devices *t, const void *name, size_t n, uint64_t number, uint32_t *index)
-
-cdef extern from "trace/trace_text.h" nogil:
-    enum:
-        CDP_FMT_COUNT
-    ctypedef struct cdp_trace_text:
-        int32_t format, skip_bad
-        uint32_t stages
-        cdp_trace_devices *devices
-        uint64_t line, events, comments, bad
-        uint32_t header, absolute, actions_seen, bad_fields
-        uint64_t bad_line, bad_column
-        const char *bad_expected
-        uint32_t bad_text_bytes
-        unsigned char *bad_text
-    int cdp_trace_text_run(cdp_trace_text *t, const unsigned char *text, size_t n, int final, cdp_trace_rec *out,
-                           size_t cap, size_t *consumed, size_t *produced)
-    uint8_t cdp_trace_scsi_kind(uint64_t op)
-
-cdef extern from "trace/trace_blktrace.h" nogil:
-    ctypedef struct cdp_trace_blk:
-        int32_t skip_bad
-        uint32_t stages
-        cdp_trace_devices *devices
-        uint64_t events, bad, epoch_ns
-        uint32_t have_epoch, swapped, actions_seen
-        uint64_t bad_event, bad_at
-        const char *bad_expected
-    int cdp_trace_blk_run(cdp_trace_blk *t, const unsigned char *p, size_t n, int final, cdp_trace_rec *out, size_t cap,
-                          size_t *consumed, size_t *produced)
-
-cdef extern from "trace/trace_dmlog.h" nogil:
-    enum:
-        CDP_DMLOG_SUPER
-    ctypedef struct cdp_trace_dmlog:
-        uint64_t entries, done, position, marks, bad_at
-        uint32_t sector_bytes
-        const char *bad_expected
-    int cdp_trace_dmlog_super(cdp_trace_dmlog *t, const unsigned char *p)
-    int cdp_trace_dmlog_run(cdp_trace_dmlog *t, const unsigned char *p, size_t n, cdp_trace_rec *out, size_t cap,
-                            uint64_t *consumed, size_t *produced)
 
 
 MORE = CDP_TRACE_MORE  # everything complete in the piece is consumed

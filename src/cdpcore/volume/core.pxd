@@ -5,31 +5,18 @@
 Lock order: Log's append lock, then Versions' mutex, then Log's io lock.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.volume.extents cimport cdp_extent, extents
-from cdpcore.index.inspect cimport cdp_view
-from cdpcore.log.log cimport Log
-from cdpcore.log.segments cimport room
-from cdpcore.system.os cimport Os, cdp_os
-from cdpcore.log.segment_fds cimport SegmentFds
+from cdpcore.base.gate cimport cdp_gate
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.target cimport cdp_extent
+from cdpcore.index.index cimport cdp_view
 from cdpcore.index.versions cimport Versions
 from cdpcore.index.view cimport View
-
-
-cdef extern from "base/gate.h" nogil:
-    ctypedef struct cdp_gate:
-        pass
-    int cdp_gate_enter(cdp_gate *g)
-    void cdp_gate_leave(cdp_gate *g)
-    int cdp_gate_is_closed(cdp_gate *g)
-    void cdp_gate_close(cdp_gate *g)
-    void cdp_gate_shut(cdp_gate *g)
-
-cdef extern from "base/target.h" nogil:
-    enum:
-        CDP_FUA
-        CDP_HOLE
-        CDP_META
+from cdpcore.log.log cimport Log
+from cdpcore.log.segment_fds cimport SegmentFds
+from cdpcore.log.segments cimport room
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
+from cdpcore.volume.extents cimport extents
 
 
 cdef class VolumeCore:

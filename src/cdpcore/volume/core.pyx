@@ -14,33 +14,22 @@ cimport cython
 from libc.errno cimport ENOMEM, ESHUTDOWN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from cdpcore.base.errors cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os, check)
-from cdpcore.volume.extents cimport FULL, add_extent, add_file, kind_of
-from cdpcore.index.inspect cimport cdp_crc32c, cdp_piece
+from cdpcore.base.crc32c cimport cdp_crc32c
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_FLUSH, CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO,
+                                  CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, CDP_REC_FUA, CDP_REC_META, CDP_REC_MORE,
+                                  CDP_SECTOR, cdp_loc_is_data)
+from cdpcore.base.gate cimport cdp_gate_close, cdp_gate_enter, cdp_gate_is_closed, cdp_gate_leave, cdp_gate_shut
+from cdpcore.base.status cimport CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_META
+from cdpcore.index.index cimport cdp_piece
+from cdpcore.index.versions cimport change, drop, pieces
+from cdpcore.log.frame cimport CDP_FRAME_TAIL_BYTES
 from cdpcore.log.segments cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
-from cdpcore.index.versions cimport Versions, change, drop, pieces
-from cdpcore.system.os cimport CDP_OPEN_RDONLY
+from cdpcore.system.os_table cimport CDP_OPEN_RDONLY
+from cdpcore.volume.extents cimport FULL, add_extent, add_file, kind_of
 from cdpcore.base.errors import Busy, Closed
 
-cdef extern from "base/format.h" nogil:
-    enum:
-        CDP_SECTOR
-        CDP_BLOCK
-        CDP_KIND_WRITE
-        CDP_KIND_ZERO
-        CDP_KIND_TRIM
-        CDP_KIND_FLUSH
-        CDP_REC_MORE
-        CDP_REC_FUA
-        CDP_REC_META
-    const uint64_t CDP_LOC_ZERO
-    const uint64_t CDP_LOC_HOLE
-    const uint64_t CDP_LOC_BASE
-    int cdp_loc_is_data(uint64_t loc)
-
-cdef extern from "log/frame.h" nogil:
-    enum:
-        CDP_FRAME_TAIL_BYTES
 
 cdef enum:
     MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes

@@ -1,18 +1,9 @@
 """Block status while it is put together: what a stretch of a disk is, in a list with an end."""
 from libc.stdint cimport uint32_t, uint64_t
-from cdpcore.base.errors cimport cdp_status
-from cdpcore.system.os cimport cdp_os
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.target cimport cdp_extent
+from cdpcore.system.os_table cimport cdp_os
 
-
-cdef extern from "base/target.h" nogil:
-    enum:
-        CDP_EXTENT_DATA
-        CDP_EXTENT_ZERO
-        CDP_EXTENT_HOLE
-    ctypedef struct cdp_extent:
-        uint64_t offset
-        uint64_t length
-        uint32_t kind
 
 cdef enum:
     FULL = -1               # the list has no room for what follows: no error, the caller of map() asks again from there

@@ -5,8 +5,9 @@ the truth up to where it reaches.
 
 Threading: a list is its caller's; any thread, no GIL.
 """
-from cdpcore.base.errors cimport CDP_OK, cdp_fail_os
-from cdpcore.index.inspect cimport CDP_LOC_HOLE, cdp_loc_is_data
+from cdpcore.base.format cimport CDP_LOC_HOLE, cdp_loc_is_data
+from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO
 
 
 cdef int add_extent(extents *out, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil:

@@ -13,17 +13,12 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New, PyCapsule_Se
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from cdpcore.base.errors cimport CDP_OK, cdp_status
-from cdpcore.log.ring cimport pthread_mutex_t
-from cdpcore.volume.volume_target cimport cdp_target
-from cdpcore.volume.extents cimport cdp_extent
+from cdpcore.base.status cimport CDP_OK, cdp_status
+from cdpcore.base.target cimport cdp_extent, cdp_target
+from cdpcore.base.thread cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
+                                  pthread_mutex_unlock)
 from cdpcore.volume.core cimport VolumeCore
 
-cdef extern from "<pthread.h>" nogil:
-    int pthread_mutex_init(pthread_mutex_t *m, void *attr)
-    int pthread_mutex_destroy(pthread_mutex_t *m)
-    int pthread_mutex_lock(pthread_mutex_t *m)
-    int pthread_mutex_unlock(pthread_mutex_t *m)
 
 cdef enum:
     MAX_NOTES = 1024

@@ -3,10 +3,10 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_Se
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EROFS, ESHUTDOWN
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from cdpcore.base.errors cimport CDP_CLOSED, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
-from cdpcore.volume.extents cimport cdp_extent
-from cdpcore.index.inspect cimport cdp_view
-from cdpcore.volume.core cimport cdp_gate_enter, cdp_gate_leave
+from cdpcore.base.gate cimport cdp_gate_enter, cdp_gate_leave
+from cdpcore.base.status cimport CDP_CLOSED, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
+from cdpcore.base.target cimport cdp_extent
+from cdpcore.index.index cimport cdp_view
 
 
 cdef int target_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:

@@ -1,0 +1,8 @@
+"""CRC-32C (base/crc32c.h)."""
+from libc.stdint cimport uint32_t
+
+
+cdef extern from "base/crc32c.h" nogil:
+    uint32_t cdp_crc32c(uint32_t crc, const void *p, size_t n)
+    uint32_t cdp_crc32c_portable(uint32_t crc, const void *p, size_t n)
+    const char *cdp_crc32c_name()

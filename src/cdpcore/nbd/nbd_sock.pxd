@@ -1,0 +1,23 @@
+"""What an NBD connection's loop asks of the system (nbd/nbd_sock.h)."""
+from libc.stdint cimport int64_t, uint64_t
+
+
+cdef extern from "nbd/nbd_sock.h" nogil:
+    int NBD_RELEASES_PAGES
+    void nbd_add(uint64_t *p, uint64_t n)
+    uint64_t nbd_get(const uint64_t *p)
+    int nbd_flag(const int *p)
+    int nbd_raise_flag(int *p)
+    int64_t nbd_now_ns()
+    int nbd_wait(int fd, int ms)
+    ssize_t nbd_recv(int fd, void *p, size_t n, int64_t spin_ns)
+    void nbd_release(void *p, uint64_t n)
+
+    # what it includes
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+    int SHUT_RDWR
+    ssize_t c_send "send"(int, const void *, size_t, int)
+    ssize_t c_recv "recv"(int, void *, size_t, int)
+    int shutdown(int, int)
+    int sched_yield()
