@@ -178,7 +178,7 @@ class Maintainer:
         with self._lock:
             run_id, self._next_id = self._next_id, self._next_id + 1
             path = run_path(self._dir, run_id)
-            core_runs.write_sealing_run(self._core, path, self._uuid, number, first_seq, last_seq)
+            core_runs.write_sealing_run(self._core.versions, path, self._uuid, number, first_seq, last_seq)
             self._os.sync_dir(f"{self._dir}/runs")
             segment = Segment(number, first_seq, last_seq, first_ts_ns, last_ts_ns, size)
             run = Run(run_id, first_seq, last_seq, number, number, 0, self._os.size(path))
@@ -200,7 +200,7 @@ class Maintainer:
         self._at_home()
         path = run_path(self._dir, run_id)
         first_segment, last_segment, first_seq, last_seq = core_runs.merge_runs(
-            self._core, [r.id for r in group], path, self._uuid, self._dropped())
+            self._core.versions, [r.id for r in group], path, self._uuid, self._dropped())
         self._os.sync_dir(f"{self._dir}/runs")
         merged = Run(run_id, first_seq, last_seq, first_segment, last_segment, group[0].level + 1, self._os.size(path))
         with self._lock:
@@ -225,7 +225,7 @@ class Maintainer:
 
     def _install(self, runs: list[Run], keep: list[int], seal: bool) -> None:
         newest_first = list(reversed(runs))
-        core_runs.install_runs(self._core, [run_path(self._dir, r.id) for r in newest_first], [r.id for r in newest_first],
+        core_runs.install_runs(self._core.versions, [run_path(self._dir, r.id) for r in newest_first], [r.id for r in newest_first],
                                self._uuid, keep, seal)
         self._runs = runs
 

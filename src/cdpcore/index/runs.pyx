@@ -1,17 +1,18 @@
-"""The runs of a volume: made when a segment is sealed, replaced when runs merge, installed under the readers' feet.
+"""The runs of a volume: written when a segment is sealed, merged, and installed in its index while reads go on.
 
-Threading: one maintenance thread a volume calls these; readers go on meanwhile (a run that is replaced lives until the last
-snapshot that has it is let go).
+Threading: one maintenance thread a volume calls these. A run that is replaced lives as long as a snapshot has it.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from cdpcore.base.errors cimport CDP_OK, cdp_status, check
-from cdpcore.index.inspect cimport (cdp_interval, cdp_run, cdp_run_header, cdp_run_header_of, cdp_run_merge, cdp_run_meta, cdp_run_open,
-                            cdp_run_write_tree)
-from cdpcore.index.versions cimport (cdp_run_ref, cdp_run_ref_drop, cdp_run_ref_keep, cdp_run_ref_new, cdp_snapshot,
-                             cdp_snapshot_unref)
-from cdpcore.volume.core cimport VolumeCore
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport cdp_run_header
+from cdpcore.base.status cimport CDP_OK, cdp_status
+from cdpcore.index.index cimport (cdp_interval, cdp_run, cdp_run_header_of, cdp_run_merge, cdp_run_meta, cdp_run_open,
+                                  cdp_run_write_tree)
+from cdpcore.index.snapshot cimport (cdp_run_ref, cdp_run_ref_drop, cdp_run_ref_keep, cdp_run_ref_new, cdp_snapshot,
+                                     cdp_snapshot_unref)
+from cdpcore.index.versions cimport Versions
 from cdpcore.base.errors import InvalidRequest, OutOfSpace
 
 cdef void fill_meta(cdp_run_meta *m, bytes uuid, uint32_t first_segment, uint32_t last_segment, uint64_t first_seq,
@@ -23,8 +24,9 @@ cdef void fill_meta(cdp_run_meta *m, bytes uuid, uint32_t first_segment, uint32_
     m.last_seq = last_seq
 
 
-def write_sealing_run(VolumeCore core not None, path: str, bytes uuid, uint32_t segment, uint64_t first_seq, uint64_t last_seq):
-    """Write the run of the segment that was set aside."""
+def write_sealing_run(Versions versions not None, path: str, bytes uuid, uint32_t segment, uint64_t first_seq,
+                      uint64_t last_seq):
+    """Write the run of the segment that is being sealed, from its tree."""
     cdef cdp_run_meta meta
     cdef cdp_status st
     cdef bytes p = path.encode()
@@ -32,11 +34,11 @@ def write_sealing_run(VolumeCore core not None, path: str, bytes uuid, uint32_t 
     cdef int rc
     fill_meta(&meta, uuid, segment, segment, first_seq, last_seq)
     with nogil:     # the sealing tree no longer changes, and only this thread ends it
-        rc = cdp_run_write_tree(core.table, c_path, &meta, core.versions.sealing_tree, &st)
+        rc = cdp_run_write_tree(versions.os.table, c_path, &meta, versions.sealing_tree, &st)
     check(rc, &st, path)
 
 
-def install_runs(VolumeCore core not None, list paths not None, list ids not None, bytes uuid, list keep_ids not None,
+def install_runs(Versions versions not None, list paths not None, list ids not None, bytes uuid, list keep_ids not None,
                  bint drop_sealing_tree):
     """Make the index consist of the runs `ids` (newest first): those in keep_ids stay as they are, the others are opened
     from `paths`. With drop_sealing_tree the newest run replaces that tree, in the same instant."""
@@ -53,7 +55,7 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
     if len(ids) > 64 or len(ids) != len(paths):
         raise OutOfSpace(f"an index of {len(ids)} runs; 64 is the most", "run 'cdp check --rebuild'")
     with nogil:     # a restore may replace the current snapshot at any time: hold the one that is looked at
-        snap = core.versions.reference()
+        snap = versions.reference()
     try:
         for path, run_id in zip(paths, ids):
             refs[n] = NULL
@@ -65,14 +67,14 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
                 p = path.encode()
                 c_path = p
                 with nogil:
-                    rc = cdp_run_open(core.table, c_path, id_bytes, &run, &st)
+                    rc = cdp_run_open(versions.os.table, c_path, id_bytes, &run, &st)
                 check(rc, &st, path)
                 refs[n] = cdp_run_ref_new(run, run_id)
                 if refs[n] == NULL:
                     raise MemoryError()
             n += 1
         with nogil:
-            out_of_memory = core.versions.install(NULL, refs, n, drop_sealing_tree) != CDP_OK
+            out_of_memory = versions.install(NULL, refs, n, drop_sealing_tree) != CDP_OK
         if out_of_memory:
             raise MemoryError()
     finally:
@@ -81,7 +83,7 @@ def install_runs(VolumeCore core not None, list paths not None, list ids not Non
         cdp_snapshot_unref(snap)
 
 
-def merge_runs(VolumeCore core not None, list run_ids not None, path: str, bytes uuid, list dropped not None):
+def merge_runs(Versions versions not None, list run_ids not None, path: str, bytes uuid, list dropped not None):
     """Merge installed runs (given newest first, neighbours) into a new file; `dropped`: (lo, hi) seqs to leave out.
     Returns (first_segment, last_segment, first_seq, last_seq)."""
     cdef cdp_run *runs[64]
@@ -95,7 +97,7 @@ def merge_runs(VolumeCore core not None, list run_ids not None, path: str, bytes
     cdef uint32_t n = 0, n_gaps = len(dropped), i
     cdef int rc
     with nogil:
-        snap = core.versions.reference()
+        snap = versions.reference()
     try:
         for i in range(snap.n_runs - 1, -1, -1):    # oldest first
             if snap.run_refs[i].id in run_ids:
@@ -112,7 +114,7 @@ def merge_runs(VolumeCore core not None, list run_ids not None, path: str, bytes
         for i in range(n_gaps):
             gaps[i].lo, gaps[i].hi = dropped[i]
         with nogil:
-            rc = cdp_run_merge(core.table, c_path, &meta, runs, n, gaps, n_gaps, &st)
+            rc = cdp_run_merge(versions.os.table, c_path, &meta, runs, n, gaps, n_gaps, &st)
         check(rc, &st, path)
         return meta.first_segment, meta.last_segment, meta.first_seq, meta.last_seq
     finally:

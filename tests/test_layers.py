@@ -1,0 +1,96 @@
+"""Who may import whom. A package may import what its row names, and itself; each C header of ours has one .pxd."""
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src"
+
+# cdpcore: cimports, Python imports and C includes. Bottom up: a row names only rows above it, so there is no circle.
+CORE = {
+    "base": "",
+    "system": "base",
+    "index": "base system",
+    "log": "base system index",
+    "volume": "base system index log",
+    "inplace": "base system index log volume",
+    "nbd": "base",
+    "channel": "base system nbd",     # system: memory that two processes share
+    "trace": "base",
+    "bench": "base system",
+}
+
+
+def code(path: Path) -> str:
+    """A file without its comments and docstrings."""
+    c_file = path.suffix in (".c", ".h")
+    return re.sub(r"/\*.*?\*/|//[^\n]*" if c_file else r'""".*?"""|#[^\n]*', "", path.read_text(), flags=re.DOTALL)
+
+
+def imports_of_cython(text: str) -> set[str]:
+    """The packages of cdpcore that a .pyx, .pxd, .pyi, .c or .h uses; "cdp" for the shell, "cdpcore" where it names none."""
+    used = set(re.findall(r'^\s*(?:#include|cdef extern from)\s+"(\w+)/', text, re.MULTILINE))
+    for module in re.findall(r"^\s*(?:from|cimport|import)\s+(cdp(?:core)?\b[\w.]*)", text, re.MULTILINE):
+        root, _, rest = module.partition(".")
+        used.add(rest.partition(".")[0] or "cdpcore" if root == "cdpcore" else "cdp")
+    return used
+
+
+def core_files() -> Iterator[Path]:
+    for path in sorted((SRC / "cdpcore").rglob("*")):
+        if path.suffix in (".pyx", ".pxd", ".pyi", ".py", ".c", ".h"):
+            yield path
+
+
+def wrong(table: dict[str, str], package: str, used: set[str]) -> set[str]:
+    return used - {package} - set(table[package].split())
+
+
+@pytest.mark.parametrize("table", [CORE], ids=["cdpcore"])
+def test_the_table_has_no_circle(table: dict[str, str]):
+    above: set[str] = set()
+    for package, row in table.items():
+        assert set(row.split()) <= above, f"{package} may import only rows above it"
+        above.add(package)
+
+
+def test_every_package_of_the_core_has_a_row():
+    assert {p.parent.name for p in (SRC / "cdpcore").glob("*/__init__.py")} == set(CORE)
+
+
+@pytest.mark.parametrize("path", [p for p in core_files() if p.parent.name != "cdpcore"],
+                         ids=lambda p: str(p.relative_to(SRC)))
+def test_the_core_imports_downwards(path: Path):
+    package = path.relative_to(SRC / "cdpcore").parts[0]
+    assert not wrong(CORE, package, imports_of_cython(code(path)))
+
+
+@pytest.mark.parametrize("package, line", [
+    ("index", "from cdpcore.volume.core cimport VolumeCore"),
+    ("index", "    from cdpcore.log.log import Log"),
+    ("base", "cimport cdpcore.system.os"),
+    ("trace", '#include "system/os.h"'),
+    ("nbd", 'cdef extern from "log/frame.h" nogil:'),
+    ("volume", "from cdp.store.catalog import Catalog"),
+    ("log", "import cdp"),
+    ("log", "import cdpcore"),
+])
+def test_a_wrong_import_is_found(package: str, line: str):
+    assert wrong(CORE, package, imports_of_cython(f"import os\n{line}\n"))
+
+
+HEADER = re.compile(r'^\s*cdef extern from\s+"(\w+/\w+\.h)"', re.MULTILINE)
+
+
+def test_a_header_is_declared_in_one_pxd_of_its_package():
+    declared: dict[str, list[str]] = {}
+    for path in core_files():
+        if path.suffix in (".pyx", ".pxd"):
+            for header in HEADER.findall(code(path)):
+                assert path.suffix == ".pxd", f"{path.name} declares {header}: cimport it from its .pxd"
+                declared.setdefault(header, []).append(str(path.relative_to(SRC / "cdpcore")))
+    for header, places in declared.items():
+        assert (SRC / "cdpcore" / header).exists() and len(places) == 1, f"{header} is declared in {places}"
+        assert Path(header).parent == Path(places[0]).parent, f"{header} is declared in {places[0]}"
+    assert len(declared) > 20
