@@ -33,8 +33,12 @@ def log(tmp_path):
 
 @pytest.fixture
 def web(tmp_path):
-    cdp.create(tmp_path / "web", size=SIZE).close()
-    return tmp_path / "web"
+    return made(tmp_path / "web")
+
+
+def made(path):
+    cdp.create(path, size=SIZE).close()
+    return path
 
 
 def take(web, log, stopping=lambda: False, once=True, save=True, **options):
@@ -173,10 +177,15 @@ def test_a_log_that_begins_later(web, log):
     assert take(web, log).entries == 5
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_each_entry_once_wherever_it_was_killed(web, log, seed, monkeypatch):
+@pytest.mark.soak
+def test_each_entry_once_wherever_it_was_killed(tmp_path, seeds, monkeypatch):
     """Stopped at random places; of the position only an older one is left, as a kill -9 leaves it."""
     monkeypatch.setattr(following, "SLICE_NS", 1)  # a record at a time
+    for seed in seeds(4):
+        each_entry_once(made(tmp_path / f"web{seed}"), WriteLog(tmp_path / f"{seed}.log"), seed)
+
+
+def each_entry_once(web, log, seed):
     rng = random.Random(seed)
     log.count()
     take(web, log)  # the position is written before the first entry is taken

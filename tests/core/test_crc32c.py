@@ -3,8 +3,9 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.seeds import examples
 
 from cdpcore.index.inspect import crc32c, crc32c_name, crc32c_portable
 
@@ -50,7 +51,8 @@ def test_twins_agree_around_edges(edge: int) -> None:
 
 
 @BOTH
-@settings(deadline=None)
+@pytest.mark.soak
+@examples(100)
 @given(st.lists(st.binary(max_size=6000), max_size=6))
 def test_chaining_equals_one_pass(crc: Crc, parts: list[bytes]) -> None:
     value = 0
@@ -59,7 +61,8 @@ def test_chaining_equals_one_pass(crc: Crc, parts: list[bytes]) -> None:
     assert value == crc(b"".join(parts))
 
 
-@settings(deadline=None)
+@pytest.mark.soak
+@examples(100)
 @given(st.binary(min_size=1, max_size=5000), st.data())
 def test_any_single_bit_changes_it(data: bytes, draw: st.DataObject) -> None:
     bit = draw.draw(st.integers(0, len(data) * 8 - 1))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.seeds import Seeds
 
 from cdpcore.base.errors import Corruption
 from cdpcore.index.inspect import LOC_ZERO, MAX_SECTORS, ExtentTree, Run, crc32c, lookup, merge, write_tree
@@ -306,7 +307,8 @@ def compiler() -> list[str]:
     return (sysconfig.get_config_var("CC") or "cc").split()
 
 
-def test_random_damage_under_sanitizers(tmp_path: Path) -> None:
+@pytest.mark.soak
+def test_random_damage_under_sanitizers(tmp_path: Path, seeds: Seeds) -> None:
     """The C driver: histories, merges, look-ups, damaged files, failing calls; any report of a sanitizer fails it."""
     sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     probe = tmp_path / "probe.c"
@@ -317,12 +319,10 @@ def test_random_damage_under_sanitizers(tmp_path: Path) -> None:
         pytest.skip("this compiler has no sanitizers")
     driver = tmp_path / "fuzz"
     subprocess.run([*compiler(), *sanitize, str(HERE / "c" / "index_fuzz.c"), *FLAGS, "-o", str(driver)], check=True)
-    seed = int(os.environ.get("CDP_FUZZ_SEED", "1"))
-    rounds = int(os.environ.get("CDP_FUZZ_ROUNDS", "150"))
     env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # the sanitizer insists on coming first
-    done = subprocess.run([str(driver), str(tmp_path), str(seed), str(rounds)], capture_output=True, text=True, env=env,
-                          check=False)
-    assert done.returncode == 0, done.stderr
+    for seed in seeds(1):
+        done = subprocess.run([str(driver), str(tmp_path), str(seed), "150"], capture_output=True, text=True, env=env, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_bench_runs(tmp_path: Path) -> None:

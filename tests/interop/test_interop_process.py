@@ -22,7 +22,6 @@ __all__ = ["world"]
 SIZE_MIB = 64
 BLOCK_BYTES = 4096
 WRITE = 1  # a record's kind
-KILLS = int(os.environ.get("CDP_TEST_KILLS", "6"))
 
 
 def load(world, *options):
@@ -66,7 +65,8 @@ class Writer(threading.Thread):
             self._client.close()
 
 
-def test_killed_under_load(world):
+@pytest.mark.soak
+def test_killed_under_load(world, seeds):
     """After each SIGKILL: a quick start, every flushed write there, and the lower half exactly a prefix of what was
     written to it (looked up in the history, so also the history is right)."""
     need("fio")
@@ -74,13 +74,13 @@ def test_killed_under_load(world):
     half = bytearray(SIZE_MIB // 2 * MIB)
     seq = 0
     kept_total = fio_total = 0
-    for turn in range(KILLS):
+    for seed in seeds(3):
         world.serve("web")
-        writer = Writer(world, turn)
+        writer = Writer(world, seed)
         fio = load(world)
         try:
             writer.start()
-            time.sleep(0.5 + random.Random(turn).random())
+            time.sleep(0.5 + random.Random(seed).random())
             world.kill()
             writer.join(60)
         finally:
@@ -89,15 +89,15 @@ def test_killed_under_load(world):
             records = volume.records(since=seq)
             mine = [(one["offset"], one["length"]) for one in records
                     if one["kind"] == WRITE and one["offset"] < len(half)]
-            assert writer.flushed <= len(mine) <= len(writer.written), turn
-            assert mine == [(offset, len(data)) for offset, data in writer.written[:len(mine)]], turn
+            assert writer.flushed <= len(mine) <= len(writer.written)
+            assert mine == [(offset, len(data)) for offset, data in writer.written[:len(mine)]]
             for offset, data in writer.written[:len(mine)]:
                 half[offset : offset + len(data)] = data
-            assert volume.pread(len(half), 0) == half, turn
+            assert volume.pread(len(half), 0) == half
             seq = volume.window().newest.seq
         kept_total += len(mine)
         fio_total += sum(records["kind"] == WRITE) - len(mine)
-    assert kept_total > KILLS and fio_total > KILLS, "there was load"
+    assert kept_total > seeds.done and fio_total > seeds.done, "there was load"
     assert world.json("check", "web")["ok"]
 
 

@@ -407,9 +407,14 @@ def _reply_starts(out):
         at += 20 + struct.unpack(">I", out[at + 16 : at + 20])[0]
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_random_handshakes(seed):
+@pytest.mark.soak
+def test_random_handshakes(seeds):
     """Whatever comes: an outcome, or HandshakeError; every export that was opened is handed out or closed."""
+    for seed in seeds(200):
+        handshake(seed)
+
+
+def handshake(seed):
     rng = random.Random(seed)
     disk = RamDisk(4096)
     shelf = Shelf(disk=lambda: FakeExport(disk), other=lambda: FakeExport(disk))

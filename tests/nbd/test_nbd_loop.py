@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.nbd import (
     BLOCK_STATUS,
@@ -41,6 +41,7 @@ from support.nbd import (
     until,
     write,
 )
+from support.seeds import examples
 
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.bench.ram_disk import RamDisk
@@ -345,7 +346,8 @@ def _expect(kind, offset, length, flags, structured):
     return EINVAL if kind == BLOCK_STATUS and not length else 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.soak
+@examples(60)
 @given(_requests, st.integers(0, 2**32), st.booleans())
 def test_model(requests, seed, structured):
     rng = random.Random(seed)
@@ -387,9 +389,14 @@ def test_model(requests, seed, structured):
         sender.join()
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_random_garbage_never_hurts(seed):
+@pytest.mark.soak
+def test_random_garbage_never_hurts(seeds):
     """Random bytes and near-requests to one connection; another connection to the same disk is unharmed."""
+    for seed in seeds(20):
+        garbage(seed)
+
+
+def garbage(seed):
     rng = random.Random(seed)
     disk = RamDisk(MIB)
     with served(disk, read_only=True) as other, served(disk, structured=bool(seed % 2)) as s:

@@ -60,40 +60,21 @@ U32 = 2**32 - 1
 both = pytest.mark.parametrize("structured", [False, True], ids=["simple", "structured"])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_leaves_under_sanitizers(tmp_path_factory, seed):
+@pytest.mark.soak
+def test_leaves_under_sanitizers(tmp_path, seeds):
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         pytest.skip("no C compiler")
-    binary = tmp_path_factory.getbasetemp() / "nbd_wire_check"
-    if not binary.exists():
-        core = ROOT / "src/cdpcore"
-        built = subprocess.run(
-            [
-                compiler,
-                "-std=c11",
-                "-D_GNU_SOURCE",
-                "-g",
-                "-O1",
-                "-Wall",
-                "-Werror",
-                "-fsanitize=address,undefined",
-                "-fno-sanitize-recover",
-                f"-I{core}",
-                ROOT / "tests/c/nbd_wire_check.c",
-                core / "nbd/nbd_wire.c",
-                "-o",
-                binary,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if "sanitize" in built.stderr and built.returncode:
-            pytest.skip("the compiler has no sanitizers")
-        assert built.returncode == 0, built.stderr
-    run = subprocess.run([binary, str(seed), "20000"], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    binary, core = tmp_path / "nbd_wire_check", ROOT / "src/cdpcore"
+    built = subprocess.run([compiler, "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-fsanitize=address,undefined",
+                            "-fno-sanitize-recover", f"-I{core}", ROOT / "tests/c/nbd_wire_check.c", core / "nbd/nbd_wire.c", "-o", binary],
+                           capture_output=True, text=True, check=False)
+    if "sanitize" in built.stderr and built.returncode:
+        pytest.skip("the compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr
+    for seed in seeds(4):
+        run = subprocess.run([binary, str(seed), "20000"], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
 
 
 # One test per rejection. (request, rules of the connection) -> error; the target must not be called.

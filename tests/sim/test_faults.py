@@ -1,11 +1,9 @@
 """Calls that fail, a full disk, and damage on the medium: errors are clear, nothing acknowledged is lost, reads never lie silently
-about what was flushed, and nothing leaks. On the simulated disk, seeded: CDP_SEED=seed replays one history. Both
-kinds of volumes: of before-images, calls on the disk in place fail as well."""
+about what was flushed, and nothing leaks. On the simulated disk, seeded. Both kinds of volumes: of before-images, calls on the disk in place fail as well."""
 from __future__ import annotations
 
 import errno
 import gc
-import os
 import random
 import struct
 import time
@@ -14,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.seeds import Seeds
 from support.simcatalog import on
 from support.world import KIB, SIZES, WEIGHTS, Size, World, tuning
 
@@ -23,7 +22,6 @@ from cdpcore.base.errors import CdpError, Corruption, OutOfSpace
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import SimOs
 
-HISTORIES = int(os.environ.get("CDP_HISTORIES", "1200")) // 4
 KINDS = ["after", "before"]
 CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "create", "sync_dir", "rename", "unlink", "truncate", "punch",
          "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")
@@ -122,27 +120,22 @@ class Faults:
         world.close()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.timeout(3600)
-def test_failing_calls(kind: str) -> None:
+def test_failing_calls(seeds: Seeds, kind: str) -> None:
     """Any call fails at any time with EIO or ENOSPC, once or often: a clear error, and after it the model's content and history."""
     gc.collect()
     gc.freeze()
     failures = sticky = 0
-    seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(HISTORIES)
     try:
-        for seed in seeds:
+        for seed in seeds(60):
             faults = Faults(seed, kind)
-            try:
-                faults.run()
-            except BaseException as e:
-                e.add_note(f"replay: CDP_SEED={seed}")
-                raise
+            faults.run()
             failures, sticky = failures + faults.failures, sticky + faults.sticky
     finally:
         gc.unfreeze()
-    print(f"{len(seeds)} histories, {failures} failed operations, {sticky} times the log gave up")
-    assert len(seeds) < 50 or (failures > len(seeds) // 4 and sticky)
+    print(f"{seeds.done} histories, {failures} failed operations, {sticky} times the log gave up")
+    assert seeds.done < 50 or (failures > seeds.done // 4 and sticky)
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------
@@ -228,18 +221,17 @@ def claims(sim: SimOs, path: str) -> tuple[list[int], int]:
     return offsets, max(durable, default=0)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.timeout(3600)
-def test_flipped_bits(kind: str) -> None:
+def test_flipped_bits(seeds: Seeds, kind: str) -> None:
     """One bit of the log or a run flips while the machine is off: the opening says Corruption, or everything durable is there; a read says
     Corruption, or gives the right bytes but for that one bit of data; nothing crashes, nothing is dropped in silence."""
     told = wrong = fine = 0
-    seeds = [int(os.environ["CDP_SEED"])] if "CDP_SEED" in os.environ else range(max(150, HISTORIES // 2))
-    for seed in seeds:
+    for seed in seeds(100):
         result = flip(seed, kind)
         told, wrong, fine = told + (result == "told"), wrong + (result == "data"), fine + (result == "fine")
-    print(f"{len(seeds)} flips: {told} told, {wrong} in data that reads do not check, {fine} without effect")
-    assert len(seeds) < 50 or (told > len(seeds) // 20 and fine)
+    print(f"{seeds.done} flips: {told} told, {wrong} in data that reads do not check, {fine} without effect")
+    assert seeds.done < 50 or (told > seeds.done // 20 and fine)
 
 
 def flip(seed: int, kind: str) -> str:
@@ -270,7 +262,7 @@ def flip(seed: int, kind: str) -> str:
     except Corruption:
         return "told"
     except BaseException as e:
-        e.add_note(f"replay: CDP_SEED={seed} ({path} byte {byte}; durable #{durable}; frames {offsets})")
+        e.add_note(f"({path} byte {byte}; durable #{durable}; frames {offsets})")
         raise
 
 

@@ -1,26 +1,24 @@
-"""The engine against the model of tests/model.py: random operations on a volume, its images and images of images, compared byte for
-byte at random points, by seq, time and bookmark, in extents and in history.
+"""The engine against the model of support/model.py: random operations on a volume, its images and images of images, compared byte
+for byte at random points, by seq, time and bookmark, in extents and in history.
 
-10,000 operations a run in histories of 500, each on its own simulated machine; then shorter ones on the real one, with threads.
-Replay: CDP_SEED=seed; more: CDP_OPERATIONS=100000. A failing program is made small before it is shown.
+Histories of 500 operations, each on its own simulated machine; then shorter ones on the real one, with threads. A failing
+program is made small before it is shown.
 """
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.seeds import Seeds
 from support.world import KIB, SIZES, Op, Size, World, shrink, tuning
 
 from cdp.store import store as stores
 from cdpcore.system.os import SimOs, posix
 
-OPERATIONS = int(os.environ.get("CDP_OPERATIONS", "10000"))
 HISTORY = 500
 KINDS = ["after", "before"]
-SEED = int(os.environ.get("CDP_SEED", random.SystemRandom().randrange(1 << 32)))
 REAL = Size(256 * KIB, tuning(128 * KIB, 1024 * KIB, slots=4, threads=True), 1)
 
 
@@ -48,39 +46,35 @@ def fails(seed: int, kind: str, program: list[Op]) -> bool:
     return False
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-def test_operations_agree_with_the_model(kind: str, capsys: pytest.CaptureFixture[str]):
+def test_operations_agree_with_the_model(seeds: Seeds, kind: str):
     done: dict[str, int] = {}
-    for i in range(max(1, OPERATIONS // HISTORY)):
-        seed = SEED + i
+    for seed in seeds(4):
         try:
             world = live(seed, kind)
         except Exception:
             program = World(seed, SimOs(seed), "/v", SIZES[0]).program(HISTORY)
-            print(f"replay: CDP_SEED={seed}; smallest failing program: {shrink(program, lambda p: fails(seed, kind, p), 60)}")  # noqa: B023
+            print(f"smallest failing program: {shrink(program, lambda p: fails(seed, kind, p), 60)}")  # noqa: B023
             raise
         for name, n in world.done.items():
             done[name] = done.get(name, 0) + n
-    with capsys.disabled():
-        print(f"\nmodel, {kind}-images: {sum(done.values())} operations, CDP_SEED={SEED}")
-    assert sum(done.values()) >= max(1, OPERATIONS // HISTORY) * HISTORY
-    assert OPERATIONS < 10000 or min(done.values()) > 0, done
+    print(f"{kind}-images: {sum(done.values())} operations")
+    assert sum(done.values()) >= seeds.done * HISTORY
+    assert seeds.done < 4 or min(done.values()) > 0, done
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("turn", range(3))
-def test_operations_on_the_real_machine(tmp_path: Path, turn: int, kind: str):
-    world = World(SEED + turn, posix(), str(tmp_path / "v"), replace(REAL, before=kind == "before"),
-                  catalog=stores.lmdb_catalog)
-    world.create(with_base=turn == 1)
-    try:
-        for op in world.program(250):
-            world.run(op)
-        world.run(("reopen", turn))
-        world.run(("look", turn))
-    except BaseException:
-        print(f"replay: CDP_SEED={SEED}")
-        raise
-    finally:
-        world.close()
-    assert sum(world.done.values()) == 252
+def test_operations_on_the_real_machine(tmp_path: Path, seeds: Seeds, kind: str):
+    for seed in seeds(3):
+        world = World(seed, posix(), str(tmp_path / f"v{seed}"), replace(REAL, before=kind == "before"), catalog=stores.lmdb_catalog)
+        world.create(with_base=seed % 3 == 1)
+        try:
+            for op in world.program(250):
+                world.run(op)
+            world.run(("reopen", seed))
+            world.run(("look", seed))
+        finally:
+            world.close()
+        assert sum(world.done.values()) == 252

@@ -3,6 +3,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from support.seeds import Seeds
 
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
 from cdpcore.system.os import File, Os, SimOs
@@ -489,9 +490,9 @@ class Model:
         return True
 
 
-@pytest.mark.parametrize("base", range(0, 200, 50))
-def test_random_histories_agree_with_a_model(base: int) -> None:
-    for seed in range(base, base + 50):
+@pytest.mark.soak
+def test_random_histories_agree_with_a_model(seeds: Seeds) -> None:
+    for seed in seeds(200):
         rng = random.Random(seed)
         sim = SimOs(seed)
         f = durable_file(sim, "/f", b"")
@@ -525,12 +526,12 @@ def test_random_histories_agree_with_a_model(base: int) -> None:
             if kind == "sync":
                 f.datasync()
                 model.sync()
-            assert f.pread(1 << 20, 0) == model.now, f"seed {seed}"
+            assert f.pread(1 << 20, 0) == model.now
             if kind == "crash":
                 sim.power_on()
                 f = sim.open("/f", write=True)
                 survived = f.pread(1 << 20, 0)
-                assert model.allows(survived), f"seed {seed}"
+                assert model.allows(survived)
                 model.now = bytearray(survived)
                 model.sync()
 
@@ -588,10 +589,11 @@ def test_unsynced_content_is_bounded() -> None:
     assert sim.size("/f") == 16 * MIB
 
 
-def test_many_histories_with_large_writes() -> None:
+@pytest.mark.soak
+def test_many_histories_with_large_writes(seeds: Seeds) -> None:
     """A log as the engine keeps one: appended blocks, some large, synced in groups, the power going anywhere."""
     large = stamp(2 * MIB, 9)
-    for seed in range(100):
+    for seed in seeds(100):
         rng = random.Random(seed)
         sim = SimOs(seed)
         f = durable_file(sim, "/f", b"")

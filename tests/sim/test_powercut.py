@@ -1,13 +1,11 @@
 """The power goes, or the process is killed, at any call: what comes back is a prefix in seq order that holds all that was flushed.
 
 Every history is drawn from its seed: a volume is made, used, and cut off at some OS call of some operation (creating,
-sealing, merging, imaging, restoring, writing a restore back, recovering and all else), several times over. Replay one:
-CDP_SEED=seed; run more: CDP_HISTORIES=10000.
+sealing, merging, imaging, restoring, writing a restore back, recovering and all else), several times over.
 """
 from __future__ import annotations
 
 import gc
-import os
 import random
 import traceback
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
+from support.seeds import Seeds
 from support.world import SIZES, WEIGHTS, Node, World
 
 from cdp.store.maintenance import Maintainer
@@ -23,7 +22,6 @@ from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.system.os import SimOs
 
-HISTORIES = int(os.environ.get("CDP_HISTORIES", "800"))
 MODES = ["seeded"] * 6 + ["drop", "keep"] + ["killed"] * 3      # killed: the machine goes on
 PLACES = {"_seal": "sealing", "merge_once": "merging", "write_back": "writing a restore back", "settle_disk": "settling the disk",
           "_finish": "ending a restore", "_reclaim": "freeing", "recover": "recovering"}
@@ -129,36 +127,23 @@ class History:
         self.world.open_all()
 
 
-def seeds() -> list[range]:
-    if "CDP_SEED" in os.environ:
-        seed = int(os.environ["CDP_SEED"])
-        return [range(seed, seed + 1)]
-    step = max(1, HISTORIES // 10)
-    return [range(at, min(at + step, HISTORIES)) for at in range(0, HISTORIES, step)]
-
-
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["after", "before"])
-@pytest.mark.parametrize("which", seeds(), ids=lambda r: f"{r.start}-{r.stop - 1}")
-@pytest.mark.timeout(3600)
-def test_histories(which: range, kind: str) -> None:
+def test_histories(seeds: Seeds, kind: str) -> None:
     """Every history recovers to a prefix with all that was flushed; images, bookmarks, restores that were acknowledged are there."""
     gc.collect()
     gc.freeze()     # a crash collects what was left behind: only that, and not all of the test run
     cuts = lost = again = 0
     places: set[str] = set()
     try:
-        for seed in which:
+        for seed in seeds(100):
             history = History(seed, kind)
-            try:
-                history.run()
-            except BaseException as e:
-                e.add_note(f"replay: CDP_SEED={seed}")
-                raise
+            history.run()
             places |= history.places & set(PLACES)
             cuts, lost, again = cuts + history.cuts, lost + history.lost, again + history.recovery_cuts
     finally:
         gc.unfreeze()
-    print(f"{len(which)} histories, {cuts} power cuts, {again} more during recovery, {lost} unflushed records lost; in the middle of "
+    print(f"{seeds.done} histories, {cuts} power cuts, {again} more during recovery, {lost} unflushed records lost; in the middle of "
           f"{', '.join(sorted(PLACES[p] for p in places))}")
     hit = {"_seal"} if kind == "after" else {"_seal", "_finish", "settle_disk"}
-    assert len(which) < 50 or (cuts > len(which) // 2 and again and lost and places >= hit)     # the cuts did hit something
+    assert seeds.done < 50 or (cuts > seeds.done // 2 and again and lost and places >= hit)     # the cuts did hit something

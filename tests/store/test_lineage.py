@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.seeds import examples
 
 import cdp
 from cdp.moments.lineage import NOW, PENDING, Interval, RestoreRecord, view
@@ -41,7 +42,8 @@ def histories(draw: st.DrawFn) -> tuple[list[RestoreRecord], int]:
     return restores, draw(st.sampled_from([NOW, seq + 1, draw(st.integers(0, seq + 1))]))
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.soak
+@examples(400)
 @given(histories())
 def test_as_defined(history: tuple[list[RestoreRecord], int]) -> None:
     restores, seq = history

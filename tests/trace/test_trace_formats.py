@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.seeds import examples
 
 from cdp.trace import FORMATS, Flag, Kind, open_trace, samples
 from cdp.trace.model import RECORD, Records
 from cdp.trace.samples import GRAINS, Grain, Request
 from cdpcore.trace import parse as traceparse
 
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = examples(60)
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
 TEXT = [name for name, f in FORMATS.items() if f.shape == "text"]
 COLUMNAR = [name for name, f in FORMATS.items() if f.columnar]
@@ -105,6 +106,7 @@ def as_requests(records: Records, names: list[str]) -> list[Request]:
 def test_round_trip(name: str, tmp_path: Path) -> None:
     path = tmp_path / "sample.x"
 
+    @pytest.mark.soak
     @SETTINGS
     @given(requests(name))
     def check(wanted: list[Request]) -> None:
@@ -120,6 +122,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
 def test_round_trip_fio_version_2(tmp_path: Path) -> None:
     path = tmp_path / "v2"
 
+    @pytest.mark.soak
     @SETTINGS
     @given(requests("fio", ordered=True))
     def check(wanted: list[Request]) -> None:
@@ -230,7 +233,8 @@ def test_columnar_reader_accepts_nothing_that_the_native_one_reads_otherwise(nam
     alphabet = b'0123456789.,-+ eE\tRWx\r\x00"#\xff'
     accepted = 0
 
-    @settings(max_examples=400, deadline=None)
+    @pytest.mark.soak
+    @examples(400)
     @given(st.lists(st.tuples(st.integers(0, len(body) - 2), st.sampled_from(alphabet), st.integers(0, 2)), max_size=3))
     def check(damage: list[tuple[int, int, int]]) -> None:
         nonlocal accepted

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.seeds import examples
 
 from cdp.cli.trace import main, trace
 from cdp.trace import RECORD, Flag, Kind, open_trace, samples
@@ -20,7 +21,7 @@ from cdp.trace.info import _bucket as bucket
 from cdp.trace.samples import Request
 from cdpcore.base.errors import InvalidRequest
 
-SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = examples(80)
 INTERVALS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 120), st.integers(0, 30)), min_size=1, max_size=60)
 
 
@@ -29,6 +30,7 @@ def arrays(intervals: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarra
     return device.astype(np.uint32), start.astype(np.uint64), (start + length).astype(np.uint64)
 
 
+@pytest.mark.soak
 @SETTINGS
 @given(st.lists(INTERVALS, min_size=1, max_size=4))
 def test_footprint_equals_a_set_of_bytes(batches: list[list[tuple[int, int, int]]]) -> None:
@@ -96,6 +98,7 @@ def test_size_buckets_are_exact(length: int, expected: int) -> None:
     assert bucket(np.array([length], np.uint64))[0] == expected
 
 
+@pytest.mark.soak
 @SETTINGS
 @given(st.lists(st.tuples(st.integers(0, 1 << 62), st.integers(0, 1 << 40)), min_size=1, max_size=50))
 def test_timeline_keeps_every_byte(points: list[tuple[int, int]]) -> None:
@@ -145,6 +148,7 @@ def test_info_by_hand(sample: Path) -> None:
     json.dumps(info.to_json())
 
 
+@pytest.mark.soak
 @SETTINGS
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10), st.booleans()), min_size=1, max_size=40),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.seeds import examples
 
 from cdp.trace import RECORD, Kind, Records, merge, open_trace, samples
 from cdp.trace.samples import Request
@@ -42,7 +43,8 @@ def order(streams: list[list[int]]) -> list[tuple[int, int]]:
     return [(source, number) for _, source, number in sorted(keyed)]
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.soak
+@examples(300)
 @given(STREAMS, st.lists(st.integers(0, 7), min_size=1, max_size=4).filter(any))
 def test_merge_equals_a_sort_however_it_is_cut(streams: list[list[int]], sizes: list[int]) -> None:
     batches = list(merge([cut(times, i, sizes) for i, times in enumerate(streams)]))

@@ -2,7 +2,7 @@
 
 Requests describe themselves: every sector says which request wrote it, so an image after record N says what record N was, and the
 records in their order must give every state that anybody can see. Small segments, so that rolls, seals and merges go on all
-the time. CDP_SEED sets the seed; the interleaving is the machine's.
+the time. The requests are of the seed; the interleaving is the machine's.
 """
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.seeds import Seeds
 from support.simcatalog import on
 from support.world import KIB, tuning
 
@@ -26,13 +27,16 @@ from cdpcore.system.os import SimOs
 SECTOR = 512
 SIZE = 512 * KIB
 SMALL = tuning(128 * KIB, 1024 * KIB, slots=4, records=2000, files=3, threads=True)
-SEED = int(os.environ.get("CDP_SEED", "1"))
+
+
+def made(path: Path) -> str:
+    stores.create(str(path), SIZE, SMALL)
+    return str(path)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    stores.create(str(tmp_path / "v"), SIZE, SMALL)
-    return str(tmp_path / "v")
+    return made(tmp_path / "v")
 
 
 def request(number: int, sectors: int) -> bytes:
@@ -67,14 +71,20 @@ def together(jobs: list[Callable[[], None]]) -> None:
         raise errors[0]
 
 
-def test_serial_order(path: str) -> None:
+@pytest.mark.soak
+def test_serial_order(tmp_path: Path, seeds: Seeds) -> None:
+    for seed in seeds(1):
+        serial_order(made(tmp_path / str(seed)), seed)
+
+
+def serial_order(path: str, seed: int) -> None:
     """Overlapping writes, trims and zeroes of 6 threads: replaying records() in order gives the final content, every image, and the
     content after opening again; each thread's own requests keep their order; no record is lost or made up."""
     volume = Volume(path, _tuning=SMALL)
     done: list[list[tuple[int, int, int]]] = [[] for _ in range(6)]     # of each thread: (request or kind, offset, length)
 
     def writer(t: int) -> None:
-        rnd = random.Random(SEED * 100 + t)
+        rnd = random.Random(seed * 100 + t)
         for k in range(350):
             start, sectors = rnd.randrange(SIZE // SECTOR - 200), rnd.choice((1, 2, 8, 16, 60, 150))
             offset, length = start * SECTOR, sectors * SECTOR
@@ -100,7 +110,7 @@ def test_serial_order(path: str) -> None:
     assert len(changes) == sum(map(len, done))
     state = np.zeros(SIZE // SECTOR, np.uint64)
     seen: list[list[tuple[int, int, int]]] = [[] for _ in range(7)]
-    moments = set(random.Random(SEED).sample(range(1, len(records)), 60))
+    moments = set(random.Random(seed).sample(range(1, len(records)), 60))
     checked = 0
     for r in records.tolist():
         seq, _, kind, _, offset, length = r
@@ -171,13 +181,19 @@ def test_requests_are_whole(path: str) -> None:
     volume.close()
 
 
-def test_unaligned_writes_do_not_lose_neighbours(path: str) -> None:
+@pytest.mark.soak
+def test_unaligned_writes_do_not_lose_neighbours(tmp_path: Path, seeds: Seeds) -> None:
+    for seed in seeds(1):
+        unaligned_writes_do_not_lose_neighbours(made(tmp_path / str(seed)), seed)
+
+
+def unaligned_writes_do_not_lose_neighbours(path: str, seed: int) -> None:
     """Threads that write different bytes of the same sectors: merging a sector is one step in the order, so no byte is lost."""
     volume = Volume(path, _tuning=SMALL)
     mine = [bytearray(20 * SECTOR) for _ in range(8)]
 
     def writer(t: int) -> None:
-        rnd = random.Random(SEED * 10 + t)
+        rnd = random.Random(seed * 10 + t)
         for _ in range(300):
             at = rnd.randrange(20 * SECTOR // 8 - 1) * 8 + t        # its own byte of every eight
             value = rnd.randrange(1, 256)
@@ -192,13 +208,19 @@ def test_unaligned_writes_do_not_lose_neighbours(path: str) -> None:
         assert again.pread(20 * SECTOR, 0) == expected
 
 
-def test_flush_is_durable(path: str) -> None:
+@pytest.mark.soak
+def test_flush_is_durable(tmp_path: Path, seeds: Seeds) -> None:
+    for seed in seeds(1):
+        flush_is_durable(made(tmp_path / str(seed)), seed)
+
+
+def flush_is_durable(path: str, seed: int) -> None:
     """When flush() or a FUA write returns, the log has synced at least as far as what was acknowledged before."""
     volume = Volume(path, _tuning=SMALL)
     flushes = [0] * 4
 
     def writer(t: int) -> None:
-        rnd = random.Random(SEED * 7 + t)
+        rnd = random.Random(seed * 7 + t)
         for k in range(150):
             volume.pwrite(request(k, rnd.choice((1, 8, 120))), rnd.randrange(800) * SECTOR)
             if rnd.random() < 0.4:
@@ -217,8 +239,13 @@ def test_flush_is_durable(path: str) -> None:
     volume.close()
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_acknowledged_is_durable_with_threads(seed: int) -> None:
+@pytest.mark.soak
+def test_acknowledged_is_durable_with_threads(seeds: Seeds) -> None:
+    for seed in seeds(12):
+        acknowledged_is_durable(seed)
+
+
+def acknowledged_is_durable(seed: int) -> None:
     """On the simulated disk, with the writer and maintenance threads: FUA writes of many frames and flushes, from several threads; then
     the power goes and nothing un-synced survives. All that was acknowledged as durable is there."""
     sim = SimOs(seed)
@@ -263,7 +290,13 @@ def test_acknowledged_is_durable_with_threads(seed: int) -> None:
     assert any(durable)
 
 
-def test_everything_at_once(path: str) -> None:
+@pytest.mark.soak
+def test_everything_at_once(tmp_path: Path, seeds: Seeds) -> None:
+    for seed in seeds(1):
+        everything_at_once(made(tmp_path / str(seed)), seed)
+
+
+def everything_at_once(path: str, seed: int) -> None:
     """Writers, readers, restores, bookmarks, images, points and history together: no error but what a user may see, and what is there at
     the end is what the records say."""
     volume = Volume(path, _tuning=SMALL)
@@ -271,14 +304,14 @@ def test_everything_at_once(path: str) -> None:
     count = dict.fromkeys(("restore", "bookmark", "image", "time", "history", "destroy"), 0)
 
     def write(t: int) -> None:
-        rnd = random.Random(SEED + t)
+        rnd = random.Random(seed + t)
         number = 0
         while not stop.is_set():
             number += 1
             volume.pwrite(request(number << 8 | t, rnd.choice((1, 8, 40))), rnd.randrange(SIZE // SECTOR - 64) * SECTOR)
 
     def restore() -> None:
-        rnd = random.Random(SEED)
+        rnd = random.Random(seed)
         while not stop.is_set():
             newest = volume._core.position()[0]
             try:
@@ -320,7 +353,7 @@ def test_everything_at_once(path: str) -> None:
             count["image"] += 1
 
     def points() -> None:
-        rnd = random.Random(SEED)
+        rnd = random.Random(seed)
         while not stop.is_set():
             newest = volume._core.position()
             try:
@@ -409,12 +442,15 @@ def test_freed_history_is_never_read(path: str) -> None:
     volume.close()
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_close_at_any_time(tmp_path: Path, seed: int) -> None:
+@pytest.mark.soak
+def test_close_at_any_time(tmp_path: Path, seeds: Seeds) -> None:
+    for seed in seeds(8):
+        close_at_any_time(made(tmp_path / str(seed)), seed)
+
+
+def close_at_any_time(path: str, seed: int) -> None:
     """close() while others read, write, look at the history and hold images: they get Closed, nothing else, nothing crashes, and what was
     acknowledged is there afterwards."""
-    path = str(tmp_path / "v")
-    stores.create(path, SIZE, SMALL)
     volume = Volume(path, _tuning=SMALL)
     for i in range(40):
         volume.pwrite(request(i + 1, 64), i * 16 * SECTOR)
@@ -445,7 +481,7 @@ def test_close_at_any_time(tmp_path: Path, seed: int) -> None:
         lambda _: volume.window() and None, lambda _: volume.images() and None, lambda _: volume.target() and None]
 
     def close() -> None:
-        threading.Event().wait(0.02 + 0.02 * seed)
+        threading.Event().wait(0.02 + 0.02 * (seed % 8))
         volume.close()
 
     together([close, *map(until_closed, jobs)])
