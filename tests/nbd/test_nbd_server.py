@@ -69,7 +69,7 @@ def test_a_socket_that_answers_is_left_alone(shelf, path, server):
 
 def test_a_file_that_is_no_socket_is_left_alone(shelf, path):
     Path(path).write_text("precious")
-    with pytest.raises(Busy, match=f"^{path}: exists and is not a socket"):
+    with pytest.raises(InvalidRequest, match=f"^{path}: exists and is not a socket"):
         NbdServer(shelf, [UnixAddress(path)]).start()
     assert Path(path).read_text() == "precious"
 

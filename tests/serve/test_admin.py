@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import cdp
-from cdp.serve.http_api import STATUS, Held, build_app, error_body
+from cdp.ipc.errors import encode_error
+from cdp.serve.http_api import STATUS, Held, build_app
 from cdp.serve.image_cache import IDLE, ImageLeases
 from cdp.service.local import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES, Service, VolumeService
 from cdp.service.remote import RemoteService
@@ -39,7 +40,7 @@ def test_every_kind_of_error_has_a_status_and_comes_back_as_itself():
              if isinstance(kind, type) and issubclass(kind, errors.CdpError) and kind is not errors.CdpError]
     assert set(STATUS) == set(kinds)
     for kind in kinds:
-        body = error_body(kind("what", "next"))
+        body = encode_error(kind("what", "next"))
         assert body == {"kind": kind.__name__, "message": "what", "hint": "next", "exit_code": kind.exit_code}
         assert 400 <= STATUS[kind] < 600
 

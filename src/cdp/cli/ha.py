@@ -67,7 +67,7 @@ def _control(control: str | None) -> str:
     """The control socket that was meant: the one given, else the only one there is."""
     if control:
         return control
-    from cdp.serve.http_api import answers
+    from cdp.ipc.unix_socket import answers
     from cdp.serve.server import runtime_directory
 
     folder = runtime_directory()

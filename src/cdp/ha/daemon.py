@@ -19,7 +19,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cdp.ipc.link import Link, Message, told
+from cdp.ipc.errors import encode_error
+from cdp.ipc.link import Link, Message
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
 from cdp.serve.image_cache import ImageLeases
 from cdp.serve.server import Exports, OpenExport, named_roots, runtime_sockets
@@ -78,11 +79,10 @@ class Volumes:
 
     def start_admin(self) -> None:
         """Administration, so that every command works on these volumes; not on the way of a failover: it takes longer than that."""
-        from cdp.serve.http_api import AdminServer, Held, clear_stale_socket
+        from cdp.serve.http_api import AdminServer, Held
 
         path = os.path.abspath(self._settings.admin_socket or runtime_sockets(next(iter(self._locations))).admin)
         views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name)) for name in self._locations}
-        clear_stale_socket(path)
         self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._leases[name],
                                                     identity(self._locations[name].root), self.uris_of)
                                          for name, volume in self.opened.items()})
@@ -240,7 +240,7 @@ class Daemon:
                 return {"exports": [list(one) for one in self._volumes.exports.list()]}
             export = self._volumes.exports.open(str(message["name"]))
         except Exception as error:      # noqa: BLE001  (told to whoever asked)
-            return {"error": told(error)}
+            return {"error": encode_error(error)}
         self._looked_at[int(message["id"])] = export
         return {"name": export.name, "size_bytes": export.size_bytes, "read_only": export.read_only,
                 "description": export.description, "multi_conn": export.multi_conn}
@@ -259,7 +259,7 @@ class Daemon:
                 export.close()
                 raise
         except CdpError as error:
-            link.send({"op": "failed", "id": number, "error": told(error)})
+            link.send({"op": "failed", "id": number, "error": encode_error(error)})
             return None
         finally:
             for fd in fds:

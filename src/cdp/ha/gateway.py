@@ -21,11 +21,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from cdp.ipc.link import Link, Message, heard, listen
+from cdp.ipc.errors import decode_error
+from cdp.ipc.link import Link, Message, accept_links
+from cdp.ipc.unix_socket import bind_unix
 from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
 from cdpcore.base.errors import Unavailable
 from cdpcore.channel.channel import Channel
@@ -121,9 +123,9 @@ class Gateway:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._listener = listen(self.control)
+            self._listener = bind_unix(self.control)
             stack.callback(self._unlisten)
-            threading.Thread(target=self._accept, name="gateway-control", daemon=True).start()
+            accept_links(self._listener, self._serve_daemon, "gateway")
             self._server.start()
             stack.callback(self._server.close)
             self._stack = stack.pop_all()
@@ -137,11 +139,7 @@ class Gateway:
         with self._lock:
             self._closing = True
             links = list(self._links)
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        with suppress(FileNotFoundError):
-            os.unlink(self.control)
         for link in links:
             link.hang_up()
 
@@ -216,18 +214,10 @@ class Gateway:
                 with self._lock:
                     self._calls.pop(number, None)
             if "error" in found:
-                raise heard(found["error"])
+                raise decode_error(found["error"])
             return found
 
     # --- daemons -------------------------------------------------------------------------------------------------------
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve_daemon, args=(Link(sock),), name="gateway-daemon", daemon=True).start()
 
     def _serve_daemon(self, link: Link) -> None:
         with link:
@@ -270,7 +260,7 @@ class Gateway:
             with self._lock:
                 export = self._exports.get(int(message["id"]))
             if export and export.connection:
-                log.error("%s: a connection ends: %s", export.name, heard(message["error"]))
+                log.error("%s: a connection ends: %s", export.name, decode_error(message["error"]))
                 export.connection.stop(now=True)
         elif "call" in message:
             with self._lock:

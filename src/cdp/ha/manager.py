@@ -28,7 +28,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from cdp.ipc.link import Link, Message, heard, listen, told
+from cdp.ipc.errors import decode_error, encode_error
+from cdp.ipc.link import Link, Message, accept_links
+from cdp.ipc.unix_socket import bind_unix
 from cdp.settings import Settings
 from cdpcore.base.errors import Busy, CdpError, Unavailable
 
@@ -108,22 +110,15 @@ class Manager:
         with ExitStack() as stack:
             self._folder = tempfile.mkdtemp(prefix="cdp-ha-")
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            self._listener = listen(self.control)
-            stack.callback(self._unlisten)
-            threading.Thread(target=self._accept, name="ha-control", daemon=True).start()
+            self._listener = bind_unix(self.control)
+            stack.callback(self._listener.close)
+            accept_links(self._listener, self._converse, "ha")
             stack.callback(self._end_children)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
-
-    def _unlisten(self) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with suppress(FileNotFoundError):
-            os.unlink(self.control)
 
     def stop(self) -> None:
         """run() returns. Any thread, and a signal handler."""
@@ -235,7 +230,7 @@ class Manager:
             case "active":
                 self._active(child, message)
             case "failed":
-                child.error = heard(message["error"])
+                child.error = decode_error(message["error"])
                 log.error("%s, process %d: %s", child.role, child.pid, child.error)
                 child.process.kill()
 
@@ -291,14 +286,6 @@ class Manager:
 
     # --- control -------------------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._converse, args=(Link(sock),), name="ha-client", daemon=True).start()
-
     def _converse(self, link: Link) -> None:
         """One request, one answer."""
         with link:
@@ -309,7 +296,7 @@ class Manager:
             try:
                 link.send(answers.get(timeout=SWITCH_SECONDS))
             except queue.Empty:
-                link.send({"error": told(Unavailable("it takes too long", "see 'cdp ha status' and the log"))})
+                link.send({"error": encode_error(Unavailable("it takes too long", "see 'cdp ha status' and the log"))})
 
     def _asked(self, message: Message, answer: Callable[[Message], None]) -> None:
         match message.get("op"):
@@ -318,14 +305,14 @@ class Manager:
             case "switch":
                 owner = self._owner()
                 if owner is None or owner.state != "active" or not any(c.state == "shadow" for c in self._daemons):
-                    answer({"error": told(Busy("there is no standby to hand over to yet", "wait for one, then repeat"))})
+                    answer({"error": encode_error(Busy("there is no standby to hand over to yet", "wait for one, then repeat"))})
                     return
                 self._switching.append(answer)
                 self._why = ("switch", owner.pid, time.monotonic(), 0.0)
                 owner.state = "releasing"
                 owner.link.send({"op": "release"})
             case _:
-                answer({"error": told(Unavailable("an unknown request", "use a client of the same version"))})
+                answer({"error": encode_error(Unavailable("an unknown request", "use a client of the same version"))})
 
     def view(self) -> dict[str, Any]:
         """What `cdp ha status --json` prints."""
@@ -359,5 +346,5 @@ def ask(control: str, message: Message) -> Message:
     if got is None:
         raise Unavailable(f"{control}: the service does not answer", "see whether 'cdp ha serve' still runs")
     if "error" in got[0]:
-        raise heard(got[0]["error"])
+        raise decode_error(got[0]["error"])
     return got[0]

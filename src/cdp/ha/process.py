@@ -15,7 +15,8 @@ import threading
 import time
 from typing import Any
 
-from cdp.ipc.link import Link, Message, told
+from cdp.ipc.errors import encode_error
+from cdp.ipc.link import Link, Message
 from cdp.settings import Settings
 from cdpcore.base.errors import CdpError
 
@@ -39,7 +40,7 @@ def run_gateway(link: Link, order: Message) -> None:
             while (got := link.receive()) is not None and got[0].get("op") != "stop":
                 pass
     except CdpError as error:
-        link.send({"op": "failed", "error": told(error)})
+        link.send({"op": "failed", "error": encode_error(error)})
 
 
 def run_daemon(link: Link, order: Message) -> None:
@@ -74,7 +75,7 @@ def _serve(daemon: Any, link: Link, paths: list[str]) -> None:
     except Exception as error:
         if not isinstance(error, CdpError):
             log.exception("opening the volumes failed")
-        link.send({"op": "failed", "error": told(error)})
+        link.send({"op": "failed", "error": encode_error(error)})
         return
     opened = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Words between processes of one machine: JSON objects, and file descriptors with them, over a unix stream socket.
+"""Messages between processes of one machine: JSON objects, and file descriptors with them, over a unix stream socket.
 
 A message is a length (4 bytes, little-endian) and that much JSON; descriptors travel with the length. Bounds: MAX_BYTES, MAX_FDS.
 Threading: any thread may send; one receives.
@@ -11,12 +11,12 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from cdpcore.base import errors
-from cdpcore.base.errors import CdpError, InvalidRequest, Unavailable
+from cdp.ipc.unix_socket import UnixListener
+from cdpcore.base.errors import InvalidRequest, Unavailable
 
 MAX_BYTES = 4 << 20
 MAX_FDS = 4
@@ -34,7 +34,7 @@ class Link:
 
     @classmethod
     def connect(cls, path: str) -> Link:
-        """To whoever listens at `path`. Raises Unavailable."""
+        """Connect to the process that listens at `path`. Raises Unavailable."""
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(path)
@@ -58,7 +58,7 @@ class Link:
         return True
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and its descriptors, which are the caller's; None: the other end is gone, or talks nonsense."""
+        """The next message and its descriptors, which are the caller's; None: the other end is gone or sent no message."""
         fds: list[int] = []
         try:
             head = b""
@@ -104,25 +104,15 @@ class Link:
         self.close()
 
 
-def listen(path: str) -> socket.socket:
-    """A listening unix socket with mode 0600; a stale file is replaced. Raises Busy, InvalidRequest, Unavailable."""
-    from cdp.serve.http_api import bind_unix
+def accept_links(listener: UnixListener, converse: Callable[[Link], None], name: str) -> None:
+    """Start a thread that accepts connections until listener.close(); converse(link), which closes the link, runs in a thread of its own."""
 
-    sock = bind_unix(path)
-    sock.listen(16)
-    return sock
+    def accept() -> None:
+        while True:
+            try:
+                sock, _ = listener.sock.accept()
+            except OSError:
+                return
+            threading.Thread(target=converse, args=(Link(sock),), name=f"{name}-link", daemon=True).start()
 
-
-def told(error: BaseException) -> Message:
-    """An error, to be raised at the other end."""
-    if isinstance(error, CdpError):
-        return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-    return {"kind": "CdpError", "message": f"internal error: {type(error).__name__}: {error}", "hint": "see the log, and report it"}
-
-
-def heard(error: Message) -> CdpError:
-    """The error that told() made a message of."""
-    kind = getattr(errors, str(error.get("kind")), CdpError)
-    if not (isinstance(kind, type) and issubclass(kind, CdpError)):
-        kind = CdpError
-    return kind(str(error.get("message")), str(error.get("hint")))
+    threading.Thread(target=accept, name=f"{name}-accept", daemon=True).start()

@@ -1,7 +1,8 @@
 """Serving volumes and time images over NBD."""
 from cdp.nbd.exports import Export, Resolver
 from cdp.nbd.handshake import TlsMode
-from cdp.nbd.server import Address, ConnectionInfo, NbdServer, TcpAddress, UnixAddress, export_uri
+from cdp.nbd.listeners import Address, TcpAddress, UnixAddress, export_uri
+from cdp.nbd.server import ConnectionInfo, NbdServer
 from cdp.nbd.tls import TlsSettings
 
 __all__ = [

@@ -12,14 +12,10 @@ be called from any thread.
 """
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
-import os
 import selectors
 import socket
 import ssl
-import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -27,48 +23,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Self
 
 from cdp.nbd.exports import Resolver, Transmission, close_export
 from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
+from cdp.nbd.listeners import Address, Listener, export_uri, listen
 from cdp.nbd.tls import TlsSettings, hang_up, relay
-from cdpcore.base.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import Closed, InvalidRequest, NotFound
 from cdpcore.nbd import connection as core
 
 log = logging.getLogger("cdp.nbd")
 
-DEFAULT_PORT = 10809
-BACKLOG = 128
 FIRST_BYTE_S = 3.0  # a client answers the greeting at once; this is for bad networks
 SILENT_S = 0.2  # before a silent connection gives way: a round trip
 NO_TLS = TlsSettings()
 UNIX_SEND_BUFFER_BYTES = 1 << 20  # replies of a batch go out without blocking half-way; TCP tunes itself
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    """A unix socket: path, and the permissions it gets (who may connect)."""
-
-    path: str
-    mode: int = 0o600
-
-    def __str__(self) -> str:
-        return self.path
-
-
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    """A TCP address: host name or IP, "" for all; port 0 for any free one."""
-
-    host: str = "localhost"
-    port: int = DEFAULT_PORT
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-Address = UnixAddress | TcpAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +133,7 @@ class NbdServer:
         self._max_connections = max_connections
         self._handshake_slots = threading.Semaphore(max_handshakes)
         self._handshake_timeout_s = handshake_timeout_s
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self._wake_r, self._wake_w = socket.socketpair()
         self._stopping = threading.Event()
         self._acceptor: threading.Thread | None = None
@@ -189,7 +158,7 @@ class NbdServer:
             raise Closed("this NBD server was started already")
         try:
             for address in self._listen:
-                self._listeners += _bind(address)
+                self._listeners += listen(address)
         except BaseException:
             for listener in self._listeners:
                 listener.close()
@@ -389,141 +358,3 @@ class NbdServer:
         with self._lock:
             client.connection = None
         log.info("connection %d (%s): %s, %s", client.number, client.peer, end.name, connection.counters())
-
-
-def export_uri(address: Address, name: str, *, tls: bool = False) -> str:
-    """The NBD URI (doc/uri.md of the protocol) of an export at an address."""
-    scheme = "nbds" if tls else "nbd"
-    path = quote(name, safe="@:/~,+=")
-    if isinstance(address, UnixAddress):
-        return f"{scheme}+unix:///{path}?socket={quote(os.path.abspath(address.path), safe='/')}"
-    host = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    host = f"[{host}]" if ":" in host else host
-    port = "" if address.port == DEFAULT_PORT else f":{address.port}"
-    return f"{scheme}://{host}{port}/{path}"
-
-
-@dataclass(slots=True)
-class _Listener:
-    sock: socket.socket
-    address: Address
-    inode: tuple[int, int] | None = None  # of a unix socket's file
-
-    def describe_peer(self, sock: socket.socket) -> str:
-        if isinstance(self.address, UnixAddress):
-            return f"unix:{self.address.path}"
-        try:
-            host, port, *_ = sock.getpeername()
-        except OSError:
-            return "gone"
-        return f"{host}:{port}"
-
-    def close(self) -> None:
-        """Stop listening; remove the socket's file if it is still ours."""
-        self.sock.close()
-        if isinstance(self.address, UnixAddress) and _inode(self.address.path) == self.inode:
-            try:
-                os.unlink(self.address.path)
-            except OSError as error:
-                log.warning("removing %s: %s", self.address.path, error)
-
-
-def _bind(address: Address) -> list[_Listener]:
-    try:
-        return [_bind_unix(address)] if isinstance(address, UnixAddress) else _bind_tcp(address)
-    except OSError as error:
-        text = f"listening on {address}: {error.strerror or error}"
-        if error.errno == errno.EADDRINUSE and isinstance(address, UnixAddress) and not stat.S_ISSOCK(os.lstat(address.path).st_mode):
-            raise Busy(f"{address}: exists and is not a socket", "choose another path") from None
-        if error.errno == errno.EADDRINUSE:
-            raise Busy(text, "stop the other server or choose another address") from None
-        raise Unavailable(text) from None
-
-
-def _bind_tcp(address: TcpAddress) -> list[_Listener]:
-    """A listener for each IP address of the name, all at one port; those that this machine lacks are left out."""
-    if not 0 <= address.port <= 65535:
-        raise InvalidRequest(f"TCP port {address.port}", "give 0 to 65535")
-    found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    listeners: list[_Listener] = []
-    absent = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    port = address.port
-    try:
-        for family, _, _, _, where in dict.fromkeys(found):
-            try:
-                sock = _listen_tcp(family, (where[0], port, *where[2:]))
-            except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                absent = error  # "localhost" where IPv6 is off
-                continue
-            port = sock.getsockname()[1]
-            listeners.append(_Listener(sock, TcpAddress(address.host, port)))
-        if not listeners:
-            raise absent
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
-
-
-def _listen_tcp(family: int, where: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(where)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _bind_unix(address: UnixAddress) -> _Listener:
-    """Bind and listen under a lock of the directory, so that two servers starting at once do not take a fresh socket
-    of the other, which does not listen yet, for a stale one."""
-    path = os.path.abspath(address.path)
-    if (length := len(os.fsencode(path))) > 107:
-        raise InvalidRequest(f"a unix socket's path of {length} bytes: {path}", "choose one of at most 107 bytes")
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        directory = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            _remove_stale(path)
-            os.fchmod(sock.fileno(), address.mode)  # on Linux the file is born with it; elsewhere chmod below does it
-            sock.bind(path)
-            os.chmod(path, address.mode)
-            sock.listen(BACKLOG)
-        finally:
-            os.close(directory)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return _Listener(sock, UnixAddress(path, address.mode), _inode(path))
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a unix socket that nobody listens on. Anything else that is there stays, and bind() says so."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(path)
-    except FileNotFoundError:
-        return
-    except ConnectionRefusedError:
-        os.unlink(path)

@@ -9,13 +9,11 @@ Handlers are plain functions on the framework's bounded thread pool; the engine'
 own methods belong to the thread that made it.
 """
 import os
-import socket
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import uvicorn
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
@@ -24,6 +22,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
+from cdp.ipc.errors import encode_error
+from cdp.ipc.unix_socket import bind_unix
 from cdp.serve.image_cache import ImageLeases
 from cdp.service.local import (
     MAX_PAGE_EXTENTS,
@@ -53,7 +53,6 @@ from cdpcore.base.errors import (
     Unavailable,
 )
 
-MAX_SOCKET_PATH_BYTES = 107  # sun_path, with its end
 STOP_SECONDS = 5
 
 STATUS: dict[type[CdpError], int] = {
@@ -131,19 +130,18 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
 
     @app.exception_handler(CdpError)
     def engine_error(_request: Request, error: CdpError) -> JSONResponse:
-        return JSONResponse(error_body(error), status_code=STATUS.get(type(error), 500))
+        return JSONResponse(encode_error(error), status_code=STATUS.get(type(error), 500))
 
     @app.exception_handler(Exception)
     def internal_error(_request: Request, error: Exception) -> JSONResponse:
-        wrong = CdpError(f"internal error: {type(error).__name__}: {error}", "see the server's log, and report it")
-        return JSONResponse(error_body(wrong), status_code=500)
+        return JSONResponse(encode_error(error), status_code=500)
 
     @app.exception_handler(RequestValidationError)
     def wrong_request(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         wrong = InvalidRequest(f"{where}: {first['msg']}", "see /openapi.json")
-        return JSONResponse(error_body(wrong), status_code=STATUS[InvalidRequest])
+        return JSONResponse(encode_error(wrong), status_code=STATUS[InvalidRequest])
 
     @contextmanager
     def target(volume: str, image: str | None) -> Iterator[VolumeService]:
@@ -276,71 +274,19 @@ async def _bounded_body(request: Request) -> bytes:
     return bytes(data)
 
 
-def error_body(error: CdpError) -> dict[str, Any]:
-    return ErrorView(kind=type(error).__name__, message=error.message, hint=error.hint,
-                     exit_code=error.exit_code).model_dump()
-
-
-def bind_unix(path: str) -> socket.socket:
-    """A listening-to-be unix socket with mode 0600. A stale file is replaced; raises Busy if somebody answers there."""
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise InvalidRequest(f"{path}: longer than the {MAX_SOCKET_PATH_BYTES} bytes that a socket's path can have",
-                             "choose a shorter path")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        clear_stale_socket(path)
-        before = os.umask(0o177)
-        try:
-            sock.bind(path)
-        finally:
-            os.umask(before)
-    except OSError as error:
-        sock.close()
-        raise Unavailable(f"{path}: cannot make the socket: {error.strerror}", "choose another path") from None
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def clear_stale_socket(path: str) -> None:
-    """Remove a socket that nobody answers on. Raises Busy where somebody does, InvalidRequest for any other file."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise InvalidRequest(f"{path} exists and is not a socket", "choose another path")
-    if answers(path):
-        raise Busy(f"{path}: another server listens there", "stop it, or choose another path")
-    os.unlink(path)
-
-
-def answers(path: str) -> bool:
-    """Whether a process accepts connections on a unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
-
-
 class AdminServer:
     """The application on a unix socket, in a thread of its own, until close()."""
 
     def __init__(self, path: str, held: Mapping[str, Held]):
         self.path = path
-        self._socket = bind_unix(path)
+        self._listener = bind_unix(path)    # from here on the kernel queues clients
         config = uvicorn.Config(build_app(held), log_config=None, access_log=False, lifespan="off", ws="none",
                                 timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="cdp-admin", daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener.sock],), name="cdp-admin", daemon=True)
 
     def start(self) -> None:
-        """Returns when clients can connect: the kernel queues them from here on."""
-        self._socket.listen(64)
+        """Begin to answer."""
         self._thread.start()
 
     def close(self) -> None:
@@ -348,11 +294,7 @@ class AdminServer:
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=2 * STOP_SECONDS)
-        self._socket.close()
-        try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass
+        self._listener.close()
 
 
 def serving_view(admin_socket: str, name: str, uris: list[str]) -> ServedView:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from cdp.ipc.unix_socket import answers, clear_stale_socket
 from cdp.moments.points import valid_name
 from cdp.serve.image_cache import ImageLeases
 from cdp.serve.luns import Front
@@ -174,8 +175,6 @@ class RuntimeSockets:
 
 def runtime_sockets(name: str) -> RuntimeSockets:
     """NAME.sock and NAME.admin.sock, or NAME-2... where another volume of that name is being served. Raises Busy."""
-    from cdp.serve.http_api import answers
-
     directory = runtime_directory()
     for number in range(1, MAX_SAME_NAME + 1):
         stem = os.path.join(directory, name if number == 1 else f"{name}-{number}")
@@ -231,7 +230,7 @@ class Server:
             _refuse_if_served(location)
         listen = self._addresses()
         from cdp.nbd import NbdServer
-        from cdp.serve.http_api import AdminServer, Held, clear_stale_socket
+        from cdp.serve.http_api import AdminServer, Held
         from cdp.store.free_space import shortage
 
         clear_stale_socket(self._admin_socket)

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from cdp.ipc.errors import decode_error
 from cdp.service.local import (
     MAX_PAGE_EXTENTS,
     BookmarkView,
@@ -38,7 +39,6 @@ from cdp.service.local import (
     WindowView,
 )
 from cdp.text.paths import checked
-from cdpcore.base import errors
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -366,9 +366,8 @@ def _quoted(name: str) -> str:
 def _as_error(answer: "httpx.Response") -> CdpError:
     try:
         body = answer.json()
-        kind = getattr(errors, str(body["kind"]), CdpError)
-        if isinstance(kind, type) and issubclass(kind, CdpError):
-            return kind(str(body["message"]), str(body["hint"]))
-    except (ValueError, KeyError, TypeError):
+        if "kind" in body:
+            return decode_error(body)
+    except (ValueError, TypeError):
         pass
     return Unavailable(f"the server answered {answer.status_code} {answer.text[:200]!r}", "see the server's log")

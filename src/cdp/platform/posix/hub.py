@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from cdp.ipc.link import Link, listen
+from cdp.ipc.link import Link, accept_links
+from cdp.ipc.unix_socket import bind_unix
 from cdp.platform.local import SharedDataPlane
 from cdp.platform.posix.words import answer, call_back
 from cdp.platform.python import PythonPlatform, System
@@ -217,15 +218,10 @@ class Hub:
         self.memory: dict[int, int] = {}
         self._desks: dict[int, Desk] = {}
         self._lock = threading.Lock()
-        self._listener = listen(path)
+        self._listener = bind_unix(path)
 
     def start(self) -> None:
-        threading.Thread(target=self._accept, name="hub", daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            sock, _ = self._listener.accept()
-            threading.Thread(target=self._converse, args=(Link(sock),), daemon=True).start()
+        accept_links(self._listener, self._converse, "hub")
 
     def _converse(self, link: Link) -> None:
         """The first message says what the link is for: a node (its life), calls of one of its threads, or callbacks to it."""

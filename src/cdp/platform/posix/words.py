@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cdp.ipc.link import Link, heard, told
+from cdp.ipc.errors import decode_error, encode_error
+from cdp.ipc.link import Link
 from cdp.platform.structures import Assignment, BgRef, CpMsg, GroupName, Lun, MDPacket
 from cdpcore.base.errors import CdpError, Unavailable
 
@@ -31,7 +32,7 @@ def packed(value: Any) -> Any:
         case CpMsg():
             return {"message": [packed(value.body), packed(value.sender), value.redelivered, value.handle]}
         case CdpError():
-            return {"error": told(value)}
+            return {"error": encode_error(value)}
         case dict():
             return {"dict": {name: packed(one) for name, one in value.items()}}
         case list() | tuple():
@@ -64,7 +65,7 @@ def unpacked(value: Any) -> Any:
         case "message":
             return CpMsg(unpacked(body[0]), unpacked(body[1]), body[2], body[3])
         case "error":
-            return heard(body)
+            return decode_error(body)
         case "dict":
             return {name: unpacked(one) for name, one in body.items()}
     raise TypeError(f"{kind} between processes")
@@ -78,7 +79,7 @@ def call(link: Link, method: str, args: Sequence[Any]) -> tuple[Any, list[int]]:
         raise Unavailable("the platform's hub process is gone", "start the system again")
     message, fds = got
     if "error" in message:
-        raise heard(message["error"])
+        raise decode_error(message["error"])
     return unpacked(message["value"]), fds
 
 
@@ -91,7 +92,7 @@ def answer(link: Link, message: dict[str, Any], serve: Serve) -> bool:
         value, fds = serve(message["call"], unpacked(message["args"]))
         return link.send({"value": packed(value)}, fds)
     except Exception as error:      # noqa: BLE001  (raised again over there)
-        return link.send({"error": told(error)})
+        return link.send({"error": encode_error(error)})
 
 
 def call_back(link: Link, args: Sequence[Any], serve: Serve) -> None:

@@ -1,0 +1,22 @@
+"""Errors between processes: the one JSON form of a CdpError, and back."""
+from __future__ import annotations
+
+from typing import Any
+
+from cdpcore.base import errors
+from cdpcore.base.errors import CdpError
+
+
+def encode_error(error: BaseException) -> dict[str, Any]:
+    """{kind, message, hint, exit_code}; kind is the class name in cdpcore.base.errors. Any other exception is an internal error."""
+    if not isinstance(error, CdpError):
+        error = CdpError(f"internal error: {type(error).__name__}: {error}", "see the log, and report it")
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def decode_error(body: dict[str, Any]) -> CdpError:
+    """The error that encode_error() wrote; CdpError itself where the kind is unknown."""
+    kind = getattr(errors, str(body.get("kind")), CdpError)
+    if not (isinstance(kind, type) and issubclass(kind, CdpError)):
+        kind = CdpError
+    return kind(str(body.get("message", "")), str(body.get("hint", "")))
