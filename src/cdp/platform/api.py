@@ -322,6 +322,7 @@ class PlatformImpl(ABC):
         are in this process; what stands behind them need not be. Each has a pool of group_count groups of group_bytes, and a source with
         max_outstanding. All is closed at exit."""
 
+    @abstractmethod
     def open_router(self, *where: str) -> IORouterImpl:
         """The router to a disk; several places are paths to the same disk, the first the one to prefer. Raises NotFound, Unavailable,
         InvalidRequest, which lists what can be written:
@@ -329,10 +330,9 @@ class PlatformImpl(ABC):
         file:PATH                       a file or block device
         nbd://..., nbd+unix://...       an NBD server
         lun:NUMBER                      the LUN, through the node that owns it
-        """
-        from cdp.platform.routers import open_router
 
-        return open_router(where, self)
+        cdp.platform.routers.open_router(where, self) does all of it over this API alone.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -28,6 +28,7 @@ from cdp.platform.api import (
     BGSSImpl,
     ControlPlaneImpl,
     DataPlaneImpl,
+    IORouterImpl,
     IOsrcImpl,
     ListenerImpl,
     PlatformImpl,
@@ -38,6 +39,7 @@ from cdp.platform.callers import guarded
 from cdp.platform.posix.words import call, unpacked
 from cdp.platform.python import DEFAULTS
 from cdp.platform.python.services import Alerts, Tracing
+from cdp.platform.routers import open_router
 from cdp.platform.services import ConfigurationImpl, Subscription, WorkloadManagerImpl
 from cdp.platform.structures import MAX_BODY_BYTES, Assignment, BgRef, CpMsg, CpSendReq, Flag, GroupName, Lun, MDPacket
 from cdpcore.base.errors import Closed, InvalidRequest, Unavailable
@@ -405,6 +407,9 @@ class PosixPlatform(PlatformImpl):
             stack.callback(hub.close)
             yield [stack.enter_context(cls(hub.path, i, group_bytes=group_bytes, group_count=group_count, max_outstanding=max_outstanding))
                    for i in range(count)]
+
+    def open_router(self, *where: str) -> IORouterImpl:
+        return open_router(where, self)
 
     def close(self) -> None:
         if not self._wires.closed:

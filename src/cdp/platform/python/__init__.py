@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
-from cdp.platform.api import PlatformImpl
+from cdp.platform.api import IORouterImpl, PlatformImpl
 from cdp.platform.python.buffers import BufferSupply, DataPlane, Pool, Pools
 from cdp.platform.python.messages import ControlPlane, Messages
 from cdp.platform.python.requests import Source, Sources
 from cdp.platform.python.services import Alerts, Configuration, Tracing, Workload
+from cdp.platform.routers import open_router
 from cdpcore.base.errors import InvalidRequest
 
 DEFAULTS = {"group_bytes": 65536, "group_count": 64, "max_outstanding": 64}
@@ -83,6 +84,9 @@ class PythonPlatform(PlatformImpl):
         system = System()
         with ExitStack() as stack:
             yield [stack.enter_context(cls(system, i, group_bytes, group_count, max_outstanding)) for i in range(count)]
+
+    def open_router(self, *where: str) -> IORouterImpl:
+        return open_router(where, self)
 
     def close(self) -> None:
         self.source.close()
