@@ -8,7 +8,7 @@ from cdpcore.base.errors import CdpError
 
 
 def encode_error(error: BaseException) -> dict[str, Any]:
-    """{kind, message, hint, exit_code}; kind is the class name in cdpcore.base.errors. Any other exception is an internal error."""
+    """{kind, message, hint, exit_code}; kind is the class in cdpcore.base.errors. Others are internal errors."""
     if not isinstance(error, CdpError):
         error = CdpError(f"internal error: {type(error).__name__}: {error}", "see the log, and report it")
     return {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}

@@ -1,7 +1,7 @@
-"""Messages between processes of one machine: JSON objects, and file descriptors with them, over a unix stream socket.
+"""Messages between processes of one machine: JSON objects and file descriptors over a unix stream socket.
 
-A message is a length (4 bytes, little-endian) and that much JSON; descriptors travel with the length. Bounds: MAX_BYTES, MAX_FDS.
-Threading: any thread may send; one receives.
+A message is a length (4 bytes, little-endian) and that much JSON; descriptors travel with the length. Bounds:
+MAX_BYTES, MAX_FDS. Threading: any thread may send; one receives.
 """
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Link:
         return True
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and its descriptors, which are the caller's; None: the other end is gone or sent no message."""
+        """The next message and its descriptors, the caller's; None: the other end is gone or sent no message."""
         fds: list[int] = []
         try:
             head = b""
@@ -105,7 +105,8 @@ class Link:
 
 
 def accept_links(listener: UnixListener, converse: Callable[[Link], None], name: str) -> None:
-    """Start a thread that accepts connections until listener.close(); converse(link), which closes the link, runs in a thread of its own."""
+    """Start a thread that accepts connections until listener.close(); each gets a thread of its own, which runs
+    converse(link). That closes the link."""
 
     def accept() -> None:
         while True:

@@ -1,8 +1,8 @@
 """Listening unix sockets: the one way that NBD, the administration API and the control planes bind theirs.
 
-A socket's file outlives a process that is killed. So whether a file that is there belongs to a running server is asked by connecting, and
-binding holds a lock on the directory, so that two servers that start at once do not take each other's socket, bound and not yet
-listening, for a stale one.
+A socket's file outlives a process that is killed. So whether a file that is there belongs to a running server is found
+out by connecting, and binding holds a lock on the directory: two servers that start at once do not take each other's
+socket, bound and not yet listening, for a stale one.
 """
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PROBE_SECONDS = 2.0
 
 @dataclass(slots=True)
 class UnixListener:
-    """A listening unix socket and its file. accept() may be called by any thread; close() ends it."""
+    """A listening unix socket and its file. Any thread may call sock.accept(); close() ends it."""
 
     sock: socket.socket
     path: str
     inode: tuple[int, int] | None
 
     def close(self) -> None:
-        """Stop listening: a thread in accept() gets OSError. Removes the file if it is still this socket's. Twice is no error."""
+        """Stop listening: a thread in accept() gets OSError. Removes the file if it is still this one's. Idempotent."""
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
@@ -49,11 +49,12 @@ class UnixListener:
 def bind_unix(path: str, *, mode: int = 0o600) -> UnixListener:
     """Listen on a unix socket at `path`, whose file gets the permissions `mode`. A stale socket is replaced.
 
-    Raises Busy where a server listens there, InvalidRequest for another kind of file and for too long a path, Unavailable.
+    Raises Busy where a server listens there, InvalidRequest for another kind of file or too long a path, Unavailable.
     """
     path = os.path.abspath(path)
     if (length := len(os.fsencode(path))) > MAX_SOCKET_PATH_BYTES:
-        raise InvalidRequest(f"a unix socket's path of {length} bytes: {path}", f"choose one of at most {MAX_SOCKET_PATH_BYTES} bytes")
+        raise InvalidRequest(f"a unix socket's path of {length} bytes: {path}",
+                             f"choose one of at most {MAX_SOCKET_PATH_BYTES} bytes")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _directory_locked(path):
@@ -65,14 +66,15 @@ def bind_unix(path: str, *, mode: int = 0o600) -> UnixListener:
             return UnixListener(sock, path, _inode(path))
     except OSError as error:
         sock.close()
-        raise Unavailable(f"{path}: cannot make the socket: {error.strerror or error}", "choose another path") from None
+        text = f"{path}: cannot make the socket: {error.strerror or error}"
+        raise Unavailable(text, "choose another path") from None
     except BaseException:
         sock.close()
         raise
 
 
 def clear_stale_socket(path: str) -> None:
-    """Remove the socket of a dead server. Raises Busy where a server listens there, InvalidRequest for another file."""
+    """Remove the socket of a dead server. Raises Busy where a server listens, InvalidRequest for any other file."""
     path = os.path.abspath(path)
     try:
         with _directory_locked(path):
@@ -82,7 +84,7 @@ def clear_stale_socket(path: str) -> None:
 
 
 def answers(path: str) -> bool:
-    """Whether a process listens on the unix socket at `path`. One that does and is too busy, or refuses this user, counts."""
+    """Whether a process listens on the unix socket at `path`, even if it is too busy to accept or refuses this user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:

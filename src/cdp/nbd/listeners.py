@@ -78,7 +78,7 @@ class Listener:
 
 
 def listen(address: Address) -> list[Listener]:
-    """Bind and listen: one listener, or one for each IP address of a host name. Raises Busy, InvalidRequest, Unavailable."""
+    """Bind and listen: one listener, or one for each IP address of a name. Raises Busy, InvalidRequest, Unavailable."""
     if isinstance(address, UnixAddress):
         bound = bind_unix(address.path, mode=address.mode)
         bound.sock.setblocking(False)

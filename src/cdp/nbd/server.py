@@ -1,10 +1,10 @@
 """The NBD server: listeners, connections and their bounds.
 
 Invariants
- 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, and FIRST_BYTE_S where
-    the client says nothing. Where all places are taken, the one that has been silent longest gives way to a new
-    connection after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the
-    transmission phase; a further one is told so and refused.
+ 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, and FIRST_BYTE_S while
+    the client sends nothing. Where all slots are taken, the client that has been silent longest is dropped for a new
+    one after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the transmission
+    phase; a further one is refused with that reason.
  2. A connection's socket is closed by its own thread alone, so a file descriptor is never used after it was reused.
  3. An export is opened for one connection and closed when that ends, however it ends.
 Threading: one accept thread; one thread a connection (no GIL once it serves), a second one with TLS. Public methods may
@@ -250,7 +250,7 @@ class NbdServer:
                         self._handshake_slots.release()
 
     def _give_way(self, selector: selectors.BaseSelector) -> None:
-        """All places of the handshake are taken: if somebody waits for one, hang up on the client that has been silent longest."""
+        """All handshake slots are taken: where a client waits, hang up on the one that has been silent longest."""
         if not any(key.data for key, _ in selector.select(0)):
             return
         with self._lock:

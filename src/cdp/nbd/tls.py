@@ -1,8 +1,8 @@
 """TLS for NBD connections: who is trusted, and the relay that keeps the transmission loop free of it.
 
-The loop in cdpcore.nbd.connection serves a plain file descriptor without the GIL. A connection with TLS gets one end of a socket
-pair instead, and a relay thread carries bytes between the other end and the TLS socket. That costs two copies and some
-Python a record, and leaves the hot path of plain connections as it is.
+The loop in cdpcore.nbd.connection serves a plain file descriptor without the GIL. A connection with TLS gets one end of a
+socket pair instead, and a relay thread carries bytes between the other end and the TLS socket. That costs two copies and
+some Python a record, and leaves the hot path of plain connections as it is.
 
 Threading: a TLS socket is used by one thread at a time: the handshake's, then the relay's.
 """
