@@ -1,4 +1,5 @@
 """Standard input, output and error may be closed: a command does its work, and nothing that is printed ends up in a volume."""
+import os
 import subprocess
 
 import pytest
@@ -37,12 +38,50 @@ def test_nothing_is_open(web):
         assert [mark.name for mark in volume.bookmarks()] == ["b0", "b1", "b2"]
 
 
-def test_export_needs_an_output(web):
-    done = run_closed(web, "export web -", ">&-")
-    assert done.returncode == 2 and done.stderr == "cdp: error: standard output is closed; write to a file or a pipe\n"
-
-
 def test_reader_that_leaves(web):
     """As with `| head -0`: the status says so, and nothing else is said."""
     done = run_closed(web, "records web --json", "| true")
     assert done.stderr == ""
+
+
+def run_without_reader(path, line):
+    """With a standard output whose reader is gone before anything is written: deterministic, unlike `| head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(interop.cdp_argv(*line.split()), cwd=path, env=interop.environ(), stdout=writer, stderr=subprocess.PIPE,
+                              text=True, timeout=60, check=False)
+    finally:
+        os.close(writer)
+
+
+@pytest.fixture
+def iolog(web):
+    (web / "t.iolog").write_text("fio version 2 iolog\n/dev/x add\n/dev/x open\n/dev/x write 0 4096\n/dev/x close\n")
+    return web
+
+
+@pytest.mark.parametrize("line", [
+    "trace info t.iolog", "trace info --json t.iolog", "trace formats", "trace convert --to csv t.iolog -", "trace convert --to fio t.iolog -",
+    "info web", "records web --json", "export web -", "--help", "replay t.iolog --volume new --create",
+])
+def test_every_writer_says_that_its_reader_left(iolog, line):
+    done = run_without_reader(iolog, line)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("line", ["export web -", "trace convert --to csv t.iolog -", "trace convert t.iolog -"])
+def test_data_needs_an_output(iolog, line):
+    done = run_closed(iolog, line, ">&-")
+    assert done.returncode == 2 and done.stderr == "cdp: error: standard output is closed; write to a file or a pipe\n"
+
+
+@pytest.mark.parametrize("line", ["export web -", "trace convert --to csv t.iolog -", "trace info t.iolog", "info web"])
+def test_a_full_device_is_no_closed_pipe(iolog, line):
+    done = run_closed(iolog, line, ">/dev/full")
+    assert done.returncode == 6 and "No space left on device" in done.stderr
+
+
+def test_closed_input(web):
+    done = run_closed(web, "trace info -", "<&-")
+    assert done.returncode == 2 and done.stderr == "cdp: error: -: empty file: expected a trace; was it stored whole?\n"

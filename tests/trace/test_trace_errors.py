@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,16 @@ def test_unreadable_file(tmp_path: Path) -> None:
     if os.access(path, os.R_OK):
         pytest.skip("runs as a user who may read everything")
     assert isinstance(failure(path)[0], Unavailable)
+
+
+def test_special_files_are_named(tmp_path: Path) -> None:
+    """Opening or reading some kinds of files fails in the kernel's own ways: the path is always said."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sock"))
+        assert isinstance(failure(tmp_path / "sock")[0], InvalidRequest)
+    assert isinstance(failure(tmp_path / "sock" / "x")[0], NotFound)
+    assert "a trace is a file" in str(failure("/proc/self/mem")[0])  # opens, and cannot be read
+    assert "empty file" in str(failure("/dev/null")[0])
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress], ids=["gzip", "zstd"])

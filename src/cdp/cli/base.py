@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -158,11 +159,13 @@ class Root(click.Group):
                 raise
         return super().get_command(ctx, cmd_name)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _closed_pipe():  # --help and --version print here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _closed_pipe():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise _ReaderGone from None  # click would end the process with status 1 itself
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra: Any) -> Any:
@@ -202,6 +205,15 @@ def _open_standard_files() -> None:
 
 class _ReaderGone(Exception):
     """Standard output was closed by its reader."""
+
+
+@contextmanager
+def _closed_pipe() -> Iterator[None]:
+    """click would end the process with status 1 itself."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderGone from None
 
 
 def report(error: BaseException, debug: bool) -> int:

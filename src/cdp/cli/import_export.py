@@ -1,6 +1,5 @@
 """export and import: raw disk images out of and into a volume."""
 import os
-import select
 import stat
 import sys
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ import click
 from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, note
 from cdp.cli.create_info import new_volume_path
+from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
 from cdp.cli.refs import split, volume_and_point
 from cdp.service.remote import is_volume
@@ -39,8 +39,8 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
-    if out == "-" and state.no_stdout:
-        raise InvalidRequest("standard output is closed", "write to a file or a pipe")
+    if out == "-":
+        standard_output()
     if out == "-" and sys.stdout.isatty():
         raise InvalidRequest("standard output is a terminal", f"write to a file or a pipe: cdp export {volume} - | ...")
     _check_out(out, force)
@@ -81,7 +81,7 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Pr
 
     if out == "-":
         sys.stdout.flush()
-        export_stream(service, size_bytes, at, _write_stdout, progress.at)
+        export_stream(service, size_bytes, at, standard_output().write, progress.at)
         return
     if os.path.lexists(out) and not stat.S_ISREG(os.stat(out).st_mode):
         _export_device(service, size_bytes, at, out, progress)
@@ -100,21 +100,6 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Pr
     except BaseException:
         os.unlink(part)
         raise
-
-
-def _write_stdout(data: bytes) -> None:
-    """All of it: a pipe takes what it has room for, also when the process was stopped and continued in between."""
-    try:
-        fd = sys.stdout.fileno()
-    except OSError:     # not a file: somebody collects it in memory
-        sys.stdout.buffer.write(data)
-        return
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view):]
-        except BlockingIOError:
-            select.select([], [fd], [])
 
 
 def _export_device(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:

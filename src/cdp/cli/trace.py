@@ -1,11 +1,10 @@
 """The commands `cdp trace info`, `convert` and `formats`: a click group for cdp's command line, which runs on its own
-too (`python -m cdp.trace`). Errors leave as cdpcore.base.errors.CdpError; whoever runs the group turns them
-into one line and an exit status (main() here, cdp.cli there). Nothing heavy is imported before a command's body runs.
+too (main()). Errors leave as cdpcore.base.errors.CdpError; cdp.cli.base turns them into one line and an exit status.
+Nothing heavy is imported before a command's body runs.
 """
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cdp.trace.formats import FAMILIES, FORMATS, STAGES
-from cdpcore.base.errors import CdpError
 
 if TYPE_CHECKING:
     from cdp.trace.reader import Trace
@@ -130,7 +128,7 @@ def info_command(paths: tuple[str, ...], limit: int | None, picture: str | None,
     if wants_json(as_json):
         click.echo(json.dumps(info.to_json(), indent=2, ensure_ascii=False))
     else:
-        report.show(info)
+        click.echo(report.text(info), nl=False)
 
 
 @trace.command("convert", cls=TraceCommand, short_help="Write a trace as a fio iolog or as CSV.", examples=(
@@ -152,11 +150,13 @@ def convert_command(paths: tuple[str, ...], out: str, target: str | None, limit:
     An iolog has no word for zeroing (it becomes a write), for FUA and preflush (dropped), for requests of no bytes and
     for requests that the trace does not name (left out): what changed is counted. The CSV keeps all of them.
     """
+    from cdp.cli.output import standard_output
     from cdp.trace.convert import convert
 
+    stdout = standard_output() if out == "-" else None
     with opened(paths, options) as found, progress_bar(found, "converting") as progress:
         done = convert(found, out, "csv" if target == "csv" else "fio" if target else None, force=force, limit=limit,
-                       progress=progress)
+                       progress=progress, stdout=stdout)
     if wants_json(as_json):
         click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False), err=out == "-")
         return
@@ -202,21 +202,8 @@ def progress_bar(source: Trace, what: str) -> Iterator[Callable[[int], None] | N
         yield lambda records: bar.update(task, completed=source.done_bytes(), records=records)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the group alone. Returns the exit status."""
-    try:
-        trace.main(arguments, prog_name="cdp trace", standalone_mode=False)
-        sys.stdout.flush()
-    except CdpError as error:
-        click.echo(f"cdp: error: {error}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        click.echo(f"cdp: error: {' '.join(error.format_message().split())}", err=True)
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("cdp: error: interrupted", err=True)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: what is buffered must not raise at exit
-        return 141
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the group as `cdp trace` does. Returns the exit status."""
+    from cdp.cli import cli
+
+    return cli.main(["trace", *(sys.argv[1:] if arguments is None else arguments)], standalone_mode=False) or 0

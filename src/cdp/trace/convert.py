@@ -9,13 +9,14 @@ The CSV keeps everything but where a record came from, and open_trace() reads it
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,16 @@ from cdp.trace.reader import Trace
 from cdpcore.base.errors import InvalidRequest, OutOfSpace, Unavailable
 
 Target = Literal["fio", "csv"]
+
+
+class Writer(Protocol):
+    """What is written to. Raises OSError."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
 _FIO_ACTION = {Kind.READ: "read", Kind.WRITE: "write", Kind.TRIM: "trim", Kind.ZERO: "write", Kind.FLUSH: "sync",
                Kind.OTHER: ""}
 _LETTERS = {Flag.FUA: "F", Flag.PREFLUSH: "P", Flag.SYNC: "S", Flag.META: "M", Flag.AHEAD: "A"}
@@ -53,15 +64,15 @@ def target_for(path: str) -> Target:
 
 
 def convert(trace: Trace, path: str, target: Target | None = None, *, force: bool = False, limit: int | None = None,
-            progress: Callable[[int], None] | None = None) -> Conversion:
-    """Writes the trace to `path` ("-": standard output).
+            progress: Callable[[int], None] | None = None, stdout: Writer | None = None) -> Conversion:
+    """Writes the trace to `path` ("-": `stdout`, by default this process's standard output).
 
     An existing file is replaced only with force, and only once the new one is complete; on an error nothing is left
     behind. limit: at most so many records of the trace. Raises InvalidRequest, Unavailable.
     """
     result = Conversion()
     seen = 0
-    with _output(path, force) as out:
+    with _output(path, force, stdout) as out:
         writer = _Csv(trace, out) if (target or target_for(path)) == "csv" else _Iolog(trace, out, result)
         for records in trace:
             if limit is not None:
@@ -80,7 +91,7 @@ def convert(trace: Trace, path: str, target: Target | None = None, *, force: boo
 class _Csv:
     """Header "utc_ns,..." or "ts_ns,...", by the trace's clock."""
 
-    def __init__(self, trace: Trace, out: IO[bytes]):
+    def __init__(self, trace: Trace, out: Writer):
         self._trace, self._out, self._begun = trace, out, False
 
     def write(self, records: Records) -> int:
@@ -94,7 +105,7 @@ class _Csv:
             "offset": records["offset_bytes"],
             "length": records["length_bytes"],
         })
-        frame.write_csv(self._out, include_header=False, quote_style="never")
+        _write(self._out, frame, ",")
         return len(records)
 
     def close(self) -> None:
@@ -108,7 +119,7 @@ class _Csv:
 
 
 class _Iolog:
-    def __init__(self, trace: Trace, out: IO[bytes], result: Conversion):
+    def __init__(self, trace: Trace, out: Writer, result: Conversion):
         self._trace, self._out, self._result = trace, out, result
         self._files: list[str] = []
         self._start: np.uint64 | None = None
@@ -137,7 +148,7 @@ class _Iolog:
             "offset": records["offset_bytes"],
             "length": records["length_bytes"],
         })
-        frame.write_csv(self._out, include_header=False, separator=" ", quote_style="never")
+        _write(self._out, frame, " ")
         return len(records)
 
     def _open_new(self, at: np.uint64) -> None:
@@ -160,16 +171,25 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s,\"]", "_", name) or "_"
 
 
+def _write(out: Writer, frame: pl.DataFrame, separator: str) -> None:
+    """The rows of a frame. Through memory: an error of polars' own writer has no errno, so a closed pipe and a full disk
+    would look alike."""
+    rows = io.BytesIO()
+    frame.write_csv(rows, include_header=False, separator=separator, quote_style="never")
+    out.write(rows.getvalue())
+
+
 def _words(words: list[str], numbers: np.ndarray[Any, Any]) -> pl.Series:
     return pl.Series(words, dtype=pl.String).gather(numbers.astype(np.uint32))
 
 
 @contextmanager
-def _output(path: str, force: bool) -> Iterator[IO[bytes]]:
+def _output(path: str, force: bool, stdout: Writer | None) -> Iterator[Writer]:
     """A file that appears under its name when complete, and not at all after an error."""
     if path == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        out = stdout or sys.stdout.buffer
+        yield out
+        out.flush()
         return
     if os.path.exists(path) and not force:
         raise InvalidRequest(f"{path}: exists", "--force replaces it")

@@ -1,6 +1,10 @@
 """What `cdp trace info` prints for people."""
 from __future__ import annotations
 
+import io
+import shutil
+import sys
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,11 +24,11 @@ def amount(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
-def show(info: TraceInfo, console: Console | None = None) -> None:
-    """Prints to standard output, or to the given console."""
-    out = console or Console(highlight=False)
-    if console is None and not out.is_terminal:
-        out = Console(highlight=False, width=160)
+def text(info: TraceInfo) -> str:
+    """The report as lines, as wide as the terminal that standard output is, or else 160 columns."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    lines = io.StringIO()
+    out = Console(file=lines, highlight=False, width=shutil.get_terminal_size().columns if terminal else 160)
     head = Table.grid(padding=(0, 2))
     for name, value in _facts(info):
         head.add_row(name, Text(value))
@@ -39,6 +43,7 @@ def show(info: TraceInfo, console: Console | None = None) -> None:
     out.print(kinds)
     _sizes(info, out)
     _devices(info, out)
+    return lines.getvalue()
 
 
 def _facts(info: TraceInfo) -> list[tuple[str, str]]:

@@ -5,11 +5,11 @@ never a silent end. One thread.
 """
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
 import stat
-import sys
 import zlib
 from collections.abc import Iterator
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import IO, Any, Self, cast
 
 import zstandard
 
-from cdpcore.base.errors import InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
 
 PIECE_BYTES = 4 << 20  # a columnar reader needs some MiB to use its threads: 16 M records/s at 4 MiB, 12 M at 1 MiB
 HEAD_BYTES = 1 << 18  # what is looked at to tell a format, and all that is looked at ahead in a pipe
@@ -35,7 +35,10 @@ class ByteStream:
         self.position = 0  # of the next byte that read() gives, uncompressed
         self._ahead = b""
         self._done = 0
-        self._source = _open(path)
+        try:
+            self._source = _open(path)
+        except OSError as error:  # also where opening it works and the kind of file is of no use
+            raise _unreadable(path, error) from None
         try:
             info = os.fstat(self._source.fileno())
             self.seekable = stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
@@ -53,6 +56,9 @@ class ByteStream:
             else:
                 self.compression = ""
                 self._file = self._source
+        except OSError as error:
+            self._source.close()
+            raise _unreadable(path, error) from None
         except BaseException:
             self._source.close()
             raise
@@ -95,7 +101,7 @@ class ByteStream:
             raise InvalidRequest(f"{self.path}: {self.compression} data is cut or damaged after {where} bytes of "
                                  f"content ({_one_line(error)})", "fetch the file again") from None
         except OSError as error:
-            raise Unavailable(f"{self.path}: {error.strerror or error}", "see the system's log") from None
+            raise _unreadable(self.path, error) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def peek(self, size: int) -> bytes:
@@ -246,16 +252,21 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _unreadable(path: str, error: OSError) -> CdpError:
+    """What reading or opening failed with, with the path, and what to do about it."""
+    text = f"{path}: {error.strerror or error}"
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return NotFound(f"{path}: no such file", "check the path")
+        case errno.EISDIR:
+            return InvalidRequest(f"{path}: is a directory", "name the trace's files")
+        case errno.EACCES | errno.EPERM:
+            return Unavailable(text, "run as a user who may read it")
+        case errno.ENXIO | errno.EINVAL | errno.ESPIPE | errno.ENODEV | errno.EBADF:
+            return InvalidRequest(text, "a trace is a file, a block device or a pipe")
+    return Unavailable(text, "see the system's log")
+
+
 def _open(path: str) -> io.BufferedReader:
-    if path == "-":
-        raw: io.RawIOBase = io.FileIO(os.dup(sys.stdin.fileno()), "rb")
-    else:
-        try:
-            raw = io.FileIO(path, "rb")
-        except FileNotFoundError:
-            raise NotFound(f"{path}: no such file", "check the path") from None
-        except IsADirectoryError:
-            raise InvalidRequest(f"{path}: is a directory", "name the trace's files") from None
-        except OSError as error:
-            raise Unavailable(f"{path}: {error.strerror}", "run as a user who may read it") from None
-    return io.BufferedReader(raw, 1 << 16)
+    """Raises OSError. Standard input by its number: Python has no object for one that was closed at the start."""
+    return io.BufferedReader(io.FileIO(os.dup(0) if path == "-" else path, "rb"), 1 << 16)
