@@ -549,7 +549,7 @@ def test_what_python_does_not_reach(tmp_path: Path, flags: list[str]) -> None:
     core = here.parent / "src" / "cdpcore"
     program = str(tmp_path / "check")
     build = [compiler, "-std=c11", "-D_GNU_SOURCE=1", "-g", "-O1", *flags, f"-I{core}", "-o", program,
-             str(here / "os_table_check.c"), *map(str, core.glob("system/*.c")), "-lpthread"]
+             str(here / "c" / "os_table_check.c"), *map(str, core.glob("system/*.c")), "-lpthread"]
     built = subprocess.run(build, check=False, capture_output=True, text=True)
     if built.returncode and "sanitize" in " ".join(flags) and "cannot find" in built.stderr:
         pytest.skip("this compiler has no sanitizer runtime")
