@@ -32,7 +32,7 @@ from bench import fio
 from bench.scratch import Scratch, process
 from bench.witness import Witness, WitnessFailed
 from cdp.ha.manager import ask
-from cdp.service.remote import connect
+from cdp.service.connect import connect
 from cdpcore.base.errors import CdpError
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from support.interop import PATH, cdp_argv, environ, need, run, wait
 
 import cdp
 from cdp.check import check
-from cdp.service.remote import read_serving
+from cdp.service.serving_file import read_serving
 
 SETTLE = "100ms"
 DISK_BYTES = 24 << 20

@@ -5,7 +5,9 @@ import os
 import pytest
 
 from cdp.cli.refs import Ref, split, volume_and_point, volume_only
-from cdp.service.remote import Location, find_server, locate, read_serving
+from cdp.service.connect import find_server
+from cdp.service.locate import Location, locate
+from cdp.service.serving_file import read_serving
 from cdpcore.base.errors import InvalidRequest, NotFound
 
 

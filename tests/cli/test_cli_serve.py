@@ -17,7 +17,8 @@ import pytest
 import cdp
 from cdp.cli import exits
 from cdp.service import remote
-from cdp.service.remote import connect, read_serving
+from cdp.service.connect import connect
+from cdp.service.serving_file import read_serving
 
 MIB = 1 << 20
 CLI = [sys.executable, "-m", "cdp"]

@@ -17,8 +17,10 @@ from cdp.cli import cli, exits
 from cdp.serve.http_api import AdminServer, Held, serving_view
 from cdp.serve.image_cache import ImageLeases
 from cdp.service import remote
+from cdp.service.connect import connect
 from cdp.service.local import VolumeService
-from cdp.service.remote import connect, identity, remove_serving, write_serving
+from cdp.service.locate import identity
+from cdp.service.serving_file import remove_serving, write_serving
 from cdpcore.base import errors as kinds
 
 KIB, MIB = 1024, 1 << 20

@@ -9,8 +9,9 @@ import cdp
 from cdp.ipc.errors import encode_error
 from cdp.serve.http_api import STATUS, Held, build_app
 from cdp.serve.image_cache import IDLE, ImageLeases
-from cdp.service.local import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES, Service, VolumeService
+from cdp.service.local import VolumeService
 from cdp.service.remote import RemoteService
+from cdp.views import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES, Service
 from cdpcore.base import errors
 
 MIB = 1 << 20

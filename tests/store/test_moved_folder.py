@@ -8,7 +8,7 @@ import pytest
 import cdp
 from cdp.check import check
 from cdp.serve.server import Server
-from cdp.service.remote import connect
+from cdp.service.connect import connect
 from cdp.store.folder_watch import Folder
 from cdpcore.base.errors import NotFound, Unavailable
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from cdp.capture import position as positions
 from cdp.capture.position import MirrorPosition
 from cdp.capture.status import of_mirror
-from cdp.service.local import CaptureView
+from cdp.views import CaptureView
 from cdpcore.base.errors import RefusedPoint
 from cdpcore.volume.flush_tap import Tap
 

@@ -5,8 +5,8 @@ from cdp.capture import position as positions
 from cdp.capture.follow import Status
 from cdp.capture.position import LogPosition, MirrorPosition
 from cdp.capture.source import LogSource
-from cdp.service.local import CaptureView, MomentView
 from cdp.text.timestamps import utc
+from cdp.views import CaptureView, MomentView
 from cdpcore.base.errors import CdpError
 
 

@@ -20,8 +20,8 @@ def adopt(state: State, volume: str, keep_history: bool) -> None:
     of the old history does not fit the disk any more, and is deleted.
     """
     location = volume_only(volume, "adopt")
+    from cdp.service.connect import find_server
     from cdp.service.local import VolumeService
-    from cdp.service.remote import find_server
     from cdp.volume.adopt import adopt as adopt_disk
     from cdpcore.base.errors import Busy
 
@@ -46,7 +46,7 @@ def detach(state: State, volume: str) -> None:
     the disk.
     """
     location = volume_only(volume, "detach")
-    from cdp.service.remote import find_server
+    from cdp.service.connect import find_server
     from cdp.volume.adopt import detach as detach_disk
     from cdpcore.base.errors import Busy
 

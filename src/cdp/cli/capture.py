@@ -13,7 +13,7 @@ from cdp.text.timestamps import told
 from cdpcore.base.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from cdp.service.local import CaptureView
+    from cdp.views import CaptureView
 
 STEADY_SECONDS = 10.0  # between two lines about how far it is, where standard error is not a terminal
 TERMINAL_SECONDS = 0.5
@@ -51,7 +51,7 @@ def capture(state: State, volume: str, log_path: str | None, mirror: bool, statu
     if location.images:
         raise InvalidRequest(f"{volume} is an image", "capture into a volume: 'cdp create' makes one")
     if status:
-        from cdp.service.remote import connect
+        from cdp.service.connect import connect
 
         with connect(location, state.settings) as service:
             view = service.info()["capture"]

@@ -11,7 +11,7 @@ from cdp.text.sizes import approx_size
 from cdpcore.base.errors import Busy
 
 if TYPE_CHECKING:
-    from cdp.service.local import CheckView
+    from cdp.views import CheckView
 
 
 @command(cli, "check", setting_flags=ENGINE_KEYS, examples=[
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def check(ctx: click.Context, state: State, volume: str, rebuild: bool) -> None:
     """Verify every checksum of log, index and catalog."""
     location = volume_only(volume, "check")
+    from cdp.service.connect import find_server
     from cdp.service.local import report_view
-    from cdp.service.remote import find_server
 
     remote = find_server(location)
     with Progress(f"{'rebuilding' if rebuild else 'checking'} {volume}", quiet=state.as_json) as progress:

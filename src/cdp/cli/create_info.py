@@ -13,7 +13,7 @@ from cdp.text.timestamps import told
 from cdpcore.base.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from cdp.service.local import InfoView
+    from cdp.views import InfoView
 
 SECTOR_BYTES = 512
 
@@ -59,7 +59,7 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
 
 def new_volume_path(volume: str) -> str:
     """The path, if a volume can be made there. Raises InvalidRequest or NotFound with what to do instead."""
-    from cdp.service.remote import is_volume
+    from cdp.service.locate import is_volume
 
     if not volume:
         raise InvalidRequest("the path of the volume is empty", "give the directory to make")
@@ -93,7 +93,7 @@ def check_size(size_bytes: int) -> None:
 def info(state: State, volume: str) -> None:
     """Show a volume at a glance."""
     location = volume_only(volume, "info")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         got = service.info()

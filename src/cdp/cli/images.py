@@ -28,7 +28,7 @@ def image() -> None:
 def create(state: State, volume_at_point: str, name: str) -> None:
     """Make a writable image; nothing is copied. Without @POINT: of now."""
     location, point = volume_and_point(volume_at_point, "image create", default="now")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         made = service.create_image(name, at=point)
@@ -43,7 +43,7 @@ def create(state: State, volume_at_point: str, name: str) -> None:
 def list_(state: State, volume: str) -> None:
     """List the writable images of a volume."""
     location = volume_only(volume, "image list")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         got = service.images()
@@ -67,7 +67,7 @@ def delete(state: State, volume: str, name: str, dry_run: bool) -> None:
     What was written to it cannot be had back. The volume is not touched.
     """
     location = volume_only(volume, "image delete")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         gone = next((one for one in service.images() if one["name"] == name), None)

@@ -12,14 +12,15 @@ from cdp.cli.create_info import new_volume_path
 from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
 from cdp.cli.refs import split, volume_and_point
-from cdp.service.remote import is_volume
+from cdp.service.locate import is_volume
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import told
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
     from cdp.cli.transfer import Source
-    from cdp.service.local import InfoView, Service, VolumeService
+    from cdp.service.local import VolumeService
+    from cdp.views import InfoView, Service
 
 
 @command(cli, "export", examples=[
@@ -44,7 +45,7 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
     if out == "-" and sys.stdout.isatty():
         raise InvalidRequest("standard output is a terminal", f"write to a file or a pipe: cdp export {volume} - | ...")
     _check_out(out, force)
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         explained = service.explain(point)
@@ -154,7 +155,7 @@ def import_(state: State, file: str, volume: str) -> None:
 
 
 def _is_image(volume: str) -> bool:
-    from cdp.service.remote import locate
+    from cdp.service.locate import locate
 
     try:
         return bool(locate(split(volume).volume).images)
@@ -181,7 +182,8 @@ def _import_new(state: State, source: "Source", volume: str) -> None:
 def _import_existing(state: State, source: "Source", volume: str) -> None:
     from cdp.cli.transfer import import_over
     from cdp.service import local as services
-    from cdp.service.remote import connect, locate
+    from cdp.service.connect import connect
+    from cdp.service.locate import locate
 
     ref = split(volume)
     if ref.point is not None:

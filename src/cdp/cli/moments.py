@@ -12,7 +12,7 @@ from cdp.text.timestamps import local, told
 from cdpcore.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from cdp.service.local import ExplanationView, MomentView, RecordView
+    from cdp.views import ExplanationView, MomentView, RecordView
 
 RECORDS_PAGE = 10_000
 
@@ -29,7 +29,7 @@ def moment_text(moment: "MomentView") -> str:
 def window(state: State, volume: str) -> None:
     """Which moments can I go back to?"""
     location = volume_only(volume, "window")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         got = service.window()
@@ -49,7 +49,7 @@ def window(state: State, volume: str) -> None:
 def explain(state: State, volume_at_point: str) -> None:
     """Say how a point is understood, without opening it."""
     location, point = volume_and_point(volume_at_point, "explain")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         got = service.explain(point)
@@ -105,7 +105,7 @@ def bookmark(state: State, volume: str, name: str, at: str | None, delete: bool)
         raise InvalidRequest("the point is given twice", f"leave off --at {at} or @{point}")
     if delete and (point or at):
         raise InvalidRequest("--delete takes no point", f"write cdp bookmark {location.text} {name} --delete")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         if delete:
@@ -126,7 +126,7 @@ def bookmark(state: State, volume: str, name: str, at: str | None, delete: bool)
 def bookmarks(state: State, volume: str) -> None:
     """List the bookmarks of a volume."""
     location = volume_only(volume, "bookmarks")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         got = sorted(service.bookmarks(), key=lambda mark: (mark["at"]["seq"], mark["name"]))
@@ -152,7 +152,7 @@ def records(state: State, volume: str, since: str, until: str, limit: int) -> No
     object a line.
     """
     location = volume_only(volume, "records")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     left, more = limit, None
     with connect(location, state.settings) as service:

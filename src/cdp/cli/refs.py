@@ -6,7 +6,7 @@ its own @ (`web@@name`) or without (`web@name`).
 import os
 from dataclasses import dataclass
 
-from cdp.service.remote import Location, locate
+from cdp.service.locate import Location, locate
 from cdpcore.base.errors import InvalidRequest
 
 

@@ -12,7 +12,7 @@ from cdp.text.timestamps import told
 from cdpcore.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from cdp.service.local import RestoreView
+    from cdp.views import RestoreView
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def restore(state: State, volume_at_point: str, byte_range: str | None, destruct
     """
     location, point = volume_and_point(volume_at_point, "restore")
     offset, length = parse_range(byte_range) if byte_range else (None, None)
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         explained = service.explain(point)
@@ -84,7 +84,7 @@ def undo(state: State, volume: str, dry_run: bool) -> None:
     stays in the history.
     """
     location = volume_only(volume, "undo")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         done = service.undo(dry_run=dry_run)
@@ -101,7 +101,7 @@ def undo(state: State, volume: str, dry_run: bool) -> None:
 def restores(state: State, volume: str) -> None:
     """List past restores and undos."""
     location = volume_only(volume, "restores")
-    from cdp.service.remote import connect
+    from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         got = service.restores()

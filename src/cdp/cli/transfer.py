@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from cdp.service.local import MAX_PAGE_EXTENTS, ExtentView, Service
+from cdp.views import MAX_PAGE_EXTENTS, ExtentView, Service
 from cdpcore.base.errors import InvalidRequest, Unavailable
 
 BLOCK_BYTES = 4096

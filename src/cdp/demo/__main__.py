@@ -32,7 +32,7 @@ from cdp.demo.disk import Ext4Disk, TarDisk, choose, real_files, sum_of
 from cdp.demo.narrator import Failed, Teller, cdp_command, listing
 from cdp.demo.nbd_client import PIECE_BYTES, NbdClient, NbdError
 from cdp.demo.server import Server
-from cdp.service.remote import connect
+from cdp.service.connect import connect
 from cdpcore.base.errors import CdpError
 
 MIB = 1 << 20

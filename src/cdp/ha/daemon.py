@@ -24,9 +24,11 @@ from cdp.ipc.link import Link, Message
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
 from cdp.serve.image_cache import ImageLeases
 from cdp.serve.server import Exports, OpenExport, named_roots, runtime_sockets
-from cdp.service.local import ServedView, VolumeService
-from cdp.service.remote import identity, remove_serving, write_serving
+from cdp.service.local import VolumeService
+from cdp.service.locate import identity
+from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings
+from cdp.views import ServedView
 from cdpcore.base.errors import CdpError, Unavailable
 from cdpcore.channel.channel import Channel
 from cdpcore.channel.executor import Executor

@@ -13,8 +13,8 @@ from cdp.capture.mirror import Mirror
 from cdp.capture.source import LogSource
 from cdp.serve.capturing import CapturedService
 from cdp.serve.server import Server
-from cdp.service.local import CaptureView
 from cdp.settings import Settings
+from cdp.views import CaptureView
 
 PAUSE_S = 0.1
 Ready = Callable[[list[str]], None]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from cdp.service.local import CaptureView, RestoreView, ServedView, VolumeService
+from cdp.service.local import VolumeService
+from cdp.views import CaptureView, RestoreView, ServedView
 from cdpcore.base.errors import Busy
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from starlette.concurrency import run_in_threadpool
 from cdp.ipc.errors import encode_error
 from cdp.ipc.unix_socket import bind_unix
 from cdp.serve.image_cache import ImageLeases
-from cdp.service.local import (
+from cdp.service.local import VolumeService
+from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
     MAX_PIECE_BYTES,
@@ -38,7 +39,6 @@ from cdp.service.local import (
     RecordsPage,
     RestoreView,
     ServedView,
-    VolumeService,
     WindowView,
 )
 from cdpcore.base.errors import (
@@ -103,7 +103,7 @@ class ZeroBody(_Body):
 
 
 class ServerView(BaseModel):
-    """The server and the volumes that it holds: name, and the identity of the directory (cdp.service.remote.identity)."""
+    """The server and the volumes that it holds: name, and the identity of the directory (cdp.service.locate.identity)."""
 
     pid: int
     volumes: dict[str, str]
@@ -114,7 +114,7 @@ U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 @dataclass(frozen=True)
 class Held:
-    """A served volume, what is open of its images, the identity of its directory (cdp.service.remote.identity), and the
+    """A served volume, what is open of its images, the identity of its directory (cdp.service.locate.identity), and the
     URIs of an export by its name."""
 
     service: VolumeService

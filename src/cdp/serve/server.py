@@ -29,21 +29,12 @@ from cdp.ipc.unix_socket import answers, clear_stale_socket
 from cdp.moments.points import valid_name
 from cdp.serve.image_cache import ImageLeases
 from cdp.serve.luns import Front
-from cdp.service.local import ServedView, VolumeService
-from cdp.service.remote import (
-    IMAGES,
-    LOCK_RETRY_SECONDS,
-    LOCK_WAIT_SECONDS,
-    Location,
-    find_server,
-    identity,
-    is_volume,
-    locate,
-    open_volume,
-    remove_serving,
-    write_serving,
-)
+from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
+from cdp.service.local import VolumeService
+from cdp.service.locate import IMAGES, Location, identity, is_volume, locate
+from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings, parse_address
+from cdp.views import ServedView
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:

@@ -1,29 +1,20 @@
-"""The way from a path to its operations: on the volume itself, or through the server that holds it.
-
-    with connect("/data/web") as service:
-        service.bookmark("before-upgrade")
+"""The operations on a volume that a server has open, over its administration socket: the client of cdp.serve.http_api.
 
 Invariants
-  1. The caller cannot tell the two ways apart: same methods (cdp.service.local.Service), same results, same errors.
-  2. `VOLUME/serving.json` is believed only if a server answers on its socket and says that it holds this very volume;
-     what a killed server left behind, or what came with a copy of the volume, is ignored.
-  3. An answer may take as long as the work does; a server that is stopped or stuck is noticed within
-     PING_SECONDS + WATCH_SECONDS and told of as Unavailable.
-A Service from here is used by one thread at a time.
+  1. Same methods (cdp.views.Service), same answers and same errors as cdp.service.local.VolumeService.
+  2. An answer may take as long as the work does; a server that is stopped or stuck is noticed within
+     PING_SECONDS + WATCH_SECONDS and reported as Unavailable.
+A RemoteService is used by one thread at a time.
 """
-import json
-import os
 import queue
-import stat
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from cdp.ipc.errors import decode_error
-from cdp.service.local import (
+from cdp.service.locate import Location
+from cdp.views import (
     MAX_PAGE_EXTENTS,
     BookmarkView,
     CheckView,
@@ -33,178 +24,18 @@ from cdp.service.local import (
     MapPage,
     RecordsPage,
     RestoreView,
-    ServedView,
-    Service,
-    VolumeService,
     WindowView,
 )
-from cdp.text.paths import checked
-from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import CdpError, Unavailable
 
 if TYPE_CHECKING:
     import httpx
 
-    from cdp.settings import Settings
-
-SERVING_FILE = "serving.json"
-IMAGES = "images"
-LOCK_WAIT_SECONDS = 2.0  # a command holds a volume for milliseconds: worth waiting for, unlike a server
-LOCK_RETRY_SECONDS = 0.05
 PING_SECONDS = 5.0  # a server answers this at once, whatever else it does
 WATCH_SECONDS = 5.0  # how often a server that works on an answer is asked whether it lives
 
 
-@dataclass(frozen=True)
-class Location:
-    """A volume, or a writable image in it (`images` non-empty; ["A", "B"]: the image B of the image A)."""
-
-    root: str
-    images: tuple[str, ...] = ()
-
-    @property
-    def path(self) -> str:
-        return os.path.join(self.root, *(part for name in self.images for part in (IMAGES, name)))
-
-    @property
-    def text(self) -> str:
-        return "/".join((self.root, *self.images))
-
-
-def is_volume(path: str) -> bool:
-    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt.
-
-    Raises Unavailable where this user may not look.
-    """
-    try:
-        mode = os.stat(os.path.join(path, "lock")).st_mode      # a file: /var has a folder of that name, and a log
-        return stat.S_ISREG(mode) and os.path.isdir(os.path.join(path, "log"))
-    except PermissionError:
-        raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
-    except OSError:
-        return False
-
-
-def locate(path: str) -> Location:
-    """The volume at `path`, or the image VOLUME/IMAGE, VOLUME/images/IMAGE. Raises NotFound, InvalidRequest."""
-    if not path:
-        raise InvalidRequest("the path of the volume is empty", "give the directory of a volume")
-    checked(path)
-    path = os.path.normpath(path)
-    root, names = path, list[str]()
-    while True:
-        head, name = os.path.split(root)
-        inner = os.path.basename(head) == IMAGES and is_volume(os.path.dirname(head))
-        if is_volume(root) and not inner:
-            break
-        if not name or name == ".." or (not head and not is_volume(".")):
-            raise _no_volume(path)
-        names.insert(0, name)
-        root = os.path.dirname(head) if inner else head or "."
-    images = tuple(names)
-    for depth in range(1, len(images) + 1):
-        if not is_volume(Location(root, images[:depth]).path):
-            parent = Location(root, images[: depth - 1]).text
-            raise NotFound(f"{parent}: no image {images[depth - 1]!r}", f"'cdp image list {parent}' lists the images")
-    return Location(root, images)
-
-
-def _no_volume(path: str) -> CdpError:
-    if os.path.isdir(path):
-        return NotFound(f"{path} is a directory, but not a volume", "give the directory that 'cdp create' made")
-    if os.path.exists(path):
-        return NotFound(f"{path} is a file, not a volume",
-                        f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
-    return NotFound(f"{path}: no such volume", f"'cdp create {path} --size 10G' makes one")
-
-
-@contextmanager
-def connect(where: str | Location, settings: "Settings | None" = None) -> Iterator[Service]:
-    """The operations of the volume or image at `where`, through its server if it has one, else opened here.
-
-    Raises NotFound, Busy (held by a process that serves nothing), Corruption, InvalidRequest.
-    """
-    location = where if isinstance(where, Location) else locate(where)
-    deadline = time.monotonic() + LOCK_WAIT_SECONDS
-    while True:
-        remote = find_server(location)
-        if remote is not None:
-            with remote:
-                yield remote
-            return
-        try:
-            volume = open_volume(location.path, settings)
-            break
-        except Busy as error:
-            if time.monotonic() >= deadline:
-                hint = error.hint or "another process has it open: end that, or reach the volume through its server"
-                raise Busy(error.message, hint) from None
-        time.sleep(LOCK_RETRY_SECONDS)
-    with volume:
-        yield VolumeService(volume)
-
-
-def open_volume(path: str, settings: "Settings | None" = None) -> Any:
-    """cdp.open, imported only when a volume is really opened; to read where it cannot be written."""
-    import cdp
-
-    return cdp.open(path, settings=settings, read_only=not os.access(os.path.join(path, "lock"), os.W_OK))
-
-
-def find_server(location: Location) -> "RemoteService | None":
-    """The way to the live server of this volume, or None. The caller closes it. Raises Unavailable where it does not answer."""
-    served = read_serving(location.root)
-    if served is None:
-        return None
-    remote = RemoteService(served["admin_socket"], served["name"], location, served.get("pid"))
-    try:
-        known = remote.server()["volumes"]
-    except _NoAnswer:
-        remote.close()
-        raise
-    except CdpError:
-        known = {}
-    if known.get(served["name"]) == identity(location.root):
-        return remote
-    remote.close()
-    return None
-
-
-def read_serving(root: str) -> dict[str, Any] | None:
-    """What the last server of the volume wrote, if it did and it can be read."""
-    try:
-        with open(os.path.join(root, SERVING_FILE), encoding="utf-8") as file:
-            served = json.loads(file.read(1 << 16))
-    except (OSError, ValueError):
-        return None
-    fields = ("admin_socket", "name")
-    if isinstance(served, dict) and all(isinstance(served.get(name), str) for name in fields):
-        return served
-    return None
-
-
-def identity(root: str) -> str:
-    """Which directory this is: the same after it was renamed, another one for a copy (which has the same uuid)."""
-    found = os.stat(root)
-    return f"{found.st_dev}:{found.st_ino}"
-
-
-def write_serving(root: str, served: ServedView) -> None:
-    path = os.path.join(root, SERVING_FILE)
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(served, file, indent=1)
-    os.replace(path + ".new", path)
-
-
-def remove_serving(root: str) -> None:
-    if (read_serving(root) or {}).get("pid", os.getpid()) != os.getpid():
-        return  # of another server: its volume is in that place now
-    try:
-        os.unlink(os.path.join(root, SERVING_FILE))
-    except OSError:
-        pass  # gone with its volume, or a read-only file system: a stale file is harmless
-
-
-class _NoAnswer(Unavailable):
+class NoAnswer(Unavailable):
     """A server is there and does not answer."""
 
 
@@ -287,7 +118,7 @@ class RemoteService:
                     return cast(dict[str, Any], answer.json())
         except httpx.TimeoutException:
             who = f"process {self._pid}" if self._pid else f"the process behind {self._socket_path}"
-            raise _NoAnswer(f"{self._text}: its server ({who}) has not answered for {PING_SECONDS:.0f} s: it is stopped or stuck",
+            raise NoAnswer(f"{self._text}: its server ({who}) has not answered for {PING_SECONDS:.0f} s: it is stopped or stuck",
                             f"continue it{f' (kill -CONT {self._pid})' if self._pid else ''} or end it, then repeat") from None
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",

@@ -1,0 +1,81 @@
+"""From the path that a user gives to a volume, or a writable image in one, and to the identity of its folder.
+
+Any thread.
+"""
+import os
+import stat
+from dataclasses import dataclass
+
+from cdp.text.paths import checked
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
+
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Location:
+    """A volume, or a writable image in it (`images` non-empty; ["A", "B"]: the image B of the image A)."""
+
+    root: str
+    images: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.root, *(part for name in self.images for part in (IMAGES, name)))
+
+    @property
+    def text(self) -> str:
+        return "/".join((self.root, *self.images))
+
+
+def is_volume(path: str) -> bool:
+    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt.
+
+    Raises Unavailable where this user may not look.
+    """
+    try:
+        mode = os.stat(os.path.join(path, "lock")).st_mode      # a file: /var has a folder of that name, and a log
+        return stat.S_ISREG(mode) and os.path.isdir(os.path.join(path, "log"))
+    except PermissionError:
+        raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
+    except OSError:
+        return False
+
+
+def locate(path: str) -> Location:
+    """The volume at `path`, or the image VOLUME/IMAGE, VOLUME/images/IMAGE. Raises NotFound, InvalidRequest."""
+    if not path:
+        raise InvalidRequest("the path of the volume is empty", "give the directory of a volume")
+    checked(path)
+    path = os.path.normpath(path)
+    root, names = path, list[str]()
+    while True:
+        head, name = os.path.split(root)
+        inner = os.path.basename(head) == IMAGES and is_volume(os.path.dirname(head))
+        if is_volume(root) and not inner:
+            break
+        if not name or name == ".." or (not head and not is_volume(".")):
+            raise _no_volume(path)
+        names.insert(0, name)
+        root = os.path.dirname(head) if inner else head or "."
+    images = tuple(names)
+    for depth in range(1, len(images) + 1):
+        if not is_volume(Location(root, images[:depth]).path):
+            parent = Location(root, images[: depth - 1]).text
+            raise NotFound(f"{parent}: no image {images[depth - 1]!r}", f"'cdp image list {parent}' lists the images")
+    return Location(root, images)
+
+
+def _no_volume(path: str) -> CdpError:
+    if os.path.isdir(path):
+        return NotFound(f"{path} is a directory, but not a volume", "give the directory that 'cdp create' made")
+    if os.path.exists(path):
+        return NotFound(f"{path} is a file, not a volume",
+                        f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
+    return NotFound(f"{path}: no such volume", f"'cdp create {path} --size 10G' makes one")
+
+
+def identity(root: str) -> str:
+    """Which directory this is: the same after it was renamed, another one for a copy (which has the same uuid)."""
+    found = os.stat(root)
+    return f"{found.st_dev}:{found.st_ino}"

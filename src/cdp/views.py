@@ -1,0 +1,236 @@
+"""What an operation on a volume answers, as plain JSON: one vocabulary for the command line, the HTTP API and the Python service.
+
+Invariants
+  1. Every answer is made of dict, list, str, int, bool and None, with the fields of the classes below; fields are only ever added.
+     A moment carries its time as text beside the integer, because a double cannot hold nanoseconds since 1970.
+  2. Every call is bounded: content by MAX_PIECE_BYTES, extents and records by a page.
+"""
+import sys
+from typing import Protocol
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:  # pydantic cannot read the field types of the older one
+    from typing_extensions import TypedDict
+
+
+MAX_PIECE_BYTES = 32 << 20
+MAX_PAGE_EXTENTS = 65_536
+MAX_PAGE_RECORDS = 100_000
+
+
+class MomentView(TypedDict):
+    """A moment of a volume. `time` is UTC."""
+
+    seq: int
+    ts_ns: int
+    time: str
+
+
+class GapView(TypedDict):
+    """History from after `first` to before `last` that a destructive restore freed."""
+
+    first: MomentView
+    last: MomentView
+
+
+class WindowView(TypedDict):
+    """What can be opened: oldest to newest, without the gaps."""
+
+    oldest: MomentView
+    newest: MomentView
+    gaps: list[GapView]
+
+
+class ExplanationView(TypedDict):
+    """How a point was understood. `asked` is None for a point that is not a time."""
+
+    point: str
+    kind: str
+    asked_ts_ns: int | None
+    asked: str | None
+    resolved: MomentView
+    next: MomentView | None
+    flush_durable: bool
+    last_flush: MomentView | None
+    note: str
+
+
+class BookmarkView(TypedDict):
+    """`at`: what it names; `made`: when it was made."""
+
+    name: str
+    at: MomentView
+    made: MomentView
+
+
+class ImageView(TypedDict):
+    """A writable image. `log_bytes`: what its own writes take; `children`: images made of it."""
+
+    name: str
+    path: str
+    at: MomentView
+    created_ns: int
+    created: str
+    size_bytes: int
+    log_bytes: int
+    children: int
+
+
+class RestoreView(TypedDict):
+    """A restore, done or (`dry_run`) only worked out. `bytes_hidden`: of later writes; None where it is not counted."""
+
+    seq: int
+    ts_ns: int
+    time: str
+    target: MomentView
+    offset: int
+    length: int
+    destructive: bool
+    undo_of: int | None
+    undoable: bool
+    bytes_hidden: int | None
+    dry_run: bool
+
+
+class CaptureView(TypedDict):
+    """What a volume captures (`running`), or captured last. kind: log or mirror; None where it does not apply or is not known.
+
+    Of a log: entries taken, their bytes of the log, and what it counts beyond: entries, bytes, and for how long. Of a mirror:
+    connections that write now, bytes that they wrote, the first moment that was whole, and the latest.
+    """
+
+    kind: str
+    source: str
+    running: bool
+    seq: int
+    entries: int | None
+    log_bytes: int | None
+    behind_entries: int | None
+    behind_bytes: int | None
+    behind_ns: int | None
+    connections: int | None
+    written_bytes: int | None
+    synced: MomentView | None
+    whole: MomentView | None
+    note: str
+
+
+class ServedView(TypedDict):
+    """The server that holds a volume."""
+
+    pid: int
+    admin_socket: str
+    name: str
+    uris: list[str]
+
+
+class WritebackView(TypedDict):
+    """A restore on its way to the disk of a before-image volume: bytes that are on it since opening, and that are not yet."""
+
+    restore_seq: int
+    bytes_done: int
+    bytes_left: int
+
+
+class InfoView(TypedDict):
+    """A volume at a glance; `stats` are the engine's counters."""
+
+    name: str
+    path: str
+    uuid: str
+    size_bytes: int
+    created_ns: int
+    created: str
+    parent: str | None
+    window: WindowView
+    bookmarks: int
+    images: int
+    restores: int
+    served: ServedView | None
+    disk: str | None
+    writeback: WritebackView | None
+    stats: dict[str, int]
+    capture: CaptureView | None
+
+
+class ExtentView(TypedDict):
+    """kind: data, zero (reads as zeros, allocated) or hole."""
+
+    offset: int
+    length: int
+    kind: str
+
+
+class MapPage(TypedDict):
+    """Adjacent extents in order. `next_offset`: where the next page begins, None at the end."""
+
+    extents: list[ExtentView]
+    next_offset: int | None
+
+
+class RecordView(TypedDict):
+    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark. meta: its sender called it
+    metadata."""
+
+    seq: int
+    ts_ns: int
+    time: str
+    kind: str
+    fua: bool
+    meta: bool
+    offset: int
+    length: int
+
+
+class RecordsPage(TypedDict):
+    """Records in order. `next`: the point to give as `since` for more, None at the end."""
+
+    records: list[RecordView]
+    next: str | None
+
+
+class ProblemView(TypedDict):
+    """One thing that is wrong on disk."""
+
+    where: str
+    what: str
+    hint: str
+
+
+class CheckView(TypedDict):
+    """What a check found."""
+
+    ok: bool
+    problems: list[ProblemView]
+    segments: int
+    frames: int
+    records: int
+    runs: int
+    bytes_read: int
+
+
+class Service(Protocol):
+    """What VolumeService and cdp.service.remote.RemoteService both offer. Errors are the kinds of cdpcore.base.errors."""
+
+    def info(self) -> InfoView: ...
+    def window(self) -> WindowView: ...
+    def explain(self, point: str) -> ExplanationView: ...
+    def bookmark(self, name: str, at: str = "now") -> BookmarkView: ...
+    def bookmarks(self) -> list[BookmarkView]: ...
+    def delete_bookmark(self, name: str) -> None: ...
+    def create_image(self, name: str, at: str = "now") -> ImageView: ...
+    def images(self) -> list[ImageView]: ...
+    def delete_image(self, name: str) -> None: ...
+    def restore(self, point: str, offset: int | None = None, length: int | None = None, destructive: bool = False,
+                dry_run: bool = False) -> RestoreView: ...
+    def undo(self, dry_run: bool = False) -> RestoreView: ...
+    def restores(self) -> list[RestoreView]: ...
+    def records(self, since: str = "#0", until: str = "now", limit: int = 1000) -> RecordsPage: ...
+    def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
+            limit: int = MAX_PAGE_EXTENTS) -> MapPage: ...
+    def read(self, offset: int, length: int, at: str | None = None) -> bytes: ...
+    def write(self, offset: int, data: bytes, fua: bool = False) -> None: ...
+    def zero(self, offset: int, length: int, hole: bool = False) -> None: ...
+    def flush(self) -> None: ...
+    def check(self) -> CheckView: ...
