@@ -16,7 +16,7 @@ import pytest
 
 import cdp
 from cdp.cli import exits
-from cdp.service import remote
+from cdp.service import connect as connecting
 from cdp.service.connect import connect
 from cdp.service.serving_file import read_serving
 
@@ -72,7 +72,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("CDP_CONFIG", raising=False)
-    monkeypatch.setattr(remote, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(connecting, "LOCK_WAIT_SECONDS", 0.2)
     cdp.create("web", size=8 * MIB).close()
     return tmp_path
 

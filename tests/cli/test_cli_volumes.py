@@ -16,7 +16,7 @@ import cdp
 from cdp.cli import cli, exits
 from cdp.serve.http_api import AdminServer, Held, serving_view
 from cdp.serve.image_cache import ImageLeases
-from cdp.service import remote
+from cdp.service import connect as connecting
 from cdp.service.connect import connect
 from cdp.service.local import VolumeService
 from cdp.service.locate import identity
@@ -100,7 +100,7 @@ class World:
 @pytest.fixture(params=["local", "served"])
 def world(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(remote, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(connecting, "LOCK_WAIT_SECONDS", 0.2)
     monkeypatch.delenv("CDP_CONFIG", raising=False)
     made = World(tmp_path, request.param == "served")
     yield made

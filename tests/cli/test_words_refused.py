@@ -4,7 +4,7 @@ import os
 import pytest
 
 import cdp
-from cdp.check import check
+from cdp.check import check, rebuild
 from cdp.cli import cli
 from cdp.ha.daemon import Daemon
 from cdp.moments import points
@@ -23,7 +23,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "said"), [("w\0", "zero byte"), (LONG, "name of 300 bytes"), ("bad\udcff", "not text in UTF-8"),
                                             ("a/" * 2000, "path of")])
 @pytest.mark.parametrize("call", [cdp.open, lambda n: cdp.create(n, size=512), lambda n: cdp.create("x", disk=n), cdp.adopt, cdp.detach,
-                                  check.check, check.rebuild], ids=["open", "create", "disk", "adopt", "detach", "check", "rebuild"])
+                                  check.check, rebuild.rebuild], ids=["open", "create", "disk", "adopt", "detach", "check", "rebuild"])
 def test_a_path_that_cannot_be_one(here, call, name, said):
     with pytest.raises(InvalidRequest, match=said) as caught:
         call(name)

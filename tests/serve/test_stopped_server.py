@@ -9,6 +9,7 @@ from support.interop import MIB, world  # noqa: F401  (a fixture)
 
 import cdp
 from cdp.service import remote
+from cdp.service.connect import connect
 
 BOUND_SECONDS = 25  # two waits of 5 s and two starts of Python on a busy machine
 
@@ -34,7 +35,7 @@ def test_commands_give_up_and_a_signal_is_not_lost(world):  # noqa: F811
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     importing = start("import", "disk.img", "web")
-    with remote.connect(str(world.path / "web")) as service:
+    with connect(str(world.path / "web")) as service:
         while service.window()["newest"]["seq"] < 2:
             assert importing.poll() is None
         os.kill(pid, signal.SIGSTOP)
@@ -75,7 +76,7 @@ def test_a_server_at_work_is_waited_for(world, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr(remote, "WATCH_SECONDS", 0.001)
     monkeypatch.setattr(remote.RemoteService, "server", counted)
-    with remote.connect(str(world.path / "web")) as service:
+    with connect(str(world.path / "web")) as service:
         service.write(0, b"x" * (16 * MIB))
         assert service.read(0, 16 * MIB) == b"x" * (16 * MIB)
         assert service.check()["ok"]

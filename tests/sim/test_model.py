@@ -14,7 +14,7 @@ import pytest
 from support.seeds import Seeds
 from support.world import KIB, SIZES, Op, Size, World, shrink, tuning
 
-from cdp.store import store as stores
+from cdp.store.catalog import lmdb_catalog
 from cdpcore.system.os import SimOs, posix
 
 HISTORY = 500
@@ -68,7 +68,7 @@ def test_operations_agree_with_the_model(seeds: Seeds, kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_operations_on_the_real_machine(tmp_path: Path, seeds: Seeds, kind: str):
     for seed in seeds(3):
-        world = World(seed, posix(), str(tmp_path / f"v{seed}"), replace(REAL, before=kind == "before"), catalog=stores.lmdb_catalog)
+        world = World(seed, posix(), str(tmp_path / f"v{seed}"), replace(REAL, before=kind == "before"), catalog=lmdb_catalog)
         world.create(with_base=seed % 3 == 1)
         try:
             for op in world.program(250):

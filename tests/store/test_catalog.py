@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp.check import check
+from cdp.check import check, rebuild
 from cdp.store import catalog as catalogs
-from cdp.store import store as stores
-from cdp.store.catalog import BookmarkRow, LmdbCatalog, RestoreRow, Segment
+from cdp.store.catalog import BookmarkRow, LmdbCatalog, RestoreRow, Segment, lmdb_catalog
 
 MIB = 1 << 20
 
@@ -82,7 +81,7 @@ def test_compared_with_the_log(tmp_path: Path, wrong: str) -> None:
         volume.restore("b3", destructive=True)
         volume.pwrite(b"y" * 4096, 0)
     assert check.check(path).problems == []
-    catalog = stores.lmdb_catalog(str(path))
+    catalog = lmdb_catalog(str(path))
     what, how = wrong.split() if wrong.count(" ") == 1 else (wrong.split()[0], "made up" if " " in wrong else "")
     bookmark, restore, segment = catalog.rows(BookmarkRow)[2], catalog.rows(RestoreRow)[0], catalog.rows(Segment)[0]
     with catalog.write() as txn:
@@ -98,7 +97,7 @@ def test_compared_with_the_log(tmp_path: Path, wrong: str) -> None:
     problems = check.check(path).problems
     if wrong != "bookmark gone":        # its deletion may have been freed by the destructive restore: that cannot be told
         assert len(problems) == 1 and "rebuild" in problems[0].hint, problems
-    assert check.rebuild(path).problems == []
+    assert rebuild.rebuild(path).problems == []
     assert check.check(path).problems == []
     with cdp.open(path) as volume:
         assert {mark.name for mark in volume.bookmarks()} == {"b0", "b1", "b2", "b3"}
@@ -108,7 +107,7 @@ def test_compared_with_the_log(tmp_path: Path, wrong: str) -> None:
 def test_a_bookmark_that_is_missing(tmp_path: Path) -> None:
     with cdp.create(tmp_path / "v", size=MIB) as volume:
         volume.bookmark("here")
-    catalog = stores.lmdb_catalog(str(tmp_path / "v"))
+    catalog = lmdb_catalog(str(tmp_path / "v"))
     with catalog.write() as txn:
         txn.remove(BookmarkRow, "here")
     catalog.close()

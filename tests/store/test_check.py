@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp.check import check
+from cdp.check import check, rebuild
 from cdp.settings import Settings
 from cdp.store.catalog import LmdbCatalog
 from cdpcore.nbd.connection import RELEASES_PAGES
@@ -60,7 +60,7 @@ def test_rebuild_from_the_log_alone(filled, lost):
         for run in (path / "runs").iterdir():
             run.unlink()
         assert not check.check(path).ok
-    assert check.rebuild(path, settings=SMALL).ok
+    assert rebuild.rebuild(path, settings=SMALL).ok
     assert check.check(path).ok
     with cdp.open(path, settings=SMALL) as v:
         assert {p: digest(v, p) for p in digests} == digests
@@ -92,7 +92,7 @@ def test_missing_segment_is_found_and_not_rebuilt_over(filled):
     assert any("missing" in p.what or "no such" in p.what.lower() or middle.name in p.where for p in check.check(path).problems)
     before = sorted(p.name for p in path.rglob("*"))
     with pytest.raises(cdp.Corruption, match="missing"):
-        check.rebuild(path, settings=SMALL)
+        rebuild.rebuild(path, settings=SMALL)
     middle.write_bytes(kept)
     assert [n for n in sorted(p.name for p in path.rglob("*")) if n != middle.name] == before
     with cdp.open(path, settings=SMALL) as v:
@@ -124,7 +124,7 @@ def test_destructive_restore_frees_and_stays_sound(tmp_path):
             v.undo()
         v.pwrite(b"b" * 4096, 4096)
     assert check.check(path).ok
-    assert check.rebuild(path, settings=SMALL).ok
+    assert rebuild.rebuild(path, settings=SMALL).ok
     with cdp.open(path, settings=SMALL) as v:
         assert v.pread(8192, 0) == b"a" * 4096 + b"b" * 4096
         assert v.window().gaps and check.check_open(v).ok
@@ -162,9 +162,9 @@ def test_an_interrupt_in_a_rebuild_leaves_the_volume_as_it_was(tmp_path, monkeyp
         def write(self):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "LmdbCatalog", Interrupted)
+    monkeypatch.setattr(rebuild, "LmdbCatalog", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        check.rebuild(path)
+        rebuild.rebuild(path)
     assert not (path / "catalog.lmdb.new").exists()
     with cdp.open(path) as volume:
         assert volume.pread(4096, 0) == b"1" * 4096

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import cdp
-from cdp.check import check
+from cdp.check import check, rebuild
 from cdpcore.index.inspect import crc32c
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -24,7 +24,7 @@ def volume(tmp_path: Path) -> Path:
     shutil.copytree(GOLDEN / "v1", path)
     (path / "images").mkdir()
     (path / "lock").touch()
-    report = check.rebuild(path)
+    report = rebuild.rebuild(path)
     assert report.ok and (report.segments, report.frames, report.records) == (1, 1, 2)
     return path
 

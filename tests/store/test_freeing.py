@@ -11,7 +11,7 @@ from support.simcatalog import on
 from support.world import KIB, tuning
 
 import cdp
-from cdp.store import store as stores
+from cdp.store import creation
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import Busy, CdpError, NotFound
 from cdpcore.system.os import SimOs
@@ -28,7 +28,7 @@ def test_reads_in_flight() -> None:
     """A long read of thousands of scattered pieces goes on while its pieces are discarded: it never sees them punched or deleted."""
     sim = SimOs(1)
     small = tuning(128 * KIB, 2048 * KIB, records=4000)
-    stores.create("/v", SIZE, small, os=sim, catalog=on(sim))
+    creation.create("/v", SIZE, small, os=sim, catalog=on(sim))
     volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
 
     def scatter(number: int) -> None:
@@ -91,7 +91,7 @@ def test_what_is_open_is_not_freed(tmp_path: Path) -> None:
 def sealed_volume(sim: SimOs) -> tuple[Volume, int]:
     """A volume of several sealed segments, and a seq in the first."""
     small = tuning(128 * KIB, 2048 * KIB, records=100)
-    stores.create("/v", SIZE, small, os=sim, catalog=on(sim))
+    creation.create("/v", SIZE, small, os=sim, catalog=on(sim))
     volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
     for number in range(800):
         volume.pwrite(pattern(number % 250), number % 9 * PIECE)

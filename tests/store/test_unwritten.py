@@ -11,7 +11,7 @@ import numpy as np
 from support.world import KIB, tuning
 
 import cdp
-from cdp.store import store as stores
+from cdp.store import creation
 from cdp.volume.volume import Volume
 
 SMALL = tuning(128 * KIB, 1024 * KIB, slots=4, records=4000, threads=True)
@@ -30,7 +30,7 @@ def elsewhere(call: Callable[[], object], seconds: float = 10) -> object:
 def test_nothing_waits_for_the_log(tmp_path: Path) -> None:
     """While somebody holds the append lock, as a writer does that waits for the device, moments of the open frame, of the open segment
     and of sealed ones are resolved, explained, listed, opened and read."""
-    stores.create(str(tmp_path / "v"), 1024 * KIB, SMALL)
+    creation.create(str(tmp_path / "v"), 1024 * KIB, SMALL)
     with Volume(tmp_path / "v", _tuning=SMALL) as volume:
         rnd = random.Random(4)
         for i in range(1, 250):
@@ -65,7 +65,7 @@ def test_nothing_waits_for_the_log(tmp_path: Path) -> None:
 def test_beside_writers(tmp_path: Path) -> None:
     """Lists and times taken while four threads write: whole records, no hole, nothing that is not visible, times that resolve to their own
     record, and the same list afterwards from the files."""
-    stores.create(str(tmp_path / "v"), 1024 * KIB, SMALL)
+    creation.create(str(tmp_path / "v"), 1024 * KIB, SMALL)
     volume = Volume(tmp_path / "v", _tuning=SMALL)
     stop, taken = threading.Event(), []
 

@@ -15,7 +15,7 @@ from typing import Any
 from support.model import BOOKMARK, FLUSH, RESTORE, RESTORED, SECTOR, UNBOOKMARK, WRITEBACK, Model
 from support.simcatalog import on
 
-from cdp.store import store as stores
+from cdp.store import creation
 from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, RefusedPoint
@@ -108,7 +108,7 @@ class World:
         disk = f"{self.path}.img" if self.size.before else ""
         if disk:
             self.make_disk(disk, with_base)
-        stores.create(self.path, self.size.volume, self.size.tuning, os=self.os, catalog=self.catalog, disk=disk)
+        creation.create(self.path, self.size.volume, self.size.tuning, os=self.os, catalog=self.catalog, disk=disk)
         self.root = Node(self.path, self.empty())
         self.open()
         if with_base and not disk:

@@ -17,8 +17,8 @@ from support.simcatalog import on
 from support.world import KIB, tuning
 
 import cdp
-from cdp.check import check
-from cdp.store import store as stores
+from cdp.check import check, rebuild
+from cdp.store import creation
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import OutOfSpace
 from cdpcore.system.os import SimOs
@@ -172,7 +172,7 @@ def test_simulated(again: bool, kind: str) -> None:
             file.pwrite(bytes(2048 * KIB), 0)
             file.datasync()
         sim.sync_dir("/")
-    stores.create("/v", 2048 * KIB, small, os=sim, catalog=on(sim), disk="/disk" if kind == "before" else "")
+    creation.create("/v", 2048 * KIB, small, os=sim, catalog=on(sim), disk="/disk" if kind == "before" else "")
     volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
     volume.pwrite(b"first" * 100, 0)
     begin = volume.bookmark("begin").at
@@ -238,7 +238,7 @@ os._exit(7)
     copy = tmp_path / "copy"
     shutil.copytree(path, copy)
     shutil.rmtree(copy / "catalog.lmdb")
-    report = check.rebuild(copy)
+    report = rebuild.rebuild(copy)
     assert report.ok, report.problems
     for place in (path, copy):
         with cdp.open(place, settings=SETTINGS) as volume:

@@ -341,8 +341,8 @@ def test_readers_writers_and_images_at_once(tmp_path: Path):
     disk.write_bytes(bytes(size))
     tuning = Tuning(slot_bytes=256 << 10, n_slots=4, segment_bytes=4 * MIB, max_records=2000, commit_interval_ms=20,
                     pending_bytes=256 << 10, pending_changes=64)
-    from cdp.store import store as stores
-    stores.create(str(tmp_path / "v"), 0, tuning, disk=str(disk))
+    from cdp.store import creation
+    creation.create(str(tmp_path / "v"), 0, tuning, disk=str(disk))
     volume = Volume(tmp_path / "v", _tuning=tuning)
     last = np.zeros(blocks, "u8")
     stop, failed = threading.Event(), []

@@ -14,8 +14,8 @@ import pytest
 from support.simcatalog import on
 
 import cdp
-from cdp.check import check
-from cdp.store import store as stores
+from cdp.check import check, rebuild
+from cdp.store import creation
 from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import CdpError, OutOfSpace
@@ -139,7 +139,7 @@ def test_rebuilding_after_a_crash_puts_the_disk_back(tmp_path: Path):
     old = make_disk(disk, 4 * MIB)
     cdp.create(path, disk=disk).close()
     subprocess.run([sys.executable, "-c", UNCLEAN, str(path)], check=True)
-    assert check.rebuild(path).ok
+    assert rebuild.rebuild(path).ok
     with cdp.open(path) as volume, volume.at(0) as image:
         assert volume.pread(7000, 0) == b"flushed" * 1000
         assert image.pread(4 * MIB, 0) == old
@@ -155,7 +155,7 @@ def simulated(sim: SimOs, content: bytes, **how: Any) -> Volume:
             file.pwrite(content, 0)
             file.datasync()
         sim.sync_dir("/")
-        stores.create("/v", 0, small, os=sim, catalog=on(sim), disk="/disk")
+        creation.create("/v", 0, small, os=sim, catalog=on(sim), disk="/disk")
     return Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
 
 

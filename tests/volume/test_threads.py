@@ -19,7 +19,7 @@ from support.seeds import Seeds
 from support.simcatalog import on
 from support.world import KIB, tuning
 
-from cdp.store import store as stores
+from cdp.store import creation
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import CdpError, Closed, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.system.os import SimOs
@@ -30,7 +30,7 @@ SMALL = tuning(128 * KIB, 1024 * KIB, slots=4, records=2000, files=3, threads=Tr
 
 
 def made(path: Path) -> str:
-    stores.create(str(path), SIZE, SMALL)
+    creation.create(str(path), SIZE, SMALL)
     return str(path)
 
 
@@ -249,7 +249,7 @@ def acknowledged_is_durable(seed: int) -> None:
     """On the simulated disk, with the writer and maintenance threads: FUA writes of many frames and flushes, from several threads; then
     the power goes and nothing un-synced survives. All that was acknowledged as durable is there."""
     sim = SimOs(seed)
-    stores.create("/v", SIZE, SMALL, os=sim, catalog=on(sim))
+    creation.create("/v", SIZE, SMALL, os=sim, catalog=on(sim))
     volume = Volume("/v", _tuning=SMALL, _os=sim, _catalog=on(sim))
     durable: list[dict[int, int]] = [{} for _ in range(4)]      # of each thread: place -> number
     stop = threading.Event()

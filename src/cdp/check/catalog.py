@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from cdp.store.catalog import BookmarkRow, RestoreRow, WritebackRow
-from cdp.store.recovery import Event, apply_event
+from cdp.store.records import Event, apply_event
 
 
 class _Tables:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from cdp.store import protected_disk as disks
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
-from cdp.store.recovery import DESTRUCTIVE, RESTORE, RESTORE_DATA, RESTORED, Event
+from cdp.store.records import DESTRUCTIVE, RESTORE, RESTORE_DATA, RESTORED, Event
 from cdpcore.base.errors import CdpError
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import Os

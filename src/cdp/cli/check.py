@@ -37,7 +37,7 @@ def check(ctx: click.Context, state: State, volume: str, rebuild: bool) -> None:
                 note("checked while served: the newest part of the log, not sealed yet, is left out")
         else:
             from cdp.check.check import check as offline_check
-            from cdp.check.check import rebuild as offline_rebuild
+            from cdp.check.rebuild import rebuild as offline_rebuild
 
             work = offline_rebuild if rebuild else offline_check
             got = report_view(work(location.path, settings=state.settings, progress=progress.at))

@@ -68,7 +68,7 @@ def _control(control: str | None) -> str:
     if control:
         return control
     from cdp.ipc.unix_socket import answers
-    from cdp.serve.server import runtime_directory
+    from cdp.serve.addresses import runtime_directory
 
     folder = runtime_directory()
     found = [path for name in sorted(os.listdir(folder)) if name.endswith(".ha.sock") and answers(path := os.path.join(folder, name))]
@@ -128,7 +128,7 @@ def gateway(state: State, daemons: str) -> None:
     """
     from cdp.ha.gateway import Gateway
     from cdp.nbd import Address, TcpAddress, UnixAddress
-    from cdp.serve.server import listen_addresses, runtime_sockets, tls_settings
+    from cdp.serve.addresses import listen_addresses, runtime_sockets, tls_settings
 
     stop = threading.Event()
     addresses: list[Address] = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])

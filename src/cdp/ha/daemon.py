@@ -22,8 +22,9 @@ from typing import Any, Self
 from cdp.ipc.errors import encode_error
 from cdp.ipc.link import Link, Message
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
+from cdp.serve.addresses import named_roots, runtime_sockets
+from cdp.serve.exports import Exports, OpenExport
 from cdp.serve.image_cache import ImageLeases
-from cdp.serve.server import Exports, OpenExport, named_roots, runtime_sockets
 from cdp.service.local import VolumeService
 from cdp.service.locate import identity
 from cdp.service.serving_file import remove_serving, write_serving
@@ -76,7 +77,7 @@ class Volumes:
             self._stack = stack.pop_all()
 
     def capsule(self, number: int) -> object:
-        """cdp.serve.server.Capsules: the engine's own."""
+        """cdp.serve.exports.Capsules: the engine's own."""
         return list(self.opened.values())[number].target()
 
     def start_admin(self) -> None:

@@ -81,7 +81,7 @@ class Manager:
 
     def __init__(self, paths: Sequence[str], settings: Settings, *, control: str | None = None, read_only: bool = False,
                  hang_seconds: float = HANG_SECONDS):
-        from cdp.serve.server import listen_addresses, named_roots, runtime_directory, runtime_sockets
+        from cdp.serve.addresses import listen_addresses, named_roots, runtime_directory, runtime_sockets
 
         self._roots = {name: os.path.abspath(location.root) for name, location in named_roots(paths).items()}
         first = next(iter(self._roots))

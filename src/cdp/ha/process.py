@@ -28,7 +28,7 @@ BEAT_SECONDS = 0.1
 def run_gateway(link: Link, order: Message) -> None:
     from cdp.ha.gateway import Gateway
     from cdp.nbd import TcpAddress, UnixAddress
-    from cdp.serve.server import tls_settings
+    from cdp.serve.addresses import tls_settings
 
     settings = Settings(**order["settings"])
     addresses = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in order["addresses"]]

@@ -110,3 +110,6 @@ def rfc3339(ts_ns: int) -> str:
     """UTC, to the nanosecond: exact, so it can be given back as a point."""
     seconds, ns = divmod(ts_ns, 10**9)
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ns:09d}Z"
+
+
+PointLike = str | int | datetime | Point

@@ -16,26 +16,25 @@ import os
 import select
 import signal
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from cdp.ipc.unix_socket import answers, clear_stale_socket
-from cdp.moments.points import valid_name
+from cdp.ipc.unix_socket import clear_stale_socket
+from cdp.serve.addresses import listen_addresses, named_roots, runtime_sockets, tls_settings
+from cdp.serve.exports import Exports
 from cdp.serve.image_cache import ImageLeases
 from cdp.serve.luns import Front
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
-from cdp.service.locate import IMAGES, Location, identity, is_volume, locate
+from cdp.service.locate import Location, identity
 from cdp.service.serving_file import remove_serving, write_serving
-from cdp.settings import Settings, parse_address
+from cdp.settings import Settings
 from cdp.views import ServedView
-from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import Busy, CdpError
 
 if TYPE_CHECKING:
     from cdp import Volume
@@ -43,136 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cdp.serve")
 
 FORCED_EXIT = 130
-MAX_SAME_NAME = 32
-
-
-@dataclass(frozen=True)
-class OpenExport:
-    """One connection's export (cdp.nbd.handshake.Export)."""
-
-    capsule: object
-    read_only: bool
-    size_bytes: int
-    description: str
-    name: str
-    multi_conn: bool
-    volume: "Volume"
-    """What it shows, open until close()."""
-    _close: Callable[[], None]
-    own_fua: bool = False
-
-    def close(self) -> None:
-        self._close()
-
-
-class Capsules(Protocol):
-    """Where the capsule of the volume with a number comes from (cdp.serve.luns.Front)."""
-
-    def capsule(self, number: int) -> object: ...
-
-
-class Exports:
-    """Export names to exports (cdp.nbd.handshake.Resolver)."""
-
-    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool, front: "Capsules",
-                 target: "Callable[[Volume], object] | None" = None):
-        self._leases = leases
-        self._volumes = volumes
-        self._read_only = read_only
-        self._front = front
-        self._target = target
-
-    def list(self) -> Sequence[tuple[str, str]]:
-        """The volumes and all their images, from the directories: an image is not opened to be shown."""
-        return [found for name, volume in self._volumes.items() for found in
-                [(name, f"volume of {volume.size_bytes} bytes"), *_images_in(name, volume.path)]]
-
-    def split(self, name: str) -> tuple[str, tuple[str, ...], str | None]:
-        """Volume, image names and point of an export name. An empty name is the only volume. Raises NotFound."""
-        if not name and len(self._volumes) == 1:
-            name = next(iter(self._volumes))
-        path, point = name, None
-        if name not in self._volumes and "@" in name:
-            path, _, point = name.rpartition("@")
-            if path.endswith("@"):
-                path, point = path[:-1], f"@{point}"
-        root, *images = path.split("/")
-        if root not in self._volumes:
-            raise NotFound(f"no export {name!r}", f"there are {', '.join(self._volumes)}")
-        return root, tuple(images), point
-
-    def open(self, name: str) -> OpenExport:
-        root, images, point = self.split(name)
-        leases = self._leases[root]
-        with ExitStack() as stack:
-            volume = leases.acquire(images)
-            stack.callback(leases.release, images)
-            base = "/".join((root, *images))
-            if point is None:
-                own = None if images else self._target
-                if own is not None:
-                    capsule = own(volume)
-                else:
-                    capsule = volume.target() if images else self._front.capsule(list(self._volumes).index(root))
-                return OpenExport(capsule=capsule, own_fua=own is not None, read_only=self._read_only or volume.read_only,
-                                  size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True, volume=volume,
-                                  _close=stack.pop_all().close)
-            image = stack.enter_context(volume.at(point))
-            at = f"#{image.moment.seq}"
-            return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,
-                              description=f"{base} as of {at}", name=f"{base}@{at}",
-                              # -10m is another moment for the next connection; a seq is not.
-                              multi_conn=point == at, volume=volume, _close=stack.pop_all().close)
-
-
-def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
-    try:
-        images = sorted(os.listdir(os.path.join(path, IMAGES)))
-    except FileNotFoundError:
-        return  # deleted meanwhile
-    for image in images:
-        inner = os.path.join(path, IMAGES, image)
-        if valid_name(image) and not image.endswith((".creating", ".deleted")) and is_volume(inner):
-            yield f"{name}/{image}", f"writable image of {name}"
-            yield from _images_in(f"{name}/{image}", inner)
-
-
-def runtime_directory() -> str:
-    """Where sockets go that nobody named: a directory that only this user can enter."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and os.path.isdir(base):
-        path = os.path.join(base, "cdp")
-    elif os.geteuid() == 0 and os.path.isdir("/run") and os.access("/run", os.W_OK):
-        path = "/run/cdp"
-    else:
-        path = os.path.join(tempfile.gettempdir(), f"cdp-{os.geteuid()}")
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        found = os.stat(path)
-    except OSError as error:
-        raise Unavailable(f"{path}: cannot make the runtime directory: {error.strerror}", "give --unix SOCK") from None
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise Unavailable(f"{path}: others can write there", "give --unix SOCK in a directory of your own")
-    return path
-
-
-@dataclass(frozen=True)
-class RuntimeSockets:
-    """Paths of the sockets that nobody named."""
-
-    nbd: str
-    admin: str
-
-
-def runtime_sockets(name: str) -> RuntimeSockets:
-    """NAME.sock and NAME.admin.sock, or NAME-2... where another volume of that name is being served. Raises Busy."""
-    directory = runtime_directory()
-    for number in range(1, MAX_SAME_NAME + 1):
-        stem = os.path.join(directory, name if number == 1 else f"{name}-{number}")
-        sockets = RuntimeSockets(f"{stem}.sock", f"{stem}.admin.sock")
-        if not answers(sockets.nbd) and not answers(sockets.admin):
-            return sockets
-    raise Busy(f"{directory}: {MAX_SAME_NAME} volumes {name!r} are being served", "give --unix and --admin-socket")
 
 
 class Server:
@@ -328,54 +197,6 @@ class Server:
             os.write(2, b"cdp: stopped at once\n")
             os._exit(FORCED_EXIT)
         self._signalled = self._stopped = True
-
-
-def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
-    """("unix", path) and ("tcp", host, port) where NBD is to be offered; `default`: the unix socket where nothing was said.
-    Raises NotFound for a missing directory."""
-    listen = list[tuple[Any, ...]]()
-    if settings.unix_socket:
-        listen.append(("unix", settings.unix_socket))
-    if settings.tcp_listen:
-        listen.append(("tcp", *parse_address(settings.tcp_listen)))
-    for path in (settings.unix_socket, settings.admin_socket):
-        folder = os.path.dirname(path or "") or "."
-        if not os.path.isdir(folder):
-            raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
-    return listen or [("unix", default)]
-
-
-def tls_settings(settings: Settings) -> Any:
-    """cdp.nbd.TlsSettings. Raises InvalidRequest for unusable files."""
-    from cdp.nbd import TlsMode, TlsSettings
-
-    if settings.tls == "off":
-        return TlsSettings()
-    tls = TlsSettings(mode=TlsMode(settings.tls), cert_file=settings.tls_cert, key_file=settings.tls_key,
-                      client_ca_file=settings.tls_ca)
-    tls.context()
-    return tls
-
-
-def named_roots(paths: Sequence[str]) -> dict[str, Location]:
-    """Export name to volume, for the paths of the command line. Raises NotFound, InvalidRequest."""
-    roots: dict[str, Location] = {}
-    for path in paths:
-        if "@" in path and not os.path.exists(path):
-            volume = path.rpartition("@")[0]
-            raise InvalidRequest(f"{path}: a server takes volumes, not points",
-                                 f"serve {volume}; the point is then the export {os.path.basename(path)}")
-        location = locate(path)
-        if location.images:
-            export = "/".join((os.path.basename(location.root), *location.images))
-            raise InvalidRequest(f"{path} is an image of {location.root}",
-                                 f"serve {location.root}; the image is then the export {export}")
-        name = os.path.basename(os.path.realpath(location.root))
-        if name in roots:
-            raise InvalidRequest(f"{path} and {roots[name].root} have the same name {name!r}",
-                                 "serve them from two servers")
-        roots[name] = location
-    return roots
 
 
 def _refuse_if_served(location: Location) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -217,3 +217,16 @@ class _Recorded:
 
     def remove(self, kind: type, key: int | str) -> None:
         self.changes.append((kind, key_of(kind, key), None))
+
+
+CatalogFactory = Callable[[str, bool], Catalog]
+"""(volume directory, create it) -> its catalog."""
+
+
+def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
+
+
+def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
+    """Where nothing is written, not even a lock."""
+    return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)

@@ -6,7 +6,7 @@ import os
 import shutil
 
 from cdp.settings import KEYS, SEGMENT_STEP_BYTES
-from cdp.store.store import RESERVE_BYTES
+from cdp.store.layout import RESERVE_BYTES
 from cdp.text.sizes import approx_size, format_size
 
 SEGMENTS_WANTED = 4         # with fewer on a device a volume could not go on for long

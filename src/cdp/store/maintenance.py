@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cdp.store.catalog import Catalog, Run, Segment, Transaction
-from cdp.store.recovery import Event, apply_event, run_path
+from cdp.store.layout import run_path
+from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Corruption, OutOfSpace, Unavailable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdp.store.catalog import RestoreRow, Segment
-from cdp.store.recovery import log_numbers, log_path
+from cdp.store.layout import log_numbers, log_path
 from cdp.store.timeline import Timeline
 from cdpcore.log.segment_file import SegmentFile
 

@@ -10,11 +10,12 @@ something else damaged it, and nothing is cut.
 """
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field
 
-from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction, WritebackRow
+from cdp.store.catalog import Catalog, Run, Segment
 from cdp.store.description import Geometry
+from cdp.store.layout import log_numbers, log_path, run_path
+from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Corruption, Unavailable
@@ -22,24 +23,8 @@ from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import File, Os
 
-BOOKMARK, RESTORE, UNBOOKMARK, RESTORED = 5, 6, 7, 9
-RESTORE_DATA = struct.Struct("<QII")    # struct cdp_restore_data
-UNDO_DATA = struct.Struct("<QQQ")       # target_ts_ns, undo_of, reserved: behind it
-DESTRUCTIVE = 1
 HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
 NOW = (1 << 64) - 1
-
-
-@dataclass
-class Event:
-    """A bookmark or restore as the log has it."""
-
-    kind: int
-    seq: int
-    ts_ns: int
-    start: int
-    sectors: int
-    data: bytes
 
 
 @dataclass
@@ -52,36 +37,6 @@ class Found:
     next_number: int
     scanned_segments: int = 0
     events: list[Event] = field(default_factory=list)
-
-
-def log_numbers(os: Os, log_directory: str) -> list[int]:
-    """Numbers of the segment files, ascending."""
-    names = os.list_dir(log_directory)
-    return sorted(int(n[:-4]) for n in names if n.endswith(".log") and n[:-4].isdigit())
-
-
-def run_path(directory: str, run_id: int) -> str:
-    return f"{directory}/runs/{run_id:010d}.run"
-
-
-def log_path(directory: str, number: int) -> str:
-    return f"{directory}/log/{number:010d}.log"
-
-
-def apply_event(txn: Transaction, event: Event) -> None:
-    """Put a bookmark or restore from the log into the catalog. Idempotent."""
-    if event.kind == BOOKMARK:
-        at_ts, name = struct.unpack_from("<Q", event.data)[0], event.data[8:].rstrip(b"\0").decode("utf-8", "replace")
-        txn.put(BookmarkRow(name, event.start, at_ts, event.seq, event.ts_ns))
-    elif event.kind == UNBOOKMARK:
-        txn.remove(BookmarkRow, event.data.rstrip(b"\0").decode("utf-8", "replace"))
-    elif event.kind == RESTORE:
-        target, flags, _ = RESTORE_DATA.unpack_from(event.data)
-        target_ts, undo_of, _ = UNDO_DATA.unpack_from(event.data, RESTORE_DATA.size)
-        txn.put(RestoreRow(event.seq, event.ts_ns, target, target_ts, event.start, event.start + event.sectors,
-                           bool(flags & DESTRUCTIVE), undo_of))
-    elif event.kind == RESTORED:
-        txn.put(WritebackRow(event.seq, event.start))
 
 
 def clean(os: Os, directory: str, run_ids: set[int]) -> None:

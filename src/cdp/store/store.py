@@ -1,17 +1,6 @@
 """A volume's store, assembled: directory, lock, catalog, recovery, log, core, maintenance; opened and closed as one.
 
-    VOLUME/
-      volume.json    size, identity, where the base is
-      lock           held while a process has the volume open
-      catalog.lmdb   what it consists of (rebuildable)
-      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
-      base.img       content at the beginning of history (sparse; absent where all holes)
-      disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
-      disk.json      ... and how it looked when the volume was closed
-      log/N.log      segments
-      runs/N.run     their index
-      images/NAME/   writable images: volumes whose base is this volume at a point
-
+cdp.store.layout says which files that are.
 Threading: open and close by the owner; the rest is used by Volume under its own lock.
 """
 from __future__ import annotations
@@ -19,26 +8,24 @@ from __future__ import annotations
 import logging
 import os as _os
 import threading
-import uuid as uuid_module
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cdp.moments import lineage
 from cdp.store import description as geometries
 from cdp.store import protected_disk as disks
-from cdp.store.base_image import BASE, BUILDING, Base, fill
-from cdp.store.catalog import Catalog, LmdbCatalog, RestoreRow, Segment, WritebackRow
+from cdp.store.base_image import BUILDING
+from cdp.store.catalog import CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.description import Geometry
 from cdp.store.folder_watch import Folder
+from cdp.store.layout import RESERVE, RESERVE_BYTES, clear_rebuild, lock, log_path
 from cdp.store.maintenance import Maintainer
-from cdp.store.recovery import Found, log_path, look, recover
+from cdp.store.recovery import Found, look, recover
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
-from cdpcore.base.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
+from cdpcore.base.errors import CdpError, Corruption, NotFound, OutOfSpace, Unavailable
 from cdpcore.index.view import View
 from cdpcore.inplace.core import InPlaceCore
 from cdpcore.inplace.disk_state import DiskState
@@ -49,176 +36,7 @@ from cdpcore.system.os import File, Os, PosixOs, posix
 from cdpcore.volume.core import VolumeCore
 
 log = logging.getLogger("cdp.store")
-CatalogFactory = Callable[[str, bool], Catalog]
-"""(volume directory, create it) -> its catalog."""
-MAX_SIZE_BYTES = 1 << 56
-RESERVE = "reserve"
-RESERVE_BYTES = 1 << 20
-CREATING = ".creating"
-REBUILDING, REPLACED = "catalog.lmdb.new", "catalog.lmdb.old"
-_MADE = frozenset({"lock", "log", "runs", "images"} | {     # beside the catalog, all that a creation makes; the first opening adds more
-    f"{name}{end}" for name in (geometries.NAME, BASE, BUILDING, disks.STATE, "lock") for end in ("", ".tmp")})
 RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
-
-
-def clear_rebuild(os: Os, directory: str) -> None:
-    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete, and takes it;
-    one that was being filled is removed."""
-    catalog, old, new = (f"{directory}/{name}" for name in ("catalog.lmdb", REPLACED, REBUILDING))
-    if os.exists(old) and not os.exists(catalog):
-        os.rename(new if os.exists(new) else old, catalog)
-        os.sync_dir(directory)
-    for path in (new, old):
-        if os.exists(path):
-            remove_tree(os, path)
-
-
-def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
-    return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
-
-
-def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
-    """Where nothing is written, not even a lock."""
-    return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
-
-
-def check_size(size: int, disk: str = "") -> None:
-    """Raises InvalidRequest. `disk`: whose size it is."""
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise InvalidRequest(f"size {size!r} is not a number of bytes", "give it as a whole number")
-    if disk and size == 0:
-        raise InvalidRequest(f"{disk}: is empty",
-                             "give a raw disk image or a block device; 'cdp create VOLUME --size' makes an empty volume")
-    if disk and size % 512:
-        up = -(-size // 512) * 512
-        raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512", f"enlarge it to {up} bytes: truncate -s {up} {disk}")
-    if size <= 0 or size % 512 or size > MAX_SIZE_BYTES:
-        raise InvalidRequest(f"size {size} bytes", f"give a multiple of 512 from 512 to {MAX_SIZE_BYTES} (64 PiB)")
-
-
-def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None, disk: str = "") -> Geometry:
-    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its content; `disk`: of
-    before-images, the absolute path of the disk to protect in place, which gives the size."""
-    os = os or posix()
-    if disk:
-        with disks.open_disk(os, disk) as file:
-            size = file.size()
-        if disk.startswith(f"{directory}/"):
-            raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume", "choose another folder for the volume")
-    check_size(size, disk)
-    if os.exists(directory):
-        raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
-    above = next((p for p in Path(directory).parents if os.exists(f"{p}/{geometries.NAME}")), None)
-    if above is not None and parent is None:
-        raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
-    # Built beside its place and renamed, so that a crash leaves no half volume under the name.
-    building = f"{directory}{CREATING}"
-    held: File | None = _begin(os, directory, building)
-    geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
-                        "parent" if parent else "disk" if disk else "file" if base else "none", parent_at[0], parent_at[1],
-                        parent.uuid if parent else "", 2 if disk else 1, disk)
-    try:
-        for name in ("log", "runs", "images"):
-            os.mkdir(f"{building}/{name}")
-        if base:
-            fill(os, building, size, base)
-        geometries.save(os, building, geometry)
-        if disk:
-            DiskState(os, f"{building}/{disks.STATE}", bytes.fromhex(geometry.uuid), create=True).close()
-        catalog(building, True).close()
-        os.sync_dir(building)
-        os.rename(building, directory)
-        os.sync_dir(str(Path(directory).parent))
-    except BaseException:
-        if os.exists(building):
-            remove_tree(os, building)
-        raise
-    finally:
-        if held:
-            held.close()
-    return geometry
-
-
-def _begin(os: Os, directory: str, building: str) -> File:
-    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed for it."""
-    if os.exists(building):
-        _check_interrupted(os, building)
-    else:
-        try:
-            os.mkdir(building)
-        except NotFound:
-            if os.exists(str(Path(directory).parent)):
-                raise Unavailable(f"{directory}: nothing can be made in that folder", "choose another path") from None
-            raise NotFound(f"{directory}: its folder does not exist", "create the folder first") from None
-        except Unavailable:
-            if not os.exists(building):
-                raise
-            # else another process was faster: the lock decides
-    busy = Busy(f"{building}: another process is making this volume", "wait for it, or take another name")
-    try:
-        if not os.exists(f"{building}/lock"):
-            try:
-                os.open(f"{building}/lock", write=True, create=True).close()
-            except Unavailable:
-                if not os.exists(f"{building}/lock"):
-                    raise
-        held = os.open(f"{building}/lock", write=True)
-    except NotFound:
-        raise busy from None
-    try:
-        held.lock()
-        if os.exists(directory):    # made while we were on our way here
-            with suppress(CdpError):
-                if os.list_dir(building) == ["lock"]:
-                    remove_tree(os, building)
-            raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
-        for name in os.list_dir(building):
-            if name != "lock":
-                remove_tree(os, f"{building}/{name}")
-    except (Busy, NotFound):
-        held.close()
-        raise busy from None
-    except BaseException:
-        held.close()
-        raise
-    return held
-
-
-def _check_interrupted(os: Os, building: str) -> None:
-    """Raises InvalidRequest where the folder is not what a killed creation left: somebody's own, or a volume that was in use."""
-    try:
-        names = os.list_dir(building)
-        foreign = any(name not in _MADE and not name.startswith("catalog.") for name in names)
-        foreign = foreign or "log" in names and bool(os.list_dir(f"{building}/log"))
-    except CdpError:
-        foreign = True      # not a folder
-    if foreign:
-        raise InvalidRequest(f"{building}: exists, and the volume would be made there first", "move it away, or choose another name")
-
-
-def remove_tree(os: Os, path: str) -> None:
-    """Remove a folder and all in it."""
-    try:
-        names = os.list_dir(path)
-    except CdpError:
-        os.unlink(path)
-        return
-    for name in names:
-        remove_tree(os, f"{path}/{name}")
-    os.rmdir(path)
-
-
-def lock(os: Os, directory: str, read_only: bool = False) -> File:
-    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to write."""
-    file = os.open(f"{directory}/lock", write=not read_only)
-    try:
-        file.lock()
-    except CdpError:
-        file.close()
-        raise Busy(f"{directory}: another process has the volume open",
-                   "stop it, or let it do the work: the command line finds a running server by itself") from None
-    return file
 
 
 class Store:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cdp.settings import Settings, checked
+from cdp.store import creation, layout
 from cdp.store import description as geometries
 from cdp.store import protected_disk as disks
-from cdp.store import store as stores
 from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
 from cdp.volume.volume import Volume
@@ -47,7 +47,7 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
     if keep_history:
         _vouched(os, directory, geometry)
         return Volume(directory, settings=settings)
-    held = stores.lock(os, directory)
+    held = layout.lock(os, directory)
     try:
         images = os.list_dir(f"{directory}/images")
         if images:
@@ -56,19 +56,19 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
                                f"{directory}/images/NAME")
         for leftover in (fresh, old):
             if os.exists(leftover):
-                stores.remove_tree(os, leftover)
-        stores.create(fresh, 0, Tuning.from_settings(checked(settings)), disk=geometry.disk)
+                layout.remove_tree(os, leftover)
+        creation.create(fresh, 0, Tuning.from_settings(checked(settings)), disk=geometry.disk)
         os.rename(directory, old)
         os.rename(fresh, directory)
         os.sync_dir(str(Path(directory).parent))
-        stores.remove_tree(os, old)
+        layout.remove_tree(os, old)
     finally:
         held.close()
     return Volume(directory, settings=settings)
 
 
 def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
-    held = stores.lock(os, directory)
+    held = layout.lock(os, directory)
     try:
         was = disks.left(os, directory)
         with disks.open_disk(os, geometry.disk) as file:

@@ -8,17 +8,14 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from cdp.moments.model import Extent, Moment
-from cdpcore.base.errors import Closed, InvalidRequest
+from cdp.volume.buffers import byte_count, bytes_of, extents_of
+from cdpcore.base.errors import Closed
 from cdpcore.index.view import View
 from cdpcore.volume.volume_target import Target
 
 if TYPE_CHECKING:
     from cdp.volume.volume import Volume
-
-KINDS = {0: "data", 1: "zero", 2: "hole"}
 
 
 class TimeImage:
@@ -69,42 +66,3 @@ class TimeImage:
 
     def __repr__(self) -> str:
         return f"<cdp.TimeImage {self.volume.path}@#{self.moment.seq}{' closed' if self.closed else ''}>"
-
-
-def byte_count(value: int, bound: int = (1 << 63) - 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InvalidRequest(f"{value!r} is not a number of bytes", "give offset and length as whole numbers")
-    if not 0 <= value <= bound:
-        raise InvalidRequest(f"{value} bytes", f"use 0 to {bound}")
-    return int(value)
-
-
-def bytes_of(buffer: Any) -> Any:
-    """Any contiguous buffer as bytes, not copied."""
-    try:
-        view = memoryview(buffer)
-        return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
-    except TypeError as e:
-        raise InvalidRequest(f"not a contiguous buffer: {e}", "pass bytes, a bytearray, a memoryview or a contiguous array") from None
-
-
-def extents_of(core: Any, view: View | None, size_bytes: int, offset: int, length: int | None) -> Iterator[Extent]:
-    at, end = byte_count(offset), size_bytes if length is None else byte_count(offset) + byte_count(length)
-    if end > size_bytes or at > end:
-        raise InvalidRequest(f"extents of {at}..{end}", f"the volume has {size_bytes} bytes")
-
-    def walk(at: int) -> Iterator[Extent]:
-        held: Extent | None = None
-        while at < end:
-            for start, n, kind in core.extents(at, end - at, view):
-                if held and held.kind == KINDS[kind]:
-                    held = Extent(held.offset, held.length + n, held.kind)
-                else:
-                    if held:
-                        yield held
-                    held = Extent(start, n, KINDS[kind])
-                at = start + n
-        if held:
-            yield held
-
-    return walk(at)

@@ -11,7 +11,6 @@ import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,17 +19,20 @@ import numpy as np
 
 from cdp.moments import lineage, points
 from cdp.moments.model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+from cdp.moments.points import PointLike
 from cdp.settings import Settings, checked
-from cdp.store import store as stores
+from cdp.store import creation, layout
 from cdp.store.base_image import Base, import_base
-from cdp.store.catalog import BookmarkRow, RestoreRow
+from cdp.store.catalog import BookmarkRow, CatalogFactory, RestoreRow, lmdb_catalog, lmdb_catalog_to_read
 from cdp.store.description import Geometry
 from cdp.store.reclaim import reclaim
-from cdp.store.recovery import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
+from cdp.store.records import BOOKMARK, DESTRUCTIVE, RESTORE, RESTORE_DATA, UNBOOKMARK, UNDO_DATA, Event
+from cdp.store.store import Store
 from cdp.store.timeline import RECORD
 from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
-from cdp.volume.time_image import TimeImage, byte_count, bytes_of, extents_of
+from cdp.volume.buffers import byte_count, bytes_of, extents_of
+from cdp.volume.time_image import TimeImage
 from cdp.volume.writable_images import Images
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import (
@@ -48,7 +50,6 @@ from cdpcore.system.os import Os, posix
 from cdpcore.volume.volume_target import Target
 
 log = logging.getLogger("cdp.volume")
-PointLike = str | int | datetime | points.Point
 
 
 def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None,
@@ -64,7 +65,7 @@ def create(path: str | Path, *, size: int | None = None, disk: str | Path | None
     """
     if (size is None) == (disk is None) or base is not None and disk is not None:
         raise InvalidRequest("a volume has a size, or the disk that it protects", "give either size= or disk=")
-    stores.create(absolute(path, len(stores.CREATING)), size or 0, Tuning.from_settings(checked(settings)), base=base,
+    creation.create(absolute(path, len(layout.CREATING)), size or 0, Tuning.from_settings(checked(settings)), base=base,
                   disk=str(Path(absolute(disk)).resolve()) if disk is not None else "")
     return Volume(path, settings=settings)
 
@@ -84,14 +85,14 @@ class Volume:
     in a child that was forked, all methods raise Closed."""
 
     def __init__(self, path: str | Path, *, settings: Settings | None = None, read_only: bool = False,
-                 _tuning: Tuning | None = None, _os: Os | None = None, _catalog: stores.CatalogFactory = stores.lmdb_catalog,
+                 _tuning: Tuning | None = None, _os: Os | None = None, _catalog: CatalogFactory = lmdb_catalog,
                  _parent: Volume | None = None):
         self.path = absolute(path)
         self.name = Path(self.path).name
         self.settings = checked(settings)
         self.read_only = read_only
-        if read_only and _catalog is stores.lmdb_catalog:
-            _catalog = stores.lmdb_catalog_to_read
+        if read_only and _catalog is lmdb_catalog:
+            _catalog = lmdb_catalog_to_read
         tuning = _tuning or Tuning.from_settings(self.settings)
         self._lock = threading.RLock()          # bookmarks, images, restores, closing
         self._views: weakref.WeakKeyDictionary[View, Moment] = weakref.WeakKeyDictionary()   # what is being read
@@ -99,7 +100,7 @@ class Volume:
         self._parent = _parent or self._open_parent(tuning, _os, _catalog)
         try:
             above = self._parent._store if self._parent else None
-            self._store: stores.Store = stores.Store(self.path, tuning, os=_os, catalog=_catalog, parent=above, read_only=read_only)
+            self._store: Store = Store(self.path, tuning, os=_os, catalog=_catalog, parent=above, read_only=read_only)
         except BaseException:
             if self._parent:
                 self._parent.close()
@@ -123,7 +124,7 @@ class Volume:
             raise
         self._store.maintainer.upkeep = weakref.WeakMethod(self._upkeep)
 
-    def _open_parent(self, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory) -> Volume | None:
+    def _open_parent(self, tuning: Tuning, os: Os | None, catalog: CatalogFactory) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
         folder = Path(self.path).resolve().parent
         if folder.name != "images" or not (os or posix()).exists(f"{folder.parent}/volume.json"):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from cdp.moments import points
 from cdp.moments.model import ImageInfo, Moment
-from cdp.store import store as stores
+from cdp.store import creation, layout
+from cdp.store.catalog import CatalogFactory
 from cdp.store.description import load
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Busy, InvalidRequest, NotFound, RefusedPoint
@@ -28,7 +29,7 @@ SEGMENT_BYTES = 64 << 20
 class Images:
     """The images made from one volume."""
 
-    def __init__(self, volume: Volume, tuning: Tuning, os: Os | None, catalog: stores.CatalogFactory):
+    def __init__(self, volume: Volume, tuning: Tuning, os: Os | None, catalog: CatalogFactory):
         self._volume, self._tuning, self._os_arg, self._catalog = volume, tuning, os, catalog
         self._for_images = tuning.fitted(min(tuning.segment_bytes, SEGMENT_BYTES))
         self._os = os or posix()
@@ -36,7 +37,7 @@ class Images:
         self._open: dict[str, Volume] = {}
         for name in [] if volume.read_only else self._os.list_dir(self._folder):    # an interrupted creation or deletion
             if name.endswith((".creating", DELETED)):
-                stores.remove_tree(self._os, f"{self._folder}/{name}")
+                layout.remove_tree(self._os, f"{self._folder}/{name}")
 
     def create(self, name: str, at: Moment) -> ImageInfo:
         if not points.valid_name(name) or name.endswith((".creating", DELETED)):
@@ -46,7 +47,7 @@ class Images:
             raise InvalidRequest(f"{self._volume.path}: image {name!r} exists", "choose another name, or delete it first")
         # What the image shows must not be lost with the parent's unflushed writes.
         self._volume.flush()
-        stores.create(path, self._volume.size_bytes, self._for_images, os=self._os, catalog=self._catalog,
+        creation.create(path, self._volume.size_bytes, self._for_images, os=self._os, catalog=self._catalog,
                       parent=self._volume.geometry(), parent_at=(at.seq, at.ts_ns))
         return self._info(name)
 
@@ -75,7 +76,7 @@ class Images:
                                "delete those first")
         self._os.rename(path, path + DELETED)
         self._os.sync_dir(self._folder)
-        stores.remove_tree(self._os, path + DELETED)
+        layout.remove_tree(self._os, path + DELETED)
         self._open.pop(name, None)
 
     def check_closed(self) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cdp.moments import lineage
 from cdp.moments.model import Moment
 from cdp.store.catalog import RestoreRow, WritebackRow
-from cdp.store.recovery import RESTORED, Event
+from cdp.store.records import RESTORED, Event
 from cdpcore.base.errors import Busy, CdpError, Closed, RefusedPoint
 
 if TYPE_CHECKING:

@@ -1,0 +1,211 @@
+"""Rebuild: catalog and runs anew, from volume.json and the log alone.
+
+The catalog that was there is kept as catalog.lmdb.old until the new one is complete. The log is not changed, but for sealing what a
+crash left open.
+"""
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from cdp.check.check import Progress, Report, check_catalogued, check_events, count, lock_existing
+from cdp.moments.lineage import RestoreRecord, gaps
+from cdp.settings import Settings, checked
+from cdp.store import description as geometries
+from cdp.store import protected_disk as disks
+from cdp.store.catalog import Catalog, LmdbCatalog, Run, Segment, lmdb_catalog
+from cdp.store.description import Geometry
+from cdp.store.layout import REBUILDING, REPLACED, clear_rebuild, log_numbers, log_path, run_path
+from cdp.store.records import RESTORE, RESTORE_DATA, Event, apply_event
+from cdp.store.recovery import recover
+from cdp.store.tuning import Tuning
+from cdp.text.paths import absolute
+from cdpcore.base.errors import CdpError, Corruption
+from cdpcore.index import inspect as index
+from cdpcore.inplace.disk_state import DiskState
+from cdpcore.log.segment_file import SegmentFile
+from cdpcore.system.os import Os, posix
+
+MERGE_AT = 8    # rebuild merges as it goes, so that it never has more than some dozens of runs
+
+
+def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
+    """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash left
+    open. Raises Corruption where the log itself is damaged: nothing is changed then."""
+    os, directory = posix(), absolute(path)
+    tuning = Tuning.from_settings(checked(settings))
+    held = lock_existing(os, directory)
+    try:
+        return _rebuild(os, directory, tuning, progress)
+    finally:
+        held.close()
+
+
+def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) -> Report:
+    geometry = geometries.load(os, directory)
+    uuid = bytes.fromhex(geometry.uuid)
+    report = Report()
+    segments, events = _survey(os, directory, uuid, report, progress)
+    clear_rebuild(os, directory)
+    new = f"{directory}/{REBUILDING}"
+    try:
+        _fill(os, directory, uuid, new, segments, events, tuning, progress)
+    except BaseException:       # also an interrupt
+        clear_rebuild(os, directory)
+        raise
+    old = f"{directory}/{REPLACED}"
+    if os.exists(f"{directory}/catalog.lmdb"):
+        os.rename(f"{directory}/catalog.lmdb", old)
+    os.rename(new, f"{directory}/catalog.lmdb")
+    os.sync_dir(directory)
+    clear_rebuild(os, directory)
+    # The index is new; whether the data that it leads to is sound is another question, and answered too.
+    finished = Report()
+    fresh = lmdb_catalog(directory)
+    try:
+        try:
+            _recover(os, directory, geometry, fresh, tuning)
+        except CdpError as e:
+            finished.add(f"{directory}/log", e.message, e.hint)
+        found: list[Event] = []
+        check_catalogued(os, directory, uuid, fresh, finished, None, found)
+        check_events(directory, fresh, finished, found, None)
+    finally:
+        fresh.close()
+    return finished
+
+
+def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment], events: list[Event], tuning: Tuning,
+          progress: Progress | None) -> None:
+    """Pass 2: runs, and a catalog at `new` that has everything. Runs that no catalog knows are removed by the next opening."""
+    used = [int(n[:-4]) for n in os.list_dir(f"{directory}/runs") if n.endswith(".run") and n[:-4].isdigit()]
+    builder = _Runs(os, directory, uuid, max(used, default=0) + 1)
+    for done, segment in enumerate(segments):
+        opened = SegmentFile(os, log_path(directory, segment.number), uuid, segment.number)
+        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
+        builder.add(opened)
+        opened.close()
+        if progress:
+            progress(len(segments) + done + 1, 2 * len(segments))
+    os.sync_dir(f"{directory}/runs")
+    with closing(LmdbCatalog(Path(new), create=True)) as catalog, catalog.write() as txn:
+        for segment in segments:
+            txn.put(segment)
+        for run in builder.runs:
+            txn.put(run)
+        for event in events:
+            apply_event(txn, event)
+
+
+def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
+    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the log will end."""
+    if not geometry.before:
+        recover(os, directory, geometry, catalog, tuning)
+        return
+    with disks.open_disk(os, geometry.disk) as disk:
+        disks.check_unchanged(os, directory, geometry.disk, disk, geometry.size_bytes)
+        state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
+        try:
+            state.watch(disk)
+            recover(os, directory, geometry, catalog, tuning, disk, state)
+        finally:
+            state.close()
+
+
+def opened_records(segment: SegmentFile) -> int:
+    """An upper bound of a segment's records, for one that was written with other settings."""
+    return int(segment.last_seq - segment.first_seq + 1) if segment.sealed and segment.last_seq >= segment.first_seq else 0
+
+
+def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progress | None) -> tuple[list[Segment], list[Event]]:
+    """Pass 1: every segment that is sealed, checked frame by frame; the bookmarks and restores in them."""
+    numbers = log_numbers(os, f"{directory}/log")
+    rows: list[Segment] = []
+    events: list[Event] = []
+    tail: list[Event] = []
+    for done, number in enumerate(numbers):
+        path = log_path(directory, number)
+        try:
+            segment = SegmentFile(os, path, uuid, number)
+        except Corruption:
+            if number != numbers[-1]:
+                raise
+            break                       # was being created when the power went
+        if not segment.sealed:          # the tail: recovered in the end
+            segment.close()
+            tail = _tail_events(os, directory, uuid, [n for n in numbers if n >= number])
+            break
+        promised = segment.last_seq
+        found = segment.scan(segment.first_seq, verify_data=False)
+        if segment.last_seq != promised:
+            raise Corruption(f"{path}: damaged at byte {segment.end_bytes}", "put the file back from a copy, then rebuild")
+        events += [Event(*e) for e in found if e[1] <= segment.last_seq]
+        rows.append(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, segment.file_bytes))
+        count(report, segment)
+        segment.close()
+        if progress:
+            progress(done + 1, 2 * len(numbers))
+    _check_missing(directory, rows, events + tail)
+    return rows, events
+
+
+def _tail_events(os: Os, directory: str, uuid: bytes, numbers: list[int]) -> list[Event]:
+    """Bookmarks and restores of segments that a crash left open: what these restores freed may be gone already."""
+    events: list[Event] = []
+    for number in numbers:
+        try:
+            segment = SegmentFile(os, log_path(directory, number), uuid, number)
+        except Corruption:
+            break
+        events += [Event(*e) for e in segment.scan(0, verify_data=False)]
+        segment.close()
+    return events
+
+
+def _check_missing(directory: str, rows: list[Segment], events: list[Event]) -> None:
+    """Gaps in the log must be those that destructive restores made."""
+    records = []
+    for e in events:
+        if e.kind == RESTORE:
+            target, flags, _ = RESTORE_DATA.unpack_from(e.data)
+            records.append(RestoreRecord(e.seq, e.ts_ns, target, e.start, e.start + e.sectors, bool(flags & 1)))
+    free = gaps(records)
+    seq = 0
+    for row in rows:
+        if row.first_seq > seq + 1 and not any(lo <= seq and row.first_seq <= hi for lo, hi in free):
+            raise Corruption(f"{directory}/log: records #{seq + 1} to #{row.first_seq - 1} are missing",
+                             "put the missing segment files back, then rebuild")
+        seq = row.last_seq
+
+
+class _Runs:
+    """Runs made in seq order, merged in tiers as they come."""
+
+    def __init__(self, os: Os, directory: str, uuid: bytes, first_id: int):
+        self._os, self._dir, self._uuid, self._next = os, directory, uuid, first_id
+        self.runs: list[Run] = []
+
+    def add(self, segment: SegmentFile) -> None:
+        if segment.last_seq < segment.first_seq:
+            return
+        path = run_path(self._dir, self._next)
+        segment.write_run(path)
+        self._append(Run(self._next, segment.first_seq, segment.last_seq, segment.number, segment.number, 0, self._os.size(path)))
+        while len(self.runs) >= MERGE_AT and len({r.level for r in self.runs[-MERGE_AT:]}) == 1:
+            self._merge(self.runs[-MERGE_AT:])
+
+    def _append(self, run: Run) -> None:
+        self.runs.append(run)
+        self._next += 1
+
+    def _merge(self, group: list[Run]) -> None:
+        path = run_path(self._dir, self._next)
+        opened = [index.Run(run_path(self._dir, r.id), self._uuid) for r in group]
+        seqs, segments = (group[0].first_seq, group[-1].last_seq), (group[0].first_segment, group[-1].last_segment)
+        index.merge(path, opened, self._uuid, seqs, segments)
+        for run in opened:
+            run.close()
+        del self.runs[-len(group):]
+        self._append(Run(self._next, *seqs, *segments, group[0].level + 1, self._os.size(path)))
+        for r in group:
+            self._os.unlink(run_path(self._dir, r.id))

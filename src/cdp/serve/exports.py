@@ -1,0 +1,109 @@
+"""What an NBD client can name: a volume NAME, a moment NAME@POINT of it (a time image, opened for the connection), a writable image
+NAME/IMAGE, and NAME/IMAGE@POINT.
+
+Any thread.
+"""
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cdp.moments.points import valid_name
+from cdp.serve.image_cache import ImageLeases
+from cdp.service.locate import IMAGES, is_volume
+from cdpcore.base.errors import NotFound
+
+if TYPE_CHECKING:
+    from cdp import Volume
+
+
+@dataclass(frozen=True)
+class OpenExport:
+    """One connection's export (cdp.nbd.handshake.Export)."""
+
+    capsule: object
+    read_only: bool
+    size_bytes: int
+    description: str
+    name: str
+    multi_conn: bool
+    volume: "Volume"
+    """What it shows, open until close()."""
+    _close: Callable[[], None]
+    own_fua: bool = False
+
+    def close(self) -> None:
+        self._close()
+
+
+class Capsules(Protocol):
+    """Where the capsule of the volume with a number comes from (cdp.serve.luns.Front)."""
+
+    def capsule(self, number: int) -> object: ...
+
+
+class Exports:
+    """Export names to exports (cdp.nbd.handshake.Resolver)."""
+
+    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool, front: "Capsules",
+                 target: "Callable[[Volume], object] | None" = None):
+        self._leases = leases
+        self._volumes = volumes
+        self._read_only = read_only
+        self._front = front
+        self._target = target
+
+    def list(self) -> Sequence[tuple[str, str]]:
+        """The volumes and all their images, from the directories: an image is not opened to be shown."""
+        return [found for name, volume in self._volumes.items() for found in
+                [(name, f"volume of {volume.size_bytes} bytes"), *_images_in(name, volume.path)]]
+
+    def split(self, name: str) -> tuple[str, tuple[str, ...], str | None]:
+        """Volume, image names and point of an export name. An empty name is the only volume. Raises NotFound."""
+        if not name and len(self._volumes) == 1:
+            name = next(iter(self._volumes))
+        path, point = name, None
+        if name not in self._volumes and "@" in name:
+            path, _, point = name.rpartition("@")
+            if path.endswith("@"):
+                path, point = path[:-1], f"@{point}"
+        root, *images = path.split("/")
+        if root not in self._volumes:
+            raise NotFound(f"no export {name!r}", f"there are {', '.join(self._volumes)}")
+        return root, tuple(images), point
+
+    def open(self, name: str) -> OpenExport:
+        root, images, point = self.split(name)
+        leases = self._leases[root]
+        with ExitStack() as stack:
+            volume = leases.acquire(images)
+            stack.callback(leases.release, images)
+            base = "/".join((root, *images))
+            if point is None:
+                own = None if images else self._target
+                if own is not None:
+                    capsule = own(volume)
+                else:
+                    capsule = volume.target() if images else self._front.capsule(list(self._volumes).index(root))
+                return OpenExport(capsule=capsule, own_fua=own is not None, read_only=self._read_only or volume.read_only,
+                                  size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True, volume=volume,
+                                  _close=stack.pop_all().close)
+            image = stack.enter_context(volume.at(point))
+            at = f"#{image.moment.seq}"
+            return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,
+                              description=f"{base} as of {at}", name=f"{base}@{at}",
+                              # -10m is another moment for the next connection; a seq is not.
+                              multi_conn=point == at, volume=volume, _close=stack.pop_all().close)
+
+
+def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
+    try:
+        images = sorted(os.listdir(os.path.join(path, IMAGES)))
+    except FileNotFoundError:
+        return  # deleted meanwhile
+    for image in images:
+        inner = os.path.join(path, IMAGES, image)
+        if valid_name(image) and not image.endswith((".creating", ".deleted")) and is_volume(inner):
+            yield f"{name}/{image}", f"writable image of {name}"
+            yield from _images_in(f"{name}/{image}", inner)

@@ -1,0 +1,74 @@
+"""The files in a volume's folder: their names, its lock, and what an interrupted rebuild left.
+
+    VOLUME/
+      volume.json    size, identity, where the base is
+      lock           held while a process has the volume open
+      catalog.lmdb   what it consists of (rebuildable)
+      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
+      base.img       content at the beginning of history (sparse; absent where all holes)
+      disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
+      disk.json      ... and how it looked when the volume was closed
+      log/N.log      segments
+      runs/N.run     their index
+      images/NAME/   writable images: volumes whose base is this volume at a point
+"""
+from __future__ import annotations
+
+from cdpcore.base.errors import Busy, CdpError
+from cdpcore.system.os import File, Os
+
+
+def log_numbers(os: Os, log_directory: str) -> list[int]:
+    """Numbers of the segment files, ascending."""
+    names = os.list_dir(log_directory)
+    return sorted(int(n[:-4]) for n in names if n.endswith(".log") and n[:-4].isdigit())
+
+
+def run_path(directory: str, run_id: int) -> str:
+    return f"{directory}/runs/{run_id:010d}.run"
+
+
+def log_path(directory: str, number: int) -> str:
+    return f"{directory}/log/{number:010d}.log"
+
+
+RESERVE = "reserve"
+RESERVE_BYTES = 1 << 20
+CREATING = ".creating"
+REBUILDING, REPLACED = "catalog.lmdb.new", "catalog.lmdb.old"
+
+
+def clear_rebuild(os: Os, directory: str) -> None:
+    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete, and takes it;
+    one that was being filled is removed."""
+    catalog, old, new = (f"{directory}/{name}" for name in ("catalog.lmdb", REPLACED, REBUILDING))
+    if os.exists(old) and not os.exists(catalog):
+        os.rename(new if os.exists(new) else old, catalog)
+        os.sync_dir(directory)
+    for path in (new, old):
+        if os.exists(path):
+            remove_tree(os, path)
+
+
+def remove_tree(os: Os, path: str) -> None:
+    """Remove a folder and all in it."""
+    try:
+        names = os.list_dir(path)
+    except CdpError:
+        os.unlink(path)
+        return
+    for name in names:
+        remove_tree(os, f"{path}/{name}")
+    os.rmdir(path)
+
+
+def lock(os: Os, directory: str, read_only: bool = False) -> File:
+    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to write."""
+    file = os.open(f"{directory}/lock", write=not read_only)
+    try:
+        file.lock()
+    except CdpError:
+        file.close()
+        raise Busy(f"{directory}: another process has the volume open",
+                   "stop it, or let it do the work: the command line finds a running server by itself") from None
+    return file
