@@ -1,16 +1,22 @@
 """`cdp` and `python -m cdp`: the command line, and what an interrupt does around it.
 
 Loading takes a tenth of a second, and a command loads more when it begins. An interrupt in the midst of an import would show a traceback,
-be swallowed by whoever tries one import after another, or leave the import lock taken; nothing has begun then, so the process ends at
-once, with one line. So it does when the command is done and the interpreter takes itself apart. Else an interrupt is a
-KeyboardInterrupt, as usual, or what the command makes of it. (What Python loads before this file is beyond us.)
+be swallowed by code that tries one import after another, or leave the import lock taken; nothing has begun then, so the process ends at
+once, with one line. It ends the same way when the command is done and the interpreter shuts down, and where Python would only print an
+exception (in a __del__, or in a callback). Else an interrupt is a KeyboardInterrupt, as usual, or what the command makes of it. (What
+Python loads before this file is beyond us.)
+
+A shell starts background jobs with SIGINT ignored. Commands keep it so. Servers end by SIGINT all the same, so an interrupt that comes
+while they load is remembered (Ignored, cdp.serve.stop_signals).
 Main thread only.
 """
 import _signal as signal  # type: ignore[import-not-found]  # below `signal`, which would load half a dozen modules first
 import os
+import sys
 
 TYPE_CHECKING = False       # typing would load more still
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
     from types import FrameType
     from typing import NoReturn
 
@@ -31,15 +37,34 @@ def _interrupt(_number: int, frame: "FrameType | None") -> None:
     raise KeyboardInterrupt
 
 
+class Ignored:
+    """The handler where SIGINT was ignored when the process began. `came`: whether there was one."""
+
+    came = False
+
+    def __call__(self, _number: int, _frame: "FrameType | None") -> None:
+        self.came = True
+
+
+def _unraisable(what: "UnraisableHookArgs") -> None:
+    if what.exc_type is KeyboardInterrupt:
+        _end()
+    sys.__unraisablehook__(what)
+
+
 def main() -> None:
     """Entry point of the `cdp` script."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:   # a shell has what it starts in the background ignore it
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        sys.unraisablehook = _unraisable
         signal.signal(signal.SIGINT, _interrupt)
+    elif before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, Ignored())
     try:
         from cdp.cli import cli
 
         cli()
-    except KeyboardInterrupt:   # beside the command: before it began, or while its error was told
+    except KeyboardInterrupt:   # beside the command: before it began, or while its error was printed
         _end()
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:

@@ -8,30 +8,73 @@ import pytest
 
 import cdp
 
-# Says so when loading begins: what Python itself does before cannot be helped.
+# Says so when loading begins: what Python itself does before cannot be helped. SIGINT is as argv says, however the tests were started.
 BEGUN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, getattr(signal, sys.argv.pop(1)))
 sys.addaudithook(lambda event, args: print(flush=True) if event == "import" and args[0] == "cdp.cli" else None)
 from cdp.__main__ import main
 sys.argv[0] = "cdp"
 main()
 """
+DELAYS_MS = (0, 5, 15, 30, 50, 80, 110, 140, 180, 220, 260, 320)
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    cdp.create(tmp_path / "web", size=1 << 20).close()
+    return tmp_path / "web"
+
+
+def interrupted(verb, web, delay_ms, disposition):
+    """Status and standard error of `cdp VERB WEB`, interrupted `delay_ms` after it began to load."""
+    with subprocess.Popen([sys.executable, "-c", BEGUN, disposition, verb, web], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        process.stdout.readline()
+        time.sleep(delay_ms / 1000)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, stderr = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, stderr
 
 
 @pytest.mark.parametrize("verb", ["serve", "info"])
-def test_an_interrupt_while_it_loads_is_one_line(tmp_path, monkeypatch, verb):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    cdp.create(tmp_path / "web", size=1 << 20).close()
+def test_an_interrupt_while_it_loads_is_one_line(web, verb):
     seen = []
-    for delay_ms in (0, 5, 15, 30, 50, 80, 110, 140, 180, 220, 260, 320):
-        with subprocess.Popen([sys.executable, "-c", BEGUN, verb, tmp_path / "web"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True) as process:
-            process.stdout.readline()
-            time.sleep(delay_ms / 1000)
-            process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=60)
-        assert process.returncode in (0, 130, -signal.SIGINT) and "Traceback" not in told and "ignored" not in told, (delay_ms, told)
-        if process.returncode == 130:
-            assert told == "cdp: error: interrupted\n", delay_ms
-        seen.append(process.returncode)
+    for delay_ms in DELAYS_MS:
+        status, stderr = interrupted(verb, web, delay_ms, "default_int_handler")
+        assert status in (0, 130, -signal.SIGINT) and "Traceback" not in stderr and "ignored" not in stderr, (delay_ms, stderr)
+        if status == 130:
+            assert stderr == "cdp: error: interrupted\n", delay_ms
+        seen.append(status)
     assert 130 in seen
+
+
+@pytest.mark.parametrize("delay_ms", DELAYS_MS[::4])
+def test_a_background_job_of_a_shell(web, delay_ms):
+    """Such a job is started with SIGINT ignored: a command goes on; a server stops, also by one that came while it was loaded."""
+    assert interrupted("info", web, delay_ms, "SIG_IGN") == (0, "")
+    status, stderr = interrupted("serve", web, delay_ms, "SIG_IGN")
+    assert status == 0 and "stopping" in stderr
+
+
+def test_an_interrupt_after_loading_is_one_line(web):
+    """In the body of a command it is an exception, which click would put an empty line before."""
+    code = ("import os, signal, sys, cdp.cli.refs as refs\nfrom cdp.__main__ import main\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "refs.locate = lambda path: os.kill(os.getpid(), signal.SIGINT)\nsys.argv[0] = 'cdp'\nmain()")
+    done = subprocess.run([sys.executable, "-c", code, "info", web], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "cdp: error: interrupted\n")
+
+
+def test_an_interrupt_that_python_would_only_print_ends_the_command(web):
+    code = ("import os, signal, sys, cdp.cli.refs as refs\nfrom cdp.__main__ import main\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "class Last:\n    def __del__(self): os.kill(os.getpid(), signal.SIGINT); os.getpid()\n"
+            "refs.locate = lambda path: Last() and None\nsys.argv[0] = 'cdp'\nmain()")
+    done = subprocess.run([sys.executable, "-c", code, "info", web], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "cdp: error: interrupted\n")

@@ -12,8 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -27,6 +26,8 @@ from cdpcore.base.errors import CdpError, InvalidRequest
 VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
 POINT_EXITS = tuple(sorted((*VOLUME_EXITS, exits.REFUSED)))
 WRITE_EXITS = tuple(sorted((*POINT_EXITS, exits.NO_SPACE)))
+
+COMPLETE = "_CDP_COMPLETE"      # set by a shell that asks for completions
 
 
 @dataclass
@@ -159,21 +160,23 @@ class Root(click.Group):
                 raise
         return super().get_command(ctx, cmd_name)
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _closed_pipe():  # --help and --version print here
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _closed_pipe():
-            return super().invoke(ctx)
-
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra: Any) -> Any:
+        """As click's, which has words of its own for an interrupt and for a reader that went away."""
         state = State(no_stdout=sys.stdout is None)
         _open_standard_files()
+        if instruction := os.environ.get(COMPLETE):
+            from click.shell_completion import shell_complete
+
+            sys.exit(shell_complete(self, {}, "cdp", COMPLETE, instruction))
+        words = list(sys.argv[1:] if args is None else args)
         try:
-            _check_text(sys.argv[1:] if args is None else args)
-            code = super().main(args, "cdp", complete_var, standalone_mode=False, obj=state, **extra)
+            _check_text(words)
+            try:
+                with self.make_context("cdp", words, obj=state, **extra) as ctx:
+                    code = self.invoke(ctx)
+            except click.exceptions.Exit as done:
+                code = done.exit_code
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001  (the last line of defence: the user sees one line)
             code = report(error, state.debug)
@@ -203,19 +206,6 @@ def _open_standard_files() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
-class _ReaderGone(Exception):
-    """Standard output was closed by its reader."""
-
-
-@contextmanager
-def _closed_pipe() -> Iterator[None]:
-    """click would end the process with status 1 itself."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise _ReaderGone from None
-
-
 def report(error: BaseException, debug: bool) -> int:
     """Tell the user about an error on standard error; the exit status."""
     if isinstance(error, SystemExit):
@@ -227,7 +217,7 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return exits.USAGE
-    if isinstance(error, (_ReaderGone, BrokenPipeError)):
+    if isinstance(error, BrokenPipeError):
         # Nobody reads standard output any more; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return exits.BROKEN_PIPE

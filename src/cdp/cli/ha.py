@@ -1,10 +1,8 @@
 """ha serve, ha status, ha switch; and by hand: gateway, tsd."""
 import json
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable
 
 import click
 
@@ -23,11 +21,6 @@ def ha() -> None:
 
     A gateway keeps the clients' connections, one time store daemon (TSD) keeps the volumes, a second one stands by. See docs/ha.md.
     """
-
-
-def _until_signalled(stop: Callable[[], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop())
 
 
 def _told(state: State, uris: list[str], view: object) -> None:
@@ -56,10 +49,11 @@ def ha_serve(state: State, paths: tuple[str, ...], read_only: bool, control: str
     error, and lose nothing that was acknowledged. Runs until SIGTERM or SIGINT.
     """
     from cdp.ha.manager import Manager
+    from cdp.serve.stop_signals import stop_on_signal
 
-    with Manager(paths, state.settings, control=control, read_only=read_only, hang_seconds=hang_ms / 1000) as manager:
+    manager = Manager(paths, state.settings, control=control, read_only=read_only, hang_seconds=hang_ms / 1000)
+    with stop_on_signal(manager.stop), manager:
         manager.ready = lambda: _told(state, manager.uris, manager.view())
-        _until_signalled(manager.stop)
         manager.run()
 
 
@@ -129,12 +123,13 @@ def gateway(state: State, daemons: str) -> None:
     from cdp.ha.gateway import Gateway
     from cdp.nbd import Address, TcpAddress, UnixAddress
     from cdp.serve.addresses import listen_addresses, runtime_sockets, tls_settings
+    from cdp.serve.stop_signals import stop_on_signal
 
     stop = threading.Event()
     addresses: list[Address] = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
                                 for where in listen_addresses(state.settings, runtime_sockets("gateway").nbd)]
-    _until_signalled(stop.set)
-    with Gateway(daemons, addresses, tls=tls_settings(state.settings), max_connections=state.settings.max_connections) as made:
+    with (stop_on_signal(stop.set),
+          Gateway(daemons, addresses, tls=tls_settings(state.settings), max_connections=state.settings.max_connections) as made):
         uris = [made.uri("", i) for i in range(len(made.addresses))]
         _told(state, uris, {"pid": os.getpid(), "daemons": made.control, "uris": uris})
         stop.wait()
@@ -153,17 +148,18 @@ def tsd(state: State, paths: tuple[str, ...], gateway_socket: str, read_only: bo
     goes, it makes everything durable and waits for the next.
     """
     from cdp.ha.daemon import Daemon
+    from cdp.serve.stop_signals import stop_on_signal
 
     daemon = Daemon(gateway_socket, state.settings, read_only)
     daemon.own([os.path.abspath(path) for path in paths])
-    _until_signalled(lambda: threading.Thread(target=daemon.stop, daemon=True).start())
 
     def tell() -> None:
         daemon.ready.wait()
         _told(state, [], {"pid": os.getpid(), "volumes": daemon.owned()})
 
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        daemon.serve()
-    finally:
-        daemon.close()
+    with stop_on_signal(lambda: threading.Thread(target=daemon.stop, daemon=True).start()):
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            daemon.serve()
+        finally:
+            daemon.close()

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from cdp.ipc.unix_socket import clear_stale_socket
@@ -28,6 +28,7 @@ from cdp.serve.addresses import listen_addresses, named_roots, runtime_sockets, 
 from cdp.serve.exports import Exports
 from cdp.serve.image_cache import ImageLeases
 from cdp.serve.luns import Front
+from cdp.serve.stop_signals import stop_on_signal
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity
@@ -185,14 +186,11 @@ class Server:
             self._wake_w.send(b"x")
 
     def _take_signals(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # in a test or embedded: the caller stops it
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.signal(number, self._signal)
-            self._stack.callback(signal.signal, number, before)
-        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False))
+        self._stack.enter_context(stop_on_signal(self._signal))
+        if threading.current_thread() is threading.main_thread():
+            self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False))
 
-    def _signal(self, number: int, _frame: FrameType | None) -> None:
+    def _signal(self) -> None:
         if self._signalled:
             os.write(2, b"cdp: stopped at once\n")
             os._exit(FORCED_EXIT)
