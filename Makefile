@@ -46,11 +46,11 @@ $(INSTALLED): $(SOURCES) | $(PY)
 	$(PIP) install .
 	@touch $@
 
-# The extra "test" of pyproject.toml alone: naming the package too would build it again.
+# The extras "replay" and "test" of pyproject.toml alone: naming the package too would build it again.
 $(TEST_DEPS): pyproject.toml | $(PY)
 	@echo "Installing what the tests need into $(VENV)"
-	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], \
-		sep="\n")' > $(VENV)/test-requirements.txt
+	$(PY) -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+		print(*extras["replay"], *extras["test"], sep="\n")' > $(VENV)/test-requirements.txt
 	$(PIP) install -r $(VENV)/test-requirements.txt
 	@touch $@
 
@@ -60,8 +60,8 @@ SANITIZE := build/sanitize
 SANITIZE_TESTS ?= $(wildcard tests/test_sanitize_*.py tests/test_volume*.py tests/test_model*.py tests/test_check.py \
 	tests/test_os_sim.py tests/test_nbd_handshake.py tests/test_image_reopen.py)
 sanitize: $(INSTALLED) $(TEST_DEPS)
-	$(PIP) install 'setuptools>=77' 'cython>=3.1'
-	mkdir -p $(SANITIZE) && cp -R setup.py pyproject.toml README.md src $(SANITIZE)
+	$(PIP) install 'setuptools>=77' 'cython>=3.2'
+	mkdir -p $(SANITIZE) && cp -R setup.py pyproject.toml README.md LICENSE src $(SANITIZE)
 	cd $(SANITIZE) && CDP_SANITIZE=address,undefined $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(abspath $(SANITIZE))/src $(PY) -m pytest $(SANITIZE_TESTS)
@@ -71,16 +71,16 @@ PLAIN := build/plain
 PLAIN_TESTS ?= $(addprefix tests/test_,osapi.py format.py index.py crc32c.py check.py image_reopen.py model.py threads.py faults.py \
 	kill9.py nbd_loop.py nbd_server.py mdpacket.py conformance.py plain.py channel.py channel_failover.py)
 plain: $(INSTALLED) $(TEST_DEPS)
-	$(PIP) install 'setuptools>=77' 'cython>=3.1'
-	mkdir -p $(PLAIN) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md src | tar -xf - -C $(PLAIN)
+	$(PIP) install 'setuptools>=77' 'cython>=3.2'
+	mkdir -p $(PLAIN) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md LICENSE src | tar -xf - -C $(PLAIN)
 	cd $(PLAIN) && CDP_PLAIN_POSIX=1 $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
 	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -c 'import cdpcore.nbd.connection, sys; sys.exit(cdpcore.nbd.connection.RELEASES_PAGES)'
 	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -m pytest $(PLAIN_TESTS)
 
 # For working on it: an editable install that rebuilds in place.
 dev: | $(PY)
-	$(PIP) install 'setuptools>=77' cython
-	$(PIP) install --no-build-isolation -e '.[test]'
+	$(PIP) install 'setuptools>=77' 'cython>=3.2'
+	$(PIP) install --no-build-isolation -e '.[replay,test]'
 
 clean:
 	rm -rf build dist .venv src/*.egg-info src/cdpcore/*/*.so
