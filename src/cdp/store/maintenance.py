@@ -100,13 +100,13 @@ class Maintainer:
 
     def _seal_loop(self) -> None:
         told = ""
-        while self._core.log.wait_work(RETRY_MS):
+        while self._core.log.files.wait_work(RETRY_MS):
             try:
                 try:
                     self._look_home()
                 finally:
                     self.step()     # then too: a writer may be waiting for the segment, and is told
-                self._core.log.prepare_spare()
+                self._core.log.files.prepare_spare()
                 told = ""
             except Exception as e:      # noqa: BLE001  (a background thread must survive: the error goes to whoever writes next)
                 if str(e) != told:

@@ -26,6 +26,7 @@ from cdp.store.recovery import Found, look, recover
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import CdpError, Corruption, NotFound, OutOfSpace, Unavailable
+from cdpcore.index.versions import Versions
 from cdpcore.index.view import View
 from cdpcore.inplace.core import InPlaceCore
 from cdpcore.inplace.disk_state import DiskState
@@ -130,11 +131,11 @@ class Store:
         self.uuid = bytes.fromhex(g.uuid)
         self.sectors = g.size_bytes // 512
         self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
-        self.log = Log(self.os, self.pool, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
+        versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq, self.found.last_ts_ns)
+        self.log = Log(self.os, self.pool, versions, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
-                       next_seq=self.found.last_seq + 1, last_flush_seq=self.found.flush_seq, direct=t.direct_io,
-                       inline_maintenance=not t.threads, reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}",
-                       before=g.before)
+                       last_flush_seq=self.found.flush_seq, direct=t.direct_io, inline_maintenance=not t.threads,
+                       reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}", before=g.before)
         if self.read_only:
             self.log.hold("read-only")
         if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
@@ -144,9 +145,8 @@ class Store:
         if self.parent is not None:
             parent_view = self.parent.view_at(g.parent_seq)
         kind: type[VolumeCore] = InPlaceCore if g.before else VolumeCore
-        self.core: VolumeCore = kind(self.log, self._segments, size_bytes=g.size_bytes, max_records=t.max_records,
-                               base=f"{self.directory}/base.img" if g.base == "file" else "", view=self.view_at(lineage.NOW),
-                               last_seq=self.found.last_seq, last_ts_ns=self.found.last_ts_ns,
+        self.core: VolumeCore = kind(self.log, self._segments, size_bytes=g.size_bytes,
+                               base=f"{self.directory}/base.img" if g.base == "file" else "",
                                parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
         if isinstance(self.core, InPlaceCore):
             self.core.attach(g.disk, self._disk_state, pending_bytes=t.pending_bytes, pending_changes=t.pending_changes,
@@ -272,7 +272,7 @@ class Store:
             self.maintainer.step()
         except CdpError:
             pass        # the log is durable: the next open seals and indexes it
-        empty = self.log.close_files()
+        empty = self.log.files.close()
         try:
             self.check_home()
         except Unavailable as e:        # what was acknowledged is in the log: the next open does the rest, where the folder is then

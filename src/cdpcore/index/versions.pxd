@@ -37,13 +37,13 @@ cdef class Versions:
     cdef Os os                      # outlives the runs
     cdef uint32_t max_records
 
-    # guarded by mutex; the volume's append lock is held as well by whoever adds records
+    # guarded by mutex; what adds records holds the log's append lock, too
     cdef pthread_mutex_t mutex
     cdef cdp_tree *tree             # of the log's current segment
     cdef cdp_tree *sealing_tree     # of the one set aside, until its run is installed
     cdef cdp_snapshot *snapshot
-    cdef readonly uint64_t last_seq
-    cdef readonly uint64_t last_ts_ns
+    cdef readonly uint64_t visible_seq      # the last record that is visible; Log numbers and dates records
+    cdef readonly uint64_t visible_ts_ns
     cdef uint64_t generation        # how often trees or runs were exchanged
 
     cdef bint has_room(self, uint32_t n_changes) noexcept nogil

@@ -4,7 +4,7 @@ Three layers, newest first: the extent tree of the open segment, that of the seg
 looking one up take the lock for the trees only; runs are searched without it, through a counted snapshot.
 
 Invariants
- 1. last_seq and the tree change together, so a reader sees whole records, in order.
+ 1. visible_seq and the tree change together, so a reader sees whole records, in order.
  2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
  3. A snapshot never changes; a restore replaces its lineage, maintenance its runs, each keeping the other half.
  4. A reader has its snapshot until it has read the data, so freeing waits for the readers of older ones (readers_gone).
@@ -39,8 +39,8 @@ cdef class Versions:
         pthread_mutex_init(&self.mutex, NULL)
         self.os = os
         self.max_records = max_records
-        self.last_seq = last_seq
-        self.last_ts_ns = last_ts_ns
+        self.visible_seq = last_seq
+        self.visible_ts_ns = last_ts_ns
         self.tree = cdp_tree_new(max_records)
         self.snapshot = cdp_snapshot_new(&view.v, NULL, 0)
         if self.tree == NULL or self.snapshot == NULL:
@@ -61,8 +61,8 @@ cdef class Versions:
         pthread_mutex_lock(&self.mutex)
         for i in range(n):
             cdp_tree_insert(self.tree, seq, changes[i].start, changes[i].end, changes[i].loc)
-        self.last_seq = seq
-        self.last_ts_ns = ts_ns
+        self.visible_seq = seq
+        self.visible_ts_ns = ts_ns
         pthread_mutex_unlock(&self.mutex)
 
     cdef cdp_snapshot *reference(self) noexcept nogil:
@@ -115,7 +115,7 @@ cdef class Versions:
 
     cdef void note(self, moment *m) noexcept nogil:
         pthread_mutex_lock(&self.mutex)
-        m.seq = self.last_seq
+        m.seq = self.visible_seq
         m.generation = self.generation
         pthread_mutex_unlock(&self.mutex)
 
@@ -126,7 +126,7 @@ cdef class Versions:
         cdef cdp_status st
         cdef bint same
         pthread_mutex_lock(&self.mutex)
-        same = m.seq == self.last_seq
+        same = m.seq == self.visible_seq
         if not same and m.generation == self.generation:
             same = cdp_lookup_seqs(trees, self.trees_of(trees), m.seq, start, end, &one, 1, &reached, &st) == 1 and \
                 reached == end and one.loc == 0
@@ -141,7 +141,7 @@ cdef class Versions:
         p.at = p.few
         while True:
             pthread_mutex_lock(&self.mutex)
-            m.seq = self.last_seq
+            m.seq = self.visible_seq
             m.generation = self.generation
             n = cdp_lookup_seqs(trees, self.trees_of(trees), after, start, end, p.at, cap, &reached, st)
             pthread_mutex_unlock(&self.mutex)
@@ -181,7 +181,7 @@ cdef class Versions:
                     n = cdp_lookup_before(seen, trees, self.trees_of(trees), NULL, 0, runs_know, <uint64_t>n, p.at, cap, &reached, st)
             else:
                 n = cdp_lookup_before(seen, trees, self.trees_of(trees), snap.runs, snap.n_runs, &whole, 1, p.at, cap, &reached, st)
-            m.seq = self.last_seq
+            m.seq = self.visible_seq
             m.generation = self.generation
             pthread_mutex_unlock(&self.mutex)
             if (n < 0 or reached == end) and (n < 0 or m.generation == generation):
@@ -250,8 +250,8 @@ cdef class Versions:
         cdef uint64_t seq, ts
         with nogil:
             pthread_mutex_lock(&self.mutex)
-            seq = self.last_seq
-            ts = self.last_ts_ns
+            seq = self.visible_seq
+            ts = self.visible_ts_ns
             pthread_mutex_unlock(&self.mutex)
         return seq, ts
 

@@ -1,10 +1,11 @@
 """The core of a before-image volume: a disk that is written in place, and a log of what each write overwrote.
 
-    write -> old content read -> Log.append (before-image) + Pending (new content) -> visible -> (acknowledged)
+    write -> old content read -> Log.append_record (before-image) + Pending (new content) -> visible -> (acknowledged)
           -> the log is durable -> the disk is written -> (flush) the disk is durable, DiskState says so
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
+from cdpcore.log.record cimport part
 from cdpcore.inplace.settler cimport DiskSettler
 
 
@@ -13,14 +14,6 @@ cdef struct span:
     uint64_t start, end     # sectors
     uint32_t kind           # enum cdp_extent_kind
     const uint8_t *data     # where DATA
-
-
-# Old content of a range, one descriptor of a record.
-cdef struct old_part:
-    uint64_t start, end     # sectors
-    const uint8_t *data     # NULL: it read as zeros
-    uint32_t crc
-    bint hole
 
 
 cdef class InPlaceCore(DiskSettler):
@@ -40,8 +33,8 @@ cdef class InPlaceCore(DiskSettler):
                           cdp_status *st) noexcept nogil
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil
-    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, old_part *old, uint32_t n_old, uint32_t flags,
-                           uint64_t *seq, cdp_status *st) noexcept nogil
+    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, part *old, uint32_t n_old, uint64_t *seq,
+                           cdp_status *st) noexcept nogil
     cdef int cover_restore(self, cdp_status *st) noexcept nogil
     cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil
     cdef int make_room(self, cdp_status *st) noexcept nogil

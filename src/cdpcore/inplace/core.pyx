@@ -28,24 +28,23 @@ from cdpcore.base.crc32c cimport cdp_crc32c
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_WRITEBACK, CDP_KIND_ZERO,
                                   CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, CDP_REC_BEFORE, CDP_REC_FUA, CDP_REC_HOLE,
-                                  CDP_REC_META, CDP_REC_MORE, CDP_REC_SAME, CDP_SECTOR)
+                                  CDP_REC_META, CDP_REC_SAME, CDP_SECTOR)
 from cdpcore.base.gate cimport cdp_gate_leave
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, CDP_FUA, CDP_HOLE, CDP_META
 from cdpcore.base.thread cimport pthread_cond_signal
 from cdpcore.base.zeros cimport cdp_is_zero
-from cdpcore.index.versions cimport change, drop, moment, pieces
+from cdpcore.index.versions cimport drop, moment, pieces
 from cdpcore.inplace.disk_state cimport DiskState
 from cdpcore.inplace.pending cimport Pending
 from cdpcore.inplace.range_lock cimport RangeLock
 from cdpcore.inplace.reader cimport AGAIN
-from cdpcore.log.segments cimport ROOM_WRITE
+from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, part
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
 from cdpcore.volume.extents cimport kind_of
 
 
 cdef enum:
-    MAX_PARTS = 32          # descriptors of a record
     TOO_LONG = -3           # a long hole is none any more
     COLD_NS = 30000         # reading old content takes a few microseconds from memory, and from 60 on from a device
     COLD_FOR = 1024         # ... and so long the next ones are announced to the system
@@ -63,7 +62,7 @@ cdef class InPlaceCore(DiskSettler):
         `pending_bytes` (a multiple of 4096) of new content in `pending_changes` changes wait to be written to it. `read_only`: the log
         takes no records, and the disk need not be writable."""
         cdef cdp_status st
-        cdef uint64_t seq = self.versions.last_seq
+        cdef uint64_t seq = self.log.last_seq
         self.base_fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY if read_only else CDP_OPEN_RDWR)
         if self.base_fd < 0:
             check(cdp_fail_os(&st, self.base_fd, 0, b"opening the disk"), &st, path)
@@ -200,7 +199,7 @@ cdef class InPlaceCore(DiskSettler):
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil:
         """The range is held: one record. AGAIN: the lineage is not that of `epoch` any more. TOO_LONG: for what is not a hole."""
-        cdef old_part old[MAX_PARTS]
+        cdef part old[MAX_PARTS]
         cdef uint64_t start = s[0].start, end = s[n - 1].end, size = (end - start) * CDP_SECTOR, until = start, new_bytes = 0
         cdef uint32_t n_old = 0, i
         cdef moment m
@@ -216,7 +215,7 @@ cdef class InPlaceCore(DiskSettler):
             if rc != CDP_OK:
                 return rc
         if until == end:
-            set_old(&old[0], start, end, NULL, True)
+            set_old(&old[0], start, end, NULL, CDP_LOC_HOLE)
             n_old = 1
         elif size > self.max_request_bytes:     # somebody wrote there since zero() looked, or a restore came
             return TOO_LONG
@@ -241,12 +240,17 @@ cdef class InPlaceCore(DiskSettler):
             # While a restore is written back, what the disk holds is not what the volume shows.
             same = self.skip_same and not self.restoring and is_same(s, n, content)
             if same:
-                set_old(&old[0], start, end, NULL, False)
+                set_old(&old[0], start, end, NULL, 0)
                 n_old = 1
             else:
                 n_old = split(content, start, end, self.part_bytes, old)
         for i in range(n_old):
-            old[i].crc = cdp_crc32c(0, old[i].data, (old[i].end - old[i].start) * CDP_SECTOR) if old[i].data != NULL else 0
+            old[i].kind = kind
+            old[i].flags = CDP_REC_BEFORE | (CDP_REC_FUA if flags & CDP_FUA else 0) | (CDP_REC_META if flags & CDP_META else 0) | \
+                (CDP_REC_SAME if same else 0) | (CDP_REC_HOLE if old[i].loc == CDP_LOC_HOLE else 0)
+            if old[i].data != NULL:
+                old[i].data_bytes = <uint32_t>((old[i].end - old[i].start) * CDP_SECTOR)
+                old[i].crc = cdp_crc32c(0, old[i].data, old[i].data_bytes)
         if same:
             n = 0
         for i in range(n):
@@ -260,7 +264,7 @@ cdef class InPlaceCore(DiskSettler):
         if epoch != self.epoch:
             rc = AGAIN
         else:
-            rc = self.append_change(kind, s, n, old, n_old, flags, seq, st)
+            rc = self.append_change(kind, s, n, old, n_old, seq, st)
         self.log.unlock_append()
         if rc != CDP_OK:
             self.pending.unreserve(new_bytes, n)
@@ -269,59 +273,24 @@ cdef class InPlaceCore(DiskSettler):
         free(content)
         return rc
 
-    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, old_part *old, uint32_t n_old, uint32_t flags,
-                           uint64_t *seq, cdp_status *st) noexcept nogil:
+    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, part *old, uint32_t n_old, uint64_t *seq,
+                           cdp_status *st) noexcept nogil:
         """Append lock held, room in Pending reserved. n == 0: the record changed nothing."""
-        cdef change changes[MAX_PARTS]
-        cdef uint64_t ts_ns, loc, old_bytes = 0
-        cdef uint32_t i, n_changes = 0, bytes
-        cdef uint16_t rec
-        cdef int rc
-        for i in range(n_old):
-            old_bytes += (old[i].end - old[i].start) * CDP_SECTOR if old[i].data != NULL else 0
-        rc = self.begin_record(old_bytes, ROOM_WRITE, seq, &ts_ns, st)
-        for i in range(n_old):
-            if rc != CDP_OK:
-                break
-            rec = CDP_REC_BEFORE | (CDP_REC_MORE if i + 1 < n_old else 0)
-            if flags & CDP_FUA:
-                rec |= CDP_REC_FUA
-            if flags & CDP_META:
-                rec |= CDP_REC_META
-            if n == 0:
-                rec |= CDP_REC_SAME
-            if old[i].hole:
-                rec |= CDP_REC_HOLE
-            bytes = <uint32_t>((old[i].end - old[i].start) * CDP_SECTOR) if old[i].data != NULL else 0
-            rc = self.log.append(seq[0], ts_ns, old[i].start, old[i].end - old[i].start, kind, rec, old[i].data, bytes, old[i].crc,
-                                 &loc, st)
-            if n == 0:
-                continue
-            if not bytes:
-                loc = CDP_LOC_HOLE if old[i].hole else CDP_LOC_ZERO
-            if n_changes and bytes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
-                changes[n_changes - 1].end = old[i].end     # it lies right behind: one extent
-            else:
-                changes[n_changes].start = old[i].start
-                changes[n_changes].end = old[i].end
-                changes[n_changes].loc = loc
-                n_changes += 1
+        cdef uint32_t i
+        cdef int rc = self.log.append_record(old, n_old, ROOM_WRITE, seq, st)
         if rc != CDP_OK:
-            seq[0] = 0      # the next record may get it
             return rc
-        for i in range(n):      # before it is visible: who sees the version looks for the content
+        for i in range(n):      # before it is visible: a reader that sees the version looks for the content
             self.pending.push(seq[0], True, s[i].start, s[i].end, s[i].kind, s[i].data)
             if kind == CDP_KIND_WRITE:
                 self.bytes_written += (s[i].end - s[i].start) * CDP_SECTOR
-        self.versions.add(seq[0], ts_ns, changes, n_changes)
+        self.log.publish(old, n_old)
         if n == 0:
             self.n_same += 1
         if kind == CDP_KIND_WRITE:
             self.n_writes += 1
         elif kind != CDP_KIND_WRITEBACK:
             self.n_zeroes += 1
-        if flags & CDP_FUA:
-            self.unflushed_seq = seq[0]
         return CDP_OK
 
     cdef int cover_restore(self, cdp_status *st) noexcept nogil:
@@ -343,7 +312,7 @@ cdef class InPlaceCore(DiskSettler):
         self.log.lock_append()
         if epoch == self.epoch:
             for i in range(n):
-                self.pending.push(self.versions.last_seq, False, s[i].start, s[i].end, s[i].kind, s[i].data)
+                self.pending.push(self.log.last_seq, False, s[i].start, s[i].end, s[i].kind, s[i].data)
         else:
             self.pending.unreserve(bytes, n)
             rc = AGAIN
@@ -364,7 +333,7 @@ cdef class InPlaceCore(DiskSettler):
         self.epoch += 1
         self.restoring = restoring
         self.old_is_logical = restoring and discards
-        self.discards_at = self.versions.last_seq
+        self.discards_at = self.log.last_seq
 
     def write_back(self, uint64_t offset, uint64_t length, uint32_t max_records):
         """Put a range of the disk (whole sectors) to what the current lineage shows of it, keeping what was there as any write does.
@@ -474,11 +443,14 @@ cdef void set_span(span *s, uint64_t start, uint64_t end, uint32_t kind, const u
     s.data = data
 
 
-cdef void set_old(old_part *o, uint64_t start, uint64_t end, const uint8_t *data, bint hole) noexcept nogil:
+cdef void set_old(part *o, uint64_t start, uint64_t end, const uint8_t *data, uint64_t loc) noexcept nogil:
+    """Old content of a range; `loc`: of content without data, 0 for none."""
     o.start = start
     o.end = end
     o.data = data
-    o.hole = hole
+    o.data_bytes = 0
+    o.crc = 0
+    o.loc = loc
 
 
 cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil:
@@ -493,7 +465,7 @@ cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil:
     return True
 
 
-cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, old_part *out) noexcept nogil:
+cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, part *out) noexcept nogil:
     """Old content (at most MAX_PARTS times part_bytes) as at most MAX_PARTS parts: blocks of zeros need no data, while there is room to
     name them apart."""
     cdef uint64_t at = start, stop, most = part_bytes // CDP_SECTOR
@@ -511,7 +483,7 @@ cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t p
                 stop = min(stop, out[n - 1].start + most)       # to the sector: parts that are not full would be too many
             out[n - 1].end = stop
         else:
-            set_old(&out[n], at, stop, NULL if zero else p, False)
+            set_old(&out[n], at, stop, NULL if zero else p, CDP_LOC_ZERO if zero else 0)
             n += 1
         at = stop
     return n

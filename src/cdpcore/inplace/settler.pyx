@@ -58,7 +58,7 @@ cdef class DiskSettler(DiskReader):
         cdef int rc
         self.log.lock_append()
         self.log.close_frame()
-        seq = self.versions.last_seq
+        seq = self.log.last_seq
         change = self.pending.pushed()
         self.log.unlock_append()
         rc = self.log.wait_durable(seq, st)
@@ -72,9 +72,9 @@ cdef class DiskSettler(DiskReader):
         cdef int rc
         pthread_mutex_lock(&self.settling)
         while got.seq < seq or got.change < change:
-            if self.log.failed:
+            if self.log.ring.failed:
                 pthread_mutex_unlock(&self.settling)
-                return self.log.fail_sticky(st)
+                return self.log.ring.fail_sticky(st)
             if self.busy:
                 pthread_cond_wait(&self.settled, &self.settling)
                 continue
@@ -104,7 +104,7 @@ cdef class DiskSettler(DiskReader):
             else:
                 rc = self.state.put(now.seq, st)
         if rc != CDP_OK:    # as a failed write of the log: nothing more is acknowledged; recovery puts the disk right
-            self.log.fail(st.sys_errno)
+            self.log.ring.fail(st.sys_errno)
             return rc
         pthread_mutex_lock(&self.settling)
         self.applied = now
@@ -172,7 +172,7 @@ cdef class DiskSettler(DiskReader):
         cdef int rc = CDP_OK
         cdef bint sync
         with nogil:
-            while rc == CDP_OK and not self.log.failed:
+            while rc == CDP_OK and not self.log.ring.failed:
                 pthread_mutex_lock(&self.settling)
                 now = cdp_monotonic_ms()
                 while not self.stopping and self.pending.used_bytes() <= self.pending.data_bytes // 4 and \
@@ -215,8 +215,8 @@ cdef class DiskSettler(DiskReader):
         check(rc, &st, None)
 
     cdef bint all_synced(self) noexcept nogil:
-        return self.synced.seq == self.versions.last_seq and self.synced.change == self.pending.pushed()
+        return self.synced.seq == self.versions.visible_seq and self.synced.change == self.pending.pushed()
 
     def on_disk(self) -> bool:
         """Whether the disk holds every record and change, durably."""
-        return self.all_synced() and not self.log.failed
+        return self.all_synced() and not self.log.ring.failed

@@ -1,56 +1,79 @@
 """The log: records -> frames in pool slots -> large direct writes, group commit.
 
 Two locks, taken in this order:
-    append  serialises writers; whoever holds it may append, close the open frame and roll to the next segment.
-    io      guards the frame ring, what is written and durable, and who is writing.
+    append  serialises records: its holder appends, closes the open frame, goes on to the next segment.
+    io      (FrameRing.mutex) guards the frame ring, what is written and durable, and who is writing.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
+from cdpcore.index.versions cimport Versions
 from cdpcore.log.pool cimport BufferPool
-from cdpcore.log.segments cimport LogFiles, room
+from cdpcore.log.record cimport part, room
+from cdpcore.log.ring cimport FrameRing
+from cdpcore.log.segments cimport LogFiles
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
 
 
-cdef class Log(LogFiles):
+cdef class Log:
     # constant after construction
+    cdef Os os
+    cdef const cdp_os *table
     cdef BufferPool pool
-    cdef uint64_t reserve_bytes, last_bytes     # of a segment: what writes leave free, and what events do
+    cdef FrameRing ring
+    cdef readonly LogFiles files
+    cdef readonly Versions versions # the index of what is in the log
+    cdef uint64_t reserve_bytes     # of a segment: what writes leave free ...
+    cdef uint64_t last_bytes        # ... and what events leave free of that
 
-    # append lock
+    # guarded by append
     cdef pthread_mutex_t append_mutex
-    cdef int held                   # no record is taken: a bit for each reason, HELD_...; changed with the io lock
-    cdef bint frame_open            # the ring's last frame still grows
-    cdef uint64_t flush_seq         # last FLUSH or FUA record
-    cdef uint64_t next_seq          # of the next record
+    cdef int held                   # no record is accepted: a bit for each reason, HELD_...; changed with the io lock held too
+    cdef bint frame_open            # the ring's last frame still grows; changed with the io lock held too
+    cdef uint64_t last_seq          # of the last record
+    cdef uint64_t last_ts_ns        # of the last record
+    cdef uint64_t flush_seq         # last FLUSH or FUA record; 0: none
+    cdef bint unflushed             # a record was appended since the last FLUSH or FUA record, or since opening
 
-    # io lock (ring.mutex)
+    # guarded by io
     cdef pthread_cond_t work        # for the writer thread: a full frame
-    cdef bint io_busy               # somebody writes or syncs
-    cdef uint64_t written_seq, durable_seq
+    cdef bint io_busy               # a thread writes or syncs
+    cdef uint64_t written_seq       # last record that is in a file, with all before it; read without a lock too
+    cdef uint64_t durable_seq       # last record that is durable, with all before it; it ends its frame
     cdef uint64_t bytes_written, frames_written, syncs
 
     cdef void lock_append(self) noexcept nogil
     cdef void unlock_append(self) noexcept nogil
-    # All of these: append lock held.
-    cdef int make_room(self, uint64_t data_bytes, room kind, bint *rolled, cdp_status *st) noexcept nogil
-    cdef int append(self, uint64_t seq, uint64_t ts_ns, uint64_t start, uint64_t sectors, uint16_t kind, uint16_t flags,
-                    const uint8_t *data, uint32_t data_bytes, uint32_t crc, uint64_t *loc, cdp_status *st) noexcept nogil
+    # Append lock held. One record of n > 0 parts, whole in one segment: room for it, its seq and time, its place in a frame. *seq is
+    # set before any of it can reach a file, and to 0 where it fails (CDP_NOSPACE: nothing is lost, a later one may succeed). Nobody
+    # sees the record before publish().
+    cdef int append_record(self, part *parts, uint32_t n, room kind, uint64_t *seq, cdp_status *st) noexcept nogil
+    # Append lock held: the record appended last becomes visible, whole.
+    cdef void publish(self, const part *parts, uint32_t n) noexcept nogil
+    # Append lock held: everything appended so far may be written. A failure is sticky.
     cdef void close_frame(self) noexcept nogil
-    cdef int roll(self, room kind, cdp_status *st) noexcept nogil
-    cdef bint set_aside(self, uint64_t seq) noexcept nogil
 
     # No lock held.
     cdef uint64_t durable(self) noexcept nogil      # the last record that is; it ends its frame
+    cdef uint64_t written(self) noexcept nogil      # the last record that is in a file as a whole, with all before it
+    # Everything up to `seq` is durable at return.
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
+    # Returns when written() is more than `beyond`, or all records so far are written.
+    cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil
+    # Writes every finished frame; with sync_seq also makes them durable, unless all up to it are.
     cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil
-    cdef uint64_t written(self) noexcept nogil
-    cdef int put_out(self, uint64_t beyond, cdp_status *st) noexcept nogil
-    cdef int put_all_out(self, cdp_status *st) noexcept nogil
+    cdef uint64_t newest(self) noexcept nogil
 
-    # internal
-    cdef int open_frame(self, cdp_status *st) noexcept nogil
+    # internal: append lock held
+    cdef int make_room(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil
     cdef bint has_room(self, uint64_t data_bytes, room kind) noexcept nogil
-    cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil
-    cdef int sync_segments(self, cdp_status *st) noexcept nogil
+    cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil
+    cdef int seal_tree(self, cdp_status *st) noexcept nogil
+    cdef int append_part(self, part *p, uint64_t seq, uint64_t ts_ns, bint more, cdp_status *st) noexcept nogil
+    cdef int open_frame(self, cdp_status *st) noexcept nogil
+    # internal: io_busy held
     cdef int take_io(self, cdp_status *st) noexcept nogil
     cdef void give_io(self, int rc, cdp_status *st) noexcept nogil
+    cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil
+    cdef int sync_segments(self, cdp_status *st) noexcept nogil

@@ -1,5 +1,6 @@
-"""Frames in the slots of the buffer pool: which is open, finished, written, and read from."""
+"""Frames in the slots of the buffer pool: which is open, finished, written, and read from. And the log's io lock."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.log.frame cimport cdp_frame
 from cdpcore.log.pool cimport BufferPool
@@ -18,14 +19,20 @@ cdef class FrameRing:
     cdef BufferPool pool
     cdef uint64_t n                 # slots
 
-    cdef pthread_mutex_t mutex      # the log's io lock: guards what follows, and what Log says it guards
+    # guarded by mutex
+    cdef pthread_mutex_t mutex      # the log's io lock: guards what Log and LogFiles say, too
     cdef pthread_cond_t changed     # anything that it guards changed
     cdef ring_frame *frames         # frame k is frames[k % n]
     cdef uint64_t opened, queued, written   # frames: started, finished, on disk; written <= queued <= opened
+    cdef int failed                 # errno of the first failed write or sync of the log; 0: none. Sticky; read without the lock too
+    cdef bint stopping              # the writer and maintenance threads are to return
 
     cdef ring_frame *at(self, uint64_t k) noexcept nogil
     cdef ring_frame *last(self) noexcept nogil      # the one opened last; opened > 0
     cdef bint next_is_free(self) noexcept nogil     # mutex held
-    # Takes the mutex itself.
+    # Sets st to the failure, which is one: CDP_UNAVAILABLE.
+    cdef int fail_sticky(self, cdp_status *st) noexcept nogil
+    # mutex not held
+    cdef void fail(self, int errno_) noexcept nogil
     cdef uint8_t *pin(self, uint64_t loc, uint64_t *token) noexcept nogil
     cdef void unpin(self, uint64_t token) noexcept nogil

@@ -7,6 +7,7 @@ Invariants
 """
 from libc.stdlib cimport calloc, free
 from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.status cimport CDP_UNAVAILABLE, cdp_fail
 from cdpcore.base.thread cimport (cdp_cond_init, pthread_cond_broadcast, pthread_cond_destroy, pthread_mutex_destroy,
                                   pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.log.frame cimport CDP_FRAME_MIN_SLOT
@@ -40,6 +41,17 @@ cdef class FrameRing:
 
     cdef bint next_is_free(self) noexcept nogil:
         return self.opened - self.written < self.n and self.frames[self.opened % self.n].pins == 0
+
+    cdef void fail(self, int errno_) noexcept nogil:
+        pthread_mutex_lock(&self.mutex)
+        if not self.failed:
+            self.failed = errno_
+        pthread_cond_broadcast(&self.changed)
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef int fail_sticky(self, cdp_status *st) noexcept nogil:
+        return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0,
+                        b"the log's device failed earlier; close and open the volume to recover")
 
     cdef uint8_t *pin(self, uint64_t loc, uint64_t *token) noexcept nogil:
         """The bytes at `loc` if their frame is still in its slot, pinned until unpin(token); NULL: they are on disk.

@@ -21,8 +21,8 @@ def waiting(Log log not None):
     cdef segment s
     with nogil:
         pthread_mutex_lock(&log.ring.mutex)
-        s = log.sealing
-        if not log.sealing_published:
+        s = log.files.sealing
+        if not log.files.sealing_published:
             s.number = 0
         pthread_mutex_unlock(&log.ring.mutex)
     return (s.number, s.first_seq, s.last_seq, s.first_ts_ns, s.last_ts_ns) if s.number else None
@@ -35,7 +35,7 @@ def write_out(Log log not None):
     cdef int rc
     with nogil:
         rc = write_frames(log, &st)
-    check(rc, &st, log.directory.decode())
+    check(rc, &st, log.files.directory.decode())
 
 
 def finish(Log log not None):
@@ -44,12 +44,12 @@ def finish(Log log not None):
     cdef int rc
     with nogil:
         rc = seal_file(log, &st)
-    check(rc, &st, log.directory.decode())
-    return log.sealing.file_bytes
+    check(rc, &st, log.files.directory.decode())
+    return log.files.sealing.file_bytes
 
 
 cdef int write_frames(Log log, cdp_status *st) noexcept nogil:
-    cdef segment *s = &log.sealing      # stable: only drop_sealing, called by the same thread, ends it
+    cdef segment *s = &log.files.sealing      # stable: only done(), called by the same thread, ends it
     cdef int rc
     pthread_mutex_lock(&log.ring.mutex)
     while log.ring.written < s.end_frame:
@@ -63,7 +63,7 @@ cdef int write_frames(Log log, cdp_status *st) noexcept nogil:
 
 
 cdef int seal_file(Log log, cdp_status *st) noexcept nogil:
-    cdef segment *s = &log.sealing
+    cdef segment *s = &log.files.sealing
     cdef cdp_segment_trailer tr
     cdef int rc = write_frames(log, st)
     if rc != CDP_OK:
@@ -83,11 +83,11 @@ def done(Log log not None):
     cdef int fd
     with nogil:
         pthread_mutex_lock(&log.ring.mutex)
-        fd = log.sealing.fd
-        free(log.sealing.frames)
-        memset(&log.sealing, 0, sizeof(segment))
-        log.sealing_published = False
-        log.maintenance_errno = 0
+        fd = log.files.sealing.fd
+        free(log.files.sealing.frames)
+        memset(&log.files.sealing, 0, sizeof(segment))
+        log.files.sealing_published = False
+        log.files.maintenance_errno = 0
         pthread_cond_broadcast(&log.ring.changed)
         pthread_mutex_unlock(&log.ring.mutex)
         log.table.close(log.table.ctx, fd)
@@ -97,6 +97,6 @@ def failed(Log log not None, int errno_):
     """Tell writers that no segment can be sealed for now (0: it can again), so that they are refused, not stuck."""
     with nogil:
         pthread_mutex_lock(&log.ring.mutex)
-        log.maintenance_errno = errno_
+        log.files.maintenance_errno = errno_
         pthread_cond_broadcast(&log.ring.changed)
         pthread_mutex_unlock(&log.ring.mutex)

@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.base.format cimport cdp_frame_entry
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t
+from cdpcore.log.record cimport room
 from cdpcore.log.ring cimport FrameRing
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport cdp_os
@@ -22,14 +23,6 @@ cdef struct segment:
     uint64_t end_frame      # ring number one past its last frame (set when it was rolled away)
 
 
-# What a record may use of the open segment. A full device must not be in the way of what frees space or takes a restore back, so
-# writes leave a sixteenth of a segment to the others, and those leave the last of it to what frees.
-cdef enum room:
-    ROOM_WRITE      # a write, zero or trim
-    ROOM_EVENT      # a bookmark or restore
-    ROOM_FREEING    # a destructive restore; a flush, of which there is one for each of the others
-
-
 cdef class LogFiles:
     # constant after construction
     cdef Os os
@@ -40,36 +33,34 @@ cdef class LogFiles:
     cdef uint8_t uuid[16]
     cdef uint64_t volume_bytes, created_ns
     cdef readonly uint64_t segment_bytes
-    cdef bytes reserve              # path of a small preallocated file that becomes a segment where there is no space for one; or empty
+    cdef bytes reserve              # path of a small preallocated file that becomes a segment where no space is left for one; or empty
     cdef const char *reserve_c
-    cdef bint direct, before
-    cdef bint inline_maintenance    # no maintenance thread: who needs the next segment never waits for one
+    cdef bint direct                # direct I/O
+    cdef bint before                # before-images
+    cdef bint inline_maintenance    # no maintenance thread: an appender that needs the next segment never waits for one
 
-    # append lock
+    # guarded by the append lock; exchanged with the io lock held too
     cdef segment current            # receives frames
-    cdef segment spare              # prepared; no frames yet (io lock for handing over)
-    cdef uint32_t next_number
+    cdef segment spare              # prepared; no frames yet
 
-    # io lock (ring.mutex)
+    # guarded by the io lock
     cdef pthread_cond_t upkeep      # for the maintenance thread: a segment to seal, a spare to make
+    cdef uint32_t next_number       # of the next file
     cdef segment sealing            # set aside, its run not made yet
-    cdef bint sealing_published     # the volume has set its tree aside too: maintenance may begin
-    cdef bint spare_busy            # a spare segment is being made
+    cdef bint sealing_published     # its tree is set aside too: maintenance may begin
+    cdef bint spare_busy            # a segment file is being made
     cdef bint sealing_dirty, current_dirty   # written since its last sync
-    cdef int failed                 # sticky errno after a failed write or sync
-    cdef bint stopping
     cdef int maintenance_errno      # why the last seal failed: the next segment is then refused instead of waited for
 
-    # Append lock held, no frame open: set the current segment aside and go on in the next one; or go on in none, if there is
-    # something to seal and nothing else waits for it.
+    # Append lock held, no frame open: the current segment is set aside for sealing and the next one becomes current. put_aside: without
+    # a next one, if the current one has frames and nothing else waits for sealing; False: it did not.
     cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil
     cdef bint put_aside(self) noexcept nogil
+    # The tree of the segment that was set aside is, too.
     cdef void publish_sealing(self) noexcept nogil
-    # No lock held.
-    cdef void fail(self, int errno_) noexcept nogil
-    cdef int fail_sticky(self, cdp_status *st) noexcept nogil
+    # io lock held: it is time to make a spare.
+    cdef bint wants_spare(self) noexcept nogil
 
     # internal
     cdef void move_aside(self) noexcept nogil
     cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil
-    cdef bint wants_spare(self) noexcept nogil

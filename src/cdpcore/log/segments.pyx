@@ -1,12 +1,12 @@
 """The files of the log: the segment that receives frames, a spare one for after it, and one that was set aside for sealing.
 
 Invariants
- 1. At most one segment waits for its run; who needs the next one waits for that. Memory and recovery are bounded by it.
- 2. A segment is made ahead of its need where it can be, so running out of space is noticed when nothing is lost by it. For what
-    frees space, and what is small, the reserve becomes a segment where none can be made.
- 3. A failed write or sync (`failed`) is sticky: whoever waits here is told.
+ 1. At most one segment waits for its run; an appender that needs the next segment waits for that. It bounds memory and recovery.
+ 2. A segment is made ahead of its need where it can be, so running out of space is noticed when nothing is lost by it. For records
+    that free space, and for small ones, the reserve becomes a segment where no other can be made.
+ 3. After a failed write or sync of the log nothing waits here: the failure is returned.
 
-Threading: see the fields of Log, which is complete; no lock of its own.
+Threading: see the fields. Appenders hold the append lock; one maintenance thread waits, seals and prepares the spare.
 """
 cimport cython
 from libc.errno cimport EIO
@@ -15,25 +15,37 @@ from libc.string cimport memcpy, memset
 from cdpcore.base.clock cimport cdp_monotonic_ms
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_BLOCK, CDP_SEGMENT_BEFORE, cdp_segment_header
-from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
                                   pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
-from cdpcore.log.pool cimport BufferPool
+from cdpcore.log.record cimport ROOM_WRITE
 from cdpcore.log.segment cimport cdp_segment_adopt, cdp_segment_create
 from cdpcore.base.errors import InvalidRequest
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class LogFiles:
-    """See log.Log, which is complete."""
+    """The segment files of one log.
 
-    def __cinit__(self, Os os not None, BufferPool pool not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
+    Args:
+        os, ring: where they are and whose frames they receive.
+        directory: VOLUME/log, must exist.
+        uuid: 16 bytes; volume_bytes, created_ns: go into every segment's header.
+        segment_bytes: size of a segment file; at least 8 pool slots.
+        next_number: number of the first segment it will create (> 0).
+        direct: direct I/O. inline_maintenance: there is no maintenance thread to wait for.
+        reserve: path of the reserve file (it need not exist); "": none is used.
+        before: the log's data are before-images.
+    """
+
+    def __cinit__(self, Os os not None, FrameRing ring not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
                   uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, bint direct, bint inline_maintenance,
-                  reserve: str = "", bint before=False, **_of_log):
+                  reserve: str = "", bint before=False):
+        cdef uint64_t slot_bytes = ring.pool.slot_bytes
         if len(uuid) != 16:
             raise InvalidRequest("a volume's uuid has 16 bytes")
-        if segment_bytes < 8 * pool.slot_bytes or segment_bytes > 1 << 40:
-            raise InvalidRequest(f"segment size of {segment_bytes} bytes", f"use at least {8 * pool.slot_bytes}")
+        if segment_bytes < 8 * slot_bytes or segment_bytes > 1 << 40:
+            raise InvalidRequest(f"segment size of {segment_bytes} bytes", f"use at least {8 * slot_bytes}")
         self.os = os
         self.table = os.table
         self.directory = directory.encode()
@@ -49,7 +61,7 @@ cdef class LogFiles:
         self.before = before
         self.inline_maintenance = inline_maintenance
         cdp_cond_init(&self.upkeep)
-        self.ring = FrameRing(pool)
+        self.ring = ring
         memset(&self.current, 0, sizeof(segment))
         memset(&self.spare, 0, sizeof(segment))
         memset(&self.sealing, 0, sizeof(segment))
@@ -74,9 +86,9 @@ cdef class LogFiles:
         cdef int rc
         pthread_mutex_lock(&self.ring.mutex)
         while self.sealing.number or self.spare_busy:
-            if self.failed:
+            if self.ring.failed:
                 pthread_mutex_unlock(&self.ring.mutex)
-                return self.fail_sticky(st)
+                return self.ring.fail_sticky(st)
             if self.sealing.number and (self.inline_maintenance or self.maintenance_errno):
                 rc = -(self.maintenance_errno or EIO)
                 pthread_mutex_unlock(&self.ring.mutex)
@@ -87,7 +99,7 @@ cdef class LogFiles:
             memset(&self.spare, 0, sizeof(segment))
         else:
             number = self.next_number
-            self.spare_busy = True      # the number is ours
+            self.spare_busy = True      # keeps the number for us
             pthread_mutex_unlock(&self.ring.mutex)
             rc = self.open_segment(&fresh, number, kind, st)
             pthread_mutex_lock(&self.ring.mutex)
@@ -107,14 +119,14 @@ cdef class LogFiles:
     cdef bint put_aside(self) noexcept nogil:
         cdef bint some
         pthread_mutex_lock(&self.ring.mutex)
-        some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.failed
+        some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.ring.failed
         if some:
             self.move_aside()
         pthread_mutex_unlock(&self.ring.mutex)
         return some
 
     cdef void move_aside(self) noexcept nogil:
-        """io lock held, nothing waits for sealing: the current segment does from now on; there is none."""
+        """io lock held, nothing waits for sealing: the current segment does from now on, and none is current."""
         self.current.end_frame = self.ring.queued
         self.sealing = self.current
         self.sealing_dirty = self.current_dirty
@@ -129,8 +141,8 @@ cdef class LogFiles:
         pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil:
-        """Create log/N.log: allocated, its header durable. Anything that fails leaves no file behind. Without space for it the
-        reserve becomes the segment, but for writes."""
+        """Create log/N.log: allocated, its header durable. A failure leaves no file behind. Without space for it the reserve becomes the
+        segment, but not for a write."""
         cdef cdp_segment_header h
         cdef cdp_status other
         cdef int rc
@@ -144,8 +156,9 @@ cdef class LogFiles:
         s.capacity_bytes = self.segment_bytes
         rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
         if rc == CDP_NOSPACE and kind != ROOM_WRITE and self.reserve_c[0]:
-            if cdp_segment_adopt(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes, &s.fd, &other) == CDP_OK:
-                rc = CDP_OK         # else the first complaint is the one to tell
+            if cdp_segment_adopt(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes, &s.fd,
+                                 &other) == CDP_OK:
+                rc = CDP_OK         # else st keeps the first failure
         if rc != CDP_OK:
             return rc
         s.number = number
@@ -155,42 +168,28 @@ cdef class LogFiles:
         s.last_seq = 0
         return CDP_OK
 
-    # --- failure ----------------------------------------------------------------------------------------------------
-
-    cdef void fail(self, int errno_) noexcept nogil:
-        pthread_mutex_lock(&self.ring.mutex)
-        if not self.failed:
-            self.failed = errno_
-        pthread_cond_broadcast(&self.ring.changed)
-        pthread_mutex_unlock(&self.ring.mutex)
-
-    cdef int fail_sticky(self, cdp_status *st) noexcept nogil:
-        return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0,
-                        b"the log's device failed earlier; close and open the volume to recover")
-
     # --- maintenance --------------------------------------------------------------------------------------------------
 
     def wait_work(self, uint32_t timeout_ms):
-        """Maintenance: wait until a segment is to be sealed, a spare one is wanted, or the time is over.
-        Returns False once stopped."""
+        """Wait until a segment is to be sealed, a spare is wanted, or the time is over. False once the log is stopped."""
         cdef bint going
         cdef uint64_t now = cdp_monotonic_ms(), until = now + timeout_ms
         with nogil:
             pthread_mutex_lock(&self.ring.mutex)
-            while now < until and not self.stopping and not self.sealing_published and not self.wants_spare():
+            while now < until and not self.ring.stopping and not self.sealing_published and not self.wants_spare():
                 cdp_cond_wait_ms(&self.upkeep, &self.ring.mutex, <uint32_t>(until - now))
                 now = cdp_monotonic_ms()
-            going = not self.stopping
+            going = not self.ring.stopping
             pthread_mutex_unlock(&self.ring.mutex)
         return bool(going)
 
     cdef bint wants_spare(self) noexcept nogil:
         """io lock held. Half a segment ahead: early enough for the device, and a volume that is written little has one file."""
         return self.current.number and self.current.tail_bytes > self.segment_bytes // 2 and not self.spare.number and \
-            not self.spare_busy and not self.stopping
+            not self.spare_busy and not self.ring.stopping
 
     def prepare_spare(self):
-        """Create the next segment ahead of its need, so that no write waits for it. No-op where there is one."""
+        """Create the next segment ahead of its need, so that no write waits for it. Does nothing where none is wanted."""
         cdef segment fresh
         cdef cdp_status st
         cdef int rc = CDP_OK
@@ -199,7 +198,7 @@ cdef class LogFiles:
             pthread_mutex_lock(&self.ring.mutex)
             if self.wants_spare():
                 self.spare_busy = True
-                number = self.next_number   # a roll waits while spare_busy, so the number is ours
+                number = self.next_number   # next_segment() waits while spare_busy, so nobody else takes it
             pthread_mutex_unlock(&self.ring.mutex)
             if number:
                 rc = self.open_segment(&fresh, number, ROOM_WRITE, &st)
@@ -212,8 +211,8 @@ cdef class LogFiles:
                 pthread_mutex_unlock(&self.ring.mutex)
         check(rc, &st, self.directory.decode())
 
-    def close_files(self):
-        """Close the open segment and the spare; returns the numbers of files that hold no frame (to be removed)."""
+    def close(self):
+        """Close the open segment and the spare. Returns the numbers of files that hold no frame, to be removed."""
         empty = []
         cdef segment *s
         for which in range(2):

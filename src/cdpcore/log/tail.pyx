@@ -28,7 +28,7 @@ def directories(Log log not None) -> list:
     cdef cdp_frame_entry *last
     cdef ring_frame *r
     cdef int i
-    both[0], both[1] = &log.sealing, &log.current
+    both[0], both[1] = &log.files.sealing, &log.files.current
     with nogil:
         pthread_mutex_lock(&log.ring.mutex)
         for i in range(2):

@@ -1,6 +1,6 @@
 """The core of one volume: where a write goes.
 
-    VolumeCore.write -> Log.append (frame in a pool slot) -> extent tree -> visible -> (acknowledged)
+    VolumeCore.write -> Log.append_record (frame in a pool slot) -> Log.publish (extent tree) -> acknowledged
 
 Lock order: Log's append lock, then Versions' mutex, then Log's io lock.
 """
@@ -13,7 +13,7 @@ from cdpcore.index.versions cimport Versions
 from cdpcore.index.view cimport View
 from cdpcore.log.log cimport Log
 from cdpcore.log.segment_fds cimport SegmentFds
-from cdpcore.log.segments cimport room
+from cdpcore.log.record cimport part, room
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport cdp_os
 from cdpcore.volume.extents cimport extents
@@ -37,9 +37,6 @@ cdef class VolumeCore:
 
     # atomic
     cdef cdp_gate gate
-
-    # append lock
-    cdef uint64_t unflushed_seq     # last record that a flush record does not follow yet
 
     # counters; atomic adds would cost more than they tell: each is guarded by the append lock
     cdef uint64_t n_writes, n_zeroes, n_flushes, bytes_written
@@ -73,14 +70,15 @@ cdef class VolumeCore:
     # Counted by the gate until leave(), or cdp_gate_leave; or not let in: closed, or the range is not inside the volume.
     cdef int enter(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int leave(self, int rc, uint64_t n, uint32_t flags, const uint64_t *seq, cdp_status *st) noexcept nogil
-    cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil
     cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                          cdp_status *st) noexcept nogil
-    cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
-                         uint64_t *seq, cdp_status *st) noexcept nogil
+    # Up to MAX_PARTS parts of a WRITE of whole sectors, with checksums; how many.
+    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags, part *parts) noexcept nogil
+    # Append lock held: one WRITE record, then visible.
+    cdef int append_write(self, part *parts, uint32_t n, uint64_t *seq, cdp_status *st) noexcept nogil
+    # Append lock held: one record that changes nothing. `data` is n bytes, a multiple of 512.
+    cdef int append_event_held(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n, room space,
+                               uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int read_data(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     cdef int map_parent(self, uint64_t a, uint64_t b, extents *out, cdp_status *st) noexcept nogil
-    cdef int set_tree_aside(self) noexcept nogil
-    cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
-                              room room_kind, cdp_status *st) noexcept nogil

@@ -8,9 +8,8 @@ from cdpcore.log.log import Log
 from cdpcore.log.segment_fds import SegmentFds
 
 class VolumeCore:
-    def __new__(cls, log: Log, segments: SegmentFds, *, size_bytes: int, max_records: int, base: str, view: View, last_seq: int,
-                last_ts_ns: int, parent: VolumeCore | None = None, parent_view: View | None = None,
-                parent_pin: object = None) -> Self: ...
+    def __new__(cls, log: Log, segments: SegmentFds, *, size_bytes: int, base: str, parent: VolumeCore | None = None,
+                parent_view: View | None = None, parent_pin: object = None) -> Self: ...
     @property
     def log(self) -> Log: ...
     @property

@@ -17,22 +17,18 @@ from libc.string cimport memcpy, memset
 from cdpcore.base.crc32c cimport cdp_crc32c
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_FLUSH, CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO,
-                                  CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, CDP_REC_FUA, CDP_REC_META, CDP_REC_MORE,
-                                  CDP_SECTOR, cdp_loc_is_data)
+                                  CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, CDP_REC_FUA, CDP_REC_META, CDP_SECTOR,
+                                  cdp_loc_is_data)
 from cdpcore.base.gate cimport cdp_gate_close, cdp_gate_enter, cdp_gate_is_closed, cdp_gate_leave, cdp_gate_shut
 from cdpcore.base.status cimport CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_OK, cdp_fail, cdp_fail_os
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_META
 from cdpcore.index.index cimport cdp_piece
-from cdpcore.index.versions cimport change, drop, pieces
+from cdpcore.index.versions cimport drop, pieces
 from cdpcore.log.frame cimport CDP_FRAME_TAIL_BYTES
-from cdpcore.log.segments cimport ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
+from cdpcore.log.record cimport MAX_PARTS, ROOM_EVENT, ROOM_FREEING, ROOM_WRITE
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY
 from cdpcore.volume.extents cimport FULL, add_extent, add_file, kind_of
 from cdpcore.base.errors import Busy, Closed
-
-
-cdef enum:
-    MAX_PARTS = 32      # of one record; part_bytes * MAX_PARTS bounds max_request_bytes
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
@@ -43,26 +39,24 @@ cdef class VolumeCore:
         log: its Log, at the end of what recovery found.
         segments: read handles of the log's files.
         size_bytes: a multiple of 512.
-        max_records: a segment is closed after that many, which bounds the extent tree.
         base: path of the base file; "" where the base is all holes.
         parent, parent_view, parent_pin: for a writable image, instead of base.
-        view, last_seq, last_ts_ns: what recovery found.
     Threading: requests come from any thread. The def methods release the GIL where they may block.
     """
 
-    def __cinit__(self, Log log not None, SegmentFds segments not None, *, uint64_t size_bytes, uint32_t max_records, base: str,
-                  View view not None, uint64_t last_seq, uint64_t last_ts_ns, VolumeCore parent=None, View parent_view=None,
-                  parent_pin=None):
+    def __cinit__(self, Log log not None, SegmentFds segments not None, *, uint64_t size_bytes, base: str,
+                  VolumeCore parent=None, View parent_view=None, parent_pin=None):
         self.os = log.os
         self.table = log.table
         self.log = log
+        self.versions = log.versions
         self.segments = segments
         self.size_bytes = size_bytes
         # Three parts of 1 MiB to a slot of 4 MiB; at least two to a smaller one, so that little of it is left empty.
         cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - CDP_FRAME_TAIL_BYTES
-        cdef uint64_t part = usable // 2 // CDP_BLOCK * CDP_BLOCK, mib = 1 << 20, most = 32 << 20
-        self.part_bytes = max(<uint64_t>CDP_BLOCK, min(part, mib))
-        self.max_request_bytes = min(most, min(MAX_PARTS * self.part_bytes, log.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
+        cdef uint64_t half = usable // 2 // CDP_BLOCK * CDP_BLOCK, mib = 1 << 20, most = 32 << 20
+        self.part_bytes = max(<uint64_t>CDP_BLOCK, min(half, mib))
+        self.max_request_bytes = min(min(most, MAX_PARTS * self.part_bytes), log.files.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR)
         cdef cdp_status st
         self.base_fd = -1
         if base:
@@ -72,8 +66,6 @@ cdef class VolumeCore:
         self.parent = parent
         self.parent_view = parent_view
         self.parent_pin = parent_pin
-        self.unflushed_seq = last_seq
-        self.versions = Versions(log.os, view, max_records, last_seq, last_ts_ns)
 
     def __dealloc__(self):
         if self.base_fd >= 0 and self.table != NULL:
@@ -130,14 +122,10 @@ cdef class VolumeCore:
         if rc != CDP_OK:
             return rc
         self.log.lock_append()
-        seq = self.versions.last_seq
-        if self.unflushed_seq != seq:
-            seq = self.append_meta(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, st)
-            if seq:
-                self.unflushed_seq = seq
-                self.n_flushes += 1
-            else:
-                rc = st.code
+        seq = self.log.last_seq
+        if self.log.unflushed:
+            rc = self.append_event_held(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, &seq, st)
+            self.n_flushes += rc == CDP_OK
         self.log.unlock_append()
         if rc == CDP_OK:
             rc = self.make_durable(seq, st)
@@ -147,78 +135,37 @@ cdef class VolumeCore:
     cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
         return self.log.wait_durable(seq, st)
 
-    cdef int begin_record(self, uint64_t data_bytes, room kind, uint64_t *seq, uint64_t *ts_ns, cdp_status *st) noexcept nogil:
-        """Append lock held: room for the whole record in segment and tree, and its seq and timestamp."""
-        cdef bint rolled
-        cdef uint64_t now
-        cdef int rc = self.log.make_room(data_bytes, kind, &rolled, st)
-        if rc != CDP_OK:
-            return rc
-        if not rolled and kind == ROOM_WRITE and not self.versions.has_room(MAX_PARTS):
-            rc = self.log.roll(kind, st)
-            if rc != CDP_OK:
-                return rc
-            rolled = True
-        if rolled and self.set_tree_aside() != CDP_OK:
-            return cdp_fail_os(st, -ENOMEM, 0, b"extent tree of the next segment")
-        now = self.table.now_ns(self.table.ctx)
-        seq[0] = self.versions.last_seq + 1
-        ts_ns[0] = now if now > self.versions.last_ts_ns else self.versions.last_ts_ns + 1
-        return CDP_OK
-
-    cdef int set_tree_aside(self) noexcept nogil:
-        """The log has set its segment aside; then maintenance may begin with it."""
-        if self.versions.swap_trees() != CDP_OK:
-            self.log.fail(ENOMEM)
-            return ENOMEM
-        self.log.publish_sealing()
-        return CDP_OK
-
     cdef int write_record(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                           cdp_status *st) noexcept nogil:
         """Checksums first: the append lock covers one copy of the data and no more."""
-        cdef uint32_t crc[MAX_PARTS]
+        cdef part parts[MAX_PARTS]
+        cdef uint32_t n_parts
         cdef int rc
         if off % CDP_SECTOR or n % CDP_SECTOR:
             return self.write_bytes(buf, off, n, flags, seq, st)
-        checksum_parts(buf, n, self.part_bytes, crc)
+        n_parts = self.cut(buf, off // CDP_SECTOR, (off + n) // CDP_SECTOR, flags, parts)
         self.log.lock_append()
-        rc = self.append_data(buf, off // CDP_SECTOR, n // CDP_SECTOR, crc, flags, seq, st)
+        rc = self.append_write(parts, n_parts, seq, st)
         self.log.unlock_append()
         return rc
 
-    cdef int append_data(self, const uint8_t *buf, uint64_t start, uint64_t sectors, const uint32_t *crc, uint32_t flags,
-                         uint64_t *seq, cdp_status *st) noexcept nogil:
-        """Append lock held: one WRITE record, then visible."""
-        cdef change changes[MAX_PARTS]
-        cdef uint64_t n = sectors * CDP_SECTOR, ts_ns, at, step, loc
-        cdef uint32_t n_parts = <uint32_t>((n + self.part_bytes - 1) // self.part_bytes), i, n_changes = 0
-        cdef uint16_t rec_flags = CDP_REC_FUA if flags & CDP_FUA else 0
-        cdef int rc = self.begin_record(n, ROOM_WRITE, seq, &ts_ns, st)
-        for i in range(n_parts):
-            if rc != CDP_OK:
-                break
-            at = i * self.part_bytes
-            step = min(self.part_bytes, n - at)
-            rc = self.log.append(seq[0], ts_ns, start + at // CDP_SECTOR, step // CDP_SECTOR, CDP_KIND_WRITE,
-                                 rec_flags | (CDP_REC_MORE if i + 1 < n_parts else 0) | (CDP_REC_META if flags & CDP_META else 0),
-                                 buf + at, <uint32_t>step, crc[i], &loc, st)
-            if n_changes and changes[n_changes - 1].loc + (changes[n_changes - 1].end - changes[n_changes - 1].start) == loc:
-                changes[n_changes - 1].end += step // CDP_SECTOR    # it lies right behind: one extent
-            else:
-                changes[n_changes].start = start + at // CDP_SECTOR
-                changes[n_changes].end = changes[n_changes].start + step // CDP_SECTOR
-                changes[n_changes].loc = loc
-                n_changes += 1
-        if rc != CDP_OK:
-            seq[0] = 0      # the next record may get it
-            return rc
-        self.versions.add(seq[0], ts_ns, changes, n_changes)
-        self.n_writes += 1
-        self.bytes_written += n
-        if flags & CDP_FUA:
-            self.unflushed_seq = seq[0]
-        return CDP_OK
+    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags, part *parts) noexcept nogil:
+        cdef uint32_t n = 0, step
+        while start < end:
+            step = <uint32_t>min(self.part_bytes, (end - start) * CDP_SECTOR)
+            set_part(&parts[n], CDP_KIND_WRITE, flags, start, start + step // CDP_SECTOR, buf, step)
+            start = parts[n].end
+            buf += step
+            n += 1
+        return n
+
+    cdef int append_write(self, part *parts, uint32_t n, uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef int rc = self.log.append_record(parts, n, ROOM_WRITE, seq, st)
+        if rc == CDP_OK:
+            self.log.publish(parts, n)
+            self.n_writes += 1
+            self.bytes_written += (parts[n - 1].end - parts[0].start) * CDP_SECTOR
+        return rc
 
     cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                          cdp_status *st) noexcept nogil:
@@ -226,7 +173,7 @@ cdef class VolumeCore:
         append lock, so that it is one step in the serial order."""
         cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
         cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
-        cdef uint32_t crc[MAX_PARTS]
+        cdef part parts[MAX_PARTS]
         cdef uint8_t *merged = <uint8_t *>malloc(whole)
         cdef int rc
         if merged == NULL:
@@ -237,69 +184,50 @@ cdef class VolumeCore:
         if rc == CDP_OK:
             rc = self.read_inside(NULL, merged + head + n, off + n, whole - head - n, st)
         if rc == CDP_OK:
-            checksum_parts(merged, whole, self.part_bytes, crc)
-            rc = self.append_data(merged, start, end - start, crc, flags, seq, st)
+            rc = self.append_write(parts, self.cut(merged, start, end, flags, parts), seq, st)
         self.log.unlock_append()
         free(merged)
         return rc
 
     cdef int zero_range(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
         """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
-        cdef uint64_t end = off + n, at = off, stop, ts_ns
+        cdef uint64_t end = off + n, at = off, stop
         cdef uint16_t kind = CDP_KIND_TRIM if flags & CDP_HOLE else CDP_KIND_ZERO
-        cdef change part[3]
+        cdef part parts[3]
         cdef uint8_t edge[3][512]
-        cdef uint16_t rec_flags
-        cdef uint32_t n_parts = 0, n_edges = 0, i
+        cdef uint32_t n_parts = 0
         cdef int rc = CDP_OK
         self.log.lock_append()
         while at < end and rc == CDP_OK:
-            part[n_parts].start = at // CDP_SECTOR
             if at % CDP_SECTOR == 0 and end - at >= CDP_SECTOR:
                 stop = end // CDP_SECTOR * CDP_SECTOR
-                part[n_parts].loc = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
+                set_part(&parts[n_parts], kind, flags & CDP_FUA, at // CDP_SECTOR, stop // CDP_SECTOR, NULL, 0)
+                parts[n_parts].loc = CDP_LOC_HOLE if kind == CDP_KIND_TRIM else CDP_LOC_ZERO
             else:
                 stop = min(end, (at // CDP_SECTOR + 1) * CDP_SECTOR)
                 rc = self.read_inside(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, st)
                 memset(edge[n_parts] + at % CDP_SECTOR, 0, stop - at)
-                part[n_parts].loc = 0
-                n_edges += 1
-            part[n_parts].end = (stop + CDP_SECTOR - 1) // CDP_SECTOR
+                set_part(&parts[n_parts], CDP_KIND_WRITE, flags & CDP_FUA, at // CDP_SECTOR, at // CDP_SECTOR + 1, edge[n_parts],
+                         CDP_SECTOR)
             n_parts += 1
             at = stop
         if rc == CDP_OK:
-            rc = self.begin_record(n_edges * CDP_SECTOR, ROOM_WRITE, seq, &ts_ns, st)
-        for i in range(n_parts):
-            if rc != CDP_OK:
-                break
-            rec_flags = CDP_REC_MORE if i + 1 < n_parts else 0
-            if flags & CDP_FUA:
-                rec_flags |= CDP_REC_FUA
-            if part[i].loc:
-                rc = self.log.append(seq[0], ts_ns, part[i].start, part[i].end - part[i].start, kind, rec_flags, NULL, 0, 0, &at, st)
-            else:
-                rc = self.log.append(seq[0], ts_ns, part[i].start, 1, CDP_KIND_WRITE, rec_flags, edge[i], CDP_SECTOR,
-                                     cdp_crc32c(0, edge[i], CDP_SECTOR), &part[i].loc, st)
+            rc = self.log.append_record(parts, n_parts, ROOM_WRITE, seq, st)
         if rc == CDP_OK:
-            self.versions.add(seq[0], ts_ns, part, n_parts)
+            self.log.publish(parts, n_parts)
             self.n_zeroes += 1
-            if flags & CDP_FUA:
-                self.unflushed_seq = seq[0]
-        else:
-            seq[0] = 0
         self.log.unlock_append()
         return rc
 
-    cdef uint64_t append_meta(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
-                              room room_kind, cdp_status *st) noexcept nogil:
-        """Append lock held: one record that is not a write. `data` is n bytes, a multiple of 512. Returns its seq; 0: failed."""
-        cdef uint64_t seq, ts_ns, loc
-        if self.begin_record(n, room_kind, &seq, &ts_ns, st) != CDP_OK:
-            return 0
-        if self.log.append(seq, ts_ns, start, sectors, kind, 0, data, n, cdp_crc32c(0, data, n) if n else 0, &loc, st) != CDP_OK:
-            return 0
-        self.versions.add(seq, ts_ns, NULL, 0)
-        return seq
+    cdef int append_event_held(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n, room space,
+                               uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef part p
+        cdef int rc
+        set_part(&p, kind, 0, start, start + sectors, data, n)
+        rc = self.log.append_record(&p, 1, space, seq, st)
+        if rc == CDP_OK:
+            self.log.publish(&p, 1)
+        return rc
 
     cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
         pass
@@ -308,7 +236,7 @@ cdef class VolumeCore:
         return self.log.written()
 
     cdef int keep(self, uint64_t beyond, cdp_status *st) noexcept nogil:
-        return self.log.put_out(beyond, st)
+        return self.log.write_out(beyond, st)
 
     # --- the way of a read --------------------------------------------------------------------------------------------
 
@@ -520,17 +448,17 @@ cdef class VolumeCore:
         cdef const uint8_t *p = <const uint8_t *><char *>padded
         cdef uint32_t n = len(padded)
         cdef uint64_t seq
-        cdef int rc = CDP_OK
+        cdef bint out_of_memory = False
+        cdef int rc
         with nogil:
-            seq = self.append_meta(kind, start, sectors, p, n, ROOM_FREEING if freeing else ROOM_EVENT, &st)
-            if seq and view is not None:
+            rc = self.append_event_held(kind, start, sectors, p, n, ROOM_FREEING if freeing else ROOM_EVENT, &seq, &st)
+            if rc == CDP_OK and view is not None:
                 view.settle(seq)
-                rc = self.versions.install(&view.v, NULL, 0, False)
-        if not seq:
-            check(st.code, &st, None)
-        if rc != CDP_OK:
+                out_of_memory = self.versions.install(&view.v, NULL, 0, False) != CDP_OK
+        check(rc, &st, None)
+        if out_of_memory:
             raise MemoryError()
-        return seq, self.versions.last_ts_ns
+        return seq, self.log.last_ts_ns
 
     def close(self):
         """Refuse new requests, wait for those inside. The log is stopped and closed by the owner. Idempotent."""
@@ -555,11 +483,7 @@ cdef class VolumeCore:
 
     def set_aside(self, uint64_t seq=0xFFFFFFFFFFFFFFFF):
         """Hand the open segment, if it has records up to `seq`, to maintenance for sealing; not while another one waits for that."""
-        with nogil:
-            self.log.lock_append()
-            if self.log.set_aside(seq):
-                self.set_tree_aside()
-            self.log.unlock_append()
+        self.log.set_aside(seq)
 
     def release(self):
         """After close(): let go of files, mappings and the parent."""
@@ -586,8 +510,13 @@ cdef class VolumeCore:
                 "bytes_written": self.bytes_written, "tree_bytes": self.versions.tree_bytes(), **self.log.stats()}
 
 
-cdef void checksum_parts(const uint8_t *buf, uint64_t n, uint64_t part_bytes, uint32_t *crc) noexcept nogil:
-    cdef uint64_t at = 0
-    while at < n:
-        crc[at // part_bytes] = cdp_crc32c(0, buf + at, min(part_bytes, n - at))
-        at += part_bytes
+cdef void set_part(part *p, uint16_t kind, uint32_t flags, uint64_t start, uint64_t end, const uint8_t *data, uint32_t n) noexcept nogil:
+    """`flags`: of the request. The checksum is that of the data's n bytes."""
+    p.start = start
+    p.end = end
+    p.data = data
+    p.data_bytes = n
+    p.crc = cdp_crc32c(0, data, n) if n else 0
+    p.kind = kind
+    p.flags = (CDP_REC_FUA if flags & CDP_FUA else 0) | (CDP_REC_META if flags & CDP_META else 0)
+    p.loc = 0

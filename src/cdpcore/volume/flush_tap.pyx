@@ -95,7 +95,7 @@ cdef class Tap:
                 self.first = (self.first + 1) % MAX_NOTES
                 self.n -= 1
                 self.dropped += 1
-            self.seqs[(self.first + self.n) % MAX_NOTES] = self.core.versions.last_seq
+            self.seqs[(self.first + self.n) % MAX_NOTES] = self.core.versions.visible_seq
             self.n += 1
         pthread_mutex_unlock(&self.mutex)
 

@@ -1,0 +1,24 @@
+"""A record on its way into the log: its descriptors, and the part of a segment that it may use."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    MAX_PARTS = 32          # descriptors of one record
+
+
+# One descriptor of a record.
+cdef struct part:
+    uint64_t start, end     # sectors
+    const uint8_t *data     # copied into the log; NULL: none
+    uint32_t data_bytes     # a multiple of 512, at most a quarter of a pool slot; 0: none
+    uint32_t crc            # CRC-32C of the data; 0: none
+    uint16_t kind           # enum cdp_kind
+    uint16_t flags          # enum cdp_record_flags; the log sets MORE
+    uint64_t loc            # what the index says of the range. Of a part with data the log sets it; 0: the range is not indexed
+
+
+# How much of the open segment a record may use. A full device must not stop what frees space or undoes a restore, so writes
+# leave a sixteenth of a segment to events, and events leave the last of it to what frees space.
+cdef enum room:
+    ROOM_WRITE              # a write, zero or trim
+    ROOM_EVENT              # a bookmark or restore
+    ROOM_FREEING            # a destructive restore; a flush, of which there is one for each of the others
