@@ -1,8 +1,8 @@
-"""The transcripts in docs/cli.md are what the commands print: every ```console block is run, in order, in one
-directory.
+"""The transcripts in the documents are what the commands print: every ```console block of a page is run, in order, in a
+directory of the page's own.
 
-What differs from run to run (times, ages, process ids, the directory) is taken out before comparing. To write the page
-anew from what the commands print now: python tests/test_cli_docs.py
+What differs from run to run (times, ages, process ids, the directory) is taken out before comparing. To write the pages
+anew from what the commands print now: python tests/cli/test_cli_docs.py
 """
 import os
 import re
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+PAGES = [page for page in PAGES if "```console\n" in page.read_text()]
 BLOCK = re.compile(r"(```console\n)(.*?)(```\n)", re.DOTALL)
 TOOLS = ("bash", "head", "tr", "cmp", "curl", "qemu-io", "nbdinfo", "ls")
 RUNTIME = "/run/user/1000"
@@ -22,7 +24,7 @@ HOME = "/data"
 
 
 class Shell:
-    """Runs the lines of the page as a user would, in a directory of its own."""
+    """Runs the lines of a page as a user would, in a directory of its own."""
 
     def __init__(self, directory: Path):
         self.home, self.runtime, bin_ = directory / "data", directory / "run", directory / "bin"
@@ -94,18 +96,26 @@ def settled(text: str) -> list[str]:
     return [re.sub(r"  +", "  ", line).rstrip() for line in text.splitlines()]
 
 
-def test_the_page_shows_what_the_commands_print(tmp_path):
+def test_there_are_transcripts():
+    assert {page.name for page in PAGES} >= {"README.md", "cli.md", "settings.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_shows_what_the_commands_print(page: Path, tmp_path: Path):
+    text = page.read_text()
+    assert text.count("console\n") == len(BLOCK.findall(text)), "an indented transcript would not be run"
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     shell = Shell(tmp_path)
     try:
-        now = replayed(PAGE.read_text(), shell)
+        now = replayed(text, shell)
     finally:
         shell.stop()
-    assert settled(now) == settled(PAGE.read_text()), "run: python tests/test_cli_docs.py"
+    assert settled(now) == settled(text), "run: python tests/cli/test_cli_docs.py"
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        PAGE.write_text(replayed(PAGE.read_text(), Shell(Path(scratch))))
+    for one in PAGES:
+        with tempfile.TemporaryDirectory() as scratch:
+            one.write_text(replayed(one.read_text(), Shell(Path(scratch))))

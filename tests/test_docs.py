@@ -1,0 +1,109 @@
+"""The documents stay true where a machine can tell: links, paths and module names exist, lines have one width, the README's
+Python runs. (Transcripts: tests/cli/test_cli_docs.py. Bounds, examples, reference: the tests of what they are about.)"""
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+WIDTH = 120
+FENCED = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+PRODUCED = re.compile(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+FILE = re.compile(r"(?<![\w./-])(?:src|tests|docs|bench|\.ci)/[\w./-]*\w|(?<![\w./-])[\w/]+\.(?:pyx|pxd|pyi|[ch])\b")
+MODULE = re.compile(r"(?<![\w./:-])cdp(?:core)?(?:\.[A-Za-z_]\w*)+")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def files() -> list[str]:
+    return [f"/{path.relative_to(ROOT)}" for folder in ("src", "tests", "docs", "bench") for path in (ROOT / folder).rglob("*")]
+
+
+ALL = files()
+FOREIGN = {"blktrace_api.h"}      # of the Linux kernel
+CAPSULES = {"cdpcore.target", "cdpcore.os"}
+ENTRY_POINTS = {"cdp.platforms"}
+
+
+def exists(path: str) -> bool:
+    """A path from the root, or the end of one below src, as in `index/run.c`."""
+    return (ROOT / path).exists() or any(name.endswith(f"/{path}") for name in ALL)
+
+
+def is_name(dotted: str) -> bool:
+    """A module, or what a module defines or imports: a class, function or constant."""
+    parts = dotted.split(".")
+    for n in range(len(parts), 0, -1):
+        path = ROOT / "src" / Path(*parts[:n])
+        found = [p for p in (path / "__init__.py", path.with_suffix(".py"), path.with_suffix(".pyx")) if p.is_file()]
+        if found:
+            text = found[0].read_text()
+            return n == len(parts) or re.search(rf"\b{parts[n]}\b", text) is not None
+    return False
+
+
+def wrong_in(text: str) -> Iterator[str]:
+    for path in FILE.findall(text):
+        if path not in FOREIGN and not exists(path):
+            yield f"no file {path}"
+    for dotted in MODULE.findall(text):
+        if dotted not in CAPSULES | ENTRY_POINTS and not re.search(r"\.(md|toml|log|json|img)$", dotted) and not is_name(dotted):
+            yield f"no module or name {dotted}"
+
+
+@each_page
+def test_links_lead_somewhere(page: Path):
+    for link in LINK.findall(page.read_text()):
+        assert link.startswith(("http://", "https://")) or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@each_page
+def test_files_and_modules_that_are_named_exist(page: Path):
+    if page.name != "CHANGELOG.md":     # tells of what was
+        assert not list(wrong_in(page.read_text()))
+
+
+@pytest.mark.parametrize("text", ["`src/cdp/no/such.py`", "see `index/no_run.c`", "in cdp.volume.no_module", "cdpcore.log.log.Nothing"])
+def test_a_wrong_name_is_found(text: str):
+    assert list(wrong_in(text))
+    assert not list(wrong_in("`src/cdpcore/base/target.h`, `index/run.c`, cdpcore.index.view.View, cdp.volume"))
+
+
+@each_page
+def test_prose_has_one_width(page: Path):
+    """But for rows of tables, which cannot be broken, and what is fenced or produced by a program."""
+    text = PRODUCED.sub("", FENCED.sub("", page.read_text()))
+    for line in text.splitlines():
+        assert line.startswith("|") or len(line) <= WIDTH, line
+        assert line == line.rstrip() and "\t" not in line, line
+
+
+def test_the_readme_runs_as_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+@each_page
+def test_python_of_the_documents_is_python(page: Path):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        ast.parse(block)
+
+
+def test_every_decision_is_in_the_index():
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    pages = sorted(path.name for path in folder.glob("[0-9]*.md"))
+    assert [name[:4] for name in pages] == [f"{n:04}" for n in range(1, len(pages) + 1)]
+    for name in pages:
+        text = (folder / name).read_text()
+        assert f"[{name[:4]}]({name})" in index
+        assert text.startswith(f"# {name[:4]}: ")
+        for part in ("## Context", "## Choice", "## What it cost"):
+            assert part in text, f"{name}: {part}"
