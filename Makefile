@@ -83,4 +83,4 @@ dev: | $(PY)
 	$(PIP) install --no-build-isolation -e '.[replay,test]'
 
 clean:
-	rm -rf build dist .venv src/*.egg-info src/cdpcore/*/*.so
+	rm -rf build dist .venv src/*.egg-info src/cdpcore/*.so src/cdpcore/*/*.so

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.seeds import examples
 
-from cdp.cli.trace import main, trace
+from cdp.cli import cli
+from cdp.cli.trace import trace
 from cdp.trace import RECORD, Flag, Kind, open_trace, samples
 from cdp.trace.convert import convert
 from cdp.trace.footprint import IntervalUnion
@@ -23,6 +24,11 @@ from cdpcore.base.errors import InvalidRequest
 
 SETTINGS = examples(80)
 INTERVALS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 120), st.integers(0, 30)), min_size=1, max_size=60)
+
+
+def main(args):
+    """Exit status of `cdp trace ARGS`."""
+    return cli.main(["trace", *args], standalone_mode=False) or 0
 
 
 def arrays(intervals: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

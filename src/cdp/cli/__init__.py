@@ -45,7 +45,12 @@ from cdp.cli import (
     replay,
     restore,
     serve,
+    trace,
+    trace_convert,
+    trace_formats,
+    trace_info,
 )
 
 __all__ = ["adopt_detach", "capture", "check", "cli", "config", "conformance", "create_info", "ha", "images", "import_export",
-           "main", "moments", "replay", "restore", "serve"]
+           "main", "moments", "replay", "restore", "serve", "trace", "trace_convert",
+           "trace_formats", "trace_info"]

@@ -14,11 +14,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import click
 
 from cdp.cli import exits
+from cdp.cli.extras import EXTRA_OF, missing
 from cdp.settings import KEYS, InForce, Settings, load
 from cdpcore.base.errors import CdpError, InvalidRequest
 
@@ -113,12 +114,27 @@ class CdpCommand(click.Command):
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Examples"):
-            for line, meaning in self.examples:
-                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
-                formatter.write(f"{'':{formatter.current_indent + 4}}{meaning}\n")
-        with formatter.section("Exit status"):
-            formatter.write_dl([(str(code), exits.MEANING[code]) for code in self.exit_codes])
+        _write_epilog(formatter, self.examples, self.exit_codes)
+
+
+class CdpGroup(click.Group):
+    """A group with EXAMPLES and EXIT STATUS."""
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]], exit_codes: Iterable[int], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.examples, self.exit_codes = examples, tuple(exit_codes)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_epilog(formatter, self.examples, self.exit_codes)
+
+
+def _write_epilog(formatter: click.HelpFormatter, examples: Sequence[tuple[str, str]], exit_codes: Iterable[int]) -> None:
+    with formatter.section("Examples"):
+        for line, meaning in examples:
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+            formatter.write(f"{'':{formatter.current_indent + 4}}{meaning}\n")
+    with formatter.section("Exit status"):
+        formatter.write_dl([(str(code), exits.MEANING[code]) for code in exit_codes])
 
 
 def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[..., Any]], click.Command]:
@@ -133,32 +149,18 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 
 
 class Root(click.Group):
-    """The top group: orders the commands, mounts `trace` if it is there, and turns errors into one line."""
+    """The top group: orders the commands, and turns errors into one line."""
 
     ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
-             "import", "restore", "undo", "restores", "adopt", "detach", "check", "replay", "ha", "gateway", "tsd", "conformance", "config")
-
-    LAZY: ClassVar = {"trace": ("cdp.cli.trace", "trace")}
+             "import", "restore", "undo", "restores", "adopt", "detach", "check", "trace", "replay", "ha", "gateway", "tsd",
+             "conformance", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.params += _common(root=True)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.ORDER, *(name for name in self.LAZY if self.get_command(ctx, name))]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self.LAZY:
-            from importlib import import_module
-
-            module, attribute = self.LAZY[cmd_name]
-            try:
-                return cast(click.Command, getattr(import_module(module), attribute))
-            except ModuleNotFoundError as error:
-                if error.name and module.startswith(error.name):
-                    return None  # this build has no trace tools
-                raise
-        return super().get_command(ctx, cmd_name)
+        return list(self.ORDER)
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra: Any) -> Any:
@@ -240,6 +242,8 @@ def _told(error: BaseException) -> tuple[str, int]:
         return "interrupted", exits.INTERRUPTED
     if isinstance(error, OSError):
         return _told_os(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRA_OF:
+        return _told(missing(error.name))
     if isinstance(error, MemoryError):
         return "not enough memory; lower pool_bytes, then repeat", exits.UNAVAILABLE
     return f"internal error: {type(error).__name__}: {error}; repeat with --debug and report it", exits.OTHER

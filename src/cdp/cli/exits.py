@@ -17,7 +17,7 @@ MEANING: dict[int, str] = {
     CORRUPT: "bytes on disk are damaged",
     NO_SPACE: "no space on the device, or a configured bound is reached",
     BUSY: "another process holds the volume, or the object is in use",
-    UNAVAILABLE: "the device, the server or the permission to use it is missing",
+    UNAVAILABLE: "the device, the server, a Python package or the permission that is needed is missing",
     INTERRUPTED: "interrupted by the user",
     BROKEN_PIPE: "the reader of standard output went away",
 }

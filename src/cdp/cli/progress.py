@@ -1,46 +1,58 @@
 """A progress bar on standard error, only where that is a terminal; else nothing at all.
 
-Work is told in any unit (bytes, records) of which the total is known or not. Calls come from one thread.
+Work is counted in any unit (bytes, records), of which the total is known or not. Calls come from one thread.
 """
+import shutil
 import sys
+import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+REDRAW_SECONDS = 0.1
+BAR_CELLS = 30
 
 
 class Progress:
     """`with Progress("checking web") as progress: progress.at(done, total)`."""
 
     def __init__(self, title: str, total: int | None = None, quiet: bool = False):
+        self.shown = not quiet and sys.stderr.isatty()
         self._title, self._total = title, total
-        self._shown = not quiet and sys.stderr.isatty()
-        self._bar: Any = None
-        self._task: Any = None
+        self._began_s = self._due_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._shown:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                Progress,
-                TaskProgressColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-                                 TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True),
-                                 transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total)
+        self._began_s = time.monotonic()
         return self
 
-    def at(self, done: int, total: int | None = None) -> None:
-        """`done` of `total` (or of the total given first) is done."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, **({} if total is None else {"total": total}))
+    def at(self, done: int, total: int | None = None, text: str = "") -> None:
+        """`done` of `total` (or of the total given first) is done; `text`: what else there is to say, such as a rate."""
+        if total is not None:
+            self._total = total
+        now_s = time.monotonic()
+        if self.shown and now_s >= self._due_s:
+            self._due_s = now_s + REDRAW_SECONDS
+            sys.stderr.write(f"\r{self._line(done, text, now_s - self._began_s)[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            sys.stderr.flush()
+
+    def _line(self, done: int, text: str, spent_s: float) -> str:
+        parts = [self._title]
+        if self._total:
+            share = min(done / self._total, 1.0)
+            parts.append(f"[{'#' * round(share * BAR_CELLS):.<{BAR_CELLS}}] {share:4.0%}")
+        if text:
+            parts.append(text)
+        parts.append(_clock(spent_s))
+        if self._total and done:
+            parts.append(f"{_clock(spent_s * max(self._total - done, 0) / done)} left")
+        return "  ".join(parts)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._due_s:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

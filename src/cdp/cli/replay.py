@@ -1,8 +1,8 @@
 """cdp replay: a block trace onto volumes, or onto any NBD server, and the proof that every moment was kept."""
 
+import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,9 @@ import click
 
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit
+from cdp.cli.extras import require
+from cdp.cli.progress import Progress
+from cdp.cli.trace import TRACE_OPTIONS, counter, opened, trace_options
 from cdp.text.sizes import parse_size
 from cdpcore.base.errors import CdpError, Corruption, InvalidRequest
 
@@ -90,28 +93,7 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d)(?:\.(\d{1,9}))?|(\d+)(?:\.(\d{1,9}
 @click.option(
     "--no-scan", is_flag=True, help="Begin at once: the trace is not read through before, to see that it fits."
 )
-@click.option(
-    "--format", "-f", "form", metavar="F", help="Format or family of the trace; default: told from its content."
-)
-@click.option("--skip-bad", is_flag=True, help="Count malformed lines and records and go on.")
-@click.option(
-    "--stage", type=click.Choice(["D", "C", "Q", "I"]), help="blkparse, blktrace: the action that counts as a request."
-)
-@click.option(
-    "--assume",
-    type=click.Choice(["read", "write"]),
-    default="write",
-    show_default=True,
-    help="What requests are in a format without operations (oracle-general).",
-)
-@click.option("--separate", is_flag=True, help="Devices of different files are different, whatever their names.")
-@click.option(
-    "--align",
-    type=click.Choice(["clock", "start"]),
-    default="clock",
-    show_default=True,
-    help="Several traces: times as they are, or each from its first record.",
-)
+@trace_options
 def replay(
     state: State,
     traces: tuple[str, ...],
@@ -139,16 +121,11 @@ def replay(
             raise InvalidRequest("--verify-only and --when are for volumes", "an NBD server keeps no history")
         _look_back(state, traces, volume, when, o)
         return
+    if o["picture"]:
+        require("matplotlib")
     if not traces:
         raise InvalidRequest("no trace given", "'cdp replay --help' has examples")
-    options = {
-        "format": o["form"],
-        "skip_bad": o["skip_bad"],
-        "stage": o["stage"],
-        "assume": o["assume"],
-        "separate": o["separate"],
-        "align": o["align"],
-    }
+    options = {name: o[name] for name in TRACE_OPTIONS}
     if verify and "-" in traces:
         raise InvalidRequest("a trace from a pipe cannot be read again to verify it", "store it in a file")
     with _open(traces, options) as trace:
@@ -194,10 +171,7 @@ def _speed(text: str) -> float:
 
 
 def _open(traces: tuple[str, ...], options: dict[str, Any]) -> "Trace":
-    from cdp.trace.model import Kind
-    from cdp.trace.reader import open_trace
-
-    trace = open_trace(list(traces), **(options | {"assume": Kind[options["assume"].upper()]}))
+    trace = opened(traces, options)
     data = {source.format.has_payload for source in trace.sources}
     if len(data) > 1:
         trace.close()
@@ -210,8 +184,8 @@ def _open(traces: tuple[str, ...], options: dict[str, Any]) -> "Trace":
 def _scan(trace: "Trace", limit: int | None) -> "TraceInfo":
     from cdp.trace.info import collect
 
-    with _bar("reading", trace.stored_bytes) as bar:
-        return collect(trace, limit=limit, progress=lambda records: bar(trace.done_bytes(), f"{records:,} records"))
+    with Progress("reading", trace.stored_bytes) as progress:
+        return collect(trace, limit=limit, progress=counter(progress, trace))
 
 
 def _to_volumes(
@@ -244,8 +218,8 @@ def _to_volumes(
         before=o["mode"] == "before",
     ) as ready:
         replay = Replay(trace, [r.disk for r in ready], speed=speed, limit=o["limit"])
-        with _stopping(replay), _replay_bar(trace, info, state) as bar:
-            to_volumes.run(ready, replay, bar)
+        with _stopping(replay), Progress("replaying", info.records if info else None) as progress:
+            to_volumes.run(ready, replay, _shower(progress))
     to_volumes.settle(ready)
     report = outcome.build(replay, trace, info, [r.report for r in ready], o["speed"])
     if o["picture"]:
@@ -264,12 +238,13 @@ def _to_server(
     from cdp.replay import to_server
     from cdp.replay.engine import Replay
 
+    _check_picture(o["picture"])
     with to_server.opened(
         uri, trace, info, o["devices"], depth=o["depth"], wrap=o["wrap"], check_reads=verify, limit=o["limit"]
     ) as server:
         replay = Replay(trace, [server.disk], speed=speed, limit=o["limit"])
-        with _stopping(replay), _replay_bar(trace, info, state) as bar:
-            server.run(replay, bar)
+        with _stopping(replay), Progress("replaying", info.records if info else None) as progress:
+            server.run(replay, _shower(progress))
         report = outcome.build(replay, trace, info, [server.report()], o["speed"])
         if o["picture"]:
             from cdp.replay import plot as replayplot
@@ -282,8 +257,6 @@ def _to_server(
 
 def _check_picture(path: str | None) -> None:
     """Known before the replay, not after it."""
-    import os
-
     if path and not os.path.isdir(os.path.dirname(path) or "."):
         raise InvalidRequest(f"{path}: its folder does not exist", "create the folder first")
 
@@ -351,15 +324,15 @@ def _verify(
 
     if "-" in [source.path for source in trace.sources]:
         raise InvalidRequest("a trace from a pipe cannot be read again to verify it", "store it in a file")
-    with cdp.open(session.volume, settings=state.settings) as volume, _bar(f"verifying {volume.name}", None) as bar:
+    with cdp.open(session.volume, settings=state.settings) as volume, Progress(f"verifying {volume.name}") as bar:
         found = verify(
             volume,
             session,
             trace,
             moments=o["moments"],
             all_flushes=all_flushes,
-            progress=lambda records: bar(0, f"{records:,} records"),
-            moments_progress=lambda done, total: bar(done, f"{done:,} of {total:,} moments", total),
+            progress=lambda records: bar.at(0, text=f"{records:,} records"),
+            moments_progress=lambda done, total: bar.at(done, total, f"{done:,} of {total:,} moments"),
         )
     return {"volume": session.volume, **found.to_json()}
 
@@ -384,44 +357,16 @@ def _stopping(replay: "Replay") -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def _replay_bar(trace: "Trace", info: "TraceInfo | None", state: State) -> Iterator["Callable[[Outcome], None] | None"]:
-    if not sys.stderr.isatty():
-        yield None
-        return
-    total = info.records if info else None
-    with _bar("replaying", total) as bar:
+def _shower(progress: Progress) -> "Callable[[Outcome], None] | None":
+    """What shows how far a replay is, and how fast; None where nobody sees it."""
+    if not progress.shown:
+        return None
 
-        def show(out: "Outcome") -> None:
-            now = out.samples[-1]
-            then = out.samples[-min(11, len(out.samples))] if len(out.samples) > 1 else (0, 0, 0, 0)
-            seconds = max(now[0] - then[0], 1) / 1e9
-            bar(
-                out.records,
-                f"{(now[1] - then[1]) / seconds / (1 << 20):,.0f} MiB/s written, {(now[3] - then[3]) / seconds:,.0f} requests/s",
-            )
+    def show(out: "Outcome") -> None:
+        now = out.samples[-1]
+        then = out.samples[-min(11, len(out.samples))] if len(out.samples) > 1 else (0, 0, 0, 0)
+        seconds = max(now[0] - then[0], 1) / 1e9
+        progress.at(out.records, text=f"{(now[1] - then[1]) / seconds / (1 << 20):,.0f} MiB/s written, "
+                                      f"{(now[3] - then[3]) / seconds:,.0f} requests/s")
 
-        yield show
-
-
-@contextmanager
-def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A bar with rate and time left on a terminal's standard error; silent elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done, text, total=None: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total, rate="")
-        yield lambda done, text, total=None: bar.update(
-            task, completed=done, rate=text, **({} if total is None else {"total": total})
-        )
+    return show

@@ -1,13 +1,7 @@
 """What `cdp trace info` prints for people."""
 from __future__ import annotations
 
-import io
-import shutil
-import sys
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Sequence
 
 from cdp.trace.info import TraceInfo
 from cdp.trace.plot import size_text
@@ -25,25 +19,17 @@ def amount(size_bytes: int) -> str:
 
 
 def text(info: TraceInfo) -> str:
-    """The report as lines, as wide as the terminal that standard output is, or else 160 columns."""
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    lines = io.StringIO()
-    out = Console(file=lines, highlight=False, width=shutil.get_terminal_size().columns if terminal else 160)
-    head = Table.grid(padding=(0, 2))
-    for name, value in _facts(info):
-        head.add_row(name, Text(value))
-    out.print(head)
-    kinds = Table(box=None, header_style="", pad_edge=False)
-    for name in ("kind", "records", "bytes"):
-        kinds.add_column(name, justify="left" if name == "kind" else "right")
-    for kind, count in info.counts.items():
-        if count:
-            kinds.add_row(kind, f"{count:,}", amount(info.bytes[kind]))
-    out.print()
-    out.print(kinds)
-    _sizes(info, out)
-    _devices(info, out)
-    return lines.getvalue()
+    """The report as lines."""
+    kinds = [("kind", "records", "bytes")]
+    kinds += [(kind, f"{count:,}", amount(info.bytes[kind])) for kind, count in info.counts.items() if count]
+    tables = [_table(_facts(info), "<<"), _table(kinds, "<>>"), _sizes(info), _devices(info)]
+    return "\n".join("".join(f"{line}\n" for line in lines) for lines in tables if lines)
+
+
+def _table(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
+    """Lines of columns, two blanks apart. alignment: < or > for each."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(alignment))]
+    return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True)).rstrip() for row in rows]
 
 
 def _facts(info: TraceInfo) -> list[tuple[str, str]]:
@@ -71,31 +57,22 @@ def _facts(info: TraceInfo) -> list[tuple[str, str]]:
     return facts
 
 
-def _sizes(info: TraceInfo, out: Console) -> None:
+def _sizes(info: TraceInfo) -> list[str]:
     if not info.sizes:
-        return
-    table = Table(box=None, header_style="", pad_edge=False)
-    for name in ("size up to", "reads", "writes"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+        return []
     most = max(bucket.reads + bucket.writes for bucket in info.sizes)
-    for bucket in info.sizes:
-        both = bucket.reads + bucket.writes
-        table.add_row(size_text(bucket.to_bytes), f"{bucket.reads:,}", f"{bucket.writes:,}",
-                      "#" * -(-30 * both // most))
-    out.print()
-    out.print(table)
+    rows = [("size up to", "reads", "writes", "")]
+    rows += [(size_text(bucket.to_bytes), f"{bucket.reads:,}", f"{bucket.writes:,}",
+              "#" * -(-30 * (bucket.reads + bucket.writes) // most)) for bucket in info.sizes]
+    return _table(rows, ">>><")
 
 
-def _devices(info: TraceInfo, out: Console) -> None:
-    table = Table(box=None, header_style="", pad_edge=False)
-    for name in ("device", "reads", "writes", "read", "written", "footprint", "disk size"):
-        table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
+def _devices(info: TraceInfo) -> list[str]:
+    rows = [("device", "reads", "writes", "read", "written", "footprint", "disk size")]
     busiest = sorted(info.devices, key=lambda device: device.records, reverse=True)
-    for d in busiest[:_DEVICES_SHOWN]:
-        table.add_row(Text(d.name), f"{d.reads:,}", f"{d.writes:,}", amount(d.read_bytes),
-                      amount(d.written_bytes), amount(d.footprint_bytes), amount(d.size_bytes))
-    out.print()
-    out.print(table)
+    rows += [(d.name, f"{d.reads:,}", f"{d.writes:,}", amount(d.read_bytes), amount(d.written_bytes), amount(d.footprint_bytes),
+              amount(d.size_bytes)) for d in busiest[:_DEVICES_SHOWN]]
+    lines = _table(rows, "<>>>>>>")
     if len(busiest) > _DEVICES_SHOWN:
-        out.print(f"and {len(busiest) - _DEVICES_SHOWN:,} less busy devices (--json lists all)")
+        lines.append(f"and {len(busiest) - _DEVICES_SHOWN:,} less busy devices (--json lists all)")
+    return lines

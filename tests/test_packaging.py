@@ -1,0 +1,111 @@
+"""What is imported is declared in pyproject.toml, and the main job needs nothing of the extras."""
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from support import interop
+from support.writelog import WriteLog
+
+from cdp.cli.extras import EXTRA_OF
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OURS = {"cdp", "cdpcore"}
+ONLY_TRACES = {"trace", "replay"}       # the packages of cdp that may import what an extra brings
+NOT_THE_PROGRAM = {"conformance/test_rules.py", "conformance/pytest_plugin.py"}     # run by pytest, which brings itself
+
+BARE = {*EXTRA_OF, "rich", "pyarrow", "pandas"}
+
+# The command line with the extras hidden, and rich, which was needed once.
+HIDDEN = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+from {module} import main
+sys.argv[0] = "cdp"
+main()
+"""
+
+
+def names_of(requirements):
+    """Distribution names, as importlib.metadata compares them."""
+    return {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in requirements if not text.startswith("cdp[")}
+
+
+def imports():
+    """(file below src/cdp, top-level package) of every import of something that is neither ours nor Python's."""
+    for path in sorted((ROOT / "src/cdp").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
+                [node.module] if isinstance(node, ast.ImportFrom) and node.module else [])
+            for top in {name.partition(".")[0] for name in names} - OURS - sys.stdlib_module_names:
+                yield path.relative_to(ROOT / "src/cdp").as_posix(), top
+
+
+def test_what_is_imported_is_declared():
+    base = names_of(PROJECT["dependencies"])
+    extra = {name: names_of(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
+    found, used = packages_distributions(), set()
+    for path, top in imports():
+        if path in NOT_THE_PROGRAM:
+            continue
+        (distribution,) = {name.lower().replace("_", "-") for name in found[top]}
+        used.add(distribution)
+        if path.partition("/")[0] in ONLY_TRACES and top in EXTRA_OF:
+            assert distribution in extra[EXTRA_OF[top]], (path, top)
+        else:
+            assert distribution in base, (path, top)
+    assert used == base | extra["replay"]       # and nothing else is asked for
+    assert PROJECT["optional-dependencies"]["all"] == ["cdp[replay]"]
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Run the command line as it is without the extras."""
+    def run(*args, hidden=BARE, module="cdp.__main__"):
+        code = HIDDEN.format(hidden=hidden, module=module)
+        return subprocess.run([sys.executable, "-c", code, *args], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+                              env={**interop.environ(), "XDG_RUNTIME_DIR": str(tmp_path)})
+
+    return run
+
+
+def test_the_main_job_needs_no_extra(bare, tmp_path):
+    (tmp_path / "disk.img").write_bytes(b"disk" * 4096)
+    log = WriteLog(tmp_path / "web.wlog")
+    log.write(0, bytes(512))
+    log.count()
+    for line in ("import disk.img web", "info web", "window web", "bookmark web b", "bookmarks web", "explain web@b", "records web",
+                 "image create web@b trial", "image list web", "export web@b out.img", "restore web@b", "undo web", "restores web",
+                 "check web", "image delete web trial", "config show", "create new --size 1M", "trace formats",
+                 "capture new --log web.wlog --once --settle 0s",
+                 "create kept --mode before --base disk.img", "detach kept"):
+        done = bare(*line.split())
+        assert done.returncode == 0, (line, done.stderr)
+    assert (tmp_path / "out.img").read_bytes() == (tmp_path / "disk.img").read_bytes()
+
+
+def test_the_demo_needs_no_extra(bare):
+    assert bare("--help", module="cdp.demo.__main__").returncode == 0
+
+
+@pytest.mark.parametrize(("line", "hidden", "package"), [
+    ("trace info t.csv", BARE, "zstandard"), ("trace convert t.csv t.iolog", BARE, "polars"),
+    ("replay t.csv --volume web --create", BARE, "zstandard"), ("trace info t.csv --plot t.png", {"matplotlib"}, "matplotlib"),
+    ("replay t.csv --volume web --create --plot t.png", {"matplotlib"}, "matplotlib"),
+])
+def test_without_an_extra_a_command_says_which(bare, tmp_path, line, hidden, package):
+    (tmp_path / "t.csv").write_text("1,0,0,4096,0,0\n")
+    done = bare(*line.split(), hidden=hidden)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert re.fullmatch(rf"cdp: error: .* needs the Python package {package}, which is not installed; pip install 'cdp\[replay\]'\n",
+                        done.stderr)
+    assert not (tmp_path / "web").exists() and not (tmp_path / "t.iolog").exists()
