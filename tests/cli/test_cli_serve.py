@@ -123,6 +123,31 @@ def socket_of(uri):
     return parse_qs(urlsplit(uri).query)["socket"][0]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT], ids=lambda n: n.name)
+def test_a_signal_stops_it_in_order(here, number):
+    """What was acknowledged is kept, flushed or not; the socket and serving.json go."""
+    with serving("web", "--unix", here / "w.sock") as process:
+        client = Nbd(str(here / "w.sock"), "web")
+        assert client.write(0, b"Z" * 4096) == 0
+        assert stopped(process, number) == 0
+    assert not (here / "w.sock").exists() and not (here / "web" / "serving.json").exists()
+    with cdp.open("web") as volume:
+        assert volume.pread(4096, 0) == b"Z" * 4096
+
+
+def test_under_nohup_a_hangup_does_not_stop_it(here):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with serving("web", "--unix", here / "w.sock") as process:
+            process.send_signal(signal.SIGHUP)
+            client = Nbd(str(here / "w.sock"), "web")
+            assert client.write(0, b"Z" * 4096) == 0 and client.flush() == 0
+            client.close()
+            assert process.poll() is None and stopped(process) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_whole_way(here):
     with serving("web") as process:
         uri = process.stdout.readline().strip()

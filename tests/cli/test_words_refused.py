@@ -94,7 +94,7 @@ def test_a_daemon_says_what_it_waits_for(here, caplog, monkeypatch):
     monkeypatch.setattr(daemon._stopping, "wait", lambda _s: next(waits, True) and daemon._stopping.set())
     daemon.serve()
     assert [r.message for r in caplog.records].count(
-        f"waiting for a gateway at {here}/none.sock: none listens there; without limit, until SIGTERM or SIGINT") == 1
+        f"waiting for a gateway at {here}/none.sock: none listens there; without limit, until SIGTERM, SIGINT or SIGHUP") == 1
 
 
 def test_a_folder_that_takes_nothing(here):

@@ -40,7 +40,7 @@ def capture(state: State, volume: str, log_path: str | None, mirror: bool, statu
     a record, in order, each once, also after a kill -9; its time is when it was captured, because the log has none.
 
     Meanwhile VOLUME is served as by 'cdp serve': its past moments over NBD, all commands of cdp, but nothing that
-    would write to it. Runs until SIGTERM or SIGINT. docs/capture.md has the guarantees.
+    would write to it. Runs until SIGTERM, SIGINT or SIGHUP. docs/capture.md has the guarantees.
     """
     location = volume_only(volume, "capture")
     ways = [flag for flag, given in (("--log", log_path), ("--mirror", mirror), ("--status", status)) if given]

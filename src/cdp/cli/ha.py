@@ -46,10 +46,10 @@ def ha_serve(state: State, paths: tuple[str, ...], read_only: bool, control: str
     """Serve volumes with a standby.
 
     Exports are those of 'cdp serve'. When the active daemon dies or hangs, the standby takes over: clients stay connected, see no
-    error, and lose nothing that was acknowledged. Runs until SIGTERM or SIGINT.
+    error, and lose nothing that was acknowledged. Runs until SIGTERM, SIGINT or SIGHUP.
     """
     from cdp.ha.manager import Manager
-    from cdp.serve.stop_signals import stop_on_signal
+    from cdp.ipc.stop_signals import stop_on_signal
 
     manager = Manager(paths, state.settings, control=control, read_only=read_only, hang_seconds=hang_ms / 1000)
     with stop_on_signal(manager.stop), manager:
@@ -121,9 +121,9 @@ def gateway(state: State, daemons: str) -> None:
     'cdp ha serve' starts one itself. By hand: a gateway, and one 'cdp tsd' at a time. Clients wait while there is none.
     """
     from cdp.ha.gateway import Gateway
+    from cdp.ipc.stop_signals import stop_on_signal
     from cdp.nbd import Address, TcpAddress, UnixAddress
     from cdp.serve.addresses import listen_addresses, runtime_sockets, tls_settings
-    from cdp.serve.stop_signals import stop_on_signal
 
     stop = threading.Event()
     addresses: list[Address] = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
@@ -148,7 +148,7 @@ def tsd(state: State, paths: tuple[str, ...], gateway_socket: str, read_only: bo
     goes, it makes everything durable and waits for the next.
     """
     from cdp.ha.daemon import Daemon
-    from cdp.serve.stop_signals import stop_on_signal
+    from cdp.ipc.stop_signals import stop_on_signal
 
     daemon = Daemon(gateway_socket, state.settings, read_only)
     daemon.own([os.path.abspath(path) for path in paths])

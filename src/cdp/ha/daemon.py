@@ -149,7 +149,8 @@ class Daemon:
             except Unavailable:
                 tries += 1
                 if tries == TOLD_TRIES:
-                    log.warning("waiting for a gateway at %s: none listens there; without limit, until SIGTERM or SIGINT", self._gateway)
+                    log.warning("waiting for a gateway at %s: none listens there; without limit, until SIGTERM, SIGINT or "
+                                "SIGHUP", self._gateway)
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             tries = 0

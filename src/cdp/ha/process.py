@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 from cdp.ipc.errors import encode_error
 from cdp.ipc.link import Link, Message
+from cdp.ipc.stop_signals import leave_to_parent
 from cdp.settings import Settings
 from cdpcore.base.errors import CdpError
 
@@ -95,7 +95,7 @@ def _beat(link: Link) -> None:
 
 def main() -> None:
     role, fd = sys.argv[1], int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_parent()
     link = Link(socket.socket(fileno=fd))
     if (got := link.receive()) is None:
         return

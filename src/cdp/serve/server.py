@@ -23,12 +23,12 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from cdp.ipc.stop_signals import stop_on_signal
 from cdp.ipc.unix_socket import clear_stale_socket
 from cdp.serve.addresses import listen_addresses, named_roots, runtime_sockets, tls_settings
 from cdp.serve.exports import Exports
 from cdp.serve.image_cache import ImageLeases
 from cdp.serve.luns import Front
-from cdp.serve.stop_signals import stop_on_signal
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from cdp.ipc.link import Link, accept_links
+from cdp.ipc.stop_signals import leave_to_parent
 from cdp.ipc.unix_socket import bind_unix
 from cdp.platform.local import SharedDataPlane
 from cdp.platform.posix.words import answer, call_back
@@ -254,6 +255,7 @@ def _raise(error: CdpError, _method: str, _args: list[Any]) -> tuple[Any, Sequen
 
 
 def main() -> None:
+    leave_to_parent()
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     if (got := link.receive()) is None:
         return
