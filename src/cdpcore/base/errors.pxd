@@ -2,5 +2,5 @@
 from cdpcore.base.status cimport cdp_status
 
 
-# Raises the exception for a failed status; returns rc where rc is CDP_OK. `what` names the object (a path) for the message.
+# Raises the exception for a failed status; returns rc where that is CDP_OK. `what`: the object (a path).
 cdef int check(int rc, cdp_status *st, object what) except -1

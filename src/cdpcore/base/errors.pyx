@@ -1,8 +1,8 @@
 """Error kinds, and the one converter from a nogil status to an exception.
 
-Few kinds, each telling the user what to do. Every one carries:
+Few kinds; each says what the user can do. Each carries:
     exit_code   what the command line exits with (documented in docs/cli.md)
-    nbd_errno   what an NBD client is told
+    nbd_errno   the error that an NBD client gets
     hint        the next thing to do, or ""
 """
 from cdpcore.base.status cimport (CDP_CLOSED, CDP_CORRUPT, CDP_INVALID, CDP_NOSPACE, CDP_NOTFOUND, CDP_OK, CDP_REFUSED,
@@ -60,7 +60,7 @@ class OutOfSpace(CdpError):
 
 
 class Busy(CdpError):
-    """Somebody else holds the volume, or the object is in use."""
+    """Another process has the volume open, or the object is in use."""
 
     exit_code = 7
     nbd_errno = _errno.EBUSY

@@ -46,7 +46,10 @@ enum cdp_record_flags {
 #define CDP_LOC_ZERO 1ull
 #define CDP_LOC_HOLE 2ull
 #define CDP_LOC_BASE 3ull /* never on disk: no version is visible, the base has it */
-static inline uint64_t cdp_loc(uint32_t segment, uint64_t byte_off) { return (uint64_t)segment << 32 | byte_off / CDP_SECTOR; }
+static inline uint64_t cdp_loc(uint32_t segment, uint64_t byte_off)
+{
+    return (uint64_t)segment << 32 | byte_off / CDP_SECTOR;
+}
 /* Whether a record of this kind changes content, so that the index has it. */
 static inline int cdp_kind_changes(uint16_t kind) { return kind <= CDP_KIND_TRIM || kind == CDP_KIND_WRITEBACK; }
 static inline int cdp_loc_is_data(uint64_t loc) { return loc >> 32 != 0; }

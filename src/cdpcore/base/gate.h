@@ -20,9 +20,12 @@ static inline int cdp_gate_enter(cdp_gate *g)
     return 1;
 }
 static inline void cdp_gate_leave(cdp_gate *g) { __atomic_fetch_sub(&g->v, 1, __ATOMIC_ACQ_REL); }
-static inline int cdp_gate_is_closed(cdp_gate *g) { return (__atomic_load_n(&g->v, __ATOMIC_ACQUIRE) & CDP_GATE_CLOSED) != 0; }
+static inline int cdp_gate_is_closed(cdp_gate *g)
+{
+    return (__atomic_load_n(&g->v, __ATOMIC_ACQUIRE) & CDP_GATE_CLOSED) != 0;
+}
 
-/* Refuse new callers; return when the last one has left. Only close() waits here, so it sleeps instead of signalling. */
+/* Refuse new callers; return when the last one has left. Only close() waits here: it polls, so leaving is cheap. */
 static inline void cdp_gate_close(cdp_gate *g)
 {
     struct timespec nap = {0, 100000};
@@ -31,6 +34,6 @@ static inline void cdp_gate_close(cdp_gate *g)
         nanosleep(&nap, 0);
 }
 
-/* Refuse new callers, and wait for nobody: in the child of a fork, where those inside are not. */
+/* Refuse new callers without waiting: in the child of a fork, which does not have the threads that are inside. */
 static inline void cdp_gate_shut(cdp_gate *g) { __atomic_fetch_or(&g->v, CDP_GATE_CLOSED, __ATOMIC_ACQ_REL); }
 #endif

@@ -1,4 +1,5 @@
-/* Latencies counted in buckets of 1/32 octave (3 % wide), from 1 ns to 584 years, in 15 KiB. Pure; one thread a histogram. */
+/* Latencies counted in buckets of 1/32 octave (3 % wide), from 1 ns to 584 years, in 15 KiB. Pure; a histogram has one
+ * thread. */
 #ifndef CDP_LATENCY_H
 #define CDP_LATENCY_H
 #include <stdint.h>

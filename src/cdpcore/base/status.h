@@ -6,7 +6,7 @@
 
 enum cdp_code {
     CDP_OK = 0,
-    CDP_INVALID = 1,     /* the request is wrong: the caller mends it */
+    CDP_INVALID = 1,     /* the request is wrong; nothing was changed */
     CDP_NOTFOUND = 2,    /* no such volume, image, bookmark, file */
     CDP_NOSPACE = 3,     /* device or a configured bound is full; nothing was lost */
     CDP_CORRUPT = 4,     /* bytes on disk fail their checksum or rule */

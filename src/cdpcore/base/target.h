@@ -13,7 +13,7 @@
 enum cdp_request_flags {
     CDP_FUA = 1,  /* durable before return */
     CDP_HOLE = 2, /* zero(): leave a hole (trim); without it the range counts as allocated */
-    CDP_META = 4, /* pwrite(): of a file system's own metadata, says who sent it; a history keeps that, all else ignores it */
+    CDP_META = 4, /* pwrite(): its sender calls it file system metadata; a history keeps that, all else ignores it */
 };
 
 enum cdp_extent_kind {
@@ -50,8 +50,9 @@ typedef struct cdp_target {
     uint64_t (*written_seq)(void *ctx);             /* records up to it are in files: they survive this process */
     /* Returns when written_seq is more than `beyond`, or all records before this call are in files; not synced. */
     int (*write_out)(void *ctx, uint64_t beyond, cdp_status *st);
-    /* Looked at only where tells_seq, too; then it may be NULL. A hint that costs next to nothing: a request for this range
-     * comes soon. A disk that must read before it writes can then read for many requests at once. The range need not be valid. */
+    /* Looked at only where tells_seq, too; then it may be NULL. A hint that costs next to nothing: a request for this
+     * range comes soon. A disk that must read before it writes can then read for many requests at once. The range need
+     * not be valid. */
     void (*expect)(void *ctx, uint64_t offset, uint64_t length);
 } cdp_target;
 

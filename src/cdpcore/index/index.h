@@ -131,10 +131,10 @@ int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_r
 
 /* --- lookup of before-images ----------------------------------------------------------------------------------- */
 
-/* As cdp_lookup_runs, by the mirrored rule: a version is what its record overwrote, so what a sector held at seq s is its
- * oldest version after s; CDP_LOC_BASE: nothing overwrote it since, the disk has it. An interval (lo, hi] of the view
- * with older ones below it stands for a restore at lo whose range has not been written back yet: it counts where the
- * sector has any version in it, and the next one down where it has none.
+/* As cdp_lookup_runs, by the mirrored rule: a version is what its record overwrote, so what a sector held at seq s is
+ * its oldest version after s; CDP_LOC_BASE: nothing overwrote it since, the disk has it. An interval (lo, hi] of the
+ * view with older ones below it stands for a restore at lo whose range has not been written back yet: it counts where
+ * the sector has any version in it, and the next one down where it has none.
  * Of a view whose pieces have one interval, runs may be asked first, without a lock, and the trees then refine what is
  * left: what was overwritten once does not change its answer. */
 int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,

@@ -1,4 +1,4 @@
-/* What the files of the index share with each other and with nobody else: searches that remember their place, and the
+/* What only the files of the index share: searches that remember their place, and the
  * inside of a run. Callers use index.h. */
 #ifndef CDP_INDEX_IMPL_H
 #define CDP_INDEX_IMPL_H

@@ -17,7 +17,8 @@ typedef struct sources {
     source at[CDP_MAX_TREES + CDP_MAX_RUNS]; /* newest first */
 } sources;
 
-static int gather(sources *s, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs, uint32_t n_runs, cdp_status *st)
+static int gather(sources *s, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs, uint32_t n_runs,
+                  cdp_status *st)
 {
     if (n_trees > CDP_MAX_TREES || n_runs > CDP_MAX_RUNS)
         return cdp_fail(st, CDP_INVALID, 0, 0, "lookup: too many sources");

@@ -40,8 +40,8 @@ def write_sealing_run(Versions versions not None, path: str, bytes uuid, uint32_
 
 def install_runs(Versions versions not None, list paths not None, list ids not None, bytes uuid, list keep_ids not None,
                  bint drop_sealing_tree):
-    """Make the index consist of the runs `ids` (newest first): those in keep_ids stay as they are, the others are opened
-    from `paths`. With drop_sealing_tree the newest run replaces that tree, in the same instant."""
+    """Make the index consist of the runs `ids` (newest first): those in keep_ids stay as they are, the others are
+    opened from `paths`. With drop_sealing_tree the newest run replaces that tree, in the same instant."""
     cdef cdp_run_ref *refs[64]
     cdef cdp_snapshot *snap
     cdef cdp_run *run

@@ -1,8 +1,9 @@
-/* What a reader needs from the index once it has let go of the volume's lock: the lineage and the runs, as they were
+/* What a reader needs from the index once it has released the index lock: the lineage and the runs, as they were
  * together at one moment. Immutable, counted; a restore, a seal or a merge installs the next one.
  *
- * A reader keeps its snapshot until it has read the data that the snapshot led it to, and a snapshot keeps its successor:
- * so once nothing older than a snapshot lives, nobody reads what only an older one shows, and it may be freed.
+ * A reader keeps its snapshot until it has read the data that the snapshot led it to, and a snapshot keeps its
+ * successor: so once nothing older than a snapshot lives, no reader sees what only an older one shows, and it may be
+ * freed.
  *
  * Threading: cdp_snapshot_ref under the volume's index lock (the current one cannot vanish there); unref anywhere. */
 #ifndef CDP_SNAPSHOT_H
@@ -41,6 +42,9 @@ void cdp_snapshot_unref(cdp_snapshot *s);
 /* `next` takes over from `s`. Under the index lock, once for each. */
 void cdp_snapshot_succeed(cdp_snapshot *s, cdp_snapshot *next);
 /* Is every older snapshot gone? Any thread that has a reference to `s`. */
-static inline int cdp_snapshot_is_oldest(const cdp_snapshot *s) { return !__atomic_load_n(&s->older, __ATOMIC_ACQUIRE); }
+static inline int cdp_snapshot_is_oldest(const cdp_snapshot *s)
+{
+    return !__atomic_load_n(&s->older, __ATOMIC_ACQUIRE);
+}
 
 #endif

@@ -7,8 +7,8 @@ from cdpcore.index.snapshot cimport cdp_run_ref, cdp_snapshot
 from cdpcore.system.os cimport Os
 
 
-# What resolve() found: pieces in a small array, or in a grown one; and the snapshot that led there. As long as it is held,
-# nothing that the pieces point at is freed.
+# What resolve() found: pieces in a small array, or in a grown one; and the snapshot that led there. As long as it is
+# held, nothing that the pieces point at is freed.
 cdef struct pieces:
     cdp_piece *at
     uint64_t n
@@ -49,19 +49,23 @@ cdef class Versions:
     cdef bint has_room(self, uint32_t n_changes) noexcept nogil
     # A record becomes visible, whole.
     cdef void add(self, uint64_t seq, uint64_t ts_ns, const change *changes, uint32_t n) noexcept nogil
-    # What is visible in [start, end) at `view` (NULL: now), all of one moment. Where it succeeds, drop(p) when the data is read.
+    # What is visible in [start, end) at `view` (NULL: now), all of one moment. Where it succeeds, drop(p) when the data
+    # is read.
     cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil
-    # The same for before-images: what [start, end) held at `view`; CDP_LOC_BASE: the disk's. What the disk has of it may be read
-    # afterwards, and is right if untouched() says so then.
-    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil
+    # The same for before-images: what [start, end) held at `view`; CDP_LOC_BASE: the disk's. What the disk has of it
+    # may be read afterwards, and is right if untouched() says so then.
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m,
+                            cdp_status *st) noexcept nogil
     # Which record after `after` changed each sector last (as loc; 0: none); of segments that have no run yet.
-    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil
+    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m,
+                          cdp_status *st) noexcept nogil
     # Nothing changed [start, end) since the moment. (False where that is not known.)
     cdef bint untouched(self, const moment *m, uint64_t start, uint64_t end) noexcept nogil
     cdef void note(self, moment *m) noexcept nogil      # now
     cdef uint32_t trees_of(self, cdp_tree **trees) noexcept nogil   # mutex held; newest first
-    # The segment was set aside: its tree too. 0 or ENOMEM.
+    # The current segment was set aside for sealing: its tree becomes sealing_tree. 0 or ENOMEM.
     cdef int swap_trees(self) noexcept nogil
     # The next snapshot; NULL keeps the lineage, or the runs. 0 or ENOMEM.
-    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs, bint drop_sealing_tree) noexcept nogil
+    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs,
+                     bint drop_sealing_tree) noexcept nogil
     cdef cdp_snapshot *reference(self) noexcept nogil

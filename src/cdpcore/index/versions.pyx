@@ -1,7 +1,7 @@
 """Which version of a sector is visible.
 
-Three layers, newest first: the extent tree of the open segment, that of the segment being sealed, the runs. Adding a record and
-looking one up take the lock for the trees only; runs are searched without it, through a counted snapshot.
+Three layers, newest first: the extent tree of the open segment, that of the segment being sealed, the runs. Adding a
+record and looking one up take the lock for the trees only; runs are searched without it, through a counted snapshot.
 
 Invariants
  1. visible_seq and the tree change together, so a reader sees whole records, in order.
@@ -25,7 +25,7 @@ from cdpcore.index.view cimport View
 
 
 cdef void drop(pieces *p) noexcept nogil:
-    """Done with what was found."""
+    """The pieces, and the data that they point at, are no longer used."""
     free(p.heap)
     if p.snapshot != NULL:
         cdp_snapshot_unref(p.snapshot)
@@ -33,9 +33,12 @@ cdef void drop(pieces *p) noexcept nogil:
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class Versions:
-    """The index of one volume. `os`: where its runs are mapped; `view`: its lineage; `max_records`: of a segment."""
+    """The index of one volume. `os`: where its runs are mapped; `view`: its lineage; `max_records`: a segment is closed
+    after that many, which bounds the extent tree; `last_seq`, `last_ts_ns`: of the last record, as recovery found
+    it."""
 
-    def __cinit__(self, Os os not None, View view not None, uint32_t max_records, uint64_t last_seq, uint64_t last_ts_ns):
+    def __cinit__(self, Os os not None, View view not None, uint32_t max_records, uint64_t last_seq,
+                  uint64_t last_ts_ns):
         pthread_mutex_init(&self.mutex, NULL)
         self.os = os
         self.max_records = max_records
@@ -72,7 +75,8 @@ cdef class Versions:
         pthread_mutex_unlock(&self.mutex)
         return snap
 
-    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil:
+    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p,
+                     cdp_status *st) noexcept nogil:
         """Pieces of [start, end) at `view` (NULL: now), all of one moment; to be dropped where it succeeds."""
         cdef cdp_piece known[64]
         cdef cdp_piece *trees_know = known
@@ -133,7 +137,8 @@ cdef class Versions:
         pthread_mutex_unlock(&self.mutex)
         return same
 
-    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m, cdp_status *st) noexcept nogil:
+    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m,
+                          cdp_status *st) noexcept nogil:
         cdef cdp_tree *trees[2]
         cdef uint64_t cap = 64, reached = end
         cdef int64_t n = 0
@@ -152,7 +157,8 @@ cdef class Versions:
 
     cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m,
                             cdp_status *st) noexcept nogil:
-        """Where no restore is being written back, runs are asked first and without the lock: what they know does not change."""
+        """Where no restore is being written back, runs are asked first and without the lock: what they know does not
+        change."""
         cdef cdp_tree *trees[2]
         cdef cdp_piece whole
         cdef cdp_piece known[64]
@@ -178,9 +184,11 @@ cdef class Versions:
                 n = cdp_lookup_before(seen, NULL, 0, snap.runs, snap.n_runs, &whole, 1, runs_know, cap, &reached, st)
                 pthread_mutex_lock(&self.mutex)
                 if n >= 0 and reached == end:
-                    n = cdp_lookup_before(seen, trees, self.trees_of(trees), NULL, 0, runs_know, <uint64_t>n, p.at, cap, &reached, st)
+                    n = cdp_lookup_before(seen, trees, self.trees_of(trees), NULL, 0, runs_know, <uint64_t>n, p.at, cap,
+                                          &reached, st)
             else:
-                n = cdp_lookup_before(seen, trees, self.trees_of(trees), snap.runs, snap.n_runs, &whole, 1, p.at, cap, &reached, st)
+                n = cdp_lookup_before(seen, trees, self.trees_of(trees), snap.runs, snap.n_runs, &whole, 1, p.at, cap,
+                                      &reached, st)
             m.seq = self.visible_seq
             m.generation = self.generation
             pthread_mutex_unlock(&self.mutex)
@@ -204,7 +212,8 @@ cdef class Versions:
         pthread_mutex_unlock(&self.mutex)
         return CDP_OK
 
-    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs, bint drop_sealing_tree) noexcept nogil:
+    cdef int install(self, const cdp_view *view, cdp_run_ref **runs, uint32_t n_runs,
+                     bint drop_sealing_tree) noexcept nogil:
         """The next snapshot; view == NULL or runs == NULL keeps what there is. Made under the lock (a copy of some
         hundred bytes), because a restore and the maintenance thread each change one half."""
         cdef cdp_snapshot *fresh
@@ -267,7 +276,7 @@ cdef class Versions:
         return n
 
     def release(self):
-        """Let go of the runs' mappings. No reader may be inside."""
+        """Release the runs' mappings. No reader may be inside."""
         with nogil:
             self.install(NULL, self.snapshot.run_refs, 0, False)
 

@@ -10,4 +10,4 @@ cdef class View:
     cdef cdp_interval *intervals
     cdef cdp_interval *freed
 
-    cdef void settle(self, uint64_t seq) noexcept nogil
+    cdef void set_pending(self, uint64_t seq) noexcept nogil

@@ -61,8 +61,8 @@ cdef class View:
         free(self.intervals)
         free(self.freed)
 
-    cdef void settle(self, uint64_t seq) noexcept nogil:
-        """The restore that was worked out as cdp.moments.lineage.PENDING has this seq. Before anybody reads through the view."""
+    cdef void set_pending(self, uint64_t seq) noexcept nogil:
+        """The seq of the restore that the view names as cdp.moments.lineage.PENDING; before the view is used."""
         cdef uint32_t i
         for i in range(self.v.n_intervals):
             if self.intervals[i].lo == PENDING:

@@ -8,11 +8,12 @@ static uint32_t tail_bytes_for(uint32_t n_desc)
 {
     if (n_desc <= CDP_FRAME_HEAD_DESCS)
         return 0;
-    return (n_desc - (uint32_t)CDP_FRAME_HEAD_DESCS + (uint32_t)CDP_TAIL_DESCS - 1) / (uint32_t)CDP_TAIL_DESCS * CDP_BLOCK;
+    return (n_desc - (uint32_t)CDP_FRAME_HEAD_DESCS + (uint32_t)CDP_TAIL_DESCS - 1) / (uint32_t)CDP_TAIL_DESCS *
+           CDP_BLOCK;
 }
 
-void cdp_frame_start(cdp_frame *f, uint8_t *slot, uint32_t slot_bytes, uint32_t segment, uint32_t frame, uint64_t file_off,
-                     uint64_t salt, uint64_t first_seq, uint64_t flush_seq)
+void cdp_frame_start(cdp_frame *f, uint8_t *slot, uint32_t slot_bytes, uint32_t segment, uint32_t frame,
+                     uint64_t file_off, uint64_t salt, uint64_t first_seq, uint64_t flush_seq)
 {
     f->slot = slot;
     f->slot_bytes = slot_bytes;
@@ -72,14 +73,15 @@ uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t star
     f->last_seq = seq;
     if (kind == CDP_KIND_FLUSH || flags & CDP_REC_FUA)
         f->flush_seq = seq;
-    __atomic_store_n(&f->n_desc, f->n_desc + 1, __ATOMIC_RELEASE); /* cdp_frame_descs may look on */
+    __atomic_store_n(&f->n_desc, f->n_desc + 1, __ATOMIC_RELEASE); /* cdp_frame_descs may run meanwhile */
     return loc;
 }
 
 uint32_t cdp_frame_descs(const cdp_frame *f, struct cdp_record_desc *out, uint32_t cap)
 {
     uint32_t n = __atomic_load_n(&f->n_desc, __ATOMIC_ACQUIRE);
-    uint8_t *tail = f->total_bytes ? f->slot + f->total_bytes - tail_bytes_for(n) : f->slot + f->slot_bytes - CDP_FRAME_TAIL_BYTES;
+    uint8_t *tail = f->total_bytes ? f->slot + f->total_bytes - tail_bytes_for(n)
+                                   : f->slot + f->slot_bytes - CDP_FRAME_TAIL_BYTES;
     for (uint32_t i = 0; i < n && i < cap; i++)
         out[i] = *desc_at(f->slot, tail, i);
     return n;

@@ -33,15 +33,15 @@ typedef struct cdp_frame {
     uint64_t flush_seq;
 } cdp_frame;
 
-void cdp_frame_start(cdp_frame *f, uint8_t *slot, uint32_t slot_bytes, uint32_t segment, uint32_t frame, uint64_t file_off,
-                     uint64_t salt, uint64_t first_seq, uint64_t flush_seq);
+void cdp_frame_start(cdp_frame *f, uint8_t *slot, uint32_t slot_bytes, uint32_t segment, uint32_t frame,
+                     uint64_t file_off, uint64_t salt, uint64_t first_seq, uint64_t flush_seq);
 /* Room for one more descriptor with `bytes` of data (a multiple of 512)? */
 int cdp_frame_fits(const cdp_frame *f, uint32_t bytes);
 /* Append; requires cdp_frame_fits. The data is copied; returns its location, 0 where there is none. */
 uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t start, uint64_t sectors, uint16_t kind,
                        uint16_t flags, const void *data, uint32_t bytes, uint32_t crc);
-/* Copies its descriptors, finished or still growing, to out[0..cap); returns how many there are. What was added before the call is
- * whole, also while another thread adds more; not while it is being finished. */
+/* Copies its descriptors, finished or still growing, to out[0..cap); returns how many there are. What was added before
+ * the call is whole, also while another thread adds more; not while it is being finished. */
 uint32_t cdp_frame_descs(const cdp_frame *f, struct cdp_record_desc *out, uint32_t cap);
 /* Seal with checksum: slot[0..total_bytes) is then what goes to file_off. */
 void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq);
@@ -83,7 +83,7 @@ const struct cdp_record_desc *cdp_frame_reader_desc(const cdp_frame_reader *r, u
 /* Does the data of descriptor i match its checksum? 1, 0 (st says where), or a negative code. */
 int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st);
 /* From r->off on, past what is invalid: the highest durable_seq that any later valid frame of this segment claims; 0 if
- * there is none. Tells a torn tail (nothing later was durable) from damage. */
+ * there is none. Distinguishes a torn tail (nothing later was durable) from damage. */
 int cdp_frame_reader_later_durable(cdp_frame_reader *r, uint64_t *durable_seq, cdp_status *st);
 
 #endif

@@ -44,8 +44,8 @@ cdef extern from "log/frame.h" nogil:
         uint64_t expect_seq
         cdp_frame_header head
         uint64_t frame_off
-    int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_t segment, uint64_t salt, uint64_t end,
-                              uint64_t expect_seq)
+    int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_t segment, uint64_t salt,
+                              uint64_t end, uint64_t expect_seq)
     void cdp_frame_reader_free(cdp_frame_reader *r)
     int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st)
     const cdp_record_desc *cdp_frame_reader_desc(const cdp_frame_reader *r, uint32_t i)

@@ -29,7 +29,7 @@ cdef class Log:
 
     # guarded by append
     cdef pthread_mutex_t append_mutex
-    cdef int held                   # no record is accepted: a bit for each reason, HELD_...; changed with the io lock held too
+    cdef int held                   # HELD_... bits: why no record is accepted; changed under the io lock too
     cdef bint frame_open            # the ring's last frame still grows; changed with the io lock held too
     cdef uint64_t last_seq          # of the last record
     cdef uint64_t last_ts_ns        # of the last record
@@ -45,9 +45,9 @@ cdef class Log:
 
     cdef void lock_append(self) noexcept nogil
     cdef void unlock_append(self) noexcept nogil
-    # Append lock held. One record of n > 0 parts, whole in one segment: room for it, its seq and time, its place in a frame. *seq is
-    # set before any of it can reach a file, and to 0 where it fails (CDP_NOSPACE: nothing is lost, a later one may succeed). Nobody
-    # sees the record before publish().
+    # Append lock held. One record of n > 0 parts, whole in one segment: room for it, its seq and time, its place in a
+    # frame. *seq is set before any of it can reach a file, and to 0 where it fails (CDP_NOSPACE: nothing is lost, a
+    # later one may succeed). No reader sees the record before publish().
     cdef int append_record(self, part *parts, uint32_t n, room kind, uint64_t *seq, cdp_status *st) noexcept nogil
     # Append lock held: the record appended last becomes visible, whole.
     cdef void publish(self, const part *parts, uint32_t n) noexcept nogil

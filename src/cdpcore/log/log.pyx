@@ -1,19 +1,20 @@
 """The log: records -> frames in pool slots -> large direct writes, group commit.
 
-A frame is the group commit: it fills while an earlier one is being written, and is closed when it is full, when a caller waits for
-durability, or after the commit interval. The caller that needs I/O does it (a flusher becomes the leader, an appender without a free
-slot writes the oldest frame), so no request is handed to another thread; the writer thread only keeps the device busy meanwhile.
+A frame is the group commit: it fills while an earlier one is being written, and is closed when it is full, when a
+caller waits for durability, or after the commit interval. The caller that needs I/O does it (a flusher becomes the
+leader, an appender without a free slot writes the oldest frame), so no request is handed to another thread; the writer
+thread only keeps the device busy meanwhile.
 
 Invariants
- 1. Records are appended in seq order; frames are written in order; durable_seq only grows. So what a crash leaves is a prefix in seq
-    order that holds everything that was flushed.
- 2. The log numbers and dates records: seq is one more than the last one's, ts greater than the last one's. Versions has the last
-    record that is visible; between append_record() and publish() that is one less.
+ 1. Records are appended in seq order; frames are written in order; durable_seq only grows. So what a crash leaves is a
+    prefix in seq order that holds everything that was flushed.
+ 2. The log numbers and dates records: seq is one more than the last one's, ts greater than the last one's. Versions has
+    the last record that is visible: between append_record() and publish() that is the one before.
  3. The current segment and the current extent tree belong together: they are exchanged under one append lock.
- 4. After a failed write or sync nothing more is appended or acknowledged (the kernel may have dropped the pages): the failure is
-    sticky until the volume is opened again, which recovers from what is on disk. Running out of space while a segment is created is
-    not such a failure: nothing was lost, and the next write may succeed; flushes, bookmarks and restores go into what writes leave of
-    the open segment, or into the reserve.
+ 4. After a failed write or sync nothing more is appended or acknowledged (the kernel may have dropped the pages): the
+    failure is sticky until the volume is opened again, which recovers from what is on disk. Running out of space while
+    a segment is created is not such a failure: nothing was lost, and the next write may succeed; flushes, bookmarks and
+    restores go into what writes leave of the open segment, or into the reserve.
 """
 from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
 from libc.stdint cimport int64_t
@@ -150,7 +151,7 @@ cdef class Log:
                 return True         # an empty segment takes the longest request
             if self.frame_open:
                 used += cdp_frame_bound(&self.ring.last().f)
-            frames = 2 * (data_bytes // (slot - CDP_BLOCK - CDP_FRAME_TAIL_BYTES) + 1)      # they may be left half empty
+            frames = 2 * (data_bytes // (slot - CDP_BLOCK - CDP_FRAME_TAIL_BYTES) + 1)  # they may be left half empty
             return used + frames * slot + self.reserve_bytes <= self.files.segment_bytes
         if self.frame_open:
             used += cdp_frame_size_with(&self.ring.last().f, <uint32_t>data_bytes)
@@ -194,8 +195,8 @@ cdef class Log:
             if rc != CDP_OK:
                 return rc
         r = self.ring.last()
-        loc = cdp_frame_add(&r.f, seq, ts_ns, p.start, p.end - p.start, p.kind, p.flags | (CDP_REC_MORE if more else 0), p.data,
-                            p.data_bytes, p.crc)
+        loc = cdp_frame_add(&r.f, seq, ts_ns, p.start, p.end - p.start, p.kind,
+                            p.flags | (CDP_REC_MORE if more else 0), p.data, p.data_bytes, p.crc)
         if p.data_bytes:
             p.loc = loc
         self.flush_seq = r.f.flush_seq
@@ -221,7 +222,8 @@ cdef class Log:
             if rc != CDP_OK:
                 return rc
             pthread_mutex_lock(&self.ring.mutex)
-        cdp_frame_start(&r.f, self.pool.slot(<uint32_t>(self.ring.opened % self.pool.n_slots)), <uint32_t>self.pool.slot_bytes,
+        cdp_frame_start(&r.f, self.pool.slot(<uint32_t>(self.ring.opened % self.pool.n_slots)),
+                        <uint32_t>self.pool.slot_bytes,
                         s.number, s.n_frames, s.tail_bytes, s.salt, self.last_seq + 1, self.flush_seq)
         r.fd = s.fd
         r.whole_seq = self.last_seq
@@ -422,9 +424,9 @@ cdef class Log:
             pthread_mutex_unlock(&self.ring.mutex)
 
     def hold(self, why: str, bint on=True):
-        """While any reason is on, every record is refused, as Unavailable. `why`: "read-only", "import" (the base is being filled) or
-        "moved" (the folder). At return no record is being appended; but for "moved", which the sealing thread says, and for which an
-        appender may be waiting."""
+        """While any reason is on, every record is refused, as Unavailable. `why`: "read-only", "import" (the base is
+        being filled) or "moved" (the folder). At return no record is being appended; except for "moved", which the
+        maintenance thread sets while an appender may be waiting for it."""
         cdef int reason = {"read-only": HELD_READ_ONLY, "import": HELD_IMPORT, "moved": HELD_MOVED}[why]
         with nogil:
             pthread_mutex_lock(&self.ring.mutex)
@@ -435,8 +437,8 @@ cdef class Log:
                 self.unlock_append()
 
     def set_aside(self, uint64_t seq=0xFFFFFFFFFFFFFFFF):
-        """Give the open segment, if it has records up to `seq`, to maintenance for sealing, without beginning another; not while one
-        waits for that already."""
+        """Give the open segment, if it has records up to `seq`, to maintenance for sealing, without beginning another;
+        not while one waits for that already."""
         cdef cdp_status st
         with nogil:
             self.lock_append()
@@ -446,7 +448,7 @@ cdef class Log:
                     self.seal_tree(&st)
             self.unlock_append()
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     def sync_all(self):
         """Make every record durable."""
@@ -471,7 +473,8 @@ cdef class Log:
         """Waits for what is being written; the open frame is closed early only where nothing is."""
         cdef bint enough
         pthread_mutex_lock(&self.ring.mutex)
-        while self.written_seq <= beyond and self.ring.queued > self.ring.written and self.io_busy and not self.ring.failed:
+        while self.written_seq <= beyond and self.ring.queued > self.ring.written and self.io_busy and \
+                not self.ring.failed:
             pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
         enough = self.written_seq > beyond
         pthread_mutex_unlock(&self.ring.mutex)
@@ -483,8 +486,8 @@ cdef class Log:
         return self.io_round(0, st)
 
     def stats(self) -> dict:
-        """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of the
-        segments that are not sealed (their files are larger: preallocated)."""
+        """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of
+        the segments that are not sealed (their files are larger: preallocated)."""
         return {"log_bytes_written": self.bytes_written, "frames_written": self.frames_written, "syncs": self.syncs,
                 "durable_seq": self.durable_seq, "failed_errno": self.ring.failed,
                 "open_log_bytes": self.files.current.tail_bytes + self.files.sealing.tail_bytes}

@@ -13,11 +13,11 @@ cdef struct part:
     uint32_t crc            # CRC-32C of the data; 0: none
     uint16_t kind           # enum cdp_kind
     uint16_t flags          # enum cdp_record_flags; the log sets MORE
-    uint64_t loc            # what the index says of the range. Of a part with data the log sets it; 0: the range is not indexed
+    uint64_t loc            # what the index says of the range; the log sets it where there is data; 0: not indexed
 
 
-# How much of the open segment a record may use. A full device must not stop what frees space or undoes a restore, so writes
-# leave a sixteenth of a segment to events, and events leave the last of it to what frees space.
+# How much of the open segment a record may use. A full device must not stop what frees space or undoes a restore, so
+# writes leave a sixteenth of a segment to events, and events leave the last of it to what frees space.
 cdef enum room:
     ROOM_WRITE              # a write, zero or trim
     ROOM_EVENT              # a bookmark or restore

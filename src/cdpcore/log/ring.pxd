@@ -24,7 +24,7 @@ cdef class FrameRing:
     cdef pthread_cond_t changed     # anything that it guards changed
     cdef ring_frame *frames         # frame k is frames[k % n]
     cdef uint64_t opened, queued, written   # frames: started, finished, on disk; written <= queued <= opened
-    cdef int failed                 # errno of the first failed write or sync of the log; 0: none. Sticky; read without the lock too
+    cdef int failed                 # errno of the log's first failed write or sync; sticky; read without the lock too
     cdef bint stopping              # the writer and maintenance threads are to return
 
     cdef ring_frame *at(self, uint64_t k) noexcept nogil

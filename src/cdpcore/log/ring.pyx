@@ -15,7 +15,7 @@ from cdpcore.base.errors import InvalidRequest
 
 
 cdef class FrameRing:
-    """As many frames as `pool` has slots. Threading: see the fields; the owner of the open frame fills it without the mutex."""
+    """As many frames as `pool` has slots. Threading: see the fields; the open frame is filled without the mutex."""
 
     def __cinit__(self, BufferPool pool not None):
         if pool.slot_bytes < CDP_FRAME_MIN_SLOT:

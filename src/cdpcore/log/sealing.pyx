@@ -1,4 +1,4 @@
-"""Sealing the segment that the log has set aside: what the maintenance thread does with it before and after making its run.
+"""Sealing the segment that the log has set aside: what the maintenance thread does before and after making its run.
 
     waiting(log) -> finish(log) -> the run is made, catalogued and installed (cdp.store.maintenance) -> done(log)
 
@@ -29,8 +29,8 @@ def waiting(Log log not None):
 
 
 def write_out(Log log not None):
-    """Write and sync every record of the segment that was set aside, without the append lock: a writer that holds it may wait for
-    this very segment."""
+    """Write and sync every record of the segment that was set aside, without the append lock: a writer that holds it
+    may wait for this very segment."""
     cdef cdp_status st
     cdef int rc
     with nogil:
@@ -94,7 +94,8 @@ def done(Log log not None):
 
 
 def failed(Log log not None, int errno_):
-    """Tell writers that no segment can be sealed for now (0: it can again), so that they are refused, not stuck."""
+    """No segment can be sealed for now (0: one can again): writers that need the next one are refused, not kept
+    waiting."""
     with nogil:
         pthread_mutex_lock(&log.ring.mutex)
         log.files.maintenance_errno = errno_

@@ -60,8 +60,8 @@ static int64_t begin(const cdp_os *os, int fd, struct cdp_segment_header *h)
     return rc < 0 ? rc : os->datasync(os->ctx, fd);
 }
 
-int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes, int direct,
-                       int *fd, cdp_status *st)
+int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes,
+                       int direct, int *fd, cdp_status *st)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%010u.log", directory, h->segment);
@@ -82,8 +82,8 @@ int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segme
     return CDP_OK;
 }
 
-int cdp_segment_adopt(const cdp_os *os, const char *from, const char *directory, struct cdp_segment_header *h, int direct,
-                      uint64_t *bytes, int *fd, cdp_status *st)
+int cdp_segment_of_reserve(const cdp_os *os, const char *from, const char *directory, struct cdp_segment_header *h,
+                           int direct, uint64_t *bytes, int *fd, cdp_status *st)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%010u.log", directory, h->segment);
@@ -124,8 +124,9 @@ int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_fr
     t->n_frames = n_frames;
     t->directory_crc = cdp_crc32c(0, entries, used);
     trailer_put(buf + n, t);
-    /* Over what is allocated already, then cut: a full device has room for that, whoever takes what the cut gives back. Until both are
-     * durable, the frame that ended the segment is no more valid than it was; afterwards nothing stale is left behind it. */
+    /* Over what is allocated already, then cut: a full device has room for that, even if others take the space that the
+     * cut frees. Until both are durable, the frame that ended the segment is no more valid than it was; afterwards
+     * nothing stale is left behind it. */
     int64_t rc = os->pwrite(os->ctx, fd, buf, n + CDP_BLOCK, end);
     if (rc >= 0)
         rc = os->truncate(os->ctx, fd, end + n + CDP_BLOCK);

@@ -11,20 +11,20 @@
 int cdp_segment_header_get(const uint8_t *block, struct cdp_segment_header *h);
 int cdp_segment_trailer_get(const uint8_t *block, struct cdp_segment_trailer *t);
 
-/* Make directory/N.log for h->segment: `bytes` allocated, header durable, the name too. Fills in what the caller need not know
- * (magic, version, a random salt). A failure leaves no file behind. */
-int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes, int direct,
-                       int *fd, cdp_status *st);
+/* Make directory/N.log for h->segment: `bytes` allocated, header durable, the name too. Fills in what the caller need
+ * not know (magic, version, a random salt). A failure leaves no file behind. */
+int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes,
+                       int direct, int *fd, cdp_status *st);
 
-#define CDP_SEGMENT_LEAST (64u << 10) /* an adopted one holds some events, and its end */
+#define CDP_SEGMENT_LEAST (64u << 10) /* the reserve as a segment: some events, directory and trailer */
 
-/* As cdp_segment_create, of the preallocated file `from`, which is renamed: needs no space. *bytes: its size. `from` stays what it
- * was where that fails. */
-int cdp_segment_adopt(const cdp_os *os, const char *from, const char *directory, struct cdp_segment_header *h, int direct,
-                      uint64_t *bytes, int *fd, cdp_status *st);
+/* As cdp_segment_create, of the preallocated file `from`, which is renamed: needs no space. *bytes: its size. `from`
+ * stays what it was where that fails. */
+int cdp_segment_of_reserve(const cdp_os *os, const char *from, const char *directory, struct cdp_segment_header *h,
+                           int direct, uint64_t *bytes, int *fd, cdp_status *st);
 
-/* Write the directory and the trailer at `end` (behind the last frame), cut the file behind them, sync. `t` has salt, segment and the
- * seq and time range; the rest is filled in. May be repeated after a failure. */
+/* Write the directory and the trailer at `end` (behind the last frame), cut the file behind them, sync. `t` has salt,
+ * segment and the seq and time range; the rest is filled in. May be repeated after a failure. */
 int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
                      struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st);
 

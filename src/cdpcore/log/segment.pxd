@@ -6,10 +6,10 @@ from cdpcore.system.os_table cimport cdp_os
 
 
 cdef extern from "log/segment.h" nogil:
-    int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct, int *fd,
-                           cdp_status *st)
-    int cdp_segment_adopt(const cdp_os *os, const char *from_, const char *directory, cdp_segment_header *h, int direct, uint64_t *bytes,
-                          int *fd, cdp_status *st)
+    int cdp_segment_create(const cdp_os *os, const char *directory, cdp_segment_header *h, uint64_t bytes, int direct,
+                           int *fd, cdp_status *st)
+    int cdp_segment_of_reserve(const cdp_os *os, const char *from_, const char *directory, cdp_segment_header *h,
+                               int direct, uint64_t *bytes, int *fd, cdp_status *st)
     int cdp_segment_header_get(const uint8_t *block, cdp_segment_header *h)
     int cdp_segment_trailer_get(const uint8_t *block, cdp_segment_trailer *t)
     int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,

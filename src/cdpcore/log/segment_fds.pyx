@@ -69,7 +69,7 @@ cdef class SegmentFds:
         pthread_mutex_unlock(&self.mutex)
 
     def forget(self, uint32_t number):
-        """Close the handle of a segment that is being deleted. Its space is freed when the last reader lets go."""
+        """Close the handle of a segment that is being deleted. Its last reader frees the space."""
         cdef open_segment_file *s = &self.slots[number % self.n_slots]
         with nogil:
             pthread_mutex_lock(&self.mutex)

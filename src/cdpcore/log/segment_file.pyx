@@ -1,7 +1,7 @@
-"""A segment file, read: its header, trailer and directory; its records; and what recovery makes of one without a trailer.
+"""Reads a segment file: header, trailer, directory, records; and repairs one that recovery finds without a trailer.
 
-Cold path: opening a volume, resolving a time, the history, checking. Invariant: nothing here writes to the log but cut() and seal(),
-which recovery calls on the file of a segment that a crash left open.
+Cold path: opening a volume, resolving a time, the history, checking. Invariant: nothing here writes to the log but
+cut() and seal(), which recovery calls on the file of a segment that a crash left open.
 
 Threading: one thread per object.
 """
@@ -45,8 +45,8 @@ cdef uint64_t location(uint32_t segment, const cdp_record_desc *d) noexcept nogi
     return CDP_LOC_ZERO
 
 
-cdef int64_t copy_back(const cdp_os *os, int log_fd, uint64_t from_, int disk_fd, uint64_t at, uint64_t n, uint8_t *buffer,
-                       uint64_t step) noexcept nogil:
+cdef int64_t copy_back(const cdp_os *os, int log_fd, uint64_t from_, int disk_fd, uint64_t at, uint64_t n,
+                       uint8_t *buffer, uint64_t step) noexcept nogil:
     """n bytes of the log at `from_` (0: zeros) to the disk at `at`; 0 or a negative errno."""
     cdef int64_t rc
     cdef uint64_t k
@@ -128,9 +128,11 @@ cdef class SegmentFile:
             rc = self.table.pread(self.table.ctx, self.fd, block, 4096, self.file_bytes - 4096)
             if rc < 0:
                 check(cdp_fail_os(&st, rc, self.file_bytes - 4096, b"reading a segment trailer"), &st, path)
-            if rc == 4096 and cdp_segment_trailer_get(block, &self.trailer) and self.trailer.salt == self.header.salt and \
+            if rc == 4096 and cdp_segment_trailer_get(block, &self.trailer) and \
+                    self.trailer.salt == self.header.salt and \
                     self.trailer.segment == number and self.trailer.directory_offset >= 4096 and \
-                    self.trailer.directory_offset + self.trailer.n_frames * sizeof(cdp_frame_entry) <= self.file_bytes - 4096:
+                    self.trailer.directory_offset + self.trailer.n_frames * sizeof(cdp_frame_entry) <= \
+                    self.file_bytes - 4096:
                 self.sealed = True
                 self.first_seq = self.trailer.first_seq
                 self.last_seq = self.trailer.last_seq
@@ -183,21 +185,24 @@ cdef class SegmentFile:
             p = out
             rc = self.table.pread(self.table.ctx, self.fd, p, n, self.trailer.directory_offset)
             if rc < 0:
-                check(cdp_fail_os(&st, rc, self.trailer.directory_offset, b"reading a segment directory"), &st, self.path)
+                check(cdp_fail_os(&st, rc, self.trailer.directory_offset, b"reading a segment directory"), &st,
+                      self.path)
             if <uint64_t>rc != n or cdp_crc32c(0, p, n) != self.trailer.directory_crc:
-                raise Corruption(f"{self.path}: the directory of frames fails its checksum", "run 'cdp check' on the volume")
+                raise Corruption(f"{self.path}: the directory of frames fails its checksum",
+                                 "run 'cdp check' on the volume")
         return bytes(out)
 
     def scan(self, uint64_t expect_seq, *, bint verify_data, uint32_t tree_records=0, freed=(), uint64_t until=NOW):
         """Walk all frames from the file's start, for recovery, check and rebuild.
 
         Args: expect_seq: seq of the first record, 0 if not known; verify_data: check every record's data too;
-            freed: (after_seq, before_seq, start_sector, end_sector) of destructive restores: data that they freed is not verified;
+            freed: (after_seq, before_seq, start_sector, end_sector) of destructive restores: data that they freed is
+                not verified;
             until: stop at the end of the frame in which this record ends, as at the end of the file;
             tree_records: not 0: build an extent tree for so many records (for write_run).
         Returns a list of events: (kind, seq, ts_ns, start, sectors, data) of bookmarks and restores.
-        Stops at the first frame that is not valid; `torn` then says whether the file goes on behind it. A record whose last
-        part is missing is not counted: records up to last_seq are whole.
+        Stops at the first frame that is not valid; `torn` then says whether the file goes on behind it. A record whose
+        last part is missing is not counted: records up to last_seq are whole.
         """
         cdef cdp_frame_reader r
         cdef cdp_status st
@@ -243,14 +248,17 @@ cdef class SegmentFile:
                     if rc == 0:
                         r.off = r.frame_off
                         break
-                self.note_frame(r.head.first_seq, cdp_frame_reader_desc(&r, 0).ts_ns, r.head.flush_seq, r.frame_off, r.head.n_desc)
+                self.note_frame(r.head.first_seq, cdp_frame_reader_desc(&r, 0).ts_ns, r.head.flush_seq, r.frame_off,
+                                r.head.n_desc)
                 if r.head.flush_seq < r.head.first_seq:
                     self.flush_seq = max(self.flush_seq, r.head.flush_seq)
                 seq = r.head.first_seq
                 for i in range(r.head.n_desc):
                     d = cdp_frame_reader_desc(&r, i)
-                    if cdp_kind_changes(d.kind) and (d.flags & CDP_REC_BEFORE != 0) != (self.header.flags & CDP_SEGMENT_BEFORE != 0):
-                        raise Corruption(f"{self.path}: its header and record #{seq} disagree on whether it keeps before-images",
+                    if cdp_kind_changes(d.kind) and \
+                            (d.flags & CDP_REC_BEFORE != 0) != (self.header.flags & CDP_SEGMENT_BEFORE != 0):
+                        raise Corruption(f"{self.path}: its header and record #{seq} disagree on whether it keeps "
+                                         "before-images",
                                          "run 'cdp check' on the volume")
                     if n_parts == MAX_PARTS:
                         raise Corruption(f"{self.path}: a record of more than {MAX_PARTS} parts", "run 'cdp check'")
@@ -264,7 +272,8 @@ cdef class SegmentFile:
                         if parts[k].kind >= CDP_KIND_BOOKMARK and not cdp_kind_changes(parts[k].kind):
                             events.append((parts[k].kind, seq, parts[k].ts_ns, parts[k].start, parts[k].sectors,
                                            self.data_of(&parts[k])))
-                        elif cdp_kind_changes(parts[k].kind) and not parts[k].flags & CDP_REC_SAME and self.tree != NULL:
+                        elif cdp_kind_changes(parts[k].kind) and not parts[k].flags & CDP_REC_SAME and \
+                                self.tree != NULL:
                             loc = location(self.header.segment, &parts[k])
                             # Parts that lie one behind the other are one extent, as they were when they were written.
                             if k + 1 < n_parts and parts[k].data_bytes and parts[k + 1].data_bytes and \
@@ -292,8 +301,8 @@ cdef class SegmentFile:
         return events
 
     def undo(self, disk: File, uint64_t after):
-        """After scan() of a segment of before-images: put back what the records after `after` overwrote, the newest first, so that
-        the disk holds what it held then. Not synced. May be repeated."""
+        """After scan() of a segment of before-images: put back what the records after `after` overwrote, the newest
+        first, so that the disk holds what it held then. Not synced. May be repeated."""
         cdef const cdp_record_desc *d
         cdef uint64_t seq
         cdef Py_ssize_t n, i
@@ -327,8 +336,8 @@ cdef class SegmentFile:
             raise MemoryError()
         try:
             with nogil:
-                rc = copy_back(self.table, self.fd, <uint64_t>d.data_sector * CDP_SECTOR if d.data_bytes else 0, disk.fd, at, n,
-                               buffer, step)
+                rc = copy_back(self.table, self.fd, <uint64_t>d.data_sector * CDP_SECTOR if d.data_bytes else 0,
+                               disk.fd, at, n, buffer, step)
             if rc < 0:
                 check(cdp_fail_os(&st, rc, at, b"putting a before-image back on the protected disk"), &st, self.path)
         finally:
@@ -342,12 +351,14 @@ cdef class SegmentFile:
                 f"found {self.damage.actual:#x})")
 
     def later_durable(self) -> int:
-        """After scan() of an unsealed segment: the highest seq that any later valid frame claims was durable; 0: none."""
+        """After scan() of an unsealed segment: the highest seq that any later valid frame claims was durable; 0:
+        none."""
         cdef cdp_frame_reader r
         cdef cdp_status st
         cdef uint64_t seq = 0
         cdef int rc
-        if cdp_frame_reader_init(&r, self.table, self.fd, self.header.segment, self.header.salt, self.file_bytes, 0) != 0:
+        if cdp_frame_reader_init(&r, self.table, self.fd, self.header.segment, self.header.salt, self.file_bytes,
+                                 0) != 0:
             raise MemoryError()
         r.off = self.end_bytes
         with nogil:
@@ -393,8 +404,8 @@ cdef class SegmentFile:
             check(cdp_fail_os(&st, rc, 0, b"making a recovered segment durable"), &st, self.path)
 
     def cut(self):
-        """After scan(until=...): cut the file behind the frame where it stopped. Durable before seal() writes there: half of that, and
-        later frames behind it, would look like damage."""
+        """After scan(until=...): cut the file behind the frame where it stopped. Durable before seal() writes there:
+        half of that, and later frames behind it, would look like damage."""
         cdef cdp_status st
         cdef int rc
         with nogil:
@@ -405,11 +416,12 @@ cdef class SegmentFile:
         self.sync()
 
     def seal(self) -> int:
-        """After scan(): cut the file behind its last valid frame and give it its trailer, durable. Returns its size in bytes."""
+        """After scan(): cut the file behind its last valid frame and give it its trailer, durable. Returns its size in
+        bytes."""
         cdef cdp_status st
         cdef int rc
-        # A process that was killed leaves frames that are not on the device yet: they come before the trailer that vouches for
-        # them.
+        # A process that was killed leaves frames that are not on the device yet: they come before the trailer that
+        # vouches for them.
         self.sync()
         memset(&self.trailer, 0, sizeof(self.trailer))
         self.trailer.salt = self.header.salt
@@ -447,7 +459,8 @@ cdef class SegmentFile:
             with nogil:
                 self.table.punch(self.table.ctx, self.fd, a, b - a)     # a hint: where it can't, the space stays used
 
-    cdef note_frame(self, uint64_t first_seq, uint64_t first_ts_ns, uint64_t flush_seq, uint64_t offset, uint32_t n_desc):
+    cdef note_frame(self, uint64_t first_seq, uint64_t first_ts_ns, uint64_t flush_seq, uint64_t offset,
+                    uint32_t n_desc):
         cdef cdp_frame_entry *grown
         cdef cdp_frame_entry *e
         if self.n_frames == self.entries_cap:

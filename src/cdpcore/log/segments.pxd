@@ -1,4 +1,4 @@
-"""The files of the log: the segment that receives frames, a spare one for after it, and one that was set aside for sealing."""
+"""The files of the log: the segment that receives frames, a spare one, and one that was set aside for sealing."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.base.format cimport cdp_frame_entry
 from cdpcore.base.status cimport cdp_status
@@ -33,7 +33,7 @@ cdef class LogFiles:
     cdef uint8_t uuid[16]
     cdef uint64_t volume_bytes, created_ns
     cdef readonly uint64_t segment_bytes
-    cdef bytes reserve              # path of a small preallocated file that becomes a segment where no space is left for one; or empty
+    cdef bytes reserve              # path of a preallocated file that becomes a segment on a full disk; or empty
     cdef const char *reserve_c
     cdef bint direct                # direct I/O
     cdef bint before                # before-images
@@ -52,8 +52,9 @@ cdef class LogFiles:
     cdef bint sealing_dirty, current_dirty   # written since its last sync
     cdef int maintenance_errno      # why the last seal failed: the next segment is then refused instead of waited for
 
-    # Append lock held, no frame open: the current segment is set aside for sealing and the next one becomes current. put_aside: without
-    # a next one, if the current one has frames and nothing else waits for sealing; False: it did not.
+    # Append lock held, no frame open: the current segment is set aside for sealing and the next one becomes current.
+    # put_aside: without a next one, if the current one has frames and nothing else waits for sealing; False: it did
+    # not.
     cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil
     cdef bint put_aside(self) noexcept nogil
     # The tree of the segment that was set aside is, too.

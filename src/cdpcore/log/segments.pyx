@@ -1,9 +1,10 @@
-"""The files of the log: the segment that receives frames, a spare one for after it, and one that was set aside for sealing.
+"""The files of the log: the segment that receives frames, a spare one, and one that was set aside for sealing.
 
 Invariants
- 1. At most one segment waits for its run; an appender that needs the next segment waits for that. It bounds memory and recovery.
- 2. A segment is made ahead of its need where it can be, so running out of space is noticed when nothing is lost by it. For records
-    that free space, and for small ones, the reserve becomes a segment where no other can be made.
+ 1. At most one segment waits for its run; an appender that needs the next segment waits for that. It bounds memory and
+    recovery.
+ 2. A segment is made ahead of its need where it can be, so running out of space is noticed when nothing is lost by it.
+    For records that free space, and for small ones, the reserve becomes a segment where no other can be made.
  3. After a failed write or sync of the log nothing waits here: the failure is returned.
 
 Threading: see the fields. Appenders hold the append lock; one maintenance thread waits, seals and prepares the spare.
@@ -19,7 +20,7 @@ from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
                                   pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.log.record cimport ROOM_WRITE
-from cdpcore.log.segment cimport cdp_segment_adopt, cdp_segment_create
+from cdpcore.log.segment cimport cdp_segment_create, cdp_segment_of_reserve
 from cdpcore.base.errors import InvalidRequest
 
 
@@ -39,8 +40,8 @@ cdef class LogFiles:
     """
 
     def __cinit__(self, Os os not None, FrameRing ring not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
-                  uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, bint direct, bint inline_maintenance,
-                  reserve: str = "", bint before=False):
+                  uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, bint direct,
+                  bint inline_maintenance, reserve: str = "", bint before=False):
         cdef uint64_t slot_bytes = ring.pool.slot_bytes
         if len(uuid) != 16:
             raise InvalidRequest("a volume's uuid has 16 bytes")
@@ -119,7 +120,7 @@ cdef class LogFiles:
     cdef bint put_aside(self) noexcept nogil:
         cdef bint some
         pthread_mutex_lock(&self.ring.mutex)
-        some = self.current.number != 0 and self.current.n_frames != 0 and self.sealing.number == 0 and not self.ring.failed
+        some = self.current.number and self.current.n_frames and not self.sealing.number and not self.ring.failed
         if some:
             self.move_aside()
         pthread_mutex_unlock(&self.ring.mutex)
@@ -141,8 +142,8 @@ cdef class LogFiles:
         pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil:
-        """Create log/N.log: allocated, its header durable. A failure leaves no file behind. Without space for it the reserve becomes the
-        segment, but not for a write."""
+        """Create log/N.log: allocated, its header durable. A failure leaves no file behind. Without space for it the
+        reserve becomes the segment, but not for a write."""
         cdef cdp_segment_header h
         cdef cdp_status other
         cdef int rc
@@ -156,8 +157,8 @@ cdef class LogFiles:
         s.capacity_bytes = self.segment_bytes
         rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
         if rc == CDP_NOSPACE and kind != ROOM_WRITE and self.reserve_c[0]:
-            if cdp_segment_adopt(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes, &s.fd,
-                                 &other) == CDP_OK:
+            if cdp_segment_of_reserve(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes,
+                                      &s.fd, &other) == CDP_OK:
                 rc = CDP_OK         # else st keeps the first failure
         if rc != CDP_OK:
             return rc
@@ -171,7 +172,7 @@ cdef class LogFiles:
     # --- maintenance --------------------------------------------------------------------------------------------------
 
     def wait_work(self, uint32_t timeout_ms):
-        """Wait until a segment is to be sealed, a spare is wanted, or the time is over. False once the log is stopped."""
+        """Wait until a segment is to be sealed, a spare is wanted, or the time is over. False: stopped."""
         cdef bint going
         cdef uint64_t now = cdp_monotonic_ms(), until = now + timeout_ms
         with nogil:
@@ -184,12 +185,13 @@ cdef class LogFiles:
         return bool(going)
 
     cdef bint wants_spare(self) noexcept nogil:
-        """io lock held. Half a segment ahead: early enough for the device, and a volume that is written little has one file."""
+        """io lock held. Half a segment ahead: early enough for the device, and a volume with few writes has one
+        file."""
         return self.current.number and self.current.tail_bytes > self.segment_bytes // 2 and not self.spare.number and \
             not self.spare_busy and not self.ring.stopping
 
     def prepare_spare(self):
-        """Create the next segment ahead of its need, so that no write waits for it. Does nothing where none is wanted."""
+        """Create the next segment ahead of its need, so that no write waits for it. No-op where none is wanted."""
         cdef segment fresh
         cdef cdp_status st
         cdef int rc = CDP_OK

@@ -1,9 +1,9 @@
-"""The end of the log as its readers see it: what is not sealed yet, from memory, without waiting for anything that is being written.
+"""The end of the log as its readers see it: what is not sealed yet, from memory, without waiting for the device.
 
-A frame that has not been written lies in its pool slot, the open one included. A frame that has left its slot is in the file.
-Both functions hold the io lock for a copy (a directory: 32 bytes a frame; a frame's descriptors: 69 KB at most) and never the append
-lock, whose holder may be waiting for the device. So they may show records that are being appended: whoever asked what the last visible
-record is before the call leaves out what is newer.
+A frame that has not been written lies in its pool slot, the open one included. A frame that has left its slot is in the
+file. Both functions hold the io lock for a copy (a directory: 32 bytes a frame; a frame's descriptors: 69 KB at most)
+and never the append lock, whose holder may be waiting for the device. So they may show records that are being appended:
+a caller asks for the last visible record before the call, and leaves out what is newer.
 
 Threading: any thread.
 """
@@ -19,8 +19,8 @@ from cdpcore.log.segments cimport segment
 
 
 def directories(Log log not None) -> list:
-    """[(number, bytes)] of the segment being sealed, if any, and the open one, if any, as of one moment: their directories so far, packed
-    cdp_frame_entry structs, the open frame's as the last. Copies."""
+    """[(number, bytes)] of the segment being sealed, if any, and the open one, if any, as of one moment: their
+    directories so far, packed cdp_frame_entry structs, the open frame's as the last. Copies."""
     cdef segment *both[2]
     cdef uint32_t number[2]
     cdef size_t n[2]
@@ -57,7 +57,8 @@ def directories(Log log not None) -> list:
 
 
 def descriptors(Log log not None, uint32_t number, uint32_t frame):
-    """(first_seq, packed cdp_record_desc structs) of a frame of segment `number` that is still in its slot; None: it is in the file."""
+    """(first_seq, packed cdp_record_desc structs) of a frame of segment `number` that is still in its slot; None: it is
+    in the file."""
     cdef bytearray room = bytearray(CDP_FRAME_MAX_DESCS * sizeof(cdp_record_desc))
     cdef cdp_record_desc *out = <cdp_record_desc *><char *>room
     cdef uint64_t k, first_seq = 0

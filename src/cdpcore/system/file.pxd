@@ -9,7 +9,7 @@ cdef int done(int64_t rc, const char *where, object path, uint64_t offset=*) exc
 
 # An open file or block device. Fields are guarded by the GIL; the calls themselves run without it.
 cdef class File:
-    cdef readonly object os      # whom the table belongs to; kept alive
+    cdef readonly object os      # the owner of the table; kept alive
     cdef const cdp_os *table
     cdef readonly object path    # str, for messages
     cdef readonly bint direct    # buffers, offsets and lengths must be multiples of CDP_DIRECT_ALIGN
@@ -21,4 +21,4 @@ cdef class File:
 
 
 # A File that owns an open handle of `os`'s table.
-cdef File adopt(object os, const cdp_os *table, int fd, object path, bint direct)
+cdef File file_of_handle(object os, const cdp_os *table, int fd, object path, bint direct)

@@ -29,7 +29,7 @@ cdef int done(int64_t rc, const char *where, object path, uint64_t offset=0) exc
     return check(st.code, &st, path)
 
 
-cdef File adopt(object os, const cdp_os *table, int fd, object path, bint direct):
+cdef File file_of_handle(object os, const cdp_os *table, int fd, object path, bint direct):
     cdef File f = File.__new__(File)
     f.os = os
     f.table = table
@@ -218,7 +218,8 @@ cdef class File:
             self.leave()
 
     def punch(self, uint64_t offset_bytes, uint64_t length_bytes):
-        """Free the range's space; it reads as zeros, the size stays. Raises Unavailable where that is not to be had."""
+        """Free the range's space; it reads as zeros, the size stays. Raises Unavailable where the file system
+        cannot."""
         cdef int rc
         self.enter()
         try:

@@ -1,18 +1,20 @@
 /* Operations on files that are in flight at the same time: submitted, and completed in any order.
  *
- * Twins: io_uring.c (Linux, where the kernel allows it: containers often forbid it), io_threads.c (any POSIX system), and the
- * simulated one (os_sim_io.c: completes in seeded order, and a power cut finds several in flight). They are reached through the
- * OS table (system/os.h); nothing above it knows which one it has.
+ * Twins: io_uring.c (Linux, where the kernel allows it: containers often forbid it), io_threads.c (any POSIX system),
+ * and the simulated one (os_sim_io.c: completes in seeded order, and a power cut finds several in flight). They are
+ * reached through the OS table (system/os.h); nothing above it knows which one it has.
  *
  * Rules
  *  1. An operation and its buffer are the queue's from submit until complete returns it; its result is what the table's
  *     blocking call would have returned: the whole transfer, or a negative errno.
- *  2. There is no order between operations in flight. A sync covers what had completed when it was submitted, and no more.
+ *  2. There is no order between operations in flight. A sync covers what had completed when it was submitted, and no
+ *     more.
  *  3. Any thread may submit; one thread at a time completes. free_queue: nothing is in flight.
- *  4. submit takes operations from the list's first on and returns how many: fewer than n where more than the depth would be in
- *     flight, or the kernel has no memory for more. Those that it did not take are the caller's still.
- *  5. complete gives at least one operation where `wait` is set and something is in flight; without `wait` it may give none.
- *     It never waits for more. queue_fd can be polled for POLLIN: complete would give something; -1 where there is none.
+ *  4. submit takes operations from the list's first on and returns how many: fewer than n where more than the depth
+ *     would be in flight, or the kernel has no memory for more. Those that it did not take are the caller's still.
+ *  5. complete gives at least one operation where `wait` is set and something is in flight; without `wait` it may give
+ *     none. It never waits for more. queue_fd can be polled for POLLIN: complete would give something; -1 where there
+ *     is none.
  *  6. A write with `durable` completes as if a datasync of its own range had followed it. */
 #ifndef CDP_IO_QUEUE_H
 #define CDP_IO_QUEUE_H

@@ -1,4 +1,4 @@
-"""Operations on files that are in flight at the same time: the C declarations, and a queue of them for tests and tools."""
+"""Operations on files, many in flight (system/io_queue.h)."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 

@@ -29,8 +29,9 @@ cdef struct operation:
 cdef class IoQueue:
     """Reads, writes and syncs of files of one Os, up to `depth` of them in flight.
 
-    os: an Os. depth: 1 to MAX_DEPTH. Each operation has a `tag`, any object, which complete() gives back with its result. A file
-    must not be closed, nor a buffer changed, while it has an operation in flight (data is copied, so callers need not care).
+    os: an Os. depth: 1 to MAX_DEPTH. Each operation has a `tag`, any object, which complete() gives back with its
+    result. A file must not be closed, nor a buffer changed, while it has an operation in flight (data is copied, so
+    callers need not care).
     """
     cdef Os os
     cdef cdp_ioq *q
@@ -63,8 +64,8 @@ cdef class IoQueue:
         self._submit(file, CDP_IO_DATASYNC, None, 0, 0, False, tag)
 
     def complete(self, bint wait=True):
-        """A list of (tag, result): at least one where `wait` is set and something is in flight. An operation that failed has an
-        OSError-like CdpError as its result, which is not raised."""
+        """A list of (tag, result): at least one where `wait` is set and something is in flight. An operation that
+        failed has an OSError-like CdpError as its result, which is not raised."""
         return self._complete(wait)
 
     @property
@@ -72,7 +73,8 @@ cdef class IoQueue:
         """A descriptor to poll for reading: complete(wait=False) would give something. -1: none."""
         return self.os.table.queue_fd(self.os.table.ctx, self.q)
 
-    cdef int _submit(self, File file, uint32_t op, bytes data, uint64_t n, uint64_t off, bint durable, object tag) except -1:
+    cdef int _submit(self, File file, uint32_t op, bytes data, uint64_t n, uint64_t off, bint durable,
+                     object tag) except -1:
         cdef operation *o
         cdef uint32_t taken
         if file.table != self.os.table:

@@ -1,7 +1,8 @@
-/* A queue of operations on a few threads, which carry them out by the blocking calls of the table: where there is no io_uring.
+/* A queue of operations on a few threads, which carry them out by the blocking calls of the table: where there is no
+ * io_uring.
  *
- * Threads are started when there is more to do than idle threads, up to MAX_THREADS a queue, and end with the queue. A pipe holds
- * one byte while something is to be completed, so that a poll can wait for that and a socket.
+ * Threads are started when there is more to do than idle threads, up to MAX_THREADS a queue, and end with the queue. A
+ * pipe holds one byte while something is to be completed, so that a poll can wait for that and a socket.
  *
  * Threading: one mutex. See io_queue.h. */
 #if !defined(_GNU_SOURCE) && defined(__linux__)

@@ -1,7 +1,7 @@
 /* A queue of operations on io_uring (Linux 5.6 or later), by its system calls: three of them, and two rings in memory.
  *
- * What the kernel leaves unfinished (a short transfer, EINTR, a direct handle that turns out not to be one) is finished by the
- * blocking calls of the table in complete(): rare, and their rules then hold here too.
+ * What the kernel leaves unfinished (a short transfer, EINTR, a direct handle that turns out not to be one) is finished
+ * by the blocking calls of the table in complete(): rare, and their rules then hold here too.
  *
  * Threading: a mutex for submitting; completing is one thread's at a time, and waits without it. See io_queue.h. */
 #if !defined(_GNU_SOURCE) && defined(__linux__)
@@ -180,7 +180,8 @@ cdp_ioq *cdp_uring_queue(uint32_t depth)
     size_t sq = p.sq_off.array + p.sq_entries * sizeof(uint32_t), cq = p.cq_off.cqes + p.cq_entries * sizeof *u->cqes;
     u->rings_bytes = sq > cq ? sq : cq;
     u->sqes_bytes = p.sq_entries * sizeof *u->sqes;
-    char *rings = mmap(NULL, u->rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd, IORING_OFF_SQ_RING);
+    char *rings = mmap(NULL, u->rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd,
+                       IORING_OFF_SQ_RING);
     if (rings == MAP_FAILED)
         goto failed;
     u->rings = rings;

@@ -30,12 +30,12 @@ typedef struct cdp_os {
     int (*close)(void *ctx, int fd);
     int64_t (*pread)(void *ctx, int fd, void *buf, uint64_t n, uint64_t off);
     int64_t (*pwrite)(void *ctx, int fd, const void *buf, uint64_t n, uint64_t off);
-    int (*datasync)(void *ctx, int fd);                                    /* data, size and what is needed to read it */
+    int (*datasync)(void *ctx, int fd);                          /* data, size and what is needed to read it */
     int (*allocate)(void *ctx, int fd, uint64_t off, uint64_t n);          /* reserve space, extend the size */
     int (*truncate)(void *ctx, int fd, uint64_t size);
-    int (*punch)(void *ctx, int fd, uint64_t off, uint64_t n);             /* free space, reads give zeros; -EOPNOTSUPP */
+    int (*punch)(void *ctx, int fd, uint64_t off, uint64_t n);   /* free space, reads give zeros; -EOPNOTSUPP */
     int64_t (*size)(void *ctx, int fd);                                    /* of a file or a block device */
-    uint64_t (*changed_ns)(void *ctx, int fd);                             /* when a file's content was changed last, UTC, ns
+    uint64_t (*changed_ns)(void *ctx, int fd);                   /* when a file's content was changed last, UTC, ns
                             since 1970; 0: not known, as of a block device */
     int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end); /* 1: found, 0: none left */
     void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n);           /* a hint: the range will be read soon */
@@ -62,13 +62,13 @@ typedef struct cdp_os {
     void (*free_pages)(void *ctx, void *addr, uint64_t n);
 } cdp_os;
 
-/* The real one; lives for ever. */
+/* The real one; never freed. */
 const cdp_os *cdp_os_posix(void);
 /* The same, whose queues are threads also where the kernel has io_uring. */
 const cdp_os *cdp_os_posix_threads(void);
 
-/* A handle on n zeroed bytes of memory, to be mapped by several processes of this machine. It has no name: it goes with the
- * last handle and mapping. Negative errno where there is none. Not in the table: the engine itself shares nothing. */
+/* A handle on n zeroed bytes of memory, to be mapped by several processes of this machine. It has no name: it goes with
+ * the last handle and mapping. Negative errno where there is none. Not in the table: the engine shares nothing. */
 int cdp_os_shared_memory(uint64_t n);
 
 /* The simulated one; see os_sim.h. */

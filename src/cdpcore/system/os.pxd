@@ -1,6 +1,6 @@
 """The OS table for Cython: the C struct, and the objects that own one.
 
-Whoever keeps `Os.table` keeps the Os object too (a simulated table dies with it).
+An object that keeps `Os.table` keeps the Os object, too (a simulated table dies with it).
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

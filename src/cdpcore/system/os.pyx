@@ -18,7 +18,7 @@ cimport cython
 
 from cdpcore.base.errors cimport check
 from cdpcore.base.status cimport cdp_fail_os, cdp_status
-from cdpcore.system.file cimport adopt, done
+from cdpcore.system.file cimport done, file_of_handle
 from cdpcore.system.os_sim cimport (CDP_SIM_DROP, CDP_SIM_KEEP, CDP_SIM_KILLED, CDP_SIM_N_CALLS, CDP_SIM_SEEDED,
                                     cdp_sim_calls, cdp_sim_clear_faults, cdp_sim_count, cdp_sim_cut_at, cdp_sim_fail,
                                     cdp_sim_flip, cdp_sim_free, cdp_sim_lose_write, cdp_sim_misdirect_write,
@@ -129,7 +129,7 @@ cdef class Os:
         with nogil:
             fd = self.table.open(self.table.ctx, p, flags)
         done(fd, "create" if create else "open", text)
-        return adopt(self, self.table, fd, text, direct)
+        return file_of_handle(self, self.table, fd, text, direct)
 
     def mkdir(self, path):
         """Make a directory; its parent exists. Durable after sync_dir(parent). Raises Unavailable where it exists."""
@@ -213,8 +213,9 @@ cdef class Os:
     def write_file(self, path, data):
         """Create or replace a file, durably and atomically: after a crash it has the old content or the new.
 
-        data: bytes-like. Goes through `path`.tmp, which nobody else may use; one writer of a path at a time. When it
-        raises, the path has its old content, or (where the last step, syncing the directory, failed) either one.
+        data: bytes-like. Goes through `path`.tmp, which must not be used otherwise; one writer of a path at a time.
+        When it raises, the path has its old content, or (where the last step, syncing the directory, failed) either
+        one.
         """
         cdef bytes raw = _encode(path)
         cdef bytes tmp = raw + b".tmp"
@@ -245,7 +246,6 @@ cdef class Os:
 cdef class PosixOs(Os):
     """The machine itself. Get it from posix()."""
 
-
     def __cinit__(self, bint threads=False):
         if threads:
             self.table = cdp_os_posix_threads()
@@ -256,7 +256,8 @@ _POSIX_THREADS = PosixOs(threads=True)
 
 
 def posix(*, bint threads=False):
-    """The real operating system (one object for the process). threads: its queues are threads, also where there is io_uring."""
+    """The real operating system (one object for the process). threads: its queues are threads, also where there is
+    io_uring."""
     return _POSIX_THREADS if threads else _POSIX
 
 
@@ -318,8 +319,8 @@ cdef class SimOs(Os):
         return bool(cdp_sim_powered(self.sim))
 
     def power_on(self, mode="seeded"):
-        """Settle what survived ("seeded", "drop": nothing un-synced, "keep": all of it; "killed": it was the process that ended, not the
-        machine: all of it, still un-synced). Handles become invalid."""
+        """Decide what survived ("seeded", "drop": nothing un-synced, "keep": all of it; "killed": it was the process
+        that ended, not the machine: all of it, still un-synced). Handles become invalid."""
         cdef uint32_t number
         if mode not in _MODES:
             raise InvalidRequest(f"{mode!r} is not a mode", f"one of {', '.join(_MODES)}")

@@ -578,8 +578,8 @@ static const cdp_os posix_table = TABLE(px_queue), posix_threads_table = TABLE(p
 const cdp_os *cdp_os_posix(void) { return &posix_table; }
 const cdp_os *cdp_os_posix_threads(void) { return &posix_threads_table; }
 
-/* POSIX names shared memory; the name lives for as long as it takes to take it away. Where /dev/shm is small (64 MiB in many
- * containers) that is the bound of the plain twin, and not of memfd. */
+/* POSIX names shared memory; the name lives for as long as it takes to take it away. Where /dev/shm is small (64 MiB in
+ * many containers) that is the bound of the plain twin, and not of memfd. */
 int cdp_os_shared_memory(uint64_t n)
 {
     int fd, rc;

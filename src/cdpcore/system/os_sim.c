@@ -255,7 +255,8 @@ void sim_write_in_flight(cdp_sim *s, const cdp_io *io)
 {
     const sim_handle *h = find_handle(s, io->fd);
     if (h && h->flags & CDP_OPEN_RDWR && in_range(io->off, io->n))
-        sim_file_write(&s->tree.pool, &h->inode->file, io->buf, fitting(s, &h->inode->file, io->n, io->off), io->off, 1);
+        sim_file_write(&s->tree.pool, &h->inode->file, io->buf, fitting(s, &h->inode->file, io->n, io->off), io->off,
+                       1);
 }
 
 int sim_sync_upto(cdp_sim *s, int fd, uint64_t upto)

@@ -9,8 +9,8 @@
  *     a new size may be there without its data, which then reads as zeros. Of operations on names a prefix survives.
  *  4. After a failed datasync some of that content is lost for good although reads still show it and later datasyncs
  *     succeed.
- *  5. Operations in flight (system/io_queue.h) are carried out when they are completed, in an order that the seed decides; a
- *     power cut finds writes that wait under way. A sync covers what was complete when it was submitted.
+ *  5. Operations in flight (system/io_queue.h) are carried out when they are completed, in an order that the seed
+ *     decides; a power cut finds writes that wait under way. A sync covers what was complete when it was submitted.
  *  6. Reads, sizes and listings show the current state, whatever is durable.
  *
  * Deterministic: the same seed and the same calls in the same order give the same results.
@@ -78,7 +78,7 @@ uint64_t cdp_sim_count(cdp_sim *sim, uint32_t call);
  * cdp_sim_power_on. n = 0: now. UINT64_MAX: never (the default, and again after power_on). */
 void cdp_sim_cut_at(cdp_sim *sim, uint64_t n);
 int cdp_sim_powered(cdp_sim *sim);
-/* Settles what survived; with the power still on it is cut first. All handles become invalid. 0, or -EINVAL. */
+/* Decides what survived; with the power still on it is cut first. All handles become invalid. 0, or -EINVAL. */
 int cdp_sim_power_on(cdp_sim *sim, uint32_t mode);
 
 /* --- faults --- */

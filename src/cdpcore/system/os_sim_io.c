@@ -1,6 +1,6 @@
-/* The simulated queue (system/io_queue.h): operations wait until complete() carries some of them out, in an order that the seed
- * decides. A power cut finds those that wait in flight: each write may have reached the disk in part, or not at all. A sync
- * covers the operations on its file that had been carried out when it was submitted. */
+/* The simulated queue (system/io_queue.h): operations wait until complete() carries some of them out, in an order that
+ * the seed decides. A power cut finds those that wait in flight: each write may have reached the disk in part, or not
+ * at all. A sync covers the operations on its file that had been carried out when it was submitted. */
 #include "system/os_sim_state.h"
 
 #include <errno.h>
@@ -91,7 +91,8 @@ uint32_t sm_complete(void *ctx, cdp_ioq *queue, cdp_io **done, uint32_t max, int
     cdp_sim *s = sim_lock(ctx);
     uint32_t n = 0, wanted = 0;
     if (q->n && max)
-        wanted = wait ? 1 + (uint32_t)(sim_rand(&s->rand_order) % q->n) : (uint32_t)(sim_rand(&s->rand_order) % (q->n + 1));
+        wanted = wait ? 1 + (uint32_t)(sim_rand(&s->rand_order) % q->n)
+                      : (uint32_t)(sim_rand(&s->rand_order) % (q->n + 1));
     sim_unlock(s);
     for (; n < wanted && n < max; n++) {
         (void)sim_lock(s);

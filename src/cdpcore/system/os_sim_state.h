@@ -55,8 +55,8 @@ struct cdp_sim {
     uint64_t space_pages;
     uint64_t clock_ns;
     int64_t clock_step_ns;
-    /* Streams of their own: how many random bytes are drawn, and how many operations are in flight, does not change what
-     * survives. */
+    /* Streams of their own: how many random bytes are drawn, and how many operations are in flight, does not change
+     * what survives. */
     uint64_t rand_fate, rand_bytes, rand_order;
 };
 

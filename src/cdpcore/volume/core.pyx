@@ -453,7 +453,7 @@ cdef class VolumeCore:
         with nogil:
             rc = self.append_event_held(kind, start, sectors, p, n, ROOM_FREEING if freeing else ROOM_EVENT, &seq, &st)
             if rc == CDP_OK and view is not None:
-                view.settle(seq)
+                view.set_pending(seq)
                 out_of_memory = self.versions.install(&view.v, NULL, 0, False) != CDP_OK
         check(rc, &st, None)
         if out_of_memory:
