@@ -1,1 +1,6 @@
-"""Unix sockets, and messages on them."""
+"""Unix sockets, and messages on them.
+
+    unix_socket  the one way to bind a listening unix socket
+    link         JSON messages and file descriptors between processes
+    errors       an error as JSON, and back
+"""

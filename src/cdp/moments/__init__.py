@@ -1,1 +1,6 @@
-"""Moments of a volume, without I/O: points, lineage, the public records."""
+"""Moments of a volume, without I/O: points, lineage, the public records.
+
+    points   how a user names a moment: parsed here, resolved by cdp.volume
+    lineage  which seqs are visible at a moment, given the restores
+    model    Moment, Window, Restore ...: the records of the public API
+"""

@@ -1,4 +1,11 @@
-"""Serving volumes and time images over NBD."""
+"""Serving volumes and time images over NBD: everything but the transmission loop (cdpcore.nbd).
+
+    handshake          options, up to an export and what was negotiated: where a new NBD option goes
+    exports            what a server is given: names to exports
+    server, listeners  connections and their bounds; sockets
+    tls                certificates, and the relay between TLS and the transmission loop
+    client             the client's half of the handshake
+"""
 from cdp.nbd.exports import Export, Resolver
 from cdp.nbd.handshake import TlsMode
 from cdp.nbd.listeners import Address, TcpAddress, UnixAddress, export_uri

@@ -1,1 +1,10 @@
-"""The server: exports, HTTP API, LUNs, the cache of time images."""
+"""The server: volumes over NBD, and their administration over HTTP.
+
+    server                       start, stop, and what is served
+    exports, addresses           names to exports; where they are offered
+    http_api                     cdp.service.local behind HTTP on a unix socket
+    luns                         the platform and the TSD that it stands on
+    image_cache                  writable images that are open
+    stop_signals                 SIGTERM and SIGINT
+    capturing, capture_session   the server of a volume that is being captured, and one run of `cdp capture`
+"""

@@ -1,1 +1,7 @@
-"""The operations on a volume, local or through its server, behind one protocol."""
+"""The operations on a volume, local or through its server, behind one protocol (cdp.views.Service).
+
+    connect       from a path to its operations, whichever way
+    local         what each operation does, with results that are plain JSON
+    remote        the same operations through the administration API of a server (cdp.serve.http_api)
+    locate        which volume or image a path names; serving_file: which server has it
+"""

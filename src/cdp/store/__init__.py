@@ -1,1 +1,15 @@
-"""A volume's folder: layout, records, catalog, recovery, maintenance."""
+"""A volume's folder, and what keeps it: opened and closed as one by store.Store.
+
+    layout, description  names of files and the lock; volume.json, which never changes
+    records, catalog     kinds of records and what events do to the catalog; the catalog (LMDB, can be rebuilt)
+    creation             a volume made: complete, or not there
+    store                an open volume's parts put together
+    recovery             what the log holds after the last segment that the catalog knows
+    timeline             from a time or seq to its record: where a point is found in the log
+    maintenance          sealing, runs and merges beside the data path
+    reclaim              freeing what a destructive restore discarded
+    base_image           the content before the first record, filled by an import
+    protected_disk       the disk of a before-image volume, recognised
+    folder_watch         whether the folder is still where it was; free_space: whether a segment fits
+    tuning               the numbers that the engine runs with
+"""

@@ -1,8 +1,17 @@
 """Block traces: reading every common format as one stream of records, at full speed and in constant memory.
 
-open_trace() is the door. What is in a trace: cdp.trace.info. To fio iolog and CSV: cdp.trace.convert. Formats and
-their tables: docs/traces.md. Names are loaded when they are first used: a command line that only shows its help need
-not wait for numpy and polars.
+open_trace() is the entry point; docs/traces.md has the formats and their tables. Names are loaded when first used: a
+command line that only shows its help need not wait for numpy and polars.
+
+    reader, merging                 open_trace: one file or many, as one stream by time
+    model, formats, detect          records and kinds; the formats that are known; which of them a file has
+    stream                          the bytes: plain, .gz, .zst or a pipe, in bounded pieces
+    text, columnar                  text formats: native parser (cdpcore.trace.parse), or polars where columns are fixed
+    fixed, blktrace, dmlog          binary formats; blktrace events; write logs with their data
+    complaints                      one-line messages about places in files
+    info, footprint, histogram      what is in a trace; report, plot: the same as text and picture
+    convert                         to a fio iolog and to CSV
+    samples                         small traces of every format, written from the formats' definitions
 """
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,1 +1,10 @@
-"""The log: pool, frame ring, segments, appending, sealing."""
+"""The log: pool, frame ring, segments, appending, sealing.
+
+    log           appending, group commit, durability: a write is durable when Log.wait_durable returns
+    pool, ring    the memory that frames are built in, and the frames in it
+    segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones
+    sealing       what the maintenance thread does with the segment that was set aside
+    segment_file  a segment read, and what recovery makes of one that a crash left open
+    tail          the end of the log as readers see it, from memory
+    frame.c       frames built and parsed; segment.c: segment files made
+"""
