@@ -20,6 +20,7 @@ from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import CdpError, OutOfSpace
 from cdpcore.bench import loadgen
+from cdpcore.inplace.writeback import RestoreWriter
 from cdpcore.system.os import SimOs
 
 MIB = 1 << 20
@@ -254,16 +255,18 @@ def test_what_a_destructive_restore_puts_on_the_disk_leaves_what_is_settled_as_i
     volume.flush()
     core: Any = volume._core
     settled = core.stats()["synced_seq"]
-    at, written = core.write_back(0, 256 << 10, 2)
+    images = volume._store.before_images
+    assert images is not None
+    at, written = RestoreWriter(core, images).write_back(0, 256 << 10, 2)
     assert written and core.stats()["pending_bytes"] >= written
     assert core.stats()["synced_seq"] == settled
     syncs = sim.count("datasync")
     core.pflush()
     assert sim.count("datasync") == syncs, "a flush with nothing new behind it"
     assert volume.pread(12 << 10, 0) == b"0" * 4096 + b"2" * 4096 + b"0" * 4096
-    assert not core.on_disk()
-    core.settle_disk()
-    assert core.on_disk() and core.stats()["pending_bytes"] == 0
+    assert not images.settler.on_disk()
+    images.settler.settle_disk()
+    assert images.settler.on_disk() and core.stats()["pending_bytes"] == 0
     with sim.open("/disk") as file:
         assert file.pread(at, 0) == b"0" * 4096 + b"2" * 4096 + b"0" * (at - 8192)
     volume.close()

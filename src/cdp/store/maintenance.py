@@ -23,7 +23,6 @@ from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Corruption, OutOfSpace, Unavailable
 from cdpcore.index import runs as core_runs
-from cdpcore.inplace.core import InPlaceCore
 from cdpcore.log import sealing
 from cdpcore.system.os import Os
 
@@ -37,10 +36,12 @@ class Maintainer:
     at_home: raises Unavailable while the volume's folder is not where it was."""
 
     def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
-                 dropped: Callable[[], list[tuple[int, int]]], at_home: Callable[[], None] = lambda: None):
+                 dropped: Callable[[], list[tuple[int, int]]], at_home: Callable[[], None] = lambda: None,
+                 settle: Callable[[int], None] | None = None):
         self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
         self._at_home, self._away = at_home, False
+        self._settle = settle
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
         self._next_id = max((r.id for r in self._runs), default=0) + 1
@@ -166,9 +167,9 @@ class Maintainer:
         return True
 
     def _seal(self, number: int, first_seq: int, last_seq: int, first_ts_ns: int, last_ts_ns: int) -> None:
-        if isinstance(self._core, InPlaceCore):     # recovery puts the disk back by segments that are not sealed
+        if self._settle is not None:        # recovery puts the disk back by segments that are not sealed
             sealing.write_out(self._core.log)
-            self._core.settle_disk(last_seq)
+            self._settle(last_seq)
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused

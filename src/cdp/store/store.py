@@ -28,12 +28,13 @@ from cdp.store.tuning import Tuning
 from cdpcore.base.errors import CdpError, Corruption, NotFound, OutOfSpace, Unavailable
 from cdpcore.index.versions import Versions
 from cdpcore.index.view import View
-from cdpcore.inplace.core import InPlaceCore
+from cdpcore.inplace.before_images import BeforeImages
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log.log import Log
 from cdpcore.log.pool import BufferPool
 from cdpcore.log.segment_fds import SegmentFds
 from cdpcore.system.os import File, Os, PosixOs, posix
+from cdpcore.volume.after_images import AfterImages
 from cdpcore.volume.core import VolumeCore
 
 log = logging.getLogger("cdp.store")
@@ -63,6 +64,8 @@ class Store:
         self._disk_state: DiskState | None = None
         self.writeback: Any = None      # with a disk in place: its cdp.volume.writeback.WriteBack
         self.catalog: Any = None
+        self.before_images: BeforeImages | None = None
+        self.after_images: AfterImages | None = None
         self._open()
 
     def _open(self) -> None:
@@ -144,25 +147,27 @@ class Store:
         parent_view = None
         if self.parent is not None:
             parent_view = self.parent.view_at(g.parent_seq)
-        kind: type[VolumeCore] = InPlaceCore if g.before else VolumeCore
-        self.core: VolumeCore = kind(self.log, self._segments, size_bytes=g.size_bytes,
-                               base=f"{self.directory}/base.img" if g.base == "file" else "",
-                               parent=self.parent.core if self.parent else None, parent_view=parent_view, parent_pin=self.parent)
-        if isinstance(self.core, InPlaceCore):
-            self.core.attach(g.disk, self._disk_state, pending_bytes=t.pending_bytes, pending_changes=t.pending_changes,
-                             skip_same=t.skip_unchanged, read_only=self.read_only)
+        if self._disk_state is not None:
+            self.before_images = BeforeImages(self.log, self._segments, size_bytes=g.size_bytes, disk=g.disk,
+                                              state=self._disk_state, pending_bytes=t.pending_bytes, pending_changes=t.pending_changes,
+                                              skip_same=t.skip_unchanged, read_only=self.read_only)
             if self.unwritten():
-                self.core.freeze()
-                self.core.lineage_changed(True, self.restores[-1].destructive)
-                self.core.thaw()
+                self.before_images.lineage_changed(True, self.restores[-1].destructive)
+            self.core = VolumeCore(self.before_images)
+        else:
+            self.after_images = AfterImages(self.log, self._segments, size_bytes=g.size_bytes,
+                                            base=f"{self.directory}/base.img" if g.base == "file" else "",
+                                            parent=self.parent.core if self.parent else None, parent_view=parent_view,
+                                            parent_pin=self.parent)
+            self.core = VolumeCore(self.after_images)
         self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
         self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
-                                     self.check_home)
+                                     self.check_home, self.before_images.settler.settle_disk if self.before_images else None)
         if t.threads:
             # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
             self._thread(self.log.run_writer, "cdp-writer")
-            if isinstance(self.core, InPlaceCore):
-                self._thread(self.core.run_applier, "cdp-applier")
+            if self.before_images is not None:
+                self._thread(self.before_images.settler.run, "cdp-applier")
             self.maintainer.start()
 
     def _thread(self, body: Callable[[int], None], name: str) -> None:
@@ -243,8 +248,8 @@ class Store:
         self.core.close()
         try:
             self.log.sync_all()
-            if isinstance(self.core, InPlaceCore):
-                self.core.settle_disk()
+            if self.before_images is not None:
+                self.before_images.settler.settle_disk()
         finally:
             try:
                 self._stop()
@@ -261,8 +266,8 @@ class Store:
 
     def _stop(self) -> None:
         self.log.stop()
-        if isinstance(self.core, InPlaceCore):
-            self.core.stop_applier()
+        if self.before_images is not None:
+            self.before_images.settler.stop()
         for thread in self._threads:
             thread.join()
         self.maintainer.stop()
@@ -288,7 +293,7 @@ class Store:
 
     def _leave_disk(self) -> None:
         """The disk is as it should be: say how it looks, so that it can be known again."""
-        if isinstance(self.core, InPlaceCore) and self._disk is not None and not self.read_only and self.core.on_disk():
+        if self.before_images is not None and self._disk is not None and not self.read_only and self.before_images.settler.on_disk():
             disks.save(self.os, self.directory, disks.stamp(self.os, self.geometry.disk, self._disk))
 
     def _release(self) -> None:

@@ -25,6 +25,7 @@ from cdp.moments.model import Moment
 from cdp.store.catalog import RestoreRow, WritebackRow
 from cdp.store.records import RESTORED, Event
 from cdpcore.base.errors import Busy, CdpError, Closed, RefusedPoint
+from cdpcore.inplace.writeback import RestoreWriter
 
 if TYPE_CHECKING:
     from cdp.volume.volume import Volume
@@ -52,6 +53,8 @@ class WriteBack:
         self._volume = volume
         self._store: Any = volume._store
         self._core: Any = volume._core
+        self._images = self._store.before_images
+        self._writer = RestoreWriter(self._core, self._images)
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._at = 0            # everything in front of it is on the disk
@@ -78,7 +81,7 @@ class WriteBack:
 
     def shown(self, destructive: bool) -> None:
         """Between freeze() and thaw(): the current lineage shows the restore."""
-        self._core.lineage_changed(True, destructive)
+        self._images.lineage_changed(True, destructive)
 
     def begin(self) -> None:
         """There is a restore to be written back."""
@@ -112,7 +115,7 @@ class WriteBack:
             return None
         size, left = self._volume.size_bytes, 0
         for at in range(self._at, size, WINDOW_BYTES):
-            left += self._core.not_on_disk(at, min(WINDOW_BYTES, size - at))[1]
+            left += self._writer.not_on_disk(at, min(WINDOW_BYTES, size - at))[1]
         return Progress(self._store.restores[-1].seq, self._done_bytes, left)
 
     # --- work ----------------------------------------------------------------------------------------------------------
@@ -127,10 +130,10 @@ class WriteBack:
         size = self._volume.size_bytes
         if self._at < size:
             end = min(self._at + WINDOW_BYTES, size)
-            first, n = self._core.not_on_disk(self._at, end - self._at)
+            first, n = self._writer.not_on_disk(self._at, end - self._at)
             if n:
                 piece = min(PIECE_BYTES, self._core.max_request_bytes, end - first)
-                first, written = self._core.write_back(first, piece, RECORDS if self._store.tuning.threads else 1)
+                first, written = self._writer.write_back(first, piece, RECORDS if self._store.tuning.threads else 1)
                 self._done_bytes += written
             self._at = max(self._at, first) if self._upto == self._store.restores[-1].seq else 0
             return True
@@ -138,7 +141,7 @@ class WriteBack:
 
     def _finish(self) -> bool:
         """Everything is on its way to the disk: once it is there, say so. Returns whether there is more to do."""
-        self._core.settle_disk()
+        self._images.settler.settle_disk()
         volume, store = self._volume, self._store
         if not self._take_lock():
             return False
@@ -155,7 +158,7 @@ class WriteBack:
                 except BaseException:
                     store.writebacks = store.writebacks[:-1]
                     raise
-                self._core.lineage_changed(False)
+                self._images.lineage_changed(False)
                 event = Event(RESTORED, seq, ts_ns, upto, 0, b"")
                 store.maintainer.remember(event)
             finally:

@@ -1,31 +1,50 @@
-"""What a disk that is written in place holds, and held."""
+"""The read path of a before-image volume: the content of now, and of any earlier moment."""
 from libc.stdint cimport uint8_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.index.index cimport cdp_view
-from cdpcore.index.versions cimport moment
+from cdpcore.index.versions cimport Versions, moment
+from cdpcore.inplace.disk cimport Disk
 from cdpcore.inplace.pending cimport Pending
 from cdpcore.inplace.range_lock cimport RangeLock
-from cdpcore.volume.core cimport VolumeCore
+from cdpcore.log.log_reader cimport LogReader
 from cdpcore.volume.extents cimport extents
 
 
 cdef enum:
-    AGAIN = -2              # the lineage or the range changed meanwhile
+    AGAIN = -2              # the range, or the current lineage, changed meanwhile: look again
 
 
-cdef class DiskReader(VolumeCore):
-    # constant after attach()
+cdef class DiskReader:
+    # constant after construction
+    cdef Disk disk
+    cdef Versions versions
+    cdef LogReader log_data
     cdef Pending pending
-    cdef RangeLock ranges           # of sectors; held from reading the old content until the record is visible
+    cdef RangeLock ranges
 
-    # append lock
-    cdef uint64_t epoch             # how often the lineage changed
-    cdef bint restoring             # the current view is more than "the disk": a restore is being written back
+    # append lock; read without it, and checked again under it
+    cdef uint64_t epoch             # how often the current lineage was replaced
+    cdef bint restoring             # a restore is being written back: the volume shows more than the disk and Pending hold
 
+    # --- whole requests, offsets and lengths in bytes; view NULL: now
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil
+
+    # --- one look; *m: when it was. Right if nothing changed the range since: the caller holds it, or checks afterwards.
     cdef uint64_t current_epoch(self) noexcept nogil
-    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
-    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
+    # The current content. May return AGAIN.
     cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
-    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
+    # What the disk holds, or will hold when Pending is on it.
+    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
+    # [start, *until), sectors, is a hole of the disk and nothing is pending there; *until == start: not known.
+    cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil
+
+    # --- internal
+    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
+                       cdp_status *st) noexcept nogil
+    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
+                       cdp_status *st) noexcept nogil
+    cdef int read_pending(self, uint64_t seq, uint8_t *buf, uint64_t off, uint64_t end, cdp_status *st) noexcept nogil
     cdef int map_disk(self, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil
-    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil
+    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out,
+                      cdp_status *st) noexcept nogil

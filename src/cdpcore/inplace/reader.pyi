@@ -1,3 +1,4 @@
-from cdpcore.volume.core import VolumeCore
+from typing import final
 
-class DiskReader(VolumeCore): ...
+@final
+class DiskReader: ...

@@ -1,35 +1,34 @@
-"""What a disk that is written in place holds, and held: the reading half of a before-image volume's core (inplace.pyx).
+"""The read path of a before-image volume: the content of now, and of any earlier moment.
 
-What is newer than the disk comes from Pending, the rest from the disk; a time image takes the oldest version after its moment from the
-log, and the rest as a read of now does. Reading takes no lock that a write waits for: it looks afterwards whether its range was
-changed meanwhile, and then reads again; after some times it holds the range. Block status says less instead.
+What is newer than the disk comes from Pending, the rest from the disk. A time image takes the oldest version after its
+moment from the log, and the rest as a read of now does. A reader takes no lock that a write waits for: it checks
+afterwards whether its range was changed meanwhile, and then reads again; after READ_TRIES times it holds the range.
+Block status reports less instead.
 
 Threading: any thread, no GIL.
 """
-from libc.errno cimport EIO
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+cimport cython
+from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR, cdp_loc_is_data
-from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.base.status cimport CDP_OK
 from cdpcore.base.target cimport CDP_EXTENT_DATA
 from cdpcore.index.versions cimport drop, pieces
 from cdpcore.inplace.pending cimport pending_change
-from cdpcore.volume.extents cimport FULL, add_extent, add_file, cut_extents, kind_of
-
+from cdpcore.volume.extents cimport FULL, add_extent, cut_extents, kind_of
 
 cdef enum:
     READ_TRIES = 8          # then a reader holds its range
     MAP_TRIES = 4           # then what changes is called data; a look-up of a fragmented gigabyte takes some milliseconds
 
 
-cdef class DiskReader(VolumeCore):
-    """See inplace.InPlaceCore, which is complete."""
+@cython.final
+cdef class DiskReader:
+    """Made by BeforeImages, which owns what is read."""
 
-    cdef uint64_t current_epoch(self) noexcept nogil:
-        return (<const volatile uint64_t *>&self.epoch)[0]      # checked again under the append lock
+    # --- reading ------------------------------------------------------------------------------------------------------
 
-    cdef int read_inside(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
-        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         cdef uint32_t tries, ticket
         cdef moment m
         cdef int rc
@@ -39,14 +38,18 @@ cdef class DiskReader(VolumeCore):
             rc = self.read_once(view, buf, off, n, &m, st)
             if rc != AGAIN:
                 return rc
-        ticket = self.ranges.acquire(start, end)
+        ticket = self.ranges.acquire(off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR)
         rc = AGAIN
         while rc == AGAIN:
             rc = self.read_once(view, buf, off, n, &m, st)
         self.ranges.release(ticket)
         return rc
 
-    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+    cdef uint64_t current_epoch(self) noexcept nogil:
+        return (<const volatile uint64_t *>&self.epoch)[0]
+
+    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
+                       cdp_status *st) noexcept nogil:
         """AGAIN: the range was changed meanwhile."""
         cdef uint64_t epoch = self.current_epoch()
         cdef int rc
@@ -54,69 +57,62 @@ cdef class DiskReader(VolumeCore):
             return self.read_view(view, buf, off, n, m, st)
         rc = self.read_now(buf, off, n, m, st)
         # What a destructive restore puts on the disk leaves no version: that it has begun is enough to look again.
-        if rc == CDP_OK and (epoch != self.current_epoch() or
-                             not self.versions.untouched(m, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR)):
+        if rc == CDP_OK and (epoch != self.current_epoch() or not
+                             self.versions.untouched(m, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR)):
             return AGAIN
         return rc
 
     cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
-        """The current content: of the moment m where nothing changed the range since (the caller looks, or holds it)."""
         if self.restoring:
             return self.read_view(NULL, buf, off, n, m, st)
         return self.read_disk(buf, off, n, m, st)
 
     cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
-        """What the disk holds, or will hold when Pending is on it."""
         cdef pieces p
-        cdef uint64_t i, a, b, step
-        cdef pending_change *c
-        cdef int64_t got
-        cdef bint lost = True
-        cdef int rc
-        while lost:
-            rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR,
-                                            &p, m, st)
+        cdef uint64_t i, a, b
+        cdef int rc = AGAIN
+        while rc == AGAIN:
+            rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR,
+                                            (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
             if rc != CDP_OK:
                 return rc
-            lost = False
             for i in range(p.n):
                 a = max(p.at[i].start * CDP_SECTOR, off)
                 b = min(p.at[i].end * CDP_SECTOR, off + n)
                 if p.at[i].loc == 0:
-                    got = self.table.pread(self.table.ctx, self.base_fd, buf + (a - off), b - a, a)
-                    if got < 0:
-                        drop(&p)
-                        return cdp_fail_os(st, got, a, b"reading the disk")
-                    if <uint64_t>got != b - a:
-                        drop(&p)
-                        rc = cdp_fail(st, CDP_UNAVAILABLE, EIO, a, b"the disk ends before its data: it was cut while it was open")
-                        st.expected = b - a
-                        st.actual = <uint64_t>got
-                        return rc
-                    continue
-                while a < b:
-                    c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)
-                    if c == NULL:       # it is on the disk by now
-                        lost = True
-                        break
-                    step = min(b, c.end * CDP_SECTOR) - a
-                    if c.kind == CDP_EXTENT_DATA:
-                        self.pending.copy_out(c, a - c.start * CDP_SECTOR, buf + (a - off), step)
-                    else:
-                        memset(buf + (a - off), 0, step)
-                    self.pending.unpin(c)
-                    a += step
-                if lost:
+                    rc = self.disk.read(buf + (a - off), a, b - a, st)
+                else:
+                    rc = self.read_pending(p.at[i].loc, buf + (a - off), a, b, st)
+                if rc != CDP_OK:
                     break
             drop(&p)
+        return rc
+
+    cdef int read_pending(self, uint64_t seq, uint8_t *buf, uint64_t off, uint64_t end, cdp_status *st) noexcept nogil:
+        """What record `seq` put into [off, end). AGAIN: it is on the disk by now."""
+        cdef pending_change *c
+        cdef uint64_t at = off, step
+        while at < end:
+            c = self.pending.pin(seq, at // CDP_SECTOR)
+            if c == NULL:
+                return AGAIN
+            step = min(end, c.end * CDP_SECTOR) - at
+            if c.kind == CDP_EXTENT_DATA:
+                self.pending.copy_out(c, at - c.start * CDP_SECTOR, buf + (at - off), step)
+            else:
+                memset(buf + (at - off), 0, step)
+            self.pending.unpin(c)
+            at += step
         return CDP_OK
 
-    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
+                       cdp_status *st) noexcept nogil:
         """As of `view`; AGAIN where the disk was to be read and has been changed there meanwhile."""
         cdef pieces p
         cdef uint64_t i, a, b
         cdef moment now
-        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
+        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR,
+                                                   &p, m, st)
         if rc != CDP_OK:
             return rc
         for i in range(p.n):
@@ -127,7 +123,7 @@ cdef class DiskReader(VolumeCore):
                 if rc == CDP_OK and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
                     rc = AGAIN
             elif cdp_loc_is_data(p.at[i].loc):
-                rc = self.read_data(buf + (a - off), p.at[i].loc, a - p.at[i].start * CDP_SECTOR, b - a, st)
+                rc = self.log_data.read(buf + (a - off), p.at[i].loc, a - p.at[i].start * CDP_SECTOR, b - a, st)
             else:
                 memset(buf + (a - off), 0, b - a)
             if rc != CDP_OK:
@@ -135,19 +131,21 @@ cdef class DiskReader(VolumeCore):
         drop(&p)
         return rc
 
-    cdef int map_window(self, const cdp_view *view, uint64_t at, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
-        """What is changed again and again while it is looked at is called data, which is never wrong, only less than could be told.
+    # --- block status -------------------------------------------------------------------------------------------------
+
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+        """What changes again and again while it is looked at is called data, which is never wrong, only imprecise.
         Holding the range, as a reader does, would let all its writers wait for a look at a gigabyte."""
         cdef uint32_t tries
         cdef int rc = AGAIN
         for tries in range(MAP_TRIES):
             if rc != AGAIN:
                 break
-            cut_extents(out, at)
+            cut_extents(out, off)
             if view != NULL or self.restoring:
-                rc = self.map_view(view, at, end, tries + 1 == MAP_TRIES, out, st)
+                rc = self.map_view(view, off, end, tries + 1 == MAP_TRIES, out, st)
             else:
-                rc = self.map_disk(at, end, tries + 1 == MAP_TRIES, out, st)
+                rc = self.map_disk(off, end, tries + 1 == MAP_TRIES, out, st)
         return rc
 
     cdef int map_disk(self, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil:
@@ -157,15 +155,15 @@ cdef class DiskReader(VolumeCore):
         cdef pending_change *c
         cdef moment m
         cdef uint32_t kind
-        cdef int rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR,
-                                                 &p, &m, st)
+        cdef int rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR,
+                                                 (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, &m, st)
         if rc != CDP_OK:
             return rc
         for i in range(p.n):
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, end)
             if p.at[i].loc == 0:
-                rc = add_file(out, self.table, self.base_fd, a, b, st)
+                rc = self.disk.map(a, b, out, st)
                 a = b
             while rc == CDP_OK and a < b:
                 c = self.pending.pin(p.at[i].loc, a // CDP_SECTOR)
@@ -186,11 +184,13 @@ cdef class DiskReader(VolumeCore):
         drop(&p)
         return rc
 
-    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil:
+    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out,
+                      cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef uint64_t i, a, b
         cdef moment m
-        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, &m, st)
+        cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR,
+                                                   &p, &m, st)
         if rc != CDP_OK:
             return rc
         for i in range(p.n):
@@ -208,4 +208,24 @@ cdef class DiskReader(VolumeCore):
             if rc != CDP_OK:
                 break
         drop(&p)
+        return rc
+
+    cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil:
+        cdef uint64_t data, b
+        cdef moment m
+        cdef pieces p
+        cdef int rc
+        until[0] = start
+        if self.restoring:
+            return CDP_OK
+        rc = self.versions.resolve_seqs(self.pending.released(), start, end, &p, &m, st)
+        if rc != CDP_OK:
+            return rc
+        b = p.at[0].end if p.at[0].loc == 0 else start
+        drop(&p)
+        if b == start:
+            return CDP_OK
+        rc = self.disk.next_data(start * CDP_SECTOR, &data, st)
+        if rc == CDP_OK:
+            until[0] = max(start, min(b, data // CDP_SECTOR))
         return rc

@@ -1,5 +1,6 @@
 """A record on its way into the log: its descriptors, and the part of a segment that it may use."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from cdpcore.base.crc32c cimport cdp_crc32c
 
 cdef enum:
     MAX_PARTS = 32          # descriptors of one record
@@ -22,3 +23,16 @@ cdef enum room:
     ROOM_WRITE              # a write, zero or trim
     ROOM_EVENT              # a bookmark or restore
     ROOM_FREEING            # a destructive restore; a flush, of which there is one for each of the others
+
+
+# Range [start, end), `n` bytes of data (0: none) with their checksum.
+cdef inline void set_part(part *p, uint16_t kind, uint16_t flags, uint64_t start, uint64_t end, const uint8_t *data, uint32_t n,
+                          uint64_t loc) noexcept nogil:
+    p.start = start
+    p.end = end
+    p.data = data
+    p.data_bytes = n
+    p.crc = cdp_crc32c(0, data, n) if n else 0
+    p.kind = kind
+    p.flags = flags
+    p.loc = loc

@@ -1,10 +1,9 @@
 """A volume, or a time image of it, as a disk that a front end can be given without knowing the engine."""
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EROFS, ESHUTDOWN
+from libc.errno cimport EROFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from cdpcore.base.gate cimport cdp_gate_enter, cdp_gate_leave
-from cdpcore.base.status cimport CDP_CLOSED, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
 from cdpcore.base.target cimport cdp_extent
 from cdpcore.index.index cimport cdp_view
 
@@ -35,18 +34,13 @@ cdef int target_zero(void *ctx, uint64_t off, uint64_t n, uint32_t flags, cdp_st
     return target_zero_seq(ctx, off, n, flags, &seq, st)
 
 cdef uint64_t target_written_seq(void *ctx) noexcept nogil:
-    return (<Target>ctx).core.kept_seq()
+    return (<Target>ctx).core.written_seq()
 
 cdef void target_expect(void *ctx, uint64_t off, uint64_t n) noexcept nogil:
     (<Target>ctx).core.expect(off, n)
 
 cdef int target_write_out(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil:
-    cdef int rc
-    if not cdp_gate_enter(&(<Target>ctx).core.gate):
-        return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
-    rc = (<Target>ctx).core.keep(beyond, st)
-    cdp_gate_leave(&(<Target>ctx).core.gate)
-    return rc
+    return (<Target>ctx).core.write_out(beyond, st)
 
 cdef int target_flush(void *ctx, cdp_status *st) noexcept nogil:
     if (<Target>ctx).t.read_only:
@@ -81,7 +75,7 @@ cdef class Target:
         self.t.zero_seq = target_zero_seq
         self.t.written_seq = target_written_seq
         self.t.write_out = target_write_out
-        if core.reads_first and view is None:
+        if core.content.reads_first and view is None:
             self.t.expect = target_expect
 
     def capsule(self):

@@ -1,0 +1,27 @@
+"""The disk that a before-image volume protects: one file or block device, open for the volume's life."""
+from libc.stdint cimport uint8_t, uint64_t
+from cdpcore.base.status cimport cdp_status
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
+from cdpcore.volume.extents cimport extents
+
+
+cdef class Disk:
+    # constant after construction
+    cdef Os os
+    cdef const cdp_os *table
+    cdef int fd
+
+    cpdef close(self)
+    # Offsets and lengths in bytes, inside the disk. All return CDP_OK or the status; writes are durable after sync().
+    cdef int read(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    # Zeros; `hole`: punched out where the file system can.
+    cdef int zero(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil
+    cdef int sync(self, cdp_status *st) noexcept nogil
+    # [off, end) follows in `out`; also FULL, see volume/extents.pxd.
+    cdef int map(self, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil
+    # *data: where data begins at or after `off`, or the largest number where none does.
+    cdef int next_data(self, uint64_t off, uint64_t *data, cdp_status *st) noexcept nogil
+    # The range is about to be read: the system may begin to.
+    cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil

@@ -1,0 +1,91 @@
+"""The disk that a before-image volume protects: one file or block device, open for the volume's life.
+
+Only what is asked of it, without an opinion on when: reader.pyx reads it, settler.pyx writes it.
+
+Threading: any thread, no GIL; close() when nobody is inside.
+"""
+cimport cython
+from libc.errno cimport EIO
+from libc.stdint cimport int64_t
+from cdpcore.base.errors cimport check
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
+from cdpcore.volume.extents cimport add_file
+
+cdef enum:
+    ZEROS_BYTES = 65536
+
+cdef uint8_t ZEROS[ZEROS_BYTES]
+
+
+@cython.final
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
+cdef class Disk:
+    """The raw disk at `path`; `read_only`: it is never written, and need not be writable. Raises NotFound, Unavailable."""
+
+    def __cinit__(self, Os os not None, path: str, bint read_only=False):
+        cdef cdp_status st
+        self.fd = -1
+        self.os = os
+        self.table = os.table
+        self.fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY if read_only else CDP_OPEN_RDWR)
+        if self.fd < 0:
+            check(cdp_fail_os(&st, self.fd, 0, b"opening the disk"), &st, path)
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef close(self):
+        """Idempotent."""
+        if self.fd >= 0:
+            self.table.close(self.table.ctx, self.fd)
+            self.fd = -1
+
+    cdef int read(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef int64_t got = self.table.pread(self.table.ctx, self.fd, buf, n, off)
+        cdef int rc
+        if got < 0:
+            return cdp_fail_os(st, got, off, b"reading the disk")
+        if <uint64_t>got != n:
+            rc = cdp_fail(st, CDP_UNAVAILABLE, EIO, off, b"the disk ends before its data: it was cut while it was open")
+            st.expected = n
+            st.actual = <uint64_t>got
+            return rc
+        return CDP_OK
+
+    cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef int64_t rc = self.table.pwrite(self.table.ctx, self.fd, buf, n, off)
+        return cdp_fail_os(st, rc, off, b"writing the disk") if rc < 0 else CDP_OK
+
+    cdef int zero(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil:
+        cdef uint64_t step
+        cdef int64_t rc
+        if hole and self.table.punch(self.table.ctx, self.fd, off, n) >= 0:
+            return CDP_OK
+        while n:
+            step = min(n, <uint64_t>ZEROS_BYTES)
+            rc = self.table.pwrite(self.table.ctx, self.fd, ZEROS, step, off)
+            if rc < 0:
+                return cdp_fail_os(st, rc, off, b"writing zeros to the disk")
+            off += step
+            n -= step
+        return CDP_OK
+
+    cdef int sync(self, cdp_status *st) noexcept nogil:
+        cdef int64_t rc = self.table.datasync(self.table.ctx, self.fd)
+        return cdp_fail_os(st, rc, 0, b"making the disk durable") if rc < 0 else CDP_OK
+
+    cdef int map(self, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+        return add_file(out, self.table, self.fd, off, end, st)
+
+    cdef int next_data(self, uint64_t off, uint64_t *data, cdp_status *st) noexcept nogil:
+        cdef uint64_t end
+        cdef int rc = self.table.next_data(self.table.ctx, self.fd, off, data, &end)
+        if rc < 0:
+            return cdp_fail_os(st, rc, off, b"looking for data on the disk")
+        if rc == 0:
+            data[0] = <uint64_t>-1
+        return CDP_OK
+
+    cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
+        self.table.expect(self.table.ctx, self.fd, off, n)

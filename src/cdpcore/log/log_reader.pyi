@@ -1,0 +1,8 @@
+from typing import final
+
+from cdpcore.log.log import Log
+from cdpcore.log.segment_fds import SegmentFds
+
+@final
+class LogReader:
+    def __new__(cls, log: Log, files: SegmentFds) -> LogReader: ...

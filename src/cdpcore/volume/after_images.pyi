@@ -1,0 +1,13 @@
+from typing import final
+
+from cdpcore.index.view import View
+from cdpcore.log.log import Log
+from cdpcore.log.segment_fds import SegmentFds
+from cdpcore.volume.content import Content
+from cdpcore.volume.core import VolumeCore
+
+@final
+class AfterImages(Content):
+    def __new__(cls, log: Log, segments: SegmentFds, *, size_bytes: int, base: str = "",
+                parent: VolumeCore | None = None, parent_view: View | None = None, parent_pin: object = None) -> AfterImages: ...
+    def set_base(self, path: str) -> None: ...

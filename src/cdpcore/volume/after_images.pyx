@@ -1,0 +1,231 @@
+"""The kind of volume whose content is in its log: after-images over a base that never changes.
+
+Write path: CRC of the data (no lock) -> append lock: descriptors and data into the open frame, extent tree -> visible. The
+append lock covers one copy of the data, so overlapping writes have one serial order: the one that recovery and every image
+show.
+
+Read path: what is visible (Versions) -> data from the log, or the base, without a lock; what a destructive restore frees is
+freed when the reads that began before it have ended.
+
+Threading: any thread, no GIL.
+"""
+cimport cython
+from libc.errno cimport ENOMEM
+from libc.stdint cimport int64_t, uint16_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO,
+                                  CDP_SECTOR, cdp_loc_is_data)
+from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
+from cdpcore.index.index cimport cdp_piece, cdp_view
+from cdpcore.index.versions cimport drop, pieces
+from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_part
+from cdpcore.system.os_table cimport CDP_OPEN_RDONLY
+from cdpcore.volume.content cimport record_flags
+from cdpcore.volume.extents cimport add_extent, add_file, kind_of
+
+
+@cython.final
+@cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
+cdef class AfterImages(Content):
+    """Args, besides those of Content:
+        base: path of the base's file; "" where the base is all holes.
+        parent, parent_view, parent_pin: for a writable image, instead of base: the core of the volume that it shows, at
+            which view, and what keeps that volume open.
+    """
+
+    def __cinit__(self, log, segments, *, base: str = "", VolumeCore parent=None, View parent_view=None,
+                  parent_pin=None, **_of_content):
+        self.base_fd = -1
+        if base:
+            self.base_fd = self.open_base(base)
+        self.parent = parent
+        self.parent_view = parent_view
+        self.parent_pin = parent_pin
+
+    def __dealloc__(self):
+        if self.base_fd >= 0 and self.table != NULL:
+            self.table.close(self.table.ctx, self.base_fd)
+
+    cdef int open_base(self, str path) except -1:
+        cdef cdp_status st
+        cdef int fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY)
+        if fd < 0:
+            check(cdp_fail_os(&st, fd, 0, b"opening the base"), &st, path)
+        return fd
+
+    # --- the write path -----------------------------------------------------------------------------------------------
+
+    cdef int change(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                    cdp_status *st) noexcept nogil:
+        """Checksums first: the append lock covers one copy of the data and no more."""
+        cdef part parts[MAX_PARTS]
+        cdef uint32_t n_parts
+        cdef int rc
+        if buf == NULL:
+            return self.zero(off, n, flags, seq, st)
+        if off % CDP_SECTOR or n % CDP_SECTOR:
+            return self.write_bytes(buf, off, n, flags, seq, st)
+        n_parts = self.cut(buf, off // CDP_SECTOR, (off + n) // CDP_SECTOR, flags, parts)
+        self.log.lock_append()
+        rc = self.append_write(parts, n_parts, seq, st)
+        self.log.unlock_append()
+        return rc
+
+    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags, part *parts) noexcept nogil:
+        cdef uint32_t n = 0, step
+        while start < end:
+            step = <uint32_t>min(self.part_bytes, (end - start) * CDP_SECTOR)
+            set_part(&parts[n], CDP_KIND_WRITE, record_flags(flags), start, start + step // CDP_SECTOR, buf, step, 0)
+            start = parts[n].end
+            buf += step
+            n += 1
+        return n
+
+    cdef int append_write(self, part *parts, uint32_t n, uint64_t *seq, cdp_status *st) noexcept nogil:
+        cdef int rc = self.log.append_record(parts, n, ROOM_WRITE, seq, st)
+        if rc == CDP_OK:
+            self.log.publish(parts, n)
+            self.n_writes += 1
+            self.bytes_written += (parts[n - 1].end - parts[0].start) * CDP_SECTOR
+        return rc
+
+    cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                         cdp_status *st) noexcept nogil:
+        """A write that does not begin and end on sectors: the rest of those sectors is read and logged with it, under the
+        append lock, so that it is one step in the serial order."""
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
+        cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
+        cdef part parts[MAX_PARTS]
+        cdef uint8_t *merged = <uint8_t *>malloc(whole)
+        cdef int rc = CDP_OK
+        if merged == NULL:
+            return cdp_fail_os(st, -ENOMEM, off, b"merging an unaligned write")
+        memcpy(merged + head, buf, n)
+        self.log.lock_append()
+        if head:
+            rc = self.read(NULL, merged, start * CDP_SECTOR, head, st)
+        if rc == CDP_OK and head + n < whole:
+            rc = self.read(NULL, merged + head + n, off + n, whole - head - n, st)
+        if rc == CDP_OK:
+            rc = self.append_write(parts, self.cut(merged, start, end, flags, parts), seq, st)
+        self.log.unlock_append()
+        free(merged)
+        return rc
+
+    cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+        """One record: whole sectors without data, a sector that is zeroed in part with its new content."""
+        cdef uint64_t end = off + n, at = off, stop
+        cdef bint hole = (flags & CDP_HOLE) != 0
+        cdef uint16_t rec_flags = record_flags(flags & CDP_FUA)
+        cdef part parts[3]
+        cdef uint8_t edge[3][512]
+        cdef uint32_t n_parts = 0
+        cdef int rc = CDP_OK
+        self.log.lock_append()
+        while at < end and rc == CDP_OK:
+            if at % CDP_SECTOR == 0 and end - at >= CDP_SECTOR:
+                stop = end // CDP_SECTOR * CDP_SECTOR
+                set_part(&parts[n_parts], CDP_KIND_TRIM if hole else CDP_KIND_ZERO, rec_flags, at // CDP_SECTOR,
+                         stop // CDP_SECTOR, NULL, 0, CDP_LOC_HOLE if hole else CDP_LOC_ZERO)
+            else:
+                stop = min(end, (at // CDP_SECTOR + 1) * CDP_SECTOR)
+                rc = self.read(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, st)
+                memset(edge[n_parts] + at % CDP_SECTOR, 0, stop - at)
+                set_part(&parts[n_parts], CDP_KIND_WRITE, rec_flags, at // CDP_SECTOR, at // CDP_SECTOR + 1,
+                         edge[n_parts], CDP_SECTOR, 0)
+            n_parts += 1
+            at = stop
+        if rc == CDP_OK:
+            rc = self.log.append_record(parts, n_parts, ROOM_WRITE, seq, st)
+        if rc == CDP_OK:
+            self.log.publish(parts, n_parts)
+            self.n_zeroes += 1
+        self.log.unlock_append()
+        return rc
+
+    # --- the read path ------------------------------------------------------------------------------------------------
+
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef cdp_piece *q
+        cdef uint64_t i, a, b
+        cdef int rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            q = &p.at[i]
+            a = max(q.start * CDP_SECTOR, off)
+            b = min(q.end * CDP_SECTOR, off + n)
+            if q.loc == CDP_LOC_BASE:
+                rc = self.read_base(buf + (a - off), a, b - a, st)
+            elif cdp_loc_is_data(q.loc):
+                rc = self.log_data.read(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
+            else:
+                memset(buf + (a - off), 0, b - a)
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef int64_t got
+        if self.parent is not None:
+            return self.parent.read(&self.parent_view.v, buf, off, n, st)
+        if self.base_fd < 0:
+            memset(buf, 0, n)
+            return CDP_OK
+        got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
+        if got < 0:
+            return cdp_fail_os(st, got, off, b"reading the base")
+        memset(buf + got, 0, n - <uint64_t>got)
+        return CDP_OK
+
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+        cdef pieces p
+        cdef uint64_t i, a, b
+        cdef int rc = self.versions.resolve(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        if rc != CDP_OK:
+            return rc
+        for i in range(p.n):
+            a = max(p.at[i].start * CDP_SECTOR, off)
+            b = min(p.at[i].end * CDP_SECTOR, end)
+            if p.at[i].loc != CDP_LOC_BASE:
+                rc = add_extent(out, a, b, kind_of(p.at[i].loc))
+            elif self.parent is None:
+                rc = add_file(out, self.table, self.base_fd, a, b, st)
+            else:
+                rc = self.map_parent(a, b, out, st)
+            if rc != CDP_OK:
+                break
+        drop(&p)
+        return rc
+
+    cdef int map_parent(self, uint64_t a, uint64_t b, extents *out, cdp_status *st) noexcept nogil:
+        cdef cdp_extent some[64]
+        cdef uint32_t got, i
+        cdef int rc = CDP_OK
+        while rc == CDP_OK and a < b:
+            rc = self.parent.map(&self.parent_view.v, a, b - a, some, 64, &got, st)
+            if rc != CDP_OK:
+                break
+            for i in range(got):
+                if rc == CDP_OK:
+                    a = some[i].offset + some[i].length
+                    rc = add_extent(out, some[i].offset, a, some[i].kind)
+        return rc
+
+    # --- for Python ---------------------------------------------------------------------------------------------------
+
+    def set_base(self, path: str):
+        """The base, so far all holes, is from now on the file at `path`. The volume has no records yet."""
+        self.base_fd = self.open_base(path)     # one store; readers see none or the file
+
+    cpdef release(self):
+        Content.release(self)
+        if self.base_fd >= 0:
+            self.table.close(self.table.ctx, self.base_fd)
+            self.base_fd = -1
+        self.parent_pin = None
