@@ -1,4 +1,4 @@
-# make demo | make test: all set-up is done here, in .venv, from a fresh clone (Python 3.11+, a C compiler, make).
+# All set-up is done here, in .venv, from a fresh clone (Python 3.11+, a C compiler, make). `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,16 +10,33 @@ SOURCES := pyproject.toml setup.py README.md \
 
 # What is built and tested is this checkout, with what .venv has.
 unexport PYTHONPATH PYTHONHOME
+comma := ,
 
-.PHONY: demo test bench sanitize plain dev clean
+.PHONY: help demo test soak lint bench plain sanitize dev clean
+.DEFAULT_GOAL := help
 
-demo: $(INSTALLED)
+help: ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@echo "  ARGS=... goes to the program that a target runs: make test ARGS='-k restore', make demo ARGS=--quick"
+
+demo: $(INSTALLED) ## what cdp is for, on a small disk: a file system is destroyed, and is back as it was a moment before
 	$(PY) -m cdp.demo $(ARGS)
 
-test: $(INSTALLED) $(TEST_DEPS)
-	$(PY) -m pytest $(ARGS)
+# As many tests at a time as there are cores. A test that may not have others beside it is in the group "alone".
+WORKERS ?= logical
+test: $(INSTALLED) $(TEST_DEPS) ## all tests, the seeded ones with a few seeds: 5 minutes on two cores
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-bench: $(INSTALLED)
+SECONDS ?= 600
+soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=600; SEED=... for those of an earlier run
+	$(PY) tests/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+lint: $(INSTALLED) $(TEST_DEPS) ## ruff, mypy, the stubs of the core, who may import whom, house rules
+	$(PY) -m ruff check setup.py src tests bench
+	$(PY) -m mypy src
+	$(PY) -m pytest -m lint $(ARGS)
+
+bench: $(INSTALLED) ## the benchmarks (bench/README.md)
 	$(PY) -m bench $(ARGS)
 
 # Every thing that may be missing, in one line, before anything is made.
@@ -54,33 +71,29 @@ $(TEST_DEPS): pyproject.toml | $(PY)
 	$(PIP) install -r $(VENV)/test-requirements.txt
 	@touch $@
 
-# Tests of the core on a build with AddressSanitizer and UndefinedBehaviorSanitizer (GCC on Linux), made under build/sanitize.
+# Two more builds of the core, each under build/, with the tests that have its name as their mark.
+# $(1): the environment of the build; $(2): its name
+define BUILD
+	$(PIP) install 'setuptools>=77' 'cython>=3.2'
+	mkdir -p build/$(2) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md LICENSE src | tar -xf - -C build/$(2)
+	cd build/$(2) && $(1) $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
+endef
+
+plain: $(INSTALLED) $(TEST_DEPS) ## tests of the core built without a Linux-only call
+	$(call BUILD,CDP_PLAIN_POSIX=1,plain)
+	PYTHONPATH=$(abspath build/plain/src) $(PY) -c 'import cdpcore.nbd.connection as c, sys; sys.exit(c.RELEASES_PAGES)'
+	PYTHONPATH=$(abspath build/plain/src) $(PY) -m pytest -n $(WORKERS) --dist loadgroup -m plain $(ARGS)
+
 # Python itself is not instrumented: the runtimes are preloaded, and leaks are not looked for (the interpreter has some).
-SANITIZE := build/sanitize
-SANITIZE_TESTS ?= $(wildcard tests/test_sanitize_*.py tests/test_volume*.py tests/test_model*.py tests/test_check.py \
-	tests/test_os_sim.py tests/test_nbd_handshake.py tests/test_image_reopen.py)
-sanitize: $(INSTALLED) $(TEST_DEPS)
-	$(PIP) install 'setuptools>=77' 'cython>=3.2'
-	mkdir -p $(SANITIZE) && cp -R setup.py pyproject.toml README.md LICENSE src $(SANITIZE)
-	cd $(SANITIZE) && CDP_SANITIZE=address,undefined $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
+sanitize: $(INSTALLED) $(TEST_DEPS) ## tests of the core built with AddressSanitizer and UndefinedBehaviorSanitizer (GCC, Linux)
+	$(call BUILD,CDP_SANITIZE=address$(comma)undefined,sanitize)
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(abspath $(SANITIZE))/src $(PY) -m pytest $(SANITIZE_TESTS)
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(abspath build/sanitize/src) \
+		$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m sanitize $(ARGS)
 
-# The core and the platforms built for plain POSIX, without a Linux-only call (CDP_PLAIN_POSIX), under build/plain; and their tests.
-PLAIN := build/plain
-PLAIN_TESTS ?= $(addprefix tests/test_,osapi.py format.py index.py crc32c.py check.py image_reopen.py model.py threads.py faults.py \
-	kill9.py nbd_loop.py nbd_server.py mdpacket.py conformance.py plain.py channel.py channel_failover.py)
-plain: $(INSTALLED) $(TEST_DEPS)
-	$(PIP) install 'setuptools>=77' 'cython>=3.2'
-	mkdir -p $(PLAIN) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md LICENSE src | tar -xf - -C $(PLAIN)
-	cd $(PLAIN) && CDP_PLAIN_POSIX=1 $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
-	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -c 'import cdpcore.nbd.connection, sys; sys.exit(cdpcore.nbd.connection.RELEASES_PAGES)'
-	PYTHONPATH=$(abspath $(PLAIN))/src $(PY) -m pytest $(PLAIN_TESTS)
-
-# For working on it: an editable install that rebuilds in place.
-dev: | $(PY)
+dev: | $(PY) ## for working on it: an editable install, built in place
 	$(PIP) install 'setuptools>=77' 'cython>=3.2'
 	$(PIP) install --no-build-isolation -e '.[replay,test]'
 
-clean:
+clean: ## away with all that was built
 	rm -rf build dist .venv src/*.egg-info src/cdpcore/*.so src/cdpcore/*/*.so

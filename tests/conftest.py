@@ -1,10 +1,14 @@
 """What all tests have: the seeds of seeded tests, and how a failure is run again."""
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from support import seeds as seeding
+
+pytest_plugins = ("support.nbd_fixtures",)
+
+RUN = pytest.StashKey[int]()    # seeds, in `make soak`
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,11 +20,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--seconds"):
         seeding.examples_factor = seeding.SOAK_EXAMPLES
+        config.stash[RUN] = 0
 
 
 @pytest.fixture
-def seeds(request: pytest.FixtureRequest) -> seeding.Seeds:
-    return seeding.Seeds(request.config.getoption("--seed"), request.config.getoption("--seconds"))
+def seeds(request: pytest.FixtureRequest) -> Iterator[seeding.Seeds]:
+    used = seeding.Seeds(request.config.getoption("--seed"), request.config.getoption("--seconds"))
+    yield used
+    if RUN in request.config.stash:
+        request.config.stash[RUN] += used.done
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash.get(RUN, 0):
+        terminalreporter.write_line(f"{config.stash[RUN]} seeds")
 
 
 @pytest.hookimpl(wrapper=True)

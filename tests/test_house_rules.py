@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.lint
+
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 CODE = [p for ext in ("*.py", "*.pyx", "*.pxd", "*.c", "*.h") for p in [*SRC.rglob(ext), *(ROOT / "bench").rglob(ext)]]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.lint
+
 SRC = Path(__file__).parent.parent / "src"
 
 # cdpcore: cimports, Python imports and C includes. Bottom up: a row names only rows above it, so there is no circle.

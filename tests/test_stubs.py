@@ -8,6 +8,8 @@ import pytest
 
 import cdpcore
 
+pytestmark = pytest.mark.lint
+
 CORE = Path(cdpcore.__file__).parent
 # What Cython itself adds to a module that exports C functions.
 ALLOWED = r".*__pyx_capi__"

@@ -12,6 +12,8 @@ from support.interop import cdp_argv, environ, need, run, wait
 import cdp
 from cdp.capture import position as positions
 
+pytestmark = pytest.mark.interop
+
 MIB = 1 << 20
 SIZE = 16 * MIB
 

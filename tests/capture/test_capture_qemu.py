@@ -14,6 +14,8 @@ import cdp
 from cdp.check import check
 from cdp.service.serving_file import read_serving
 
+pytestmark = pytest.mark.interop
+
 SETTLE = "100ms"
 DISK_BYTES = 24 << 20
 

@@ -9,6 +9,8 @@ from support.seeds import examples
 
 from cdpcore.index.inspect import crc32c, crc32c_name, crc32c_portable
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 Crc = Callable[..., int]
 BOTH = pytest.mark.parametrize("crc", [crc32c, crc32c_portable], ids=["chosen", "portable"])
 

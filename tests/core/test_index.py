@@ -27,6 +27,8 @@ from cdpcore.index.inspect import (
     write_tree,
 )
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 ROOT = Path(__file__).parent.parent.parent
 C_DIR = ROOT / "src" / "cdpcore"
 UUID = b"0123456789abcdef"

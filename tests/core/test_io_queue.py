@@ -10,6 +10,8 @@ from cdpcore.base.errors import CdpError, InvalidRequest, OutOfSpace, Unavailabl
 from cdpcore.system.io_queue import IoQueue
 from cdpcore.system.os import Os, SimOs, posix
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 BLOCK = 4096
 
 

@@ -16,6 +16,8 @@ import pytest
 from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.system import os as osapi
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 KIB = 1024
 MIB = 1024 * KIB
 

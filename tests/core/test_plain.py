@@ -12,6 +12,8 @@ import pytest
 import cdpcore
 from cdpcore.nbd.connection import RELEASES_PAGES
 
+pytestmark = pytest.mark.plain
+
 CORE = Path(__file__).parent.parent.parent / "src/cdpcore"
 LINUX_ONLY = re.compile(r"\b(fallocate(?:64)?|memfd_create|eventfd|io_uring\w*|epoll_\w+|getrandom|renameat2|copy_file_range|"
                         r"sync_file_range|pidfd_\w+|splice|signalfd|timerfd_\w+|syscall)\b")

@@ -7,6 +7,8 @@ import pytest
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.inplace.range_lock import RangeLock
 
+pytestmark = pytest.mark.sanitize
+
 PLACES = 64
 
 

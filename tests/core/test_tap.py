@@ -9,6 +9,8 @@ import cdp
 from cdpcore.nbd.connection import Connection
 from cdpcore.volume.flush_tap import Tap
 
+pytestmark = pytest.mark.sanitize
+
 FLUSH = nbd.request(nbd.FLUSH)
 
 

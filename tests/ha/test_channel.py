@@ -16,6 +16,8 @@ from cdpcore.channel.channel import SLOTS, Channel
 from cdpcore.channel.executor import Executor, Left
 from cdpcore.nbd.connection import End
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 FUA, NO_HOLE, DF, REQ_ONE = 1, 2, 4, 8
 SIZE = 8 * MIB

@@ -8,6 +8,8 @@ from support.nbd import MIB, request, until, write
 import cdp
 from cdpcore.channel.executor import Left
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 FLUSH, TRIM, FUA = 3, 4, 1
 SIZE = 4 * MIB
 

@@ -11,6 +11,8 @@ from cdpcore.bench.ram_disk import RamDisk
 from cdpcore.channel.mdpacket import MAX_BGS, PACKET_BYTES, Flag, MDPacket, Op
 from cdpcore.channel.packets import execute
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 FIELDS = {  # name: (offset, struct code)
     "version": (0, "B"), "op": (1, "B"), "flags": (2, "H"), "lun": (4, "I"), "lba": (8, "Q"), "length_bytes": (16, "Q"),
     "cookie": (24, "Q"),

@@ -6,6 +6,8 @@ import random
 import pytest
 from support.interop import MIB, need, run, sha256, world
 
+pytestmark = pytest.mark.interop
+
 SIZE_MIB = 64
 
 __all__ = ["world"]

@@ -15,6 +15,8 @@ from support.interop import MIB, both, environ, library_files, need, run, sha256
 
 from cdp.demo.nbd_client import NbdClient
 
+pytestmark = pytest.mark.interop
+
 __all__ = ["both"]
 
 SIZE_MIB = 192

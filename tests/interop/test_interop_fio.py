@@ -4,6 +4,8 @@ import json
 import pytest
 from support.interop import MIB, both, need, run
 
+pytestmark = pytest.mark.interop
+
 __all__ = ["both"]
 
 SIZE_MIB = 256

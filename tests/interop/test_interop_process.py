@@ -17,6 +17,8 @@ from support.interop import MIB, cdp_argv, environ, need, run, world
 import cdp
 from cdp.demo.nbd_client import NbdClient, NbdError
 
+pytestmark = pytest.mark.interop
+
 __all__ = ["world"]
 
 SIZE_MIB = 64

@@ -4,6 +4,8 @@ import json
 import pytest
 from support.interop import MIB, need, run, sha256, world
 
+pytestmark = pytest.mark.interop
+
 __all__ = ["world"]
 
 SIZE_MIB = 32

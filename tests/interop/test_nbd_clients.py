@@ -16,7 +16,7 @@ from support.nbd import MIB, FakeExport, Shelf, until
 from cdp.nbd import NbdServer, TcpAddress, TlsMode, TlsSettings, UnixAddress
 from cdpcore.bench.ram_disk import RamDisk
 
-pytest_plugins = ("support.nbd_fixtures",)
+pytestmark = pytest.mark.interop
 
 SIZE = 48 * MIB
 AWKWARD = ["web@-10m", "web@2024-05-01T10:00:00Z", "a b#c", "100%", "what?", "ünï", "a/b"]

@@ -50,7 +50,7 @@ from cdp.nbd.handshake import MAX_OPTIONS, Handshake, HandshakeError
 from cdpcore.base.errors import RefusedPoint
 from cdpcore.bench.ram_disk import RamDisk
 
-pytest_plugins = ("support.nbd_fixtures",)
+pytestmark = pytest.mark.sanitize
 
 READ_ONLY_FLAGS = 1 | 2 | 4 | 8 | 1 << 8 | 1 << 10
 WRITABLE_FLAGS = 1 | 4 | 8 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11

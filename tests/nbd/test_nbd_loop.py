@@ -47,6 +47,8 @@ from cdpcore.base.errors import InvalidRequest
 from cdpcore.bench.ram_disk import RamDisk
 from cdpcore.nbd.connection import MAX_PAYLOAD_BYTES, RELEASES_PAGES, Connection, End, inspect
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 U32 = 2**32 - 1
 both = pytest.mark.parametrize("structured", [False, True], ids=["simple", "structured"])
 

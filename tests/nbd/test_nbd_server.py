@@ -42,7 +42,7 @@ from cdpcore.base.errors import Busy, Closed, InvalidRequest, NotFound, Unavaila
 from cdpcore.bench.ram_disk import RamDisk
 from cdpcore.nbd import connection as core
 
-pytest_plugins = ("support.nbd_fixtures",)
+pytestmark = pytest.mark.plain
 
 
 def test_unix_socket_file(shelf, path):

@@ -40,8 +40,6 @@ from cdp.nbd import NbdServer, TlsMode, TlsSettings, UnixAddress
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.bench.ram_disk import RamDisk
 
-pytest_plugins = ("support.nbd_fixtures",)
-
 READ_ONLY_FLAGS = 1 | 2 | 4 | 8 | 1 << 8 | 1 << 10
 WRITABLE_FLAGS = 1 | 4 | 8 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
 SEND_DF, MULTI_CONN = 1 << 7, 1 << 8

@@ -55,6 +55,8 @@ from support.nbd import (
 from cdpcore.bench.ram_disk import RamDisk
 from cdpcore.nbd.connection import MAX_DRAIN_BYTES, MAX_PAYLOAD_BYTES, End
 
+pytestmark = pytest.mark.sanitize
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 U32 = 2**32 - 1
 both = pytest.mark.parametrize("structured", [False, True], ids=["simple", "structured"])

@@ -20,6 +20,8 @@ from cdp.platform.routers import base, forward, multipath, nbd
 from cdp.platform.structures import Op
 from cdpcore.base.errors import Busy, CdpError, NotFound, Unavailable
 
+pytestmark = pytest.mark.plain
+
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from support.interop import wait
 import cdp
 from cdp.cli import cli
 
+pytestmark = pytest.mark.interop
+
 DISK_BYTES = 24 << 20
 
 

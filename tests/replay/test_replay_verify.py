@@ -18,6 +18,8 @@ from cdp.trace.reader import open_trace
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.trace import check as replaycheck
 
+pytestmark = pytest.mark.sanitize
+
 SIZE = 4 << 20
 KEY = 0xABCDEF01
 

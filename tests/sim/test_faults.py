@@ -22,6 +22,8 @@ from cdpcore.base.errors import CdpError, Corruption, OutOfSpace
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import SimOs
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 KINDS = ["after", "before"]
 CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "create", "sync_dir", "rename", "unlink", "truncate", "punch",
          "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")

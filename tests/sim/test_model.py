@@ -17,6 +17,8 @@ from support.world import KIB, SIZES, Op, Size, World, shrink, tuning
 from cdp.store.catalog import lmdb_catalog
 from cdpcore.system.os import SimOs, posix
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 HISTORY = 500
 KINDS = ["after", "before"]
 REAL = Size(256 * KIB, tuning(128 * KIB, 1024 * KIB, slots=4, threads=True), 1)

@@ -8,6 +8,8 @@ from support.seeds import Seeds
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
 from cdpcore.system.os import File, Os, SimOs
 
+pytestmark = pytest.mark.sanitize
+
 SECTOR = 512
 PAGE = 4096
 MIB = 1 << 20

@@ -8,6 +8,8 @@ import pytest
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.system.os import File, SimOs
 
+pytestmark = pytest.mark.sanitize
+
 SECTOR = 512
 PAGE = 4096
 MIB = 1 << 20

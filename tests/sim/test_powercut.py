@@ -22,6 +22,8 @@ from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.system.os import SimOs
 
+pytestmark = pytest.mark.sanitize
+
 MODES = ["seeded"] * 6 + ["drop", "keep"] + ["killed"] * 3      # killed: the machine goes on
 PLACES = {"_seal": "sealing", "merge_once": "merging", "write_back": "writing a restore back", "settle_disk": "settling the disk",
           "_finish": "ending a restore", "_reclaim": "freeing", "recover": "recovering"}

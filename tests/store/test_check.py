@@ -13,6 +13,8 @@ from cdp.settings import Settings
 from cdp.store.catalog import LmdbCatalog
 from cdpcore.nbd.connection import RELEASES_PAGES
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 SMALL = Settings(segment_bytes=16 << 20, pool_bytes=16 << 20)
 SIZE = 64 << 20
 

@@ -9,6 +9,8 @@ import cdp
 from cdp.check import check, rebuild
 from cdpcore.index.inspect import crc32c
 
+pytestmark = pytest.mark.plain
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 CONTENT = b"hello, past".ljust(512, b"\0")
 

@@ -17,6 +17,8 @@ from cdp.trace import Flag, Kind, Trace, open_trace
 from cdp.trace.samples import write_log
 from cdpcore.base.errors import Closed, InvalidRequest
 
+pytestmark = pytest.mark.interop
+
 DISK_BYTES = 24 << 20
 
 

@@ -102,11 +102,11 @@ def as_requests(records: Records, names: list[str]) -> list[Request]:
     ]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", list(GRAINS))
 def test_round_trip(name: str, tmp_path: Path) -> None:
     path = tmp_path / "sample.x"
 
-    @pytest.mark.soak
     @SETTINGS
     @given(requests(name))
     def check(wanted: list[Request]) -> None:
@@ -119,10 +119,10 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     check()
 
 
+@pytest.mark.soak
 def test_round_trip_fio_version_2(tmp_path: Path) -> None:
     path = tmp_path / "v2"
 
-    @pytest.mark.soak
     @SETTINGS
     @given(requests("fio", ordered=True))
     def check(wanted: list[Request]) -> None:
@@ -223,6 +223,7 @@ def test_columnar_reader_is_used(name: str, tmp_path: Path) -> None:
         assert reader.columnar_pieces and not reader.native_pieces  # type: ignore[attr-defined]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", COLUMNAR)
 def test_columnar_reader_accepts_nothing_that_the_native_one_reads_otherwise(name: str, tmp_path: Path) -> None:
     """Damaged lines: whatever the columnar reader does not decline is what the native parser reads."""
@@ -233,7 +234,6 @@ def test_columnar_reader_accepts_nothing_that_the_native_one_reads_otherwise(nam
     alphabet = b'0123456789.,-+ eE\tRWx\r\x00"#\xff'
     accepted = 0
 
-    @pytest.mark.soak
     @examples(400)
     @given(st.lists(st.tuples(st.integers(0, len(body) - 2), st.sampled_from(alphabet), st.integers(0, 2)), max_size=3))
     def check(damage: list[tuple[int, int, int]]) -> None:

@@ -18,6 +18,8 @@ from cdp.trace.samples import GRAINS, write_log
 from cdpcore.base.errors import CdpError
 from cdpcore.trace import parse as traceparse
 
+pytestmark = pytest.mark.sanitize
+
 SETTINGS = examples(150)
 TEXT = {name: f.text for name, f in FORMATS.items() if f.shape == "text"}
 DAMAGE = st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=12), st.integers(0, 40)), max_size=6)
@@ -70,11 +72,11 @@ def run_text(number: int, data: bytes, pieces: list[int], skip_bad: bool) -> tup
     return out[:made], parser
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", list(TEXT))
 def test_text_parser_on_damaged_files(name: str) -> None:
     data = samples.encode(name, samples.random_requests(name, 12))
 
-    @pytest.mark.soak
     @SETTINGS
     @given(DAMAGE, st.lists(st.integers(1, 500), min_size=1, max_size=3))
     def check(damage: list[tuple[int, bytes, int]], pieces: list[int]) -> None:
@@ -95,9 +97,9 @@ def test_text_parser_on_damaged_files(name: str) -> None:
     check()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", list(TEXT))
 def test_text_parser_on_noise(name: str) -> None:
-    @pytest.mark.soak
     @SETTINGS
     @given(
         st.binary(max_size=300) | st.text(alphabet="0123456789,;. +-\nRWDFNx#[]()/\t\r", max_size=300).map(str.encode)
@@ -126,11 +128,11 @@ def test_changed_bytes_never_become_other_records_silently(name: str) -> None:
     assert parser.bad_lines == 1 and parser.bad()[0] == number + 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_blktrace_parser_on_damaged_files(order: str) -> None:
     data = samples.blktrace(samples.random_requests("blktrace", 12), order, clock=(5, 6))
 
-    @pytest.mark.soak
     @SETTINGS
     @given(DAMAGE, st.booleans())
     def check(damage: list[tuple[int, bytes, int]], skip_bad: bool) -> None:
@@ -148,10 +150,10 @@ def test_blktrace_parser_on_damaged_files(order: str) -> None:
     check()
 
 
+@pytest.mark.soak
 def test_write_log_parser_on_damaged_files() -> None:
     data = write_log([(i, 1 + i % 3, (0, 2, 1, 16)[i % 4], bytes(512 * (1 + i % 3))) for i in range(9)])
 
-    @pytest.mark.soak
     @SETTINGS
     @given(DAMAGE, st.integers(1, 3000))
     def check(damage: list[tuple[int, bytes, int]], size: int) -> None:
@@ -178,11 +180,11 @@ def test_write_log_parser_on_damaged_files() -> None:
     check()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", list(LAYOUTS))
 def test_fixed_records_of_noise(name: str, tmp_path: object) -> None:
     path = f"{tmp_path}/t"
 
-    @pytest.mark.soak
     @SETTINGS
     @given(st.binary(min_size=1, max_size=400), st.booleans())
     def check(noise: bytes, skip_bad: bool) -> None:
@@ -198,13 +200,13 @@ def test_fixed_records_of_noise(name: str, tmp_path: object) -> None:
     check()
 
 
+@pytest.mark.soak
 def test_any_file_is_read_or_refused_in_one_line(tmp_path: object) -> None:
     """The whole way from detection: damaged files of every format either read or say why not."""
     path = f"{tmp_path}/t"
     files = [samples.encode(name, samples.random_requests(name, 8)) for name in GRAINS]
     files.append(write_log([(0, 1, 0, bytes(512))]))
 
-    @pytest.mark.soak
     @examples(300)
     @given(st.sampled_from(files), DAMAGE)
     def check(data: bytes, damage: list[tuple[int, bytes, int]]) -> None:

@@ -5,6 +5,8 @@ import pytest
 
 import cdp
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 MIB = 1 << 20
 
 

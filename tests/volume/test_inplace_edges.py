@@ -23,6 +23,8 @@ from cdpcore.bench import loadgen
 from cdpcore.inplace.writeback import RestoreWriter
 from cdpcore.system.os import SimOs
 
+pytestmark = pytest.mark.sanitize
+
 MIB = 1 << 20
 
 

@@ -14,6 +14,8 @@ from support.seeds import Seeds
 import cdp
 from cdp.check import check
 
+pytestmark = pytest.mark.plain
+
 BLOCK, BLOCKS = 4096, 2048
 KILLS = 6, 20
 CHILD = r"""

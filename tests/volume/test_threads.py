@@ -24,6 +24,8 @@ from cdp.volume.volume import Volume
 from cdpcore.base.errors import CdpError, Closed, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.system.os import SimOs
 
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
+
 SECTOR = 512
 SIZE = 512 * KIB
 SMALL = tuning(128 * KIB, 1024 * KIB, slots=4, records=2000, files=3, threads=True)
