@@ -5,7 +5,7 @@ C and Cython include headers as "package/name.h", from src/cdpcore; generated C 
 Environment
     CDP_PLAIN_POSIX=1   no Linux-only system calls (the OS table's plain twin)
     CDP_SANITIZE=LIST   e.g. "address,undefined" or "thread": instrumented build for `make sanitize`
-    CDP_DEBUG=1         -O1 -g and the assertions that cost time
+    CDP_DEBUG=1         -O1 -g, for a debugger
 """
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ COLD = {"base.errors", "bench.plain_file", "bench.ram_disk", "channel.channel", 
 
 debug, sanitize = os.environ.get("CDP_DEBUG"), os.environ.get("CDP_SANITIZE")
 cflags = ["-std=c11", "-Wall", "-Wno-unused-function", "-fvisibility=hidden"]
-cflags += ["-O1", "-g", "-DCDP_DEBUG=1"] if debug else ["-O3", "-g" if sanitize else "-g0"]
+cflags += ["-O1", "-g"] if debug else ["-O3", "-g" if sanitize else "-g0"]
 ldflags: list[str] = []
 macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", "1"), ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 if os.environ.get("CDP_PLAIN_POSIX"):
