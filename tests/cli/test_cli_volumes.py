@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import cdp
 from cdp.cli import cli, exits
 from cdp.serve.http_api import AdminServer, Held, serving_view
-from cdp.serve.image_cache import ImageLeases
+from cdp.serve.image_cache import ImageCache
 from cdp.service import connect as connecting
 from cdp.service.connect import connect
 from cdp.service.local import VolumeService
@@ -41,8 +41,8 @@ class World:
             return
         self._volume = cdp.open("web")
         served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
-        self._leases = ImageLeases(self._volume)
-        held = Held(VolumeService(self._volume, served), self._leases, identity("web"), lambda name: [f"nbd://test/{name}"])
+        self._image_cache = ImageCache(self._volume)
+        held = Held(VolumeService(self._volume, served), self._image_cache, identity("web"), lambda name: [f"nbd://test/{name}"])
         self._admin = AdminServer(served["admin_socket"], {"web": held})
         self._admin.start()
         write_serving("web", served)
@@ -51,7 +51,7 @@ class World:
         if self._admin:
             remove_serving("web")
             self._admin.close()
-            self._leases.close()
+            self._image_cache.close()
             self._volume.close()
             self._admin = None
 

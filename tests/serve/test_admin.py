@@ -8,7 +8,7 @@ import pytest
 import cdp
 from cdp.ipc.errors import encode_error
 from cdp.serve.http_api import STATUS, Held, build_app
-from cdp.serve.image_cache import IDLE, ImageLeases
+from cdp.serve.image_cache import IDLE, ImageCache
 from cdp.service.local import VolumeService
 from cdp.service.remote import RemoteService
 from cdp.views import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES, Service
@@ -47,8 +47,8 @@ def test_every_kind_of_error_has_a_status_and_comes_back_as_itself():
 
 
 def test_every_answer_is_described(volume):
-    leases = ImageLeases(volume)
-    document = build_app({"web": Held(VolumeService(volume), leases, "1:1", lambda name: [])}).openapi()
+    image_cache = ImageCache(volume)
+    document = build_app({"web": Held(VolumeService(volume), image_cache, "1:1", lambda name: [])}).openapi()
     for path, methods in document["paths"].items():
         for method, described in methods.items():
             good = next(answer for status, answer in described["responses"].items() if status.startswith("2"))
@@ -88,73 +88,73 @@ def test_an_image_stays_open_for_the_next_and_few_do(volume):
     names = [f"i{n}" for n in range(IDLE + 3)]
     for name in names:
         volume.create_image(name)
-    leases = ImageLeases(volume)
+    image_cache = ImageCache(volume)
     seen = {}
     for name in names:
-        with leases.lease((name,)) as image:
+        with image_cache.lease((name,)) as image:
             seen[name] = image
             assert not image.closed
     assert [name for name in names if not seen[name].closed] == names[-IDLE:]
-    with leases.lease((names[-1],)) as again:
+    with image_cache.lease((names[-1],)) as again:
         assert again is seen[names[-1]]
-    leases.close()
+    image_cache.close()
     assert all(image.closed for image in seen.values())
-    with pytest.raises(errors.Closed), leases.lease((names[0],)):
+    with pytest.raises(errors.Closed), image_cache.lease((names[0],)):
         pass
 
 
 def test_what_somebody_has_is_not_closed(volume):
     volume.create_image("a")
-    leases = ImageLeases(volume)
-    first = leases.acquire(("a",))
-    assert leases.acquire(("a",)) is first
-    leases.release(("a",))
-    leases.close()
+    image_cache = ImageCache(volume)
+    first = image_cache.acquire(("a",))
+    assert image_cache.acquire(("a",)) is first
+    image_cache.release(("a",))
+    image_cache.close()
     assert not first.closed
-    leases.release(("a",))
+    image_cache.release(("a",))
     assert first.closed
 
 
 def test_deleting_closes_the_idle_ones_below_first(volume):
     volume.create_image("a")
-    leases = ImageLeases(volume)
-    with leases.lease(("a",)) as image:
+    image_cache = ImageCache(volume)
+    with image_cache.lease(("a",)) as image:
         image.create_image("b")
-    with leases.lease(("a", "b")):
+    with image_cache.lease(("a", "b")):
         pass
-    with leases.deleting(("a", "b")), leases_parent(volume) as parent:
+    with image_cache.deleting(("a", "b")), image_parent(volume) as parent:
         parent.delete_image("b")
-    with leases.lease(("a",)), leases.deleting(("a",)), pytest.raises(errors.Busy):
+    with image_cache.lease(("a",)), image_cache.deleting(("a",)), pytest.raises(errors.Busy):
         volume.delete_image("a")
-    with leases.deleting(("a",)):
+    with image_cache.deleting(("a",)):
         volume.delete_image("a")
-    with pytest.raises(errors.NotFound, match="cdp image list"), leases.lease(("a",)):
+    with pytest.raises(errors.NotFound, match="cdp image list"), image_cache.lease(("a",)):
         pass
-    leases.close()
+    image_cache.close()
 
 
-def leases_parent(volume):
+def image_parent(volume):
     return volume.open_image("a")
 
 
 def test_many_at_once(volume):
     for name in ("a", "b", "c", "d"):
         volume.create_image(name)
-    leases = ImageLeases(volume)
+    image_cache = ImageCache(volume)
     start = threading.Barrier(8)
 
     def work(number):
         start.wait()
         for turn in range(25):
             name = "abcd"[(number + turn) % 4]
-            with leases.lease((name,)) as image:
+            with image_cache.lease((name,)) as image:
                 image.pwrite(bytes([number + 1]) * 512, number * 512)
                 assert image.pread(512, number * 512) == bytes([number + 1]) * 512
         return True
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))
-    leases.close()
+    image_cache.close()
     for name in "abcd":
         with volume.open_image(name) as image:
             assert image.pread(4096, 0) == b"".join(bytes([number + 1]) * 512 for number in range(8))

@@ -9,7 +9,7 @@ import cdp
 from cdp.check import check
 from cdp.serve.server import Server
 from cdp.service.connect import connect
-from cdp.store.folder_watch import Folder
+from cdp.store.folder_watch import FolderWatch
 from cdpcore.base.errors import NotFound, Unavailable
 
 MIB = 1 << 20
@@ -56,7 +56,7 @@ def test_nothing_is_lost_nor_done_to_what_is_there_now(place, caplog):
         before = files(place)
         assert volume.pread(4096, 0) == b"2" * 4096
         with pytest.raises(Unavailable, match=rf"{place}: .* moved(?: to {away})?.* another one.*mv .* {place}"):
-            volume._store.check_home()
+            volume._store.check_folder()
     assert files(place) == before
     assert any("moved" in r.message and r.levelname == "ERROR" for r in caplog.records)
     assert check.check(away).ok
@@ -103,7 +103,7 @@ def test_an_import_that_is_refused_changes_nothing_about_it(tmp_path):
 
 def test_a_path_that_cannot_be_looked_at_is_no_reason_to_refuse(place, monkeypatch):
     """Say a network file system that is away for a moment: what the open files take is taken."""
-    folder = Folder(str(place))
+    folder = FolderWatch(str(place))
 
     def away(path):
         raise OSError(errno.ESTALE, "stale")
@@ -116,7 +116,7 @@ def test_a_path_that_cannot_be_looked_at_is_no_reason_to_refuse(place, monkeypat
         folder.check()
     folder.close()
     with pytest.raises(Unavailable, match=str(place)):
-        Folder(str(place))
+        FolderWatch(str(place))
 
 
 def test_a_deleted_one(place):
@@ -124,7 +124,7 @@ def test_a_deleted_one(place):
         shutil.rmtree(place)
         refused(volume, "moved or deleted")
         with pytest.raises(Unavailable, match=rf"{place}: .* was deleted"):
-            volume._store.check_home()
+            volume._store.check_folder()
     assert not place.exists()
 
 

@@ -9,7 +9,7 @@ from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, SERVER_KEYS, WRITE_EXITS, State, command, emit, fields, note
 from cdp.cli.refs import volume_only
 from cdp.text.sizes import approx_size, parse_duration_ms
-from cdp.text.timestamps import told
+from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -130,5 +130,5 @@ def capture_lines(volume: str, view: "CaptureView") -> list[str]:
              ("so far", one_line(view))]
     for name, moment in (("synced", view["synced"]), ("whole", view["whole"])):
         if moment:
-            pairs.append((name, f"#{moment['seq']}  {told(moment['ts_ns'])}"))
+            pairs.append((name, f"#{moment['seq']}  {local_utc_and_age(moment['ts_ns'])}"))
     return fields(f"{volume}: {'mirror' if view['kind'] == 'mirror' else 'capture of a write log'}", pairs)

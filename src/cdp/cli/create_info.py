@@ -9,7 +9,7 @@ from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields
 from cdp.cli.refs import volume_only
 from cdp.text import sizes as units
 from cdp.text.paths import checked
-from cdp.text.timestamps import told
+from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     pairs = [
         ("path", got["path"]),
         ("size", f"{units.approx_size(got['size_bytes'])} ({got['size_bytes']} bytes)"),
-        ("created", told(got["created_ns"])),
-        ("oldest", f"#{window['oldest']['seq']}  {told(window['oldest']['ts_ns'])}"),
-        ("newest", f"#{window['newest']['seq']}  {told(window['newest']['ts_ns'])}"),
+        ("created", local_utc_and_age(got["created_ns"])),
+        ("oldest", f"#{window['oldest']['seq']}  {local_utc_and_age(window['oldest']['ts_ns'])}"),
+        ("newest", f"#{window['newest']['seq']}  {local_utc_and_age(window['newest']['ts_ns'])}"),
         ("log", _files(stats["segments"], "segment", stats["log_bytes"])),
         ("index", _files(stats["runs"], "run", stats["index_bytes"])),
         ("bookmarks", str(got["bookmarks"])),

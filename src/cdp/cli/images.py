@@ -6,7 +6,7 @@ from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields
 from cdp.cli.moments import moment_text
 from cdp.cli.refs import volume_and_point, volume_only
 from cdp.text.sizes import approx_size
-from cdp.text.timestamps import told
+from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import NotFound
 
 
@@ -47,7 +47,7 @@ def list_(state: State, volume: str) -> None:
 
     with connect(location, state.settings) as service:
         got = service.images()
-    rows = [(one["name"], f"#{one['at']['seq']}", told(one["at"]["ts_ns"]), approx_size(one["log_bytes"]),
+    rows = [(one["name"], f"#{one['at']['seq']}", local_utc_and_age(one["at"]["ts_ns"]), approx_size(one["log_bytes"]),
              str(one["children"]))
             for one in got]
     emit(state, got, table(("NAME", "SEQ", "BEGINS AS OF", "LOG", "IMAGES"), rows) if got else

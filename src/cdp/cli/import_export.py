@@ -14,7 +14,7 @@ from cdp.cli.progress import Progress
 from cdp.cli.refs import split, volume_and_point
 from cdp.service.locate import is_volume
 from cdp.text.sizes import approx_size
-from cdp.text.timestamps import told
+from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
     if out == "-":
         return
     emit(state, result, f"{out}: {approx_size(size_bytes)}, {volume} as of #{explained['resolved']['seq']}, "
-         f"{told(explained['resolved']['ts_ns'])}")
+         f"{local_utc_and_age(explained['resolved']['ts_ns'])}")
 
 
 def _check_out(out: str, force: bool) -> None:

@@ -8,7 +8,7 @@ from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, note, table
 from cdp.cli.refs import volume_and_point, volume_only
 from cdp.text.sizes import approx_size
-from cdp.text.timestamps import local, told
+from cdp.text.timestamps import local, local_utc_and_age
 from cdpcore.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ RECORDS_PAGE = 10_000
 
 def moment_text(moment: "MomentView") -> str:
     """`#123  2026-11-23T11:00:00.1+01:00 (10:00:00.1Z, 5 s ago)`."""
-    return f"#{moment['seq']}  {told(moment['ts_ns'])}"
+    return f"#{moment['seq']}  {local_utc_and_age(moment['ts_ns'])}"
 
 
 @command(cli, "window", examples=[
@@ -61,23 +61,23 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
     resolved, following, flushed = got["resolved"], got["next"], got["last_flush"]
     pairs = []
     if got["asked_ts_ns"] is not None:
-        pairs.append(("you asked for", told(got["asked_ts_ns"])))
+        pairs.append(("you asked for", local_utc_and_age(got["asked_ts_ns"])))
     how = {"now": ", the newest record", "seq": "", "bookmark": ", which the bookmark names"}
     what = how.get(got["kind"], ", the last record at or before it")
     if resolved["seq"] == 0:
         what = ", the volume as it was made"
-    pairs.append(("it means", f"#{resolved['seq']}{what}, {told(resolved['ts_ns'])}"))
+    pairs.append(("it means", f"#{resolved['seq']}{what}, {local_utc_and_age(resolved['ts_ns'])}"))
     if following is None:
         pairs.append(("next record", "none: this is the newest state"))
     else:
         later = _span(following["ts_ns"] - resolved["ts_ns"])
-        pairs.append(("next record", f"#{following['seq']}, {later} later, {told(following['ts_ns'])}"))
+        pairs.append(("next record", f"#{following['seq']}, {later} later, {local_utc_and_age(following['ts_ns'])}"))
     if got["flush_durable"]:
         pairs.append(("durable", "yes: all of it had been flushed"))
     elif flushed is None:
         pairs.append(("durable", "no: nothing had been flushed by then"))
     else:
-        last = f"#{flushed['seq']}, {told(flushed['ts_ns'])}"
+        last = f"#{flushed['seq']}, {local_utc_and_age(flushed['ts_ns'])}"
         pairs.append(("durable", f"no: there were writes after the last flush, which was {last}"))
     return pairs
 
@@ -130,7 +130,7 @@ def bookmarks(state: State, volume: str) -> None:
 
     with connect(location, state.settings) as service:
         got = sorted(service.bookmarks(), key=lambda mark: (mark["at"]["seq"], mark["name"]))
-    rows = [(mark["name"], f"#{mark['at']['seq']}", told(mark["at"]["ts_ns"])) for mark in got]
+    rows = [(mark["name"], f"#{mark['at']['seq']}", local_utc_and_age(mark["at"]["ts_ns"])) for mark in got]
     emit(state, got, table(("NAME", "SEQ", "MOMENT"), rows) if got else
          f"{volume}: no bookmarks; 'cdp bookmark {volume} NAME' makes one")
 

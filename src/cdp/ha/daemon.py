@@ -24,7 +24,7 @@ from cdp.ipc.link import Link, Message
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
 from cdp.serve.addresses import named_roots, runtime_sockets
 from cdp.serve.exports import Exports, OpenExport
-from cdp.serve.image_cache import ImageLeases
+from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
 from cdp.service.locate import identity
 from cdp.service.serving_file import remove_serving, write_serving
@@ -63,7 +63,7 @@ class Volumes:
         self.opened: dict[str, cdp.Volume] = {}
         self._settings = settings
         self._locations = named_roots(paths)
-        self._leases: dict[str, ImageLeases] = {}
+        self._image_caches: dict[str, ImageCache] = {}
         self._admin: Any = None
         with ExitStack() as stack:
             for name, location in self._locations.items():
@@ -71,9 +71,9 @@ class Volumes:
                 stack.callback(self.opened[name].close)
                 if short := shortage(location.root, self.opened[name].geometry().segment_bytes):
                     log.warning("%s", short)
-                self._leases[name] = ImageLeases(self.opened[name])
-                stack.callback(self._leases[name].close)
-            self.exports = Exports(self._leases, self.opened, read_only, self)
+                self._image_caches[name] = ImageCache(self.opened[name])
+                stack.callback(self._image_caches[name].close)
+            self.exports = Exports(self._image_caches, self.opened, read_only, self)
             self._stack = stack.pop_all()
 
     def capsule(self, number: int) -> object:
@@ -86,7 +86,7 @@ class Volumes:
 
         path = os.path.abspath(self._settings.admin_socket or runtime_sockets(next(iter(self._locations))).admin)
         views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name)) for name in self._locations}
-        self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._leases[name],
+        self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._image_caches[name],
                                                     identity(self._locations[name].root), self.uris_of)
                                          for name, volume in self.opened.items()})
         self._admin.start()

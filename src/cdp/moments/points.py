@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cdpcore.base.errors import InvalidRequest
 
@@ -38,7 +38,11 @@ class Point:
     name: str | None = None
 
 
-def parse(point: str | int | datetime | Point, now_ns: int) -> Point:
+PointLike = str | int | datetime | Point
+"""What the public methods take for a moment: text, a seq, or a datetime (naive: local time)."""
+
+
+def parse(point: PointLike, now_ns: int) -> Point:
     """A Point from what a user gave: text, a seq, or a datetime (naive: local). Raises InvalidRequest."""
     if isinstance(point, Point):
         return point
@@ -104,12 +108,3 @@ def _clock(text: str, m: re.Match[str], now_ns: int) -> int:
         return int(at.timestamp()) * 10**9
     except (ValueError, OverflowError, OSError) as e:
         raise InvalidRequest(f"not a time: {text!r} ({e})", HINT) from None
-
-
-def rfc3339(ts_ns: int) -> str:
-    """UTC, to the nanosecond: exact, so it can be given back as a point."""
-    seconds, ns = divmod(ts_ns, 10**9)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ns:09d}Z"
-
-
-PointLike = str | int | datetime | Point

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cdp.moments.points import valid_name
-from cdp.serve.image_cache import ImageLeases
+from cdp.serve.image_cache import ImageCache
 from cdp.service.locate import IMAGES, is_volume
 from cdpcore.base.errors import NotFound
 
@@ -38,7 +38,7 @@ class OpenExport:
 
 
 class Capsules(Protocol):
-    """Where the capsule of the volume with a number comes from (cdp.serve.luns.Front)."""
+    """Where the capsule of the volume with a number comes from (cdp.serve.luns.Luns)."""
 
     def capsule(self, number: int) -> object: ...
 
@@ -46,12 +46,12 @@ class Capsules(Protocol):
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, leases: dict[str, ImageLeases], volumes: "dict[str, Volume]", read_only: bool, front: "Capsules",
+    def __init__(self, image_caches: dict[str, ImageCache], volumes: "dict[str, Volume]", read_only: bool, luns: "Capsules",
                  target: "Callable[[Volume], object] | None" = None):
-        self._leases = leases
+        self._image_caches = image_caches
         self._volumes = volumes
         self._read_only = read_only
-        self._front = front
+        self._luns = luns
         self._target = target
 
     def list(self) -> Sequence[tuple[str, str]]:
@@ -75,17 +75,17 @@ class Exports:
 
     def open(self, name: str) -> OpenExport:
         root, images, point = self.split(name)
-        leases = self._leases[root]
+        image_cache = self._image_caches[root]
         with ExitStack() as stack:
-            volume = leases.acquire(images)
-            stack.callback(leases.release, images)
+            volume = image_cache.acquire(images)
+            stack.callback(image_cache.release, images)
             base = "/".join((root, *images))
             if point is None:
                 own = None if images else self._target
                 if own is not None:
                     capsule = own(volume)
                 else:
-                    capsule = volume.target() if images else self._front.capsule(list(self._volumes).index(root))
+                    capsule = volume.target() if images else self._luns.capsule(list(self._volumes).index(root))
                 return OpenExport(capsule=capsule, own_fua=own is not None, read_only=self._read_only or volume.read_only,
                                   size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True, volume=volume,
                                   _close=stack.pop_all().close)

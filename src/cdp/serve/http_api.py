@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 
 from cdp.ipc.errors import encode_error
 from cdp.ipc.unix_socket import bind_unix
-from cdp.serve.image_cache import ImageLeases
+from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
 from cdp.views import (
     MAX_PAGE_EXTENTS,
@@ -118,7 +118,7 @@ class Held:
     URIs of an export by its name."""
 
     service: VolumeService
-    leases: ImageLeases
+    image_cache: ImageCache
     identity: str
     uris: Callable[[str], list[str]]
 
@@ -152,11 +152,11 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
             if image is None:
                 yield served.service
                 return
-            with served.leases.lease(tuple(image.split("/"))) as opened:
+            with served.image_cache.lease(tuple(image.split("/"))) as opened:
                 view = served.service.served
                 yield VolumeService(opened, view and {**view, "uris": served.uris(f"{volume}/{image}")})
         except (CdpError, OSError):
-            served.service.check_home()     # says more than what failed because of it
+            served.service.check_folder()     # says more than what failed because of it
             raise
 
     def service_of(
@@ -206,7 +206,7 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
 
     @app.delete("/v1/volumes/{volume}/images", status_code=204)
     def delete_image(service: Service, volume: str, name: str, image: str | None = None) -> None:
-        with held[volume].leases.deleting((*(image.split("/") if image else ()), name)):
+        with held[volume].image_cache.deleting((*(image.split("/") if image else ()), name)):
             service.delete_image(name)
 
     @app.get("/v1/volumes/{volume}/restores")

@@ -21,7 +21,7 @@ IDLE = 2  # images kept open that nobody has: each holds a buffer pool
 Names = tuple[str, ...]
 
 
-class ImageLeases:
+class ImageCache:
     """The images of one served volume, by their names from the volume down: ("A", "B") is B, an image of A."""
 
     def __init__(self, root: "Volume"):

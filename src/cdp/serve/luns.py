@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from cdp import Volume
 
 
-class Front:
-    """Front("local", paths, open_lun): start() opens the volumes, close() closes them. Raises NotFound for an unknown platform."""
+class Luns:
+    """Luns("local", paths, open_lun): start() opens the volumes, close() closes them. Raises NotFound for an unknown platform."""
 
     def __init__(self, platform: str, paths: Sequence[str], open_lun: Callable[[Lun], Volume]):
         self._luns = tuple(Lun(number, path) for number, path in enumerate(paths))

@@ -27,8 +27,8 @@ from cdp.ipc.stop_signals import stop_on_signal
 from cdp.ipc.unix_socket import clear_stale_socket
 from cdp.serve.addresses import listen_addresses, named_roots, runtime_sockets, tls_settings
 from cdp.serve.exports import Exports
-from cdp.serve.image_cache import ImageLeases
-from cdp.serve.luns import Front
+from cdp.serve.image_cache import ImageCache
+from cdp.serve.luns import Luns
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity
@@ -66,7 +66,7 @@ class Server:
         self._nbd: Any = None
         self._exports: Exports | None = None
         self._volumes: dict[str, Volume] = {}
-        self._leases: dict[str, ImageLeases] = {}
+        self._image_caches: dict[str, ImageCache] = {}
         self._admin_socket = ""
         self._signalled = False
 
@@ -96,17 +96,17 @@ class Server:
 
         clear_stale_socket(self._admin_socket)
         roots = list(self._roots.values())
-        front = Front(settings.platform, [location.root for location in roots], lambda lun: _open_to_serve(roots[lun.lun], settings))
-        self._stack.callback(front.close)
-        for (name, location), volume in zip(self._roots.items(), front.start(), strict=True):
+        luns = Luns(settings.platform, [location.root for location in roots], lambda lun: _open_to_serve(roots[lun.lun], settings))
+        self._stack.callback(luns.close)
+        for (name, location), volume in zip(self._roots.items(), luns.start(), strict=True):
             self._volumes[name] = volume
-            self._leases[name] = ImageLeases(volume)
-            self._stack.callback(self._leases[name].close)
+            self._image_caches[name] = ImageCache(volume)
+            self._stack.callback(self._image_caches[name].close)
             if not volume.read_only and (short := shortage(location.root, volume.geometry().segment_bytes)):
                 log.warning("%s", short)
             log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._leases, self._volumes, self._read_only, front, self._target)
+        self._exports = Exports(self._image_caches, self._volumes, self._read_only, luns, self._target)
         self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
         self._stack.callback(self._nbd.close)
         try:
@@ -114,7 +114,7 @@ class Server:
         except CdpError as error:
             raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
 
-        held = {name: Held(self._service(volume, self._served(name)), self._leases[name],
+        held = {name: Held(self._service(volume, self._served(name)), self._image_caches[name],
                            identity(self._roots[name].root), self._uris)
                 for name, volume in self._volumes.items()}
         admin = AdminServer(self._admin_socket, held)

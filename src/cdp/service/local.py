@@ -54,9 +54,9 @@ class VolumeService:
         self.volume = volume
         self.served = served
 
-    def check_home(self) -> None:
+    def check_folder(self) -> None:
         """Raises Unavailable where the folder of the volume was moved, deleted or replaced since it was opened."""
-        self.volume._store.check_home()
+        self.volume._store.check_folder()
 
     def info(self) -> InfoView:
         volume = self.volume

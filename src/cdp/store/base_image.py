@@ -60,7 +60,7 @@ def fill(os: Os, directory: str, size_bytes: int, base: Base) -> None:
 
 def import_base(store: Store, base: Base) -> None:
     """See Volume.import_base; under the volume's lock."""
-    store.check_home()          # what is made by path must not end up in another volume
+    store.check_folder()          # what is made by path must not end up in another volume
     store.log.hold("import")    # who writes before this line is seen by the next one
     try:
         if store.core.position()[0] or store.geometry.base != "none":

@@ -11,8 +11,8 @@ from cdpcore.base.errors import Unavailable
 DELETED = " (deleted)"      # what Linux adds to the name
 
 
-class Folder:
-    """Folder(path), open until close(). Raises Unavailable."""
+class FolderWatch:
+    """FolderWatch(path), open until close(). Raises Unavailable."""
 
     def __init__(self, path: str):
         self._path = path

@@ -33,14 +33,14 @@ RETRY_MS = 500
 
 class Maintainer:
     """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
-    at_home: raises Unavailable while the volume's folder is not where it was."""
+    check_folder: raises Unavailable while the volume's folder is not where it was."""
 
     def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
-                 dropped: Callable[[], list[tuple[int, int]]], at_home: Callable[[], None] = lambda: None,
+                 dropped: Callable[[], list[tuple[int, int]]], check_folder: Callable[[], None] = lambda: None,
                  settle: Callable[[int], None] | None = None):
         self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
-        self._at_home, self._away = at_home, False
+        self._check_folder, self._away = check_folder, False
         self._settle = settle
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
@@ -104,7 +104,7 @@ class Maintainer:
         while self._core.log.files.wait_work(RETRY_MS):
             try:
                 try:
-                    self._look_home()
+                    self._watch_folder()
                 finally:
                     self.step()     # then too: a writer may be waiting for the segment, and is told
                 self._core.log.files.prepare_spare()
@@ -115,10 +115,10 @@ class Maintainer:
                     told = str(e)
                 self._pause.wait(RETRY_MS / 1000)
 
-    def _look_home(self) -> None:
+    def _watch_folder(self) -> None:
         """Every RETRY_MS: nothing is made by path, and no record taken, while another folder may be there."""
         try:
-            self._at_home()
+            self._check_folder()
         except Unavailable:
             if not self._away:
                 self._away = True
@@ -154,7 +154,7 @@ class Maintainer:
         if info is None:
             return False
         try:
-            self._at_home()
+            self._check_folder()
             self._seal(*info)
         except Exception as e:
             sealing.failed(self._core.log, errno.ENOSPC if isinstance(e, (OutOfSpace, MemoryError)) else errno.EIO)
@@ -199,7 +199,7 @@ class Maintainer:
             if not group:
                 return False
             run_id, self._next_id = self._next_id, self._next_id + 1
-        self._at_home()
+        self._check_folder()
         path = run_path(self._dir, run_id)
         first_segment, last_segment, first_seq, last_seq = core_runs.merge_runs(
             self._core.versions, [r.id for r in group], path, self._uuid, self._dropped())

@@ -16,7 +16,7 @@ import stat
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cdp.moments.points import rfc3339
+from cdp.text.timestamps import utc
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.index.inspect import crc32c
 from cdpcore.inplace.disk_state import DiskState
@@ -134,8 +134,8 @@ def check_left_alone(directory: str, path: str, file: File, state: DiskState) ->
     earlier time is none: a power cut loses times that no sync made durable."""
     changed_ns = file.changed_ns()
     if state.changed_ns and changed_ns > state.changed_ns:
-        raise _changed(directory, path, f"it was not closed cleanly; its last write was at {rfc3339(state.changed_ns)}, and the file was "
-                                        f"written to at {rfc3339(changed_ns)}")
+        raise _changed(directory, path, f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and the file was "
+                                        f"written to at {utc(changed_ns)}")
 
 
 def left(os: Os, directory: str) -> Stamp:

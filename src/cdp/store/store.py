@@ -19,7 +19,7 @@ from cdp.store import protected_disk as disks
 from cdp.store.base_image import BUILDING
 from cdp.store.catalog import CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.description import Geometry
-from cdp.store.folder_watch import Folder
+from cdp.store.folder_watch import FolderWatch
 from cdp.store.layout import RESERVE, RESERVE_BYTES, clear_rebuild, lock, log_path
 from cdp.store.maintenance import Maintainer
 from cdp.store.recovery import Found, look, recover
@@ -58,7 +58,7 @@ class Store:
         self._catalog_factory = catalog
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
-        self._folder: Folder | None = None
+        self._folder: FolderWatch | None = None
         self._disk: File | None = None
         self._disk_stamp: disks.Stamp | None = None
         self._disk_state: DiskState | None = None
@@ -76,7 +76,7 @@ class Store:
         self._lock_file = lock(self.os, self.directory, self.read_only)
         try:
             if isinstance(self.os, PosixOs):
-                self._folder = Folder(self.directory)
+                self._folder = FolderWatch(self.directory)
             self.geometry: Geometry = geometries.load(self.os, self.directory)
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
@@ -162,7 +162,7 @@ class Store:
             self.core = VolumeCore(self.after_images)
         self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
         self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
-                                     self.check_home, self.before_images.settler.settle_disk if self.before_images else None)
+                                     self.check_folder, self.before_images.settler.settle_disk if self.before_images else None)
         if t.threads:
             # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
             self._thread(self.log.run_writer, "cdp-writer")
@@ -207,7 +207,7 @@ class Store:
 
     # --- its folder ----------------------------------------------------------------------------------------------------
 
-    def check_home(self) -> None:
+    def check_folder(self) -> None:
         """Raises Unavailable where the folder was moved, deleted or replaced since it was opened."""
         if self._folder is not None:
             self._folder.check()
@@ -279,7 +279,7 @@ class Store:
             pass        # the log is durable: the next open seals and indexes it
         empty = self.log.files.close()
         try:
-            self.check_home()
+            self.check_folder()
         except Unavailable as e:        # what was acknowledged is in the log: the next open does the rest, where the folder is then
             log.error("%s", e)
             return

@@ -26,7 +26,7 @@ def local(ts_ns: int) -> str:
     return f"{text[:19]}.{rest_ns:09d}{text[19:]}"
 
 
-def told(ts_ns: int, now_ns: int | None = None) -> str:
+def local_utc_and_age(ts_ns: int, now_ns: int | None = None) -> str:
     """Local time, the same in UTC, and the age: `2026-..T11:00:00.1+01:00 (10:00:00.1Z, 5 s ago)`."""
     now_ns = time.time_ns() if now_ns is None else now_ns
     here, there = local(ts_ns), utc(ts_ns)

@@ -31,6 +31,7 @@ from cdp.store.store import Store
 from cdp.store.timeline import RECORD
 from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
+from cdp.text.timestamps import utc
 from cdp.volume.buffers import byte_count, bytes_of, extents_of
 from cdp.volume.time_image import TimeImage
 from cdp.volume.writable_images import Images
@@ -253,9 +254,9 @@ class Volume:
             best = sorted(near, key=lambda m: abs(m.seq - (parsed.seq or 0)))[:2]
         else:
             best = sorted(near, key=lambda m: abs(m.ts_ns - (parsed.ts_ns or 0)))[:2]
-        text = " or ".join(f"#{m.seq} ({points.rfc3339(m.ts_ns)})" for m in sorted(set(best), key=lambda m: m.seq))
-        return RefusedPoint(f"{self.path}: {parsed.text} {why}: the window is {points.rfc3339(w.oldest.ts_ns)} (#0) to "
-                            f"{points.rfc3339(w.newest.ts_ns)} (#{w.newest.seq})", f"nearest valid: {text}")
+        text = " or ".join(f"#{m.seq} ({utc(m.ts_ns)})" for m in sorted(set(best), key=lambda m: m.seq))
+        return RefusedPoint(f"{self.path}: {parsed.text} {why}: the window is {utc(w.oldest.ts_ns)} (#0) to "
+                            f"{utc(w.newest.ts_ns)} (#{w.newest.seq})", f"nearest valid: {text}")
 
     def explain(self, point: PointLike) -> Explanation:
         """How a point is resolved: which record, which comes next, and whether it was flush-durable (every write that the
