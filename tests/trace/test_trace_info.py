@@ -13,11 +13,12 @@ from support.seeds import examples
 
 from cdp.cli import cli
 from cdp.cli.trace import trace
+from cdp.text.timestamps import utc
 from cdp.trace import RECORD, Flag, Kind, open_trace, samples
 from cdp.trace.convert import convert
 from cdp.trace.footprint import IntervalUnion
 from cdp.trace.histogram import BINS, Timeline
-from cdp.trace.info import Collector, collect, utc
+from cdp.trace.info import Collector, collect
 from cdp.trace.info import _bucket as bucket
 from cdp.trace.samples import Request
 from cdpcore.base.errors import InvalidRequest

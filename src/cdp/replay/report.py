@@ -6,7 +6,8 @@ from typing import Any
 
 from cdp.replay.engine import Outcome, Replay, counts_by_kind
 from cdp.text.sizes import approx_size
-from cdp.trace.info import TraceInfo, utc
+from cdp.text.timestamps import utc
+from cdp.trace.info import TraceInfo
 from cdp.trace.reader import Trace
 
 VERSION = 1

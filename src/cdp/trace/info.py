@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdp.text.timestamps import utc
 from cdp.trace.footprint import MAX_INTERVALS, IntervalUnion
 from cdp.trace.histogram import Timeline
 from cdp.trace.model import Flag, Kind, Records
@@ -214,12 +214,6 @@ def _bucket(length: NDArray[np.uint64]) -> NDArray[np.intp]:
     guess += length > np.uint64(1) << guess
     guess -= (guess > 0) & (length <= np.uint64(1) << (guess - (guess > 0)))
     return guess.astype(np.intp)
-
-
-def utc(ns: int) -> str:
-    """RFC 3339 with nine decimals, exactly."""
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // 10**9)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns % 10**9:09d}Z"
 
 
 def collect(trace: Trace, *, limit: int | None = None, max_intervals: int = MAX_INTERVALS,
