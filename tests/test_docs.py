@@ -108,3 +108,18 @@ def test_every_decision_is_in_the_index():
         assert text.startswith(f"# {name[:4]}: ")
         for part in ("## Context", "## Choice", "## What it cost"):
             assert part in text, f"{name}: {part}"
+
+
+PACKAGES = [path.parent for package in ("cdp", "cdpcore") for path in sorted((ROOT / "src" / package).glob("*/__init__.py"))]
+UNLISTED = {"cli", "conformance", "demo", "platform", "bench"}      # a file a command, a subject, a platform
+
+
+@pytest.mark.parametrize("package", [path for path in PACKAGES if path.name not in UNLISTED], ids=lambda p: f"{p.parent.name}.{p.name}")
+def test_a_package_names_its_modules(package: Path):
+    """A new reader finds the file by the package's docstring."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    modules = {path.stem for path in package.iterdir() if path.suffix in (".py", ".pyx")} - {"__init__"}
+    missing = {name for name in modules if not re.search(rf"\b{name}\b", text)}
+    assert not missing, f"{package.name}/__init__.py does not name {', '.join(sorted(missing))}"
+    for line in re.findall(r"^    ([a-z_]+(?:, [a-z_]+)*)  +\S", text, re.MULTILINE):
+        assert set(line.split(", ")) <= modules, f"{package.name}: {line}"

@@ -5,6 +5,7 @@
     segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones
     sealing       what the maintenance thread does with the segment that was set aside
     segment_file  a segment read, and what recovery makes of one that a crash left open
+    log_reader    the data of a record: from a pool slot that still has it, or from a segment file
     tail          the end of the log as readers see it, from memory
     frame.c       frames built and parsed; segment.c: segment files made
 """

@@ -1,6 +1,8 @@
 """The core of one volume: its requests, on the log and the index.
 
-    core           every request of a volume: check, append, index; look up, read
+    core           every request enters and leaves here; flushes and events
+    content        what a kind of volume does with a request: the seam between core and kind
+    after_images   the kind whose content is in the log; the other one is cdpcore.inplace.before_images
     extents        block status while it is put together
     volume_target  a volume or time image as a target (base/target.h)
     flush_tap      a target that notes at which record each flush of a client was
