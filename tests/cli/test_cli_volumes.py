@@ -388,9 +388,9 @@ def test_records(world):
 
 
 def test_records_in_many_pages(world, monkeypatch):
-    from cdp.cli import moments
+    from cdp.cli import records
 
-    monkeypatch.setattr(moments, "RECORDS_PAGE", 7)
+    monkeypatch.setattr(records, "RECORDS_PAGE", 7)
     write(world, *((i * 512, b"x" * 512) for i in range(30)))
     for limit, count in (("0", 31), ("20", 20), ("7", 7), ("31", 31), ("100", 31)):
         seqs = [json.loads(line)["seq"] for line in world.ok("records", "web", "--limit", limit, "--json").splitlines()]

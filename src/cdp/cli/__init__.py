@@ -1,4 +1,4 @@
-"""The command line `cdp`: one module per family of commands, each registering on the group made here."""
+"""The command line `cdp`: one module a command or group, named after it, each registering on the group made here."""
 import click
 
 from cdp.cli.base import Root
@@ -32,25 +32,36 @@ def main() -> None:
 
 # Last, because they register on `cli`.
 from cdp.cli import (
-    adopt_detach,
+    adopt,
+    bookmark,
+    bookmarks,
     capture,
     check,
     config,
     conformance,
-    create_info,
+    create,
+    detach,
+    explain,
+    export,
+    gateway,
     ha,
-    images,
-    import_export,
-    moments,
+    image,
+    import_,
+    info,
+    records,
     replay,
     restore,
+    restores,
     serve,
     trace,
     trace_convert,
     trace_formats,
     trace_info,
+    tsd,
+    undo,
+    window,
 )
 
-__all__ = ["adopt_detach", "capture", "check", "cli", "config", "conformance", "create_info", "ha", "images", "import_export",
-           "main", "moments", "replay", "restore", "serve", "trace", "trace_convert",
-           "trace_formats", "trace_info"]
+__all__ = ["adopt", "bookmark", "bookmarks", "capture", "check", "cli", "config", "conformance", "create", "detach",
+           "explain", "export", "gateway", "ha", "image", "import_", "info", "main", "records", "replay", "restore",
+           "restores", "serve", "trace", "trace_convert", "trace_formats", "trace_info", "tsd", "undo", "window"]

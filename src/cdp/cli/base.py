@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import click
 
@@ -27,6 +27,7 @@ from cdpcore.base.errors import CdpError, InvalidRequest
 VOLUME_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.BUSY, exits.UNAVAILABLE)
 POINT_EXITS = tuple(sorted((*VOLUME_EXITS, exits.REFUSED)))
 WRITE_EXITS = tuple(sorted((*POINT_EXITS, exits.NO_SPACE)))
+SERVE_EXITS = tuple(sorted((*VOLUME_EXITS, exits.NO_SPACE)))
 
 COMPLETE = "_CDP_COMPLETE"      # set by a shell that asks for completions
 
@@ -293,10 +294,15 @@ def note(text: str) -> None:
     click.echo(f"cdp: {text}", err=True)
 
 
-def usage(message: str, hint: str) -> NoReturn:
-    from cdpcore.base.errors import InvalidRequest
-
-    raise InvalidRequest(message, hint)
+def announce(state: State, uris: Iterable[str], view: object) -> None:
+    """What a server prints when clients can connect."""
+    if state.as_json:
+        click.echo(json.dumps(view, indent=2))
+    else:
+        for uri in uris:
+            click.echo(uri)
+    sys.stdout.flush()
+    note("ready")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -1,18 +1,13 @@
-"""ha serve, ha status, ha switch; and by hand: gateway, tsd."""
-import json
+"""ha serve, ha status and ha switch: a service whose clients never notice the death of a server process."""
 import os
-import sys
-import threading
 
 import click
 
 from cdp.cli import cli, exits
-from cdp.cli.base import ENGINE_KEYS, SERVER_KEYS, State, command, emit, note, table
+from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce, command, emit, table
 from cdpcore.base.errors import NotFound
 
-SERVE_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.NO_SPACE, exits.BUSY, exits.UNAVAILABLE)
 ASK_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.BUSY, exits.UNAVAILABLE)
-LISTEN_KEYS = tuple(key for key in SERVER_KEYS if key != "admin_socket")
 
 
 @cli.group()
@@ -21,16 +16,6 @@ def ha() -> None:
 
     A gateway keeps the clients' connections, one time store daemon (TSD) keeps the volumes, a second one stands by. See docs/ha.md.
     """
-
-
-def _told(state: State, uris: list[str], view: object) -> None:
-    if state.as_json:
-        click.echo(json.dumps(view, indent=2))
-    else:
-        for uri in uris:
-            click.echo(uri)
-    sys.stdout.flush()
-    note("ready")
 
 
 @command(ha, "serve", setting_flags=(*SERVER_KEYS, *ENGINE_KEYS), quiet=False, examples=[
@@ -53,7 +38,7 @@ def ha_serve(state: State, paths: tuple[str, ...], read_only: bool, control: str
 
     manager = Manager(paths, state.settings, control=control, read_only=read_only, hang_seconds=hang_ms / 1000)
     with stop_on_signal(manager.stop), manager:
-        manager.ready = lambda: _told(state, manager.uris, manager.view())
+        manager.ready = lambda: announce(state, manager.uris, manager.view())
         manager.run()
 
 
@@ -71,7 +56,6 @@ def _control(control: str | None) -> str:
     if len(found) > 1:
         raise NotFound(f"{len(found)} services run: {', '.join(found)}", "say which with --control SOCK")
     return found[0]
-
 
 CONTROL = click.option("--control", metavar="SOCK", help="Socket of the service [default: the only one that runs].")
 
@@ -109,57 +93,3 @@ def ha_switch(state: State, control: str | None) -> None:
 
     view = ask(_control(control), {"op": "switch"})
     emit(state, view, f"process {view['pid']} serves the volumes, after {view['serving_ms']:.0f} ms")
-
-
-@command(cli, "gateway", setting_flags=LISTEN_KEYS, quiet=False, examples=[
-    ("cdp gateway --daemons /run/gw.sock --unix /run/web.sock", "for daemons that 'cdp tsd' starts"),
-], exit_codes=SERVE_EXITS)
-@click.option("--daemons", metavar="SOCK", required=True, help="Unix socket that daemons connect to.")
-def gateway(state: State, daemons: str) -> None:
-    """Keep clients' connections for daemons that come and go.
-
-    'cdp ha serve' starts one itself. By hand: a gateway, and one 'cdp tsd' at a time. Clients wait while there is none.
-    """
-    from cdp.ha.gateway import Gateway
-    from cdp.ipc.stop_signals import stop_on_signal
-    from cdp.nbd import Address, TcpAddress, UnixAddress
-    from cdp.serve.addresses import listen_addresses, runtime_sockets, tls_settings
-
-    stop = threading.Event()
-    addresses: list[Address] = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
-                                for where in listen_addresses(state.settings, runtime_sockets("gateway").nbd)]
-    with (stop_on_signal(stop.set),
-          Gateway(daemons, addresses, tls=tls_settings(state.settings), max_connections=state.settings.max_connections) as made):
-        uris = [made.uri("", i) for i in range(len(made.addresses))]
-        _told(state, uris, {"pid": os.getpid(), "daemons": made.control, "uris": uris})
-        stop.wait()
-
-
-@command(cli, "tsd", setting_flags=("admin_socket", *ENGINE_KEYS), quiet=False, examples=[
-    ("cdp tsd web --gateway /run/gw.sock", "serve the volume web to the clients of that gateway"),
-], exit_codes=SERVE_EXITS)
-@click.argument("paths", metavar="VOLUME...", nargs=-1, required=True)
-@click.option("--gateway", "gateway_socket", metavar="SOCK", required=True, help="What 'cdp gateway --daemons' was given.")
-@click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
-def tsd(state: State, paths: tuple[str, ...], gateway_socket: str, read_only: bool) -> None:
-    """Be a time store daemon: keep volumes for a gateway.
-
-    It can be killed and started again: clients stay connected to the gateway, and lose nothing that was acknowledged. When the gateway
-    goes, it makes everything durable and waits for the next.
-    """
-    from cdp.ha.daemon import Daemon
-    from cdp.ipc.stop_signals import stop_on_signal
-
-    daemon = Daemon(gateway_socket, state.settings, read_only)
-    daemon.own([os.path.abspath(path) for path in paths])
-
-    def tell() -> None:
-        daemon.ready.wait()
-        _told(state, [], {"pid": os.getpid(), "volumes": daemon.owned()})
-
-    with stop_on_signal(lambda: threading.Thread(target=daemon.stop, daemon=True).start()):
-        threading.Thread(target=tell, daemon=True).start()
-        try:
-            daemon.serve()
-        finally:
-            daemon.close()

@@ -1,5 +1,4 @@
 """cdp replay: a block trace onto volumes, or onto any NBD server, and the proof that every moment was kept."""
-
 import os
 import re
 import signal

@@ -1,14 +1,13 @@
-"""restore, undo and restores: putting a volume back, and taking that back."""
+"""restore: a volume put back to a point."""
 from typing import TYPE_CHECKING
 
 import click
 
 from cdp.cli import cli
-from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, note, table
-from cdp.cli.moments import explanation_pairs, moment_text
-from cdp.cli.refs import volume_and_point, volume_only
+from cdp.cli.base import WRITE_EXITS, State, command, emit, fields, note
+from cdp.cli.explain import explanation_pairs
+from cdp.cli.refs import volume_and_point
 from cdp.text import sizes as units
-from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -55,12 +54,12 @@ def restore(state: State, volume_at_point: str, byte_range: str | None, destruct
         size_bytes = service.info()["size_bytes"]
     title = f"{location.text}: {'would be put back' if dry_run else 'put back'} to {point}"
     emit(state, {**done, "explanation": explained},
-         fields(title, [*explanation_pairs(explained), *_restore_pairs(done, size_bytes)]))
+         fields(title, [*explanation_pairs(explained), *restore_pairs(done, size_bytes)]))
     if not dry_run:
         note(f"to take this back: cdp undo {location.text}" if done["undoable"] else "this cannot be undone")
 
 
-def _restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]]:
+def restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]]:
     whole = done["length"] == size_bytes
     pairs = [("range", "all of it" if whole else f"{done['length']} bytes from byte {done['offset']}")]
     if done["bytes_hidden"] is not None:
@@ -69,49 +68,3 @@ def _restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]
     if not done["dry_run"]:
         pairs.append(("record", f"#{done['seq']}"))
     return pairs
-
-
-@command(cli, "undo", examples=[
-    ("cdp undo web", "as if the last restore, and what was written since, had not been"),
-    ("cdp undo web --dry-run", "show what that would be"),
-], exit_codes=WRITE_EXITS)
-@click.argument("volume")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-def undo(state: State, volume: str, dry_run: bool) -> None:
-    """Take the last restore back.
-
-    The volume is then as it was just before that restore; what was written since is hidden too, and
-    stays in the history.
-    """
-    location = volume_only(volume, "undo")
-    from cdp.service.connect import connect
-
-    with connect(location, state.settings) as service:
-        done = service.undo(dry_run=dry_run)
-        size_bytes = service.info()["size_bytes"]
-    what = f"restore #{done['undo_of']}" if done["undo_of"] is not None else "the last restore"
-    title = f"{volume}: {what} {'would be taken' if dry_run else 'is taken'} back"
-    emit(state, done, fields(title, [("now as of", moment_text(done["target"])), *_restore_pairs(done, size_bytes)]))
-    if not dry_run:
-        note(f"to take this back: cdp restore '{volume}@#{done['seq'] - 1}'")
-
-
-@command(cli, "restores", examples=[("cdp restores web", "all restores, oldest first")], exit_codes=VOLUME_EXITS)
-@click.argument("volume")
-def restores(state: State, volume: str) -> None:
-    """List past restores and undos."""
-    location = volume_only(volume, "restores")
-    from cdp.service.connect import connect
-
-    with connect(location, state.settings) as service:
-        got = service.restores()
-        size_bytes = service.info()["size_bytes"]
-    rows = []
-    for one in got:
-        what = f"undo of #{one['undo_of']}" if one["undo_of"] is not None else "restore"
-        whole = one["offset"] == 0 and one["length"] == size_bytes
-        rows.append((f"#{one['seq']}", local_utc_and_age(one["ts_ns"]), what + (", destructive" if one["destructive"] else ""),
-                     f"#{one['target']['seq']}", "all" if whole else f"{one['offset']}:{one['length']}",
-                     "yes" if one["undoable"] else "no"))
-    emit(state, got, table(("SEQ", "WHEN", "WHAT", "TO", "RANGE", "CAN BE UNDONE"), rows) if got else
-         f"{volume}: no restores")

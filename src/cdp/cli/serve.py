@@ -1,13 +1,8 @@
 """serve: volumes over NBD, until it is told to stop."""
-import json
-import sys
-
 import click
 
-from cdp.cli import cli, exits
-from cdp.cli.base import ENGINE_KEYS, SERVER_KEYS, State, command, note
-
-SERVE_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.CORRUPT, exits.NO_SPACE, exits.BUSY, exits.UNAVAILABLE)
+from cdp.cli import cli
+from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce, command
 
 
 @command(cli, "serve", setting_flags=(*SERVER_KEYS, *ENGINE_KEYS), quiet=False, examples=[
@@ -31,11 +26,5 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool) -> None:
     from cdp.serve.server import Server
 
     with Server(paths, state.settings, read_only=read_only) as server:
-        if state.as_json:
-            click.echo(json.dumps(server.view(), indent=2))
-        else:
-            for uri in server.uris():
-                click.echo(uri)
-        sys.stdout.flush()
-        note("ready")
+        announce(state, () if state.as_json else server.uris(), server.view())
         server.wait()

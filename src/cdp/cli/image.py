@@ -3,7 +3,7 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, table
-from cdp.cli.moments import moment_text
+from cdp.cli.explain import moment_text
 from cdp.cli.refs import volume_and_point, volume_only
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local_utc_and_age

@@ -1,19 +1,13 @@
-"""create and info."""
+"""create: a new volume."""
 import os
-from typing import TYPE_CHECKING
 
 import click
 
 from cdp.cli import cli, exits
-from cdp.cli.base import ENGINE_KEYS, VOLUME_EXITS, State, command, emit, fields, note
-from cdp.cli.refs import volume_only
+from cdp.cli.base import ENGINE_KEYS, State, command, emit, note
 from cdp.text import sizes as units
 from cdp.text.paths import checked
-from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound
-
-if TYPE_CHECKING:
-    from cdp.views import InfoView
 
 SECTOR_BYTES = 512
 
@@ -82,54 +76,3 @@ def check_size(size_bytes: int) -> None:
     if size_bytes % SECTOR_BYTES:
         up = -(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES
         raise InvalidRequest(f"size {size_bytes} is not a multiple of {SECTOR_BYTES} bytes", f"take {up}")
-
-
-@command(cli, "info", examples=[
-    ("cdp info web", "size, window, history, and whether it is served"),
-    ("cdp info web/test", "the same of the writable image test"),
-    ("cdp info web --json | jq .stats", "all counters of the engine"),
-], exit_codes=VOLUME_EXITS)
-@click.argument("volume")
-def info(state: State, volume: str) -> None:
-    """Show a volume at a glance."""
-    location = volume_only(volume, "info")
-    from cdp.service.connect import connect
-
-    with connect(location, state.settings) as service:
-        got = service.info()
-    emit(state, got, info_lines(volume, got))
-
-
-def info_lines(title: str, got: "InfoView") -> list[str]:
-    stats, window, served = got["stats"], got["window"], got["served"]
-    pairs = [
-        ("path", got["path"]),
-        ("size", f"{units.approx_size(got['size_bytes'])} ({got['size_bytes']} bytes)"),
-        ("created", local_utc_and_age(got["created_ns"])),
-        ("oldest", f"#{window['oldest']['seq']}  {local_utc_and_age(window['oldest']['ts_ns'])}"),
-        ("newest", f"#{window['newest']['seq']}  {local_utc_and_age(window['newest']['ts_ns'])}"),
-        ("log", _files(stats["segments"], "segment", stats["log_bytes"])),
-        ("index", _files(stats["runs"], "run", stats["index_bytes"])),
-        ("bookmarks", str(got["bookmarks"])),
-        ("images", str(got["images"])),
-        ("restores", str(got["restores"])),
-    ]
-    if got["disk"]:
-        pairs.insert(1, ("disk", f"{got['disk']}, written in place"))
-    if (writing := got["writeback"]) is not None:
-        pairs.append(("writing back", f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
-    if got["parent"]:
-        pairs.insert(1, ("image of", got["parent"]))
-    if capture := got["capture"]:
-        from cdp.cli.capture import one_line
-
-        pairs.append(("captures", f"{capture['source']}: {one_line(capture)}"))
-    pairs.append(("served", f"by process {served['pid']}" if served else "no"))
-    lines = fields(title, pairs)
-    if served:
-        lines += [f"             {uri}" for uri in served["uris"]]
-    return lines
-
-
-def _files(count: int, what: str, size_bytes: int, how: str = "") -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}, {units.approx_size(size_bytes)}{how}"

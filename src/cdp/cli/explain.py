@@ -1,0 +1,66 @@
+"""explain: how a point is understood; and how a moment and a point are printed by every command."""
+from typing import TYPE_CHECKING
+
+import click
+
+from cdp.cli import cli
+from cdp.cli.base import POINT_EXITS, State, command, emit, fields
+from cdp.cli.refs import volume_and_point
+from cdp.text.timestamps import local_utc_and_age
+
+if TYPE_CHECKING:
+    from cdp.views import ExplanationView, MomentView
+
+
+def moment_text(moment: "MomentView") -> str:
+    """`#123  2026-11-23T11:00:00.1+01:00 (10:00:00.1Z, 5 s ago)`."""
+    return f"#{moment['seq']}  {local_utc_and_age(moment['ts_ns'])}"
+
+
+@command(cli, "explain", examples=[
+    ("cdp explain web@-10m", "which write was the last one ten minutes ago"),
+    ("cdp explain web@2026-11-23T10:00:00Z", "the same for a time; a time without a zone is local"),
+    ("cdp explain 'web@#4711'", "by sequence number; quote the # for the shell"),
+], exit_codes=POINT_EXITS)
+@click.argument("volume_at_point", metavar="VOLUME@POINT")
+def explain(state: State, volume_at_point: str) -> None:
+    """Say how a point is understood, without opening it."""
+    location, point = volume_and_point(volume_at_point, "explain")
+    from cdp.service.connect import connect
+
+    with connect(location, state.settings) as service:
+        got = service.explain(point)
+    emit(state, got, fields(volume_at_point, explanation_pairs(got)))
+
+
+def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
+    """How a point was understood, in plain words."""
+    resolved, following, flushed = got["resolved"], got["next"], got["last_flush"]
+    pairs = []
+    if got["asked_ts_ns"] is not None:
+        pairs.append(("you asked for", local_utc_and_age(got["asked_ts_ns"])))
+    how = {"now": ", the newest record", "seq": "", "bookmark": ", which the bookmark names"}
+    what = how.get(got["kind"], ", the last record at or before it")
+    if resolved["seq"] == 0:
+        what = ", the volume as it was made"
+    pairs.append(("it means", f"#{resolved['seq']}{what}, {local_utc_and_age(resolved['ts_ns'])}"))
+    if following is None:
+        pairs.append(("next record", "none: this is the newest state"))
+    else:
+        later = _span(following["ts_ns"] - resolved["ts_ns"])
+        pairs.append(("next record", f"#{following['seq']}, {later} later, {local_utc_and_age(following['ts_ns'])}"))
+    if got["flush_durable"]:
+        pairs.append(("durable", "yes: all of it had been flushed"))
+    elif flushed is None:
+        pairs.append(("durable", "no: nothing had been flushed by then"))
+    else:
+        last = f"#{flushed['seq']}, {local_utc_and_age(flushed['ts_ns'])}"
+        pairs.append(("durable", f"no: there were writes after the last flush, which was {last}"))
+    return pairs
+
+
+def _span(ns: int) -> str:
+    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if ns >= scale:
+            return f"{ns / scale:.3g} {unit}" if ns < 1000 * scale else f"{ns // scale} {unit}"
+    return f"{ns} ns"

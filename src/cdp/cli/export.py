@@ -1,0 +1,122 @@
+"""export: a moment of a volume as a raw disk image."""
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from cdp.cli import cli
+from cdp.cli.base import WRITE_EXITS, State, command, emit
+from cdp.cli.output import standard_output
+from cdp.cli.progress import Progress
+from cdp.cli.refs import volume_and_point
+from cdp.service.locate import is_volume
+from cdp.text.sizes import approx_size
+from cdp.text.timestamps import local_utc_and_age
+from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
+
+if TYPE_CHECKING:
+    from cdp.views import Service
+
+
+@command(cli, "export", examples=[
+    ("cdp export web@-10m web.img", "the disk as of ten minutes ago, as a sparse raw file"),
+    ("cdp export web - | zstd > web.img.zst", "now, to standard output"),
+    ("cdp export web@before-upgrade /dev/vdb --force", "onto a device, over what is there"),
+], exit_codes=WRITE_EXITS)
+@click.argument("volume", metavar="VOLUME[@POINT]")
+@click.argument("out")
+@click.option("--force", is_flag=True, help="Write over an existing file or a device.")
+def export(state: State, volume: str, out: str, force: bool) -> None:
+    """Write a moment out as a raw disk image.
+
+    Without @POINT: of now. A file is written sparse; OUT - is standard output.
+    """
+    location, point = volume_and_point(volume, "export", default="now")
+    if out == "-" and state.as_json:
+        raise InvalidRequest("standard output takes either the disk or the JSON",
+                             "give a file name, or leave off --json")
+    if out == "-":
+        standard_output()
+    if out == "-" and sys.stdout.isatty():
+        raise InvalidRequest("standard output is a terminal", f"write to a file or a pipe: cdp export {volume} - | ...")
+    _check_out(out, force)
+    from cdp.service.connect import connect
+
+    with connect(location, state.settings) as service:
+        explained = service.explain(point)
+        size_bytes = service.info()["size_bytes"]
+        at = f"#{explained['resolved']['seq']}"
+        with Progress(f"exporting {volume}", total=size_bytes, quiet=state.as_json) as progress:
+            _export(service, size_bytes, at, out, progress)
+    result = {"out": out, "size_bytes": size_bytes, "explanation": explained}
+    if out == "-":
+        return
+    emit(state, result, f"{out}: {approx_size(size_bytes)}, {volume} as of #{explained['resolved']['seq']}, "
+         f"{local_utc_and_age(explained['resolved']['ts_ns'])}")
+
+
+def _check_out(out: str, force: bool) -> None:
+    if out == "-":
+        return
+    if os.path.isdir(out):
+        raise InvalidRequest(f"{out} is a directory", f"name a file: {os.path.join(out, 'disk.img')}")
+    if os.path.lexists(out) and not force:
+        raise InvalidRequest(f"{out} exists", "take another name, or add --force to write over it")
+    parent = os.path.dirname(out) or "."
+    if not os.path.isdir(parent):
+        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {parent}")
+    inside = os.path.realpath(out)
+    while inside != os.path.dirname(inside):
+        inside = os.path.dirname(inside)
+        if is_volume(inside):
+            raise InvalidRequest(f"{out} lies in the volume {inside}, whose files are its own", "write to a place outside of it")
+
+
+def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:
+    from cdp.cli.transfer import export_file, export_stream
+
+    if out == "-":
+        sys.stdout.flush()
+        export_stream(service, size_bytes, at, standard_output().write, progress.at)
+        return
+    if os.path.lexists(out) and not stat.S_ISREG(os.stat(out).st_mode):
+        _export_device(service, size_bytes, at, out, progress)
+        return
+    # Under another name until it is whole, so that a failure leaves what was there.
+    part = f"{out}.part-{os.getpid()}"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            os.ftruncate(fd, size_bytes)
+            export_file(service, size_bytes, at, fd, progress.at)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(part, out)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def _export_device(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:
+    from cdp.cli.transfer import export_stream
+
+    fd = os.open(out, os.O_WRONLY | os.O_CLOEXEC)
+    with os.fdopen(fd, "wb", buffering=0) as device:
+        is_block = stat.S_ISBLK(os.fstat(fd).st_mode)
+        if is_block:
+            room_bytes = os.lseek(fd, 0, os.SEEK_END)
+            os.lseek(fd, 0, os.SEEK_SET)
+            if room_bytes < size_bytes:
+                raise OutOfSpace(f"{out} has {room_bytes} bytes, {size_bytes} are needed", "take a larger device")
+
+        def write(data: bytes) -> None:
+            view = memoryview(data)
+            while view:
+                view = view[device.write(view) :]
+
+        export_stream(service, size_bytes, at, write, progress.at)  # zeros too: a device has old content
+        if is_block:
+            os.fsync(fd)

@@ -1,0 +1,34 @@
+"""gateway: clients' connections, kept for daemons that come and go."""
+import os
+import threading
+
+import click
+
+from cdp.cli import cli
+from cdp.cli.base import SERVE_EXITS, SERVER_KEYS, State, announce, command
+
+LISTEN_KEYS = tuple(key for key in SERVER_KEYS if key != "admin_socket")
+
+
+@command(cli, "gateway", setting_flags=LISTEN_KEYS, quiet=False, examples=[
+    ("cdp gateway --daemons /run/gw.sock --unix /run/web.sock", "for daemons that 'cdp tsd' starts"),
+], exit_codes=SERVE_EXITS)
+@click.option("--daemons", metavar="SOCK", required=True, help="Unix socket that daemons connect to.")
+def gateway(state: State, daemons: str) -> None:
+    """Keep clients' connections for daemons that come and go.
+
+    'cdp ha serve' starts one itself. By hand: a gateway, and one 'cdp tsd' at a time. Clients wait while there is none.
+    """
+    from cdp.ha.gateway import Gateway
+    from cdp.ipc.stop_signals import stop_on_signal
+    from cdp.nbd import Address, TcpAddress, UnixAddress
+    from cdp.serve.addresses import listen_addresses, runtime_sockets, tls_settings
+
+    stop = threading.Event()
+    addresses: list[Address] = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
+                                for where in listen_addresses(state.settings, runtime_sockets("gateway").nbd)]
+    with (stop_on_signal(stop.set),
+          Gateway(daemons, addresses, tls=tls_settings(state.settings), max_connections=state.settings.max_connections) as made):
+        uris = [made.uri("", i) for i in range(len(made.addresses))]
+        announce(state, uris, {"pid": os.getpid(), "daemons": made.control, "uris": uris})
+        stop.wait()

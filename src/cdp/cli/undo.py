@@ -1,0 +1,33 @@
+"""undo: the last restore undone."""
+import click
+
+from cdp.cli import cli
+from cdp.cli.base import WRITE_EXITS, State, command, emit, fields, note
+from cdp.cli.explain import moment_text
+from cdp.cli.refs import volume_only
+from cdp.cli.restore import restore_pairs
+
+
+@command(cli, "undo", examples=[
+    ("cdp undo web", "as if the last restore, and what was written since, had not been"),
+    ("cdp undo web --dry-run", "show what that would be"),
+], exit_codes=WRITE_EXITS)
+@click.argument("volume")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+def undo(state: State, volume: str, dry_run: bool) -> None:
+    """Take the last restore back.
+
+    The volume is then as it was just before that restore; what was written since is hidden too, and
+    stays in the history.
+    """
+    location = volume_only(volume, "undo")
+    from cdp.service.connect import connect
+
+    with connect(location, state.settings) as service:
+        done = service.undo(dry_run=dry_run)
+        size_bytes = service.info()["size_bytes"]
+    what = f"restore #{done['undo_of']}" if done["undo_of"] is not None else "the last restore"
+    title = f"{volume}: {what} {'would be taken' if dry_run else 'is taken'} back"
+    emit(state, done, fields(title, [("now as of", moment_text(done["target"])), *restore_pairs(done, size_bytes)]))
+    if not dry_run:
+        note(f"to take this back: cdp restore '{volume}@#{done['seq'] - 1}'")
