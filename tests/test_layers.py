@@ -1,4 +1,5 @@
 """Who may import whom. A package may import what its row names, and itself; each C header of ours has one .pxd."""
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,31 @@ CORE = {
     "bench": "base system",
 }
 
+# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings and views are modules.
+SHELL = {
+    "text": "",
+    "moments": "",
+    "views": "",
+    "ipc": "",
+    "settings": "text",
+    "nbd": "ipc",
+    "trace": "text",
+    "store": "text moments settings",
+    "volume": "text moments settings store",
+    "cdp": "moments settings volume",
+    "check": "text moments settings store volume",
+    "capture": "text moments views trace cdp",
+    "replay": "text settings nbd trace store volume cdp",
+    "platform": "ipc settings nbd cdp",
+    "service": "text views ipc settings cdp check capture",
+    "serve": "moments views ipc settings nbd store cdp capture platform service",
+    "ha": "views ipc settings nbd store cdp service serve",
+    "conformance": "nbd cdp platform",
+    "cli": "text views ipc settings nbd trace store volume cdp check replay service serve ha conformance",
+    "demo": "cdp service cli",
+    "__main__": "cli",
+}
+
 
 def code(path: Path) -> str:
     """A file without its comments and docstrings."""
@@ -45,11 +71,29 @@ def core_files() -> Iterator[Path]:
             yield path
 
 
+def imports_of_python(text: str) -> set[str]:
+    """The packages and modules of cdp that a file imports, wherever in it; "cdp" for the public API."""
+    names = list[str]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    parts = [name.split(".") for name in names if name == "cdp" or name.startswith("cdp.")]
+    return {part[1] if len(part) > 1 and part[1] in SHELL else "cdp" for part in parts}
+
+
+def package_of(path: Path) -> str:
+    """The row of a file of the shell."""
+    first = path.relative_to(SRC / "cdp").parts[0]
+    return "cdp" if first == "__init__.py" else first.removesuffix(".py")
+
+
 def wrong(table: dict[str, str], package: str, used: set[str]) -> set[str]:
     return used - {package} - set(table[package].split())
 
 
-@pytest.mark.parametrize("table", [CORE], ids=["cdpcore"])
+@pytest.mark.parametrize("table", [CORE, SHELL], ids=["cdpcore", "cdp"])
 def test_the_table_has_no_circle(table: dict[str, str]):
     above: set[str] = set()
     for package, row in table.items():
@@ -96,3 +140,23 @@ def test_a_header_is_declared_in_one_pxd_of_its_package():
         assert (SRC / "cdpcore" / header).exists() and len(places) == 1, f"{header} is declared in {places}"
         assert Path(header).parent == Path(places[0]).parent, f"{header} is declared in {places[0]}"
     assert len(declared) > 20
+
+
+def test_every_package_of_the_shell_has_a_row():
+    assert {package_of(path) for path in (SRC / "cdp").rglob("*.py")} == set(SHELL)
+
+
+@pytest.mark.parametrize("path", sorted((SRC / "cdp").rglob("*.py")), ids=lambda p: str(p.relative_to(SRC)))
+def test_the_shell_imports_downwards(path: Path):
+    assert not wrong(SHELL, package_of(path), imports_of_python(path.read_text()))
+
+
+@pytest.mark.parametrize("package, line", [
+    ("store", "from cdp.volume.volume import Volume"),
+    ("store", "import cdp"),
+    ("ipc", "from cdp import settings"),
+    ("text", "def f():\n    from cdp.moments import points"),
+    ("service", "import cdp.serve.server"),
+])
+def test_a_wrong_import_of_the_shell_is_found(package: str, line: str):
+    assert wrong(SHELL, package, imports_of_python(f"import os\n{line}\n"))
