@@ -1,8 +1,8 @@
 """make soak: the seeded tests, in turn, with new seeds, on every core, until the time is over.
 
-Nothing is tested here: each run is pytest on tests with the mark "soak" (or "long", which an ordinary run leaves out), in a
-process of its own, with a seed of its own. A test that takes the fixture `seeds` gets a share of the time and goes from seed to
-seed; tests of hypothesis draw more examples. All seeds follow from the one that is printed first.
+Nothing is tested here: each run is pytest on tests with the mark "soak" (or "long", which an ordinary run leaves out),
+in a process of its own, with a seed of its own. A test that takes the fixture `seeds` gets a share of the time and goes
+from seed to seed; tests of hypothesis draw more examples. All seeds follow from the one that is printed first.
 """
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ class Soak:
         began = time.monotonic()
         argv = job.argv(seed, max(1.0, min(self.share_s, self.until - began)))
         with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as scratch:
-            process = subprocess.Popen([*argv, f"--basetemp={scratch}/t"], cwd=ROOT, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            process = subprocess.Popen([*argv, f"--basetemp={scratch}/t"], cwd=ROOT, text=True, errors="replace",
+                                       stdin=subprocess.DEVNULL,
                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
             with self.lock:
                 self.running.add(process)
@@ -133,7 +134,11 @@ def main() -> int:
     began = time.monotonic()
     seed = random.SystemRandom().randrange(1 << 31) if args.seed is None else args.seed
     soak = Soak(seed, args.seconds, args.workers, args.only)
-    print(f"soak: {len(soak.jobs)} jobs, {soak.share_s:.0f} s each, {args.workers} at a time, for {args.seconds:.0f} s; SEED={seed}", flush=True)
+    print(
+        f"soak: {len(soak.jobs)} jobs, {soak.share_s:.0f} s each, {args.workers} at a time, for {args.seconds:.0f} s; "
+        f"SEED={seed}",
+        flush=True,
+    )
     workers = [threading.Thread(target=soak.worker) for _ in range(args.workers)]
     for worker in workers:
         worker.start()

@@ -1,5 +1,6 @@
-"""The documents stay true where a machine can tell: links, paths and module names exist, lines have one width, the README's
-Python runs. (Transcripts: tests/cli/test_cli_docs.py. Bounds, examples, reference: the tests of what they are about.)"""
+"""The documents stay true where a machine can tell: links, paths and module names exist, lines have one width, the
+README's Python runs. (Transcripts: tests/cli/test_cli_docs.py. Bounds, examples, reference: the tests of what they are
+about.)"""
 import ast
 import re
 import subprocess
@@ -22,7 +23,8 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 
 
 def files() -> list[str]:
-    return [f"/{path.relative_to(ROOT)}" for folder in ("src", "tests", "docs", "bench") for path in (ROOT / folder).rglob("*")]
+    return [f"/{path.relative_to(ROOT)}" for folder in ("src", "tests", "docs", "bench")
+            for path in (ROOT / folder).rglob("*")]
 
 
 ALL = files()
@@ -53,7 +55,11 @@ def wrong_in(text: str) -> Iterator[str]:
         if path not in FOREIGN and not exists(path):
             yield f"no file {path}"
     for dotted in MODULE.findall(text):
-        if dotted not in CAPSULES | ENTRY_POINTS and not re.search(r"\.(md|toml|log|json|img)$", dotted) and not is_name(dotted):
+        if (
+            dotted not in CAPSULES | ENTRY_POINTS
+            and not re.search(r"\.(md|toml|log|json|img)$", dotted)
+            and not is_name(dotted)
+        ):
             yield f"no module or name {dotted}"
 
 
@@ -69,7 +75,8 @@ def test_files_and_modules_that_are_named_exist(page: Path):
         assert not list(wrong_in(page.read_text()))
 
 
-@pytest.mark.parametrize("text", ["`src/cdp/no/such.py`", "see `index/no_run.c`", "in cdp.volume.no_module", "cdpcore.log.log.Nothing"])
+@pytest.mark.parametrize("text", ["`src/cdp/no/such.py`", "see `index/no_run.c`", "in cdp.volume.no_module",
+                                  "cdpcore.log.log.Nothing"])
 def test_a_wrong_name_is_found(text: str):
     assert list(wrong_in(text))
     assert not list(wrong_in("`src/cdpcore/base/target.h`, `index/run.c`, cdpcore.index.view.View, cdp.volume"))

@@ -9,8 +9,10 @@ pytestmark = pytest.mark.lint
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 CODE = [p for ext in ("*.py", "*.pyx", "*.pxd", "*.c", "*.h") for p in [*SRC.rglob(ext), *(ROOT / "bench").rglob(ext)]]
-LINUX_ONLY = re.compile(r"\b(O_DIRECT|fallocate|FALLOC_FL_\w+|memfd_create|MADV_HUGEPAGE|eventfd|io_uring\w*|epoll_\w+|BLKGETSIZE64|"
-                        r"getrandom|renameat2|copy_file_range|sync_file_range)\b\s*\(?")
+LINUX_ONLY = re.compile(
+    r"\b(O_DIRECT|fallocate|FALLOC_FL_\w+|memfd_create|MADV_HUGEPAGE|eventfd|io_uring\w*|epoll_\w+|BLKGETSIZE64|"
+    r"getrandom|renameat2|copy_file_range|sync_file_range)\b\s*\(?"
+)
 
 
 def lines(path: Path) -> list[str]:
@@ -48,7 +50,8 @@ def test_no_textual_includes(path: Path):
     assert not re.search(r"^\s*include\s+['\"]", path.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", [p for p in CODE if "cdpcore" in p.parts and p.name not in ("os_posix.c", "io_uring.c")], ids=name)
+@pytest.mark.parametrize("path", [p for p in CODE if "cdpcore" in p.parts
+                                  and p.name not in ("os_posix.c", "io_uring.c")], ids=name)
 def test_linux_only_calls_are_in_the_os_table(path: Path):
     code = re.sub(r"/\*.*?\*/|\"\"\".*?\"\"\"|//[^\n]*|#[^\n]*", "", path.read_text(), flags=re.DOTALL)
     assert not LINUX_ONLY.search(code)

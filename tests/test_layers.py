@@ -57,7 +57,8 @@ def code(path: Path) -> str:
 
 
 def imports_of_cython(text: str) -> set[str]:
-    """The packages of cdpcore that a .pyx, .pxd, .pyi, .c or .h uses; "cdp" for the shell, "cdpcore" where it names none."""
+    """The packages of cdpcore that a .pyx, .pxd, .pyi, .c or .h uses; "cdp" for the shell, "cdpcore" where it names
+    none."""
     used = set(re.findall(r'^\s*(?:#include|cdef extern from)\s+"(\w+)/', text, re.MULTILINE))
     for module in re.findall(r"^\s*(?:from|cimport|import)\s+(cdp(?:core)?\b[\w.]*)", text, re.MULTILINE):
         root, _, rest = module.partition(".")

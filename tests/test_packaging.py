@@ -37,7 +37,8 @@ main()
 
 def names_of(requirements):
     """Distribution names, as importlib.metadata compares them."""
-    return {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in requirements if not text.startswith("cdp[")}
+    return {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in requirements
+            if not text.startswith("cdp[")}
 
 
 def imports():
@@ -72,8 +73,8 @@ def bare(tmp_path):
     """Run the command line as it is without the extras."""
     def run(*args, hidden=BARE, module="cdp.__main__"):
         code = HIDDEN.format(hidden=hidden, module=module)
-        return subprocess.run([sys.executable, "-c", code, *args], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-                              env={**interop.environ(), "XDG_RUNTIME_DIR": str(tmp_path)})
+        return subprocess.run([sys.executable, "-c", code, *args], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=60, check=False, env={**interop.environ(), "XDG_RUNTIME_DIR": str(tmp_path)})
 
     return run
 
@@ -83,8 +84,10 @@ def test_the_main_job_needs_no_extra(bare, tmp_path):
     log = WriteLog(tmp_path / "web.wlog")
     log.write(0, bytes(512))
     log.count()
-    for line in ("import disk.img web", "info web", "window web", "bookmark web b", "bookmarks web", "explain web@b", "records web",
-                 "image create web@b trial", "image list web", "export web@b out.img", "restore web@b", "undo web", "restores web",
+    for line in ("import disk.img web", "info web", "window web", "bookmark web b", "bookmarks web", "explain web@b",
+                 "records web",
+                 "image create web@b trial", "image list web", "export web@b out.img", "restore web@b", "undo web",
+                 "restores web",
                  "check web", "image delete web trial", "config show", "create new --size 1M", "trace formats",
                  "capture new --log web.wlog --once --settle 0s",
                  "create kept --mode before --base disk.img", "detach kept"):
@@ -99,13 +102,16 @@ def test_the_demo_needs_no_extra(bare):
 
 @pytest.mark.parametrize(("line", "hidden", "package"), [
     ("trace info t.csv", BARE, "zstandard"), ("trace convert t.csv t.iolog", BARE, "polars"),
-    ("replay t.csv --volume web --create", BARE, "zstandard"), ("trace info t.csv --plot t.png", {"matplotlib"}, "matplotlib"),
+    ("replay t.csv --volume web --create", BARE, "zstandard"),
+    ("trace info t.csv --plot t.png", {"matplotlib"}, "matplotlib"),
     ("replay t.csv --volume web --create --plot t.png", {"matplotlib"}, "matplotlib"),
 ])
 def test_without_an_extra_a_command_says_which(bare, tmp_path, line, hidden, package):
     (tmp_path / "t.csv").write_text("1,0,0,4096,0,0\n")
     done = bare(*line.split(), hidden=hidden)
     assert (done.returncode, done.stdout) == (8, "")
-    assert re.fullmatch(rf"cdp: error: .* needs the Python package {package}, which is not installed; pip install 'cdp\[replay\]'\n",
-                        done.stderr)
+    assert re.fullmatch(
+        rf"cdp: error: .* needs the Python package {package}, which is not installed; pip install 'cdp\[replay\]'\n",
+        done.stderr,
+    )
     assert not (tmp_path / "web").exists() and not (tmp_path / "t.iolog").exists()

@@ -2,8 +2,8 @@
  *
  *     index_fuzz DIRECTORY SEED ROUNDS
  *
- * Built by tests/core/test_index.py with the address and undefined-behaviour sanitizers. Prints the seed of a failing round;
- * running it with that seed and one round repeats it. */
+ * Built by tests/core/test_run_damage.py with the address and undefined-behaviour sanitizers. Prints the seed of a
+ * failing round; running it with that seed and one round repeats it. */
 #define PLAIN_CHECKED 1
 #include <stdlib.h>
 #include <string.h>

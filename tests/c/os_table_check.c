@@ -144,7 +144,8 @@ static void *submit_all(void *arg)
 {
     submitter *s = arg;
     for (unsigned i = 0; i < IN_FLIGHT; i++) {
-        s->io[i] = (cdp_io){.op = i % 5 == 4 ? CDP_IO_DATASYNC : CDP_IO_WRITE, .fd = s->fd, .buf = s->pages + i * 4096, .n = 4096,
+        s->io[i] = (cdp_io){.op = i % 5 == 4 ? CDP_IO_DATASYNC : CDP_IO_WRITE, .fd = s->fd,
+                            .buf = s->pages + i * 4096, .n = 4096,
                             .off = (uint64_t)i * 4096, .durable = i % 3 == 0, .owner = s};
         while (s->o->submit(s->o->ctx, s->q, &s->io[i], 1) == 0)
             continue;
@@ -155,7 +156,8 @@ static void *submit_all(void *arg)
 static void check_queue(const cdp_os *o, const char *dir)
 {
     char path[4096];
-    submitter s = {.o = o, .q = o->queue(o->ctx, 4), .fd = make(o, dir, "queue", path), .pages = o->pages(o->ctx, IN_FLIGHT * 4096)};
+    submitter s = {.o = o, .q = o->queue(o->ctx, 4), .fd = make(o, dir, "queue", path),
+                   .pages = o->pages(o->ctx, IN_FLIGHT * 4096)};
     CHECK(s.q && s.fd > 0 && s.pages);
     CHECK(!o->queue(o->ctx, 0) && !o->queue(o->ctx, CDP_IO_MAX_DEPTH + 1));
     for (unsigned round = 0; round < ROUNDS; round++) {

@@ -1,4 +1,5 @@
-"""Following a write log, entry by entry: what is taken and what is not yet, exactly once after any crash, and what is refused."""
+"""Following a write log, entry by entry: what is taken and what is not yet, exactly once after any crash, and what is
+refused."""
 import json
 import os
 import random
@@ -203,7 +204,8 @@ def each_entry_once(web, log, seed):
         assert changes(volume) == log.expected and volume.pread(SIZE, 0) == replayed(log)
         seqs = [int(r["seq"]) for r in volume.records() if r["kind"] <= 3]
         before = [(b.name, sum(seq <= b.at.seq for seq in seqs)) for b in volume.bookmarks()]
-        assert sorted(("-".join(name.split("-")[:2]), n) for name, n in before) == sorted((m.replace(" ", "-"), n) for m, n in log.marks)
+        assert sorted(("-".join(name.split("-")[:2]), n)
+                      for name, n in before) == sorted((m.replace(" ", "-"), n) for m, n in log.marks)
     assert take(web, log).entries == log.entries
 
 
@@ -362,7 +364,8 @@ def test_a_full_device_loses_nothing(log, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", small], check=True, capture_output=True, env={"PATH": PATH})
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", small], check=True, capture_output=True,
+                       env={"PATH": PATH})
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no mount: {error}")
     try:
@@ -407,7 +410,8 @@ def test_a_log_on_a_block_device(web, tmp_path):
     backing.touch()
     os.truncate(backing, 8 * MIB)
     try:
-        made = subprocess.run(["losetup", "-f", "--show", backing], capture_output=True, text=True, check=True, env={"PATH": PATH})
+        made = subprocess.run(["losetup", "-f", "--show", backing], capture_output=True, text=True, check=True,
+                              env={"PATH": PATH})
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no loop device: {error}")
     device = Path(made.stdout.strip())
@@ -437,7 +441,8 @@ def test_the_command(web, log, tmp_path, monkeypatch):
     assert (view["kind"], view["entries"], view["behind_entries"], view["running"]) == ("log", 30, 0, False)
     fill(log, 5, seed=3)
     later = json.loads(command(web, "--status", "--json").stdout)  # nothing runs: how far behind it would begin
-    assert (later["entries"], later["behind_entries"]) == (30, 5) and later["behind_bytes"] == log.at - view["log_bytes"]
+    assert (later["entries"], later["behind_entries"]) == (30, 5)
+    assert later["behind_bytes"] == log.at - view["log_bytes"]
     assert "behind by 5 entries" in command(web, "--status").stdout
     info = CliRunner().invoke(cli, ["info", str(web)], prog_name="cdp").stdout
     assert f"captures   {log.path}: 30 entries" in info

@@ -1,4 +1,5 @@
-"""`cdp capture --mirror` as the target of QEMU's blockdev-mirror and of nbdcopy: which moments are whole, and that they are."""
+"""`cdp capture --mirror` as the target of QEMU's blockdev-mirror and of nbdcopy: which moments are whole, and that they
+are."""
 import json
 import os
 import signal
@@ -51,11 +52,13 @@ class Daemon:
             time.sleep(0.02)
 
     def mirror(self, mode):
-        self.do("blockdev-add", driver="nbd", **{"node-name": "web", "server": {"type": "unix", "path": f"{self.folder}/mirror"}, "export": "web"})
+        self.do("blockdev-add", driver="nbd",
+                **{"node-name": "web", "server": {"type": "unix", "path": f"{self.folder}/mirror"}, "export": "web"})
         self.do("blockdev-mirror", device="src", target="web", sync="full", **{"job-id": "job", "copy-mode": mode})
 
     def io(self, *commands):
-        run("qemu-io", "-f", "raw", f"nbd+unix:///src?socket={self.folder}/qsd", *(arg for c in commands for arg in ("-c", c)))
+        run("qemu-io", "-f", "raw", f"nbd+unix:///src?socket={self.folder}/qsd",
+            *(arg for c in commands for arg in ("-c", c)))
 
     def close(self):
         self.sock.close()
@@ -80,8 +83,8 @@ def folder(tmp_path, monkeypatch):
 
 def capture(folder):
     (folder / "mirror").unlink(missing_ok=True)
-    process = subprocess.Popen(cdp_argv("capture", folder / "web", "--mirror", "--unix", folder / "mirror"), env=environ() | dict(os.environ),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(cdp_argv("capture", folder / "web", "--mirror", "--unix", folder / "mirror"),
+                               env=environ() | dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait(lambda: (folder / "web" / "serving.json").exists(), process)
     return process
 
@@ -115,16 +118,21 @@ def test_qemu_in_the_background(folder):
         daemon.mirror("background")
         daemon.until("BLOCK_JOB_READY")
         first = told(folder, lambda s: s["synced"])
-        assert first["running"] and first["whole"] == first["synced"] and marks(folder) == {"mirror-synced": first["synced"]["seq"]}
+        assert (
+            first["running"]
+            and first["whole"] == first["synced"]
+            and marks(folder) == {"mirror-synced": first["synced"]["seq"]}
+        )
         assert at(folder, "mirror-synced") == before
         daemon.io("write -P 1 0 1M", "write -P 2 5M 64k", "discard 6M 1M", "flush", "write -P 3 0 4k")
-        told(folder, lambda s: s["note"].endswith("changed since"))  # a guest's flush is not passed on: it makes nothing whole
+        # a guest's flush is not passed on: it makes nothing whole
+        told(folder, lambda s: s["note"].endswith("changed since"))
         assert status(folder)["whole"] == first["whole"]
         daemon.do("job-complete", id="job")
         daemon.until("BLOCK_JOB_COMPLETED")
         last = told(folder, lambda s: s["whole"] != first["whole"])
-        assert last["note"] == f"whole at #{last['whole']['seq']}" and at(folder, last["whole"]["seq"] and f"#{last['whole']['seq']}") == \
-            (folder / "src.img").read_bytes() != before
+        assert last["note"] == f"whole at #{last['whole']['seq']}"
+        assert at(folder, f"#{last['whole']['seq']}") == (folder / "src.img").read_bytes() != before
         assert at(folder, "mirror-synced") == before
     finally:
         daemon.close()
@@ -147,7 +155,8 @@ def test_qemu_write_blocking_every_moment_is_one_of_the_source(folder):
     with cdp.open(folder / "web") as volume:
         assert volume.at("mirror-synced").pread(SIZE, 0) == disk
         changes = [r for r in volume.records(since=synced) if r["kind"] <= 3]
-        assert [(int(r["offset"]), int(r["length"])) for r in changes] == [(offset, length) for _, offset, length in writes]
+        assert [(int(r["offset"]), int(r["length"])) for r in changes] == [(offset, length)
+                                                                           for _, offset, length in writes]
         for (i, offset, length), r in zip(writes, changes, strict=True):
             disk[offset:offset + length] = bytes([i]) * length
             with volume.at(int(r["seq"])) as image:
@@ -194,7 +203,10 @@ def test_nbdcopy_and_a_sync_that_broke_off(folder):
     told(folder, lambda s: not s["running"])
     kept = positions.load(str(folder / "web"))
     # (nbdcopy's connections are one session where they overlap, which they need not on a busy machine.)
-    assert kept.sessions == kept.whole[-1][2] >= 3 and [seq for seq, _, _ in kept.whole] == [first["synced"]["seq"], second["whole"]["seq"]]
+    assert kept.sessions == kept.whole[-1][2] >= 3 and [seq for seq, _, _ in kept.whole] == [
+        first["synced"]["seq"],
+        second["whole"]["seq"],
+    ]
     with cdp.open(folder / "web") as volume:
         assert volume.pread(SIZE, 0) == image[::-1]
 

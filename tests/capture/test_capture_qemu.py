@@ -1,5 +1,6 @@
-"""`cdp capture --log` on the log of a real QEMU that is being written: mkfs.ext4 and copies of files through NBD, the capture killed with
-SIGKILL in the middle again and again. Each flush of the source is a moment of the volume, as an independent replay of the log has it."""
+"""`cdp capture --log` on the log of a real QEMU that is being written: mkfs.ext4 and copies of files through NBD, the
+capture killed with SIGKILL in the middle again and again. Each flush of the source is a moment of the volume, as an
+independent replay of the log has it."""
 import json
 import os
 import signal
@@ -51,11 +52,13 @@ class Source:
         self.mount.mkdir()
         self.server = subprocess.Popen(
             ["qemu-nbd", "-k", self.socket, "-t", "--discard=unmap", "--image-opts",
-             (f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={self.disk},file.discard=unmap,"
-              f"log.driver=file,log.filename={self.log},log-sector-size={sector},log-super-update-interval={interval}")])
+             (f"driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={self.disk},"
+              f"file.discard=unmap,log.driver=file,log.filename={self.log},log-sector-size={sector},"
+              f"log-super-update-interval={interval}")])
         wait(self.socket.exists, self.server)
         # debugfs writes single bytes of the super block; QEMU's log takes sectors.
-        aligned = ["nbdkit", "-s", "--exit-with-parent", "--filter=blocksize", "nbd", f"socket={self.socket}", "minblock=4096"]
+        aligned = ["nbdkit", "-s", "--exit-with-parent", "--filter=blocksize", "nbd", f"socket={self.socket}",
+                   "minblock=4096"]
         self.fuse = subprocess.Popen(["nbdfuse", self.mount / "nbd", "--command", *aligned])
         wait((self.mount / "nbd").exists, self.fuse)
 
@@ -88,8 +91,8 @@ class Capture:
         env = environ() | {"XDG_RUNTIME_DIR": str(folder), "PATH": PATH}
         self.errors = open(folder / "capture.log", "a+b")  # noqa: SIM115  (closed in end)
         begun = self.errors.seek(0, os.SEEK_END)
-        self.process = subprocess.Popen(cdp_argv("capture", folder / "web", "--log", log, "--settle", SETTLE, *args), env=env,
-                                        stdout=subprocess.DEVNULL, stderr=self.errors)
+        self.process = subprocess.Popen(cdp_argv("capture", folder / "web", "--log", log, "--settle", SETTLE, *args),
+                                        env=env, stdout=subprocess.DEVNULL, stderr=self.errors)
 
         def ready():
             self.errors.seek(begun)
@@ -133,12 +136,13 @@ def test_killed_while_an_ext4_is_made_and_filled(folder):
         told = json.loads(run(*cdp_argv("capture", folder / "web", "--status", "--json")).stdout)
         assert told["running"] and told["kind"] == "log" and told["entries"] + told["behind_entries"] >= taken[-1]
         assert run(*cdp_argv("bookmark", folder / "web", "half-way")).stdout
-        assert "so it cannot be restored; 'cdp image create'" in run(*cdp_argv("restore", folder / "web@half-way"), status=7).stderr
+        assert "so it cannot be restored; 'cdp image create'" in run(*cdp_argv("restore", folder / "web@half-way"),
+                                                                     status=7).stderr
         run(*cdp_argv("image", "create", folder / "web@half-way", "trial"))
         run("qemu-io", "-f", "raw", "-r", "-c", "read 0 4k", f"nbd+unix:///web@half-way?socket={folder}/cdp/web.sock")
         source.unmount()
-        run("qemu-io", "-f", "raw", f"nbd+unix:///?socket={source.socket}", "-c", "discard 1M 64k", "-c", "flush", "-c", "write -z 20M 32k",
-            "-c", "write -f -P 9 8k 4k", "-c", "write -P 3 12M 9M", "-c", "flush")
+        run("qemu-io", "-f", "raw", f"nbd+unix:///?socket={source.socket}", "-c", "discard 1M 64k", "-c", "flush", "-c",
+            "write -z 20M 32k", "-c", "write -f -P 9 8k 4k", "-c", "write -P 3 12M 9M", "-c", "flush")
     finally:
         source.close()
     time.sleep(0.5)

@@ -67,7 +67,8 @@ def test_the_documents_have_the_produced_parts():
     assert "<!-- begin settings -->" in (DOCS / "settings.md").read_text()
 
 
-@pytest.mark.parametrize("args", [["create", "\udcff", "--size", "1G"], ["bookmark", "web", "\udcff"], ["info", "a\udcffb"]])
+@pytest.mark.parametrize("args", [["create", "\udcff", "--size", "1G"], ["bookmark", "web", "\udcff"],
+                                  ["info", "a\udcffb"]])
 def test_what_is_not_text(args):
     one_line_error(run(*args), exits.USAGE, "not text in UTF-8", "\\udcff")
 

@@ -1,4 +1,5 @@
-"""Ctrl-C at any moment of a command: one line or nothing, never a traceback; status 130, or that of a server that was told to stop."""
+"""Ctrl-C at any moment of a command: one line or nothing, never a traceback; status 130, or that of a server that was
+told to stop."""
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import pytest
 
 import cdp
 
-# Says so when loading begins: what Python itself does before cannot be helped. SIGINT is as argv says, however the tests were started.
+# Says so when loading begins: what Python itself does before cannot be helped. SIGINT is as argv says, however the
+# tests were started.
 BEGUN = """
 import signal, sys
 signal.signal(signal.SIGINT, getattr(signal, sys.argv.pop(1)))
@@ -29,8 +31,8 @@ def web(tmp_path, monkeypatch):
 
 def interrupted(verb, web, delay_ms, disposition):
     """Status and standard error of `cdp VERB WEB`, interrupted `delay_ms` after it began to load."""
-    with subprocess.Popen([sys.executable, "-c", BEGUN, disposition, verb, web], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", BEGUN, disposition, verb, web], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
         time.sleep(delay_ms / 1000)
         process.send_signal(signal.SIGINT)
@@ -47,7 +49,10 @@ def test_an_interrupt_while_it_loads_is_one_line(web, verb):
     seen = []
     for delay_ms in DELAYS_MS:
         status, stderr = interrupted(verb, web, delay_ms, "default_int_handler")
-        assert status in (0, 130, -signal.SIGINT) and "Traceback" not in stderr and "ignored" not in stderr, (delay_ms, stderr)
+        assert status in (0, 130, -signal.SIGINT) and "Traceback" not in stderr and "ignored" not in stderr, (
+            delay_ms,
+            stderr,
+        )
         if status == 130:
             assert stderr == "cdp: error: interrupted\n", delay_ms
         seen.append(status)
@@ -56,7 +61,8 @@ def test_an_interrupt_while_it_loads_is_one_line(web, verb):
 
 @pytest.mark.parametrize("delay_ms", DELAYS_MS[::4])
 def test_a_background_job_of_a_shell(web, delay_ms):
-    """Such a job is started with SIGINT ignored: a command goes on; a server stops, also by one that came while it was loaded."""
+    """Such a job is started with SIGINT ignored: a command goes on; a server stops, also by one that came while it was
+    loaded."""
     assert interrupted("info", web, delay_ms, "SIG_IGN") == (0, "")
     status, stderr = interrupted("serve", web, delay_ms, "SIG_IGN")
     assert status == 0 and "stopping" in stderr
@@ -67,7 +73,8 @@ def test_an_interrupt_after_loading_is_one_line(web):
     code = ("import os, signal, sys, cdp.cli.refs as refs\nfrom cdp.__main__ import main\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "refs.locate = lambda path: os.kill(os.getpid(), signal.SIGINT)\nsys.argv[0] = 'cdp'\nmain()")
-    done = subprocess.run([sys.executable, "-c", code, "info", web], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code, "info", web], capture_output=True, text=True, timeout=60,
+                          check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "cdp: error: interrupted\n")
 
 
@@ -76,5 +83,6 @@ def test_an_interrupt_that_python_would_only_print_ends_the_command(web):
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "class Last:\n    def __del__(self): os.kill(os.getpid(), signal.SIGINT); os.getpid()\n"
             "refs.locate = lambda path: Last() and None\nsys.argv[0] = 'cdp'\nmain()")
-    done = subprocess.run([sys.executable, "-c", code, "info", web], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code, "info", web], capture_output=True, text=True, timeout=60,
+                          check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "cdp: error: interrupted\n")

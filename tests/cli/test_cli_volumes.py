@@ -42,7 +42,8 @@ class World:
         self._volume = cdp.open("web")
         served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
         self._image_cache = ImageCache(self._volume)
-        held = Held(VolumeService(self._volume, served), self._image_cache, identity("web"), lambda name: [f"nbd://test/{name}"])
+        held = Held(VolumeService(self._volume, served), self._image_cache, identity("web"),
+                    lambda name: [f"nbd://test/{name}"])
         self._admin = AdminServer(served["admin_socket"], {"web": held})
         self._admin.start()
         write_serving("web", served)
@@ -614,7 +615,8 @@ def test_a_server_that_goes_away_is_told(world):
         assert isinstance(service, VolumeService)
 
 
-@pytest.mark.parametrize(("free_mib", "advice"), [(40, "or remove it and repeat with --set segment_bytes=16MiB"), (150, "segment_bytes=36MiB"),
+@pytest.mark.parametrize(("free_mib", "advice"),
+                         [(40, "or remove it and repeat with --set segment_bytes=16MiB"), (150, "segment_bytes=36MiB"),
                                                   (10, "; free space\n"), (300, None)])
 def test_too_little_space_for_a_segment_is_said_at_once(tmp_path, monkeypatch, capfd, free_mib, advice):
     usage = type(shutil.disk_usage(tmp_path))

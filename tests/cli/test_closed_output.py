@@ -1,4 +1,5 @@
-"""Standard input, output and error may be closed: a command does its work, and nothing that is printed ends up in a volume."""
+"""Standard input, output and error may be closed: a command does its work, and nothing that is printed ends up in a
+volume."""
 import os
 import subprocess
 
@@ -10,8 +11,8 @@ import cdp
 
 def run_closed(path, line, closed):
     quoted = " ".join(f"'{word}'" for word in interop.cdp_argv(*line.split()))
-    return subprocess.run(["sh", "-c", f"{quoted} {closed}"], cwd=path, env=interop.environ(), capture_output=True, text=True, timeout=60,
-                          check=False)
+    return subprocess.run(["sh", "-c", f"{quoted} {closed}"], cwd=path, env=interop.environ(), capture_output=True,
+                          text=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def run_without_reader(path, line):
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        return subprocess.run(interop.cdp_argv(*line.split()), cwd=path, env=interop.environ(), stdout=writer, stderr=subprocess.PIPE,
-                              text=True, timeout=60, check=False)
+        return subprocess.run(interop.cdp_argv(*line.split()), cwd=path, env=interop.environ(), stdout=writer,
+                              stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     finally:
         os.close(writer)
 
@@ -62,7 +63,8 @@ def iolog(web):
 
 
 @pytest.mark.parametrize("line", [
-    "trace info t.iolog", "trace info --json t.iolog", "trace formats", "trace convert --to csv t.iolog -", "trace convert --to fio t.iolog -",
+    "trace info t.iolog", "trace info --json t.iolog", "trace formats", "trace convert --to csv t.iolog -",
+    "trace convert --to fio t.iolog -",
     "info web", "records web --json", "export web -", "--help", "replay t.iolog --volume new --create",
 ])
 def test_every_writer_says_that_its_reader_left(iolog, line):

@@ -1,4 +1,5 @@
-"""What cannot be meant is refused in one line that says what, and what to do next, by the library and by the command line alike."""
+"""What cannot be meant is refused in one line that says what, and what to do next, by the library and by the command
+line alike."""
 import os
 
 import pytest
@@ -20,10 +21,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "said"), [("w\0", "zero byte"), (LONG, "name of 300 bytes"), ("bad\udcff", "not text in UTF-8"),
-                                            ("a/" * 2000, "path of")])
-@pytest.mark.parametrize("call", [cdp.open, lambda n: cdp.create(n, size=512), lambda n: cdp.create("x", disk=n), cdp.adopt, cdp.detach,
-                                  check.check, rebuild.rebuild], ids=["open", "create", "disk", "adopt", "detach", "check", "rebuild"])
+@pytest.mark.parametrize(("name", "said"), [("w\0", "zero byte"), (LONG, "name of 300 bytes"),
+                                            ("bad\udcff", "not text in UTF-8"), ("a/" * 2000, "path of")])
+@pytest.mark.parametrize("call", [cdp.open, lambda n: cdp.create(n, size=512), lambda n: cdp.create("x", disk=n),
+                                  cdp.adopt, cdp.detach,
+                                  check.check, rebuild.rebuild],
+                         ids=["open", "create", "disk", "adopt", "detach", "check", "rebuild"])
 def test_a_path_that_cannot_be_one(here, call, name, said):
     with pytest.raises(InvalidRequest, match=said) as caught:
         call(name)
@@ -43,7 +46,8 @@ def test_settings_are_settings(here):
             call()
 
 
-@pytest.mark.parametrize(("size_bytes", "said"), [(0, "is empty"), (1000, "no multiple of 512; enlarge it to 1024 bytes: truncate -s 1024 /")])
+@pytest.mark.parametrize(("size_bytes", "said"),
+                         [(0, "is empty"), (1000, "no multiple of 512; enlarge it to 1024 bytes: truncate -s 1024 /")])
 def test_a_disk_of_no_size_to_protect_is_named(here, size_bytes, said):
     (here / "disk.img").write_bytes(bytes(size_bytes))
     with pytest.raises(InvalidRequest, match=said) as caught:
@@ -77,7 +81,8 @@ def test_a_size_may_have_a_blank():
     assert units.parse_size("10 GB") == 10**10
 
 
-@pytest.mark.parametrize("point", ["@", "#", "#-1", "", " ", "2026-02-30T00:00:00", "25:00", "#\uff11", "-\uff11s", "a\0b", "bad\udcff"])
+@pytest.mark.parametrize("point", ["@", "#", "#-1", "", " ", "2026-02-30T00:00:00", "25:00", "#\uff11", "-\uff11s",
+                                   "a\0b", "bad\udcff"])
 def test_a_point_that_cannot_be_one(point):
     with pytest.raises(InvalidRequest, match="not a (point|time)") as caught:
         points.parse(point, 10**18)
@@ -94,7 +99,8 @@ def test_a_daemon_says_what_it_waits_for(here, caplog, monkeypatch):
     monkeypatch.setattr(daemon._stopping, "wait", lambda _s: next(waits, True) and daemon._stopping.set())
     daemon.serve()
     assert [r.message for r in caplog.records].count(
-        f"waiting for a gateway at {here}/none.sock: none listens there; without limit, until SIGTERM, SIGINT or SIGHUP") == 1
+        f"waiting for a gateway at {here}/none.sock: none listens there; without limit, until SIGTERM, SIGINT or SIGHUP"
+    ) == 1
 
 
 def test_a_folder_that_takes_nothing(here):

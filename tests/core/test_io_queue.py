@@ -164,7 +164,10 @@ def test_a_queue_that_is_dropped_waits_for_what_is_in_flight(machine):
 def test_files_of_another_system_are_refused(tmp_path):
     sim = SimOs(1)
     queue = IoQueue(sim, 2)
-    with posix().open(tmp_path / "f", write=True, create=True) as f, pytest.raises(InvalidRequest, match="not a file of"):
+    with (
+        posix().open(tmp_path / "f", write=True, create=True) as f,
+        pytest.raises(InvalidRequest, match="not a file of"),
+    ):
         queue.write(f, b"x", 0)
 
 

@@ -1,4 +1,5 @@
-"""Who holds which range when: overlapping ones in the order of coming, others at once, and no more of them than there are places."""
+"""Who holds which range when: overlapping ones in the order of coming, others at once, and no more of them than there
+are places."""
 import threading
 from collections.abc import Callable
 
@@ -29,8 +30,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_long_range_has_its_turn_among_short_ones():
-    """Somebody holds the first unit; one wants a hundred; then many want one unit each, of which all but the first are nobody's. Those
-    come after it, each in its turn; who wants what lies behind it does not wait."""
+    """Somebody holds the first unit; one wants a hundred; then many want one unit each, of which all but the first are
+    nobody's. Those come after it, each in its turn; who wants what lies behind it does not wait."""
     lock, order = RangeLock(), []
     first = lock.hold(0, 1)
 

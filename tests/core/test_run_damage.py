@@ -299,7 +299,8 @@ def test_merge_does_not_pass_on_a_column_out_of_order(path: Path, change: Callab
     assert [p.name for p in path.parent.iterdir()] == ["run"]
 
 
-SOURCES = ["base/crc32c", "base/status", "index/extent_tree", "index/run", "index/run_write", "index/run_merge", "index/lookup"]
+SOURCES = ["base/crc32c", "base/status", "index/extent_tree", "index/run", "index/run_write", "index/run_merge",
+           "index/lookup"]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", f"-I{C_DIR}", *(str(C_DIR / f"{name}.c") for name in SOURCES), "-lpthread"]
 
 
@@ -321,7 +322,8 @@ def test_random_damage_under_sanitizers(tmp_path: Path, seeds: Seeds) -> None:
     subprocess.run([*compiler(), *sanitize, str(HERE / "c" / "index_fuzz.c"), *FLAGS, "-o", str(driver)], check=True)
     env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # the sanitizer insists on coming first
     for seed in seeds(1):
-        done = subprocess.run([str(driver), str(tmp_path), str(seed), "150"], capture_output=True, text=True, env=env, check=False)
+        done = subprocess.run([str(driver), str(tmp_path), str(seed), "150"], capture_output=True, text=True, env=env,
+                              check=False)
         assert done.returncode == 0, done.stderr
 
 

@@ -68,7 +68,8 @@ def test_many_under_way_are_answered_in_their_order(volume):
     n = 3000
     with gate(SIZE, structured=False) as g, g.attached(volume.target()):
         sender = threading.Thread(target=g.wire.send, args=[b"".join(
-            write(i % 100 * 512, struct.pack("<Q", i) * 64, cookie=i) if i % 7 else request(FLUSH, cookie=i) for i in range(1, n))])
+            write(i % 100 * 512, struct.pack("<Q", i) * 64, cookie=i) if i % 7 else request(FLUSH, cookie=i)
+            for i in range(1, n))])
         sender.start()
         cookies = [struct.unpack(">IIQ", g.wire.recv_exact(16)) for _ in range(1, n)]
         sender.join()
@@ -83,7 +84,8 @@ def test_requests_of_all_sizes_go_round_the_buffers(tmp_path):
     """Several times round RECEIVE and REPLY, with what is kept in between; the largest request is 32 MiB."""
     size, chance = 64 * MIB, random.Random(5)
     model = bytearray(size)
-    with cdp.create(tmp_path / "v", size=size, settings=SETTINGS) as volume, gate(size) as g, g.attached(volume.target()):
+    with cdp.create(tmp_path / "v", size=size,
+                    settings=SETTINGS) as volume, gate(size) as g, g.attached(volume.target()):
         for n in [32 * MIB, *(int(512 * 2 ** chance.uniform(0, 13.5)) for _ in range(60)), 32 * MIB, 700]:
             at = chance.randrange(0, size - n + 1)
             data = chance.randbytes(min(n, 65536)) * (n // min(n, 65536) + 1)

@@ -15,7 +15,8 @@ SIZE = 4 * MIB
 
 
 def seqs(volume):
-    return [(int(r["seq"]), int(r["kind"]), int(r["offset"]), int(r["length"])) for r in volume.records() if r["kind"] != 4]
+    return [(int(r["seq"]), int(r["kind"]), int(r["offset"]), int(r["length"])) for r in volume.records()
+            if r["kind"] != 4]
 
 
 def last(volume):
@@ -68,7 +69,8 @@ def test_what_the_log_has_is_not_done_again(first, tmp_path):
 
 
 def test_begun_and_not_answered(first, tmp_path):
-    """The owner dies between carrying out and answering: in the log, so it is answered; not in the log, so it is carried out."""
+    """The owner dies between carrying out and answering: in the log, so it is answered; not in the log, so it is
+    carried out."""
     for flushed in (True, False):
         with gate(SIZE) as g:
             executor = g.executor(first.target())       # never runs: it plays the one that died

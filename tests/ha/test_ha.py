@@ -37,8 +37,8 @@ class Service:
         self.folder = folder
         self.log = folder / f"{args[0]}-{time.monotonic_ns()}.log"
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(cdp_argv(*args), cwd=folder, env=environ(), stdin=subprocess.DEVNULL, stdout=out,
-                                            stderr=out)
+            self.process = subprocess.Popen(cdp_argv(*args), cwd=folder, env=environ(), stdin=subprocess.DEVNULL,
+                                            stdout=out, stderr=out)
 
     def ready(self):
         until(lambda: b"cdp: ready" in self.log.read_bytes() or self.process.poll() is not None, "ready")
@@ -55,8 +55,8 @@ class Service:
 class Ha(Service):
     def __init__(self, folder, sockets):
         self.sockets = sockets
-        super().__init__(folder, "ha", "serve", "web", "--unix", sockets / "nbd", "--control", sockets / "ha", "--admin-socket",
-                         sockets / "admin")
+        super().__init__(folder, "ha", "serve", "web", "--unix", sockets / "nbd", "--control", sockets / "ha",
+                         "--admin-socket", sockets / "admin")
 
     def client(self, export="web"):
         return Client(self.sockets / "nbd", export)
@@ -65,7 +65,8 @@ class Ha(Service):
         return json.loads(run(*cdp_argv("ha", "status", "--control", self.sockets / "ha", "--json")).stdout)
 
     def pid(self, role, state=None):
-        return next((p["pid"] for p in self.status()["processes"] if p["role"] == role and state in (None, p["state"])), None)
+        return next((p["pid"] for p in self.status()["processes"] if p["role"] == role and state in (None, p["state"])),
+                    None)
 
     def standby(self):
         return until(lambda: self.pid("standby", "shadow"), "a standby")

@@ -1,4 +1,5 @@
-"""MDPacket: 128 bytes at fixed places, fields set and read at their limits, one door with a test a refusal; packets carried out."""
+"""MDPacket: 128 bytes at fixed places, fields set and read at their limits, one door with a test a refusal; packets
+carried out."""
 from __future__ import annotations
 
 import struct
@@ -16,7 +17,8 @@ pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 FIELDS = {  # name: (offset, struct code)
     "version": (0, "B"), "op": (1, "B"), "flags": (2, "H"), "lun": (4, "I"), "lba": (8, "Q"), "length_bytes": (16, "Q"),
     "cookie": (24, "Q"),
-    "timestamp_ns": (32, "Q"), "seq": (40, "Q"), "skew_bytes": (48, "H"), "n_bgs": (50, "B"), "status": (51, "B"), "sys_errno": (52, "H"),
+    "timestamp_ns": (32, "Q"), "seq": (40, "Q"), "skew_bytes": (48, "H"), "n_bgs": (50, "B"), "status": (51, "B"),
+    "sys_errno": (52, "H"),
     "bg_home": (54, "H"), "source_id": (56, "H"), "source_instance": (58, "H"), "epoch": (60, "I"),
 }
 SIZE = 1 << 20
@@ -146,7 +148,8 @@ def test_packets_on_a_disk():
     assert found[0] == bytes(700) and found[1] == b"\0" and found[2] == parts[2]
     size = MDPacket(Op.INQUIRE)
     assert execute(disk, size, []) == "" and size.length_bytes == SIZE and not size.flags & Flag.READ_ONLY
-    assert execute(RamDisk(SIZE, read_only=True).capsule, size := MDPacket(Op.INQUIRE), []) == "" and size.flags & Flag.READ_ONLY
+    assert execute(RamDisk(SIZE, read_only=True).capsule, size := MDPacket(Op.INQUIRE),
+                   []) == "" and size.flags & Flag.READ_ONLY
     assert "read-only" in execute(disk, write := packet(Op.WRITE), parts, True) and write.status == 5
     assert "not all mapped" in execute(disk, packet(Op.WRITE), parts[:2])
     assert "another length" in execute(disk, packet(Op.WRITE), [*parts[:2], bytearray(1)])

@@ -52,7 +52,8 @@ def test_nbdinfo_of_a_volume(world):
     for able in ("cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"):
         assert export[f"can_{able}"] is True, able
     assert export["is_read_only"] is False and export["block_size_maximum"] == 32 * MIB
-    for question, status in (("--can write", 0), ("--can multi-conn", 0), ("--is read-only", 2), ("--is rotational", 2)):
+    for question, status in (("--can write", 0), ("--can multi-conn", 0), ("--is read-only", 2),
+                             ("--is rotational", 2)):
         run("nbdinfo", *question.split(), uri, status=status)
     assert run("nbdinfo", "--size", uri).stdout.strip() == str(SIZE_MIB * MIB)
 
@@ -176,7 +177,8 @@ def test_qemu_io(world):
     uri = served(world)
     world.cdp("image", "create", "web", "fork")
     for export in (uri, world.uri("web/fork")):
-        qemu_io(export, "write -P 1 0 1M", "write -f -P 2 64k 4k", "read -P 2 64k 4k", "read -P 1 0 64k", "read -P 1 68k 956k",
+        qemu_io(export, "write -P 1 0 1M", "write -f -P 2 64k 4k", "read -P 2 64k 4k", "read -P 1 0 64k",
+                "read -P 1 68k 956k",
                 "write -P 3 1000 777", "read -P 3 1000 777", "read -P 1 0 1000", "read -P 1 1777 1000",
                 "discard 128k 64k", "read -P 0 128k 64k", "write -z 256k 64k", "read -P 0 256k 64k",
                 "write -z -u 384k 64k", "read -P 0 384k 64k", "write -z -f 512k 4k", "read -P 0 512k 4k",

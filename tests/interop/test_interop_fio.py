@@ -111,7 +111,8 @@ def test_writable_image(world, uri):
 
 @pytest.mark.parametrize("both", ["before"], indirect=True)
 def test_while_a_restore_is_written_back(world):
-    """Jobs write and verify on a volume that shows a restore which is on its way to the disk; then the disk is what the volume shows."""
+    """Jobs write and verify on a volume that shows a restore which is on its way to the disk; then the disk is what the
+    volume shows."""
     world.create("web", SIZE_MIB)
     world.serve("web", "--set", "restore_rate_bytes=32M")
     run("qemu-io", "-f", "raw", "-c", "write -P 1 0 192M", "-c", "flush", world.uri("web"))

@@ -269,8 +269,10 @@ def test_memory_of_large_requests_is_given_back():
     """In a process of its own: what other tests left in this one's heap would be counted as well."""
     if "CDP_TEST_ALONE" not in os.environ:
         name = f"{__file__}::test_memory_of_large_requests_is_given_back"
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name], capture_output=True, text=True,
-                              cwd=Path(__file__).parent.parent.parent, env={**os.environ, "CDP_TEST_ALONE": "1"}, check=False)
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name],
+                              capture_output=True, text=True,
+                              cwd=Path(__file__).parent.parent.parent, env={**os.environ, "CDP_TEST_ALONE": "1"},
+                              check=False)
         assert done.returncode == 0, done.stdout[-3000:]
         return
     if not Path("/proc/self/status").exists() or _resident_bytes() is None:

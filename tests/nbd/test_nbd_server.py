@@ -299,7 +299,8 @@ def test_max_handshakes(shelf, path):
 
 
 def test_silent_clients_give_way(shelf, path):
-    """Whoever connects and says nothing keeps nobody out: a hundred of them, and a client behind them is served within seconds."""
+    """Whoever connects and says nothing keeps nobody out: a hundred of them, and a client behind them is served within
+    seconds."""
     with NbdServer(shelf, [UnixAddress(path)], handshake_timeout_s=600), contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(dial(path))

@@ -68,8 +68,10 @@ def test_leaves_under_sanitizers(tmp_path, seeds):
     if not compiler:
         pytest.skip("no C compiler")
     binary, core = tmp_path / "nbd_wire_check", ROOT / "src/cdpcore"
-    built = subprocess.run([compiler, "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-fsanitize=address,undefined",
-                            "-fno-sanitize-recover", f"-I{core}", ROOT / "tests/c/nbd_wire_check.c", core / "nbd/nbd_wire.c", "-o", binary],
+    built = subprocess.run([compiler, "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror",
+                            "-fsanitize=address,undefined",
+                            "-fno-sanitize-recover", f"-I{core}", ROOT / "tests/c/nbd_wire_check.c",
+                            core / "nbd/nbd_wire.c", "-o", binary],
                            capture_output=True, text=True, check=False)
     if "sanitize" in built.stderr and built.returncode:
         pytest.skip("the compiler has no sanitizers")

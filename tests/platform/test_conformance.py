@@ -1,6 +1,7 @@
 """The platforms keep the contract of the portable API; and the suite that says so catches a platform that does not.
 
-FAULTS breaks the reference platform in one place at a time. Each fault is what somebody who ports might really get wrong.
+FAULTS breaks the reference platform in one place at a time. Each fault is what somebody who ports might really get
+wrong.
 """
 from __future__ import annotations
 
@@ -77,8 +78,9 @@ def newest_first(original):
 @fault("many_messages_in_a_row", messages.Listener, "enable")
 @fault("batching_by_time", messages.Listener, "enable")
 def waits_for_a_full_batch(original):
-    return lambda self, ready, user_data=None, *, max_msgs=1, max_usecs=0: original(self, ready, user_data, max_msgs=max_msgs,
-                                                                                   max_usecs=60_000_000)
+    return lambda self, ready, user_data=None, *, max_msgs=1, max_usecs=0: original(
+        self, ready, user_data, max_msgs=max_msgs, max_usecs=60_000_000
+    )
 
 
 @fault("batching_by_number", messages.Listener, "enable")

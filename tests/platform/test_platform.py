@@ -1,4 +1,5 @@
-"""Platforms by name, the engine that knows none of them, a server on another platform than `local`, and the example of docs/porting.md."""
+"""Platforms by name, the engine that knows none of them, a server on another platform than `local`, and the example of
+docs/porting.md."""
 from __future__ import annotations
 
 import ast
@@ -25,7 +26,8 @@ SIZE = 4 << 20
 # --- the engine knows no platform
 
 # What a volume is made of: all of cdpcore, and these.
-ENGINE = [path for package in ("moments", "store", "volume", "check") for path in sorted((ROOT / "src/cdp" / package).glob("*.py"))]
+ENGINE = [path for package in ("moments", "store", "volume", "check")
+          for path in sorted((ROOT / "src/cdp" / package).glob("*.py"))]
 FRONT = {"cdp.platform", "cdp.platform.tsd", "cdp.serve.luns", "cdp.nbd", "cdp.serve.server", "cdp.conformance"}
 
 
@@ -55,9 +57,11 @@ with cdp.create(sys.argv[1], size=1 << 20) as volume:
     volume.pwrite(b"x", 0)
     volume.create_image("i")
     volume.restore("#1")
-print([name for name in sys.modules if name.startswith(("cdp.platform", "cdp.platform.tsd", "cdp.serve.luns", "cdp.nbd", "cdp.conformance"))])
+front = ("cdp.platform", "cdp.platform.tsd", "cdp.serve.luns", "cdp.nbd", "cdp.conformance")
+print([name for name in sys.modules if name.startswith(front)])
 """
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "v")], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "v")], capture_output=True, text=True,
+                          check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -150,7 +154,8 @@ def test_tsd_in_shadow_mode_takes_over(tmp_path: Path):
             first.close()
             done: list[object] = []
             from cdp.platform import IoRequest
-            router.submit(IoRequest(Op.WRITE, 512, 512, memoryview(b"2" * 512), done=lambda _request, error: done.append(error)))
+            router.submit(IoRequest(Op.WRITE, 512, 512, memoryview(b"2" * 512), 
+                                    done=lambda _request, error: done.append(error)))
             time.sleep(0.1)
             assert not done
             nodes[2].workload.assign(second.group, lun, deadline=time.monotonic() + 10)
@@ -167,7 +172,8 @@ def test_serve_on_the_python_platform(tmp_path: Path):
     cdp.create(tmp_path / "v", size=SIZE).close()
     socket = tmp_path / "s"
     serve = [sys.executable, "-m", "cdp", "serve", str(tmp_path / "v"), "--unix", str(socket), "--platform", "python"]
-    server = subprocess.Popen(serve, stderr=subprocess.PIPE, text=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+    server = subprocess.Popen(serve, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
     try:
         assert server.stderr
         assert any("ready" in line for line in iter(server.stderr.readline, ""))
@@ -190,6 +196,8 @@ def test_serve_on_the_python_platform(tmp_path: Path):
 
 def test_serve_on_an_unknown_platform(tmp_path: Path):
     cdp.create(tmp_path / "v", size=SIZE).close()
-    serve = [sys.executable, "-m", "cdp", "serve", str(tmp_path / "v"), "--unix", str(tmp_path / "s"), "--set", "platform=nowhere"]
-    done = subprocess.run(serve, capture_output=True, text=True, check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+    serve = [sys.executable, "-m", "cdp", "serve", str(tmp_path / "v"), "--unix", str(tmp_path / "s"), "--set",
+             "platform=nowhere"]
+    done = subprocess.run(serve, capture_output=True, text=True, check=False,
+                          env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
     assert done.returncode == 3 and "no platform 'nowhere'" in done.stderr and done.stderr.count("\n") == 1

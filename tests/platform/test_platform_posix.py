@@ -46,7 +46,8 @@ def node():
 
 @pytest.fixture
 def child(node):
-    process = subprocess.Popen([sys.executable, "-c", CHILD, node.hub_path], env=environ(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", CHILD, node.hub_path], env=environ(), stdout=subprocess.PIPE,
+                               text=True)
     try:
         assert process.stdout.readline() == "ready\n"
         yield process
@@ -87,7 +88,8 @@ def test_another_process_changes_a_buffer_in_place(node, child):
 
 
 def test_a_process_that_is_killed_is_a_node_that_is_gone(node, child):
-    assert completed(node, CpSendReq(THERE, b"0 0 0 0 0", HERE)) is None    # its callback raises, which is its own affair
+    # its callback raises, which is its own affair
+    assert completed(node, CpSendReq(THERE, b"0 0 0 0 0", HERE)) is None
     child.send_signal(signal.SIGKILL)
     child.wait()
     for _ in range(200):

@@ -1,4 +1,5 @@
-"""cdp replay on volumes: what is issued, what the report says, what is refused before anything is touched, pace, interruption."""
+"""cdp replay on volumes: what is issued, what the report says, what is refused before anything is touched, pace,
+interruption."""
 
 import gzip
 import json

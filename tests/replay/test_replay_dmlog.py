@@ -1,4 +1,5 @@
-"""Write logs replayed with their own data: the disk at the end, and the volume's moment at every flush against an independent replay."""
+"""Write logs replayed with their own data: the disk at the end, and the volume's moment at every flush against an
+independent replay."""
 
 import json
 import os
@@ -19,8 +20,8 @@ DISK_BYTES = 24 << 20
 
 
 def flushes_of(log):
-    """(changes so far, disk) at each flush, and at the end: straight from the format's definition (super block, then entries of
-    one sector each, and data). A write counts once for each 8 MiB, as replay issues it."""
+    """(changes so far, disk) at each flush, and at the end: straight from the format's definition (super block, then
+    entries of one sector each, and data). A write counts once for each 8 MiB, as replay issues it."""
     data = log.read_bytes()
     _, _, entries, size = struct.unpack_from("<QQQI", data)
     disk, at, changes = bytearray(DISK_BYTES), size, 0

@@ -83,7 +83,8 @@ def test_our_server_holds_what_the_trace_wrote(tmp_path, depth, aligned):
 
 
 def test_a_flush_stands_behind_what_it_flushes(tmp_path):
-    """Many requests in flight: in the server's log, each flush comes after all changes before it in the trace, and before the others."""
+    """Many requests in flight: in the server's log, each flush comes after all changes before it in the trace, and
+    before the others."""
     requests = [("WS", i % 900 * 8, 8) if i % 50 else ("FN", 0, 0) for i in range(1, 3000)]
     trace = blkparse(tmp_path / "t.txt", requests)
     with ours(tmp_path) as (volume, uri):

@@ -38,4 +38,5 @@ def test_replayed_and_verified(tmp_path, name, mode):
     issued = sum(got["requests"][kind]["count"] for kind in ("read", "write", "trim", "zero"))
     flushes = got["requests"]["flush"]["count"]
     assert got["records"] - flushes <= issued and all(v["ok"] for v in got["verify"])
-    assert issued <= got["records"] or mode == "before"     # there long trims are taken apart, as long writes are anywhere
+    # there long trims are taken apart, as long writes are anywhere
+    assert issued <= got["records"] or mode == "before"

@@ -1,4 +1,5 @@
-"""Does verification see what it must? Volumes are filled by hand, from the definition of the content in Python, rightly and wrongly."""
+"""Does verification see what it must? Volumes are filled by hand, from the definition of the content in Python, rightly
+and wrongly."""
 
 import dataclasses
 import random

@@ -1,4 +1,5 @@
-"""A server that is suspended: commands say so and end; a signal that comes meanwhile is not lost; a server at work is waited for."""
+"""A server that is suspended: commands say so and end; a signal that comes meanwhile is not lost; a server at work is
+waited for."""
 import os
 import signal
 import subprocess
@@ -23,7 +24,8 @@ def gives_up(process, began):
 
 
 def test_commands_give_up_and_a_signal_is_not_lost(world):  # noqa: F811
-    """SIGSTOP in the middle of an import; then every command, `serve` too, gives up; SIGTERM, SIGCONT: the server ends as it should."""
+    """SIGSTOP in the middle of an import; then every command, `serve` too, gives up; SIGTERM, SIGCONT: the server ends
+    as it should."""
     cdp.create(world.path / "web", size=64 * MIB).close()
     with open(world.path / "disk.img", "wb") as file:
         file.writelines(bytes([i + 1]) * MIB for i in range(64))
@@ -31,8 +33,8 @@ def test_commands_give_up_and_a_signal_is_not_lost(world):  # noqa: F811
     pid = world.server.pid
 
     def start(*args):
-        return subprocess.Popen(interop.cdp_argv(*args), cwd=world.path, env=interop.environ(), text=True, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(interop.cdp_argv(*args), cwd=world.path, env=interop.environ(), text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     importing = start("import", "disk.img", "web")
     with connect(str(world.path / "web")) as service:

@@ -1,5 +1,6 @@
-"""Calls that fail, a full disk, and damage on the medium: errors are clear, nothing acknowledged is lost, reads never lie silently
-about what was flushed, and nothing leaks. On the simulated disk, seeded. Both kinds of volumes: of before-images, calls on the disk in place fail as well."""
+"""Calls that fail, a full disk, and damage on the medium: errors are clear, nothing acknowledged is lost, reads never
+lie silently about what was flushed, and nothing leaks. On the simulated disk, seeded. Both kinds of volumes: of
+before-images, calls on the disk in place fail as well."""
 from __future__ import annotations
 
 import errno
@@ -25,8 +26,8 @@ from cdpcore.system.os import SimOs
 pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 
 KINDS = ["after", "before"]
-CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "create", "sync_dir", "rename", "unlink", "truncate", "punch",
-         "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")
+CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "create", "sync_dir", "rename", "unlink",
+         "truncate", "punch", "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")
 UNSURE = ("bookmark", "unbookmark", "restore", "destroy", "undo", "shut", "reopen")
 PARTS = (None, None, "/log/", "/log/", "/runs/", "catalog", "/images/")
 DISK_PARTS = ("/v.img", "/v.img", "disk.state", "disk.json")
@@ -67,12 +68,12 @@ class Faults:
 
     def arm(self) -> None:
         rnd = self.random
-        self.sim.fail(rnd.choice(CALLS), part=rnd.choice(self.parts), n=rnd.randint(1, rnd.choice((2, 10))), times=rnd.choice((1, 1, 2, 6)),
-                      error=rnd.choice((errno.EIO, errno.EIO, errno.ENOSPC)))
+        self.sim.fail(rnd.choice(CALLS), part=rnd.choice(self.parts), n=rnd.randint(1, rnd.choice((2, 10))),
+                      times=rnd.choice((1, 1, 2, 6)), error=rnd.choice((errno.EIO, errno.EIO, errno.ENOSPC)))
 
     def after_failure(self, name: str) -> None:
-        """What was refused is not there, what is there is right. What failed half-way may be in the log or not: both are
-        right, and it is known after the next opening."""
+        """What was refused is not there, what is there is right. What failed half-way may be in the log or not: both
+        are right, and it is known after the next opening."""
         rnd, world = self.random, self.world
         if rnd.random() < 0.7:
             self.sim.clear_faults()
@@ -81,7 +82,8 @@ class Faults:
             if node.volume is None or node.volume.closed:
                 continue
             durable = node.model.durable
-            while not succeeds(lambda node=node: world.catch_up(node)):   # what is written back may have gone on before it failed
+            # what is written back may have gone on before it failed
+            while not succeeds(lambda node=node: world.catch_up(node)):
                 pass
             node.model.durable = durable
             seq = node.volume._core.position()[0]
@@ -89,7 +91,8 @@ class Faults:
             node.model.cut(seq, durable=False)
             sticky |= node.volume._core.stats()["failed_errno"] != 0
             got = bytearray(world.size.volume)
-            if succeeds(lambda: node.volume.pread_into(got, 0)):    # noqa: B023  (the fault may hit this read: an error, not other bytes)
+            # the fault may hit this read: an error, not other bytes
+            if succeeds(lambda: node.volume.pread_into(got, 0)):    # noqa: B023
                 assert got == node.model.now
         self.sticky += sticky
         if world.pending or world.root.volume is None or name in UNSURE or sticky or rnd.random() < 0.3:
@@ -97,8 +100,8 @@ class Faults:
             self.again(power=sticky or name in ("shut", "reopen") or rnd.random() < 0.5)
 
     def again(self, power: bool) -> None:
-        """Close, in whatever state it is, and open again. After a failed sync the power is cycled: what the page cache still shows may not
-        be on the medium, and no program can tell."""
+        """Close, in whatever state it is, and open again. After a failed sync the power is cycled: what the page cache
+        still shows may not be on the medium, and no program can tell."""
         rnd, world = self.random, self.world
         if rnd.random() < 0.7:
             succeeds(world.close)
@@ -112,7 +115,8 @@ class Faults:
 
     def end(self) -> None:
         world = self.world
-        if world.pending or any(n.volume is not None and n.volume._core.stats()["failed_errno"] for n in world.root.family()):
+        if world.pending or any(n.volume is not None and n.volume._core.stats()["failed_errno"]
+                                for n in world.root.family()):
             self.again(power=True)
         world.close()
         world.forget()
@@ -125,7 +129,8 @@ class Faults:
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_failing_calls(seeds: Seeds, kind: str) -> None:
-    """Any call fails at any time with EIO or ENOSPC, once or often: a clear error, and after it the model's content and history."""
+    """Any call fails at any time with EIO or ENOSPC, once or often: a clear error, and after it the model's content and
+    history."""
     gc.collect()
     gc.freeze()
     failures = sticky = 0
@@ -146,8 +151,8 @@ def test_failing_calls(seeds: Seeds, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threads", [False, True], ids=["inline", "threads"])
 def test_full_disk(threads: bool, kind: str) -> None:
-    """A disk that fills up: writes are refused with OutOfSpace, all that was acknowledged can be read, and flushed, and is there after
-    opening again; with space again, writing goes on by itself."""
+    """A disk that fills up: writes are refused with OutOfSpace, all that was acknowledged can be read, and flushed, and
+    is there after opening again; with space again, writing goes on by itself."""
     sim = SimOs(7)
     small = tuning(128 * KIB, 1024 * KIB, slots=4, threads=threads)
     world = World(7, sim, "/v", Size(2048 * KIB, small, 1, kind == "before"))
@@ -226,8 +231,9 @@ def claims(sim: SimOs, path: str) -> tuple[list[int], int]:
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_flipped_bits(seeds: Seeds, kind: str) -> None:
-    """One bit of the log or a run flips while the machine is off: the opening says Corruption, or everything durable is there; a read says
-    Corruption, or gives the right bytes but for that one bit of data; nothing crashes, nothing is dropped in silence."""
+    """One bit of the log or a run flips while the machine is off: the opening says Corruption, or everything durable is
+    there; a read says Corruption, or gives the right bytes but for that one bit of data; nothing crashes, nothing is
+    dropped in silence."""
     told = wrong = fine = 0
     for seed in seeds(100):
         result = flip(seed, kind)
@@ -255,7 +261,8 @@ def flip(seed: int, kind: str) -> str:
     size = sim.size(path)
     if offsets:     # not the untouched part of a segment
         size = min(size, offsets[-1] + 40 * KIB)
-    byte = rnd.choice((rnd.randrange(size), rnd.randrange(min(size, 4200)), *(o + rnd.randrange(120) for o in offsets[-3:])))
+    byte = rnd.choice((rnd.randrange(size), rnd.randrange(min(size, 4200)),
+                       *(o + rnd.randrange(120) for o in offsets[-3:])))
     if path == "/v/disk.state":     # not its padding
         byte = byte % 64 + (size > 4096) * rnd.randrange(2) * 4096
     sim.flip(path, byte, rnd.randrange(8))
@@ -283,7 +290,9 @@ def look(world: World, known: set[int], path: str, durable: int, rnd: random.Ran
             got, right = image.pread(size, 0), model.at(at)[0]
             if got != right:
                 differ = [(a, b) for a, b in zip(got, right, strict=True) if a != b]
-                assert int(path[-14:-4]) in known and "/log/" in path, "damage that recovery or a run's checksum must see"
+                assert int(path[-14:-4]) in known and "/log/" in path, (
+                    "damage that recovery or a run's checksum must see"
+                )
                 assert len(differ) == 1 and (differ[0][0] ^ differ[0][1]).bit_count() == 1
                 damaged = True
             list(image.extents())

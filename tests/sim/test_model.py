@@ -1,8 +1,8 @@
-"""The engine against the model of support/model.py: random operations on a volume, its images and images of images, compared byte
-for byte at random points, by seq, time and bookmark, in extents and in history.
+"""The engine against the model of support/model.py: random operations on a volume, its images and images of images,
+compared byte for byte at random points, by seq, time and bookmark, in extents and in history.
 
-Histories of 500 operations, each on its own simulated machine; then shorter ones on the real one, with threads. A failing
-program is made small before it is shown.
+Histories of 500 operations, each on its own simulated machine; then shorter ones on the real one, with threads. A
+failing program is made small before it is shown.
 """
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def test_operations_agree_with_the_model(seeds: Seeds, kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_operations_on_the_real_machine(tmp_path: Path, seeds: Seeds, kind: str):
     for seed in seeds(3):
-        world = World(seed, posix(), str(tmp_path / f"v{seed}"), replace(REAL, before=kind == "before"), catalog=lmdb_catalog)
+        world = World(seed, posix(), str(tmp_path / f"v{seed}"), replace(REAL, before=kind == "before"),
+                      catalog=lmdb_catalog)
         world.create(with_base=seed % 3 == 1)
         try:
             for op in world.program(250):

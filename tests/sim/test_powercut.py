@@ -1,4 +1,5 @@
-"""The power goes, or the process is killed, at any call: what comes back is a prefix in seq order that holds all that was flushed.
+"""The power goes, or the process is killed, at any call: what comes back is a prefix in seq order that holds all that
+was flushed.
 
 Every history is drawn from its seed: a volume is made, used, and cut off at some OS call of some operation (creating,
 sealing, merging, imaging, restoring, writing a restore back, recovering and all else), several times over.
@@ -25,10 +26,13 @@ from cdpcore.system.os import SimOs
 pytestmark = pytest.mark.sanitize
 
 MODES = ["seeded"] * 6 + ["drop", "keep"] + ["killed"] * 3      # killed: the machine goes on
-PLACES = {"_seal": "sealing", "merge_once": "merging", "write_back": "writing a restore back", "settle_disk": "settling the disk",
+PLACES = {"_seal": "sealing", "merge_once": "merging", "write_back": "writing a restore back",
+          "settle_disk": "settling the disk",
           "_finish": "ending a restore", "_reclaim": "freeing", "recover": "recovering"}
-INSIDE = [(Maintainer, "_seal"), (Maintainer, "merge_once"), (WriteBack, "_step"), (WriteBack, "_finish"), (Volume, "_reclaim")]
-BUSY = {**WEIGHTS, "write": 90, "restore": 12, "destroy": 4, "undo": 6, "reopen": 8}     # much that goes on for many calls
+INSIDE = [(Maintainer, "_seal"), (Maintainer, "merge_once"), (WriteBack, "_step"), (WriteBack, "_finish"),
+          (Volume, "_reclaim")]
+# much that goes on for many calls
+BUSY = {**WEIGHTS, "write": 90, "restore": 12, "destroy": 4, "undo": 6, "reopen": 8}
 
 
 class History:
@@ -69,7 +73,8 @@ class History:
     @contextmanager
     def cut_inside(self, owner: type, name: str) -> Iterator[None]:
         """What goes on beside the requests has few calls among many: the cut comes some calls after it has begun."""
-        left, call, whole = self.random.randint(1, 3), self.random.randint(1, self.random.choice((3, 12))), getattr(owner, name)
+        left, whole = self.random.randint(1, 3), getattr(owner, name)
+        call = self.random.randint(1, self.random.choice((3, 12)))
 
         def cut(it, *args, **how):
             nonlocal left
@@ -113,7 +118,8 @@ class History:
         """It is the power that went; where."""
         if self.sim.powered:
             raise error
-        self.places.update(frame.f_code.co_name.rsplit(".", 1)[-1] for frame, _ in traceback.walk_tb(error.__traceback__))
+        self.places.update(frame.f_code.co_name.rsplit(".", 1)[-1]
+                           for frame, _ in traceback.walk_tb(error.__traceback__))
 
     def find(self) -> None:
         if self.world.root is None or not self.sim.exists("/v/lock"):
@@ -132,7 +138,8 @@ class History:
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["after", "before"])
 def test_histories(seeds: Seeds, kind: str) -> None:
-    """Every history recovers to a prefix with all that was flushed; images, bookmarks, restores that were acknowledged are there."""
+    """Every history recovers to a prefix with all that was flushed; images, bookmarks, restores that were acknowledged
+    are there."""
     gc.collect()
     gc.freeze()     # a crash collects what was left behind: only that, and not all of the test run
     cuts = lost = again = 0
@@ -145,7 +152,8 @@ def test_histories(seeds: Seeds, kind: str) -> None:
             cuts, lost, again = cuts + history.cuts, lost + history.lost, again + history.recovery_cuts
     finally:
         gc.unfreeze()
-    print(f"{seeds.done} histories, {cuts} power cuts, {again} more during recovery, {lost} unflushed records lost; in the middle of "
-          f"{', '.join(sorted(PLACES[p] for p in places))}")
+    print(f"{seeds.done} histories, {cuts} power cuts, {again} more during recovery, {lost} unflushed records lost; "
+          f"in the middle of {', '.join(sorted(PLACES[p] for p in places))}")
     hit = {"_seal"} if kind == "after" else {"_seal", "_finish", "settle_disk"}
-    assert seeds.done < 50 or (cuts > seeds.done // 2 and again and lost and places >= hit)     # the cuts did hit something
+    # the cuts did hit something
+    assert seeds.done < 50 or (cuts > seeds.done // 2 and again and lost and places >= hit)

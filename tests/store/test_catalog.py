@@ -64,10 +64,11 @@ def test_its_name_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert any(path.endswith("catalog.lmdb") for path in synced)
 
 
-@pytest.mark.parametrize("wrong", ["bookmark gone", "bookmark moved", "bookmark made up", "restore gone", "restore moved", "restore made up",
-                                   "time", "size"])
+@pytest.mark.parametrize("wrong", ["bookmark gone", "bookmark moved", "bookmark made up", "restore gone",
+                                   "restore moved", "restore made up", "time", "size"])
 def test_compared_with_the_log(tmp_path: Path, wrong: str) -> None:
-    """Whatever the catalog says wrongly is found, and mended by a rebuild; a sound one has no problem, also after freeing."""
+    """Whatever the catalog says wrongly is found, and mended by a rebuild; a sound one has no problem, also after
+    freeing."""
     path = tmp_path / "v"
     with cdp.create(path, size=MIB) as volume:
         for i in range(4):
@@ -88,14 +89,17 @@ def test_compared_with_the_log(tmp_path: Path, wrong: str) -> None:
         if how == "gone":
             txn.remove(BookmarkRow, bookmark.name) if what == "bookmark" else txn.remove(RestoreRow, restore.seq)
         elif how == "moved":
-            txn.put(dataclasses.replace(bookmark, at_seq=1) if what == "bookmark" else dataclasses.replace(restore, target_seq=1))
+            txn.put(dataclasses.replace(bookmark, at_seq=1) if what == "bookmark"
+                    else dataclasses.replace(restore, target_seq=1))
         elif how:
-            txn.put(dataclasses.replace(bookmark, name="x") if what == "bookmark" else dataclasses.replace(restore, seq=2))
+            txn.put(dataclasses.replace(bookmark, name="x") if what == "bookmark"
+                    else dataclasses.replace(restore, seq=2))
         else:
             txn.put(dataclasses.replace(segment, **({"first_ts_ns": 1} if what == "time" else {"file_bytes": 8192})))
     catalog.close()
     problems = check.check(path).problems
-    if wrong != "bookmark gone":        # its deletion may have been freed by the destructive restore: that cannot be told
+    # its deletion may have been freed by the destructive restore: that cannot be told
+    if wrong != "bookmark gone":
         assert len(problems) == 1 and "rebuild" in problems[0].hint, problems
     assert rebuild.rebuild(path).problems == []
     assert check.check(path).problems == []

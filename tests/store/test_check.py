@@ -75,7 +75,8 @@ def test_flipped_bits_are_found(filled):
     for victim in [*(path / "log").iterdir(), *(path / "runs").iterdir()]:
         whole = victim.read_bytes()
         at = rng.randrange(len(whole))
-        while not any(whole[at & ~511:(at & ~511) + 512]):     # padding is not covered by a checksum, data and headers are
+        # padding is not covered by a checksum, data and headers are
+        while not any(whole[at & ~511:(at & ~511) + 512]):
             at = rng.randrange(len(whole))
         raw = bytearray(whole)
         raw[at] ^= 1 << rng.randrange(8)
@@ -91,7 +92,8 @@ def test_missing_segment_is_found_and_not_rebuilt_over(filled):
     middle = sorted((path / "log").iterdir())[1]
     kept = middle.read_bytes()
     middle.unlink()
-    assert any("missing" in p.what or "no such" in p.what.lower() or middle.name in p.where for p in check.check(path).problems)
+    assert any("missing" in p.what or "no such" in p.what.lower() or middle.name in p.where
+               for p in check.check(path).problems)
     before = sorted(p.name for p in path.rglob("*"))
     with pytest.raises(cdp.Corruption, match="missing"):
         rebuild.rebuild(path, settings=SMALL)

@@ -1,5 +1,5 @@
-"""What says how far a disk in place is (disk.state), how it looked (disk.json), and the disk: check names what does not fit, opening
-refuses what it could not mend, and neither takes for damage what a crash leaves."""
+"""What says how far a disk in place is (disk.state), how it looked (disk.json), and the disk: check names what does not
+fit, opening refuses what it could not mend, and neither takes for damage what a crash leaves."""
 from __future__ import annotations
 
 import os
@@ -69,7 +69,8 @@ def place(tmp_path: Path) -> Place:
 
 def one_problem(place: Place, where: Path, what: str, hint: str) -> None:
     report = check.check(place.v)
-    assert sum(p.where == str(where) and what in p.what and hint in p.hint for p in report.problems) == 1 and not report.ok, report.problems
+    assert sum(p.where == str(where) and what in p.what and hint in p.hint
+               for p in report.problems) == 1 and not report.ok, report.problems
 
 
 def sound(place: Place) -> None:
@@ -161,7 +162,7 @@ def test_the_disk_itself(place: Place):
     one_problem(place, place.disk, "no such disk", "path of a raw disk")
 
 
-# --- after a crash -----------------------------------------------------------------------------------------------------
+# --- after a crash ----------------------------------------------------------------------------------------------------
 
 def shifted(place: Place) -> None:
     os.utime(place.disk, ns=(0, place.disk.stat().st_mtime_ns - 10**9))
@@ -185,11 +186,15 @@ def test_a_write_from_outside_after_a_crash_is_noticed(place: Place, code: str, 
 
 
 def test_what_is_not_a_write_from_outside(place: Place):
-    """A crash in the middle of work, recovery that puts the disk back, a crash right after, a time that a power cut has lost, a disk
-    that was touched and vouched for, a destructive restore that was killed while it was written back."""
+    """A crash in the middle of work, recovery that puts the disk back, a crash right after, a time that a power cut has
+    lost, a disk that was touched and vouched for, a destructive restore that was killed while it was written back."""
     opening: list[Callable[[], None]] = [
-        lambda: place.crash(BEHIND), lambda: place.crash("pass"), lambda: (place.crash(IDLE), shifted(place))[0],
-        lambda: place.crash("pass"), lambda: place.crash("import time; volume.restore(0, destructive=True); time.sleep(0.4)")]
+        lambda: place.crash(BEHIND),
+        lambda: place.crash("pass"),
+        lambda: (place.crash(IDLE), shifted(place))[0],
+        lambda: place.crash("pass"),
+        lambda: place.crash("import time; volume.restore(0, destructive=True); time.sleep(0.4)"),
+    ]
     for turn in opening:
         turn()
         sound(place)
@@ -200,10 +205,11 @@ def test_what_is_not_a_write_from_outside(place: Place):
     cdp.open(place.v).close()
 
 
-# --- letting go --------------------------------------------------------------------------------------------------------
+# --- letting go -------------------------------------------------------------------------------------------------------
 
 def test_detach_tells_where_a_restore_could_not_be_written_back(place: Place):
-    """No segment can be made, so nothing is put on the disk: it is not what the volume shows, which reading it through the volume is."""
+    """No segment can be made, so nothing is put on the disk: it is not what the volume shows, which reading it through
+    the volume is."""
     with cdp.open(place.v) as volume, volume.at(0) as image:
         old = image.pread(MIB, 0)
     place.crash("volume.restore(0)")

@@ -1,4 +1,5 @@
-"""docs/format.md against real bytes: golden files are read by a parser written from the document alone, and by the engine."""
+"""docs/format.md against real bytes: golden files are read by a parser written from the document alone, and by the
+engine."""
 import shutil
 import struct
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_segment_by_the_document():
     later, _, _, no_data, _, kind, _, _ = struct.unpack_from("<QQQIIHHI", frame, 104)
     assert kind == 4 and no_data == 0 and later > ts > created
     trailer = raw[-4096:]
-    (magic, end_salt, lo, hi, ts_lo, ts_hi, at, frames, dir_crc, number, crc) = struct.unpack_from("<8sQQQQQQIIII", trailer)
+    (magic, end_salt, lo, hi, ts_lo, ts_hi, at, frames, dir_crc, number,
+     crc) = struct.unpack_from("<8sQQQQQQIIII", trailer)
     assert (magic, end_salt, lo, hi, ts_lo, ts_hi, frames, number) == (b"CDPEND1\0", salt, 1, 2, ts, later, 1, 1)
     assert crc == zeroed_crc(trailer, 68) and dir_crc == crc32c(raw[at:at + 32 * frames])
     assert struct.unpack_from("<QQQII", raw, at) == (1, ts, 2, 1, 2)
@@ -58,7 +60,8 @@ def test_run_by_the_document():
     raw = (GOLDEN / "v1/runs/0000000001.run").read_bytes()
     (magic, version, crc, _, lo, hi, seg_lo, seg_hi, extents, versions, blocks, fences, crcs, size, crcs_crc, flags) = \
         struct.unpack_from("<8sII16sQQIIQQQQQQII", raw)
-    assert (magic, version, lo, hi, seg_lo, seg_hi, extents, versions, blocks, flags) == (b"CDPRUN1\0", 1, 1, 2, 1, 1, 1, 1, 1, 0)
+    assert (magic, version, lo, hi, seg_lo, seg_hi, extents, versions, blocks,
+            flags) == (b"CDPRUN1\0", 1, 1, 2, 1, 1, 1, 1, 1, 0)
     assert crc == zeroed_crc(raw[:4096], 12) and size == len(raw) and crcs_crc == crc32c(raw[crcs:])
     assert struct.unpack_from("<I", raw, crcs)[0] == crc32c(raw[4096:crcs])
     start, at_versions, at_extents, n_extents, n_versions = struct.unpack_from("<QQQII", raw, fences)

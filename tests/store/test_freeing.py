@@ -1,5 +1,5 @@
-"""What a destructive restore frees is nobody's to read any more: reads that began before it end first, and what is open keeps it from
-beginning."""
+"""What a destructive restore frees is nobody's to read any more: reads that began before it end first, and what is open
+keeps it from beginning."""
 from __future__ import annotations
 
 import threading
@@ -25,7 +25,8 @@ def pattern(number: int) -> bytes:
 
 
 def test_reads_in_flight() -> None:
-    """A long read of thousands of scattered pieces goes on while its pieces are discarded: it never sees them punched or deleted."""
+    """A long read of thousands of scattered pieces goes on while its pieces are discarded: it never sees them punched
+    or deleted."""
     sim = SimOs(1)
     small = tuning(128 * KIB, 2048 * KIB, records=4000)
     creation.create("/v", SIZE, small, os=sim, catalog=on(sim))
@@ -69,7 +70,8 @@ def test_reads_in_flight() -> None:
 
 
 def test_what_is_open_is_not_freed(tmp_path: Path) -> None:
-    """A time image, a walk over one's extents, and a target of one that was closed keep a destructive restore away; then it goes on."""
+    """A time image, a walk over one's extents, and a target of one that was closed keep a destructive restore away;
+    then it goes on."""
     with cdp.create(tmp_path / "v", size=1 << 20) as volume:
         volume.pwrite(pattern(1), 0)
         volume.pwrite(pattern(2), 0)

@@ -39,7 +39,8 @@ def histories(draw: st.DrawFn) -> tuple[list[RestoreRecord], int]:
     for _ in range(draw(st.integers(0, 12))):
         seq += draw(st.integers(1, 5))
         start = draw(st.integers(0, SECTORS - 1))
-        restores.append(RestoreRecord(seq, seq, draw(st.integers(0, seq - 1)), start, draw(st.integers(start + 1, SECTORS))))
+        restores.append(RestoreRecord(seq, seq, draw(st.integers(0, seq - 1)), start,
+                                      draw(st.integers(start + 1, SECTORS))))
     return restores, draw(st.sampled_from([NOW, seq + 1, draw(st.integers(0, seq + 1))]))
 
 
@@ -60,7 +61,8 @@ def test_as_defined(history: tuple[list[RestoreRecord], int]) -> None:
 def test_cost() -> None:
     """16 times the ranges cost 16 times the lines of Python and a little; by the definition it would be 256 times."""
     def lines(n: int) -> int:
-        restores = [RestoreRecord(10 * i + 5, 0, 10 * i, 16 * (i * 7919 % n), 16 * (i * 7919 % n) + 8) for i in range(1, n + 1)]
+        restores = [RestoreRecord(10 * i + 5, 0, 10 * i, 16 * (i * 7919 % n), 16 * (i * 7919 % n) + 8)
+                    for i in range(1, n + 1)]
         count = 0
 
         def trace(frame: FrameType, event: str, arg: object) -> object:
@@ -97,4 +99,5 @@ def test_undo_is_always_possible(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with cdp.open(tmp_path / "v", settings=cdp.Settings(max_restores=32)) as volume:
         volume.restore("#0")
         assert volume.pread(8192, 0) == bytes(8192)
-        assert PENDING not in {lo for _, _, intervals in view(NOW, volume._store.lineage_records(), 2048) for lo, _ in intervals}
+        assert PENDING not in {lo for _, _, intervals in view(NOW, volume._store.lineage_records(), 2048)
+                               for lo, _ in intervals}

@@ -1,4 +1,5 @@
-"""The folder of an open volume is moved, deleted or replaced: noticed, told by both paths, nothing lost, and nothing done to what is there now."""
+"""The folder of an open volume is moved, deleted or replaced: noticed, told by both paths, nothing lost, and nothing
+done to what is there now."""
 import errno
 import shutil
 import time
@@ -135,6 +136,7 @@ def test_commands_say_where_it_was_and_is(place, tmp_path, monkeypatch):
         place.rename(away)
         refused(server.volume("v"), "moved or deleted")
         with connect(str(away)) as service:
-            for call in (lambda: service.bookmark("b"), lambda: service.create_image("i"), lambda: service.read(512 << 10, 4096)):
+            for call in (lambda: service.bookmark("b"), lambda: service.create_image("i"),
+                         lambda: service.read(512 << 10, 4096)):
                 with pytest.raises(Unavailable, match=rf"{place}: the folder of this open volume was moved"):
                     call()

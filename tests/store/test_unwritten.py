@@ -1,4 +1,5 @@
-"""Points in the newest part of the history, which is in memory: they are found without waiting for the log, and are what the files say later."""
+"""Points in the newest part of the history, which is in memory: they are found without waiting for the log, and are
+what the files say later."""
 from __future__ import annotations
 
 import random
@@ -28,8 +29,8 @@ def elsewhere(call: Callable[[], object], seconds: float = 10) -> object:
 
 
 def test_nothing_waits_for_the_log(tmp_path: Path) -> None:
-    """While somebody holds the append lock, as a writer does that waits for the device, moments of the open frame, of the open segment
-    and of sealed ones are resolved, explained, listed, opened and read."""
+    """While somebody holds the append lock, as a writer does that waits for the device, moments of the open frame, of
+    the open segment and of sealed ones are resolved, explained, listed, opened and read."""
     creation.create(str(tmp_path / "v"), 1024 * KIB, SMALL)
     with Volume(tmp_path / "v", _tuning=SMALL) as volume:
         rnd = random.Random(4)
@@ -63,8 +64,8 @@ def test_nothing_waits_for_the_log(tmp_path: Path) -> None:
 
 
 def test_beside_writers(tmp_path: Path) -> None:
-    """Lists and times taken while four threads write: whole records, no hole, nothing that is not visible, times that resolve to their own
-    record, and the same list afterwards from the files."""
+    """Lists and times taken while four threads write: whole records, no hole, nothing that is not visible, times that
+    resolve to their own record, and the same list afterwards from the files."""
     creation.create(str(tmp_path / "v"), 1024 * KIB, SMALL)
     volume = Volume(tmp_path / "v", _tuning=SMALL)
     stop, taken = threading.Event(), []
@@ -85,7 +86,9 @@ def test_beside_writers(tmp_path: Path) -> None:
         while time.monotonic() < until:
             seen = volume.window().newest.seq
             records = volume.records(max(0, seen - 3000))
-            assert len(records) == 0 or records["seq"].tolist() == list(range(max(0, seen - 3000) + 1, int(records["seq"][-1]) + 1))
+            assert len(records) == 0 or records["seq"].tolist() == list(
+                range(max(0, seen - 3000) + 1, int(records["seq"][-1]) + 1)
+            )
             assert len(records) == 0 or seen <= records["seq"][-1] <= volume.window().newest.seq
             if len(records):
                 row = records[random.Random(seen).randrange(len(records))]

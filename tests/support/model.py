@@ -1,8 +1,8 @@
 """What a volume must do, in the least code that says it: a list of records, each of which puts new bytes somewhere.
 
 The engine's rules that are modelled: one serial order; a request is merged into whole sectors; a long write is several
-records; a zero or trim of no whole sector is a write; a flush with nothing new behind it leaves no record; a restore puts
-back what its range showed at its target. Beside the bytes, one letter a sector: b base, d data, z zero, h hole.
+records; a zero or trim of no whole sector is a write; a flush with nothing new behind it leaves no record; a restore
+puts back what its range showed at its target. Beside the bytes, one letter a sector: b base, d data, z zero, h hole.
 """
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ class Model:
         if durable:
             self.flushed = self.durable = seq
         elif self.flushed > seq:
-            self.flushed = next((i for i in range(seq, 0, -1) if self.rows[i - 1].fua or self.rows[i - 1].kind == FLUSH), 0)
+            self.flushed = next((i for i in range(seq, 0, -1) if self.rows[i - 1].fua
+                                 or self.rows[i - 1].kind == FLUSH), 0)
 
 
 def _apply(now: bytearray, letters: bytearray, patches: tuple[Patch, ...]) -> None:

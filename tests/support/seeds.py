@@ -1,4 +1,5 @@
-"""The seeds of a seeded test: a few fixed ones in `make test`; new ones for as long as it gets in `make soak`; one, to replay a failure."""
+"""The seeds of a seeded test: a few fixed ones in `make test`; new ones for as long as it gets in `make soak`; one, to
+replay a failure."""
 from __future__ import annotations
 
 import time
@@ -11,7 +12,8 @@ examples_factor = 1     # set by conftest.py before a test module is imported
 
 
 class Seeds:
-    """The fixture `seeds`. Calling it gives the seeds to run; the one that is running when a test fails is printed (conftest.py)."""
+    """The fixture `seeds`. Calling it gives the seeds to run; the one that is running when a test fails is printed
+    (conftest.py)."""
 
     def __init__(self, first: int | None, seconds: float | None):
         self.first, self.seconds = first, seconds
@@ -23,8 +25,8 @@ class Seeds:
         return many if self.seconds else few
 
     def __call__(self, count: int) -> Iterator[int]:
-        """`count` is for `make test`: seeds 0 to count - 1. With --seed that one alone, and with --seconds as well those after it for
-        that long (one at least)."""
+        """`count` is for `make test`: seeds 0 to count - 1. With --seed that one alone, and with --seconds as well
+        those after it for that long (one at least)."""
         until = time.monotonic() + self.seconds if self.seconds else 0.0
         seed, end = (0, count) if self.first is None else (self.first, self.first + 1)
         while seed < end or time.monotonic() < until:
@@ -36,5 +38,7 @@ class Seeds:
 
 
 def examples(count: int) -> settings:
-    """Settings of a hypothesis test: `count` examples, more of them in `make soak`. The examples are drawn from --hypothesis-seed."""
-    return settings(max_examples=count * examples_factor, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    """Settings of a hypothesis test: `count` examples, more of them in `make soak`. The examples are drawn from
+    --hypothesis-seed."""
+    return settings(max_examples=count * examples_factor, deadline=None,
+                    suppress_health_check=[HealthCheck.function_scoped_fixture])

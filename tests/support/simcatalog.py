@@ -1,5 +1,5 @@
-"""The catalog's twin on a simulated disk: JSON in one file, written through Os.write_file, so a transaction is atomic and
-durable as LMDB's is. Rows are the same frozen records; only where they are kept differs."""
+"""The catalog's twin on a simulated disk: JSON in one file, written through Os.write_file, so a transaction is atomic
+and durable as LMDB's is. Rows are the same frozen records; only where they are kept differs."""
 from __future__ import annotations
 
 import json

@@ -1,7 +1,8 @@
 """A volume, its images and the model of each, driven together by operations that are (name, number) pairs.
 
-An operation draws its parameters from its own number, and takes them modulo what there is, so every sub-list of a program
-is a program: that makes a failing one small (`shrink`). The same driver runs on the simulated disk and on the real one.
+An operation draws its parameters from its own number, and takes them modulo what there is, so every sub-list of a
+program is a program: that makes a failing one small (`shrink`). The same driver runs on the simulated disk and on the
+real one.
 """
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from cdpcore.system.os import Os, SimOs
 
 Op = tuple[str, int]
 LETTER = {"data": b"d", "zero": b"z", "hole": b"h"}
-WEIGHTS = {"write": 46, "small": 14, "zero": 10, "flush": 6, "bookmark": 3, "unbookmark": 2, "restore": 3, "destroy": 1, "undo": 2,
-           "image": 2, "unimage": 1, "shut": 2, "hold": 2, "look": 8, "history": 2, "reopen": 1}
+WEIGHTS = {"write": 46, "small": 14, "zero": 10, "flush": 6, "bookmark": 3, "unbookmark": 2, "restore": 3, "destroy": 1,
+           "undo": 2, "image": 2, "unimage": 1, "shut": 2, "hold": 2, "look": 8, "history": 2, "reopen": 1}
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,17 @@ class Size:
 KIB = 1024
 
 
-def tuning(slot: int, segment: int, slots: int = 3, records: int = 300, files: int = 2, threads: bool = False) -> Tuning:
-    return Tuning(slot_bytes=slot, n_slots=slots, segment_bytes=segment, max_records=records, merge_fanin=2, max_open_files=files,
+def tuning(slot: int, segment: int, slots: int = 3, records: int = 300, files: int = 2,
+           threads: bool = False) -> Tuning:
+    return Tuning(slot_bytes=slot, n_slots=slots, segment_bytes=segment, max_records=records, merge_fanin=2,
+                  max_open_files=files,
                   threads=threads, commit_interval_ms=1 if threads else 0, pending_bytes=256 * KIB, pending_changes=64)
 
 
-SIZES = (Size(192 * KIB, tuning(80 * KIB, 640 * KIB), 1), Size(96 * KIB, tuning(80 * KIB, 640 * KIB, slots=2, records=120), 1),
-         Size(320 * KIB, tuning(128 * KIB, 1024 * KIB, slots=4), 1), Size(640 * KIB, tuning(256 * KIB, 2048 * KIB, records=200), 2))
+SIZES = (Size(192 * KIB, tuning(80 * KIB, 640 * KIB), 1),
+         Size(96 * KIB, tuning(80 * KIB, 640 * KIB, slots=2, records=120), 1),
+         Size(320 * KIB, tuning(128 * KIB, 1024 * KIB, slots=4), 1),
+         Size(640 * KIB, tuning(256 * KIB, 2048 * KIB, records=200), 2))
 
 
 @dataclass
@@ -76,7 +81,8 @@ class Node:
         rows = [(seq, row) for seq, row in self.model.notes if row.kind == RESTORE]
         undone = {row.note[2] for _, row in rows}
         return [(seq, row.note[0], row.offset, row.length, row.note[1], row.note[2],
-                 not row.note[1] and not row.note[2] and seq not in undone and self.openable(seq - 1) and self.openable(seq))
+                 not row.note[1] and not row.note[2] and seq not in undone and self.openable(seq - 1)
+                 and self.openable(seq))
                 for seq, row in rows]
 
     def gaps(self) -> list[tuple[int, int]]:
@@ -90,7 +96,8 @@ class Node:
 
 
 class World:
-    """`os`: where it runs; `sim` is the same where it is simulated. Everything is drawn from `seed` and the operations."""
+    """`os`: where it runs; `sim` is the same where it is simulated. Everything is drawn from `seed` and the
+    operations."""
 
     def __init__(self, seed: int, os: Os, path: str, size: Size, catalog: Callable[..., Any] | None = None):
         self.os, self.path, self.size = os, path, size
@@ -102,7 +109,7 @@ class World:
         self.base: tuple[bytes, bytes] | None = None
         self.done = dict.fromkeys(WEIGHTS, 0)
 
-    # --- life ----------------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------------
 
     def create(self, with_base: bool = False) -> None:
         disk = f"{self.path}.img" if self.size.before else ""
@@ -116,7 +123,8 @@ class World:
 
     def make_disk(self, path: str, with_base: bool) -> None:
         """The disk to be protected, durable before it is: holes, or noise with holes."""
-        if not self.os.exists(path) or self.root is None and not self.os.exists(self.path):     # or half made, when the power went
+        # or half made, when the power went
+        if not self.os.exists(path) or self.root is None and not self.os.exists(self.path):
             if self.os.exists(path):
                 self.os.unlink(path)
             pieces, content = self.noise() if with_base else ([], bytearray(self.size.volume))
@@ -156,19 +164,22 @@ class World:
 
     def open(self) -> None:
         assert self.root
-        self.root.volume = Volume(self.path, _tuning=self.size.tuning, _os=self.os if self.sim else None, _catalog=self.catalog)
+        self.root.volume = Volume(self.path, _tuning=self.size.tuning, _os=self.os if self.sim else None,
+                                  _catalog=self.catalog)
         self.root.model.max_request = self.root.volume._core.max_request_bytes
         self.root.model.flushed = len(self.root.model.rows)
         self.root.model.zero_step = self.root.model.max_request if self.size.before else 0
         self.catch_up(self.root)        # what closing wrote back
 
     def catch_up(self, node: Node) -> None:
-        """Records that a before-image volume makes by itself, while a restore is written back, change nothing that is to be seen."""
+        """Records that a before-image volume makes by itself, while a restore is written back, change nothing that is
+        to be seen."""
         if self.size.before and node is self.root and node.volume is not None:
             while self.size.tuning.threads and self.writes_back(node):     # its records come when they like
                 time.sleep(0.002)
             rows = node.model.rows
-            for r in node.volume.records(since=len(rows)).tolist() if node.volume._core.position()[0] > len(rows) else []:
+            news = node.volume.records(since=len(rows)).tolist() if node.volume._core.position()[0] > len(rows) else []
+            for r in news:
                 assert r[2] in (WRITEBACK, RESTORED, FLUSH), f"record nobody asked for: {r}"
                 node.model.add(r[2], r[4], r[5])
 
@@ -195,7 +206,8 @@ class World:
             volume, node.volume = node.volume, None
             volume.close()
             node.model.durable = len(node.model.rows)
-            if self.size.before and node is self.root and not volume._store.unwritten():   # else a call failed while it closed
+            # else a call failed while it closed
+            if self.size.before and node is self.root and not volume._store.unwritten():
                 self.compare_disk()
 
     def compare_disk(self) -> None:
@@ -203,7 +215,9 @@ class World:
         assert self.root
         with self.os.open(f"{self.path}.img") as file:
             assert file.size() == self.size.volume
-            assert file.pread(self.size.volume, 0) == bytes(self.root.model.now), "the disk is not what the volume showed"
+            assert file.pread(self.size.volume, 0) == bytes(self.root.model.now), (
+                "the disk is not what the volume showed"
+            )
 
     def close(self) -> None:
         if self.root:
@@ -216,7 +230,7 @@ class World:
             node.held.clear()
         gc.collect()
 
-    # --- power ---------------------------------------------------------------------------------------------------------
+    # --- power --------------------------------------------------------------------------------------------------------
 
     def crash(self, mode: str) -> None:
         """The power goes and comes back. Objects that nobody closed give everything back all the same."""
@@ -232,7 +246,8 @@ class World:
         self.open()
         assert self.root
         if self.base and self.root.volume.geometry().base == "file" and not self.root.model.rows:
-            self.root.model = Model(self.size.volume, self.root.model.max_request, self.base)   # the import was complete
+            # the import was complete
+            self.root.model = Model(self.size.volume, self.root.model.max_request, self.base)
         self.open_images(self.root)
 
     def open_images(self, node: Node) -> None:
@@ -268,7 +283,7 @@ class World:
             self.compare_time(node, rnd)
         return lost
 
-    # --- operations ----------------------------------------------------------------------------------------------------
+    # --- operations ---------------------------------------------------------------------------------------------------
 
     def program(self, n: int, weights: dict[str, int] = WEIGHTS) -> list[Op]:
         names = self.random.choices(list(weights), list(weights.values()), k=n)
@@ -290,10 +305,11 @@ class World:
 
     def range(self, rnd: random.Random, most: int) -> tuple[int, int]:
         size = self.size.volume
-        offset = rnd.choice((rnd.randrange(size), rnd.randrange(size // SECTOR) * SECTOR, rnd.randrange(size // 4096) * 4096,
-                             size - rnd.randrange(1, 2048), 0))
+        offset = rnd.choice((rnd.randrange(size), rnd.randrange(size // SECTOR) * SECTOR,
+                             rnd.randrange(size // 4096) * 4096, size - rnd.randrange(1, 2048), 0))
         most = min(most, size - offset)
-        n = rnd.choice((rnd.randint(1, most), min(most, rnd.choice((1, 511, 512, 513, 4096, 8192, 12288, 20 * KIB))), most))
+        n = rnd.choice((rnd.randint(1, most), min(most, rnd.choice((1, 511, 512, 513, 4096, 8192, 12288, 20 * KIB))),
+                        most))
         return offset, n
 
     def op_write(self, node: Node, rnd: random.Random) -> None:
@@ -368,7 +384,8 @@ class World:
             refused(Busy, lambda: volume.restore(target, offset=offset, length=n, destructive=destructive))
             return
         if destructive:
-            target = max(target, len(node.model.rows) - rnd.randrange(60))     # or all of the history would soon be gone
+            # or all of the history would soon be gone
+            target = max(target, len(node.model.rows) - rnd.randrange(60))
             target = target if node.openable(target) else len(node.model.rows)
             for image, seq in node.held:
                 if seq > target and rnd.random() < 0.5:
@@ -416,7 +433,8 @@ class World:
             return
         if node.path.count("/images/") >= 2:
             return
-        image = Node(f"{node.path}/images/{name}", Model(self.size.volume, node.model.max_request, self.base_of(node, seq)), seq)
+        image = Node(f"{node.path}/images/{name}",
+                     Model(self.size.volume, node.model.max_request, self.base_of(node, seq)), seq)
         self.pending = node, name, image
         node.model.flush()
         volume.create_image(name, at=seq)
@@ -476,7 +494,7 @@ class World:
             assert self.sim.open_handles == 0 and self.sim.open_maps == 0
         self.open()
 
-    # --- comparing -----------------------------------------------------------------------------------------------------
+    # --- comparing ----------------------------------------------------------------------------------------------------
 
     def some_seq(self, node: Node, rnd: random.Random) -> int:
         """A seq that can be opened."""
@@ -486,12 +504,16 @@ class World:
 
     def same(self, what: Any, node: Node, seq: int) -> None:
         """`what`, a volume or time image, has the model's content and extents at seq."""
-        content, letters = self.base_of(node, seq)      # what is zero, and what a hole, only the disk's file system knows
+        # what is zero, and what a hole, only the disk's file system knows
+        content, letters = self.base_of(node, seq)
         got = what.pread(self.size.volume, 0)
         if got != content:
             at = next(i for i in range(len(content)) if got[i] != content[i])
-            wrong = [i for i in range(len(letters)) if got[i * SECTOR:(i + 1) * SECTOR] != content[i * SECTOR:(i + 1) * SECTOR]]
-            raise AssertionError(f"{what!r} at #{seq}: byte {at} differs; wrong sectors {wrong[:8]}..{wrong[-1]} ({len(wrong)})")
+            wrong = [i for i in range(len(letters))
+                     if got[i * SECTOR:(i + 1) * SECTOR] != content[i * SECTOR:(i + 1) * SECTOR]]
+            raise AssertionError(
+                f"{what!r} at #{seq}: byte {at} differs; wrong sectors {wrong[:8]}..{wrong[-1]} ({len(wrong)})"
+            )
         found = bytearray()
         for extent in what.extents():
             assert extent.offset == len(found) * SECTOR and extent.length % SECTOR == 0 and extent.length > 0
@@ -499,7 +521,9 @@ class World:
         assert len(found) == len(letters)
         for i, (mine, model) in enumerate(zip(found, letters, strict=True)):
             if model == ord("b"):
-                assert mine == ord("d") or not any(content[i * SECTOR:(i + 1) * SECTOR]), f"sector {i}: data called a hole"
+                assert mine == ord("d") or not any(content[i * SECTOR : (i + 1) * SECTOR]), (
+                    f"sector {i}: data called a hole"
+                )
             else:
                 assert mine == model, f"{what!r} at #{seq}: sector {i} is {chr(mine)}, should be {chr(model)}"
 
@@ -548,7 +572,8 @@ class World:
     def compare_lists(self, node: Node) -> None:
         volume = self.open_node(node)
         assert {b.name: (b.at.seq, b.made.seq) for b in volume.bookmarks()} == node.bookmarks()
-        assert [(r.seq, r.target.seq, r.offset, r.length, r.destructive, r.undo_of, r.undoable) for r in volume.restores()] \
+        assert [(r.seq, r.target.seq, r.offset, r.length, r.destructive, r.undo_of, r.undoable)
+                for r in volume.restores()] \
             == node.restores()
         assert {i.name: i.at.seq for i in volume.images()} == {name: n.seq for name, n in node.images.items()}
         assert volume.window().newest.seq == len(node.model.rows)
@@ -572,7 +597,9 @@ class World:
         assert explained.resolved == found
         expected = flush[-1] if flush and node.openable(flush[-1]) else None
         got = explained.last_flush.seq if explained.last_flush else None
-        assert got == expected or not node.openable(seq - 1), f"last flush at or before #{seq} is #{expected}, told #{got}"
+        assert got == expected or not node.openable(seq - 1), (
+            f"last flush at or before #{seq} is #{expected}, told #{got}"
+        )
 
 
 def refused(kind: type[CdpError], call: Callable[[], Any]) -> None:

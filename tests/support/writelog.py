@@ -52,4 +52,5 @@ class WriteLog:
 
 def changes(volume):
     """(kind, offset, length, fua) of a volume's writes, zeroes and trims."""
-    return [(int(r["kind"]), int(r["offset"]), int(r["length"]), bool(r["flags"] & 2)) for r in volume.records() if r["kind"] <= 3]
+    return [(int(r["kind"]), int(r["offset"]), int(r["length"]), bool(r["flags"] & 2)) for r in volume.records()
+            if r["kind"] <= 3]

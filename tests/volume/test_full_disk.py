@@ -1,6 +1,7 @@
-"""A full disk, a real one: an ext4 or a tmpfs that is filled to the last block. Writes are refused; bookmarks, restores, undo, and above all
-the destructive restore that frees space go on, with the volume open and from the command line, also when it was full before it was opened.
-Of both kinds: what protects a disk in place has its log there, and the disk, all of whose blocks are allocated."""
+"""A full disk, a real one: an ext4 or a tmpfs that is filled to the last block. Writes are refused; bookmarks,
+restores, undo, and above all the destructive restore that frees space go on, with the volume open and from the command
+line, also when it was full before it was opened. Of both kinds: what protects a disk in place has its log there, and
+the disk, all of whose blocks are allocated."""
 from __future__ import annotations
 
 import os
@@ -63,7 +64,8 @@ def written_back(volume: cdp.Volume) -> None:
 
 
 def fill(disk: Path) -> None:
-    """Take all that is left, to the last block; again while an open volume that tries to make a segment gives something back."""
+    """Take all that is left, to the last block; again while an open volume that tries to make a segment gives something
+    back."""
     with open(disk / "filler", "ab", buffering=0) as file:
         for _ in range(3):
             for size in (16 * MIB, MIB, 4096, 512):
@@ -123,9 +125,11 @@ def test_open_volume(disk: Path, kind: str) -> None:
         assert volume.pread(500, 0) == b"again" * 100
 
 
-@pytest.mark.parametrize("killed, kind", [(False, "after"), (True, "after"), (True, "before")], ids=["closed", "killed", "killed-before"])
+@pytest.mark.parametrize("killed, kind", [(False, "after"), (True, "after"), (True, "before")],
+                         ids=["closed", "killed", "killed-before"])
 def test_volume_that_is_opened_then(disk: Path, killed: bool, kind: str) -> None:
-    """The disk is full when the volume is opened: every command is a new opening, and a server that was killed left no sealed segment."""
+    """The disk is full when the volume is opened: every command is a new opening, and a server that was killed left no
+    sealed segment."""
     create(disk, kind).close()
     child = f"""
 import cdp, os
@@ -188,7 +192,8 @@ def test_simulated(again: bool, kind: str) -> None:
     state = volume.pread(2048 * KIB, 0)
     volume.bookmark("full")
     volume.delete_bookmark("full")
-    succeeds_but_for_space(lambda: volume.restore(begin.seq))   # it is made, and without threads the call goes on to write it back
+    # it is made, and without threads the call goes on to write it back
+    succeeds_but_for_space(lambda: volume.restore(begin.seq))
     assert volume.pread(500, 0) == b"first" * 100
     volume.undo()
     assert volume.pread(2048 * KIB, 0) == state
@@ -216,18 +221,20 @@ def succeeds_but_for_space(call: Callable[[], object]) -> None:
 
 
 def test_freed_before_sealed(tmp_path: Path) -> None:
-    """What a destructive restore frees at once is gone before its own segment is sealed: opening and rebuilding know why."""
+    """What a destructive restore frees at once is gone before its own segment is sealed: opening and rebuilding know
+    why."""
     path = tmp_path / "v"
     child = f"""
 import cdp, os
-volume = cdp.create({str(path)!r}, size={4 * MIB}, settings=cdp.Settings(segment_bytes={16 * MIB}, pool_bytes={16 * MIB}))
+settings = cdp.Settings(segment_bytes={16 * MIB}, pool_bytes={16 * MIB})
+volume = cdp.create({str(path)!r}, size={4 * MIB}, settings=settings)
 volume.pwrite(b"first" * 100, 0)
 for i in range(800):
     volume.pwrite(b"x" * 65536, i % 64 * 65536)
 volume.flush()
 while len(volume._store.timeline.rows()) < 3:
     pass
-os.rename({str(path / 'runs')!r}, {str(path / 'runs.away')!r})    # no run can be made: no segment can be sealed
+os.rename({str(path / "runs")!r}, {str(path / "runs.away")!r})    # no run can be made: no segment can be sealed
 volume.restore("#1", destructive=True)
 os._exit(7)
 """

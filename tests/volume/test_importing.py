@@ -1,4 +1,5 @@
-"""An import is all or nothing, also when it is killed; writers are held off; nothing is exported into a volume's own folder."""
+"""An import is all or nothing, also when it is killed; writers are held off; nothing is exported into a volume's own
+folder."""
 from __future__ import annotations
 
 import os
@@ -19,8 +20,8 @@ MIB = 1 << 20
 
 
 def start(path: Path, *args: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(interop.cdp_argv(*args), cwd=path, env=interop.environ(), text=True, stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(interop.cdp_argv(*args), cwd=path, env=interop.environ(), text=True,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def stop_in_the_middle(process: subprocess.Popen[str], building: Path) -> None:
@@ -146,13 +147,15 @@ def test_create_with_a_base(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest):
         cdp.create(tmp_path / "v", size=MIB, base=Base(lambda _at, _view: None, [(MIB, 512)]))
     assert list(tmp_path.iterdir()) == []
-    with cdp.create(tmp_path / "v", size=MIB, base=Base(lambda _at, view: view.__setitem__(0, 7), [(512, 512)])) as volume:
+    with cdp.create(tmp_path / "v", size=MIB,
+                    base=Base(lambda _at, view: view.__setitem__(0, 7), [(512, 512)])) as volume:
         assert volume.pread(1, 512) == b"\7" and volume.window().newest.seq == 0
 
 
 def test_no_export_into_the_volume(tmp_path: Path) -> None:
     """Not over its files, not beside them, not through a link; --force or not. Nothing changes."""
-    with cdp.create(tmp_path / "web", size=MIB, base=Base(lambda _at, view: view.__setitem__(0, 7), [(0, 512)])) as volume:
+    with cdp.create(tmp_path / "web", size=MIB,
+                    base=Base(lambda _at, view: view.__setitem__(0, 7), [(0, 512)])) as volume:
         volume.pwrite(b"x" * 512, 512)
     (tmp_path / "link").symlink_to(tmp_path / "web" / "log")
     before = sorted((str(p), p.stat().st_mtime_ns) for p in (tmp_path / "web").rglob("*"))

@@ -1,4 +1,5 @@
-"""Disks protected in place: adopted as they are, known again, left plain; restored under I/O, killed in the middle of it."""
+"""Disks protected in place: adopted as they are, known again, left plain; restored under I/O, killed in the middle of
+it."""
 import os
 import random
 import shutil
@@ -41,7 +42,7 @@ def settled(volume: Volume) -> None:
         time.sleep(0.01)
 
 
-# --- adopting ----------------------------------------------------------------------------------------------------------
+# --- adopting ---------------------------------------------------------------------------------------------------------
 
 def test_nothing_is_copied_and_a_plain_disk_is_left(tmp_path: Path, disk: Path):
     before = disk.read_bytes()
@@ -220,7 +221,8 @@ def test_a_write_of_what_is_there_keeps_no_data(tmp_path: Path, disk: Path):
         stats = volume.stats()
         assert stats["unchanged_writes"] == MIB // BLOCK and stats["log_bytes_written"] < MIB // 4
         records = volume.records()
-        assert len(records) == MIB // BLOCK + 2 and list(records["kind"][:3]) == [1, 1, 1]       # and the timeline has them all
+        # and the timeline has them all
+        assert len(records) == MIB // BLOCK + 2 and list(records["kind"][:3]) == [1, 1, 1]
         with volume.at(MIB // BLOCK) as image:
             assert image.pread(len(content), 0) == content
     with cdp.open(tmp_path / "v") as volume, volume.at(0) as image:
@@ -243,7 +245,7 @@ def test_a_trim_attack_keeps_the_data_and_zeros_cost_none(tmp_path: Path):
     assert disk.stat().st_blocks * 512 < MIB        # and the disk's space is free
 
 
-# --- restoring ---------------------------------------------------------------------------------------------------------
+# --- restoring --------------------------------------------------------------------------------------------------------
 
 def test_restored_content_is_there_at_once(tmp_path: Path, disk: Path):
     old = disk.read_bytes()
@@ -300,7 +302,8 @@ sys.stdin.read()
 
 
 def test_killed_while_a_restore_is_written_back(tmp_path: Path):
-    """kill -9 several times in the middle: it goes on at the next opening, and what is shown is right at every moment."""
+    """kill -9 several times in the middle: it goes on at the next opening, and what is shown is right at every
+    moment."""
     disk, path, size = tmp_path / "disk.img", tmp_path / "v", 32 * MIB
     old = make_disk(disk, size)
     with cdp.create(path, disk=disk) as volume:
@@ -309,13 +312,15 @@ def test_killed_while_a_restore_is_written_back(tmp_path: Path):
             volume.pwrite(b"garbage!" * (BLOCK // 8), int(at) * BLOCK)
         ruined = volume.pread(size, 0)
         newest = volume.window().newest.seq
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             text=True)
     assert child.stdout and child.stdout.readline() == "restored\n"
     time.sleep(0.5)
     child.send_signal(signal.SIGKILL)
     child.wait()
     for turn in range(3):
-        child = subprocess.Popen([sys.executable, "-c", CHILD.replace("volume.restore(0)", f"assert volume.pread(4096, {turn} << 20)"),
+        child = subprocess.Popen([sys.executable, "-c",
+                                  CHILD.replace("volume.restore(0)", f"assert volume.pread(4096, {turn} << 20)"),
                                   str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert child.stdout and child.stdout.readline() == "restored\n"
         time.sleep(0.2)
@@ -331,11 +336,12 @@ def test_killed_while_a_restore_is_written_back(tmp_path: Path):
     assert disk.read_bytes() == old
 
 
-# --- many at once ------------------------------------------------------------------------------------------------------
+# --- many at once -----------------------------------------------------------------------------------------------------
 
 def test_readers_writers_and_images_at_once(tmp_path: Path):
-    """Four writers with blocks of their own, readers of the present and of the past: each block is whole and one that was written, and
-    an image does not change. A pool so small that the disk is written all the time, and tiny segments."""
+    """Four writers with blocks of their own, readers of the present and of the past: each block is whole and one that
+    was written, and an image does not change. A pool so small that the disk is written all the time, and tiny
+    segments."""
     disk, size, blocks = tmp_path / "disk.img", 4 * MIB, 256
     size = blocks * BLOCK
     disk.write_bytes(bytes(size))
@@ -372,7 +378,8 @@ def test_readers_writers_and_images_at_once(tmp_path: Path):
         low = int(last[block])
         words = np.frombuffer(volume.pread(BLOCK, block * BLOCK), "u8")
         assert (words == words[0]).all(), "a torn block"
-        assert (not words[0] and not low) or (words[0] & 0xFFFF == block and low <= words[0] >> 16 <= int(last[block]) + 1)
+        assert (not words[0] and not low) or (words[0] & 0xFFFF == block
+                                              and low <= words[0] >> 16 <= int(last[block]) + 1)
 
     def historian():
         with volume.at("now") as image:

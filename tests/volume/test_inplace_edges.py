@@ -35,10 +35,12 @@ def make_disk(path: Path, size: int, seed: int = 1) -> bytes:
 
 
 def test_a_write_of_what_the_disk_still_holds_counts_while_a_restore_is_written_back(tmp_path: Path):
-    """The disk has the content from before the restore, and the host writes just that: it is a change of what the volume shows."""
+    """The disk has the content from before the restore, and the host writes just that: it is a change of what the
+    volume shows."""
     disk = tmp_path / "disk.img"
     old = make_disk(disk, 4 * MIB)
-    with cdp.create(tmp_path / "v", disk=disk, settings=cdp.Settings(skip_unchanged_writes=True, restore_rate_bytes=64 << 10)) as volume:
+    with cdp.create(tmp_path / "v", disk=disk,
+                    settings=cdp.Settings(skip_unchanged_writes=True, restore_rate_bytes=64 << 10)) as volume:
         volume.pwrite(b"n" * (2 * MIB), 2 * MIB)
         volume.flush()
         volume.restore(0)
@@ -65,8 +67,8 @@ def test_the_largest_write_that_begins_inside_a_block(tmp_path: Path):
 
 
 def test_a_reader_of_half_a_change_does_not_keep_the_other_half_from_others(tmp_path: Path):
-    """A zero that begins inside a sector waits for the disk in parts. Where one is being read when all of them are on the disk, the
-    others go on being readable."""
+    """A zero that begins inside a sector waits for the disk in parts. Where one is being read when all of them are on
+    the disk, the others go on being readable."""
     disk, n = tmp_path / "disk.img", 30 * MIB
     make_disk(disk, 32 * MIB)
     with cdp.create(tmp_path / "v", disk=disk, settings=cdp.Settings(commit_interval_ms=60_000)) as volume:
@@ -151,8 +153,8 @@ def test_rebuilding_after_a_crash_puts_the_disk_back(tmp_path: Path):
 
 def simulated(sim: SimOs, content: bytes, **how: Any) -> Volume:
     """A volume /v of the disk /disk, without threads."""
-    small = Tuning(**{"slot_bytes": 80 << 10, "n_slots": 4, "segment_bytes": 640 << 10, "max_records": 300, "commit_interval_ms": 0,
-                      "threads": False, **how})
+    small = Tuning(**{"slot_bytes": 80 << 10, "n_slots": 4, "segment_bytes": 640 << 10, "max_records": 300,
+                      "commit_interval_ms": 0, "threads": False, **how})
     if not sim.exists("/disk"):
         with sim.open("/disk", write=True, create=True) as file:
             file.pwrite(content, 0)
@@ -168,7 +170,8 @@ def killed(sim: SimOs, volume: Volume) -> None:
 
 
 def test_what_a_killed_process_noted_of_the_disk_is_made_durable_before_it_counts():
-    """Killed between writing the state and syncing it; opened again, which seals the log up to it; then the power goes."""
+    """Killed between writing the state and syncing it; opened again, which seals the log up to it; then the power
+    goes."""
     sim = SimOs(1)
     volume = simulated(sim, bytes(64 << 10))
     volume.pwrite(b"a" * 4096, 0)
@@ -192,8 +195,8 @@ def test_what_a_killed_process_noted_of_the_disk_is_made_durable_before_it_count
 
 
 def test_a_cut_while_a_destructive_restore_is_being_appended_loses_nothing_flushed():
-    """The host goes on between the restore's record and its flush: what its writes overwrite in the log is what the restore shows, so
-    that may not be put back onto a disk that has not come to the restore."""
+    """The host goes on between the restore's record and its flush: what its writes overwrite in the log is what the
+    restore shows, so that may not be put back onto a disk that has not come to the restore."""
     sim = SimOs(2)
     volume = simulated(sim, b"0" * (256 << 10), pending_bytes=64 << 10)
     volume.pwrite(b"1" * 4096, 0)
@@ -218,7 +221,8 @@ def test_a_cut_while_a_destructive_restore_is_being_appended_loses_nothing_flush
 
 @pytest.mark.timeout(120)
 def test_block_status_of_what_is_being_written_to_comes_to_an_end():
-    """A look that finds its range changed is not begun anew for ever. (On the simulated machine, where no device makes the writer wait.)"""
+    """A look that finds its range changed is not begun anew for ever. (On the simulated machine, where no device makes
+    the writer wait.)"""
     sim, size, most, over = SimOs(4), 48 * MIB, 25, threading.Event()
     content, rounds = random.Random(4).randbytes(size), list[int]()
 
@@ -246,7 +250,8 @@ def test_block_status_of_what_is_being_written_to_comes_to_an_end():
 
 
 def test_what_a_destructive_restore_puts_on_the_disk_leaves_what_is_settled_as_it_is():
-    """It is no record's, so a flush does not wait for it, however much there is; and it is on the disk before the restore ends."""
+    """It is no record's, so a flush does not wait for it, however much there is; and it is on the disk before the
+    restore ends."""
     sim = SimOs(3)
     volume = simulated(sim, b"0" * (256 << 10), pending_bytes=64 << 10)
     for at in range(0, 256 << 10, 32 << 10):
@@ -291,8 +296,8 @@ def test_a_restore_that_the_catalog_could_not_take_is_written_back():
 
 
 def test_recovery_is_killed_at_any_call_and_then_the_power_goes():
-    """Several frames are in the log and not on the disk, durable (even seeds) or not, so they are put back and cut off. What is left of
-    that at any moment is neither damage nor somebody else's write."""
+    """Several frames are in the log and not on the disk, durable (even seeds) or not, so they are put back and cut off.
+    What is left of that at any moment is neither damage nor somebody else's write."""
     for call in range(1, 100):
         for seed in range(6):
             sim = SimOs(seed)

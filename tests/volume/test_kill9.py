@@ -1,5 +1,5 @@
-"""kill -9 in the middle of writes, many times over on one volume: everything acknowledged as flushed is there, what is found is a
-prefix in seq order, and the past stays what it was. How long opening took is printed, not asserted."""
+"""kill -9 in the middle of writes, many times over on one volume: everything acknowledged as flushed is there, what is
+found is a prefix in seq order, and the past stays what it was. How long opening took is printed, not asserted."""
 import random
 import signal
 import struct
@@ -57,7 +57,8 @@ def killed(folder: Path, seed: int, kind: str, kills: int) -> None:
     seqs: list[int] = []        # seq of write n + 1
     opening, moments = [], []
     for turn in range(seed, seed + kills):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(turn), str(len(seqs))], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(turn), str(len(seqs))],
+                                 stdout=subprocess.PIPE, text=True)
         assert child.stdout
         opening.append(float(child.stdout.readline().split()[1]))
         flushed = len(seqs)
@@ -96,5 +97,5 @@ def killed(folder: Path, seed: int, kind: str, kills: int) -> None:
                 assert image.pread(BLOCK * BLOCKS, 0) == raw
     assert check.check(path).ok
     assert kind == "after" or disk.read_bytes() == moments[-1][1]
-    print(f"{kind}-images: killed {kills} times, {len(seqs)} writes; opening took {sorted(opening)[kills // 2]:.3f} s (median), "
-          f"{max(opening):.3f} s (most)")
+    print(f"{kind}-images: killed {kills} times, {len(seqs)} writes; opening took {sorted(opening)[kills // 2]:.3f} s "
+          f"(median), {max(opening):.3f} s (most)")

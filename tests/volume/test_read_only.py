@@ -1,5 +1,5 @@
-"""A volume that cannot be written is read all the same: nothing in its folder, nor of a disk that it protects in place, changes; what
-would change it is refused in one line."""
+"""A volume that cannot be written is read all the same: nothing in its folder, nor of a disk that it protects in place,
+changes; what would change it is refused in one line."""
 from __future__ import annotations
 
 import os
@@ -37,7 +37,8 @@ def create(path: Path, size: int, kind: str) -> cdp.Volume:
 
 def files(path: Path) -> dict[str, tuple[int, int, bytes]]:
     """Of the volume's folder and what lies beside it."""
-    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size, p.read_bytes()) for p in sorted(path.parent.rglob("*")) if p.is_file()}
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size, p.read_bytes()) for p in sorted(path.parent.rglob("*"))
+            if p.is_file()}
 
 
 def changes(volume: cdp.Volume) -> list[Callable[[], object]]:
@@ -75,7 +76,8 @@ def test_nothing_is_written(tmp_path: Path, kind: str) -> None:
         with pytest.raises(Busy):
             cdp.open(tmp_path / "v")
     assert files(tmp_path / "v") == before
-    with cdp.open(tmp_path / "v") as volume:        # and the same is refused for other reasons, or done, where it may write
+    # and the same is refused for other reasons, or done, where it may write
+    with cdp.open(tmp_path / "v") as volume:
         for change in changes(volume)[:5]:
             change()
         with pytest.raises((RefusedPoint, InvalidRequest)):

@@ -1,8 +1,8 @@
 """Many threads on one real volume: one serial order, whole requests, durability as promised, and close() at any time.
 
-Requests describe themselves: every sector says which request wrote it, so an image after record N says what record N was, and the
-records in their order must give every state that anybody can see. Small segments, so that rolls, seals and merges go on all
-the time. The requests are of the seed; the interleaving is the machine's.
+Requests describe themselves: every sector says which request wrote it, so an image after record N says what record N
+was, and the records in their order must give every state that anybody can see. Small segments, so that rolls, seals and
+merges go on all the time. The requests are of the seed; the interleaving is the machine's.
 """
 from __future__ import annotations
 
@@ -80,10 +80,12 @@ def test_serial_order(tmp_path: Path, seeds: Seeds) -> None:
 
 
 def serial_order(path: str, seed: int) -> None:
-    """Overlapping writes, trims and zeroes of 6 threads: replaying records() in order gives the final content, every image, and the
-    content after opening again; each thread's own requests keep their order; no record is lost or made up."""
+    """Overlapping writes, trims and zeroes of 6 threads: replaying records() in order gives the final content, every
+    image, and the content after opening again; each thread's own requests keep their order; no record is lost or made
+    up."""
     volume = Volume(path, _tuning=SMALL)
-    done: list[list[tuple[int, int, int]]] = [[] for _ in range(6)]     # of each thread: (request or kind, offset, length)
+    # of each thread: (request or kind, offset, length)
+    done: list[list[tuple[int, int, int]]] = [[] for _ in range(6)]
 
     def writer(t: int) -> None:
         rnd = random.Random(seed * 100 + t)
@@ -129,7 +131,9 @@ def serial_order(path: str, seed: int) -> None:
             seen[6].append((0, offset, length))
         if seq in moments:
             with volume.at(seq) as image:
-                assert (numbers(image.pread(SIZE, 0)) == state).all(), f"the image of #{seq} is not what the records give"
+                assert (numbers(image.pread(SIZE, 0)) == state).all(), (
+                    f"the image of #{seq} is not what the records give"
+                )
             checked += 1
     assert checked == 60
     for t in range(6):
@@ -145,8 +149,8 @@ def serial_order(path: str, seed: int) -> None:
 
 
 def test_requests_are_whole(path: str) -> None:
-    """A read sees a request as a whole or not at all, and never an older one after a newer one; also one that is put together from sectors
-    and long ones of many frames; also while a time image of the same place stays as it is."""
+    """A read sees a request as a whole or not at all, and never an older one after a newer one; also one that is put
+    together from sectors and long ones of many frames; also while a time image of the same place stays as it is."""
     volume = Volume(path, _tuning=SMALL)
     sectors = 160                       # 80 KiB: three frames' worth of parts
     volume.pwrite(request(1, sectors), 0)
@@ -190,7 +194,8 @@ def test_unaligned_writes_do_not_lose_neighbours(tmp_path: Path, seeds: Seeds) -
 
 
 def unaligned_writes_do_not_lose_neighbours(path: str, seed: int) -> None:
-    """Threads that write different bytes of the same sectors: merging a sector is one step in the order, so no byte is lost."""
+    """Threads that write different bytes of the same sectors: merging a sector is one step in the order, so no byte is
+    lost."""
     volume = Volume(path, _tuning=SMALL)
     mine = [bytearray(20 * SECTOR) for _ in range(8)]
 
@@ -248,8 +253,9 @@ def test_acknowledged_is_durable_with_threads(seeds: Seeds) -> None:
 
 
 def acknowledged_is_durable(seed: int) -> None:
-    """On the simulated disk, with the writer and maintenance threads: FUA writes of many frames and flushes, from several threads; then
-    the power goes and nothing un-synced survives. All that was acknowledged as durable is there."""
+    """On the simulated disk, with the writer and maintenance threads: FUA writes of many frames and flushes, from
+    several threads; then the power goes and nothing un-synced survives. All that was acknowledged as durable is
+    there."""
     sim = SimOs(seed)
     creation.create("/v", SIZE, SMALL, os=sim, catalog=on(sim))
     volume = Volume("/v", _tuning=SMALL, _os=sim, _catalog=on(sim))
@@ -299,8 +305,8 @@ def test_everything_at_once(tmp_path: Path, seeds: Seeds) -> None:
 
 
 def everything_at_once(path: str, seed: int) -> None:
-    """Writers, readers, restores, bookmarks, images, points and history together: no error but what a user may see, and what is there at
-    the end is what the records say."""
+    """Writers, readers, restores, bookmarks, images, points and history together: no error but what a user may see, and
+    what is there at the end is what the records say."""
     volume = Volume(path, _tuning=SMALL)
     stop = threading.Event()
     count = dict.fromkeys(("restore", "bookmark", "image", "time", "history", "destroy"), 0)
@@ -387,7 +393,8 @@ def everything_at_once(path: str, seed: int) -> None:
             gaps = [(r.target.seq, r.seq) for r in volume.restores() if r.destructive]
             missing = set(range(since + 1, newest + 1)) - set(seqs)
             assert seqs == sorted(set(seqs)) and (not seqs or seqs[-1] <= newest)
-            assert all(any(lo < s < hi for lo, hi in gaps) for s in missing), f"missing {sorted(missing)[:5]} of {since}..{newest}"
+            assert all(any(lo < s < hi for lo, hi in gaps)
+                       for s in missing), f"missing {sorted(missing)[:5]} of {since}..{newest}"
             list(volume.extents())
             count["history"] += 1
 
@@ -413,8 +420,8 @@ def everything_at_once(path: str, seed: int) -> None:
 
 
 def test_freed_history_is_never_read(path: str) -> None:
-    """Destructive restores free the data of what they discard while others read: a read sees what was there before the restore or
-    after it, never the hole."""
+    """Destructive restores free the data of what they discard while others read: a read sees what was there before the
+    restore or after it, never the hole."""
     volume = Volume(path, _tuning=SMALL)
     sectors = 60
     volume.pwrite(request(1, sectors), 0)
@@ -451,8 +458,8 @@ def test_close_at_any_time(tmp_path: Path, seeds: Seeds) -> None:
 
 
 def close_at_any_time(path: str, seed: int) -> None:
-    """close() while others read, write, look at the history and hold images: they get Closed, nothing else, nothing crashes, and what was
-    acknowledged is there afterwards."""
+    """close() while others read, write, look at the history and hold images: they get Closed, nothing else, nothing
+    crashes, and what was acknowledged is there afterwards."""
     volume = Volume(path, _tuning=SMALL)
     for i in range(40):
         volume.pwrite(request(i + 1, 64), i * 16 * SECTOR)
@@ -477,8 +484,10 @@ def close_at_any_time(path: str, seed: int) -> None:
 
     jobs: list[Callable[[random.Random], None]] = [
         write, lambda _: volume.trim(4096, 8192), lambda _: volume.flush(), lambda rnd: volume.pread(SIZE, 0) and None,
-        lambda _: image.pread(4096, 0) and None, lambda _: list(volume.extents()) and None, lambda _: volume.records() is None and None,
-        lambda _: volume.bookmarks() and None, lambda rnd: volume.resolve("-0s") and None, lambda _: volume.explain("now") and None,
+        lambda _: image.pread(4096, 0) and None, lambda _: list(volume.extents()) and None,
+        lambda _: volume.records() is None and None,
+        lambda _: volume.bookmarks() and None, lambda rnd: volume.resolve("-0s") and None,
+        lambda _: volume.explain("now") and None,
         lambda rnd: bookmark(volume, rnd), lambda rnd: volume.restores() and None, lambda rnd: volume.stats() and None,
         lambda _: volume.window() and None, lambda _: volume.images() and None, lambda _: volume.target() and None]
 
@@ -496,7 +505,8 @@ def test_a_forked_child_finds_it_closed(path: str) -> None:
     with Volume(path, _tuning=SMALL) as volume:
         volume.pwrite(b"a" * 512, 0)
         volume.flush()
-        calls: list[Callable[[], object]] = [lambda: volume.pwrite(b"c" * 512, 0), volume.flush, lambda: volume.pread(1, 0),
+        calls: list[Callable[[], object]] = [lambda: volume.pwrite(b"c" * 512, 0), volume.flush,
+                                             lambda: volume.pread(1, 0),
                                              lambda: volume.bookmark("c"), lambda: volume.at("now")]
         child = os.fork()
         if child == 0:
