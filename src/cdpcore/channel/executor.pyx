@@ -10,19 +10,19 @@ Invariants
 Threading: run() is one thread's for the executor's life; lost() and redo() come before it, in the owner's thread; stop() from any.
 """
 cimport cython
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport int64_t, uint16_t
 
 from cdpcore.base.errors cimport check
 from cdpcore.base.status cimport CDP_INVALID, CDP_OK, cdp_fail
-from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE,
                                       CDP_CHANNEL_REPLY, cdp_channel_data, cdp_channel_drain, cdp_channel_get,
                                       cdp_channel_get32, cdp_channel_packet, cdp_channel_ring, cdp_channel_set,
                                       cdp_channel_set32)
 from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_REPLAY, CDP_MD_TRIM, CDP_MD_WRITE,
                                        CDP_MD_ZERO, cdp_mdpacket_offset)
+from cdpcore.nbd.connection cimport target_of
 from cdpcore.nbd.nbd_sock cimport SHUT_RDWR, nbd_flag, nbd_now_ns, nbd_raise_flag, nbd_wait, sched_yield, shutdown
 
 from enum import IntEnum as _IntEnum
@@ -65,11 +65,8 @@ cdef class Executor:
 
     def __cinit__(self, Channel channel not None, int door, object capsule, uint32_t epoch):
         self.door = -1
-        if not PyCapsule_IsValid(capsule, CDP_TARGET_CAPSULE):
-            raise _InvalidRequest("an export's capsule is not a target",
-                                  f"give a PyCapsule named {CDP_TARGET_CAPSULE.decode()}")
+        self.target = target_of(capsule)
         self.capsule = capsule
-        self.target = <const cdp_target *>PyCapsule_GetPointer(capsule, CDP_TARGET_CAPSULE)
         self.counts = self.target.tells_seq
         if not self.counts and not self.target.read_only:
             raise _InvalidRequest("a target that does not tell the seqs of its writes",

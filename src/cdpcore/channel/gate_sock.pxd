@@ -1,6 +1,5 @@
 """What a gateway's connection asks of the system (channel/gate_sock.h)."""
 from libc.stdint cimport uint32_t
-from posix.uio cimport iovec
 
 
 cdef extern from "channel/gate_sock.h" nogil:
@@ -8,7 +7,5 @@ cdef extern from "channel/gate_sock.h" nogil:
         GATE_SOCK
         GATE_DOOR
         GATE_WAKE
-    ssize_t gate_send(int fd, iovec *v, uint32_t n)
     int gate_swap(int *p, int v)
-    void gate_raise(int *p, int v)
     uint32_t gate_poll(int sock, int door, int wake)

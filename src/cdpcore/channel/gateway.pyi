@@ -1,11 +1,11 @@
 from socket import socket
-from typing import NoReturn, Self, final
+from typing import Self, final
 
 from cdpcore.channel.channel import Channel
-from cdpcore.nbd.connection import End
+from cdpcore.nbd.loop import RequestLoop
 
 @final
-class GateConnection:
+class GateConnection(RequestLoop):
     def __new__(
         cls,
         sock: socket,
@@ -18,8 +18,4 @@ class GateConnection:
         context_id: int | None = None,
         fast_zero: bool = True,
     ) -> Self: ...
-    def __reduce__(self) -> NoReturn: ...
-    def serve(self) -> End: ...
     def attach(self, door: int) -> None: ...
-    def stop(self, *, now: bool = False) -> None: ...
-    def counters(self) -> dict[str, int]: ...

@@ -1,6 +1,8 @@
-from enum import IntEnum
 from socket import socket
 from typing import Self, final
+
+from cdpcore.nbd.loop import End as End
+from cdpcore.nbd.loop import RequestLoop
 
 MIN_BLOCK_BYTES: int
 PREFERRED_BLOCK_BYTES: int
@@ -8,19 +10,10 @@ MAX_PAYLOAD_BYTES: int
 MAX_DRAIN_BYTES: int
 RELEASES_PAGES: bool
 
-class End(IntEnum):
-    DISCONNECTED = 1
-    HUNG_UP = 2
-    STOPPED = 3
-    GARBAGE = 4
-    OVERSIZE = 5
-    RECV_FAILED = 6
-    SEND_FAILED = 7
-
 def inspect(capsule: object) -> tuple[int, bool]: ...
 
 @final
-class Connection:
+class Connection(RequestLoop):
     def __new__(
         cls,
         sock: socket,
@@ -32,6 +25,3 @@ class Connection:
         fast_zero: bool = True,
         own_fua: bool = False,
     ) -> Self: ...
-    def serve(self) -> End: ...
-    def stop(self, *, now: bool = False) -> None: ...
-    def counters(self) -> dict[str, int]: ...

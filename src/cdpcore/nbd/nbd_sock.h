@@ -1,5 +1,5 @@
-/* What one NBD connection's loop asks of the system beyond the target: receiving, waiting, the clock, giving pages
- * back, and words that one thread writes and others read. POSIX but for nbd_release. */
+/* What an NBD connection's loop asks of the system: receiving, sending, waiting, the clock, giving pages back, and words
+ * that one thread writes and others read. POSIX but for nbd_release. */
 #ifndef CDP_NBD_SOCK_H
 #define CDP_NBD_SOCK_H
 #include <errno.h>
@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #ifndef MSG_NOSIGNAL
@@ -40,6 +41,14 @@ static inline int nbd_raise_flag(int *p)
     return __atomic_exchange_n(p, 1, __ATOMIC_ACQ_REL);
 }
 
+/* *p becomes v where that is more. */
+static inline void nbd_raise(int *p, int v)
+{
+    int old = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    while (old < v && !__atomic_compare_exchange_n(p, &old, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        ;
+}
+
 static inline int64_t nbd_now_ns(void)
 {
     struct timespec t;
@@ -61,6 +70,26 @@ static inline ssize_t nbd_recv(int fd, void *p, size_t n, int64_t spin_ns)
         sched_yield();
     } while (nbd_now_ns() < until);
     return recv(fd, p, n, 0);
+}
+
+/* Send all of it, blocking; the vector is used up. Bytes sent, or -1. One piece takes send(), which costs less. */
+static inline ssize_t nbd_send(int fd, struct iovec *v, uint32_t n)
+{
+    ssize_t all = 0;
+    while (n) {
+        struct msghdr m = {.msg_iov = v, .msg_iovlen = n};
+        ssize_t sent = n == 1 ? send(fd, v->iov_base, v->iov_len, MSG_NOSIGNAL) : sendmsg(fd, &m, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent <= 0)
+            return -1;
+        all += sent;
+        while (n && (size_t)sent >= v->iov_len)
+            sent -= (ssize_t)v++->iov_len, n--;
+        if (n)
+            v->iov_base = (char *)v->iov_base + sent, v->iov_len -= (size_t)sent;
+    }
+    return all;
 }
 
 /* 1: readable, hung up or interrupted; 0: nothing within ms. */

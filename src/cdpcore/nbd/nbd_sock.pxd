@@ -1,5 +1,6 @@
 """What an NBD connection's loop asks of the system (nbd/nbd_sock.h)."""
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.uio cimport iovec
 
 
 cdef extern from "nbd/nbd_sock.h" nogil:
@@ -8,16 +9,16 @@ cdef extern from "nbd/nbd_sock.h" nogil:
     uint64_t nbd_get(const uint64_t *p)
     int nbd_flag(const int *p)
     int nbd_raise_flag(int *p)
+    void nbd_raise(int *p, int v)
     int64_t nbd_now_ns()
     int nbd_wait(int fd, int ms)
     ssize_t nbd_recv(int fd, void *p, size_t n, int64_t spin_ns)
+    ssize_t nbd_send(int fd, iovec *v, uint32_t n)
     void nbd_release(void *p, uint64_t n)
 
     # what it includes
-    int MSG_NOSIGNAL
     int MSG_DONTWAIT
     int SHUT_RDWR
-    ssize_t c_send "send"(int, const void *, size_t, int)
     ssize_t c_recv "recv"(int, void *, size_t, int)
     int shutdown(int, int)
     int sched_yield()

@@ -1,0 +1,454 @@
+# cython: autotestdict=False
+"""The transmission phase of one NBD connection: requests in, replies out, without the GIL. Carrying a request out is the
+subclass's part, and the only part that differs between a server and a gateway.
+
+A round: gather the replies to what others have carried out meanwhile (reap); start every complete request that was
+received, in order (process); send what was gathered, and wait for more bytes or answers (wait). So at queue depth 1 a
+request costs one recv and one send, and at depth 32 both are shared by the requests that came together.
+
+start() has two outcomes. Answered: the reply was built on the spot, in `out`. Parked: the request got a number by park(),
+its bytes stay in rx and its reply has room in tx; reap() builds the reply when it is done, and release() frees the
+memory. cdpcore.nbd.connection answers everything on the spot, cdpcore.channel.gateway parks everything.
+
+Invariants
+ 1. A request is started only when all of it has been received: a stalled or killed client holds nothing, and a write
+    happens whole or not at all.
+ 2. Requests of a connection are started in the order in which they came, so a FLUSH covers all before it.
+ 3. Bounds: a reply is begun only when less than GATHER_BYTES are gathered. What is parked is bounded by parked_max, rx
+    and tx; where one of them is full, nothing more is started or received before some are answered or released.
+ 4. tail <= answered <= reaped <= head. Parked requests from head on are free, from reaped on under way, from answered on
+    have a reply that was gathered and not sent, from tail on were answered and still keep their bytes in rx.
+ 5. A reply is not held back for longer than gather_ns and the request that is being started.
+ 6. run() returns when nothing is parked, or at once after stop(now=True).
+Threading: serve() runs in one thread for the connection's life. stop() and counters() are for any thread.
+"""
+cimport cython
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.string cimport memmove
+
+from cdpcore.base.zeros cimport cdp_is_zero
+from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_get, nbd_now_ns, nbd_raise,
+                                   nbd_raise_flag, nbd_recv, nbd_send)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE,
+                                   CDP_NBD_DATA_BYTES, CDP_NBD_DISC, CDP_NBD_EIO, CDP_NBD_ERROR_MAX_BYTES,
+                                   CDP_NBD_FLAG_DF, CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_READ,
+                                   CDP_NBD_REQUEST_BYTES, CDP_NBD_SIMPLE_BYTES, CDP_NBD_WRITE, cdp_nbd_parse,
+                                   cdp_nbd_payload_bytes, cdp_nbd_put_chunk, cdp_nbd_put_data, cdp_nbd_put_error,
+                                   cdp_nbd_put_hole, cdp_nbd_put_simple, cdp_nbd_put_status, cdp_nbd_validate)
+
+import socket as _socket
+from enum import IntEnum as _IntEnum
+
+from cdpcore.base.errors import InvalidRequest as _InvalidRequest
+
+
+cdef enum:
+    WINDOW_BYTES = (256 << 10)      # asked of recv: stays in the L2 cache
+    GATHER_BYTES = (256 << 10)      # replies are sent when this much has gathered, whatever else is to come
+    MOVE_BYTES = 8192               # a rest this short is moved to the front of rx
+    FRONT_BYTES = (8 << 20)         # so much must be free at the front before rx is used from there again
+    SPIN_NS = 20000                 # what sleeping and being woken costs; an idle connection spins once, then sleeps
+    STOP_NOW = 2
+
+
+class End(_IntEnum):
+    """Why a connection's transmission phase ended."""
+
+    DISCONNECTED = END_DISC      # NBD_CMD_DISC
+    HUNG_UP = END_EOF            # the client closed the socket or died
+    STOPPED = END_STOPPED        # stop() here
+    GARBAGE = END_GARBAGE        # bytes that are not a request: the stream cannot be trusted further
+    OVERSIZE = END_OVERSIZE      # a payload longer than MAX_DRAIN_BYTES
+    RECV_FAILED = END_RECV
+    SEND_FAILED = END_SEND
+
+
+cdef class RequestLoop:
+    """What every connection has. Not to be made itself: a subclass sets the memory and the rules for its disk.
+
+    sock        a connected stream socket whose handshake is done; this object keeps it open, the caller closes it
+                after serve() has returned
+    structured  structured replies were negotiated
+    context_id  the id given to base:allocation, or None where it was not selected
+    fast_zero   answer FAST_ZERO requests (False: ENOTSUP)
+    """
+
+    def __cinit__(self, sock: object, *args, bint structured, context_id: int | None = None, bint fast_zero=True,
+                  **kwargs):
+        if type(self) is RequestLoop:
+            raise TypeError("a request loop without what carries requests out")
+        self.sock = sock
+        sock.settimeout(None)
+        self.fd = sock.fileno()
+        self.context_id = 0 if context_id is None else context_id
+        self.rules = cdp_nbd_rules(size_bytes=0, read_only=1, structured=structured,
+                                   block_status=structured and context_id is not None, fast_zero=fast_zero)
+
+    def __reduce__(self):
+        raise TypeError("a connection cannot be pickled")
+
+    def serve(self):
+        """Serve requests until the client goes or stop() is called; returns why (End). Once only, without the GIL."""
+        if nbd_raise_flag(&self.started):
+            raise _InvalidRequest("this connection is being served or was")
+        cdef int end
+        with nogil:
+            end = self.run()
+            self.finish()
+        return End(end)
+
+    def stop(self, *, bint now=False):
+        """End serve() when the requests already received have been answered, or `now`: mid-reply. Any thread; idempotent."""
+        nbd_raise(&self.stopping, STOP_NOW if now else 1)
+        try:
+            self.sock.shutdown(_socket.SHUT_RDWR if now else _socket.SHUT_RD)
+        except OSError:
+            pass  # closed, or the client went first
+        self.wake()
+
+    def counters(self):
+        """A copy of the counters: dict of name to int. Any thread, while running too; not all of one moment."""
+        cdef nbd_counters *c = &self.counts
+        return {
+            "requests": nbd_get(&c.requests), "errors": nbd_get(&c.errors), "reads": nbd_get(&c.reads),
+            "writes": nbd_get(&c.writes), "zeroes": nbd_get(&c.zeroes), "flushes": nbd_get(&c.flushes),
+            "read_bytes": nbd_get(&c.read_bytes), "written_bytes": nbd_get(&c.written_bytes),
+            "zeroed_bytes": nbd_get(&c.zeroed_bytes), "received_bytes": nbd_get(&c.received_bytes),
+            "sent_bytes": nbd_get(&c.sent_bytes), "batches": nbd_get(&c.batches),
+        }
+
+    # --- the seam ------------------------------------------------------------------------------------------------------
+
+    cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
+        """Carry out a valid request of at least one byte, or a flush: reply to it, or park() it. `payload`: a write's."""
+
+    cdef bint reap(self) noexcept nogil:
+        """Gather replies to parked requests, and release what may be. True where there was something to do."""
+        return False
+
+    cdef void send(self) noexcept nogil:
+        """transmit(), and what must come before or after it."""
+        self.transmit()
+
+    cdef void wait(self, bint moved) noexcept nogil:
+        """fill(), unless `blocked` or `ending`; and unless this round `moved` something, sleep until something can be
+        done. Where nothing is under way, what is gathered must have been sent before this sleeps."""
+
+    cdef void wake(self) noexcept nogil:
+        """stop() was called: end wait(), where shutting the socket down does not. Any thread."""
+
+    cdef void finish(self) noexcept nogil:
+        """run() has returned."""
+
+    # --- the loop ------------------------------------------------------------------------------------------------------
+
+    @cython.final
+    cdef int run(self) noexcept nogil:
+        """Until there is nothing more to do; why (END_)."""
+        cdef bint moved
+        while True:
+            if nbd_flag(&self.stopping) == STOP_NOW:
+                return self.ending if self.ending else END_STOPPED
+            moved = self.reap()
+            if self.gathered and (self.reaped == self.head or self.is_overdue()):
+                self.send()
+            if not self.ending and self.process():
+                moved = True
+            if self.ending and self.tail == self.head and not self.gathered:
+                return self.ending
+            self.wait(moved)
+
+    @cython.final
+    cdef bint process(self) noexcept nogil:
+        """Start every complete request in rx, until more bytes are needed, or `blocked`, or `ending`. True: some."""
+        cdef cdp_nbd_request r
+        cdef const char *why = NULL
+        cdef uint64_t have, payload, n
+        cdef uint32_t error
+        cdef bint moved = False
+        cdef int rc
+        self.blocked = 0
+        while True:
+            # Every reply passes here before the next, so `out` always has room for the largest one (invariant 3).
+            if self.gathered and (self.is_full() or self.is_overdue()):
+                self.send()
+                if self.ending:
+                    return moved
+            have = self.rx_end - self.rx_begin
+            if self.drain_bytes:
+                n = min(have, self.drain_bytes)
+                self.rx_begin += n
+                self.drain_bytes -= n
+                if self.drain_bytes:
+                    self.need_bytes = 1
+                    return moved
+                self.refuse(&self.drained, self.drain_error, self.drain_why)
+                continue
+            rc = cdp_nbd_parse(self.rx + self.rx_begin, have, &r)
+            if rc <= 0:
+                self.need_bytes = CDP_NBD_REQUEST_BYTES
+                if rc < 0:
+                    self.ending = END_GARBAGE
+                return moved
+            payload = cdp_nbd_payload_bytes(&r)
+            error = cdp_nbd_validate(&r, &self.rules, &why)
+            if error and payload:
+                if payload > CDP_NBD_MAX_DRAIN:
+                    self.ending = END_OVERSIZE
+                    return moved
+                nbd_add(&self.counts.requests, 1)
+                self.drained = r
+                self.drain_error = error
+                self.drain_why = why
+                self.drain_bytes = payload
+                self.rx_begin += CDP_NBD_REQUEST_BYTES
+                continue
+            if have - CDP_NBD_REQUEST_BYTES < payload:
+                self.need_bytes = CDP_NBD_REQUEST_BYTES + payload
+                return moved
+            if r.type == CDP_NBD_DISC:
+                self.ending = END_DISC
+                return moved
+            if not error and self.parked != NULL and not self.has_room(&r):
+                return moved
+            moved = True
+            self.rx_begin += CDP_NBD_REQUEST_BYTES + payload
+            nbd_add(&self.counts.requests, 1)
+            if error:
+                self.refuse(&r, error, why)
+            elif not r.length and r.type != CDP_NBD_FLUSH:
+                self.reply_done(&r)
+            else:
+                self.count(&r)
+                self.start(&r, self.rx + self.rx_begin - payload)
+
+    @cython.final
+    cdef void count(self, const cdp_nbd_request *r) noexcept nogil:
+        if r.type == CDP_NBD_READ:
+            nbd_add(&self.counts.reads, 1)
+        elif r.type == CDP_NBD_WRITE:
+            nbd_add(&self.counts.writes, 1)
+            nbd_add(&self.counts.written_bytes, r.length)
+        elif r.type == CDP_NBD_FLUSH:
+            nbd_add(&self.counts.flushes, 1)
+        elif r.type != CDP_NBD_BLOCK_STATUS and r.type != CDP_NBD_CACHE:    # WRITE_ZEROES, TRIM
+            nbd_add(&self.counts.zeroes, 1)
+            nbd_add(&self.counts.zeroed_bytes, r.length)
+
+    # --- receiving -----------------------------------------------------------------------------------------------------
+
+    @cython.final
+    cdef bint fill(self, bint blocking) noexcept nogil:
+        """Receive what there is, or `blocking` at least one byte. False: nothing; `blocked` or `ending` may say why."""
+        cdef uint64_t want = self.make_room()
+        cdef ssize_t n
+        if not want:
+            self.blocked = BLOCKED_KEPT
+            return False
+        while True:
+            if blocking and nbd_flag(&self.stopping):   # a TCP socket that was shut down may still receive
+                self.ending = END_STOPPED
+                return False
+            if blocking:
+                n = nbd_recv(self.fd, self.rx + self.rx_end, want, SPIN_NS)
+            else:
+                n = c_recv(self.fd, self.rx + self.rx_end, want, MSG_DONTWAIT)
+            if n > 0:
+                nbd_add(&self.counts.received_bytes, n)
+                self.rx_end += n
+                return True
+            if n == 0:
+                self.ending = END_STOPPED if nbd_flag(&self.stopping) else END_EOF
+                return False
+            if not blocking and (errno == EAGAIN or errno == EINTR):
+                return False
+            if errno != EINTR:
+                self.ending = END_RECV
+                return False
+
+    @cython.final
+    cdef uint64_t make_room(self) noexcept nogil:
+        """Move what was received where the request at rx_begin fits in one piece; how much to ask for. 0: when parked
+        requests have been released."""
+        cdef uint64_t have = self.rx_end - self.rx_begin, limit = self.rx_bytes
+        cdef uint64_t need = max(self.need_bytes, <uint64_t>CDP_NBD_REQUEST_BYTES)
+        cdef uint64_t want = max(<uint64_t>WINDOW_BYTES, need - have)
+        cdef bint to_front
+        if self.tail == self.head:      # nothing is kept
+            to_front = self.rx_begin and (have <= MOVE_BYTES or self.rx_end + want > self.rx_soft)
+        elif self.rx_low > self.rx_begin:
+            to_front = False
+            limit = self.rx_low - 1
+        else:
+            # Not into the little that was released first: beyond the end of the front there is nothing to go on to.
+            to_front = (self.rx_begin >= self.rx_soft or self.rx_begin + need > limit) and \
+                max(need, <uint64_t>FRONT_BYTES) < self.rx_low
+            if to_front:
+                limit = self.rx_low - 1
+        if to_front:
+            memmove(self.rx, self.rx + self.rx_begin, have)
+            self.rx_begin = 0
+            self.rx_end = have
+        if self.tail == self.head:
+            self.rx_low = self.rx_begin
+        return 0 if self.rx_begin + need > limit else min(limit - self.rx_end, want)
+
+    # --- parked requests -----------------------------------------------------------------------------------------------
+
+    @cython.final
+    cdef bint has_room(self, const cdp_nbd_request *r) noexcept nogil:
+        """Whether the request can be parked, if it comes to that; its reply has its room then. False: `blocked`."""
+        cdef nbd_parked *m = &self.parked[self.head % self.parked_max]
+        cdef int64_t at
+        if self.head - self.tail >= self.parked_max:
+            self.blocked = BLOCKED_KEPT
+            return False
+        m.tx_bytes = 0
+        if r.type == CDP_NBD_READ or r.type == CDP_NBD_CACHE:
+            m.tx_bytes = self.header_bytes() + r.length if r.length else 0
+        elif r.type == CDP_NBD_BLOCK_STATUS:
+            self.tx_next = (self.tx_next + 7) & ~<uint64_t>7    # extents are aligned
+            m.tx_bytes = self.status_bytes
+        if m.tx_bytes:
+            at = self.place(m.tx_bytes)
+            if at < 0:
+                self.blocked = BLOCKED_REPLY
+                return False
+            m.tx_at = at
+        return True
+
+    @cython.final
+    cdef int64_t place(self, uint64_t n) noexcept nogil:
+        """Room for n bytes in tx, in one piece; -1: when more replies have been sent."""
+        cdef uint64_t at = self.tx_next
+        if not self.tx_live:
+            at = self.tx_low = 0
+        elif self.tx_next >= self.tx_low:
+            if n < self.tx_low and self.tx_next + n > self.tx_soft:
+                at = 0
+            elif self.tx_next + n > self.tx_bytes:
+                return -1
+        elif self.tx_next + n >= self.tx_low:
+            return -1
+        self.tx_next = at + n
+        self.tx_live += 1
+        return at
+
+    @cython.final
+    cdef nbd_parked *park(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
+        """Give the request that is being started the number `head`."""
+        cdef nbd_parked *m = &self.parked[self.head % self.parked_max]
+        m.r = r[0]
+        m.rx_at = <uint64_t>(payload - self.rx) - CDP_NBD_REQUEST_BYTES
+        self.head += 1
+        return m
+
+    @cython.final
+    cdef void release(self, uint64_t tail) noexcept nogil:
+        """Parked requests before `tail`, all answered, need their bytes in rx no more."""
+        self.tail = tail
+        self.rx_low = self.parked[tail % self.parked_max].rx_at if tail < self.head else self.rx_begin
+
+    # --- replies -------------------------------------------------------------------------------------------------------
+
+    @cython.final
+    cdef bint is_full(self) noexcept nogil:
+        """What was gathered must be sent before another reply is built."""
+        return self.gathered >= GATHER_BYTES or self.n_iov >= IOVS - 2 or \
+            self.out_end + CDP_NBD_ERROR_MAX_BYTES > self.out_bytes
+
+    @cython.final
+    cdef bint is_overdue(self) noexcept nogil:
+        """What was gathered has waited for more long enough."""
+        return self.gathered >= GATHER_BYTES or nbd_now_ns() - self.gathered_ns > self.gather_ns
+
+    @cython.final
+    cdef void gather(self, void *p, uint64_t n) noexcept nogil:
+        """These bytes are to be sent next. They stay as they are until then."""
+        cdef iovec *last
+        if not self.gathered:
+            self.gathered_ns = nbd_now_ns()
+        self.gathered += n
+        if self.n_iov:
+            last = &self.iov[self.n_iov - 1]
+            if <uint8_t *>last.iov_base + last.iov_len == <uint8_t *>p:
+                last.iov_len += n
+                return
+        self.iov[self.n_iov].iov_base = p
+        self.iov[self.n_iov].iov_len = n
+        self.n_iov += 1
+
+    @cython.final
+    cdef void transmit(self) noexcept nogil:
+        """Send what was gathered, blocking. The memory that it lay in is free then."""
+        cdef nbd_parked *m
+        cdef ssize_t sent
+        if not self.deaf:
+            sent = nbd_send(self.fd, self.iov, self.n_iov)
+            self.deaf = sent < 0
+            if not self.deaf:
+                nbd_add(&self.counts.sent_bytes, <uint64_t>sent)
+                nbd_add(&self.counts.batches, 1)
+            elif not self.ending:
+                self.ending = END_SEND
+        self.n_iov = 0
+        self.gathered = self.out_end = 0
+        while self.answered < self.reaped:
+            m = &self.parked[self.answered % self.parked_max]
+            if m.tx_bytes:
+                self.tx_low = m.tx_at + m.tx_bytes
+                self.tx_live -= 1
+            self.answered += 1
+
+    @cython.final
+    cdef uint32_t header_bytes(self) noexcept nogil:
+        """Before the data of a reply to READ."""
+        return CDP_NBD_DATA_BYTES if self.rules.structured else CDP_NBD_SIMPLE_BYTES
+
+    @cython.final
+    cdef void refuse(self, const cdp_nbd_request *r, uint32_t error, const char *why) noexcept nogil:
+        """Gather an error reply; structured ones carry the reason as text, which may be NULL."""
+        cdef uint8_t *p = self.out + self.out_end
+        cdef uint32_t n
+        nbd_add(&self.counts.errors, 1)
+        n = cdp_nbd_put_error(p, r.cookie, error, why) if self.rules.structured else cdp_nbd_put_simple(p, r.cookie, error)
+        self.gather(p, n)
+        self.out_end += n
+
+    @cython.final
+    cdef void reply_done(self, const cdp_nbd_request *r) noexcept nogil:
+        """Gather a reply without data."""
+        cdef uint8_t *p = self.out + self.out_end
+        cdef uint32_t n
+        if r.type == CDP_NBD_READ and self.rules.structured:
+            n = cdp_nbd_put_chunk(p, CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE, r.cookie, 0)
+        else:
+            n = cdp_nbd_put_simple(p, r.cookie, 0)
+        self.gather(p, n)
+        self.out_end += n
+
+    @cython.final
+    cdef uint64_t reply_data(self, const cdp_nbd_request *r, uint8_t *at) noexcept nogil:
+        """Gather the reply to a READ whose data lies at `at` + header_bytes(); how long it is."""
+        cdef uint64_t n
+        nbd_add(&self.counts.read_bytes, r.length)
+        if not self.rules.structured:
+            n = cdp_nbd_put_simple(at, r.cookie, 0) + r.length
+        elif not r.flags & CDP_NBD_FLAG_DF and r.length >= CDP_NBD_HOLE_BYTES and \
+                cdp_is_zero(at + CDP_NBD_DATA_BYTES, r.length):
+            n = cdp_nbd_put_hole(at, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length)
+        else:
+            n = cdp_nbd_put_data(at, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length) + r.length
+        self.gather(at, n)
+        return n
+
+    @cython.final
+    cdef uint64_t reply_status(self, const cdp_nbd_request *r, uint8_t *at, uint32_t count) noexcept nogil:
+        """Gather the reply to a BLOCK_STATUS whose descriptors lie at `at` + CDP_NBD_STATUS_BYTES; how long it is."""
+        cdef uint64_t n
+        if not count:
+            self.refuse(r, CDP_NBD_EIO, "the target reported extents that do not fit together")
+            return 0
+        n = cdp_nbd_put_status(at, r.cookie, self.context_id, count) + 8 * <uint64_t>count
+        self.gather(at, n)
+        return n
