@@ -5,7 +5,6 @@ for one n, and n grows with the moment. That is what Witness.expect() checks of 
 """
 
 import random
-import socket
 import struct
 import threading
 import time
@@ -14,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from cdp.nbd.client import Client, unix_address
+from cdpcore.base.errors import CdpError
+
 BLOCK_BYTES = 4096
-READ, WRITE, FLUSH, TRIM = 0, 1, 3, 4
 FLUSH_EVERY, TRIM_EVERY = 17, 13
 
 
@@ -23,55 +24,13 @@ class WitnessFailed(Exception):
     """What the server did is wrong."""
 
 
-class Client:
-    """NBD as short as it can be: one request at a time, old handshake, simple replies. Raises WitnessFailed."""
-
-    def __init__(self, path: Path, export: str):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(path))
-        # The server lets one wait while nobody serves the volume.
-        self.sock.settimeout(60)
-        if self._take(18)[:16] != b"NBDMAGICIHAVEOPT":
-            raise WitnessFailed(f"{path}: not an NBD server")
-        name = export.encode()
-        self.sock.sendall(struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 1, len(name)) + name)
-        self.size_bytes = struct.unpack(">QH", self._take(10))[0]
-
-    def ask(self, command: int, offset: int = 0, length: int = 0, data: bytes = b"") -> None:
-        self.send(command, offset, length, data)
-        self.answered(command, offset)
-
-    def send(self, command: int, offset: int = 0, length: int = 0, data: bytes = b"") -> None:
-        self.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, command, 1, offset, length) + data)
-
-    def answered(self, command: int = 0, offset: int = 0) -> None:
-        magic, error, _ = struct.unpack(">IIQ", self._take(16))
-        if magic != 0x67446698 or error:
-            raise WitnessFailed(f"command {command} at byte {offset}: error {error}")
-
-    def read(self, offset: int, length: int) -> bytes:
-        self.ask(READ, offset, length)
-        return self._take(length)
-
-    def _take(self, n: int) -> bytes:
-        data = b""
-        while len(data) < n:
-            part = self.sock.recv(n - len(data))
-            if not part:
-                raise WitnessFailed("the server hung up")
-            data += part
-        return data
-
-    def close(self) -> None:
-        self.sock.close()
-
-
 class Witness(threading.Thread):
     """Works from start() to stop() on [offset, offset + blocks * 4 KiB); `failure` says what went wrong."""
 
     def __init__(self, path: Path, export: str, offset: int, blocks: int, seed: int):
         super().__init__(name="witness", daemon=True)
-        self._client = Client(path, export)
+        # The server lets one wait while nobody serves the volume.
+        self._client = Client(unix_address(path, export), timeout_s=60)
         self._offset, self._blocks = offset, blocks
         self._random = random.Random(seed)
         self._done = threading.Event()
@@ -87,7 +46,7 @@ class Witness(threading.Thread):
                 with self.quiet:
                     self._step()
                 time.sleep(0.0005)
-        except (WitnessFailed, OSError) as error:
+        except (WitnessFailed, CdpError) as error:
             self.failure = error
         finally:
             self._client.close()
@@ -98,12 +57,12 @@ class Witness(threading.Thread):
         at = self._offset + block * BLOCK_BYTES
         began = time.monotonic()
         if number % TRIM_EVERY:
-            self._client.ask(WRITE, at, BLOCK_BYTES, struct.pack("<Q", number) * (BLOCK_BYTES // 8))
+            self._client.pwrite(struct.pack("<Q", number) * (BLOCK_BYTES // 8), at)
         else:
-            self._client.ask(TRIM, at, BLOCK_BYTES)
+            self._client.trim(BLOCK_BYTES, at)
         self.ops.append((block, bool(number % TRIM_EVERY)))
         if number % FLUSH_EVERY == 0:
-            self._client.ask(FLUSH)
+            self._client.flush()
         self.spans.append((began, time.monotonic()))
 
     def stop(self) -> None:

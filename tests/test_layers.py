@@ -20,7 +20,7 @@ CORE = {
     "inplace": "base system index log volume",
     "nbd": "base",
     "channel": "base system nbd",     # system: memory that two processes share
-    "trace": "base",
+    "trace": "base nbd",              # nbd: its driver of NBD servers
     "bench": "base system",
 }
 
@@ -45,7 +45,7 @@ SHELL = {
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
     "cli": "text views ipc settings nbd trace store volume cdp check replay service serve ha conformance",
-    "demo": "cdp service cli",
+    "demo": "nbd cdp service cli",
     "__main__": "cli",
 }
 

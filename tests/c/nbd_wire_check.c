@@ -128,6 +128,24 @@ static void extents(void)
     free(out);
 }
 
+/* What a client puts, a server parses, and the other way round. */
+static void client(void)
+{
+    cdp_nbd_request r = {(uint16_t)rnd(), (uint16_t)rnd(), (uint32_t)edgy(), rnd(), edgy()}, back;
+    uint8_t *p = malloc(CDP_NBD_REQUEST_BYTES);
+    CHECK(cdp_nbd_put_request(p, &r) == CDP_NBD_REQUEST_BYTES && cdp_nbd_parse(p, CDP_NBD_REQUEST_BYTES, &back) == 1);
+    CHECK(back.flags == r.flags && back.type == r.type && back.length == r.length && back.cookie == r.cookie &&
+          back.offset == r.offset);
+    uint32_t error = (uint32_t)rnd(), got = 0;
+    uint64_t cookie = rnd(), came = 0;
+    p = realloc(p, CDP_NBD_SIMPLE_BYTES);
+    CHECK(cdp_nbd_put_simple(p, cookie, error) == CDP_NBD_SIMPLE_BYTES);
+    CHECK(cdp_nbd_get_simple(p, &got, &came) == 0 && got == error && came == cookie);
+    p[rnd() % 4] ^= (uint8_t)(1u << rnd() % 8);
+    CHECK(cdp_nbd_get_simple(p, &got, &came) == -1);
+    free(p);
+}
+
 static void builders(void)
 {
     uint8_t *p = malloc(CDP_NBD_ERROR_MAX_BYTES);
@@ -173,6 +191,7 @@ int main(int argc, char **argv)
         requests();
         extents();
         builders();
+        client();
         if (i % 16 == 0)
             zeros();
     }

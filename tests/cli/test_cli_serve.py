@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -16,55 +15,19 @@ import pytest
 
 import cdp
 from cdp.cli import exits
+from cdp.nbd.client import Client, unix_address
+from cdp.nbd.protocol import TransmissionFlag
 from cdp.service import connect as connecting
 from cdp.service.connect import connect
 from cdp.service.serving_file import read_serving
+from cdpcore.base.errors import InvalidRequest, NotFound, Unavailable
 
 MIB = 1 << 20
 CLI = [sys.executable, "-m", "cdp"]
 
 
-class Nbd:
-    """The least NBD client: EXPORT_NAME, then simple requests."""
-
-    def __init__(self, address, name):
-        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-        self.sock = socket.socket(family)
-        self.sock.settimeout(30)
-        self.sock.connect(address)
-        assert self._recv(16) == b"NBDMAGICIHAVEOPT"
-        self._recv(2)
-        self.sock.sendall(struct.pack(">I8sII", 1 | 2, b"IHAVEOPT", 1, len(name.encode())) + name.encode())
-        self.size_bytes, self.flags = struct.unpack(">QH", self._recv(10))
-
-    def _recv(self, count):
-        data = b""
-        while len(data) < count:
-            part = self.sock.recv(count - len(data))
-            if not part:
-                raise ConnectionError("the server hung up")
-            data += part
-        return data
-
-    def _request(self, command, offset=0, length=0, data=b"", flags=0):
-        self.sock.sendall(struct.pack(">IHHQQI", 0x25609513, flags, command, 7, offset, length) + data)
-        magic, error, cookie = struct.unpack(">IIQ", self._recv(16))
-        assert (magic, cookie) == (0x67446698, 7)
-        return error
-
-    def read(self, offset, length):
-        assert self._request(0, offset, length) == 0
-        return self._recv(length)
-
-    def write(self, offset, data):
-        return self._request(1, offset, len(data), data)
-
-    def flush(self):
-        return self._request(3)
-
-    def close(self):
-        self.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 2, 7, 0, 0))
-        self.sock.close()
+def nbd(path, name):
+    return Client(unix_address(path, name))
 
 
 @pytest.fixture
@@ -127,8 +90,8 @@ def socket_of(uri):
 def test_a_signal_stops_it_in_order(here, number):
     """What was acknowledged is kept, flushed or not; the socket and serving.json go."""
     with serving("web", "--unix", here / "w.sock") as process:
-        client = Nbd(str(here / "w.sock"), "web")
-        assert client.write(0, b"Z" * 4096) == 0
+        client = nbd(here / "w.sock", "web")
+        client.pwrite(b"Z" * 4096, 0)
         assert stopped(process, number) == 0
     assert not (here / "w.sock").exists() and not (here / "web" / "serving.json").exists()
     with cdp.open("web") as volume:
@@ -140,9 +103,9 @@ def test_under_nohup_a_hangup_does_not_stop_it(here):
     try:
         with serving("web", "--unix", here / "w.sock") as process:
             process.send_signal(signal.SIGHUP)
-            client = Nbd(str(here / "w.sock"), "web")
-            assert client.write(0, b"Z" * 4096) == 0 and client.flush() == 0
-            client.close()
+            with nbd(here / "w.sock", "web") as client:
+                client.pwrite(b"Z" * 4096, 0)
+                client.flush()
             assert process.poll() is None and stopped(process) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -158,35 +121,37 @@ def test_the_whole_way(here):
         assert stat.S_IMODE(os.stat(here / "cdp" / "web.admin.sock").st_mode) == 0o600
         assert stat.S_IMODE(os.stat(here / "cdp").st_mode) == 0o700
 
-        disk = Nbd(path, "web")
+        disk = nbd(path, "web")
         assert disk.size_bytes == 8 * MIB
-        assert disk.write(0, b"a" * 4096) == 0 and disk.flush() == 0
+        disk.pwrite(b"a" * 4096, 0)
+        disk.flush()
         assert json.loads(run("bookmark", "web", "first", "--json").stdout)["at"]["seq"] > 0
-        assert disk.write(0, b"b" * 4096) == 0
+        disk.pwrite(b"b" * 4096, 0)
 
-        past = Nbd(path, "web@first")
-        assert past.read(0, 4096) == b"a" * 4096 and past.flags & 2  # read-only
-        assert past.write(0, b"x" * 512) != 0
+        past = nbd(path, "web@first")
+        assert past.pread(4096, 0) == b"a" * 4096 and TransmissionFlag.READ_ONLY in past.flags
+        with pytest.raises(Unavailable, match="not permitted"):
+            past.pwrite(b"x" * 512, 0)
         assert run("image", "create", "web@first", "test").returncode == 0
-        image = Nbd(path, "web/test")
-        assert image.read(0, 4096) == b"a" * 4096
-        assert image.write(0, b"c" * 4096) == 0
+        image = nbd(path, "web/test")
+        assert image.pread(4096, 0) == b"a" * 4096
+        image.pwrite(b"c" * 4096, 0)
         assert run("image", "delete", "web", "test").returncode == exits.BUSY
-        inner = Nbd(path, "web/test@now")
-        assert inner.read(0, 4096) == b"c" * 4096
-        assert disk.read(0, 4096) == b"b" * 4096
+        inner = nbd(path, "web/test@now")
+        assert inner.pread(4096, 0) == b"c" * 4096
+        assert disk.pread(4096, 0) == b"b" * 4096
         for connection in (past, image, inner):
             connection.close()
 
         # A restore under a client that stays connected.
         assert run("restore", "web@first").returncode == 0
-        assert disk.read(0, 4096) == b"a" * 4096
+        assert disk.pread(4096, 0) == b"a" * 4096
         assert run("undo", "web").returncode == 0
-        assert disk.read(0, 4096) == b"b" * 4096
-        with pytest.raises(ConnectionError):
-            Nbd(path, "web@nosuchmark")
-        with pytest.raises(ConnectionError):
-            Nbd(path, "other")
+        assert disk.pread(4096, 0) == b"b" * 4096
+        with pytest.raises(NotFound, match="nosuchmark"):
+            nbd(path, "web@nosuchmark")
+        with pytest.raises(NotFound):
+            nbd(path, "other")
         assert stopped(process) == 0
     assert not os.path.exists(path) and read_serving("web") is None
     with cdp.open("web") as volume:
@@ -218,19 +183,17 @@ def test_two_volumes_and_tcp(here):
     with serving("web", "db", "--tcp", "127.0.0.1:0") as process:
         uris = [process.stdout.readline().strip() for _ in range(2)]
         for uri, size in zip(uris, (8 * MIB, MIB), strict=True):
-            parts = urlsplit(uri)
-            disk = Nbd((parts.hostname, parts.port), parts.path[1:])
-            assert disk.size_bytes == size
-            disk.close()
+            with Client(uri) as disk:
+                assert disk.size_bytes == size
         for name in ("web", "db"):
             assert json.loads(run("info", name, "--json").stdout)["served"]["pid"] == process.pid
 
 
 def test_read_only(here):
     with serving("web", "--read-only", "--unix", "n.sock"):
-        disk = Nbd("n.sock", "web")
-        assert disk.flags & 2 and disk.write(0, b"x" * 512) != 0
-        disk.close()
+        with nbd("n.sock", "web") as disk, pytest.raises(Unavailable, match="not permitted"):
+            assert TransmissionFlag.READ_ONLY in disk.flags
+            disk.pwrite(b"x" * 512, 0)
         assert run("bookmark", "web", "still-works").returncode == 0
 
 
@@ -254,8 +217,9 @@ cli(["serve", "web", "--unix", "n.sock"])"""
 def test_what_a_killed_server_leaves_is_no_obstacle(here):
     with serving("web") as process:
         path = socket_of(process.stdout.readline().strip())
-        disk = Nbd(path, "web")
-        assert disk.write(0, b"k" * 4096) == 0 and disk.flush() == 0
+        disk = nbd(path, "web")
+        disk.pwrite(b"k" * 4096, 0)
+        disk.flush()
         process.kill()
         process.wait()
         process.communicate()
@@ -263,8 +227,8 @@ def test_what_a_killed_server_leaves_is_no_obstacle(here):
     info = json.loads(run("info", "web", "--json").stdout)
     assert info["served"] is None and info["window"]["newest"]["seq"] >= 1
     with serving("web") as process:
-        disk = Nbd(path, "web")
-        assert disk.read(0, 4096) == b"k" * 4096
+        disk = nbd(path, "web")
+        assert disk.pread(4096, 0) == b"k" * 4096
         disk.close()
 
 
@@ -333,7 +297,7 @@ def test_an_address_in_use(here):
             assert json.loads(run("info", "other/web", "--json").stdout)["size_bytes"] == MIB
             assert json.loads(run("info", "web", "--json").stdout)["size_bytes"] == 8 * MIB
         refused(exits.BUSY, "serve", "web", "--unix", "m.sock", hint="is served already")
-        disk = Nbd("n.sock", "web")  # undisturbed
+        disk = nbd("n.sock", "web")  # undisturbed
         disk.close()
 
 
@@ -380,6 +344,7 @@ def test_tls(here):
     with serving("web", "--tcp", "127.0.0.1:0", *tls) as process:
         uri = process.stdout.readline().strip()
         assert uri.startswith("nbds://127.0.0.1:")
-        parts = urlsplit(uri)
-        with pytest.raises((ConnectionError, OSError)):
-            Nbd((parts.hostname, parts.port), "web")  # in plain: refused
+        with pytest.raises(InvalidRequest, match="requires TLS"):
+            Client(uri.replace("nbds", "nbd"))
+        with pytest.raises(Unavailable, match="certificate"):
+            Client(uri)     # signed by nobody whom this machine knows

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pytest
 from support.interop import MIB, both, environ, library_files, need, run, sha256
 
-from cdp.demo.nbd_client import NbdClient
+from cdp.nbd.client import Client, unix_address
 
 pytestmark = pytest.mark.interop
 
@@ -158,7 +158,7 @@ def test_lost_found_restored(both):
     assert content_of(world, "web") == ruined and content_of(world, f"web@{when}") == moment
 
     # In service: a client is connected before and after, and sees the change.
-    with NbdClient(str(world.socket), "web") as client:
+    with Client(unix_address(world.socket, "web")) as client:
         before = client.pread(4 * MIB, 0)
         restored = world.json("restore", f"web@{when}")
         assert client.pread(4 * MIB, 0) != before

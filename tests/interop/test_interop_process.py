@@ -15,7 +15,8 @@ import pytest
 from support.interop import MIB, cdp_argv, environ, need, run, world
 
 import cdp
-from cdp.demo.nbd_client import NbdClient, NbdError
+from cdp.nbd.client import Client, unix_address
+from cdpcore.base.errors import CdpError
 
 pytestmark = pytest.mark.interop
 
@@ -47,7 +48,7 @@ class Writer(threading.Thread):
     def __init__(self, world, seed):
         super().__init__()
         self._random = random.Random(seed)
-        self._client = NbdClient(str(world.socket), "web")
+        self._client = Client(unix_address(world.socket, "web"))
         self.written = []
         self.flushed = 0
         self.asked = 0  # writes that were sent, acknowledged or not
@@ -63,7 +64,7 @@ class Writer(threading.Thread):
                 if self._random.random() < 0.05:
                     self._client.flush()
                     self.flushed = self.asked
-        except (NbdError, OSError):
+        except CdpError:
             self._client.close()
 
 
@@ -127,7 +128,7 @@ def test_told_to_stop_with_clients_connected(world):
     need("fio")
     world.cdp("create", "web", "--size", f"{SIZE_MIB}M")
     world.serve("web")
-    idle = NbdClient(str(world.socket), "web")
+    idle = Client(unix_address(world.socket, "web"))
     writer = Writer(world, 1)
     fio = load(world)
     try:
@@ -244,7 +245,7 @@ def test_interrupted_server(world, signals):
     """Ctrl-C once: an orderly end; twice: at once, which loses nothing that was flushed."""
     world.cdp("create", "web", "--size", "1M")
     world.serve("web")
-    with NbdClient(str(world.socket), "web") as client:
+    with Client(unix_address(world.socket, "web")) as client:
         client.pwrite(b"x" * 4096, 0)
         client.flush()
         for _ in range(signals):

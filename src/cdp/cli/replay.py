@@ -53,7 +53,7 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d)(?:\.(\d{1,9}))?|(\d+)(?:\.(\d{1,9}
     "--nbd",
     "uri",
     metavar="URI",
-    help="Replay onto an NBD server instead: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Without TLS.",
+    help="Replay onto an NBD server instead: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS.",
 )
 @click.option("--create", is_flag=True, help="Make a volume that is missing, as large as the trace needs.")
 @click.option("--size", metavar="SIZE", help="Size of created volumes.")

@@ -5,7 +5,7 @@ command claims is then checked against a model that this file keeps of every byt
 were true; 1, one was false or a step failed; 130, interrupted.
 
 Clients: the disk goes in and out through nbdcopy or qemu-img where one is installed; single writes, and everything
-where neither is, through cdp.demo.nbd_client. One thread; the server is a process of its own.
+where neither is, through cdp.nbd.client. One thread; the server is a process of its own.
 """
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ import click
 from cdp.cli.progress import Progress
 from cdp.demo.disk import Ext4Disk, TarDisk, choose, real_files, sum_of
 from cdp.demo.narrator import Failed, Teller, cdp_command, listing
-from cdp.demo.nbd_client import PIECE_BYTES, NbdClient, NbdError
 from cdp.demo.server import Server
+from cdp.nbd.client import Client
 from cdp.service.connect import connect
 from cdpcore.base.errors import CdpError
 
 MIB = 1 << 20
 BLOCK_BYTES = 4096
+PIECE_BYTES = MIB
 SAVES = 3
 OPENINGS = 100
 
@@ -136,7 +137,7 @@ class Demo:
     def work_on(self) -> None:
         self.tell.step("A day's work", f"{SAVES} files are saved; each reaches the volume as writes and a flush.")
         report = self.directory / "report.txt"
-        with NbdClient(self.server.socket, "web") as client:
+        with self.server.client("web") as client:
             for number in range(1, SAVES + 1):
                 report.write_text("".join(f"{line}: what was done in hour {number}\n" for line in range(2000 * number)))
                 inside = f"report-{number}.txt"
@@ -159,7 +160,7 @@ class Demo:
         self.tell.step("Disaster", f"{len(gone)} files are deleted; then {garbage_bytes // MIB} MiB of garbage go over "
                        f"the {self.disk.what}.")
         self.disk.delete(self.work, gone)
-        with NbdClient(self.server.socket, "web") as client, Progress("writing garbage", garbage_bytes) as progress:
+        with self.server.client("web") as client, Progress("writing garbage", garbage_bytes) as progress:
             writes, _ = self.send_changes(client)
             self.tell.say(f"{writes} writes deleted the files")
             for offset in range(0, garbage_bytes, 64 << 10):
@@ -207,7 +208,7 @@ class Demo:
         for _ in range(OPENINGS):
             seq = self.random.randint(self.begin, newest)
             began_s = time.perf_counter()
-            with NbdClient(self.server.socket, f"web@#{seq}") as client:
+            with self.server.client(f"web@#{seq}") as client:
                 client.pread(BLOCK_BYTES, 0)
                 times_ms.append((time.perf_counter() - began_s) * 1000)
         self.tell.say(f"{OPENINGS} random moments: connect, open, read the first block: {_times(times_ms)}")
@@ -218,7 +219,7 @@ class Demo:
         good = self.model.content(self.good)
         self.tell.cdp("image", "create", f"web@{self.when}", "trial")
         note = b"tried on the image, not on the volume".ljust(BLOCK_BYTES)
-        with NbdClient(self.server.socket, "web/trial") as client:
+        with self.server.client("web/trial") as client:
             client.pwrite(note, BLOCK_BYTES)
             client.flush()
         tried = bytearray(good)
@@ -231,7 +232,7 @@ class Demo:
     def restore(self) -> None:
         self.tell.step("Put the volume back", "In service: a client stays connected and reads on.")
         good = self.model.content(self.good)
-        with NbdClient(self.server.socket, "web") as client:
+        with self.server.client("web") as client:
             before = client.pread(MIB, 0)
             self.tell.cdp("restore", f"web@{self.when}")
             after = client.pread(MIB, 0)
@@ -285,7 +286,7 @@ class Demo:
         content = self.model.content(self.good)
         sent: list[tuple[int, bytes]] = []
         flushed = 0
-        client = NbdClient(self.server.socket, "web")
+        client = self.server.client("web")
         with client:
             for number in range(400):
                 offset = self.random.randrange(self.disk_bytes // BLOCK_BYTES) * BLOCK_BYTES
@@ -335,11 +336,11 @@ class Demo:
         """Sequence number of the volume's newest record."""
         return int(self.json("window", "web")["newest"]["seq"])
 
-    def send(self, client: NbdClient, offset: int, data: bytes) -> None:
+    def send(self, client: Client, offset: int, data: bytes) -> None:
         client.pwrite(data, offset)
         self.model.writes.append((offset, data))
 
-    def send_changes(self, client: NbdClient) -> tuple[int, int]:
+    def send_changes(self, client: Client) -> tuple[int, int]:
         """Write the blocks in which the user's disk differs from the volume, and flush; how many writes and bytes."""
         old, new = self.model.content(), self.work.read_bytes()
         sent_bytes = writes = 0
@@ -358,7 +359,7 @@ class Demo:
     def send_all(self, image: Path) -> None:
         """Copy a disk in, without what is zero."""
         with ExitStack() as stack:
-            client = stack.enter_context(NbdClient(self.server.socket, "web"))
+            client = stack.enter_context(self.server.client("web"))
             file = stack.enter_context(image.open("rb"))
             progress = stack.enter_context(Progress("copying", self.disk_bytes))
             for offset in range(0, self.disk_bytes, PIECE_BYTES):
@@ -370,7 +371,7 @@ class Demo:
 
     def pieces(self, export: str) -> Iterator[bytes]:
         """The content of an export, over NBD."""
-        with NbdClient(self.server.socket, export) as client:
+        with self.server.client(export) as client:
             if client.size_bytes != self.disk_bytes:
                 raise Failed(f"{export} has {client.size_bytes} bytes, not {self.disk_bytes}")
             for offset in range(0, self.disk_bytes, PIECE_BYTES):
@@ -448,7 +449,7 @@ def main(keep: bool, quick: bool) -> None:
             demo = Demo(teller, scale)
             stack.callback(demo.server.stop)
             demo.run()
-    except (Failed, NbdError, CdpError, OSError) as error:
+    except (Failed, CdpError, OSError) as error:
         teller.claim(f"the demo ran to its end: {error}", False)
     click.echo()
     if keep:

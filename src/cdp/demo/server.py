@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cdp.demo.narrator import Failed, Teller, cdp_command
+from cdp.nbd.client import Client, unix_address
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 30.0
@@ -32,6 +33,10 @@ class Server:
             time.sleep(0.02)
         assert self._process.stdout is not None
         return self._process.stdout.readline().decode().strip()
+
+    def client(self, export: str) -> Client:
+        """A connection to one of its exports."""
+        return Client(unix_address(self.socket, export))
 
     def kill(self) -> None:
         """As a crash would."""

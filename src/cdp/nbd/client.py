@@ -1,28 +1,58 @@
-"""The client's half of NBD's handshake: an address, and a socket in transmission phase.
+"""The client's side of NBD: an address, a socket in the transmission phase, and a disk used one request at a time.
 
-Fixed newstyle, NBD_OPT_GO (NBD_OPT_EXPORT_NAME where a server does not know it), simple replies, no TLS. The section names are those of
-doc/proto.md of the NetworkBlockDevice/nbd project.
+Fixed newstyle, NBD_OPT_GO (NBD_OPT_EXPORT_NAME where a server does not know it), simple replies, TLS where the address
+asks for it. What has many requests under way (cdp.platform.routers.nbd, cdpcore.trace.nbd_driver) takes the socket of
+connect() and has a loop of its own.
 """
-
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 import struct
+import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from cdpcore.base.errors import InvalidRequest, NotFound, Unavailable
+from cdp.nbd.protocol import (
+    DEFAULT_PORT,
+    EXPORT_INFO,
+    FLAG_FIXED_NEWSTYLE,
+    FLAG_NO_ZEROES,
+    GREETING,
+    GREETING_MAGIC,
+    MAX_PAYLOAD_BYTES,
+    NO_ZEROES_BYTES,
+    OPTION_HEADER,
+    OPTION_MAGIC,
+    OPTION_REPLY,
+    OPTION_REPLY_MAGIC,
+    REQUEST,
+    REQUEST_MAGIC,
+    SIMPLE_REPLY,
+    SIMPLE_REPLY_MAGIC,
+    Command,
+    CommandFlag,
+    Info,
+    Opt,
+    Rep,
+    TransmissionFlag,
+)
+from cdp.nbd.tls import client_context, relay
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, OutOfSpace, Unavailable
 
-PORT = 10809
 TIMEOUT_SECONDS = 10.0
-_GREETING, _OPTION, _REPLY = 0x4E42444D41474943, 0x49484156454F5054, 0x0003E889045565A9
-_GO, _EXPORT_NAME = 7, 1
-_ACK, _INFO, _ERROR, _UNSUPPORTED, _TLS_REQUIRED, _UNKNOWN = 1, 3, 1 << 31, (1 << 31) + 1, (1 << 31) + 5, (1 << 31) + 6
-_MAX_REPLY = 1 << 20
+FORMS = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS, ?tls-certificates=DIRECTORY"
+_MAX_REPLY_BYTES = 1 << 20
+_ERROR = 1 << 31
+_ENOSPC = 28
 
 
 @dataclass(frozen=True)
-class Address:
+class ExportAddress:
     """Where an export is."""
 
     uri: str
@@ -30,124 +60,249 @@ class Address:
     port: int
     path: str | None  # of a Unix socket
     export: str
-
-
-def parse(uri: str) -> Address:
-    """nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Raises InvalidRequest."""
-    hint = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH"
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or PORT
-    except ValueError as error:
-        raise InvalidRequest(f"{uri}: {error}", hint) from None
-    if parts.scheme in ("nbds", "nbds+unix"):
-        raise InvalidRequest(f"{uri}: only NBD without TLS is spoken here", "give it an address without TLS")
-    export = unquote(parts.path.removeprefix("/"))
-    if parts.scheme == "nbd+unix":
-        path = parse_qs(parts.query).get("socket", [""])[0]
-        if not path:
-            raise InvalidRequest(f"{uri}: no socket", hint)
-        return Address(uri, None, 0, path, export)
-    if parts.scheme != "nbd" or not parts.hostname:
-        raise InvalidRequest(f"{uri} is not the address of an NBD export", hint)
-    return Address(uri, parts.hostname, port, None, export)
+    tls: bool = False
+    certificates: str | None = None  # directory: ca-cert.pem; client-cert.pem and client-key.pem where the server asks
+    tls_hostname: str | None = None  # that the server's certificate must name, where that is not `host`
 
 
 @dataclass(frozen=True)
-class Export:
-    """What the handshake told. max_bytes: the longest request the server takes."""
+class Agreed:
+    """The outcome of a handshake. max_bytes: the longest request that the server takes."""
 
     size_bytes: int
-    flags: int
+    flags: TransmissionFlag
     max_bytes: int
 
 
-def connect(address: Address) -> tuple[socket.socket, Export]:
-    """A socket in transmission phase. Raises Unavailable, NotFound, InvalidRequest."""
+def parse(uri: str) -> ExportAddress:
+    """An NBD URI (doc/uri.md of the protocol; libnbd's tls-certificates and tls-hostname). Raises InvalidRequest."""
     try:
-        if address.path is not None:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(TIMEOUT_SECONDS)
-            sock.connect(address.path)
-        else:
-            sock = socket.create_connection((address.host, address.port), TIMEOUT_SECONDS)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError as error:
-        raise Unavailable(
-            f"{address.uri}: {error.strerror or error}", "start the server, or check the address"
-        ) from None
-    try:
-        export = _handshake(sock, address)
-        sock.settimeout(None)
-        return sock, export
-    except BaseException:
-        sock.close()
-        raise
+        parts = urlsplit(uri)
+        port = parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise InvalidRequest(f"{uri}: {error}", FORMS) from None
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    scheme, _, transport = parts.scheme.partition("+")
+    unix = transport == "unix"
+    if scheme not in ("nbd", "nbds") or (transport and not unix) or not (unix or parts.hostname):
+        raise InvalidRequest(f"{uri} is not the address of an NBD export", FORMS)
+    if unix and not query.get("socket"):
+        raise InvalidRequest(f"{uri}: no socket", FORMS)
+    return ExportAddress(uri, None if unix else parts.hostname, 0 if unix else port, query["socket"] if unix else None,
+                         unquote(parts.path.removeprefix("/")), scheme == "nbds", query.get("tls-certificates"),
+                         query.get("tls-hostname"))
 
 
-def _handshake(sock: socket.socket, address: Address) -> Export:
+def unix_address(path: str | os.PathLike[str], export: str) -> ExportAddress:
+    """An export behind a Unix socket."""
+    return ExportAddress(f"{export!r} at {os.fspath(path)}", None, 0, os.fspath(path), export)
+
+
+def connect(address: ExportAddress, timeout_s: float = TIMEOUT_SECONDS) -> tuple[socket.socket, Agreed]:
+    """A socket in the transmission phase, without a time-out. With TLS it is one end of a socket pair, and a thread
+    carries bytes between the other end and the server. Raises Unavailable, NotFound, InvalidRequest."""
+    context = client_context(address.certificates) if address.tls else None
+    handshake = _Handshake(_dial(address, timeout_s), address)
     try:
-        magic, option_magic, server = struct.unpack(">QQH", _exactly(sock, 18))
-        if magic != _GREETING or option_magic != _OPTION or not server & 1:
-            raise Unavailable(f"{address.uri}: not an NBD server of the fixed newstyle", "check the address")
-        no_zeroes = server & 2
-        sock.sendall(struct.pack(">I", 1 | no_zeroes))
-        name = address.export.encode()
-        _send_option(sock, _GO, struct.pack(">I", len(name)) + name + struct.pack(">HH", 1, 3))
-        size = flags = None
-        longest = 32 << 20
-        while True:
-            kind, data = _reply(sock, address)
-            if kind == _INFO and data[:2] == b"\0\0" and len(data) >= 12:
-                size, flags = struct.unpack(">QH", data[2:12])
-            elif kind == _INFO and data[:2] == b"\0\3" and len(data) >= 14:
-                longest = struct.unpack(">I", data[10:14])[0] or longest
-            elif kind == _ACK and size is not None and flags is not None:
-                return Export(size, flags, longest)
-            elif kind == _UNSUPPORTED:
-                return _by_name(sock, name, bool(no_zeroes))
-            elif kind == _TLS_REQUIRED:
-                raise InvalidRequest(
-                    f"{address.uri}: the server insists on TLS, which is not spoken here",
-                    "use an address without TLS",
-                )
-            elif kind == _UNKNOWN:
-                raise NotFound(f"{address.uri}: no export {address.export!r}", "check the part after the host")
-            elif kind & _ERROR:
-                text = data.decode("utf-8", "replace")
-                raise Unavailable(f"{address.uri}: refused: {text or hex(kind)}", "see the server's log")
-            elif kind != _INFO:
-                raise Unavailable(f"{address.uri}: unexpected answer {kind:#x}", "see the server's log")
+        agreed = handshake.run(context)
+        handshake.sock.settimeout(None)
     except (OSError, EOFError) as error:
-        raise Unavailable(
-            f"{address.uri}: in the handshake: {error}", "check the address and the server's log"
-        ) from None
+        handshake.sock.close()
+        text = f"{address.uri}: in the handshake: {error}"
+        raise Unavailable(text, "check the address and the server's log") from None
+    except BaseException:
+        handshake.sock.close()
+        raise
+    if not isinstance(handshake.sock, ssl.SSLSocket):
+        return handshake.sock, agreed
+    ours, theirs = socket.socketpair()
+    threading.Thread(target=relay, args=(handshake.sock, theirs), name="nbd-client-tls", daemon=True).start()
+    return ours, agreed
 
 
-def _send_option(sock: socket.socket, option: int, data: bytes) -> None:
-    sock.sendall(struct.pack(">QII", _OPTION, option, len(data)) + data)
+def _dial(address: ExportAddress, timeout_s: float) -> socket.socket:
+    try:
+        if address.path is None:
+            sock = socket.create_connection((address.host, address.port), timeout_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        with ExitStack() as stack:
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sock.settimeout(timeout_s)
+            sock.connect(address.path)
+            stack.pop_all()
+        return sock
+    except OSError as error:
+        text = f"{address.uri}: {error.strerror or error}"
+        raise Unavailable(text, "start the server, or check the address") from None
 
 
-def _reply(sock: socket.socket, address: Address) -> tuple[int, bytes]:
-    magic, _option, kind, length = struct.unpack(">QIII", _exactly(sock, 20))
-    if magic != _REPLY or length > _MAX_REPLY:
-        raise Unavailable(f"{address.uri}: not an answer of an NBD server", "check the address")
-    return kind, _exactly(sock, length)
+class _Handshake:
+    """One connection's handshake. `sock` changes when TLS begins."""
+
+    def __init__(self, sock: socket.socket, address: ExportAddress):
+        self.sock = sock
+        self._address = address
+        self._name = address.export.encode()
+
+    def run(self, context: ssl.SSLContext | None) -> Agreed:
+        magic, option_magic, server = GREETING.unpack(recv_exactly(self.sock, GREETING.size))
+        if magic != GREETING_MAGIC or option_magic != OPTION_MAGIC or not server & FLAG_FIXED_NEWSTYLE:
+            raise Unavailable(f"{self._address.uri}: not an NBD server of the fixed newstyle", "check the address")
+        no_zeroes = server & FLAG_NO_ZEROES
+        self.sock.sendall(struct.pack(">I", FLAG_FIXED_NEWSTYLE | no_zeroes))
+        if context:
+            self._start_tls(context)
+        return self._go() or self._by_name(bool(no_zeroes))
+
+    def _start_tls(self, context: ssl.SSLContext) -> None:
+        self._send(Opt.STARTTLS)
+        kind, data = self._reply()
+        if kind in (Rep.ERR_POLICY, Rep.ERR_UNSUP):
+            raise InvalidRequest(f"{self._address.uri}: the server does not speak TLS", "use nbd instead of nbds")
+        if kind != Rep.ACK:
+            raise self._refused(kind, data)
+        name = self._address.tls_hostname or self._address.host
+        if not name:
+            context.check_hostname = False  # a Unix socket has none; the certificate must be signed all the same
+        self.sock = context.wrap_socket(self.sock, server_hostname=name)
+
+    def _go(self) -> Agreed | None:
+        """NBD_OPT_GO; None where the server does not know it."""
+        self._send(Opt.GO, struct.pack(">I", len(self._name)) + self._name + struct.pack(">HH", 1, Info.BLOCK_SIZE))
+        size = flags = None
+        longest = MAX_PAYLOAD_BYTES
+        while True:
+            kind, data = self._reply()
+            if kind == Rep.ACK and size is not None and flags is not None:
+                return Agreed(size, TransmissionFlag(flags), longest)
+            if kind == Rep.ERR_UNSUP:
+                return None
+            if kind != Rep.INFO:
+                raise self._refused(kind, data)
+            info = int.from_bytes(data[:2])
+            if info == Info.EXPORT and len(data) >= 12:
+                size, flags = EXPORT_INFO.unpack(data[2:12])
+            elif info == Info.BLOCK_SIZE and len(data) >= 14:
+                longest = int.from_bytes(data[10:14]) or longest
+
+    def _by_name(self, no_zeroes: bool) -> Agreed:
+        self._send(Opt.EXPORT_NAME, self._name)
+        size, flags = EXPORT_INFO.unpack(recv_exactly(self.sock, EXPORT_INFO.size))
+        if not no_zeroes:
+            recv_exactly(self.sock, NO_ZEROES_BYTES)
+        return Agreed(size, TransmissionFlag(flags), MAX_PAYLOAD_BYTES)
+
+    def _send(self, option: Opt, data: bytes = b"") -> None:
+        self.sock.sendall(OPTION_HEADER.pack(OPTION_MAGIC, option, len(data)) + data)
+
+    def _reply(self) -> tuple[int, bytes]:
+        magic, _option, kind, length = OPTION_REPLY.unpack(recv_exactly(self.sock, OPTION_REPLY.size))
+        if magic != OPTION_REPLY_MAGIC or length > _MAX_REPLY_BYTES:
+            raise Unavailable(f"{self._address.uri}: not an answer of an NBD server", "check the address")
+        return kind, recv_exactly(self.sock, length)
+
+    def _refused(self, kind: int, data: bytes) -> CdpError:
+        where, text = self._address.uri, data.decode("utf-8", "replace")
+        if kind == Rep.ERR_TLS_REQD:
+            return InvalidRequest(f"{where}: the server requires TLS", "write nbds instead of nbd in the address")
+        if kind == Rep.ERR_UNKNOWN:
+            return NotFound(f"{where}: no export {self._address.export!r}: {text}", "check the part after the host")
+        if kind & _ERROR:
+            return Unavailable(f"{where}: refused: {text or hex(kind)}", "see the server's log")
+        return Unavailable(f"{where}: unexpected answer {kind:#x}", "see the server's log")
 
 
-def _by_name(sock: socket.socket, name: bytes, no_zeroes: bool) -> Export:
-    _send_option(sock, _EXPORT_NAME, name)
-    size, flags = struct.unpack(">QH", _exactly(sock, 10))
-    if not no_zeroes:
-        _exactly(sock, 124)
-    return Export(size, flags, 32 << 20)
+def recv_exactly(sock: socket.socket, count: int) -> bytes:
+    """`count` bytes. Raises EOFError where the connection ends before, OSError."""
+    data = bytearray(count)
+    recv_into(sock, memoryview(data))
+    return bytes(data)
 
 
-def _exactly(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        part = sock.recv(count - len(data))
-        if not part:
+def recv_into(sock: socket.socket, view: memoryview) -> None:
+    """Fill a writable buffer of bytes. Raises EOFError where the connection ends before, OSError."""
+    while view:
+        got = sock.recv_into(view)
+        if not got:
             raise EOFError("the server closed the connection")
-        data += part
-    return data
+        view = view[got:]
+
+
+def request_header(command: Command, cookie: int, offset: int = 0, length: int = 0, flags: int = 0) -> bytes:
+    """The bytes of a request before its payload."""
+    return REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+
+
+def refusal(where: str, errno: int) -> CdpError:
+    """The error that a server's reply stands for: OutOfSpace or Unavailable."""
+    kind = OutOfSpace if errno == _ENOSPC else Unavailable
+    return kind(f"{where}: the server refused a request: {os.strerror(errno)}", "see the server's log")
+
+
+def disconnect(sock: socket.socket) -> None:
+    """NBD_CMD_DISC: the server then ends the connection in peace. No error where it is gone."""
+    try:
+        sock.sendall(request_header(Command.DISC, 0))
+    except OSError:
+        pass
+
+
+class Client:
+    """`with Client("nbd+unix:///web@-10m?socket=PATH") as disk: disk.pread(512, 0)`: one request at a time. One thread.
+
+    where      a URI, or what parse() or unix_address() gave
+    timeout_s  of each step of the handshake and of each request
+
+    Raises what connect() raises; every request OutOfSpace and Unavailable, which also says that the connection is lost.
+    """
+
+    def __init__(self, where: str | ExportAddress, timeout_s: float = 60.0):
+        address = parse(where) if isinstance(where, str) else where
+        self._where = address.uri
+        self._cookie = 0
+        self._sock, agreed = connect(address, timeout_s)
+        self._sock.settimeout(timeout_s)
+        self.size_bytes, self.flags = agreed.size_bytes, agreed.flags
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """`length` bytes from byte `offset` on."""
+        return self._request(Command.READ, offset, length, reply_bytes=length)
+
+    def pwrite(self, data: bytes, offset: int, *, fua: bool = False) -> None:
+        """fua: durable when this returns."""
+        self._request(Command.WRITE, offset, len(data), data, CommandFlag.FUA if fua else 0)
+
+    def trim(self, length: int, offset: int) -> None:
+        """The range may become a hole."""
+        self._request(Command.TRIM, offset, length)
+
+    def flush(self) -> None:
+        """Everything written before is durable when this returns."""
+        self._request(Command.FLUSH)
+
+    def _request(self, command: Command, offset: int = 0, length: int = 0, data: bytes = b"", flags: int = 0,
+                 reply_bytes: int = 0) -> bytes:
+        self._cookie += 1
+        try:
+            self._sock.sendall(request_header(command, self._cookie, offset, length, flags) + data)
+            magic, errno, cookie = SIMPLE_REPLY.unpack(recv_exactly(self._sock, SIMPLE_REPLY.size))
+            if magic != SIMPLE_REPLY_MAGIC or cookie != self._cookie:
+                raise Unavailable(f"{self._where}: the server sent what is no reply", "see the server's log")
+            if errno:
+                raise refusal(self._where, errno)
+            return recv_exactly(self._sock, reply_bytes)
+        except (OSError, EOFError) as error:
+            raise Unavailable(f"{self._where}: {error}", "see whether the server still runs") from None
+
+    def close(self) -> None:
+        """Say goodbye. Twice is no error."""
+        disconnect(self._sock)
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

@@ -21,19 +21,27 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from cdp.nbd.exports import Export, Resolver, close_export
+from cdp.nbd.protocol import (
+    FLAG_FIXED_NEWSTYLE,
+    FLAG_NO_ZEROES,
+    GREETING,
+    GREETING_MAGIC,
+    NO_ZEROES_BYTES,
+    OPTION_HEADER,
+    OPTION_MAGIC,
+    OPTION_REPLY,
+    OPTION_REPLY_MAGIC,
+    Info,
+    Opt,
+    Rep,
+    TransmissionFlag,
+)
 from cdpcore.base.errors import CdpError, InvalidRequest
 from cdpcore.nbd import connection as core
 
 log = logging.getLogger("cdp.nbd")
 
 T = TypeVar("T")
-
-GREETING_MAGIC = 0x4E42444D41474943  # "NBDMAGIC"
-OPTION_MAGIC = 0x49484156454F5054  # "IHAVEOPT"
-REPLY_MAGIC = 0x0003E889045565A9
-
-FLAG_FIXED_NEWSTYLE = 1
-FLAG_NO_ZEROES = 2
 
 MAX_STRING_BYTES = 4096  # of the protocol
 MAX_OPTION_BYTES = 65536  # ours: a name, and some queries
@@ -42,63 +50,6 @@ MAX_OPTIONS = 256
 
 BASE_ALLOCATION = "base:allocation"
 BASE_ALLOCATION_ID = 1
-
-
-class Opt(enum.IntEnum):
-    """Options a client may send."""
-
-    EXPORT_NAME = 1
-    ABORT = 2
-    LIST = 3
-    STARTTLS = 5
-    INFO = 6
-    GO = 7
-    STRUCTURED_REPLY = 8
-    LIST_META_CONTEXT = 9
-    SET_META_CONTEXT = 10
-
-
-class Rep(enum.IntEnum):
-    """Replies to options."""
-
-    ACK = 1
-    SERVER = 2
-    INFO = 3
-    META_CONTEXT = 4
-    ERR_UNSUP = 0x80000001
-    ERR_POLICY = 0x80000002
-    ERR_INVALID = 0x80000003
-    ERR_PLATFORM = 0x80000004
-    ERR_TLS_REQD = 0x80000005
-    ERR_UNKNOWN = 0x80000006
-    ERR_SHUTDOWN = 0x80000007
-    ERR_BLOCK_SIZE_REQD = 0x80000008
-    ERR_TOO_BIG = 0x80000009
-
-
-class Info(enum.IntEnum):
-    """Information items of INFO and GO."""
-
-    EXPORT = 0
-    NAME = 1
-    DESCRIPTION = 2
-    BLOCK_SIZE = 3
-
-
-class TransmissionFlag(enum.IntFlag):
-    """What an export offers in the transmission phase."""
-
-    HAS_FLAGS = 1 << 0
-    READ_ONLY = 1 << 1
-    SEND_FLUSH = 1 << 2
-    SEND_FUA = 1 << 3
-    ROTATIONAL = 1 << 4
-    SEND_TRIM = 1 << 5
-    SEND_WRITE_ZEROES = 1 << 6
-    SEND_DF = 1 << 7
-    CAN_MULTI_CONN = 1 << 8
-    SEND_CACHE = 1 << 10
-    SEND_FAST_ZERO = 1 << 11
 
 
 class TlsMode(enum.StrEnum):
@@ -258,7 +209,7 @@ class Handshake:
         return result
 
     def _run(self) -> Agreed:
-        self._stream.sendall(struct.pack(">QQH", GREETING_MAGIC, OPTION_MAGIC, FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES))
+        self._stream.sendall(GREETING.pack(GREETING_MAGIC, OPTION_MAGIC, FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES))
         flags = int.from_bytes(self._stream.recv_exact(4))
         if flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES):
             raise HandshakeError(f"unknown client flags {flags:#x}")
@@ -271,7 +222,7 @@ class Handshake:
         raise HandshakeError(f"more than {MAX_OPTIONS} options")
 
     def _option(self) -> Agreed | None:
-        magic, option, length = struct.unpack(">QII", self._stream.recv_exact(16))
+        magic, option, length = OPTION_HEADER.unpack(self._stream.recv_exact(OPTION_HEADER.size))
         if magic != OPTION_MAGIC:
             raise HandshakeError(f"an option with magic {magic:#x}")
         if option == Opt.EXPORT_NAME:
@@ -400,7 +351,7 @@ class Handshake:
         except _Refuse as refusal:
             raise HandshakeError(f"EXPORT_NAME: {refusal}") from None
         head = struct.pack(">QH", opened.export.size_bytes, self._flags(opened))
-        self._stream.sendall(head + bytes(0 if self._no_zeroes else 124))
+        self._stream.sendall(head + bytes(0 if self._no_zeroes else NO_ZEROES_BYTES))
         return self._take(name)
 
     def _check_admission(self) -> None:
@@ -459,7 +410,7 @@ class Handshake:
             close_export(opened.export, opened.asked)
 
     def _reply(self, option: int, reply: Rep, data: bytes = b"") -> None:
-        self._stream.sendall(struct.pack(">QIII", REPLY_MAGIC, option, reply, len(data)) + data)
+        self._stream.sendall(OPTION_REPLY.pack(OPTION_REPLY_MAGIC, option, reply, len(data)) + data)
 
 
 def _no_data(data: bytes | None) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from cdp.ipc.unix_socket import BACKLOG, UnixListener, bind_unix
+from cdp.nbd.protocol import DEFAULT_PORT
 from cdpcore.base.errors import Busy, InvalidRequest, Unavailable
-
-DEFAULT_PORT = 10809
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The NBD server: listeners, connections and their bounds.
 
 Invariants
- 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, and FIRST_BYTE_S while
-    the client sends nothing. Where all slots are taken, the client that has been silent longest is dropped for a new
-    one after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the transmission
+ 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, and FIRST_BYTE_S
+    while the client sends nothing. Where all slots are taken, the client that has been silent longest is dropped for a
+    new one after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the transmission
     phase; a further one is refused with that reason.
  2. A connection's socket is closed by its own thread alone, so a file descriptor is never used after it was reused.
  3. An export is opened for one connection and closed when that ends, however it ends.

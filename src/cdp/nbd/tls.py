@@ -1,13 +1,14 @@
 """TLS for NBD connections: who is trusted, and the relay that keeps the transmission loop free of it.
 
-The loop in cdpcore.nbd.connection serves a plain file descriptor without the GIL. A connection with TLS gets one end of a
-socket pair instead, and a relay thread carries bytes between the other end and the TLS socket. That costs two copies and
-some Python a record, and leaves the hot path of plain connections as it is.
+The loop in cdpcore.nbd.loop serves a plain file descriptor without the GIL. A connection with TLS gets one end of a
+socket pair instead, and a relay thread carries bytes between the other end and the TLS socket. That costs two copies
+and some Python a record, and leaves the hot path of plain connections as it is. Clients do the same.
 
 Threading: a TLS socket is used by one thread at a time: the handshake's, then the relay's.
 """
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -54,6 +55,21 @@ class TlsSettings:
         return context
 
 
+def client_context(directory: str | None) -> ssl.SSLContext:
+    """The context of a client. `directory`: ca-cert.pem, and client-cert.pem with client-key.pem where the server asks
+    for a certificate; None: the system's certificate authorities. Raises InvalidRequest for unusable files."""
+    try:
+        if directory is None:
+            return ssl.create_default_context()
+        context = ssl.create_default_context(cafile=os.path.join(directory, "ca-cert.pem"))
+        certificate = os.path.join(directory, "client-cert.pem")
+        if os.path.exists(certificate):
+            context.load_cert_chain(certificate, os.path.join(directory, "client-key.pem"))
+        return context
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidRequest(f"{directory}: TLS files for NBD: {error}", "give readable PEM files that match") from None
+
+
 class _Way:
     """One direction of the relay: at most one chunk on its way."""
 
@@ -95,15 +111,15 @@ def relay(secure: ssl.SSLSocket, plain: socket.socket) -> None:
     """Carry bytes both ways until the loop's side is closed and drained, or the client's side fails. Closes both."""
     inward = _Way(secure, plain)
     outward = _Way(plain, secure)
-    told = False
+    ended = False
     with plain, secure:
         secure.setblocking(False)
         plain.setblocking(False)
         while not (outward.ended and not outward.chunk):
             moved = inward.step()
             moved = outward.step() or moved
-            if inward.ended and not inward.chunk and not told:
-                told = True
+            if inward.ended and not inward.chunk and not ended:
+                ended = True
                 try:
                     plain.shutdown(socket.SHUT_WR)  # the loop sees the end of the stream
                 except OSError:

@@ -328,7 +328,7 @@ class PlatformImpl(ABC):
         InvalidRequest, which lists what can be written:
 
         file:PATH                       a file or block device
-        nbd://..., nbd+unix://...       an NBD server
+        nbd://..., nbd+unix://...       an NBD server; with nbds://... and nbds+unix://... over TLS
         lun:NUMBER                      the LUN, through the node that owns it
 
         cdp.platform.routers.open_router(where, self) does all of it over this API alone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cdp.nbd.client import Address, Export, connect, parse
+from cdp.nbd.client import Agreed, ExportAddress, connect, disconnect, parse
+from cdp.nbd.protocol import TransmissionFlag
 from cdp.replay.engine import Disk, Outcome, Replay
 from cdp.replay.session import Session
 from cdp.replay.shape import MAX_REQUEST_BYTES, Shape
@@ -23,15 +23,13 @@ from cdpcore.base.errors import InvalidRequest, Unavailable
 from cdpcore.trace import check as replaycheck
 from cdpcore.trace.nbd_driver import NbdDriver
 
-_READ_ONLY = 2
-
 
 @dataclass
 class Server:
     """An open connection and the one disk behind it."""
 
-    address: Address
-    export: Export
+    address: ExportAddress
+    export: Agreed
     disk: Disk
     session: Session
 
@@ -103,7 +101,7 @@ def opened(
     where = place(address.uri, trace, info, wanted)[0]
     sock, export = connect(address)
     with sock:
-        if export.flags & _READ_ONLY:
+        if TransmissionFlag.READ_ONLY in export.flags:
             raise Unavailable(f"{uri}: the export is read-only", "give one that can be written")
         if where.need_bytes is not None and where.need_bytes > export.size_bytes and not wrap:
             raise InvalidRequest(
@@ -139,8 +137,4 @@ def opened(
             where.device or address.export or "export", where.index, driver, Shape(export.size_bytes, most, wrap)
         )
         yield Server(address, export, disk, session)
-        # NBD_CMD_DISC: the server then ends the connection in peace.
-        try:
-            sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 2, 0, 0, 0))
-        except OSError:
-            pass
+        disconnect(sock)

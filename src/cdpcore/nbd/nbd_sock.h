@@ -99,6 +99,14 @@ static inline int nbd_wait(int fd, int ms)
     return poll(&p, 1, ms) != 0;
 }
 
+/* Sleep until readable, or with `out` writable: what (POLL*); 0: nothing within ms; -1: interrupted. */
+static inline int nbd_poll(int fd, int out, int ms)
+{
+    struct pollfd p = {.fd = fd, .events = (short)(POLLIN | (out ? POLLOUT : 0))};
+    int n = poll(&p, 1, ms);
+    return n > 0 ? p.revents : n;
+}
+
 #if defined(MADV_DONTNEED) && !defined(CDP_PLAIN_POSIX)
 #define NBD_RELEASES_PAGES 1
 #else

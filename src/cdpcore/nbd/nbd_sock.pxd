@@ -12,12 +12,16 @@ cdef extern from "nbd/nbd_sock.h" nogil:
     void nbd_raise(int *p, int v)
     int64_t nbd_now_ns()
     int nbd_wait(int fd, int ms)
+    int nbd_poll(int fd, int out, int ms)
     ssize_t nbd_recv(int fd, void *p, size_t n, int64_t spin_ns)
     ssize_t nbd_send(int fd, iovec *v, uint32_t n)
     void nbd_release(void *p, uint64_t n)
 
     # what it includes
     int MSG_DONTWAIT
+    int MSG_NOSIGNAL
+    int POLLOUT
+    ssize_t c_send "send"(int, const void *, size_t, int)
     int SHUT_RDWR
     ssize_t c_recv "recv"(int, void *, size_t, int)
     int shutdown(int, int)

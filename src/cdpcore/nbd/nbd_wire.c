@@ -192,6 +192,24 @@ uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, ui
     return CDP_NBD_STATUS_BYTES;
 }
 
+uint32_t cdp_nbd_put_request(uint8_t *p, const cdp_nbd_request *r)
+{
+    put32(p, CDP_NBD_REQUEST_MAGIC);
+    put16(p + 4, r->flags);
+    put16(p + 6, r->type);
+    put64(p + 8, r->cookie);
+    put64(p + 16, r->offset);
+    put32(p + 24, r->length);
+    return CDP_NBD_REQUEST_BYTES;
+}
+
+int cdp_nbd_get_simple(const uint8_t *p, uint32_t *error, uint64_t *cookie)
+{
+    *error = get32(p + 4);
+    *cookie = get64(p + 8);
+    return get32(p) == CDP_NBD_SIMPLE_MAGIC ? 0 : -1;
+}
+
 int cdp_nbd_put_extents(uint8_t *out, uint32_t cap, uint32_t *count, uint64_t *pos, uint64_t end, const cdp_extent *ext,
                         uint32_t n)
 {

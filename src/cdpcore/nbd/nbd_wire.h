@@ -1,4 +1,4 @@
-/* The transmission phase of the NBD protocol as bytes: parse and check a request, build replies.
+/* The transmission phase of the NBD protocol as bytes: parse and check a request, build replies; and a client's half.
  *
  * Pure leaf functions over caller-owned memory: no allocation, no system call, no state, callable from any thread, safe
  * on any input. The protocol document is doc/proto.md of the NetworkBlockDevice/nbd project; names follow it.
@@ -53,6 +53,14 @@ enum cdp_nbd_command_flag {
     CDP_NBD_FLAG_DF = 4,
     CDP_NBD_FLAG_REQ_ONE = 8,
     CDP_NBD_FLAG_FAST_ZERO = 16,
+};
+
+enum cdp_nbd_export_flag { /* what a server announces, of what a client asks about */
+    CDP_NBD_EXPORT_READ_ONLY = 2,
+    CDP_NBD_EXPORT_FLUSH = 4,
+    CDP_NBD_EXPORT_FUA = 8,
+    CDP_NBD_EXPORT_TRIM = 32,
+    CDP_NBD_EXPORT_WRITE_ZEROES = 64,
 };
 
 enum cdp_nbd_error {
@@ -120,6 +128,11 @@ uint32_t cdp_nbd_put_error(uint8_t *p, uint64_t cookie, uint32_t error, const ch
 uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, uint32_t count);
 /* Makes a simple reply that lies at `p` report `error`. */
 void cdp_nbd_patch_error(uint8_t *p, uint32_t error);
+
+/* A client's: the request's header at `p`, its length; and the fields of a simple reply of CDP_NBD_SIMPLE_BYTES: 0, or -1
+ * where that has the wrong magic. */
+uint32_t cdp_nbd_put_request(uint8_t *p, const cdp_nbd_request *r);
+int cdp_nbd_get_simple(const uint8_t *p, uint32_t *error, uint64_t *cookie);
 
 /* Append block status descriptors for extents that must start at *pos and be adjacent, joining equal neighbours.
  * `out`: room for `cap` descriptors, *count of them filled. Advances *pos, never past `end`.

@@ -28,7 +28,13 @@ cdef extern from "nbd/nbd_wire.h" nogil:
         CDP_NBD_FLAG_NO_HOLE
         CDP_NBD_FLAG_DF
         CDP_NBD_FLAG_REQ_ONE
+        CDP_NBD_EXPORT_READ_ONLY
+        CDP_NBD_EXPORT_FLUSH
+        CDP_NBD_EXPORT_FUA
+        CDP_NBD_EXPORT_TRIM
+        CDP_NBD_EXPORT_WRITE_ZEROES
         CDP_NBD_EIO
+        CDP_NBD_ENOSPC
         CDP_NBD_CHUNK_NONE
         CDP_NBD_CHUNK_STATUS
         CDP_NBD_CHUNK_DONE
@@ -55,5 +61,7 @@ cdef extern from "nbd/nbd_wire.h" nogil:
     uint32_t cdp_nbd_put_error(uint8_t *p, uint64_t cookie, uint32_t error, const char *message)
     uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, uint32_t count)
     void cdp_nbd_patch_error(uint8_t *p, uint32_t error)
+    uint32_t cdp_nbd_put_request(uint8_t *p, const cdp_nbd_request *r)
+    int cdp_nbd_get_simple(const uint8_t *p, uint32_t *error, uint64_t *cookie)
     int cdp_nbd_put_extents(uint8_t *out, uint32_t cap, uint32_t *count, uint64_t *pos, uint64_t end,
                             const cdp_extent *ext, uint32_t n)

@@ -1,4 +1,4 @@
-"""The driver that issues to an NBD server: up to `depth` requests in flight, simple replies, no TLS.
+"""The driver that issues to an NBD server: up to `depth` requests in flight, simple replies.
 
 Invariants
  1. Requests that touch the same bytes, one of them changing them, are never in flight together, and a flush waits until all
@@ -14,76 +14,22 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.status cimport CDP_INVALID, CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail
+from cdpcore.nbd.nbd_sock cimport MSG_DONTWAIT, MSG_NOSIGNAL, POLLOUT, c_recv, c_send, nbd_poll
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_ENOSPC, CDP_NBD_EXPORT_FLUSH, CDP_NBD_EXPORT_FUA, CDP_NBD_EXPORT_TRIM,
+                                   CDP_NBD_EXPORT_WRITE_ZEROES, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLUSH,
+                                   CDP_NBD_READ, CDP_NBD_REQUEST_BYTES, CDP_NBD_SIMPLE_BYTES, CDP_NBD_TRIM,
+                                   CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_get_simple, cdp_nbd_put_request,
+                                   cdp_nbd_request)
 from cdpcore.trace.replay_content cimport cdp_replay_fill
 from cdpcore.trace.trace_rec cimport (CDP_TRACE_FLUSH, CDP_TRACE_FUA, CDP_TRACE_PREFLUSH, CDP_TRACE_READ,
                                       CDP_TRACE_TRIM, CDP_TRACE_WRITE, CDP_TRACE_ZERO)
 
 from cdpcore.base.errors import InvalidRequest
 
-cdef extern from *:
-    """
-    #include <endian.h>
-    #include <poll.h>
-    #include <stdint.h>
-    #include <string.h>
-    #include <sys/socket.h>
-
-    static inline void client_put_request(uint8_t *p, uint16_t flags, uint16_t command, uint64_t cookie, uint64_t offset, uint32_t length)
-    {
-        uint32_t magic = htobe32(0x25609513u), n = htobe32(length);
-        uint16_t f = htobe16(flags), c = htobe16(command);
-        uint64_t o = htobe64(offset);
-        memcpy(p, &magic, 4);
-        memcpy(p + 4, &f, 2);
-        memcpy(p + 6, &c, 2);
-        memcpy(p + 8, &cookie, 8);
-        memcpy(p + 16, &o, 8);
-        memcpy(p + 24, &n, 4);
-    }
-    /* 0 and the fields of a simple reply, or -1. The cookie comes back as we sent it, so it is in our byte order. */
-    static inline int client_get_reply(const uint8_t *p, uint32_t *error, uint64_t *cookie)
-    {
-        uint32_t magic;
-        memcpy(&magic, p, 4);
-        memcpy(error, p + 4, 4);
-        memcpy(cookie, p + 8, 8);
-        *error = be32toh(*error);
-        return be32toh(magic) == 0x67446698u ? 0 : -1;
-    }
-    static inline int client_poll(int fd, int out, int milliseconds)
-    {
-        struct pollfd p = {fd, (short)(POLLIN | (out ? POLLOUT : 0)), 0};
-        int n = poll(&p, 1, milliseconds);
-        return n < 0 ? -1 : n == 0 ? 0 : p.revents;
-    }
-    """
-    void client_put_request(uint8_t *p, uint16_t flags, uint16_t command, uint64_t cookie, uint64_t offset, uint32_t length) noexcept nogil
-    int client_get_reply(const uint8_t *p, uint32_t *error, uint64_t *cookie) noexcept nogil
-    int client_poll(int fd, int out, int milliseconds) noexcept nogil
-    int POLLOUT
-    int MSG_DONTWAIT
-    int MSG_NOSIGNAL
-    ssize_t send(int fd, const void *p, size_t n, int flags) noexcept nogil
-    ssize_t recv(int fd, void *p, size_t n, int flags) noexcept nogil
-
 cdef enum:
-    HEADER_BYTES = 28
-    REPLY_BYTES = 16
     GATHER_BYTES = 64 << 10         # requests are sent when so much has gathered, or when there is nothing else to do
     RANGE_BYTES = 1 << 30           # of one trim or zero on the wire
     ANSWER_SECONDS = 60
-    COMMAND_READ = 0
-    COMMAND_WRITE = 1
-    COMMAND_FLUSH = 3
-    COMMAND_TRIM = 4
-    COMMAND_ZEROES = 6
-    COMMAND_FUA = 1
-    COMMAND_NO_HOLE = 2
-    EXPORT_READ_ONLY = 2
-    EXPORT_FLUSH = 4
-    EXPORT_FUA = 8
-    EXPORT_TRIM = 32
-    EXPORT_ZEROES = 64
 
 
 cdef class NbdDriver(Driver):
@@ -129,8 +75,9 @@ cdef class NbdDriver(Driver):
 
     cdef int begin(self, uint32_t kind, uint32_t command, uint32_t flags, uint64_t offset, uint64_t length, const uint8_t *data,
                    uint64_t change, uint8_t *into) noexcept nogil:
-        """One request on the wire: waits for a slot and for room. data NULL with COMMAND_WRITE: the pattern."""
-        cdef uint64_t need = HEADER_BYTES + (length if command == COMMAND_WRITE else 0)
+        """One request on the wire: waits for a slot and for room. data NULL with CDP_NBD_WRITE: the pattern."""
+        cdef uint64_t need = CDP_NBD_REQUEST_BYTES + (length if command == CDP_NBD_WRITE else 0)
+        cdef cdp_nbd_request r
         cdef uint32_t i = 0
         cdef uint8_t *p
         cdef int rc
@@ -146,14 +93,19 @@ cdef class NbdDriver(Driver):
         while self.slots[i].used:
             i += 1
         p = self.tx + self.tx_tail
-        client_put_request(p, <uint16_t>flags, <uint16_t>command, i, offset, <uint32_t>length)
-        if command == COMMAND_WRITE:
+        r.flags = <uint16_t>flags
+        r.type = <uint16_t>command
+        r.cookie = i
+        r.offset = offset
+        r.length = <uint32_t>length
+        cdp_nbd_put_request(p, &r)
+        if command == CDP_NBD_WRITE:
             if data != NULL:
-                memcpy(p + HEADER_BYTES, data, length)
+                memcpy(p + CDP_NBD_REQUEST_BYTES, data, length)
             elif kind == CDP_TRACE_ZERO:
-                memset(p + HEADER_BYTES, 0, length)
+                memset(p + CDP_NBD_REQUEST_BYTES, 0, length)
             else:
-                cdp_replay_fill(p + HEADER_BYTES, offset, length, self.key, self.numbered)
+                cdp_replay_fill(p + CDP_NBD_REQUEST_BYTES, offset, length, self.key, self.numbered)
         self.tx_tail += need
         self.slots[i].used = 1
         self.slots[i].kind = kind
@@ -173,7 +125,7 @@ cdef class NbdDriver(Driver):
         cdef int wait_ms = ANSWER_SECONDS * 1000, found, rc
         if until_ns:
             wait_ms = <int>((until_ns - now) // 1000000) if until_ns > now else 0
-        found = client_poll(self.fd, self.tx_tail > self.tx_head, wait_ms)
+        found = nbd_poll(self.fd, self.tx_tail > self.tx_head, wait_ms)
         if found < 0:
             return CDP_OK if errno == EINTR else cdp_fail(&self.failure, CDP_UNAVAILABLE, errno, 0, b"waiting for the server")
         if found == 0:
@@ -189,7 +141,7 @@ cdef class NbdDriver(Driver):
     cdef int send_some(self) noexcept nogil:
         cdef ssize_t n
         while self.tx_head < self.tx_tail:
-            n = send(self.fd, self.tx + self.tx_head, self.tx_tail - self.tx_head, MSG_DONTWAIT | MSG_NOSIGNAL)
+            n = c_send(self.fd, self.tx + self.tx_head, self.tx_tail - self.tx_head, MSG_DONTWAIT | MSG_NOSIGNAL)
             if n < 0:
                 if errno == EAGAIN or errno == EINTR:
                     return CDP_OK
@@ -208,13 +160,13 @@ cdef class NbdDriver(Driver):
         while True:
             if self.rx_slot < 0:
                 into = self.rx
-                want = REPLY_BYTES
+                want = CDP_NBD_SIMPLE_BYTES
             else:
                 s = &self.slots[self.rx_slot]
                 into = s.into if s.into != NULL else self.buffer
                 want = s.length
             if self.rx_have < want:
-                n = recv(self.fd, into + self.rx_have, want - self.rx_have, MSG_DONTWAIT)
+                n = c_recv(self.fd, into + self.rx_have, want - self.rx_have, MSG_DONTWAIT)
                 if n < 0:
                     if errno == EAGAIN or errno == EINTR:
                         return CDP_OK
@@ -228,11 +180,11 @@ cdef class NbdDriver(Driver):
             if self.rx_slot >= 0:
                 self.rx_slot = -1
             else:
-                if client_get_reply(self.rx, &error, &cookie) or cookie >= MAX_DEPTH or not self.slots[cookie].used:
+                if cdp_nbd_get_simple(self.rx, &error, &cookie) or cookie >= MAX_DEPTH or not self.slots[cookie].used:
                     return cdp_fail(&self.failure, CDP_UNAVAILABLE, EPROTO, 0, b"the server sent something that is no reply")
                 s = &self.slots[cookie]
                 if error:
-                    return cdp_fail(&self.failure, CDP_NOSPACE if error == 28 else CDP_UNAVAILABLE, <int>error, s.offset,
+                    return cdp_fail(&self.failure, CDP_NOSPACE if error == CDP_NBD_ENOSPC else CDP_UNAVAILABLE, <int>error, s.offset,
                                     b"the server refused a request")
                 if s.kind == CDP_TRACE_READ and s.length:
                     self.rx_slot = <int>cookie
@@ -289,15 +241,15 @@ cdef class NbdDriver(Driver):
         cdef int rc = self.drain()
         if rc != CDP_OK:
             return rc
-        if not self.export_flags & EXPORT_FLUSH:
+        if not self.export_flags & CDP_NBD_EXPORT_FLUSH:
             self.left_out += 1
             return CDP_OK
-        return self.begin(CDP_TRACE_FLUSH, COMMAND_FLUSH, 0, 0, 0, NULL, self.changes, NULL)
+        return self.begin(CDP_TRACE_FLUSH, CDP_NBD_FLUSH, 0, 0, 0, NULL, self.changes, NULL)
 
     cdef int ranged(self, const cdp_trace_rec *r, uint32_t command, uint32_t flags) noexcept nogil:
         """A trim or zero, in pieces that the wire can say; it is acknowledged with the last."""
         cdef uint64_t done = 0, step
-        cdef uint64_t most = self.max_bytes if command == COMMAND_WRITE else RANGE_BYTES
+        cdef uint64_t most = self.max_bytes if command == CDP_NBD_WRITE else RANGE_BYTES
         cdef int rc = CDP_OK
         while done < r.length_bytes and rc == CDP_OK:
             step = min(r.length_bytes - done, most)
@@ -326,22 +278,22 @@ cdef class NbdDriver(Driver):
         if rc != CDP_OK:
             return rc
         if r.kind == CDP_TRACE_READ:
-            return self.begin(r.kind, COMMAND_READ, 0, r.offset_bytes, r.length_bytes, NULL, 0, NULL)
+            return self.begin(r.kind, CDP_NBD_READ, 0, r.offset_bytes, r.length_bytes, NULL, 0, NULL)
         self.numbered += 1
         if r.flags & CDP_TRACE_FUA:
-            flags = COMMAND_FUA if self.export_flags & EXPORT_FUA else 0
+            flags = CDP_NBD_FLAG_FUA if self.export_flags & CDP_NBD_EXPORT_FUA else 0
             after = flags == 0
         if r.kind == CDP_TRACE_WRITE:
-            rc = self.begin(r.kind, COMMAND_WRITE, flags, r.offset_bytes, r.length_bytes, NULL if self.pattern else data + r.payload,
+            rc = self.begin(r.kind, CDP_NBD_WRITE, flags, r.offset_bytes, r.length_bytes, NULL if self.pattern else data + r.payload,
                             self.numbered, NULL)
-        elif r.kind == CDP_TRACE_TRIM and not self.export_flags & EXPORT_TRIM:
+        elif r.kind == CDP_TRACE_TRIM and not self.export_flags & CDP_NBD_EXPORT_TRIM:
             self.left_out += 1
         elif r.kind == CDP_TRACE_TRIM:
-            rc = self.ranged(r, COMMAND_TRIM, flags)
-        elif self.export_flags & EXPORT_ZEROES:
-            rc = self.ranged(r, COMMAND_ZEROES, flags | COMMAND_NO_HOLE)
+            rc = self.ranged(r, CDP_NBD_TRIM, flags)
+        elif self.export_flags & CDP_NBD_EXPORT_WRITE_ZEROES:
+            rc = self.ranged(r, CDP_NBD_WRITE_ZEROES, flags | CDP_NBD_FLAG_NO_HOLE)
         else:
-            rc = self.ranged(r, COMMAND_WRITE, flags)
+            rc = self.ranged(r, CDP_NBD_WRITE, flags)
         if rc == CDP_OK and after:
             rc = self.flush()
         return rc
@@ -353,7 +305,7 @@ cdef class NbdDriver(Driver):
             return cdp_fail(st, CDP_INVALID, 0, offset, b"a read past the end of the disk")
         while done < length and rc == CDP_OK:
             step = min(length - done, self.max_bytes)
-            rc = self.begin(CDP_TRACE_READ, COMMAND_READ, 0, offset + done, step, NULL, 0, buf + done)
+            rc = self.begin(CDP_TRACE_READ, CDP_NBD_READ, 0, offset + done, step, NULL, 0, buf + done)
             done += step
         if rc == CDP_OK:
             rc = self.drain()

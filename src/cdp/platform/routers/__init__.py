@@ -1,4 +1,4 @@
-"""I/O routers, by the place that they lead to: file, NBD server, the LUN's owner; several places are paths to one disk."""
+"""I/O routers, by where they lead: a file, an NBD server, a LUN's owner. Several places are paths to one disk."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from functools import partial
 from cdp.platform.api import IORouterImpl, PlatformImpl
 from cdpcore.base.errors import InvalidRequest
 
-PLACES = "write file:PATH, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH or lun:NUMBER"
+PLACES = "write file:PATH, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH (nbds: TLS) or lun:NUMBER"
 
 
 def open_router(where: Sequence[str], platform: PlatformImpl | None = None) -> IORouterImpl:
@@ -27,7 +27,7 @@ def _open(place: str, platform: PlatformImpl | None) -> IORouterImpl:
         from cdp.platform.routers.file import FileRouter
 
         return FileRouter(rest)
-    if kind in ("nbd", "nbd+unix"):
+    if kind in ("nbd", "nbd+unix", "nbds", "nbds+unix"):
         from cdp.platform.routers.nbd import NbdRouter
 
         return NbdRouter(place)

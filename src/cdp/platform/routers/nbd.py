@@ -2,33 +2,27 @@
 
 Invariants
   1. A request is in _flights until the answer to its last command came, or the connection was lost.
-  2. When the connection is lost, every request fails with PathLost, and so does each later one: who wants to go on opens another router.
-Threading: one thread sends, one receives; so that a server which waits for its answers to be taken never waits for ever.
+  2. When the connection is lost, every request fails with PathLost, and so does each later one; another router must be
+     opened then.
+Threading: one thread sends, one receives, so that a server that waits for its replies to be taken does not block us.
 """
 from __future__ import annotations
 
-import os
 import socket
-import struct
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from cdp.nbd.client import connect, parse
+from cdp.nbd.client import connect, disconnect, parse, recv_into, refusal, request_header
+from cdp.nbd.protocol import MAX_PAYLOAD_BYTES, SIMPLE_REPLY, SIMPLE_REPLY_MAGIC, Command, CommandFlag, TransmissionFlag
 from cdp.platform.api import PathLost
 from cdp.platform.callers import Caller
 from cdp.platform.routers.base import Router, log
 from cdp.platform.structures import IoRequest, Op
-from cdpcore.base.errors import CdpError, OutOfSpace, Unavailable
+from cdpcore.base.errors import CdpError
 
-_READ, _WRITE, _DISC, _FLUSH, _TRIM, _ZEROES = 0, 1, 2, 3, 4, 6
-_FUA, _NO_HOLE = 1, 2
-_HAS_READ_ONLY, _HAS_FLUSH, _HAS_FUA, _HAS_ZEROES = 2, 4, 8, 64
-_REQUEST, _ANSWER = 0x25609513, 0x67446698
 _RANGE_BYTES = 1 << 30          # of one zeroing command
-_ENOSPC = 28
 
 
 @dataclass
@@ -42,13 +36,13 @@ class Flight:
 
 
 class NbdRouter(Router):
-    """NbdRouter(uri): nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH, without TLS. Raises what the handshake raises."""
+    """NbdRouter(uri): what cdp.nbd.client.parse() takes, TLS too. Raises what the handshake raises."""
 
     def __init__(self, uri: str):
-        self._sock, export = connect(parse(uri))
-        self._flags = export.flags
-        self.size_bytes, self.read_only = export.size_bytes, bool(export.flags & _HAS_READ_ONLY)
-        self._max_bytes = min(export.max_bytes, 32 << 20)
+        self._sock, agreed = connect(parse(uri))
+        self._has = agreed.flags
+        self.size_bytes, self.read_only = agreed.size_bytes, TransmissionFlag.READ_ONLY in agreed.flags
+        self._max_bytes = min(agreed.max_bytes, MAX_PAYLOAD_BYTES)
         super().__init__(uri)
         self._sender = Caller(f"nbd {uri}", log.error)
         self._lock = threading.Lock()
@@ -65,24 +59,25 @@ class NbdRouter(Router):
 
     def _send_commands(self, request: IoRequest) -> None:
         commands = self._commands(request)
-        flight = Flight(request, len(commands), sync=request.fua and not self._flags & _HAS_FUA and bool(self._flags & _HAS_FLUSH))
+        sync = request.fua and TransmissionFlag.SEND_FUA not in self._has and TransmissionFlag.SEND_FLUSH in self._has
+        flight = Flight(request, len(commands), sync=sync)
         if not commands:
             self._finish(request, None)
             return
         for command, flags, offset, length, data in commands:
             self._send(flight, command, flags, offset, length, data)
 
-    def _commands(self, request: IoRequest) -> list[tuple[int, int, int, int, memoryview | None]]:
+    def _commands(self, request: IoRequest) -> list[tuple[Command, int, int, int, memoryview | None]]:
         """(command, flags, offset, length, data) that a request becomes."""
         if request.op is Op.FLUSH:
-            return [(_FLUSH, 0, 0, 0, None)] if self._flags & _HAS_FLUSH else []
-        flags = _FUA if request.fua and self._flags & _HAS_FUA else 0
+            return [(Command.FLUSH, 0, 0, 0, None)] if TransmissionFlag.SEND_FLUSH in self._has else []
+        flags = int(CommandFlag.FUA) if request.fua and TransmissionFlag.SEND_FUA in self._has else 0
         buffer = request.buffer.cast("B") if request.buffer is not None else None
-        command, most = (_READ if request.op is Op.READ else _WRITE), self._max_bytes
+        command, most = (Command.READ if request.op is Op.READ else Command.WRITE), self._max_bytes
         if request.op in (Op.ZERO, Op.TRIM):    # a TRIM of NBD promises no zeros; zeroing that may leave a hole does
-            if self._flags & _HAS_ZEROES:
-                command, most = _ZEROES, _RANGE_BYTES
-                flags |= _NO_HOLE if request.op is Op.ZERO else 0
+            if TransmissionFlag.SEND_WRITE_ZEROES in self._has:
+                command, most = Command.WRITE_ZEROES, _RANGE_BYTES
+                flags |= CommandFlag.NO_HOLE if request.op is Op.ZERO else 0
             else:
                 buffer = memoryview(bytes(min(request.length, most)))
         found = []
@@ -92,19 +87,20 @@ class NbdRouter(Router):
             found.append((command, flags, request.offset + at, n, data))
         return found
 
-    def _send(self, flight: Flight, command: int, flags: int, offset: int, length: int, data: memoryview | None) -> None:
+    def _send(self, flight: Flight, command: Command, flags: int, offset: int, length: int,
+              data: memoryview | None) -> None:
         """On the sending thread."""
         with self._lock:
             lost = self._lost
             if not lost:
                 self._cookie += 1
-                self._flights[self._cookie] = flight, data if command == _READ else None
+                self._flights[self._cookie] = flight, data if command == Command.READ else None
         if lost:
             self._answered(flight, lost)
             return
         try:
-            self._sock.sendall(struct.pack(">IHHQQI", _REQUEST, flags, command, self._cookie, offset, length))
-            if command == _WRITE:
+            self._sock.sendall(request_header(command, self._cookie, offset, length, flags))
+            if command == Command.WRITE:
                 assert data is not None
                 self._sock.sendall(data)
         except OSError:
@@ -113,33 +109,22 @@ class NbdRouter(Router):
     # --- receiving
 
     def _receive(self) -> None:
+        header = memoryview(bytearray(SIMPLE_REPLY.size))
         try:
             while True:
-                magic, error, cookie = struct.unpack(">IIQ", self._exactly(bytearray(16)))
+                recv_into(self._sock, header)
+                magic, error, cookie = SIMPLE_REPLY.unpack(header)
                 with self._lock:
                     flight, into = self._flights.get(cookie, (None, None))
-                if magic != _ANSWER or flight is None:
-                    raise OSError("the server sent something that is no answer")
+                if magic != SIMPLE_REPLY_MAGIC or flight is None:
+                    raise EOFError("the server sent what is no reply")
                 if into is not None and not error:
-                    self._exactly(into)     # while it is in _flights, and so fails if the connection does
+                    recv_into(self._sock, into)     # while it is in _flights, and so fails if the connection does
                 with self._lock:
                     del self._flights[cookie]
-                self._answered(flight, self._refusal(error) if error else None)
-        except OSError as error:
-            self._fail(f"{self.name}: {error.strerror or error}")
-
-    def _exactly(self, into: Any) -> Any:
-        view = memoryview(into)
-        while view:
-            n = self._sock.recv_into(view)
-            if not n:
-                raise OSError("the server closed the connection")
-            view = view[n:]
-        return into
-
-    def _refusal(self, error: int) -> CdpError:
-        kind = OutOfSpace if error == _ENOSPC else Unavailable
-        return kind(f"{self.name}: the server refused a request: {os.strerror(error)}", "see the server's log")
+                self._answered(flight, refusal(self.name, error) if error else None)
+        except (OSError, EOFError) as error:
+            self._fail(f"{self.name}: {error}")
 
     def _fail(self, text: str) -> None:
         lost = PathLost(text, "open it again when the server is back")
@@ -159,7 +144,7 @@ class NbdRouter(Router):
             sync, flight.sync = flight.sync and not flight.error, False
             flight.left = int(sync)
         if sync:
-            self._sender.post(partial(self._send, flight, _FLUSH, 0, 0, 0, None))
+            self._sender.post(partial(self._send, flight, Command.FLUSH, 0, 0, 0, None))
         else:
             self._finish(flight.request, flight.error)
 
@@ -171,8 +156,7 @@ class NbdRouter(Router):
 
     def _shutdown(self) -> None:
         self._sender.close()
-        with suppress(OSError):
-            self._sock.sendall(struct.pack(">IHHQQI", _REQUEST, 0, _DISC, 0, 0, 0))
+        disconnect(self._sock)
         self._hang_up()
         self._receiver.join()
         self._sock.close()
