@@ -6,17 +6,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.interop import cdp_argv, environ, run
 
 import cdp
+from cdp.nbd.client import Client, unix_address
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from bench.failover import alive
-from bench.witness import FLUSH, WRITE, Client
 
 MIB = 1 << 20
 WAIT_S = 30
@@ -59,7 +60,7 @@ class Ha(Service):
                          "--admin-socket", sockets / "admin")
 
     def client(self, export="web"):
-        return Client(self.sockets / "nbd", export)
+        return Client(unix_address(self.sockets / "nbd", export))
 
     def status(self):
         return json.loads(run(*cdp_argv("ha", "status", "--control", self.sockets / "ha", "--json")).stdout)
@@ -105,22 +106,22 @@ def words(folder, *args, status=0):
 def test_everything_goes_on_after_the_active_one_was_killed(ha, tmp_path):
     """Also time images, writable images and the other commands; and what nobody flushed."""
     client = ha.client()
-    client.ask(WRITE, 0, 4096, b"1" * 4096)
+    client.pwrite(b"1" * 4096, 0)
     words(tmp_path, "bookmark", "web", "one")
     words(tmp_path, "image", "create", "web", "trial")
     image, past = ha.client("web/trial"), ha.client("web@one")
-    client.ask(WRITE, 16384, 4096, b"4" * 4096)
+    client.pwrite(b"4" * 4096, 16384)
     newest = ha.client("web@now")           # a moment that only the active one's memory has
-    image.ask(WRITE, 4096, 4096, b"i" * 4096)
-    client.ask(WRITE, 0, 4096, b"2" * 4096)
+    image.pwrite(b"i" * 4096, 4096)
+    client.pwrite(b"2" * 4096, 0)
     ha.standby()
     active = ha.pid("active")
     os.kill(active, signal.SIGKILL)
-    client.ask(WRITE, 8192, 4096, b"3" * 4096)      # answered by the next one
-    assert client.read(0, 12288) == b"2" * 4096 + bytes(4096) + b"3" * 4096
-    assert image.read(0, 8192) == b"1" * 4096 + b"i" * 4096
-    assert past.read(0, 4096) == b"1" * 4096
-    assert newest.read(0, 20480) == b"1" * 4096 + bytes(12288) + b"4" * 4096
+    client.pwrite(b"3" * 4096, 8192)      # answered by the next one
+    assert client.pread(12288, 0) == b"2" * 4096 + bytes(4096) + b"3" * 4096
+    assert image.pread(8192, 0) == b"1" * 4096 + b"i" * 4096
+    assert past.pread(4096, 0) == b"1" * 4096
+    assert newest.pread(20480, 0) == b"1" * 4096 + bytes(12288) + b"4" * 4096
     view = ha.status()
     assert view["luns"][0]["owner"] not in (active, None) and len(view["failovers"]) == 1
     until(lambda: "one" in words(tmp_path, "bookmarks", "web", status=None), "administration")
@@ -136,11 +137,11 @@ def test_everything_goes_on_after_the_active_one_was_killed(ha, tmp_path):
 
 def test_handing_over(ha):
     client = ha.client()
-    client.ask(WRITE, 0, 512, b"a" * 512)
+    client.pwrite(b"a" * 512, 0)
     standby, active = ha.standby(), ha.pid("active")
     told = json.loads(run(*cdp_argv("ha", "switch", "--control", ha.sockets / "ha", "--json")).stdout)
     assert told["pid"] == standby == ha.pid("active") and not alive(active)
-    assert client.read(0, 512) == b"a" * 512
+    assert client.pread(512, 0) == b"a" * 512
     assert ha.status()["failovers"][0]["why"] == "switch" and ha.status()["failovers"][0]["replayed"] == 0
 
 
@@ -155,12 +156,12 @@ def test_a_standby_that_dies_or_hangs_is_replaced(ha):
 
 def test_a_gateway_that_dies_gives_the_daemon_no_error(ha, tmp_path):
     client = ha.client()
-    client.ask(WRITE, 0, 4096, b"g" * 4096)
+    client.pwrite(b"g" * 4096, 0)
     active, gateway = ha.pid("active"), ha.pid("gateway")
     os.kill(gateway, signal.SIGKILL)
     ha.another("gateway", "serving", gateway)
     again = until(lambda: _connected(ha), "the next gateway")
-    assert again.read(0, 4096) == b"g" * 4096
+    assert again.pread(4096, 0) == b"g" * 4096
     assert ha.pid("active") == active and "ERROR cdp.platform.tsd" not in ha.log.read_text()
     assert "durable up to #2" in ha.log.read_text()
 
@@ -174,7 +175,7 @@ def _connected(ha):
 
 def test_without_a_manager_all_end_and_nothing_is_lost(ha, tmp_path):
     client = ha.client()
-    client.ask(WRITE, 0, 4096, b"m" * 4096)
+    client.pwrite(b"m" * 4096, 0)
     ha.standby()
     pids = [p["pid"] for p in ha.status()["processes"]]
     ha.process.kill()
@@ -190,15 +191,16 @@ def test_by_hand(tmp_path, sockets):
     gateway = Service(tmp_path, "gateway", "--daemons", sockets / "gw", "--unix", sockets / "nbd").ready()
     daemon = ("tsd", "web", "--gateway", sockets / "gw", "--admin-socket", sockets / "admin")
     first = Service(tmp_path, *daemon).ready()
-    client = Client(sockets / "nbd", "web")
-    client.ask(WRITE, 0, 512, b"1" * 512)
+    client = Client(unix_address(sockets / "nbd", "web"))
+    client.pwrite(b"1" * 512, 0)
     first.process.kill()
     first.process.wait()
-    client.send(WRITE, 512, 512, b"2" * 512)
-    second = Service(tmp_path, *daemon).ready()
-    client.answered()
-    client.ask(FLUSH)
-    assert client.read(0, 1024) == b"1" * 512 + b"2" * 512
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(client.pwrite, b"2" * 512, 512)
+        second = Service(tmp_path, *daemon).ready()
+        waiting.result(WAIT_S)
+    client.flush()
+    assert client.pread(1024, 0) == b"1" * 512 + b"2" * 512
     refused = run(*cdp_argv(*daemon), cwd=tmp_path, status=7)
     assert refused.stderr.count("\n") == 1 and "cdp: error: " in refused.stderr
     client.close()
