@@ -1,10 +1,11 @@
 """Serving volumes and time images over NBD: everything but the transmission loop (cdpcore.nbd).
 
-    handshake          options, up to an export and what was negotiated: where a new NBD option goes
+    protocol           numbers and layouts, for both sides: where a new NBD option begins
+    handshake          options answered, up to an export and what was negotiated
     exports            what a server is given: names to exports
     server, listeners  connections and their bounds; sockets
     tls                certificates, and the relay between TLS and the transmission loop
-    client             the client's half of the handshake
+    client             the client's side: an address, a socket in transmission, a simple disk
 """
 from cdp.nbd.exports import Export, Resolver
 from cdp.nbd.handshake import TlsMode
