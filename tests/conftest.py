@@ -1,6 +1,9 @@
 """What all tests have: the seeds of seeded tests, and how a failure is run again."""
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -21,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--seconds"):
         seeding.examples_factor = seeding.SOAK_EXAMPLES
         config.stash[RUN] = 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_directory() -> Iterator[None]:
+    """Sockets of servers go by a volume's name: tests that run side by side have a runtime directory each."""
+    before, own = os.environ.get("XDG_RUNTIME_DIR"), tempfile.mkdtemp(prefix="cdp-run-", dir="/tmp")
+    os.environ["XDG_RUNTIME_DIR"] = own
+    yield
+    if before is None:
+        del os.environ["XDG_RUNTIME_DIR"]
+    else:
+        os.environ["XDG_RUNTIME_DIR"] = before
+    shutil.rmtree(own, ignore_errors=True)
 
 
 @pytest.fixture

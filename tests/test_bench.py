@@ -24,6 +24,9 @@ sys.path.insert(0, str(ROOT))
 from bench import choosing, fio, nbd, peers, spread
 from bench.scratch import NoSpace, scratch
 
+# They look for processes by name: those of another one must not be there.
+pytestmark = pytest.mark.xdist_group("bench")
+
 needs_fio = pytest.mark.skipif(not fio.available(), reason="fio with the nbd engine is not installed")
 FACTS = {
     "time",

@@ -87,8 +87,10 @@ def socket_of(uri):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT], ids=lambda n: n.name)
-def test_a_signal_stops_it_in_order(here, number):
+def test_a_signal_stops_it_in_order(here, number, request):
     """What was acknowledged is kept, flushed or not; the socket and serving.json go."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)   # the tests may run under nohup
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
     with serving("web", "--unix", here / "w.sock") as process:
         client = nbd(here / "w.sock", "web")
         client.pwrite(b"Z" * 4096, 0)

@@ -16,6 +16,7 @@ from support.simcatalog import on
 import cdp
 from cdp.check import check, rebuild
 from cdp.store import creation
+from cdp.store.kinds import BeforeImages
 from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import CdpError, OutOfSpace
@@ -262,8 +263,9 @@ def test_what_a_destructive_restore_puts_on_the_disk_leaves_what_is_settled_as_i
     volume.flush()
     core: Any = volume._core
     settled = core.stats()["synced_seq"]
-    images = volume._store.before_images
-    assert images is not None
+    kind = volume._store.kind
+    assert isinstance(kind, BeforeImages)
+    images = kind.opened_content
     at, written = RestoreWriter(core, images).write_back(0, 256 << 10, 2)
     assert written and core.stats()["pending_bytes"] >= written
     assert core.stats()["synced_seq"] == settled

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdp.check.catalog import differences
-from cdp.check.protected_disk import check_disk
 from cdp.moments.lineage import RestoreRecord, gaps
 from cdp.settings import Settings
 from cdp.store import description as geometries
-from cdp.store import layout
+from cdp.store import kinds, layout
 from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, WritebackRow, lmdb_catalog_to_read
 from cdp.store.layout import log_numbers, log_path, run_path
 from cdp.store.records import Event
@@ -104,16 +103,13 @@ def _check_directory(os: Os, directory: str, report: Report, progress: Progress 
         events: list[Event] = []
         seq = check_catalogued(os, directory, uuid, catalog, report, progress, events)
         end = _check_tail(os, directory, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
-        if geometry.before:
-            check_disk(os, directory, geometry, (seq, end), catalog, events, report.add)
+        kinds.of(os, directory, geometry).check((seq, end), catalog, events, report.add)
         check_events(directory, catalog, report, events, seq + 1)
     except CdpError as e:
         report.add(f"{directory}/catalog.lmdb", e.message, "run 'cdp check --rebuild'")
         return
     finally:
         catalog.close()
-    if geometry.base == "file" and (not os.exists(f"{directory}/base.img") or os.size(f"{directory}/base.img") != geometry.size_bytes):
-        report.add(f"{directory}/base.img", f"missing, or not of {geometry.size_bytes} bytes", "put it back from a copy")
 
 
 def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, report: Report, events: list[Event]) -> int:

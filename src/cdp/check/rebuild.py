@@ -12,17 +12,15 @@ from cdp.check.check import Progress, Report, check_catalogued, check_events, co
 from cdp.moments.lineage import RestoreRecord, gaps
 from cdp.settings import Settings, checked
 from cdp.store import description as geometries
-from cdp.store import protected_disk as disks
+from cdp.store import kinds
 from cdp.store.catalog import Catalog, LmdbCatalog, Run, Segment, lmdb_catalog
 from cdp.store.description import Geometry
 from cdp.store.layout import REBUILDING, REPLACED, clear_rebuild, log_numbers, log_path, run_path
 from cdp.store.records import RESTORE, RESTORE_DATA, Event, apply_event
-from cdp.store.recovery import recover
 from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
 from cdpcore.base.errors import CdpError, Corruption
 from cdpcore.index import inspect as index
-from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import Os, posix
 
@@ -99,17 +97,12 @@ def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment]
 
 def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
     """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the log will end."""
-    if not geometry.before:
-        recover(os, directory, geometry, catalog, tuning)
-        return
-    with disks.open_disk(os, geometry.disk) as disk:
-        disks.check_unchanged(os, directory, geometry.disk, disk, geometry.size_bytes)
-        state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
-        try:
-            state.watch(disk)
-            recover(os, directory, geometry, catalog, tuning, disk, state)
-        finally:
-            state.close()
+    kind = kinds.of(os, directory, geometry)
+    try:
+        kind.open()
+        kind.recover(catalog, tuning)
+    finally:
+        kind.close()
 
 
 def opened_records(segment: SegmentFile) -> int:

@@ -204,7 +204,7 @@ def _prepare(
         most,
         wrap,
         trace.has_payload,
-        all_short=volume.geometry().before,
+        all_short=volume._store.kind.splits_zeroes,
     )
     acks = Acks.create(volume.path)
     stack.callback(acks.close)

@@ -3,13 +3,14 @@
     layout, description  names of files and the lock; volume.json, which never changes
     records, catalog     kinds of records and what events do to the catalog; the catalog (LMDB, can be rebuilt)
     creation             a volume made: complete, or not there
+    kinds                what a kind of volume (after-images, before-images) does in its own way
     store                an open volume's parts put together
     recovery             what the log holds after the last segment that the catalog knows
     timeline             from a time or seq to its record: where a point is found in the log
     maintenance          sealing, runs and merges beside the data path
     reclaim              freeing what a destructive restore discarded
     base_image           the content before the first record, filled by an import
-    protected_disk       the disk of a before-image volume, recognised
+    protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
     folder_watch         whether the folder is still where it was; free_space: whether a segment fits
     tuning               the numbers that the engine runs with
 """

@@ -70,6 +70,6 @@ def import_base(store: Store, base: Base) -> None:
         geometry = dataclasses.replace(store.geometry, base="file")
         geometries.save(store.os, store.directory, geometry)
         store.geometry = geometry
-        store.after_images.set_base(f"{store.directory}/{BASE}")
+        store.kind.set_base(f"{store.directory}/{BASE}")
     finally:
         store.log.hold("import", False)

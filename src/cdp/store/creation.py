@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cdp.store import description as geometries
+from cdp.store import kinds
 from cdp.store import protected_disk as disks
 from cdp.store.base_image import BASE, BUILDING, Base, fill
 from cdp.store.catalog import CatalogFactory, lmdb_catalog
@@ -17,7 +18,6 @@ from cdp.store.description import Geometry
 from cdp.store.layout import CREATING, remove_tree
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
-from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import File, Os, posix
 
 MAX_SIZE_BYTES = 1 << 56
@@ -67,8 +67,7 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         if base:
             fill(os, building, size, base)
         geometries.save(os, building, geometry)
-        if disk:
-            DiskState(os, f"{building}/{disks.STATE}", bytes.fromhex(geometry.uuid), create=True).close()
+        kinds.of(os, building, geometry).create()
         catalog(building, True).close()
         os.sync_dir(building)
         os.rename(building, directory)

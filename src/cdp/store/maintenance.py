@@ -37,11 +37,11 @@ class Maintainer:
 
     def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
                  dropped: Callable[[], list[tuple[int, int]]], check_folder: Callable[[], None] = lambda: None,
-                 settle: Callable[[int], None] | None = None):
+                 before_seal: Callable[[Any, int], None] = lambda log, last_seq: None):
         self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
         self._check_folder, self._away = check_folder, False
-        self._settle = settle
+        self._before_seal = before_seal
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
         self._next_id = max((r.id for r in self._runs), default=0) + 1
@@ -167,9 +167,7 @@ class Maintainer:
         return True
 
     def _seal(self, number: int, first_seq: int, last_seq: int, first_ts_ns: int, last_ts_ns: int) -> None:
-        if self._settle is not None:        # recovery puts the disk back by segments that are not sealed
-            sealing.write_out(self._core.log)
-            self._settle(last_seq)
+        self._before_seal(self._core.log, last_seq)
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused

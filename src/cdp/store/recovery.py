@@ -10,6 +10,7 @@ something else damaged it, and nothing is cut.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cdp.store.catalog import Catalog, Run, Segment
@@ -19,9 +20,8 @@ from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Corruption, Unavailable
-from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log.segment_file import SegmentFile
-from cdpcore.system.os import File, Os
+from cdpcore.system.os import Os
 
 HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
 NOW = (1 << 64) - 1
@@ -46,32 +46,28 @@ def clean(os: Os, directory: str, run_ids: set[int]) -> None:
             os.unlink(f"{directory}/runs/{name}")
 
 
-def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, disk: File | None = None,
-            state: DiskState | None = None) -> Found:
+def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, until: int = NOW,
+            prepare: Callable[[list[int], Found], list[int]] | None = None) -> Found:
     """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then.
 
-    With a `disk` written in place, which holds every record up to the one that `state` names, and maybe some later ones: it is put
-    back to that record, and the log ends there.
+    until: the log ends there, and what follows is cut. prepare: called before anything is changed, with the numbers of the segments
+    behind the catalog and where that ends; returns the numbers of those that are left.
     """
     runs: list[Run] = catalog.rows(Run)
     clean(os, directory, {r.id for r in runs})
     found, tail = _end_of_catalog(os, directory, geometry, catalog)
-    applied_seq = state.applied_seq if state else NOW
-    if disk is None or state is None:
+    if prepare is None:
         _look_ahead(os, directory, geometry, tail, found.last_seq)
     else:
-        tail = _put_back(os, directory, geometry, tail, found, disk, state)
+        tail = prepare(tail, found)
     torn = False
     for number in tail:
         found.next_number = max(found.next_number, number + 1)
-        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn, applied_seq) or torn
-    if state is not None and found.last_seq != applied_seq:
-        raise Corruption(f"{directory}: the disk holds records up to #{applied_seq}, the log ends at #{found.last_seq}",
-                         "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
+        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn, until) or torn
     return found
 
 
-def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog, state: DiskState | None = None) -> Found:
+def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> Found:
     """As recover, where nothing may be written: raises Unavailable where there is something to recover."""
     found, tail = _end_of_catalog(os, directory, geometry, catalog)
     for number in tail:
@@ -85,9 +81,6 @@ def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog, state: Di
             raise Unavailable(f"{directory}: was not closed, and its log must be recovered, which writes",
                               "open it once where it can be written ('cdp info' does), then again here")
         segment.close()
-    if state is not None and state.applied_seq != found.last_seq:
-        raise Corruption(f"{directory}: the disk holds records up to #{state.applied_seq}, the log ends at #{found.last_seq}",
-                         "run 'cdp check' on the volume; nothing was changed")
     return found
 
 
@@ -103,53 +96,6 @@ def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1
     return found, [n for n in log_numbers(os, f"{directory}/log") if n > newest]
-
-
-def _put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File,
-              state: DiskState) -> list[int]:
-    """What the records after the one that `state` names overwrote goes back to the disk, the newest first; then segments that begin after
-    it are removed, the newest first, so that a crash in between leaves a log that says the same. Returns the numbers that are left."""
-    seq, opened, applied_seq = found.last_seq, [], state.applied_seq
-    if seq > applied_seq:       # a segment is sealed only when the disk has it
-        raise Corruption(f"{directory}/disk.state: says that the disk holds up to #{applied_seq}, but the log is sealed up to #{seq}",
-                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; nothing was changed")
-    uuid = bytes.fromhex(geometry.uuid)
-    claims: list[int] = []
-    try:
-        for number in tail:
-            try:
-                segment = SegmentFile(os, log_path(directory, number), uuid, number)
-            except Corruption as e:
-                if _has_data(os, log_path(directory, number)):
-                    raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
-                break
-            opened.append(segment)
-            segment.scan(seq + 1, verify_data=True)
-            claims.append(segment.later_durable())
-            seq = segment.last_seq if segment.n_records else seq
-        if max(claims, default=0) > seq or seq < applied_seq:
-            raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
-                             f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
-        if seq > applied_seq and state.damaged:
-            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by "
-                             f"the other the disk must lose what follows #{applied_seq}, up to #{seq}",
-                             "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
-        if seq > applied_seq:
-            for segment in opened:      # what a killed process left may not be on the device: while the disk is written, the log says why
-                segment.sync()
-            for segment in reversed(opened):
-                segment.undo(disk, applied_seq)
-            disk.datasync()
-            state.note()
-        gone = [s.number for s in opened if s.n_records and s.first_seq > applied_seq]
-    finally:
-        for segment in opened:
-            segment.close()
-    for number in reversed(gone):
-        os.unlink(log_path(directory, number))
-        os.sync_dir(f"{directory}/log")
-        found.next_number = max(found.next_number, number + 1)
-    return [n for n in tail if n not in gone]
 
 
 def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq: int) -> None:
@@ -182,7 +128,7 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
         segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number, writable=True)
     except Corruption as e:
         # Power was lost while the file was being created: its header was durable before the first frame was written.
-        if _has_data(os, path):
+        if has_data(os, path):
             raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
         os.unlink(path)
         os.sync_dir(f"{directory}/log")
@@ -224,7 +170,7 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
         segment.close()
 
 
-def _has_data(os: Os, path: str) -> bool:
+def has_data(os: Os, path: str) -> bool:
     """Is there anything but zeros behind the header of this segment file?"""
     with os.open(path) as file:
         at = HEADER_BYTES

@@ -15,26 +15,22 @@ from typing import Any
 
 from cdp.moments import lineage
 from cdp.store import description as geometries
-from cdp.store import protected_disk as disks
-from cdp.store.base_image import BUILDING
+from cdp.store import kinds
 from cdp.store.catalog import CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.description import Geometry
 from cdp.store.folder_watch import FolderWatch
+from cdp.store.kinds import Parent
 from cdp.store.layout import RESERVE, RESERVE_BYTES, clear_rebuild, lock, log_path
 from cdp.store.maintenance import Maintainer
-from cdp.store.recovery import Found, look, recover
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import CdpError, Corruption, NotFound, OutOfSpace, Unavailable
 from cdpcore.index.versions import Versions
 from cdpcore.index.view import View
-from cdpcore.inplace.before_images import BeforeImages
-from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log.log import Log
 from cdpcore.log.pool import BufferPool
 from cdpcore.log.segment_fds import SegmentFds
 from cdpcore.system.os import File, Os, PosixOs, posix
-from cdpcore.volume.after_images import AfterImages
 from cdpcore.volume.core import VolumeCore
 
 log = logging.getLogger("cdp.store")
@@ -59,13 +55,8 @@ class Store:
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
         self._folder: FolderWatch | None = None
-        self._disk: File | None = None
-        self._disk_stamp: disks.Stamp | None = None
-        self._disk_state: DiskState | None = None
         self.writeback: Any = None      # with a disk in place: its cdp.volume.writeback.WriteBack
         self.catalog: Any = None
-        self.before_images: BeforeImages | None = None
-        self.after_images: AfterImages | None = None
         self._open()
 
     def _open(self) -> None:
@@ -83,18 +74,12 @@ class Store:
             if not self.read_only:
                 clear_rebuild(self.os, self.directory)
             self.catalog = self._catalog_factory(self.directory, False)
-            if self.geometry.before:
-                self._open_disk()
-            if self.read_only:
-                self.found: Found = look(self.os, self.directory, self.geometry, self.catalog, self._disk_state)
-            else:
-                if self.os.exists(f"{self.directory}/{BUILDING}"):      # of an import that was killed
-                    self.os.unlink(f"{self.directory}/{BUILDING}")
-                self.found = recover(self.os, self.directory, self.geometry, self.catalog, self.tuning, self._disk, self._disk_state)
+            self.kind = kinds.of(self.os, self.directory, self.geometry, self.read_only)
+            self.kind.open()
+            self.found = self.kind.recover(self.catalog, self.tuning)
             self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
-            self.writebacks: list[WritebackRow] = self.catalog.rows(WritebackRow) if self.geometry.before else []
-            if self._disk is not None and self._disk_state is not None and self._disk_stamp is not None:
-                self._know_disk(self._disk, self._disk_state, self._disk_stamp)
+            self.writebacks: list[WritebackRow] = self.catalog.rows(WritebackRow)
+            self.kind.recovered(self.unwritten() and self.restores[-1].destructive)
             self._assemble()
             _OPEN.add(self)
             self.renew_reserve()
@@ -112,23 +97,6 @@ class Store:
             raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks #{g.parent_seq}",
                              "put the image back under images/ of its volume, and open it there")
 
-    def _open_disk(self) -> None:
-        g = self.geometry
-        self._disk = disks.open_disk(self.os, g.disk, write=not self.read_only)
-        now = disks.check_unchanged(self.os, self.directory, g.disk, self._disk, g.size_bytes)
-        self._disk_state = DiskState(self.os, f"{self.directory}/{disks.STATE}", bytes.fromhex(g.uuid), read_only=self.read_only)
-        self._disk_state.watch(self._disk)
-        self._disk_stamp = now
-
-    def _know_disk(self, disk: File, state: DiskState, now: disks.Stamp) -> None:
-        """After recovery, which brings disk and log to the same record: is the disk still ours? From now on it changes. Not before: a
-        failed opening must not forget how it looked."""
-        if not now.clean and not (self.unwritten() and self.restores[-1].destructive):
-            disks.check_left_alone(self.directory, self.geometry.disk, disk, state)
-        if not self.read_only:
-            state.note()
-            disks.opened(self.os, self.directory, now)
-
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
         self.uuid = bytes.fromhex(g.uuid)
@@ -138,36 +106,21 @@ class Store:
         self.log = Log(self.os, self.pool, versions, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        last_flush_seq=self.found.flush_seq, direct=t.direct_io, inline_maintenance=not t.threads,
-                       reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}", before=g.before)
+                       reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}", before=self.kind.log_before)
         if self.read_only:
             self.log.hold("read-only")
-        if g.base == "file" and self.os.size(f"{self.directory}/base.img") != g.size_bytes:
-            raise Corruption(f"{self.directory}/base.img: not of {g.size_bytes} bytes", "put it back from a copy")
         self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
-        parent_view = None
-        if self.parent is not None:
-            parent_view = self.parent.view_at(g.parent_seq)
-        if self._disk_state is not None:
-            self.before_images = BeforeImages(self.log, self._segments, size_bytes=g.size_bytes, disk=g.disk,
-                                              state=self._disk_state, pending_bytes=t.pending_bytes, pending_changes=t.pending_changes,
-                                              skip_same=t.skip_unchanged, read_only=self.read_only)
-            if self.unwritten():
-                self.before_images.lineage_changed(True, self.restores[-1].destructive)
-            self.core = VolumeCore(self.before_images)
-        else:
-            self.after_images = AfterImages(self.log, self._segments, size_bytes=g.size_bytes,
-                                            base=f"{self.directory}/base.img" if g.base == "file" else "",
-                                            parent=self.parent.core if self.parent else None, parent_view=parent_view,
-                                            parent_pin=self.parent)
-            self.core = VolumeCore(self.after_images)
+        parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent) if self.parent is not None else None
+        self.core: VolumeCore = VolumeCore(self.kind.content(self.log, self._segments, t, parent))
+        if self.unwritten():
+            self.kind.lineage_changed(True, self.restores[-1].destructive)
         self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
         self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
-                                     self.check_folder, self.before_images.settler.settle_disk if self.before_images else None)
+                                     self.check_folder, self.kind.before_seal)
         if t.threads:
-            # The thread holds the log and nothing else, so that a volume nobody closed can still be collected.
-            self._thread(self.log.run_writer, "cdp-writer")
-            if self.before_images is not None:
-                self._thread(self.before_images.settler.run, "cdp-applier")
+            # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
+            for name, body in (("cdp-writer", self.log.run_writer), *self.kind.threads()):
+                self._thread(body, name)
             self.maintainer.start()
 
     def _thread(self, body: Callable[[int], None], name: str) -> None:
@@ -182,26 +135,23 @@ class Store:
                 for r in self.restores]
 
     def done_seq(self, restore_seq: int) -> int:
-        """Before-images: the record from which on the disk holds what a restore says; 0: not yet."""
-        return min((w.seq for w in self.writebacks if w.upto_seq >= restore_seq), default=0)
+        """The record from which on no part of a restore is still to be done; 0: not yet."""
+        return self.kind.done_seq(restore_seq, self.writebacks)
 
     def unwritten(self) -> bool:
-        """Before-images: whether a restore is still to be written back."""
-        return self.geometry.before and bool(self.restores) and not self.done_seq(self.restores[-1].seq)
+        """Whether a restore is still to be written back."""
+        return bool(self.restores) and not self.done_seq(self.restores[-1].seq)
 
     def view_at(self, seq: int) -> View:
         """What a reader at `seq` sees (lineage.NOW: the current content)."""
-        of = lineage.view_before if self.geometry.before else lineage.view
-        return View(of(seq, self.lineage_records(), self.geometry.size_bytes // 512))
+        return self.kind.view(seq, self.lineage_records())
 
     def gaps(self) -> list[tuple[int, int]]:
         return lineage.gaps(self.lineage_records())
 
     def dropped(self) -> list[tuple[int, int]]:
         """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume."""
-        rows: list[RestoreRow] = self.catalog.rows(RestoreRow)      # durable ones only: what a merge drops is gone
-        if self.geometry.before:        # a time image of before may still be looking at them
-            rows = [r for r in rows if r.reclaimed]
+        rows = self.kind.mergeable(self.catalog.rows(RestoreRow))       # durable ones only: what a merge drops is gone
         return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
                             for r in rows if r.start == 0 and r.end == self.sectors)
 
@@ -248,8 +198,7 @@ class Store:
         self.core.close()
         try:
             self.log.sync_all()
-            if self.before_images is not None:
-                self.before_images.settler.settle_disk()
+            self.kind.settle()
         finally:
             try:
                 self._stop()
@@ -259,15 +208,14 @@ class Store:
     def disown(self) -> None:
         """In the child of a fork: the volume is closed here, and nothing of it is written, sealed or unlocked."""
         self.core.disown()
-        for file in (self._lock_file, self._disk):
-            if file is not None:
-                file.close()        # the parent's lock stays, and does not wait for the child's end
-        self._lock_file = self._disk = None
+        if self._lock_file is not None:
+            self._lock_file.close()     # the parent's lock stays, and does not wait for the child's end
+            self._lock_file = None
+        self.kind.disown()
 
     def _stop(self) -> None:
         self.log.stop()
-        if self.before_images is not None:
-            self.before_images.settler.stop()
+        self.kind.stop()
         for thread in self._threads:
             thread.join()
         self.maintainer.stop()
@@ -289,12 +237,7 @@ class Store:
             except CdpError:
                 pass    # it is empty: the next open removes it
         self.renew_reserve()
-        self._leave_disk()
-
-    def _leave_disk(self) -> None:
-        """The disk is as it should be: say how it looks, so that it can be known again."""
-        if self.before_images is not None and self._disk is not None and not self.read_only and self.before_images.settler.on_disk():
-            disks.save(self.os, self.directory, disks.stamp(self.os, self.geometry.disk, self._disk))
+        self.kind.leave()
 
     def _release(self) -> None:
         if self.catalog is not None:
@@ -304,11 +247,9 @@ class Store:
         if core is not None:
             core.close()
             core.release()
-        if self._disk_state is not None:
-            self._disk_state.close()
-        if self._disk is not None:
-            self._disk.close()
-            self._disk = None
+        kind = getattr(self, "kind", None)
+        if kind is not None:
+            kind.close()
         if self._folder is not None:
             self._folder.close()
             self._folder = None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cdp.moments import lineage
 from cdp.moments.model import Moment
 from cdp.store.catalog import RestoreRow, WritebackRow
+from cdp.store.kinds import BeforeImages
 from cdp.store.records import RESTORED, Event
 from cdpcore.base.errors import Busy, CdpError, Closed, RefusedPoint
 from cdpcore.inplace.writeback import RestoreWriter
@@ -53,8 +54,9 @@ class WriteBack:
         self._volume = volume
         self._store: Any = volume._store
         self._core: Any = volume._core
-        self._images = self._store.before_images
-        self._writer = RestoreWriter(self._core, self._images)
+        kind = volume._store.kind
+        assert isinstance(kind, BeforeImages)
+        self._writer = RestoreWriter(self._core, kind.opened_content)
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._at = 0            # everything in front of it is on the disk
@@ -81,7 +83,7 @@ class WriteBack:
 
     def shown(self, destructive: bool) -> None:
         """Between freeze() and thaw(): the current lineage shows the restore."""
-        self._images.lineage_changed(True, destructive)
+        self._store.kind.lineage_changed(True, destructive)
 
     def begin(self) -> None:
         """There is a restore to be written back."""
@@ -141,7 +143,7 @@ class WriteBack:
 
     def _finish(self) -> bool:
         """Everything is on its way to the disk: once it is there, say so. Returns whether there is more to do."""
-        self._images.settler.settle_disk()
+        self._store.kind.settle()
         volume, store = self._volume, self._store
         if not self._take_lock():
             return False
@@ -158,7 +160,7 @@ class WriteBack:
                 except BaseException:
                     store.writebacks = store.writebacks[:-1]
                     raise
-                self._images.lineage_changed(False)
+                self._store.kind.lineage_changed(False, False)
                 event = Event(RESTORED, seq, ts_ns, upto, 0, b"")
                 store.maintainer.remember(event)
             finally:

@@ -1,0 +1,286 @@
+"""Kinds of volume: what a volume of after-images and one of before-images do differently, in one object each.
+
+    AfterImages     the log holds what was written, over a base that never changes: nothing, base.img, or the volume that a writable
+                    image was made from
+    BeforeImages    a disk outside the folder holds what was written, and the log what that overwrote
+
+A store, a check and a rebuild have a Kind and never ask which one. In the engine the same seam is cdpcore.volume.content.
+Threading: open, close and what is between them by the owner; settle() and before_seal() from any thread while it is open.
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cdp.moments import lineage
+from cdp.store import disk_check, put_back
+from cdp.store import protected_disk as disks
+from cdp.store.base_image import BASE, BUILDING
+from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
+from cdp.store.description import Geometry
+from cdp.store.records import Event
+from cdp.store.recovery import Found, look, recover
+from cdp.store.tuning import Tuning
+from cdpcore.base.errors import Corruption, InvalidRequest
+from cdpcore.index.view import View
+from cdpcore.inplace.before_images import BeforeImages as BeforeContent
+from cdpcore.inplace.disk_state import DiskState
+from cdpcore.log import sealing
+from cdpcore.log.log import Log
+from cdpcore.log.segment_fds import SegmentFds
+from cdpcore.system.os import File, Os
+from cdpcore.volume.after_images import AfterImages as AfterContent
+from cdpcore.volume.content import Content
+from cdpcore.volume.core import VolumeCore
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What a writable image shows where it was not written: the volume `core` as of `view`. pin: keeps that volume open."""
+
+    core: VolumeCore
+    view: View
+    pin: object
+
+
+class Kind(ABC):
+    """One volume's. Args: where it is; what volume.json says; read_only: nothing is written."""
+
+    log_before: ClassVar[bool]      # the log's segments say that they hold before-images
+    splits_zeroes: ClassVar[bool]   # a long trim or zero becomes several records, as a long write does
+
+    def __init__(self, os: Os, directory: str, geometry: Geometry, read_only: bool = False):
+        self._os, self._directory, self._geometry, self._read_only = os, directory, geometry, read_only
+
+    # --- making, opening, closing --------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """In a folder that is being made: the files that only this kind has."""
+
+    def open(self) -> None:
+        """Open what lies outside the log. Raises Corruption where it is not what the volume left there, NotFound, Busy."""
+
+    @abstractmethod
+    def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
+        """After open(): bring the catalog to the end of the log, and what lies outside to the same record. Raises Corruption
+        and changes nothing then. read_only: raises Unavailable where there is something to recover."""
+
+    def recovered(self, discarding: bool) -> None:
+        """After recover(), before anything is written: raises Corruption where what lies outside was changed by others.
+        `discarding`: a destructive restore was being written back."""
+
+    @abstractmethod
+    def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> Content:
+        """What the engine of the opened volume holds."""
+
+    def threads(self) -> list[tuple[str, Callable[[int], None]]]:
+        """(name, body) of the threads that it needs; a body takes commit_interval_ms. They hold nothing of the volume but what
+        they work on."""
+        return []
+
+    def stop(self) -> None:
+        """Let the threads end."""
+
+    def leave(self) -> None:
+        """Everything is durable and nothing is written any more: leave what the next open() looks at."""
+
+    def close(self) -> None:
+        """Let go of files. Idempotent."""
+
+    def disown(self) -> None:
+        """In the child of a fork: let go of what the parent has locked."""
+
+    # --- while it is open ----------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Everything that is durable in the log is where it belongs, durably."""
+
+    def before_seal(self, log: Log, last_seq: int) -> None:
+        """The segment whose last record is `last_seq` is about to be sealed."""
+
+    def set_base(self, path: str) -> None:
+        """The base, so far all holes, is from now on the file at `path`; no records yet."""
+        raise InvalidRequest(f"{self._directory}: has content already", "write to it instead")
+
+    # --- lineage -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def view(self, seq: int, records: list[lineage.RestoreRecord]) -> View:
+        """What a reader at `seq` sees (lineage.NOW: the current content)."""
+
+    @abstractmethod
+    def done_seq(self, restore_seq: int, writebacks: list[WritebackRow]) -> int:
+        """The record from which on no part of that restore is still to be done; 0: not yet."""
+
+    @abstractmethod
+    def mergeable(self, rows: list[RestoreRow]) -> list[RestoreRow]:
+        """The destructive restores whose discarded records a merge of runs may leave out."""
+
+    def lineage_changed(self, unwritten: bool, discarding: bool) -> None:
+        """Between freeze() and thaw(): the current lineage was replaced. `unwritten`: a restore is still to be written back;
+        `discarding`: and it is destructive."""
+
+    # --- check ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check(self, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: disk_check.Add) -> None:
+        """Look at what lies outside the log, of a volume that is not open. ends: the last record of a sealed segment, and of the
+        log; events: bookmarks and restores that the log has."""
+
+
+class AfterImages(Kind):
+    log_before = False
+    splits_zeroes = False
+
+    def open(self) -> None:
+        if not self._read_only and self._os.exists(f"{self._directory}/{BUILDING}"):    # of an import that was killed
+            self._os.unlink(f"{self._directory}/{BUILDING}")
+
+    def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
+        if self._read_only:
+            return look(self._os, self._directory, self._geometry, catalog)
+        return recover(self._os, self._directory, self._geometry, catalog, tuning)
+
+    def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> Content:
+        base = f"{self._directory}/{BASE}" if self._geometry.base == "file" else ""
+        if base:
+            self._check_base()
+        if parent is None:
+            self._content = AfterContent(log, segments, size_bytes=self._geometry.size_bytes, base=base)
+        else:
+            self._content = AfterContent(log, segments, size_bytes=self._geometry.size_bytes, parent=parent.core,
+                                         parent_view=parent.view, parent_pin=parent.pin)
+        return self._content
+
+    def set_base(self, path: str) -> None:
+        self._content.set_base(path)
+
+    def view(self, seq: int, records: list[lineage.RestoreRecord]) -> View:
+        return View(lineage.view(seq, records, self._geometry.size_bytes // 512))
+
+    def done_seq(self, restore_seq: int, writebacks: list[WritebackRow]) -> int:
+        return restore_seq
+
+    def mergeable(self, rows: list[RestoreRow]) -> list[RestoreRow]:
+        return rows
+
+    def check(self, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: disk_check.Add) -> None:
+        if self._geometry.base == "file":
+            try:
+                self._check_base()
+            except Corruption as e:
+                add(f"{self._directory}/{BASE}", e.message.partition(": ")[2], e.hint)
+
+    def _check_base(self) -> None:
+        path, size = f"{self._directory}/{BASE}", self._geometry.size_bytes
+        if not self._os.exists(path) or self._os.size(path) != size:
+            raise Corruption(f"{path}: missing, or not of {size} bytes", "put it back from a copy")
+
+
+class BeforeImages(Kind):
+    log_before = True
+    splits_zeroes = True
+
+    def __init__(self, os: Os, directory: str, geometry: Geometry, read_only: bool = False):
+        super().__init__(os, directory, geometry, read_only)
+        self._disk: File | None = None
+        self._state: DiskState | None = None
+        self._content: BeforeContent | None = None
+
+    def create(self) -> None:
+        DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(self._geometry.uuid), create=True).close()
+
+    def open(self) -> None:
+        g = self._geometry
+        self._disk = disks.open_disk(self._os, g.disk, write=not self._read_only)
+        self._stamp = disks.check_unchanged(self._os, self._directory, g.disk, self._disk, g.size_bytes)
+        self._state = DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(g.uuid), read_only=self._read_only)
+        self._state.watch(self._disk)
+
+    def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
+        assert self._disk is not None and self._state is not None
+        disk, state = self._disk, self._state
+        if self._read_only:
+            found = look(self._os, self._directory, self._geometry, catalog)
+            hint = "run 'cdp check' on the volume; nothing was changed"
+        else:
+            def back(tail: list[int], found: Found) -> list[int]:
+                return put_back.put_back(self._os, self._directory, self._geometry, tail, found, disk, state)
+            found = recover(self._os, self._directory, self._geometry, catalog, tuning, until=state.applied_seq, prepare=back)
+            hint = "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed"
+        if found.last_seq != state.applied_seq:
+            raise Corruption(f"{self._directory}: the disk holds records up to #{state.applied_seq}, the log ends at "
+                             f"#{found.last_seq}", hint)
+        return found
+
+    def recovered(self, discarding: bool) -> None:
+        """From now on the disk changes. Not before: a failed opening must not forget how it looked."""
+        assert self._disk is not None and self._state is not None
+        if not self._stamp.clean and not discarding:
+            disks.check_left_alone(self._directory, self._geometry.disk, self._disk, self._state)
+        if not self._read_only:
+            self._state.note()
+            disks.opened(self._os, self._directory, self._stamp)
+
+    def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> BeforeContent:
+        assert self._state is not None
+        self._content = BeforeContent(log, segments, size_bytes=self._geometry.size_bytes, disk=self._geometry.disk,
+                                      state=self._state, pending_bytes=tuning.pending_bytes, pending_changes=tuning.pending_changes,
+                                      skip_same=tuning.skip_unchanged, read_only=self._read_only)
+        return self._content
+
+    @property
+    def opened_content(self) -> BeforeContent:
+        assert self._content is not None
+        return self._content
+
+    def threads(self) -> list[tuple[str, Callable[[int], None]]]:
+        return [("cdp-applier", self.opened_content.settler.run)]
+
+    def stop(self) -> None:
+        self.opened_content.settler.stop()
+
+    def leave(self) -> None:
+        """The disk is as it should be: say how it looks, so that it can be known again."""
+        if self._disk is not None and not self._read_only and self.opened_content.settler.on_disk():
+            disks.save(self._os, self._directory, disks.stamp(self._os, self._geometry.disk, self._disk))
+
+    def close(self) -> None:
+        if self._state is not None:
+            self._state.close()
+        self.disown()
+
+    def disown(self) -> None:
+        if self._disk is not None:
+            self._disk.close()
+            self._disk = None
+
+    def settle(self) -> None:
+        self.opened_content.settler.settle_disk()
+
+    def before_seal(self, log: Log, last_seq: int) -> None:
+        """Recovery puts the disk back by segments that are not sealed, so the disk has to hold the records of this one first."""
+        sealing.write_out(log)
+        self.opened_content.settler.settle_disk(last_seq)
+
+    def view(self, seq: int, records: list[lineage.RestoreRecord]) -> View:
+        return View(lineage.view_before(seq, records, self._geometry.size_bytes // 512))
+
+    def done_seq(self, restore_seq: int, writebacks: list[WritebackRow]) -> int:
+        return min((w.seq for w in writebacks if w.upto_seq >= restore_seq), default=0)
+
+    def mergeable(self, rows: list[RestoreRow]) -> list[RestoreRow]:
+        return [r for r in rows if r.reclaimed]     # a time image of before may still be looking at the others
+
+    def lineage_changed(self, unwritten: bool, discarding: bool) -> None:
+        self.opened_content.lineage_changed(unwritten, discarding)
+
+    def check(self, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: disk_check.Add) -> None:
+        disk_check.check_disk(self._os, self._directory, self._geometry, ends, catalog, events, add)
+
+
+def of(os: Os, directory: str, geometry: Geometry, read_only: bool = False) -> Kind:
+    """The volume's kind."""
+    return (BeforeImages if geometry.before else AfterImages)(os, directory, geometry, read_only)
