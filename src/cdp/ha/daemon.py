@@ -1,10 +1,10 @@
 """The time store daemon: opens volumes, and carries out what a gateway hands it, from shared memory.
 
 Invariants
-  1. A daemon opens volumes only when it is told that it owns them (shadow mode until then): who tells it has made sure that nobody
-     else writes them; the volume's lock makes sure once more.
-  2. Before the first new request: all that a predecessor had acknowledged or begun and not written is done again, over all connections
-     of a volume in the order of seq, each once in effect (cdpcore.channel.executor).
+  1. A daemon opens volumes only when it is told that it owns them (shadow mode until then): who tells it has made sure
+     that nobody else writes them; the volume's lock makes sure once more.
+  2. Before the first new request: all that a predecessor had acknowledged or begun and not written is done again, over
+     all connections of a volume in the order of seq, each once in effect (cdpcore.channel.executor).
   3. A gateway that dies is no error: what was acknowledged is made durable, and the daemon waits for the next.
 Threading: serve() is one thread's; each connection has its own, without the GIL.
 """
@@ -81,7 +81,8 @@ class Volumes:
         return list(self.opened.values())[number].target()
 
     def start_admin(self) -> None:
-        """Administration, so that every command works on these volumes; not on the way of a failover: it takes longer than that."""
+        """Administration, so that every command works on these volumes; not on the way of a failover: it takes longer
+        than that."""
         from cdp.serve.http_api import AdminServer, Held
 
         path = os.path.abspath(self._settings.admin_socket or runtime_sockets(next(iter(self._locations))).admin)
@@ -94,7 +95,8 @@ class Volumes:
             write_serving(location.root, views[name])
 
     def close(self) -> None:
-        """Everything becomes durable and is closed. A successor waits for this: the administration's slow end is not waited for."""
+        """Everything becomes durable and is closed. A successor waits for this: the administration's slow end is not
+        waited for."""
         ending: threading.Thread | None = None
         if self._admin:
             for location in self._locations.values():
@@ -134,7 +136,8 @@ class Daemon:
         self._administered = False
 
     def own(self, paths: Sequence[str]) -> Self:
-        """Become the owner of these volumes; whoever calls it knows that nobody else is. Raises what cdp.open raises."""
+        """Become the owner of these volumes; whoever calls it knows that nobody else is. Raises what cdp.open
+        raises."""
         began = time.monotonic()
         self._volumes = Volumes(paths, self._settings, self._read_only)
         log.info("%d volumes recovered and open after %.0f ms", len(self._volumes.opened), 1e3 * (time.monotonic() - began))
@@ -190,7 +193,7 @@ class Daemon:
         """Name to path of the volumes that this daemon owns."""
         return self._volumes.paths() if self._volumes else {}
 
-    # --- words from the gateway ----------------------------------------------------------------------------------------
+    # --- words from the gateway ---------------------------------------------------------------------------------------
 
     def _follow(self, link: Link) -> None:
         assert self._volumes
@@ -269,7 +272,7 @@ class Daemon:
             for fd in fds:
                 os.close(fd)
 
-    # --- a failover ----------------------------------------------------------------------------------------------------
+    # --- a failover ---------------------------------------------------------------------------------------------------
 
     def _replay(self, served: list[_Served]) -> bool:
         """Do again what is not in the log, volume by volume in the order of seq. False: told to stop meanwhile."""
@@ -296,7 +299,7 @@ class Daemon:
             log.info("%d connections taken over, %d changes replayed, %.0f ms", len(served), len(lost), 1e3 * (time.monotonic() - began))
         return True
 
-    # --- connections ---------------------------------------------------------------------------------------------------
+    # --- connections --------------------------------------------------------------------------------------------------
 
     def _start(self, number: int, served: _Served) -> None:
         served.thread = threading.Thread(target=self._run, args=(number, served), name=f"tsd-{number}", daemon=True)

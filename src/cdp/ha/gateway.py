@@ -1,14 +1,15 @@
 """The gateway: NBD to the clients, shared memory and words to the time store daemon that owns the volumes.
 
-It knows no volume: what exports there are, and how big, it asks the owner. A client's connection outlives owners: while there is none
-its requests wait; the next one is given the memory of every connection, does again what its predecessor had not written, and goes on.
+It knows no volume: what exports there are, and how big, it asks the owner. A client's connection outlives owners: while
+there is none its requests wait; the next one is given the memory of every connection, does again what its predecessor
+had not written, and goes on.
 
 Invariants
-  1. There is at most one owner. A new one is taken on when its predecessor's link has ended, and gets a higher epoch; a channel's
-     memory names the epoch that may touch it.
+  1. There is at most one owner. A new one is taken on when its predecessor's link has ended, and gets a higher epoch; a
+     channel's memory names the epoch that may touch it.
   2. Whatever a client was told is done is in a file of the volume, or kept here (cdpcore.channel.gateway).
-Threading: one thread accepts daemons; the owner's link has one that reads; clients' threads call. _lock guards who owns and the
-connections; _calls what is being asked.
+Threading: one thread accepts daemons; the owner's link has one that reads; clients' threads call. _lock guards who owns
+and the connections; _calls what is being asked.
 """
 from __future__ import annotations
 
@@ -100,7 +101,8 @@ class RemoteConnection:
 
 
 class Gateway:
-    """`with Gateway(control, listen) as gateway:` listens for clients at `listen` and for daemons at the unix socket `control`."""
+    """`with Gateway(control, listen) as gateway:` listens for clients at `listen` and for daemons at the unix socket
+    `control`."""
 
     def __init__(self, control: str, addresses: Sequence[Address], *, tls: TlsSettings | None = None, max_connections: int = 64):
         self.control = os.path.abspath(control)
@@ -119,7 +121,7 @@ class Gateway:
         self._links: set[Link] = set()
         self._closing = False
 
-    # --- life ----------------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -150,7 +152,7 @@ class Gateway:
     def addresses(self) -> list[Address]:
         return self._server.addresses
 
-    # --- exports (cdp.nbd.exports.Resolver) ----------------------------------------------------------------------------
+    # --- exports (cdp.nbd.exports.Resolver) ---------------------------------------------------------------------------
 
     def list(self) -> Sequence[tuple[str, str]]:
         return [(str(name), str(text)) for name, text in self._call({"op": "list"})["exports"]]
@@ -187,10 +189,11 @@ class Gateway:
             link.send({"op": "channel", "id": export.id, "name": export.name}, [export.channel.fileno(), theirs.fileno()])
         export.connection.attach(ours.detach())
 
-    # --- asking the owner ----------------------------------------------------------------------------------------------
+    # --- asking the owner ---------------------------------------------------------------------------------------------
 
     def _call(self, message: Message) -> Message:
-        """The owner's answer; an owner that dies is replaced by the next. Raises what it raised, Unavailable without one."""
+        """The owner's answer; an owner that dies is replaced by the next. Raises what it raised, Unavailable without
+        one."""
         deadline = time.monotonic() + CALL_SECONDS
         while True:
             number = next(self._numbers)
@@ -217,7 +220,7 @@ class Gateway:
                 raise decode_error(found["error"])
             return found
 
-    # --- daemons -------------------------------------------------------------------------------------------------------
+    # --- daemons ------------------------------------------------------------------------------------------------------
 
     def _serve_daemon(self, link: Link) -> None:
         with link:

@@ -1,13 +1,17 @@
-"""The workload manager of one machine: it pushes the volumes to one time store daemon, keeps a second one in shadow mode, and hands
-over when the first dies, hangs or is to be replaced. It starts all of them, and the gateway, and so knows of every death.
+"""The workload manager of one machine: it pushes the volumes to one time store daemon, keeps a second one in shadow
+mode, and hands over when the first dies, hangs or is to be replaced. It starts all of them, and the gateway, and so
+knows of every death.
 
 Invariants
-  1. Volumes are pushed to a daemon only when the daemon that had them is dead: this process is its parent, kills it (SIGKILL ends a
-     stopped process too) and has collected its exit status. So nobody else can write one more byte.
+  1. Volumes are pushed to a daemon only when the daemon that had them is dead: this process is its parent, kills it
+     (SIGKILL ends a stopped process too) and has collected its exit status. So nobody else can write one more byte.
   2. A daemon that does not beat for hang_seconds is killed. One that is opening volumes may take its time.
-  3. When this process ends, however it ends, the others do: their links break, and a daemon makes everything durable first.
-Bounds: two daemons; MAX_FAILURES failures in a row, without a success or a minute's peace, then the service ends and says why.
-Threading: run() owns everything; a thread a process reads its link, one accepts control connections; all of them put events.
+  3. When this process ends, however it ends, the others do: their links break, and a daemon makes everything durable
+     first.
+Bounds: two daemons; MAX_FAILURES failures in a row, without a success or a minute's peace, then the service ends and
+says why.
+Threading: run() owns everything; a thread a process reads its link, one accepts control connections; all of them put
+events.
 """
 from __future__ import annotations
 
@@ -46,7 +50,8 @@ HISTORY = 1000      # failovers that status remembers
 
 @dataclass(eq=False)
 class Child:
-    """A process that this one started. state: starting, shadow, opening, active, releasing; a gateway: starting, serving."""
+    """A process that this one started. state: starting, shadow, opening, active, releasing; a gateway: starting,
+    serving."""
 
     role: str
     process: subprocess.Popen[bytes]
@@ -77,7 +82,8 @@ Event = tuple[Child | None, Message | None, Callable[[Message], None] | None]
 
 
 class Manager:
-    """`with Manager(paths, settings) as manager: manager.run()`. Raises what the first opening of the volumes raises."""
+    """`with Manager(paths, settings) as manager: manager.run()`. Raises what the first opening of the volumes
+    raises."""
 
     def __init__(self, paths: Sequence[str], settings: Settings, *, control: str | None = None, read_only: bool = False,
                  hang_seconds: float = HANG_SECONDS):
@@ -104,7 +110,7 @@ class Manager:
         self.ready: Callable[[], None] = lambda: None
         """Called once, when the volumes are served for the first time."""
 
-    # --- life ----------------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -143,7 +149,7 @@ class Manager:
                 self._asked(message, answer)
             self._watch()
 
-    # --- processes -----------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     def _spawn(self, role: str, order: Message) -> Child:
         ours, theirs = socket.socketpair()
@@ -214,7 +220,7 @@ class Manager:
     def _owner(self) -> Child | None:
         return next((c for c in self._daemons if c.state in ("opening", "active", "releasing")), None)
 
-    # --- events --------------------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
     def _heard(self, child: Child, message: Message | None) -> None:
         if message is None:
@@ -284,7 +290,7 @@ class Manager:
         if self._failures >= MAX_FAILURES:
             raise error
 
-    # --- control -------------------------------------------------------------------------------------------------------
+    # --- control ------------------------------------------------------------------------------------------------------
 
     def _converse(self, link: Link) -> None:
         """One request, one answer."""

@@ -1,8 +1,8 @@
 """The processes that a manager starts: `python -m cdp.ha.process gateway|tsd FD`, where FD is the link to it.
 
-They do what the manager says, and end, cleanly, when it does. A daemon is in shadow mode until it is told to own volumes: everything
-is loaded, no volume is open. Threading: the main thread listens to the manager; a daemon beats in a thread of its own, which stops
-when the process does.
+They do what the manager says, and end, cleanly, when it does. A daemon is in shadow mode until it is told to own
+volumes: everything is loaded, no volume is open. Threading: the main thread listens to the manager; a daemon beats in a
+thread of its own, which stops when the process does.
 """
 from __future__ import annotations
 

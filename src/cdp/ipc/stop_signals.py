@@ -1,7 +1,7 @@
 """The signals that end a process that serves: it stops in order, from the first moment on.
 
-SIGTERM, SIGINT, SIGQUIT, and SIGHUP unless it was ignored when the process began (nohup): a terminal that is closed must not cost
-what was acknowledged. Main thread only; in another thread the caller stops what it runs.
+SIGTERM, SIGINT, SIGQUIT, and SIGHUP unless it was ignored when the process began (nohup): a terminal that is closed
+must not cost what was acknowledged. Main thread only; in another thread the caller stops what it runs.
 """
 import signal
 import threading
@@ -13,8 +13,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 @contextmanager
 def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """While it lasts each of STOP_SIGNALS calls `stop`, at once if an interrupt came while the program was loaded with SIGINT ignored
-    (cdp.__main__.Ignored)."""
+    """While it lasts each of STOP_SIGNALS calls `stop`, at once if an interrupt came while the program was loaded with
+    SIGINT ignored (cdp.__main__.Ignored)."""
     with ExitStack() as handlers:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
@@ -28,8 +28,8 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def leave_to_parent() -> None:
-    """A helper process ends when its parent says so or is gone: what a terminal sends to every process of a job is not for it.
-    SIGTERM keeps its effect."""
+    """A helper process ends when its parent says so or is gone: what a terminal sends to every process of a job is not
+    for it. SIGTERM keeps its effect."""
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """The numbers and layouts of the NBD protocol, for both of its sides.
 
-Names follow doc/proto.md of the NetworkBlockDevice/nbd project. The transmission phase of the server is native (cdpcore/nbd/nbd_wire.h).
+Names follow doc/proto.md of the NetworkBlockDevice/nbd project. The transmission phase of the server is native
+(cdpcore/nbd/nbd_wire.h).
 """
 from __future__ import annotations
 

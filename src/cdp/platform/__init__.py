@@ -1,6 +1,8 @@
-"""The portable API (abstract classes in .api and .services, structures in .structures) and the way to a platform by its name.
+"""The portable API (abstract classes in .api and .services, structures in .structures) and the way to a platform by its
+name.
 
-A platform is an entry point of group "cdp.platforms" that names a subclass of PlatformImpl: installing a package that has one adds it.
+A platform is an entry point of group "cdp.platforms" that names a subclass of PlatformImpl: installing a package that
+has one adds it.
 """
 from __future__ import annotations
 

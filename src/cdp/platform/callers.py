@@ -1,7 +1,8 @@
 """Threads that platforms call back on, and waiting until an absolute time: what implementations in Python share.
 
-Invariant: a Caller runs its calls one at a time, in the order of post(). Its queue is bounded by what it is used for: every call posted
-belongs to a message, request or subscription that has a bound of its own, and which is held until the call was made.
+Invariant: a Caller runs its calls one at a time, in the order of post(). Its queue is bounded by what it is used for:
+every call posted belongs to a message, request or subscription that has a bound of its own, and which is held until the
+call was made.
 """
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Caller:
                 self._ready.wait_for(lambda: not (self._calls or self._busy))
 
     def close(self) -> None:
-        """Make the calls that are waiting, then end the thread. Returns when it has ended; inside a callback, at once."""
+        """Make the calls that are waiting, then end the thread. Returns when it has ended; inside a callback, at
+        once."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()

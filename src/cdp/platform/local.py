@@ -1,7 +1,8 @@
 """The platform `local`: everything in one process, as `cdp serve` runs it.
 
-Control plane and services are the reference platform's; buffers are native memory that all nodes see; and a front end gets the
-owner's native table, so that a request through it runs to completion in the connection's own thread, without a packet and without Python.
+Control plane and services are the reference platform's; buffers are native memory that all nodes see; and a front end
+gets the owner's native table, so that a request through it runs to completion in the connection's own thread, without a
+packet and without Python.
 """
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What the abstract classes of cdp.platform.api pass around. Plain values: no threads, no resources, no platform in them.
+"""What the abstract classes of cdp.platform.api pass around. Plain values: no threads, no resources, no platform in
+them.
 
-MDPacket, the one with a C layout, is cdpcore.channel.mdpacket's. Counts of references are kept by the planes, never in a structure.
+MDPacket, the one with a C layout, is cdpcore.channel.mdpacket's. Counts of references are kept by the planes, never in
+a structure.
 """
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ def refs_of(packet: MDPacket) -> list[BgRef]:
 
 
 def add_ref_to(packet: MDPacket, ref: BgRef) -> None:
-    """Append a reference. Raises InvalidRequest for a fifth, or for a group of another home than the packet's others."""
+    """Append a reference. Raises InvalidRequest for a fifth, or for a group of another home than the packet's
+    others."""
     if packet.n_bgs and packet.bg_home != ref.home:
         raise InvalidRequest("buffer groups of two nodes in one packet", "replicate one of them first")
     packet.add_bg(ref.slot, ref.generation, ref.offset_bytes, ref.length_bytes)
@@ -75,7 +78,8 @@ class CpMsg:
     """A received message.
 
     body         bytes (opaque, at most MAX_BODY_BYTES) or an MDPacket; valid until the message is freed. A packet may lie in memory
-                 that the platform shares with others: setters then write through, copy() makes one that is the caller's own.
+                 that the platform shares with others: setters then write through, copy() makes one that is the caller's
+                 own.
     sender       as CpSendReq.sender
     redelivered  an earlier listener of the group received it and did not free it
     handle       the platform's own
@@ -95,9 +99,10 @@ class CpSendReq:
     body       copied before send() returns
     sender     on whose behalf: order and flow control are per (sender, to). Needs no listener.
     complete   called exactly once for every send() that returned, on a thread of the platform: complete(request, None) when the message
-               lies in the group's queue and cannot be lost any more; complete(request, error) when it never will: NotFound (nobody is
-               registered for the group), Closed (the plane was closed meanwhile), Unavailable (the other node is gone).
-               Completions of one sender come in the order of its sends. It must not raise and should be short.
+               lies in the group's queue and cannot be lost any more; complete(request, error) when it never will:
+               NotFound (nobody is registered for the group), Closed (the plane was closed meanwhile), Unavailable (the
+               other node is gone). Completions of one sender come in the order of its sends. It must not raise and
+               should be short.
     user_data  for the sender
     """
 
@@ -110,7 +115,8 @@ class CpSendReq:
 
 @dataclass(frozen=True, slots=True)
 class BgDeliveryMsg:
-    """Buffer groups on their way to a listener (BGSSImpl.deliver): the receiver owns one reference to each, and releases it.
+    """Buffer groups on their way to a listener (BGSSImpl.deliver): the receiver owns one reference to each, and
+    releases it.
 
     Travels as the opaque bytes of a CpMsg: bytes(message) and BgDeliveryMsg.parse(body).
     """

@@ -1,15 +1,19 @@
-"""The time store daemon: takes a platform, carries out the requests that come by it, on the volumes that it was told to serve.
+"""The time store daemon: takes a platform, carries out the requests that come by it, on the volumes that it was told to
+serve.
 
-It knows of LUNs only what the workload manager pushes, and of nodes, sockets and processes nothing: `cdp serve` is this with the platform
-`local`, where the requests take the native table that is offered here, and never come as packets at all.
+It knows of LUNs only what the workload manager pushes, and of nodes, sockets and processes nothing: `cdp serve` is this
+with the platform `local`, where the requests take the native table that is offered here, and never come as packets at
+all.
 
 Invariants
-  1. A request is answered exactly once, or not at all where its LUN is let go of: then it stays with its source, for the next owner.
-  2. Requests are carried out in the order in which they come, but a flush, which may wait for the disk, has a thread of its own.
+  1. A request is answered exactly once, or not at all where its LUN is let go of: then it stays with its source, for
+     the next owner.
+  2. Requests are carried out in the order in which they come, but a flush, which may wait for the disk, has a thread of
+     its own.
   3. Between opening a LUN and the end of its replay no request to it is carried out.
   4. When an assignment is acknowledged, what is not in it is closed: not one more byte is written.
-Threading: requests on the listener's thread; flushes on one of the TSD's; opening and closing on the workload manager's. `_gate` is held
-while requests are taken and carried out, and while a LUN comes or goes.
+Threading: requests on the listener's thread; flushes on one of the TSD's; opening and closing on the workload
+manager's. `_gate` is held while requests are taken and carried out, and while a LUN comes or goes.
 """
 from __future__ import annotations
 

@@ -4,18 +4,19 @@
  *           <-- packets [answered, done) carried out ------
  *   [tail, answered) are answered and kept: changes that only the daemon's memory has so far (see invariant 3)
  *
- * Shared memory: this header, a ring of MDPackets, and two buffer groups: RECEIVE, which the client's stream is received
- * into and written from, and REPLY, which reads are read into and sent from. Data is never copied between the processes.
- * A doorbell (a stream socket; one byte) wakes a side that said that it sleeps, and tells of the other side's death.
+ * Shared memory: this header, a ring of MDPackets, and two buffer groups: RECEIVE, which the client's stream is
+ * received into and written from, and REPLY, which reads are read into and sent from. Data is never copied between the
+ * processes. A doorbell (a stream socket; one byte) wakes a side that said that it sleeps, and tells of the other
+ * side's death.
  *
  * Invariants
- *  1. Positions only grow; tail <= answered <= done <= head <= tail + CDP_CHANNEL_SLOTS. Packet n lies in slot n mod that.
- *     The gateway writes head, answered, tail and the packets from head on; the daemon writes done and, in the packets
- *     from done on, status and seq. A replay (below) writes seq in older ones.
+ *  1. Positions only grow; tail <= answered <= done <= head <= tail + CDP_CHANNEL_SLOTS. Packet n lies in slot n mod
+ *     that. The gateway writes head, answered, tail and the packets from head on; the daemon writes done and, in the
+ *     packets from done on, status and seq. A replay (below) writes seq in older ones.
  *  2. Packets are carried out and answered in their order.
  *  3. A change is kept, with its data, until written_seq says that its record is in a file. Its packet's seq is set
- *     before its record can get there. So after the death of a daemon: 0 < seq <= the last seq in the log: done; everything
- *     else that changes is to be done again, answered or not, in the order of seq; then those with seq 0.
+ *     before its record can get there. So after the death of a daemon: 0 < seq <= the last seq in the log: done;
+ *     everything else that changes is to be done again, answered or not, in the order of seq; then those with seq 0.
  *  4. While `replaying`, nothing is released.
  *  5. A daemon touches the channel while `epoch` is its own, and no longer.
  * Both sides are one user's processes; still the daemon checks every reference before it follows it. */
@@ -116,10 +117,11 @@ static inline void cdp_channel_mark(cdp_channel *c, uint64_t n)
     __atomic_fetch_or(&cdp_channel_packet(c, n)->flags, CDP_MD_REPLAY, __ATOMIC_RELEASE);
 }
 
-/* --- the doorbell -------------------------------------------------------------------------------------------------- */
+/* --- the doorbell ------------------------------------------------------------------------------------------------- */
 
-/* After a position was moved: wake the other side if it sleeps. A sleeper sets *sleeps and then looks at the position once
- * more, so one of the two sees the other's store. A full socket has a byte already; a dead one is noticed when waiting. */
+/* After a position was moved: wake the other side if it sleeps. A sleeper sets *sleeps and then looks at the position
+ * once more, so one of the two sees the other's store. A full socket has a byte already; a dead one is noticed when
+ * waiting. */
 static inline void cdp_channel_ring(int door, uint32_t *sleeps)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);

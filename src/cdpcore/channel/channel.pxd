@@ -1,4 +1,5 @@
-"""A channel between a gateway and a time store daemon: the memory that both see (channel/channel.h says what is in it)."""
+"""A channel between a gateway and a time store daemon: the memory that both see (channel/channel.h says what is in
+it)."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cdpcore.channel.mdpacket cimport cdp_mdpacket
 

@@ -1,4 +1,5 @@
-"""A channel between a gateway and a time store daemon, as memory: made by the gateway, mapped by the daemon that serves it.
+"""A channel between a gateway and a time store daemon, as memory: made by the gateway, mapped by the daemon that serves
+it.
 
 The two ends that work on it are cdpcore.channel.gateway (the gateway's) and cdpcore.channel.executor (the daemon's);
 this is what they share,
@@ -24,7 +25,8 @@ BYTES = CDP_CHANNEL_BYTES
 
 
 def shared_memory(uint64_t n) -> int:
-    """A file descriptor, the caller's, on n zeroed bytes of memory that processes can share by mapping it. Raises OutOfSpace."""
+    """A file descriptor, the caller's, on n zeroed bytes of memory that processes can share by mapping it. Raises
+    OutOfSpace."""
     cdef int fd = cdp_os_shared_memory(n)
     if fd < 0:
         raise _OutOfSpace(f"no shared memory of {n} bytes: {_os.strerror(-fd)}", "use less")
@@ -78,8 +80,8 @@ cdef class Channel:
         cdp_channel_set32(&self.c.epoch, 0)
 
     def own(self, uint32_t epoch):
-        """Gateway, when the daemon before is dead: hand it to the owner of `epoch`. Everything that was sent before is sent again
-        with REPLAY, and nothing is released before the new owner has said replayed()."""
+        """Gateway, when the daemon before is dead: hand it to the owner of `epoch`. Everything that was sent before is
+        sent again with REPLAY, and nothing is released before the new owner has said replayed()."""
         cdef uint64_t n, end
         cdp_channel_set32(&self.c.replaying, 1)
         n = cdp_channel_get(&self.c.tail)

@@ -1,13 +1,15 @@
-"""The daemon's end of a channel: MDPackets out of shared memory, through a target, answers back; no GIL, nothing copied.
+"""The daemon's end of a channel: MDPackets out of shared memory, through a target, answers back; no GIL, nothing
+copied.
 
 Invariants
  1. Packets are carried out in their order, and answered in it. A FLUSH covers everything before it on its channel.
- 2. What promises durability (FLUSH, FUA) is answered after a flush of the target that began when the packet had been carried out;
-    those of a batch share one, and when it fails all of them report it.
- 3. A change that was sent before (REPLAY) and has a seq is in the log already (lost() and redo() came first): it is answered
-    and not carried out again.
+ 2. What promises durability (FLUSH, FUA) is answered after a flush of the target that began when the packet had been
+    carried out; those of a batch share one, and when it fails all of them report it.
+ 3. A change that was sent before (REPLAY) and has a seq is in the log already (lost() and redo() came first): it is
+    answered and not carried out again.
  4. Nothing is touched after the channel's epoch has become another one.
-Threading: run() is one thread's for the executor's life; lost() and redo() come before it, in the owner's thread; stop() from any.
+Threading: run() is one thread's for the executor's life; lost() and redo() come before it, in the owner's thread;
+stop() from any.
 """
 cimport cython
 from libc.errno cimport EINTR, EINVAL, errno
@@ -84,11 +86,11 @@ cdef class Executor:
     def __reduce__(self):
         raise TypeError("an executor cannot be pickled")
 
-    # --- a failover ----------------------------------------------------------------------------------------------------
+    # --- a failover ---------------------------------------------------------------------------------------------------
 
     def lost(self, uint64_t last_seq) -> list[tuple[int, int]]:
-        """(seq, packet number) of every change that an owner before had begun and the log, which ends at `last_seq`, has not.
-        To be given to redo() in the order of seq, over all channels of the volume."""
+        """(seq, packet number) of every change that an owner before had begun and the log, which ends at `last_seq`,
+        has not. To be given to redo() in the order of seq, over all channels of the volume."""
         cdef uint64_t n = cdp_channel_get(&self.c.tail), end = cdp_channel_get(&self.c.head)
         cdef cdp_mdpacket *p
         found = []
@@ -101,8 +103,8 @@ cdef class Executor:
         return found
 
     def redo(self, uint64_t number):
-        """Carry out packet `number`, which lost() gave, again. Not durable before the next flush. Raises what the target reports;
-        the packet is then still a lost one."""
+        """Carry out packet `number`, which lost() gave, again. Not durable before the next flush. Raises what the
+        target reports; the packet is then still a lost one."""
         cdef cdp_mdpacket *p = cdp_channel_packet(self.c, number)
         cdef uint64_t seq = p.seq
         cdef cdp_status st
@@ -113,10 +115,11 @@ cdef class Executor:
             p.seq = seq
         check(rc, &st, None)
 
-    # --- serving -------------------------------------------------------------------------------------------------------
+    # --- serving ------------------------------------------------------------------------------------------------------
 
     def run(self):
-        """Carry out what comes until the gateway goes, stop() is called or the channel has another owner; returns which (Left)."""
+        """Carry out what comes until the gateway goes, stop() is called or the channel has another owner; returns which
+        (Left)."""
         if nbd_raise_flag(&self.started):
             raise _InvalidRequest("this executor is running or was")
         cdef int end
@@ -259,7 +262,8 @@ cdef class Executor:
         return self.target.pwrite_seq(self.target.ctx, data, off, p.length_bytes, flags, &p.seq, st)
 
     cdef int map(self, cdp_mdpacket *p, cdp_status *st) noexcept nogil:
-        """Extents of the range, as many as there is room for; length_bytes of the reference says how many bytes of them."""
+        """Extents of the range, as many as there is room for; length_bytes of the reference says how many bytes of
+        them."""
         cdef cdp_extent *out = <cdp_extent *>cdp_channel_data(self.c, p, CDP_CHANNEL_REPLY)
         cdef uint64_t pos = cdp_mdpacket_offset(p), end = pos + p.length_bytes
         cdef uint32_t cap = 0, have = 0, n, calls = 0

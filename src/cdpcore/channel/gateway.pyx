@@ -1,5 +1,5 @@
-"""A gateway's NBD connection, to a disk that another process keeps: requests are handed on as MDPackets in shared memory
-(channel/channel.h), many at once, and the daemon's answers are sent from where the daemon put them. The loop is
+"""A gateway's NBD connection, to a disk that another process keeps: requests are handed on as MDPackets in shared
+memory (channel/channel.h), many at once, and the daemon's answers are sent from where the daemon put them. The loop is
 cdpcore.nbd.loop's; every request is parked.
 
 Invariants, beside the loop's
@@ -106,7 +106,7 @@ cdef class GateConnection(RequestLoop):
                 close(old)
         self.wake()
 
-    # --- the loop's seam -----------------------------------------------------------------------------------------------
+    # --- the loop's seam ----------------------------------------------------------------------------------------------
 
     cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
         """Hand a request on as packet `head`."""
@@ -197,7 +197,7 @@ cdef class GateConnection(RequestLoop):
             close(self.door)    # the daemon learns it at once
             self.door = -1
 
-    # --- the daemon ----------------------------------------------------------------------------------------------------
+    # --- the daemon ---------------------------------------------------------------------------------------------------
 
     cdef void ring(self) noexcept nogil:
         self.rung = self.head

@@ -1,5 +1,6 @@
-/* MDPacket: one I/O request or its answer, as it travels between an I/O source and a time store daemon. 128 bytes on every
- * platform, little-endian where it leaves the machine; it refers to data, it never holds any. Lies in shared memory as it is.
+/* MDPacket: one I/O request or its answer, as it travels between an I/O source and a time store daemon. 128 bytes on
+ * every platform, little-endian where it leaves the machine; it refers to data, it never holds any. Lies in shared
+ * memory as it is.
  *
  * An answer is the request's own packet with RESPONSE set, status filled in and, for what was logged, seq. */
 #ifndef CDP_MDPACKET_H
@@ -68,8 +69,9 @@ static_assert(offsetof(cdp_mdpacket, timestamp_ns) == 32 && offsetof(cdp_mdpacke
 static_assert(offsetof(cdp_mdpacket, skew_bytes) == 48 && offsetof(cdp_mdpacket, status) == 51, "layout");
 static_assert(offsetof(cdp_mdpacket, source_id) == 56 && offsetof(cdp_mdpacket, epoch) == 60 && offsetof(cdp_mdpacket, bg) == 64, "layout");
 
-/* The one door: CDP_OK, or CDP_INVALID with the reason, for a request to a LUN of size_bytes. After it every number in the packet is
- * safe to compute with; whether the buffer references are alive is for the data plane to say. Any thread. */
+/* The one door: CDP_OK, or CDP_INVALID with the reason, for a request to a LUN of size_bytes. After it every number in
+ * the packet is safe to compute with; whether the buffer references are alive is for the data plane to say. Any thread.
+ */
 int cdp_mdpacket_check(const cdp_mdpacket *p, uint64_t size_bytes, cdp_status *st);
 
 static inline uint64_t cdp_mdpacket_offset(const cdp_mdpacket *p) { return p->lba * CDP_MD_SECTOR + p->skew_bytes; }

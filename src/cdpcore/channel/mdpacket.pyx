@@ -1,6 +1,8 @@
-"""MDPacket: one I/O request, or its answer, as Python sees it. 128 bytes (channel/mdpacket.h), references to data and never data.
+"""MDPacket: one I/O request, or its answer, as Python sees it. 128 bytes (channel/mdpacket.h), references to data and
+never data.
 
-A packet owns its bytes, or with view() lies in somebody else's memory (a slot of a shared ring), where setters write through.
+A packet owns its bytes, or with view() lies in somebody else's memory (a slot of a shared ring), where setters write
+through.
 Threading: a packet is a value; who shares one between threads guards it.
 """
 cimport cython
@@ -43,9 +45,9 @@ VERSION = CDP_MD_VERSION
 cdef class MDPacket:
     """MDPacket(op=0, lun=0, *, offset_bytes=0, length_bytes=0, cookie=0, flags=0, timestamp_ns=0)
 
-    Every field of the struct is a property that can be read and set; OverflowError for what does not fit it. A new packet has the
-    current version and zeros. memoryview(packet) is its 128 bytes, valid as long as the packet; bytes(packet) copies them.
-    Nothing is checked before check(): a packet may come from anywhere.
+    Every field of the struct is a property that can be read and set; OverflowError for what does not fit it. A new
+    packet has the current version and zeros. memoryview(packet) is its 128 bytes, valid as long as the packet;
+    bytes(packet) copies them. Nothing is checked before check(): a packet may come from anywhere.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -76,7 +78,8 @@ cdef class MDPacket:
 
     @staticmethod
     def view(buffer):
-        """The packet that lies in `buffer`: 128 writable bytes, aligned to 8, kept alive by the packet; setters write there."""
+        """The packet that lies in `buffer`: 128 writable bytes, aligned to 8, kept alive by the packet; setters write
+        there."""
         cdef MDPacket packet = MDPacket.__new__(MDPacket)
         packet.memory = memoryview(buffer).cast("B")
         cdef uint8_t[::1] data = packet.memory
@@ -285,7 +288,8 @@ cdef class MDPacket:
 
     @property
     def offset_bytes(self):
-        """lba and skew_bytes as one byte offset; OverflowError past 2^64 when set, wraps for a packet that check() refuses."""
+        """lba and skew_bytes as one byte offset; OverflowError past 2^64 when set, wraps for a packet that check()
+        refuses."""
         return cdp_mdpacket_offset(self.p)
 
     @offset_bytes.setter

@@ -4,7 +4,8 @@ Invariants
   1. A packet is checked (channel/mdpacket.h) before anything else looks at it, and is one step in the disk's serial
   order, also where its data
      is in several buffer groups.
-  2. seq is stored in the packet itself before the record can reach a file, so in shared memory it outlives this process.
+  2. seq is stored in the packet itself before the record can reach a file, so in shared memory it outlives this
+     process.
 Threading: any thread; the GIL is dropped while the disk works. The caller holds the packet and the buffers.
 """
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer

@@ -1,4 +1,5 @@
-"""A disk that is a Python function, behind the target seam: for routers and packets, where every request touches Python anyway.
+"""A disk that is a Python function, behind the target seam: for routers and packets, where every request touches Python
+anyway.
 
 Threading: the C functions are called on any thread without the GIL, and take it for the call.
 """

@@ -1,6 +1,6 @@
 # cython: autotestdict=False
-"""An NBD connection to a disk in this process: requests are carried out on the spot, in the connection's thread, by calls
-of a cdp_target (base/target.h). No GIL, no hand-off. The loop is cdpcore.nbd.loop's.
+"""An NBD connection to a disk in this process: requests are carried out on the spot, in the connection's thread, by
+calls of a cdp_target (base/target.h). No GIL, no hand-off. The loop is cdpcore.nbd.loop's.
 
 Invariants, beside the loop's
  1. A reply that promises durability (FLUSH, FUA) is sent only after a flush of the target that began when the request
@@ -92,7 +92,7 @@ cdef class Connection(RequestLoop):
         if self.out != NULL:
             munmap(self.out, RANGE_BYTES)
 
-    # --- the loop's seam -----------------------------------------------------------------------------------------------
+    # --- the loop's seam ----------------------------------------------------------------------------------------------
 
     cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
         cdef cdp_status st
@@ -143,7 +143,7 @@ cdef class Connection(RequestLoop):
             if self.target.tells_seq and self.target.expect != NULL:
                 self.foresee()
 
-    # --- what belongs to a round ---------------------------------------------------------------------------------------
+    # --- what belongs to a round --------------------------------------------------------------------------------------
 
     cdef void foresee(self) noexcept nogil:
         """Announce to the target the ranges that the requests in rx change, the last one perhaps without its payload
@@ -184,7 +184,7 @@ cdef class Connection(RequestLoop):
             nbd_add(&self.counts.errors, self.pending)
         self.pending = 0
 
-    # --- requests ------------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     cdef void reply(self, const cdp_nbd_request *r, int rc, const cdp_status *st, bint flush_due) noexcept nogil:
         """The reply to a request without data."""

@@ -1,14 +1,14 @@
 # cython: autotestdict=False
-"""The transmission phase of one NBD connection: requests in, replies out, without the GIL. Carrying a request out is the
-subclass's part, and the only part that differs between a server and a gateway.
+"""The transmission phase of one NBD connection: requests in, replies out, without the GIL. Carrying a request out is
+the subclass's part, and the only part that differs between a server and a gateway.
 
 A round: gather the replies to what others have carried out meanwhile (reap); start every complete request that was
 received, in order (process); send what was gathered, and wait for more bytes or answers (wait). So at queue depth 1 a
 request costs one recv and one send, and at depth 32 both are shared by the requests that came together.
 
-start() has two outcomes. Answered: the reply was built on the spot, in `out`. Parked: the request got a number by park(),
-its bytes stay in rx and its reply has room in tx; reap() builds the reply when it is done, and release() frees the
-memory. cdpcore.nbd.connection answers everything on the spot, cdpcore.channel.gateway parks everything.
+start() has two outcomes. Answered: the reply was built on the spot, in `out`. Parked: the request got a number by
+park(), its bytes stay in rx and its reply has room in tx; reap() builds the reply when it is done, and release() frees
+the memory. cdpcore.nbd.connection answers everything on the spot, cdpcore.channel.gateway parks everything.
 
 Invariants
  1. A request is started only when all of it has been received: a stalled or killed client holds nothing, and a write
@@ -16,8 +16,8 @@ Invariants
  2. Requests of a connection are started in the order in which they came, so a FLUSH covers all before it.
  3. Bounds: a reply is begun only when less than GATHER_BYTES are gathered. What is parked is bounded by parked_max, rx
     and tx; where one of them is full, nothing more is started or received before some are answered or released.
- 4. tail <= answered <= reaped <= head. Parked requests from head on are free, from reaped on under way, from answered on
-    have a reply that was gathered and not sent, from tail on were answered and still keep their bytes in rx.
+ 4. tail <= answered <= reaped <= head. Parked requests from head on are free, from reaped on under way, from answered
+    on have a reply that was gathered and not sent, from tail on were answered and still keep their bytes in rx.
  5. A reply is not held back for longer than gather_ns and the request that is being started.
  6. run() returns when nothing is parked, or at once after stop(now=True).
 Threading: serve() runs in one thread for the connection's life. stop() and counters() are for any thread.
@@ -98,7 +98,8 @@ cdef class RequestLoop:
         return End(end)
 
     def stop(self, *, bint now=False):
-        """End serve() when the requests already received have been answered, or `now`: mid-reply. Any thread; idempotent."""
+        """End serve() when the requests already received have been answered, or `now`: mid-reply. Any thread;
+        idempotent."""
         nbd_raise(&self.stopping, STOP_NOW if now else 1)
         try:
             self.sock.shutdown(_socket.SHUT_RDWR if now else _socket.SHUT_RD)
@@ -117,10 +118,11 @@ cdef class RequestLoop:
             "sent_bytes": nbd_get(&c.sent_bytes), "batches": nbd_get(&c.batches),
         }
 
-    # --- the seam ------------------------------------------------------------------------------------------------------
+    # --- the seam -----------------------------------------------------------------------------------------------------
 
     cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
-        """Carry out a valid request of at least one byte, or a flush: reply to it, or park() it. `payload`: a write's."""
+        """Carry out a valid request of at least one byte, or a flush: reply to it, or park() it. `payload`: a
+        write's."""
 
     cdef bint reap(self) noexcept nogil:
         """Gather replies to parked requests, and release what may be. True where there was something to do."""
@@ -140,7 +142,7 @@ cdef class RequestLoop:
     cdef void finish(self) noexcept nogil:
         """run() has returned."""
 
-    # --- the loop ------------------------------------------------------------------------------------------------------
+    # --- the loop -----------------------------------------------------------------------------------------------------
 
     @cython.final
     cdef int run(self) noexcept nogil:
@@ -235,7 +237,7 @@ cdef class RequestLoop:
             nbd_add(&self.counts.zeroes, 1)
             nbd_add(&self.counts.zeroed_bytes, r.length)
 
-    # --- receiving -----------------------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------------------------
 
     @cython.final
     cdef bint fill(self, bint blocking) noexcept nogil:
@@ -293,7 +295,7 @@ cdef class RequestLoop:
             self.rx_low = self.rx_begin
         return 0 if self.rx_begin + need > limit else min(limit - self.rx_end, want)
 
-    # --- parked requests -----------------------------------------------------------------------------------------------
+    # --- parked requests ----------------------------------------------------------------------------------------------
 
     @cython.final
     cdef bint has_room(self, const cdp_nbd_request *r) noexcept nogil:
@@ -349,7 +351,7 @@ cdef class RequestLoop:
         self.tail = tail
         self.rx_low = self.parked[tail % self.parked_max].rx_at if tail < self.head else self.rx_begin
 
-    # --- replies -------------------------------------------------------------------------------------------------------
+    # --- replies ------------------------------------------------------------------------------------------------------
 
     @cython.final
     cdef bint is_full(self) noexcept nogil:

@@ -1,5 +1,5 @@
-/* What an NBD connection's loop asks of the system: receiving, sending, waiting, the clock, giving pages back, and words
- * that one thread writes and others read. POSIX but for nbd_release. */
+/* What an NBD connection's loop asks of the system: receiving, sending, waiting, the clock, giving pages back, and
+ * words that one thread writes and others read. POSIX but for nbd_release. */
 #ifndef CDP_NBD_SOCK_H
 #define CDP_NBD_SOCK_H
 #include <errno.h>

@@ -129,8 +129,8 @@ uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, ui
 /* Makes a simple reply that lies at `p` report `error`. */
 void cdp_nbd_patch_error(uint8_t *p, uint32_t error);
 
-/* A client's: the request's header at `p`, its length; and the fields of a simple reply of CDP_NBD_SIMPLE_BYTES: 0, or -1
- * where that has the wrong magic. */
+/* A client's: the request's header at `p`, its length; and the fields of a simple reply of CDP_NBD_SIMPLE_BYTES: 0, or
+ * -1 where that has the wrong magic. */
 uint32_t cdp_nbd_put_request(uint8_t *p, const cdp_nbd_request *r);
 int cdp_nbd_get_simple(const uint8_t *p, uint32_t *error, uint64_t *cookie);
 

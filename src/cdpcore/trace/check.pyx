@@ -32,8 +32,8 @@ def fill(uint8_t[::1] out not None, uint64_t offset, uint64_t key, uint64_t chan
 
 def paint(uint64_t[::1] owner not None, uint8_t[::1] touched not None, const int64_t[::1] low not None,
           const int64_t[::1] high not None, uint64_t first, uint64_t stop):
-    """For pieces first..stop-1, in order: owner[low:high] = piece + 1, touched[low:high] = 1. Raises InvalidRequest for a
-    range outside the arrays, before anything is painted."""
+    """For pieces first..stop-1, in order: owner[low:high] = piece + 1, touched[low:high] = 1. Raises InvalidRequest for
+    a range outside the arrays, before anything is painted."""
     cdef uint64_t i, cells = owner.shape[0]
     cdef int64_t c
     if <uint64_t>touched.shape[0] != cells or low.shape[0] != high.shape[0] or stop > <uint64_t>low.shape[0] or first > stop:
@@ -54,10 +54,10 @@ def compare(target, const uint64_t[::1] start not None, const uint64_t[::1] end 
     """Read the cells of a disk and compare.
 
     Args:
-        target, base: PyCapsules "cdpcore.target": the disk, and what it was before (for cells that are BASE; None: zeros).
-        start, end: bytes; ascending, disjoint, inside the disk.
-        what: BASE, ZERO or the number of a change.
-    Returns (bytes compared, cells that differ, the first MAX_TOLD of them as (cell, byte offset, change found there or 0)).
+        target, base: PyCapsules "cdpcore.target": the disk, and what it was before (for cells that are BASE; None:
+        zeros). start, end: bytes; ascending, disjoint, inside the disk. what: BASE, ZERO or the number of a change.
+    Returns (bytes compared, cells that differ, the first MAX_TOLD of them as (cell, byte offset, change found there or
+    0)).
     Raises what reading raises, InvalidRequest for cells that are not in order.
     """
     cdef cdp_target *t = <cdp_target *>PyCapsule_GetPointer(target, b"cdpcore.target")
@@ -88,7 +88,8 @@ def compare(target, const uint64_t[::1] start not None, const uint64_t[::1] end 
 
 
 def differs(target, uint64_t offset, const uint8_t[::1] expected not None):
-    """The first byte of a disk, from `offset` on, that is not as expected; None: all are. Raises what reading raises."""
+    """The first byte of a disk, from `offset` on, that is not as expected; None: all are. Raises what reading
+    raises."""
     cdef cdp_target *t = <cdp_target *>PyCapsule_GetPointer(target, b"cdpcore.target")
     cdef uint64_t n = expected.shape[0], at = 0, step, i
     cdef cdp_status st

@@ -1,14 +1,15 @@
 """A trace's requests, issued from an array of records with no Python between them: the driver of `cdp replay`.
 
-Driver has what every way of issuing shares (pace, counters, content); TargetDriver issues to a cdp_target in this process, one
-request after the other, in the order of the records. cdpcore.trace.nbd_driver has the one for NBD servers.
+Driver has what every way of issuing shares (pace, counters, content); TargetDriver issues to a cdp_target in this
+process, one request after the other, in the order of the records. cdpcore.trace.nbd_driver has the one for NBD servers.
 
 Invariants
- 1. Change k (the k-th write, zero or trim of at least one byte, from 1) has content that follows from (key, k, place) alone
-    (trace/replay_content.h), or is the trace's own data.
+ 1. Change k (the k-th write, zero or trim of at least one byte, from 1) has content that follows from (key, k, place)
+    alone (trace/replay_content.h), or is the trace's own data.
  2. A record is checked against the disk's size, the buffer and the data before anything of it is issued.
  3. run() returns within its budget and one request, so that Python can show progress and be interrupted.
- 4. The shared acknowledgements never run ahead of the disk: they are stored after the call that they tell about returned.
+ 4. The shared acknowledgements never run ahead of the disk: they are stored after the call that they tell about
+    returned.
 Threading: one thread at a time; different drivers are independent.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -91,8 +92,8 @@ cdef class Driver:
         s.histogram[cdp_latency_bucket(ns)] += 1
 
     cdef int check_sectors(self, const uint8_t *buf, uint64_t offset, uint64_t length) noexcept nogil:
-        """Whole sectors of a read: each is zeros, something from before the replay, or exactly what one change up to now put
-        there. Counts the second kind; refuses a sector that has this replay's key and is not right."""
+        """Whole sectors of a read: each is zeros, something from before the replay, or exactly what one change up to
+        now put there. Counts the second kind; refuses a sector that has this replay's key and is not right."""
         cdef uint64_t at = (512 - offset % 512) % 512, claim
         while at + 512 <= length:
             if cdp_replay_zeros(buf + at, 512) < 512:
@@ -226,7 +227,8 @@ cdef class Driver:
 
 
 cdef class TargetDriver(Driver):
-    """Issues to a disk in this process: `target` is a PyCapsule "cdpcore.target" (Volume.target()), kept until this object goes."""
+    """Issues to a disk in this process: `target` is a PyCapsule "cdpcore.target" (Volume.target()), kept until this
+    object goes."""
 
     def __cinit__(self, target, *, uint64_t key, uint64_t max_bytes, bint pattern=True, acks=None):
         self.capsule = target

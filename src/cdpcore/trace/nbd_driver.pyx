@@ -1,10 +1,11 @@
 """The driver that issues to an NBD server: up to `depth` requests in flight, simple replies.
 
 Invariants
- 1. Requests that touch the same bytes, one of them changing them, are never in flight together, and a flush waits until all
-    changes before it are answered: so the result is that of the trace's order, as on a local disk.
+ 1. Requests that touch the same bytes, one of them changing them, are never in flight together, and a flush waits until
+    all changes before it are answered: so the result is that of the trace's order, as on a local disk.
  2. Both directions move in one poll loop, so a server that waits for its replies to be taken cannot block us, or we it.
- 3. A reply is matched by its slot, range-checked; anything that is not a reply to a request in flight ends the connection.
+ 3. A reply is matched by its slot, range-checked; anything that is not a reply to a request in flight ends the
+    connection.
 Threading: one thread at a time.
 """
 from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext, PyCapsule_GetContext
@@ -120,7 +121,8 @@ cdef class NbdDriver(Driver):
         return CDP_OK
 
     cdef int pump(self, uint64_t until_ns) noexcept nogil:
-        """Move what moves; wait for it until `until_ns` (0: until something does, or the server is silent for too long)."""
+        """Move what moves; wait for it until `until_ns` (0: until something does, or the server is silent for too
+        long)."""
         cdef uint64_t now = cdp_monotonic_ns()
         cdef int wait_ms = ANSWER_SECONDS * 1000, found, rc
         if until_ns:

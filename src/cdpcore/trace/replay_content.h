@@ -1,14 +1,15 @@
 /* What a replayed write puts on the disk, so that every byte can be computed again from (key, change, place) alone.
  *
- * A sector (512 bytes at a multiple of 512) that change `change` of a replay with `key` wrote holds 64 little-endian words:
+ * A sector (512 bytes at a multiple of 512) that change `change` of a replay with `key` wrote holds 64 little-endian
+ * words:
  *     word 0  change        number of the change within its volume's replay, from 1
  *     word 1  sector        its number on the disk
  *     word 2  key
  *     word j  m + j * 0x9e3779b97f4a7c15, for j = 3..63, where m = mix(mix(mix(key) ^ sector) ^ change)
  *     mix(z)  is the finaliser of splitmix64: z ^= z >> 30, * 0xbf58476d1ce4e5b9, z ^= z >> 27, * 0x94d049bb133111eb, z ^= z >> 31
- * A write that begins or ends inside a sector puts the bytes of the pattern that lie in its range, and no others. So every
- * byte of the disk depends on the last change that covered it and on nothing else, and a sector that holds the wrong
- * thing says what it holds: an older change (stale), another sector (misdirected), another replay.
+ * A write that begins or ends inside a sector puts the bytes of the pattern that lie in its range, and no others. So
+ * every byte of the disk depends on the last change that covered it and on nothing else, and a sector that holds the
+ * wrong thing says what it holds: an older change (stale), another sector (misdirected), another replay.
  *
  * Pure functions over caller-owned memory, any thread. 512 bytes take some 15 ns. */
 #ifndef CDP_REPLAY_CONTENT_H

@@ -1,9 +1,9 @@
-"""The platform `posix`: nodes are processes of one machine. Words go over unix sockets, through a hub process; buffer groups are shared
-memory that every node maps, so data is never copied between processes.
+"""The platform `posix`: nodes are processes of one machine. Words go over unix sockets, through a hub process; buffer
+groups are shared memory that every node maps, so data is never copied between processes.
 
-What is here are proxies: the state of the system is the hub's (.hub), whose rules are the reference platform's. This is the general
-way, for every message;
-the I/O of volumes takes a shorter one between `cdp gateway` and `cdp tsd`, in shared memory without Python (cdp.ha).
+What is here are proxies: the state of the system is the hub's (.hub), whose rules are the reference platform's. This is
+the general way, for every message; the I/O of volumes takes a shorter one between `cdp gateway` and `cdp tsd`, in
+shared memory without Python (cdp.ha).
 
 Threading: each thread that calls has a link of its own to the hub; each callback has a thread here.
 """
@@ -370,8 +370,8 @@ class HubProcess:
 
 
 class PosixPlatform(PlatformImpl):
-    """A node. Options: hub (path of the socket of a running one, to join its system; else one is started), group_bytes, group_count,
-    max_outstanding. The node is gone when its process is."""
+    """A node. Options: hub (path of the socket of a running one, to join its system; else one is started), group_bytes,
+    group_count, max_outstanding. The node is gone when its process is."""
 
     name = "posix"
 

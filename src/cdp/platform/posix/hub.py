@@ -1,9 +1,11 @@
-"""The hub of the platform `posix`: a process that keeps what the nodes of a system share. `python -m cdp.platform.posix.hub FD`.
+"""The hub of the platform `posix`: a process that keeps what the nodes of a system share. `python -m
+cdp.platform.posix.hub FD`.
 
-It is the reference platform, whose nodes here stand for processes: their pools are shared memory that every process maps, and their
-calls and callbacks go over unix sockets. It ends when the link FD does.
+It is the reference platform, whose nodes here stand for processes: their pools are shared memory that every process
+maps, and their calls and callbacks go over unix sockets. It ends when the link FD does.
 
-Threading: a thread for each thread of a node that calls (so what blocks there, blocks here); callbacks run on the reference platform's.
+Threading: a thread for each thread of a node that calls (so what blocks there, blocks here); callbacks run on the
+reference platform's.
 """
 from __future__ import annotations
 
@@ -97,7 +99,7 @@ class Desk:
             self._closed = True
         self.node.close()
 
-    # --- messages ------------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def register(self, group: GroupName, bufs_per_sender: int, slop_bufs: int) -> int:
         return self._keep(self.node.control.register(group, bufs_per_sender=bufs_per_sender, slop_bufs=slop_bufs))
@@ -136,7 +138,7 @@ class Desk:
         if entry.refs == 0 and entry.delivery == delivery:
             self._handles.pop(number, None)
 
-    # --- buffers -------------------------------------------------------------------------------------------------------
+    # --- buffers ------------------------------------------------------------------------------------------------------
 
     def map(self, ref: BgRef) -> list[int]:
         """Number of the mapping, and where the group is: home and slot."""
@@ -171,7 +173,7 @@ class Desk:
     def available(self) -> int:
         return self.node.buffers.available()
 
-    # --- requests ------------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def submit(self, packet: MDPacket, number: int, deadline: float | None) -> None:
         there = self._callback("answers")
@@ -187,7 +189,7 @@ class Desk:
     def durable(self, lun: int, seq: int) -> None:
         self.node.source.durable(lun, seq)
 
-    # --- services ------------------------------------------------------------------------------------------------------
+    # --- services -----------------------------------------------------------------------------------------------------
 
     def setting(self, name: str) -> Any:
         return self.node.configuration.get(name)
@@ -225,7 +227,8 @@ class Hub:
         accept_links(self._listener, self._converse, "hub")
 
     def _converse(self, link: Link) -> None:
-        """The first message says what the link is for: a node (its life), calls of one of its threads, or callbacks to it."""
+        """The first message says what the link is for: a node (its life), calls of one of its threads, or callbacks to
+        it."""
         if (got := link.receive()) is None:
             return
         first, instance = got[0], int(got[0]["node"])

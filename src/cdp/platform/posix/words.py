@@ -1,7 +1,9 @@
-"""The structures of the portable API as JSON, and a conversation: calls and answers on a link, with calls nested in callbacks.
+"""The structures of the portable API as JSON, and a conversation: calls and answers on a link, with calls nested in
+callbacks.
 
-Invariant: a thread of the hub that makes a callback carries out, until the callback has returned, the calls that are made inside it. So
-what the reference platform knows of threads ("inside this callback") holds across the process boundary.
+Invariant: a thread of the hub that makes a callback carries out, until the callback has returned, the calls that are
+made inside it. So what the reference platform knows of threads ("inside this callback") holds across the process
+boundary.
 """
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def unpacked(value: Any) -> Any:
 
 
 def call(link: Link, method: str, args: Sequence[Any]) -> tuple[Any, list[int]]:
-    """Have the other side do something; what it returns, and file descriptors. Raises what it raises, Unavailable where it is gone."""
+    """Have the other side do something; what it returns, and file descriptors. Raises what it raises, Unavailable where
+    it is gone."""
     link.send({"call": method, "args": packed(list(args))})
     got = link.receive()
     if got is None:
@@ -96,7 +99,8 @@ def answer(link: Link, message: dict[str, Any], serve: Serve) -> bool:
 
 
 def call_back(link: Link, args: Sequence[Any], serve: Serve) -> None:
-    """Make a callback over there, and carry out what it asks for meanwhile. Returns when it has returned, or is gone."""
+    """Make a callback over there, and carry out what it asks for meanwhile. Returns when it has returned, or is
+    gone."""
     if not link.send({"event": packed(list(args))}):
         return
     while (got := link.receive()) is not None and "call" in got[0]:

@@ -1,4 +1,5 @@
-"""The reference platform: all nodes are objects of one process, in plain Python. Slow, and short enough to read in one sitting:
+"""The reference platform: all nodes are objects of one process, in plain Python. Slow, and short enough to read in one
+sitting:
 
     messages    control plane          requests    I/O source
     buffers     data plane, supply     services    configuration, alerts, tracing, workload manager

@@ -1,10 +1,12 @@
-"""Control plane of the reference platform: a group is a queue under one lock, and each enabled listener has a thread that calls back.
+"""Control plane of the reference platform: a group is a queue under one lock, and each enabled listener has a thread
+that calls back.
 
 Invariants
-  1. A group's queue holds every message that is not freed, in the order of arrival; _fresh is the part that the enabled listener has not
-     received, and the first _announced of these have been announced.
+  1. A group's queue holds every message that is not freed, in the order of arrival; _fresh is the part that the enabled
+     listener has not received, and the first _announced of these have been announced.
   2. A message occupies a buffer until it was freed and its completion was made.
-  3. A delivery has a number: what an earlier listener holds does not count any more when the message was delivered anew.
+  3. A delivery has a number: what an earlier listener holds does not count any more when the message was delivered
+     anew.
 """
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""I/O source of the reference platform: requests are kept here until they are answered, and one thread sends them, in order.
+"""I/O source of the reference platform: requests are kept here until they are answered, and one thread sends them, in
+order.
 
 Invariants
-  1. _outstanding holds every request that is not answered, by the cookie that this source gave it, in the order of submit().
-  2. A request is in _unsent, or in its owner's group, or with its owner; or nobody owns its LUN, and it waits for replay().
+  1. _outstanding holds every request that is not answered, by the cookie that this source gave it, in the order of
+     submit().
+  2. A request is in _unsent, or in its owner's group, or with its owner; or nobody owns its LUN, and it waits for
+     replay().
   3. An answer counts if it was given under the epoch that the request was last sent under.
 """
 from __future__ import annotations
@@ -100,7 +103,8 @@ class Source(IOsrcImpl):
                 pass
 
     def _try_send(self, message: CpSendReq, lun: int) -> bool:
-        """Not under the lock, because it may wait for a buffer; for a moment only, because a replay may want it to stop."""
+        """Not under the lock, because it may wait for a buffer; for a moment only, because a replay may want it to
+        stop."""
         try:
             self._control.send(message, deadline=time.monotonic() + RETRY_S)
         except Busy:

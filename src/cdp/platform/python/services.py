@@ -1,4 +1,5 @@
-"""Configuration, alerts, tracing and workload manager of the reference platform: tables under a lock, and a thread for each subscriber."""
+"""Configuration, alerts, tracing and workload manager of the reference platform: tables under a lock, and a thread for
+each subscriber."""
 from __future__ import annotations
 
 import logging
@@ -136,7 +137,8 @@ class Tracing(TracingImpl):
 
 
 class Workload(WorkloadManagerImpl):
-    """Lists of LUNs by TSD, shared by the nodes of a system. A TSD that cancelled its subscription cannot write any more."""
+    """Lists of LUNs by TSD, shared by the nodes of a system. A TSD that cancelled its subscription cannot write any
+    more."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._assigning = threading.Lock()      # one assign() at a time; taken first

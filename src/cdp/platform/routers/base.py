@@ -1,9 +1,11 @@
 """What routers share: the door, the bound, the order of overlapping requests, and `done` on a thread of the router.
 
 Invariants
-  1. Of two requests whose ranges overlap, at least one of them a change, the later one starts when the earlier one is done.
+  1. Of two requests whose ranges overlap, at least one of them a change, the later one starts when the earlier one is
+     done.
   2. At most `depth` requests are submitted and not done.
-So a concrete router may carry out what it has started in any order, and may try a request again: nothing that matters overtakes it.
+So a concrete router may carry out what it has started in any order, and may try a request again: nothing that matters
+overtakes it.
 """
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ log = logging.getLogger("cdp.platform.routers")
 
 
 class Router(IORouterImpl):
-    """A concrete router sets size_bytes and read_only, implements _start and _shutdown, and calls _finish once for each request started."""
+    """A concrete router sets size_bytes and read_only, implements _start and _shutdown, and calls _finish once for each
+    request started."""
 
     def __init__(self, name: str, depth: int = 64):
         self.name, self.depth = name, depth

@@ -1,7 +1,8 @@
 """A LUN as a disk, wherever its owner is: requests are forwarded as packets, by the platform.
 
-Invariant: a piece of a request holds its buffer groups until it is answered, and asks for all of them at once; so pieces never wait for
-each other. Threading: one thread cuts requests and waits for groups and for the source; answers come on the source's thread.
+Invariant: a piece of a request holds its buffer groups until it is answered, and asks for all of them at once; so
+pieces never wait for each other. Threading: one thread cuts requests and waits for groups and for the source; answers
+come on the source's thread.
 """
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Whole:
 
 
 class ForwardRouter(Router):
-    """ForwardRouter(platform, lun). Asks the owner for the size first: Busy where no owner answers in 10 s, NotFound for an unknown LUN."""
+    """ForwardRouter(platform, lun). Asks the owner for the size first: Busy where no owner answers in 10 s, NotFound
+    for an unknown LUN."""
 
     def __init__(self, platform: PlatformImpl, lun: int):
         self._platform, self._lun = platform, lun

@@ -1,11 +1,14 @@
-"""Several paths to one disk: the first that works is used, a request whose path is lost goes by another, and a lost path is tried again.
+"""Several paths to one disk: the first that works is used, a request whose path is lost goes by another, and a lost
+path is tried again.
 
 Invariants
-  1. A request is on one path at a time. Where a path is lost, or fails it, it is started on another, and its `done` comes once.
+  1. A request is on one path at a time. Where a path is lost, or fails it, it is started on another, and its `done`
+     comes once.
   2. Order is Router's: what overlaps a request that is not done has not been started, on whatever path.
   3. Without any path a request waits for one, `patience_s` at most.
-The paths must lead to one disk with one cache: a flush goes by the path in use, and covers what was written by others. A path that was
-given up must not carry out later what was sent by it (a router closes its connection before anything is repeated).
+The paths must lead to one disk with one cache: a flush goes by the path in use, and covers what was written by others.
+A path that was given up must not carry out later what was sent by it (a router closes its connection before anything is
+repeated).
 """
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ Opener = Callable[[], IORouterImpl]
 
 
 class MultipathRouter(Router):
-    """MultipathRouter(openers): one function for each path that opens it (again), the preferred one first. One path must be there.
+    """MultipathRouter(openers): one function for each path that opens it (again), the preferred one first. One path
+    must be there.
 
     retry_s     how often a path that is lost is tried
     patience_s  how long a request waits for a path
