@@ -1,8 +1,8 @@
 """The time store daemon: opens volumes, and carries out what a gateway hands it, from shared memory.
 
 Invariants
-  1. A daemon opens volumes only when it is told that it owns them (shadow mode until then): who tells it has made sure
-     that nobody else writes them; the volume's lock makes sure once more.
+  1. A daemon opens volumes only when it is told that it owns them (shadow mode until then): the manager has made sure that
+     no other process writes them; the volume's lock makes sure once more.
   2. Before the first new request: all that a predecessor had acknowledged or begun and not written is done again, over
      all connections of a volume in the order of seq, each once in effect (cdpcore.channel.executor).
   3. A gateway that dies is no error: what was acknowledged is made durable, and the daemon waits for the next.
@@ -81,12 +81,13 @@ class Volumes:
         return list(self.opened.values())[number].target()
 
     def start_admin(self) -> None:
-        """Administration, so that every command works on these volumes; not on the way of a failover: it takes longer
-        than that."""
+        """The administration API, so that every command works on these volumes. A failover does not wait for it: it
+        takes longer than that."""
         from cdp.serve.http_api import AdminServer, Held
 
         path = os.path.abspath(self._settings.admin_socket or runtime_sockets(next(iter(self._locations))).admin)
-        views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name)) for name in self._locations}
+        views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name))
+                 for name in self._locations}
         self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._image_caches[name],
                                                     identity(self._locations[name].root), self.uris_of)
                                          for name, volume in self.opened.items()})
@@ -117,7 +118,7 @@ class Volumes:
 class Daemon:
     """Daemon(gateway, settings): `gateway` is the unix socket that it listens on for daemons.
 
-    own() opens the volumes, serve() works until stop(); close() lets go of everything.
+    own() opens the volumes, serve() works until stop(); close() releases everything.
     """
 
     def __init__(self, gateway: str, settings: Settings, read_only: bool = False):
@@ -136,11 +137,11 @@ class Daemon:
         self._administered = False
 
     def own(self, paths: Sequence[str]) -> Self:
-        """Become the owner of these volumes; whoever calls it knows that nobody else is. Raises what cdp.open
-        raises."""
+        """Become the owner of these volumes; the caller knows that there is no other. Raises what cdp.open raises."""
         began = time.monotonic()
         self._volumes = Volumes(paths, self._settings, self._read_only)
-        log.info("%d volumes recovered and open after %.0f ms", len(self._volumes.opened), 1e3 * (time.monotonic() - began))
+        log.info("%d volumes recovered and open after %.0f ms", len(self._volumes.opened),
+                 1e3 * (time.monotonic() - began))
         return self
 
     def serve(self) -> None:
@@ -193,7 +194,7 @@ class Daemon:
         """Name to path of the volumes that this daemon owns."""
         return self._volumes.paths() if self._volumes else {}
 
-    # --- words from the gateway ---------------------------------------------------------------------------------------
+    # --- messages from the gateway ------------------------------------------------------------------------------------
 
     def _follow(self, link: Link) -> None:
         assert self._volumes
@@ -206,7 +207,8 @@ class Daemon:
             match message.get("op"):
                 case "own":
                     epoch = int(message["epoch"])
-                    self._volumes.uris = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in message["addresses"]]
+                    self._volumes.uris = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2])
+                                          for a in message["addresses"]]
                     self._volumes.tls = bool(message["tls"])
                 case "channel" if not started and "@" in message["name"]:
                     points.append((message, fds))
@@ -246,7 +248,7 @@ class Daemon:
             if message["op"] == "list":
                 return {"exports": [list(one) for one in self._volumes.exports.list()]}
             export = self._volumes.exports.open(str(message["name"]))
-        except Exception as error:      # noqa: BLE001  (told to whoever asked)
+        except Exception as error:      # noqa: BLE001  (raised again at the gateway)
             return {"error": encode_error(error)}
         self._looked_at[int(message["id"])] = export
         return {"name": export.name, "size_bytes": export.size_bytes, "read_only": export.read_only,
@@ -275,13 +277,14 @@ class Daemon:
     # --- a failover ---------------------------------------------------------------------------------------------------
 
     def _replay(self, served: list[_Served]) -> bool:
-        """Do again what is not in the log, volume by volume in the order of seq. False: told to stop meanwhile."""
+        """Do again what is not in the log, volume by volume in the order of seq. False: stopped meanwhile."""
         began = time.monotonic()
         lost: list[tuple[int, int, int, Executor]] = []
         for index, one in enumerate(served):
             if not one.export.read_only:
                 last_seq = one.export.volume.window().newest.seq
-                lost += [(id(one.export.volume), seq, number, one.executor) for seq, number in one.executor.lost(last_seq)]
+                lost += [(id(one.export.volume), seq, number, one.executor)
+                         for seq, number in one.executor.lost(last_seq)]
         lost.sort(key=lambda entry: entry[:3])
         for _, _, number, executor in lost:
             while True:
@@ -296,7 +299,8 @@ class Daemon:
             one.channel.replayed()
         self.replayed = len(lost)
         if served:
-            log.info("%d connections taken over, %d changes replayed, %.0f ms", len(served), len(lost), 1e3 * (time.monotonic() - began))
+            log.info("%d connections taken over, %d changes replayed, %.0f ms", len(served), len(lost),
+                     1e3 * (time.monotonic() - began))
         return True
 
     # --- connections --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The gateway: NBD to the clients, shared memory and words to the time store daemon that owns the volumes.
+"""The gateway: NBD to the clients, shared memory and messages to the time store daemon that owns the volumes.
 
 It knows no volume: what exports there are, and how big, it asks the owner. A client's connection outlives owners: while
 there is none its requests wait; the next one is given the memory of every connection, does again what its predecessor
@@ -7,7 +7,7 @@ had not written, and goes on.
 Invariants
   1. There is at most one owner. A new one is taken on when its predecessor's link has ended, and gets a higher epoch; a
      channel's memory names the epoch that may touch it.
-  2. Whatever a client was told is done is in a file of the volume, or kept here (cdpcore.channel.gateway).
+  2. Whatever was acknowledged to a client is in a file of the volume, or kept here (cdpcore.channel.gateway).
 Threading: one thread accepts daemons; the owner's link has one that reads; clients' threads call. _lock guards who owns
 and the connections; _calls what is being asked.
 """
@@ -104,7 +104,8 @@ class Gateway:
     """`with Gateway(control, listen) as gateway:` listens for clients at `listen` and for daemons at the unix socket
     `control`."""
 
-    def __init__(self, control: str, addresses: Sequence[Address], *, tls: TlsSettings | None = None, max_connections: int = 64):
+    def __init__(self, control: str, addresses: Sequence[Address], *, tls: TlsSettings | None = None,
+                 max_connections: int = 64):
         self.control = os.path.abspath(control)
         self._addresses = list(addresses)
         self._server = NbdServer(self, self._addresses, tls=tls or TlsSettings(), max_connections=max_connections)
@@ -186,7 +187,8 @@ class Gateway:
         ours, theirs = socket.socketpair()
         with theirs:
             export.channel.own(self._epoch)
-            link.send({"op": "channel", "id": export.id, "name": export.name}, [export.channel.fileno(), theirs.fileno()])
+            link.send({"op": "channel", "id": export.id, "name": export.name},
+                      [export.channel.fileno(), theirs.fileno()])
         export.connection.attach(ours.detach())
 
     # --- asking the owner ---------------------------------------------------------------------------------------------
@@ -202,7 +204,8 @@ class Gateway:
                 while not self._ready:
                     left = deadline - time.monotonic()
                     if left <= 0 or self._closing:
-                        raise Unavailable("no daemon serves the volumes now", "'cdp ha status' shows why; then connect again")
+                        raise Unavailable("no daemon serves the volumes now",
+                                          "'cdp ha status' shows why; then connect again")
                     self._changed.wait(left)
                 assert self._owner
                 self._calls[number] = answer
@@ -239,15 +242,17 @@ class Gateway:
     def _take_on(self, link: Link, hello: Message) -> bool:
         """The daemon becomes the owner: every connection is handed to it, with what it is to do again."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._owner is None or self._closing, SUCCESSION_SECONDS) or self._closing:
+            free = self._changed.wait_for(lambda: self._owner is None or self._closing, SUCCESSION_SECONDS)
+            if not free or self._closing:
                 log.warning("process %s wants to own the volumes, which have an owner", hello.get("pid"))
                 link.send({"op": "refused", "why": "the volumes have an owner"})
                 return False
             self._epoch += 1
             self._owner = link
-            log.info("process %s owns the volumes (epoch %d); %d connections", hello.get("pid"), self._epoch, len(self._exports))
+            log.info("process %s owns the volumes (epoch %d); %d connections", hello.get("pid"), self._epoch,
+                     len(self._exports))
             link.send({"op": "own", "epoch": self._epoch, "tls": self._tls,
-                       "addresses": [["unix", os.path.abspath(a.path)] if isinstance(a, UnixAddress) else ["tcp", a.host, a.port]
+                       "addresses": [["unix", a.path] if isinstance(a, UnixAddress) else ["tcp", a.host, a.port]
                                      for a in self._server.addresses]})
             for export in self._exports.values():
                 self._hand_over(export, link)
@@ -286,7 +291,8 @@ class Gateway:
                     answer.set_exception(_Gone())
             self._changed.notify_all()
             if not self._closing:
-                log.warning("the volumes have no owner (epoch %d ended); %d connections wait", self._epoch, len(self._exports))
+                log.warning("the volumes have no owner (epoch %d ended); %d connections wait", self._epoch,
+                            len(self._exports))
 
     def view(self) -> dict[str, Any]:
         """For status: epoch, whether there is an owner, connections."""

@@ -4,7 +4,7 @@ knows of every death.
 
 Invariants
   1. Volumes are pushed to a daemon only when the daemon that had them is dead: this process is its parent, kills it
-     (SIGKILL ends a stopped process too) and has collected its exit status. So nobody else can write one more byte.
+     (SIGKILL ends a stopped process too) and has collected its exit status. So no other process can write one more byte.
   2. A daemon that does not beat for hang_seconds is killed. One that is opening volumes may take its time.
   3. When this process ends, however it ends, the others do: their links break, and a daemon makes everything durable
      first.
@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from cdp.ipc.errors import decode_error, encode_error
@@ -93,7 +93,7 @@ class Manager:
         first = next(iter(self._roots))
         sockets = runtime_sockets(first)
         self.control = os.path.abspath(control or os.path.join(runtime_directory(), f"{first}.ha.sock"))
-        self._settings = settings if settings.admin_socket else Settings(**{**asdict(settings), "admin_socket": sockets.admin})
+        self._settings = settings if settings.admin_socket else replace(settings, admin_socket=sockets.admin)
         self._addresses = listen_addresses(settings, sockets.nbd)
         self._read_only, self._hang_seconds = read_only, hang_seconds
         self._events: queue.Queue[Event] = queue.Queue(4096)
@@ -101,7 +101,8 @@ class Manager:
         self._gateway: Child | None = None
         self._daemons: list[Child] = []
         self._failures, self._failed_s = 0, 0.0
-        self._why = ("start", 0, time.monotonic(), 0.0)     # the change of owner under way: why, old pid, since, dead after ms
+        # The change of owner under way: why, old pid, since, dead after ms.
+        self._why = ("start", 0, time.monotonic(), 0.0)
         self._failovers: deque[Failover] = deque(maxlen=HISTORY)
         self._switching: list[Callable[[Message], None]] = []
         self._served = False
@@ -155,7 +156,8 @@ class Manager:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen([sys.executable, "-m", "cdp.ha.process", role, str(theirs.fileno())],
-                                       pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
+                                       pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=2,
+                                       start_new_session=True)
         child = Child(role, process, Link(ours))
         child.link.send({**order, "settings": asdict(self._settings)})
         threading.Thread(target=self._follow, args=(child,), name=f"ha-{role}-{process.pid}", daemon=True).start()
@@ -179,7 +181,8 @@ class Manager:
                                                  "names": list(self._roots)})
 
     def _start_daemon(self) -> None:
-        self._daemons.append(self._spawn("tsd", {"gateway": f"{self._folder}/gateway.sock", "read_only": self._read_only}))
+        order = {"gateway": f"{self._folder}/gateway.sock", "read_only": self._read_only}
+        self._daemons.append(self._spawn("tsd", order))
 
     def _end_children(self) -> None:
         """The gateway first: what its clients sent is carried out. Then the daemons close the volumes."""
@@ -202,11 +205,12 @@ class Manager:
         now = time.monotonic()
         for child in [c for c in [self._gateway, *self._daemons] if c]:
             if child.state in ("active", "shadow", "serving") and now - child.beat_s > self._hang_seconds:
-                log.error("%s, process %d, hangs (silent for %.1f s): killed", child.role, child.pid, now - child.beat_s)
+                log.error("%s, process %d, hangs (silent for %.1f s): killed", child.role, child.pid,
+                          now - child.beat_s)
                 child.beat_s = now
                 child.process.kill()
             if child.state == "releasing" and now - self._why[2] > SWITCH_SECONDS:
-                log.error("%s, process %d, does not let go of the volumes: killed", child.role, child.pid)
+                log.error("%s, process %d, does not release the volumes: killed", child.role, child.pid)
                 child.process.kill()
         if not self._owner():
             shadow = next((c for c in self._daemons if c.state == "shadow"), None)
@@ -311,7 +315,8 @@ class Manager:
             case "switch":
                 owner = self._owner()
                 if owner is None or owner.state != "active" or not any(c.state == "shadow" for c in self._daemons):
-                    answer({"error": encode_error(Busy("there is no standby to hand over to yet", "wait for one, then repeat"))})
+                    wait = Busy("there is no standby to hand over to yet", "wait for one, then repeat")
+                    answer({"error": encode_error(wait)})
                     return
                 self._switching.append(answer)
                 self._why = ("switch", owner.pid, time.monotonic(), 0.0)

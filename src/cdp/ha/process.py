@@ -1,6 +1,6 @@
 """The processes that a manager starts: `python -m cdp.ha.process gateway|tsd FD`, where FD is the link to it.
 
-They do what the manager says, and end, cleanly, when it does. A daemon is in shadow mode until it is told to own
+They do what the manager says, and end, cleanly, when it does. A daemon is in shadow mode until it is to own
 volumes: everything is loaded, no volume is open. Threading: the main thread listens to the manager; a daemon beats in a
 thread of its own, which stops when the process does.
 """
@@ -33,7 +33,8 @@ def run_gateway(link: Link, order: Message) -> None:
     settings = Settings(**order["settings"])
     addresses = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in order["addresses"]]
     try:
-        with Gateway(order["control"], addresses, tls=tls_settings(settings), max_connections=settings.max_connections) as gateway:
+        with Gateway(order["control"], addresses, tls=tls_settings(settings),
+                     max_connections=settings.max_connections) as gateway:
             uris = [gateway.uri(name, i) for name in order.get("names", [""]) for i in range(len(gateway.addresses))]
             link.send({"op": "serving", "uris": uris})
             threading.Thread(target=_beat, args=(link,), daemon=True).start()
@@ -79,12 +80,12 @@ def _serve(daemon: Any, link: Link, paths: list[str]) -> None:
         return
     opened = time.monotonic()
 
-    def tell() -> None:
+    def report() -> None:
         daemon.ready.wait()
         link.send({"op": "active", "opened_ms": 1e3 * (opened - began), "replayed": daemon.replayed,
                    "serving_ms": 1e3 * (time.monotonic() - began)})
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=report, daemon=True).start()
     daemon.serve()
 
 

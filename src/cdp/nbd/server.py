@@ -257,7 +257,7 @@ class NbdServer:
             before_s = time.monotonic() - SILENT_S
             for client in self._clients.values():  # in the order in which they came
                 if client.silent and client.since_s < before_s:
-                    client.silent = False  # told once
+                    client.silent = False  # once is enough
                     log.info("connection %d (%s) said nothing, and another waits", client.number, client.peer)
                     hang_up(client.sock)
                     return

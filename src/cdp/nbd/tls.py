@@ -77,7 +77,7 @@ class _Way:
         self.source = source
         self.sink = sink
         self.chunk = memoryview(b"")
-        self.ended = False  # nothing more comes from the source, or nobody takes it
+        self.ended = False  # nothing more comes from the source, or the sink is gone
         self.waits_for: tuple[socket.socket, int] = (source, select.POLLIN)
 
     def step(self) -> bool:

@@ -38,10 +38,10 @@ from cdp.platform.structures import (
 )
 from cdpcore.base.errors import InvalidRequest, NotFound
 
-__all__ = ["AlertsImpl", "Assignment", "BGSSImpl", "BgDeliveryMsg", "BgRef", "ConfigurationImpl", "ControlPlaneImpl", "CpMsg",
-           "CpSendReq", "DataPlaneImpl", "Flag", "GroupName", "IORouterImpl", "IOsrcImpl", "IoRequest", "ListenerImpl", "Lun",
-           "MDPacket", "Op", "PathLost", "PlatformImpl", "Severity", "Subscription", "TracingImpl", "WorkloadManagerImpl",
-           "add_ref_to", "find", "names", "refs_of"]
+__all__ = ["AlertsImpl", "Assignment", "BGSSImpl", "BgDeliveryMsg", "BgRef", "ConfigurationImpl", "ControlPlaneImpl",
+           "CpMsg", "CpSendReq", "DataPlaneImpl", "Flag", "GroupName", "IORouterImpl", "IOsrcImpl", "IoRequest",
+           "ListenerImpl", "Lun", "MDPacket", "Op", "PathLost", "PlatformImpl", "Severity", "Subscription",
+           "TracingImpl", "WorkloadManagerImpl", "add_ref_to", "find", "names", "refs_of"]
 
 GROUP = "cdp.platforms"
 
@@ -55,11 +55,13 @@ def find(name: str) -> type[PlatformImpl]:
     """The platform of that name. Raises NotFound, or InvalidRequest for an entry point that is no platform."""
     points = list(entry_points(group=GROUP, name=name))
     if not points:
-        raise NotFound(f"no platform {name!r}", f"there are {', '.join(names())}; a package can bring more (docs/porting.md)")
+        raise NotFound(f"no platform {name!r}",
+                       f"there are {', '.join(names())}; a package can bring more (docs/porting.md)")
     try:
         found: Any = points[0].load()
     except (ImportError, AttributeError) as error:
-        raise InvalidRequest(f"platform {name!r} cannot be loaded from {points[0].value}: {error}", "mend or remove that package") from None
+        raise InvalidRequest(f"platform {name!r} cannot be loaded from {points[0].value}: {error}",
+                             "repair or remove that package") from None
     if not (isinstance(found, type) and issubclass(found, PlatformImpl)):
         raise InvalidRequest(f"platform {name!r}: {points[0].value} is no PlatformImpl", "see docs/porting.md")
     return found

@@ -10,12 +10,12 @@ Rules for all of them
      it returns nor after. They must not raise; what they raise is reported by AlertsImpl and dropped. A slow callback
      holds up the callbacks of its own listener, router or source, and no others.
   3. A method blocks only where it says so, and then takes a `deadline`: an absolute time of time.monotonic() in
-     seconds; None is for ever; one that has passed means "try once". At the deadline it raises Busy and has done
+     seconds; None is no deadline; one that has passed means "try once". At the deadline it raises Busy and has done
      nothing. Waking up early and starting to wait again never makes the deadline later.
   4. Every queue has a bound that is written down here or in the platform's settings; where it is reached, the sender
      waits. Nothing is ever dropped.
   5. Errors are the kinds of cdpcore.base.errors: InvalidRequest (the call is wrong, nothing was done), NotFound, Busy
-     (deadline, or somebody else has it), OutOfSpace (never fits the bound), Unavailable (the other side is gone or
+     (deadline, or another holds it), OutOfSpace (never fits the bound), Unavailable (the other side is gone or
      failing), Closed (this object was closed).
   6. close() is idempotent, ends the object's threads and waits for callbacks that run, unless it is called by one of
      them. Afterwards every other method raises Closed, and no callback comes except completions with Closed of what was
@@ -47,7 +47,7 @@ class ListenerImpl(ABC):
 
     A group has one queue, and its listeners share it: messages are put in by senders and leave it when they are freed.
     At most one listener of a group is enabled at a time; it sees the queue from its oldest message on. The others are
-    shadows: no callbacks, nothing to receive, but whoever of them is enabled later is given all that has not been freed
+    shadows: no callbacks, nothing to receive, but the one that is enabled later is given all that has not been freed
     until then: also what an earlier listener received without freeing it, marked CpMsg.redelivered. So a standby misses
     nothing that the active did not finish.
     """
@@ -68,7 +68,7 @@ class ListenerImpl(ABC):
     def disable(self) -> None:
         """Back to shadow mode. When it returns no callback is running or will come (unless called in the callback:
         after that one); a callback that runs meanwhile may still receive. What was received and is not freed stays in
-        the queue, and is delivered to whoever is enabled next. No error in shadow mode."""
+        the queue, and is delivered to the listener that is enabled next. No error in shadow mode."""
 
     @abstractmethod
     def receive(self, max_msgs: int = 64) -> list[CpMsg]:
@@ -249,7 +249,7 @@ class IOsrcImpl(ABC):
 
     @abstractmethod
     def offer(self, lun: int, capsule: object | None) -> None:
-        """Told by the owner: a PyCapsule "cdpcore.target" (c/target.h) on which requests to `lun` may be carried out
+        """Told by the owner: a PyCapsule "cdpcore.target" (base/target.h) on which requests to `lun` may be carried out
         without packets, or
         None: no longer. A platform whose front ends are in this process hands it to them through native(); others
         ignore it."""
@@ -289,7 +289,8 @@ class IORouterImpl(ABC):
         failures come by `done`: PathLost (whether it was carried out is not known), Unavailable (the disk failed),
         OutOfSpace."""
 
-    def run(self, op: Op, offset: int = 0, length: int = 0, buffer: memoryview | None = None, fua: bool = False) -> None:
+    def run(self, op: Op, offset: int = 0, length: int = 0, buffer: memoryview | None = None,
+            fua: bool = False) -> None:
         """submit(), and wait until it is done; raises what went wrong. Never from a `done`."""
         finished: SimpleQueue[CdpError | None] = SimpleQueue()
         self.submit(IoRequest(op, offset, length, buffer, fua, lambda _request, error: finished.put(error)))
@@ -310,7 +311,8 @@ class IORouterImpl(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -365,5 +367,6 @@ class PlatformImpl(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()

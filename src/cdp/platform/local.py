@@ -55,5 +55,5 @@ class LocalPlatform(PythonPlatform):
         return SharedDataPlane(self.system.pools, pool)
 
     def make_source(self, max_outstanding: int) -> Source:
-        return NativeSource(self.instance, self.system.sources, self.control, self.system.messages, self.workload, max_outstanding,
-                            self.system.alerts.report)
+        return NativeSource(self.instance, self.system.sources, self.control, self.system.messages, self.workload,
+                            max_outstanding, self.system.alerts.report)

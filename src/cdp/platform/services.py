@@ -47,7 +47,7 @@ class AlertsImpl(ABC):
     @abstractmethod
     def alert(self, severity: Severity, what: str, hint: str = "", *, lun: int | None = None) -> None:
         """One line: what happened and where; `hint`: what to do. Never blocks, never raises: where alerts come faster
-        than they can be told, the number of those left out is told instead."""
+        than can be reported, the number of those left out is reported instead."""
 
 
 class TracingImpl(ABC):

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from cdpcore.base.errors import CdpError, InvalidRequest
 from cdpcore.channel.mdpacket import Flag, MDPacket, Op
 
-__all__ = ["MAX_BODY_BYTES", "Assignment", "BgDeliveryMsg", "BgRef", "CpMsg", "CpSendReq", "Flag", "GroupName", "IoRequest", "Lun",
-           "MDPacket", "Op", "Severity"]
+__all__ = ["MAX_BODY_BYTES", "Assignment", "BgDeliveryMsg", "BgRef", "CpMsg", "CpSendReq", "Flag", "GroupName",
+           "IoRequest", "Lun", "MDPacket", "Op", "Severity"]
 
-MAX_BODY_BYTES = 4096   # of an opaque message: the control plane carries words, the data plane carries data
+MAX_BODY_BYTES = 4096   # of an opaque message: the control plane carries messages, the data plane carries data
 _U16 = 1 << 16
 
 
@@ -43,7 +43,7 @@ class BgRef(NamedTuple):
 
     home        instance of the node whose pool the group is of
     slot        number of the group in that pool
-    generation  of the slot when it was handed out (never 0): a stale reference is told from its successor
+    generation  of the slot when it was handed out (never 0): so a stale reference differs from its successor
     """
 
     home: int
@@ -55,7 +55,8 @@ class BgRef(NamedTuple):
     def part(self, offset_bytes: int, length_bytes: int) -> BgRef:
         """A part of this part. Raises InvalidRequest outside it."""
         if offset_bytes < 0 or length_bytes < 1 or offset_bytes + length_bytes > self.length_bytes:
-            raise InvalidRequest(f"bytes {offset_bytes}+{length_bytes} of a buffer of {self.length_bytes}", "stay inside it")
+            raise InvalidRequest(f"bytes {offset_bytes}+{length_bytes} of a buffer of {self.length_bytes}",
+                                 "stay inside it")
         return self._replace(offset_bytes=self.offset_bytes + offset_bytes, length_bytes=length_bytes)
 
 
@@ -77,9 +78,9 @@ def add_ref_to(packet: MDPacket, ref: BgRef) -> None:
 class CpMsg:
     """A received message.
 
-    body         bytes (opaque, at most MAX_BODY_BYTES) or an MDPacket; valid until the message is freed. A packet may lie in memory
-                 that the platform shares with others: setters then write through, copy() makes one that is the caller's
-                 own.
+    body         bytes (opaque, at most MAX_BODY_BYTES) or an MDPacket; valid until the message is freed. A packet may
+                 lie in memory that the platform shares with others: setters then write through, copy() makes one that
+                 is the caller's own.
     sender       as CpSendReq.sender
     redelivered  an earlier listener of the group received it and did not free it
     handle       the platform's own
@@ -98,10 +99,10 @@ class CpSendReq:
     to         the group
     body       copied before send() returns
     sender     on whose behalf: order and flow control are per (sender, to). Needs no listener.
-    complete   called exactly once for every send() that returned, on a thread of the platform: complete(request, None) when the message
-               lies in the group's queue and cannot be lost any more; complete(request, error) when it never will:
-               NotFound (nobody is registered for the group), Closed (the plane was closed meanwhile), Unavailable (the
-               other node is gone). Completions of one sender come in the order of its sends. It must not raise and
+    complete   called exactly once for every send() that returned, on a thread of the platform: complete(request, None)
+               when the message lies in the group's queue and cannot be lost any more; complete(request, error) when it
+               never will: NotFound (the group has no listener), Closed (the plane was closed meanwhile), Unavailable
+               (the other node is gone). Completions of one sender come in the order of its sends. It must not raise and
                should be short.
     user_data  for the sender
     """
@@ -152,8 +153,8 @@ class IoRequest:
     length  bytes; of READ and WRITE: len(buffer)
     buffer  contiguous bytes, writable for READ; the router's from submit() until done, then the caller's again
     fua     durable before done
-    done    called exactly once for every submit() that returned, on a thread of the router: done(request, None or the error).
-            It must not raise. It may submit.
+    done    called exactly once for every submit() that returned, on a thread of the router: done(request, None or the
+            error). It must not raise. It may submit.
     """
 
     op: Op
@@ -174,7 +175,8 @@ class IoRequest:
             raise InvalidRequest(f"bytes {self.offset}+{self.length} of a disk of {size_bytes}", hint)
         if self.op in (Op.READ, Op.WRITE):
             if self.buffer is None or self.buffer.nbytes != self.length:
-                raise InvalidRequest(f"a {self.op.name} of {self.length} bytes without a buffer of that size", "give one")
+                raise InvalidRequest(f"a {self.op.name} of {self.length} bytes without a buffer of that size",
+                                     "give one")
             if self.op is Op.READ and self.buffer.readonly:
                 raise InvalidRequest("a READ into read-only memory", "give a writable buffer")
         elif self.buffer is not None:
@@ -199,8 +201,9 @@ class Lun:
 class Assignment:
     """All that a TSD is to serve, as of now.
 
-    epoch     grows with every assignment of the workload manager, across all TSDs: of two owners the one with the higher is right
-    luns      the whole list: what is not in it is to be let go of
+    epoch     grows with every assignment of the workload manager, across all TSDs: of two owners the one with the higher
+              is right
+    luns      the whole list: what is not in it is to be closed
     takeover  some of them had an owner that is gone: outstanding requests are to be replayed
     """
 

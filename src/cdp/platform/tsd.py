@@ -1,12 +1,11 @@
-"""The time store daemon: takes a platform, carries out the requests that come by it, on the volumes that it was told to
-serve.
+"""The time store daemon: carries out the requests that come by a platform, on the volumes that it was told to serve.
 
 It knows of LUNs only what the workload manager pushes, and of nodes, sockets and processes nothing: `cdp serve` is this
 with the platform `local`, where the requests take the native table that is offered here, and never come as packets at
 all.
 
 Invariants
-  1. A request is answered exactly once, or not at all where its LUN is let go of: then it stays with its source, for
+  1. A request is answered exactly once, or not at all where its LUN is closed: then it stays with its source, for
      the next owner.
   2. Requests are carried out in the order in which they come, but a flush, which may wait for the disk, has a thread of
      its own.
@@ -53,7 +52,7 @@ class Served:
 class Tsd:
     """A context manager: serves from entry to exit.
 
-    platform  its control plane, data plane, source, workload manager, alerts and tracing are used; it is not closed here
+    platform  its control plane, data plane, source, workload manager, alerts and tracing are used; not closed here
     group     the TSD's name: where its requests go, and what the workload manager knows it by
     open_lun  opens a LUN's volume; cdp.open by default
     """
@@ -75,7 +74,8 @@ class Tsd:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def start(self) -> None:
@@ -132,10 +132,10 @@ class Tsd:
             self._listener.enable(self._ready, max_msgs=BATCH)
 
     def _take(self, lun: Lun, assignment: Assignment) -> None:
-        """Open a LUN. A failure is kept for who asks for the volume; the requests are told that it is not there."""
+        """Open a LUN. A failure is kept for opened(); the LUN's requests are answered with NotFound."""
         try:
             volume = self._open_lun(lun)
-        except Exception as error:      # whatever it was, the requests must be answered, and who asks must be told
+        except Exception as error:      # whatever it was, the requests must be answered, and opened() must raise it
             log.debug("opening LUN %d", lun.lun, exc_info=True)
             self._platform.alerts.alert(Severity.ERROR, f"cannot open {lun.path}: {error}", lun=lun.lun)
             with self._gate:
@@ -148,7 +148,8 @@ class Tsd:
             replayed = self._platform.source.replay(lun.lun, newest)
             self._platform.source.offer(lun.lun, self._served[lun.lun].capsule)
         if assignment.takeover or replayed:
-            self._platform.alerts.alert(Severity.INFO, f"taken over at #{newest}, {replayed} requests are replayed", lun=lun.lun)
+            self._platform.alerts.alert(Severity.INFO, f"taken over at #{newest}, {replayed} requests are replayed",
+                                        lun=lun.lun)
 
     def _let_go(self, number: int) -> None:
         """Gate held, so no request is carried out here; those on the native table are waited for by close()."""
@@ -157,13 +158,14 @@ class Tsd:
         try:
             served.volume.close()
         except CdpError as error:
-            self._platform.alerts.alert(Severity.ERROR, f"closing {served.lun.path}: {error.message}", error.hint, lun=number)
+            self._platform.alerts.alert(Severity.ERROR, f"closing {served.lun.path}: {error.message}", error.hint,
+                                        lun=number)
 
     # --- requests: on the listener's thread
 
     def _ready(self, listener: ListenerImpl, _user_data: Any, _n: int) -> None:
         more = True
-        while more:     # the gate is let go of between batches, for a LUN that comes or goes
+        while more:     # the gate is free between batches, for a LUN that comes or goes
             with self._gate:
                 batch = listener.receive(BATCH)
                 for message in batch:
@@ -173,12 +175,14 @@ class Tsd:
     def _run(self, message: CpMsg) -> None:
         packet = message.body
         if not isinstance(packet, MDPacket):
-            self._platform.alerts.alert(Severity.WARNING, f"a message from {message.sender} is no request", "see what sends to this group")
+            self._platform.alerts.alert(Severity.WARNING, f"a message from {message.sender} is no request",
+                                        "see what sends to this group")
             self._platform.control.free(message)
             return
         served = self._served.get(packet.lun)
         if self._platform.tracing.enabled:
-            self._platform.tracing.emit("request", lun=packet.lun, op=packet.op, cookie=packet.cookie, flags=packet.flags)
+            self._platform.tracing.emit("request", lun=packet.lun, op=packet.op, cookie=packet.cookie,
+                                        flags=packet.flags)
         if not served and packet.lun in self._failed:
             packet.answer(CDP_NOTFOUND)
             self._answer(message, packet)
@@ -211,7 +215,7 @@ class Tsd:
             log.info("%r: %s", packet, error)
             packet.answer(code_of(error))
         if packet.status == CDP_CLOSED:
-            self._platform.control.free(message)        # let go of meanwhile
+            self._platform.control.free(message)        # closed meanwhile
         else:
             self._answer(message, packet)
 

@@ -33,6 +33,10 @@ def shared_memory(uint64_t n) -> int:
     return fd
 
 
+def _not_a_channel():
+    return _InvalidRequest("what was passed is not a channel's memory", "gateway and daemon must be of one version")
+
+
 @cython.final
 cdef class Channel:
     """Channel(): a new one. Channel(fd): the one whose memory is behind `fd`, which stays the caller's.
@@ -47,7 +51,7 @@ cdef class Channel:
             raise _OutOfSpace(f"no shared memory of {BYTES} bytes for a connection: {_os.strerror(-self.memory_fd)}",
                               "lower max_connections")
         if fd is not None and _os.fstat(fd).st_size < CDP_CHANNEL_BYTES:
-            raise _InvalidRequest("what was passed is not a channel's memory", "gateway and daemon must be of one version")
+            raise _not_a_channel()
         p = mmap(NULL, CDP_CHANNEL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, self.memory_fd, 0)
         if p == MAP_FAILED:
             raise _OutOfSpace(f"no address space for a connection: {_os.strerror(errno)}", "lower max_connections")
@@ -55,7 +59,7 @@ cdef class Channel:
         if fd is None:
             cdp_channel_init(self.c)
         elif not cdp_channel_is_one(self.c):
-            raise _InvalidRequest("what was passed is not a channel's memory", "gateway and daemon must be of one version")
+            raise _not_a_channel()
 
     def __dealloc__(self):
         if self.c != NULL:

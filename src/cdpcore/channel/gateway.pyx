@@ -248,7 +248,8 @@ cdef class GateConnection(RequestLoop):
     cdef void answer(self, nbd_parked *m, const cdp_mdpacket *p) noexcept nogil:
         """The reply to what the daemon has carried out; data lies in REPLY with room for its header before it."""
         if p.status != CDP_OK:
-            self.refuse(&m.r, cdp_nbd_errno(p.status, p.sys_errno), b"the store could not carry it out; its log says why")
+            self.refuse(&m.r, cdp_nbd_errno(p.status, p.sys_errno),
+                        b"the store could not carry it out; its log says why")
         elif m.r.type == CDP_NBD_READ:
             self.reply_data(&m.r, self.tx + m.tx_at)
         elif m.r.type == CDP_NBD_BLOCK_STATUS:

@@ -32,7 +32,7 @@ enum cdp_md_flags {
 };
 #define CDP_MD_REQUEST_FLAGS (CDP_MD_REPLAY | CDP_MD_FUA)
 
-/* Part of a buffer group. A group is (home, slot, generation): a reference that was released is told from its successor. */
+/* Part of a buffer group. A group is (home, slot, generation): a released reference differs from its successor. */
 typedef struct cdp_bg_ref {
     uint32_t slot;         /* number of the group in its home's pool */
     uint32_t generation;   /* of the slot when the group was handed out; 0: no reference */
@@ -63,13 +63,15 @@ typedef struct cdp_mdpacket {
 
 static_assert(sizeof(cdp_bg_ref) == 16, "cdp_bg_ref has no padding");
 static_assert(sizeof(cdp_mdpacket) == CDP_MD_BYTES, "an MDPacket has 128 bytes");
-static_assert(offsetof(cdp_mdpacket, flags) == 2 && offsetof(cdp_mdpacket, lun) == 4 && offsetof(cdp_mdpacket, lba) == 8, "layout");
+static_assert(offsetof(cdp_mdpacket, flags) == 2 && offsetof(cdp_mdpacket, lun) == 4, "layout");
+static_assert(offsetof(cdp_mdpacket, lba) == 8, "layout");
 static_assert(offsetof(cdp_mdpacket, length_bytes) == 16 && offsetof(cdp_mdpacket, cookie) == 24, "layout");
 static_assert(offsetof(cdp_mdpacket, timestamp_ns) == 32 && offsetof(cdp_mdpacket, seq) == 40, "layout");
 static_assert(offsetof(cdp_mdpacket, skew_bytes) == 48 && offsetof(cdp_mdpacket, status) == 51, "layout");
-static_assert(offsetof(cdp_mdpacket, source_id) == 56 && offsetof(cdp_mdpacket, epoch) == 60 && offsetof(cdp_mdpacket, bg) == 64, "layout");
+static_assert(offsetof(cdp_mdpacket, source_id) == 56 && offsetof(cdp_mdpacket, epoch) == 60, "layout");
+static_assert(offsetof(cdp_mdpacket, bg) == 64, "layout");
 
-/* The one door: CDP_OK, or CDP_INVALID with the reason, for a request to a LUN of size_bytes. After it every number in
+/* The check of every request: CDP_OK, or CDP_INVALID with the reason, for a request to a LUN of size_bytes. After it every number in
  * the packet is safe to compute with; whether the buffer references are alive is for the data plane to say. Any thread.
  */
 int cdp_mdpacket_check(const cdp_mdpacket *p, uint64_t size_bytes, cdp_status *st);

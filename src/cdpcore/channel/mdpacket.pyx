@@ -1,7 +1,7 @@
 """MDPacket: one I/O request, or its answer, as Python sees it. 128 bytes (channel/mdpacket.h), references to data and
 never data.
 
-A packet owns its bytes, or with view() lies in somebody else's memory (a slot of a shared ring), where setters write
+A packet owns its bytes, or with view() lies in the caller's memory (a slot of a shared ring), where setters write
 through.
 Threading: a packet is a value; who shares one between threads guards it.
 """
@@ -55,8 +55,8 @@ cdef class MDPacket:
         memset(self.p, 0, sizeof(cdp_mdpacket))
         self.p.version = CDP_MD_VERSION
 
-    def __init__(self, uint8_t op=0, uint32_t lun=0, *, uint64_t offset_bytes=0, uint64_t length_bytes=0, uint64_t cookie=0,
-                 uint16_t flags=0, uint64_t timestamp_ns=0):
+    def __init__(self, uint8_t op=0, uint32_t lun=0, *, uint64_t offset_bytes=0, uint64_t length_bytes=0,
+                 uint64_t cookie=0, uint16_t flags=0, uint64_t timestamp_ns=0):
         self.p.op = op
         self.p.lun = lun
         self.p.lba = offset_bytes // CDP_MD_SECTOR
@@ -84,7 +84,8 @@ cdef class MDPacket:
         packet.memory = memoryview(buffer).cast("B")
         cdef uint8_t[::1] data = packet.memory
         if data.shape[0] != CDP_MD_BYTES or <size_t>&data[0] % 8:
-            raise InvalidRequest(f"a packet in {data.shape[0]} bytes of memory", f"give {CDP_MD_BYTES} bytes, aligned to 8")
+            raise InvalidRequest(f"a packet in {data.shape[0]} bytes of memory",
+                                 f"give {CDP_MD_BYTES} bytes, aligned to 8")
         packet.p = <cdp_mdpacket *>&data[0]
         return packet
 
@@ -95,7 +96,7 @@ cdef class MDPacket:
         return packet
 
     def check(self, uint64_t size_bytes):
-        """The one door for requests: raises InvalidRequest unless this is a sound request to a LUN of `size_bytes`."""
+        """Raises InvalidRequest unless this is a sound request to a LUN of `size_bytes`."""
         cdef cdp_status st
         check(cdp_mdpacket_check(self.p, size_bytes, &st), &st, f"LUN {self.p.lun}")
 
@@ -315,7 +316,8 @@ cdef class MDPacket:
             op = Op(self.p.op).name
         except ValueError:
             op = f"op {self.p.op}"
-        text = f"<MDPacket {op} lun {self.p.lun} [{self.offset_bytes}, +{self.p.length_bytes}) cookie {self.p.cookie:#x}"
+        text = f"<MDPacket {op} lun {self.p.lun} [{self.offset_bytes}, +{self.p.length_bytes})"
+        text += f" cookie {self.p.cookie:#x}"
         if self.p.flags:
             text += f" {Flag(self.p.flags)!r}"
         if self.p.seq:

@@ -54,7 +54,8 @@ cdef void release(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
 
-cdef int call(void *ctx, int op, void *buf, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept with gil:
+cdef int call(void *ctx, int op, void *buf, uint64_t offset, uint64_t length, uint32_t flags,
+              cdp_status *st) noexcept with gil:
     view = None
     try:
         if buf != NULL:
@@ -72,17 +73,20 @@ cdef int call(void *ctx, int op, void *buf, uint64_t offset, uint64_t length, ui
 cdef int py_pread(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st) noexcept nogil:
     return call(ctx, CDP_MD_READ, buf, offset, length, 0, st) if length else CDP_OK
 
-cdef int py_pwrite(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept nogil:
+cdef int py_pwrite(void *ctx, const void *buf, uint64_t offset, uint64_t length, uint32_t flags,
+                   cdp_status *st) noexcept nogil:
     return call(ctx, CDP_MD_WRITE, <void *>buf, offset, length, flags, st) if length else CDP_OK
 
 cdef int py_zero(void *ctx, uint64_t offset, uint64_t length, uint32_t flags, cdp_status *st) noexcept nogil:
-    return call(ctx, CDP_MD_TRIM if flags & CDP_HOLE else CDP_MD_ZERO, NULL, offset, length, flags, st) if length else CDP_OK
+    cdef int op = CDP_MD_TRIM if flags & CDP_HOLE else CDP_MD_ZERO
+    return call(ctx, op, NULL, offset, length, flags, st) if length else CDP_OK
 
 cdef int py_flush(void *ctx, cdp_status *st) noexcept nogil:
     return call(ctx, CDP_MD_FLUSH, NULL, 0, 0, 0, st)
 
-cdef int py_map(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st) noexcept nogil:
-    """Nobody knows: all of it is data."""
+cdef int py_map(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n,
+                cdp_status *st) noexcept nogil:
+    """Not known: all of it counts as data."""
     out[0].offset = offset
     out[0].length = length
     out[0].kind = CDP_EXTENT_DATA

@@ -16,7 +16,13 @@ class End(IntEnum):
 @disjoint_base
 class RequestLoop:
     def __new__(
-        cls, sock: socket, *args: Any, structured: bool, context_id: int | None = None, fast_zero: bool = True, **kwargs: Any
+        cls,
+        sock: socket,
+        *args: Any,
+        structured: bool,
+        context_id: int | None = None,
+        fast_zero: bool = True,
+        **kwargs: Any,
     ) -> Self: ...
     def __reduce__(self) -> NoReturn: ...
     def serve(self) -> End: ...

@@ -413,7 +413,10 @@ cdef class RequestLoop:
         cdef uint8_t *p = self.out + self.out_end
         cdef uint32_t n
         nbd_add(&self.counts.errors, 1)
-        n = cdp_nbd_put_error(p, r.cookie, error, why) if self.rules.structured else cdp_nbd_put_simple(p, r.cookie, error)
+        if self.rules.structured:
+            n = cdp_nbd_put_error(p, r.cookie, error, why)
+        else:
+            n = cdp_nbd_put_simple(p, r.cookie, error)
         self.gather(p, n)
         self.out_end += n
 

@@ -111,10 +111,10 @@ static inline uint64_t cdp_nbd_payload_bytes(const cdp_nbd_request *r)
     return r->type == CDP_NBD_WRITE ? r->length : 0;
 }
 
-/* The one door: 0 when the request may be carried out, else the NBD error to answer; *why is then static text. */
+/* 0 when the request may be carried out, else the NBD error to answer; *why is then static text. */
 uint32_t cdp_nbd_validate(const cdp_nbd_request *r, const cdp_nbd_rules *x, const char **why);
 
-/* What a client is told about a failed status. Only values that the protocol defines. */
+/* The error that a client gets for a failed status. Only values that the protocol defines. */
 uint32_t cdp_nbd_errno(int32_t code, int32_t sys_errno);
 
 /* Builders: each returns the bytes written at `p`. */

@@ -36,7 +36,8 @@ def paint(uint64_t[::1] owner not None, uint8_t[::1] touched not None, const int
     a range outside the arrays, before anything is painted."""
     cdef uint64_t i, cells = owner.shape[0]
     cdef int64_t c
-    if <uint64_t>touched.shape[0] != cells or low.shape[0] != high.shape[0] or stop > <uint64_t>low.shape[0] or first > stop:
+    if <uint64_t>touched.shape[0] != cells or low.shape[0] != high.shape[0] or stop > <uint64_t>low.shape[0] or \
+            first > stop:
         raise InvalidRequest("cells and pieces do not fit together")
     for i in range(first, stop):
         if not 0 <= low[i] <= high[i] or <uint64_t>high[i] > cells:
@@ -49,7 +50,8 @@ def paint(uint64_t[::1] owner not None, uint8_t[::1] touched not None, const int
                 memset(&touched[low[i]], 1, high[i] - low[i])
 
 
-def compare(target, const uint64_t[::1] start not None, const uint64_t[::1] end not None, const uint64_t[::1] what not None,
+def compare(target, const uint64_t[::1] start not None, const uint64_t[::1] end not None,
+            const uint64_t[::1] what not None,
             uint64_t key, base=None):
     """Read the cells of a disk and compare.
 
@@ -74,14 +76,16 @@ def compare(target, const uint64_t[::1] start not None, const uint64_t[::1] end 
     if <uint64_t>end.shape[0] != n or <uint64_t>what.shape[0] != n:
         raise InvalidRequest("cells are not of one length")
     for i in range(n):
-        if end[i] < start[i] or end[i] > t.size_bytes or (i and start[i] < end[i - 1]) or (b != NULL and end[i] > b.size_bytes):
+        if end[i] < start[i] or end[i] > t.size_bytes or (i and start[i] < end[i - 1]) or \
+                (b != NULL and end[i] > b.size_bytes):
             raise InvalidRequest(f"cell {i}, bytes {start[i]} to {end[i]}, is out of order or outside the disk")
     buf = <uint8_t *>malloc(2 * BUFFER_BYTES + 1024)
     if buf == NULL:
         raise MemoryError
     with nogil:
         if n:
-            rc = compare_all(t, b, &start[0], &end[0], &what[0], n, key, buf, &done, &bad, bad_cell, bad_at, bad_claim, &st)
+            rc = compare_all(t, b, &start[0], &end[0], &what[0], n, key, buf, &done, &bad, bad_cell, bad_at, bad_claim,
+                             &st)
     free(buf)
     check(rc, &st, "verify")
     return done, bad, [(bad_cell[i], bad_at[i], bad_claim[i]) for i in range(min(bad, <uint64_t>MAX_TOLD))]

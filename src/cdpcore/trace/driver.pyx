@@ -99,7 +99,8 @@ cdef class Driver:
             if cdp_replay_zeros(buf + at, 512) < 512:
                 claim = cdp_replay_claim(buf + at, (offset + at) // 512, self.key)
                 if claim == 0 and (<const uint64_t *>(buf + at))[2] == self.key or claim > self.numbered:
-                    return cdp_fail(&self.failure, CDP_INVALID, 0, offset + at, b"a read gave what no write of this replay put there")
+                    return cdp_fail(&self.failure, CDP_INVALID, 0, offset + at,
+                                    b"a read gave what no write of this replay put there")
                 self.sectors_foreign += claim == 0
             self.sectors_checked += 1
             at += 512
@@ -107,15 +108,18 @@ cdef class Driver:
 
     cdef int check_shape(self, const cdp_trace_rec *r, uint64_t data_bytes) noexcept nogil:
         if r.kind > CDP_TRACE_FLUSH:
-            return cdp_fail(&self.failure, CDP_INVALID, EINVAL, r.offset_bytes, b"a record of a kind that cannot be issued")
-        if r.kind != CDP_TRACE_FLUSH and (r.offset_bytes > self.size_bytes or r.length_bytes > self.size_bytes - r.offset_bytes):
+            return cdp_fail(&self.failure, CDP_INVALID, EINVAL, r.offset_bytes,
+                            b"a record of a kind that cannot be issued")
+        if r.kind != CDP_TRACE_FLUSH and \
+                (r.offset_bytes > self.size_bytes or r.length_bytes > self.size_bytes - r.offset_bytes):
             cdp_fail(&self.failure, CDP_INVALID, 0, r.offset_bytes, b"a request reaches past the end of the disk")
             self.failure.expected = self.size_bytes
             self.failure.actual = r.offset_bytes + r.length_bytes
             return CDP_INVALID
         if r.kind <= CDP_TRACE_WRITE and r.length_bytes > self.max_bytes:
             return cdp_fail(&self.failure, CDP_INVALID, EINVAL, r.offset_bytes, b"a request longer than the buffer")
-        if r.kind == CDP_TRACE_WRITE and not self.pattern and (r.payload > data_bytes or r.length_bytes > data_bytes - r.payload):
+        if r.kind == CDP_TRACE_WRITE and not self.pattern and \
+                (r.payload > data_bytes or r.length_bytes > data_bytes - r.payload):
             return cdp_fail(&self.failure, CDP_INVALID, EINVAL, r.offset_bytes, b"a write without its data")
         if (r.offset_bytes | r.length_bytes) % 512 and r.kind != CDP_TRACE_READ:
             self.check_reads = False
@@ -135,8 +139,8 @@ cdef class Driver:
             replay_sleep(until_ns - now)
         return CDP_OK
 
-    def run(self, const uint8_t[::1] records not None, uint64_t start=0, data=None, *, double speed=0, uint64_t origin_ts_ns=0,
-            uint64_t origin_ns=0, uint64_t budget_ns=1 << 62):
+    def run(self, const uint8_t[::1] records not None, uint64_t start=0, data=None, *, double speed=0,
+            uint64_t origin_ts_ns=0, uint64_t origin_ns=0, uint64_t budget_ns=1 << 62):
         """Issue records from number `start` on. Returns the number of the first that was not issued.
 
         Args:
@@ -210,7 +214,8 @@ cdef class Driver:
         cdef kind_stats *s = &self.stats[kind]
         cdef uint64_t seen = 0, wanted
         cdef uint32_t bucket = 0
-        found = {"count": s.count, "bytes": s.length_bytes, "mean_ns": s.total_ns // s.count if s.count else 0, "max_ns": s.max_ns}
+        found = {"count": s.count, "bytes": s.length_bytes, "mean_ns": s.total_ns // s.count if s.count else 0,
+                 "max_ns": s.max_ns}
         for q in QUANTILES:
             wanted = <uint64_t>(s.count * q) + 1 if s.count else 0
             wanted = min(wanted, s.count)
@@ -260,9 +265,11 @@ cdef class TargetDriver(Driver):
         elif r.kind == CDP_TRACE_READ:
             rc = t.pread(t.ctx, self.buffer, r.offset_bytes, r.length_bytes, &self.failure)
         elif r.kind == CDP_TRACE_WRITE:
-            rc = t.pwrite(t.ctx, from_, r.offset_bytes, r.length_bytes, fua | (CDP_META if r.flags & CDP_TRACE_META else 0), &self.failure)
+            rc = t.pwrite(t.ctx, from_, r.offset_bytes, r.length_bytes,
+                          fua | (CDP_META if r.flags & CDP_TRACE_META else 0), &self.failure)
         else:
-            rc = t.zero(t.ctx, r.offset_bytes, r.length_bytes, fua | (CDP_HOLE if r.kind == CDP_TRACE_TRIM else 0), &self.failure)
+            rc = t.zero(t.ctx, r.offset_bytes, r.length_bytes, fua | (CDP_HOLE if r.kind == CDP_TRACE_TRIM else 0),
+                        &self.failure)
         if rc != CDP_OK:
             return rc
         self.count(r.kind, r.length_bytes, cdp_monotonic_ns() - began)

@@ -35,8 +35,8 @@ cdef class NbdDriver(Driver):
     cdef int rx_slot                # whose data is being received; -1: a header
     cdef readonly uint64_t left_out # trims and flushes that the server does not offer
 
-    cdef int begin(self, uint32_t kind, uint32_t command, uint32_t flags, uint64_t offset, uint64_t length, const uint8_t *data,
-                   uint64_t change, uint8_t *into) noexcept nogil
+    cdef int begin(self, uint32_t kind, uint32_t command, uint32_t flags, uint64_t offset, uint64_t length,
+                   const uint8_t *data, uint64_t change, uint8_t *into) noexcept nogil
     cdef int pump(self, uint64_t until_ns) noexcept nogil
     cdef int send_some(self) noexcept nogil
     cdef int receive_some(self) noexcept nogil

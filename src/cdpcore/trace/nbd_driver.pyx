@@ -38,13 +38,13 @@ cdef class NbdDriver(Driver):
 
     Args:
         sock: a socket.socket in transmission phase, without structured replies. Kept, not closed.
-        size_bytes, export_flags: as the server told.
+        size_bytes, export_flags: what the server announced.
         depth: requests in flight, 1 to 256.
         key, max_bytes, pattern, acks: as of Driver.
     """
 
-    def __cinit__(self, sock, *, uint64_t key, uint64_t max_bytes, uint64_t size_bytes, uint16_t export_flags, uint32_t depth,
-                  bint pattern=True, acks=None):
+    def __cinit__(self, sock, *, uint64_t key, uint64_t max_bytes, uint64_t size_bytes, uint16_t export_flags,
+                  uint32_t depth, bint pattern=True, acks=None):
         if not 1 <= depth <= MAX_DEPTH:
             raise InvalidRequest(f"{depth} requests in flight", f"1 to {MAX_DEPTH}")
         self.sock = sock
@@ -74,8 +74,8 @@ cdef class NbdDriver(Driver):
         PyCapsule_SetContext(capsule, <void *>self)
         return capsule
 
-    cdef int begin(self, uint32_t kind, uint32_t command, uint32_t flags, uint64_t offset, uint64_t length, const uint8_t *data,
-                   uint64_t change, uint8_t *into) noexcept nogil:
+    cdef int begin(self, uint32_t kind, uint32_t command, uint32_t flags, uint64_t offset, uint64_t length,
+                   const uint8_t *data, uint64_t change, uint8_t *into) noexcept nogil:
         """One request on the wire: waits for a slot and for room. data NULL with CDP_NBD_WRITE: the pattern."""
         cdef uint64_t need = CDP_NBD_REQUEST_BYTES + (length if command == CDP_NBD_WRITE else 0)
         cdef cdp_nbd_request r
@@ -128,10 +128,12 @@ cdef class NbdDriver(Driver):
         if until_ns:
             wait_ms = <int>((until_ns - now) // 1000000) if until_ns > now else 0
         found = nbd_poll(self.fd, self.tx_tail > self.tx_head, wait_ms)
-        if found < 0:
-            return CDP_OK if errno == EINTR else cdp_fail(&self.failure, CDP_UNAVAILABLE, errno, 0, b"waiting for the server")
-        if found == 0:
-            return CDP_OK if until_ns else cdp_fail(&self.failure, CDP_UNAVAILABLE, EIO, 0, b"the server does not answer")
+        if found < 0 and errno != EINTR:
+            return cdp_fail(&self.failure, CDP_UNAVAILABLE, errno, 0, b"waiting for the server")
+        if found == 0 and not until_ns:
+            return cdp_fail(&self.failure, CDP_UNAVAILABLE, EIO, 0, b"the server does not answer")
+        if found <= 0:
+            return CDP_OK
         if found & POLLOUT:
             rc = self.send_some()
             if rc != CDP_OK:
@@ -183,11 +185,11 @@ cdef class NbdDriver(Driver):
                 self.rx_slot = -1
             else:
                 if cdp_nbd_get_simple(self.rx, &error, &cookie) or cookie >= MAX_DEPTH or not self.slots[cookie].used:
-                    return cdp_fail(&self.failure, CDP_UNAVAILABLE, EPROTO, 0, b"the server sent something that is no reply")
+                    return cdp_fail(&self.failure, CDP_UNAVAILABLE, EPROTO, 0, b"the server sent what is no reply")
                 s = &self.slots[cookie]
                 if error:
-                    return cdp_fail(&self.failure, CDP_NOSPACE if error == CDP_NBD_ENOSPC else CDP_UNAVAILABLE, <int>error, s.offset,
-                                    b"the server refused a request")
+                    return cdp_fail(&self.failure, CDP_NOSPACE if error == CDP_NBD_ENOSPC else CDP_UNAVAILABLE,
+                                    <int>error, s.offset, b"the server refused a request")
                 if s.kind == CDP_TRACE_READ and s.length:
                     self.rx_slot = <int>cookie
                     continue
@@ -217,7 +219,8 @@ cdef class NbdDriver(Driver):
         cdef in_flight *s
         for i in range(self.depth):
             s = &self.slots[i]
-            if s.used and s.offset < offset + length and offset < s.offset + s.length and (changes or s.kind != CDP_TRACE_READ):
+            if s.used and s.offset < offset + length and offset < s.offset + s.length and \
+                    (changes or s.kind != CDP_TRACE_READ):
                 return True
         return False
 
@@ -286,8 +289,8 @@ cdef class NbdDriver(Driver):
             flags = CDP_NBD_FLAG_FUA if self.export_flags & CDP_NBD_EXPORT_FUA else 0
             after = flags == 0
         if r.kind == CDP_TRACE_WRITE:
-            rc = self.begin(r.kind, CDP_NBD_WRITE, flags, r.offset_bytes, r.length_bytes, NULL if self.pattern else data + r.payload,
-                            self.numbered, NULL)
+            rc = self.begin(r.kind, CDP_NBD_WRITE, flags, r.offset_bytes, r.length_bytes,
+                            NULL if self.pattern else data + r.payload, self.numbered, NULL)
         elif r.kind == CDP_TRACE_TRIM and not self.export_flags & CDP_NBD_EXPORT_TRIM:
             self.left_out += 1
         elif r.kind == CDP_TRACE_TRIM:

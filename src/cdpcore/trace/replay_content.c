@@ -67,7 +67,8 @@ uint64_t cdp_replay_claim(const uint8_t *sector_bytes, uint64_t sector, uint64_t
     memcpy(&change, sector_bytes, 8);
     if (!change)
         return 0;
-    return cdp_replay_match(sector_bytes, sector * CDP_REPLAY_SECTOR, CDP_REPLAY_SECTOR, key, change) == CDP_REPLAY_SECTOR ? change : 0;
+    uint64_t same = cdp_replay_match(sector_bytes, sector * CDP_REPLAY_SECTOR, CDP_REPLAY_SECTOR, key, change);
+    return same == CDP_REPLAY_SECTOR ? change : 0;
 }
 
 uint64_t cdp_replay_zeros(const uint8_t *buf, uint64_t length)

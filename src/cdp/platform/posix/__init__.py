@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
+from cdp.ipc.errors import decode_error
 from cdp.ipc.link import Link
 from cdp.platform.api import (
     Answered,
@@ -36,7 +37,7 @@ from cdp.platform.api import (
     ResponseDone,
 )
 from cdp.platform.callers import guarded
-from cdp.platform.posix.words import call, unpacked
+from cdp.platform.posix.calls import call, unpacked
 from cdp.platform.python import DEFAULTS
 from cdp.platform.python.services import Alerts, Tracing
 from cdp.platform.routers import open_router
@@ -62,8 +63,11 @@ class Wires:
         link = Link.connect(self._path)
         try:
             link.send({**first, "node": self._instance})
-            if first["op"] != "calls" and "error" in (got := link.receive() or ({"error": {"message": "the hub is gone"}}, []))[0]:
-                raise unpacked({"error": got[0]["error"]})
+            if first["op"] != "calls":
+                if (got := link.receive()) is None:
+                    raise Unavailable("the platform's hub process is gone", "start the system again")
+                if "error" in got[0]:
+                    raise decode_error(got[0]["error"])
         except BaseException:
             link.close()
             raise
@@ -88,7 +92,8 @@ class Wires:
         token = token or f"callback-{next(self._tokens)}"
         link = self._open({"op": "callbacks", "token": token})
         self._callbacks[token] = link
-        threading.Thread(target=self._run, args=(link, function, token), name=f"posix-{self._instance}-{token}", daemon=True).start()
+        threading.Thread(target=self._run, args=(link, function, token), name=f"posix-{self._instance}-{token}",
+                         daemon=True).start()
         return token
 
     def _run(self, link: Link, function: Callable[..., None], token: str) -> None:
@@ -186,7 +191,8 @@ class ControlPlane(ControlPlaneImpl):
     def send(self, request: CpSendReq, *, deadline: float | None = None) -> None:
         body = request.body if isinstance(request.body, MDPacket) else bytes(request.body)
         if isinstance(body, bytes) and len(body) > MAX_BODY_BYTES:
-            raise InvalidRequest(f"a message of {len(body)} bytes", f"at most {MAX_BODY_BYTES}; data goes by the data plane")
+            raise InvalidRequest(f"a message of {len(body)} bytes",
+                                 f"at most {MAX_BODY_BYTES}; data goes by the data plane")
         complete = request.complete
         number = self._pending.add((lambda error: complete(request, error)) if complete else lambda _error: None)
         try:
@@ -356,7 +362,8 @@ class HubProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen([sys.executable, "-m", "cdp.platform.posix.hub", str(theirs.fileno())],
-                                             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
+                                             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                                             start_new_session=True)
         self._link = Link(ours)
         self._link.send({"path": self.path})
         if self._link.receive() is None:
@@ -388,7 +395,8 @@ class PosixPlatform(PlatformImpl):
     def create(cls, instance: int = 0, **options: Any) -> Self:
         path = options.pop("hub", None)
         if unknown := set(options) - set(DEFAULTS):
-            raise InvalidRequest(f"platform {cls.name}: unknown option {min(unknown)!r}", f"there are {', '.join(DEFAULTS)}, hub")
+            raise InvalidRequest(f"platform {cls.name}: unknown option {min(unknown)!r}",
+                                 f"there are {', '.join(DEFAULTS)}, hub")
         if path:
             return cls(path, instance, **options)
         hub = HubProcess()
@@ -405,8 +413,8 @@ class PosixPlatform(PlatformImpl):
         with ExitStack() as stack:
             hub = HubProcess()
             stack.callback(hub.close)
-            yield [stack.enter_context(cls(hub.path, i, group_bytes=group_bytes, group_count=group_count, max_outstanding=max_outstanding))
-                   for i in range(count)]
+            options = {"group_bytes": group_bytes, "group_count": group_count, "max_outstanding": max_outstanding}
+            yield [stack.enter_context(cls(hub.path, i, **options)) for i in range(count)]
 
     def open_router(self, *where: str) -> IORouterImpl:
         return open_router(where, self)

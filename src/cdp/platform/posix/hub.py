@@ -23,7 +23,7 @@ from cdp.ipc.link import Link, accept_links
 from cdp.ipc.stop_signals import leave_to_parent
 from cdp.ipc.unix_socket import bind_unix
 from cdp.platform.local import SharedDataPlane
-from cdp.platform.posix.words import answer, call_back
+from cdp.platform.posix.calls import answer, call_back
 from cdp.platform.python import PythonPlatform, System
 from cdp.platform.python.buffers import Pool
 from cdp.platform.structures import BgRef, CpMsg, CpSendReq, GroupName, Lun, MDPacket
@@ -106,18 +106,21 @@ class Desk:
 
     def enable(self, listener: int, token: str, max_msgs: int, max_usecs: int) -> None:
         there = self._callback(token)
-        self._handles[listener].enable(lambda _listener, _data, n: there(n), None, max_msgs=max_msgs, max_usecs=max_usecs)
+        self._handles[listener].enable(lambda _listener, _data, n: there(n), None, max_msgs=max_msgs,
+                                       max_usecs=max_usecs)
 
     def disable(self, listener: int) -> None:
         self._handles[listener].disable()
 
     def receive(self, listener: int, max_msgs: int) -> list[CpMsg]:
-        return [CpMsg(m.body, m.sender, m.redelivered, self._keep(m)) for m in self._handles[listener].receive(max_msgs)]
+        return [CpMsg(m.body, m.sender, m.redelivered, self._keep(m))
+                for m in self._handles[listener].receive(max_msgs)]
 
     def close_listener(self, listener: int) -> None:
         self._handles[listener].close()
 
-    def send(self, to: GroupName, body: bytes | MDPacket, sender: GroupName, number: int, deadline: float | None) -> None:
+    def send(self, to: GroupName, body: bytes | MDPacket, sender: GroupName, number: int,
+             deadline: float | None) -> None:
         there = self._callback("completions")
         request = CpSendReq(to, body, sender, lambda _request, error: there(number, error))
         self.node.control.send(request, deadline=deadline)
@@ -181,7 +184,8 @@ class Desk:
 
     def send_response(self, packet: MDPacket, number: int | None) -> None:
         there = self._callback("answers")
-        self.node.source.send_response(packet, None if number is None else lambda reply, error: there(number, reply, error))
+        complete = None if number is None else lambda reply, error: there(number, reply, error)
+        self.node.source.send_response(packet, complete)
 
     def replay(self, lun: int, recovered_seq: int) -> int:
         return self.node.source.replay(lun, recovered_seq)

@@ -68,14 +68,15 @@ class PythonPlatform(PlatformImpl):
         return DataPlane(self.system.pools, pool)
 
     def make_source(self, max_outstanding: int) -> Source:
-        return Source(self.instance, self.system.sources, self.control, self.system.messages, self.workload, max_outstanding,
-                      self.system.alerts.report)
+        return Source(self.instance, self.system.sources, self.control, self.system.messages, self.workload,
+                      max_outstanding, self.system.alerts.report)
 
     @classmethod
     def create(cls, instance: int = 0, **options: Any) -> Self:
         system = options.pop("system", None) or System()
         if unknown := set(options) - set(DEFAULTS):
-            raise InvalidRequest(f"platform {cls.name}: unknown option {min(unknown)!r}", f"there are {', '.join(DEFAULTS)}, system")
+            raise InvalidRequest(f"platform {cls.name}: unknown option {min(unknown)!r}",
+                                 f"there are {', '.join(DEFAULTS)}, system")
         return cls(system, instance, **{**DEFAULTS, **options})
 
     @classmethod

@@ -74,12 +74,14 @@ class Pool:
         """Lock held. Raises NotFound, InvalidRequest, Unavailable."""
         if self.closed:
             raise Unavailable(f"node {self.home}, the home of a buffer group, is gone")
-        if not (0 <= ref.slot < len(self.slots)) or self.slots[ref.slot].generation != ref.generation or not self.slots[ref.slot].refs:
+        slot = self.slots[ref.slot] if 0 <= ref.slot < len(self.slots) else None
+        if slot is None or slot.generation != ref.generation or not slot.refs:
             raise NotFound(f"buffer group {ref.slot} of node {self.home}, generation {ref.generation}: it was released",
                            "keep a reference as long as it is used")
         if ref.offset_bytes < 0 or ref.length_bytes < 1 or ref.offset_bytes + ref.length_bytes > self.group_bytes:
-            raise InvalidRequest(f"bytes {ref.offset_bytes}+{ref.length_bytes} of a group of {self.group_bytes}", "stay inside it")
-        return self.slots[ref.slot]
+            raise InvalidRequest(f"bytes {ref.offset_bytes}+{ref.length_bytes} of a group of {self.group_bytes}",
+                                 "stay inside it")
+        return slot
 
     def put_back(self, i: int) -> None:
         """Lock held: after a reference or a mapping went."""
@@ -113,7 +115,8 @@ class Pool:
         if count < 1:
             raise InvalidRequest(f"{count} buffer groups", "ask for 1 or more")
         if count > len(self.slots):
-            raise OutOfSpace(f"{count} buffer groups of a pool of {len(self.slots)}", "ask for fewer, or make the pool larger")
+            raise OutOfSpace(f"{count} buffer groups of a pool of {len(self.slots)}",
+                             "ask for fewer, or make the pool larger")
         with self.changed:
             if self.closed:
                 raise Closed("the buffer supply is closed")
@@ -268,7 +271,8 @@ class DataPlane(DataPlaneImpl):
 
     def _copy(self, ref: BgRef, new: BgRef) -> None:
         if new.length_bytes < ref.length_bytes:
-            raise InvalidRequest(f"{ref.length_bytes} bytes into a group of {new.length_bytes}", "replicate a part of it")
+            raise InvalidRequest(f"{ref.length_bytes} bytes into a group of {new.length_bytes}",
+                                 "replicate a part of it")
         view = self.map(ref)
         try:
             pool = self._pools.of(new.home)

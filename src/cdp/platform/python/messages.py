@@ -86,7 +86,7 @@ class Group:
                 body = entry.body
                 if isinstance(body, MDPacket) and body.source_instance == source and body.cookie in cookies:
                     entry.refs = 0
-                    entry.delivery += 1     # whoever received it has nothing to free
+                    entry.delivery += 1     # its receiver has nothing to free
                     if self.enabled and entry in self.enabled.fresh:
                         self.enabled.forget(entry)
                     self.give_back(entry)
@@ -159,7 +159,8 @@ class Listener(ListenerImpl):
             if self._closed:
                 raise Closed(f"this listener of group {group.name} is closed")
             if group.enabled is not self or max_msgs < 1:
-                raise InvalidRequest(f"receiving {max_msgs} messages of group {group.name}", "enable the listener, and ask for 1 or more")
+                raise InvalidRequest(f"receiving {max_msgs} messages of group {group.name}",
+                                     "enable the listener, and ask for 1 or more")
             found = []
             for _ in range(min(max_msgs, len(self.fresh))):
                 entry = self.fresh.popleft()
@@ -206,13 +207,14 @@ class ControlPlane(ControlPlaneImpl):
     def register(self, group: GroupName, *, bufs_per_sender: int = 32, slop_bufs: int = 32) -> ListenerImpl:
         group.check()
         if not (1 <= bufs_per_sender <= 65535 and 0 <= slop_bufs <= 65535):
-            raise InvalidRequest(f"{bufs_per_sender} buffers a sender and {slop_bufs} more", "1 to 65535 and 0 to 65535")
+            raise InvalidRequest(f"{bufs_per_sender} buffers a sender and {slop_bufs} more",
+                                 "1 to 65535 and 0 to 65535")
         self._alive()
         with self._system.lock:
             found = self._system.groups.setdefault(group, Group(group, bufs_per_sender, slop_bufs))
             if (found.bufs_per_sender, found.slop_bufs) != (bufs_per_sender, slop_bufs):
-                raise InvalidRequest(f"group {group} has {found.bufs_per_sender} buffers a sender and {found.slop_bufs} more",
-                                     "ask for the same")
+                text = f"group {group} has {found.bufs_per_sender} buffers a sender and {found.slop_bufs} more"
+                raise InvalidRequest(text, "ask for the same")
             if len(found.listeners) >= MAX_LISTENERS:
                 raise Busy(f"group {group} has {MAX_LISTENERS} listeners", "close one")
             listener = Listener(self, found)
@@ -237,15 +239,16 @@ class ControlPlane(ControlPlaneImpl):
         request.sender.check()
         body = request.body.copy() if isinstance(request.body, MDPacket) else bytes(request.body)
         if isinstance(body, bytes) and len(body) > MAX_BODY_BYTES:
-            raise InvalidRequest(f"a message of {len(body)} bytes", f"at most {MAX_BODY_BYTES}; data goes by the data plane")
+            raise InvalidRequest(f"a message of {len(body)} bytes",
+                                 f"at most {MAX_BODY_BYTES}; data goes by the data plane")
         self._alive()
         with self._system.lock:
             group = self._system.groups.get(request.to)
         entry = None
         if group:
             with group.changed:
-                wait_until(group.changed, lambda: self._closed or group.gone or group.has_room(request.sender), deadline,
-                           f"no buffer of {request.sender} at group {request.to}")
+                wait_until(group.changed, lambda: self._closed or group.gone or group.has_room(request.sender),
+                           deadline, f"no buffer of {request.sender} at group {request.to}")
                 self._alive()
                 if not group.gone:
                     entry = group.put(next(self._system.numbers), body, request.sender)
@@ -255,7 +258,9 @@ class ControlPlane(ControlPlaneImpl):
             self._completions.post(partial(self._complete, request, group, entry))
 
     def _complete(self, request: CpSendReq, group: Group | None, entry: Entry | None) -> None:
-        error: CdpError | None = None if entry else NotFound(f"nobody listens to group {request.to}", "register a listener first")
+        error: CdpError | None = None
+        if entry is None:
+            error = NotFound(f"group {request.to} has no listener", "register one first")
         if request.complete:
             guarded(partial(request.complete, request, error), self.report)
         if group and entry:

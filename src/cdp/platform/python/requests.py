@@ -45,8 +45,8 @@ class Sources:
 class Source(IOsrcImpl):
     """One node's source."""
 
-    def __init__(self, instance: int, sources: Sources, control: ControlPlaneImpl, messages: Messages, workload: Workload,
-                 max_outstanding: int, report: Any):
+    def __init__(self, instance: int, sources: Sources, control: ControlPlaneImpl, messages: Messages,
+                 workload: Workload, max_outstanding: int, report: Any):
         self._name = GroupName(SOURCE_ID, instance)
         self._sources, self._control, self._messages, self._workload = sources, control, messages, workload
         self._max_outstanding, self._report = max_outstanding, report
@@ -176,7 +176,7 @@ class Source(IOsrcImpl):
             return sent
 
     def durable(self, lun: int, seq: int) -> None:
-        """Nothing: an answered request is forgotten here, so there is nothing to let go of."""
+        """Nothing: an answered request is forgotten here, so there is nothing to release."""
 
     def offer(self, lun: int, capsule: object | None) -> None:
         """Nothing: requests go by packets."""

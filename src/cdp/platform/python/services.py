@@ -129,7 +129,8 @@ class Tracing(TracingImpl):
 
     def emit(self, event: str, **fields: int | str) -> None:
         if self.enabled:
-            self._events.append({"at_ns": time.time_ns(), "thread": threading.current_thread().name, "event": event, **fields})
+            thread = threading.current_thread().name
+            self._events.append({"at_ns": time.time_ns(), "thread": thread, "event": event, **fields})
 
     def events(self) -> list[dict[str, int | str]]:
         """What is kept, oldest first: a copy."""

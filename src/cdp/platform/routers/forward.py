@@ -62,12 +62,13 @@ class ForwardRouter(Router):
 
     def _cut(self, request: IoRequest) -> None:
         has_data = request.op in (Op.READ, Op.WRITE)
+        fua = request.fua and request.op not in (Op.READ, Op.FLUSH)
         steps = range(0, request.length, self._piece_bytes) if has_data else range(1)
         whole = Whole(request, len(steps))
         for at in steps:
             length = min(self._piece_bytes, request.length - at) if has_data else request.length
             packet = MDPacket(request.op, self._lun, offset_bytes=request.offset + at, length_bytes=length,
-                              flags=Flag.FUA if request.fua and request.op is not Op.READ and request.op is not Op.FLUSH else 0)
+                              flags=Flag.FUA if fua else 0)
             refs = list[BgRef]()
             try:
                 if has_data:

@@ -46,7 +46,9 @@ class MultipathRouter(Router):
         if len(sizes) != 1:
             for path in live:
                 path.close()
-            raise InvalidRequest(f"paths to different disks: {sorted(sizes)}", "they must lead to one") if live else errors[-1]
+            if not live:
+                raise errors[-1]
+            raise InvalidRequest(f"paths to different disks: {sorted(sizes)}", "they must lead to one")
         (self.size_bytes, self.read_only), = sizes
         super().__init__("multipath")
         self._prober = threading.Thread(target=self._probe, name="multipath", daemon=True)
@@ -65,7 +67,8 @@ class MultipathRouter(Router):
         known = getattr(self, "size_bytes", path.size_bytes)
         if path.size_bytes != known:
             path.close()
-            return InvalidRequest(f"path {i} leads to a disk of {path.size_bytes} bytes, not {known}", "check where it leads")
+            return InvalidRequest(f"path {i} leads to a disk of {path.size_bytes} bytes, not {known}",
+                                  "check where it leads")
         with self._lock:
             self._paths[i] = path
         return None
@@ -111,7 +114,8 @@ class MultipathRouter(Router):
             self._paths[i] = None
             self._lock.notify_all()
         log.warning("path %d is lost: %s", i, error)
-        threading.Thread(target=path.close, name="multipath-close", daemon=True).start()     # waits for its requests, which fail one by one
+        # close() waits for the path's requests, which fail one by one.
+        threading.Thread(target=path.close, name="multipath-close", daemon=True).start()
 
     # --- lost paths
 
