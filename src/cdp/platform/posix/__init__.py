@@ -413,7 +413,8 @@ class PosixPlatform(PlatformImpl):
         with ExitStack() as stack:
             hub = HubProcess()
             stack.callback(hub.close)
-            options = {"group_bytes": group_bytes, "group_count": group_count, "max_outstanding": max_outstanding}
+            options: dict[str, Any] = {
+                "group_bytes": group_bytes, "group_count": group_count, "max_outstanding": max_outstanding}
             yield [stack.enter_context(cls(hub.path, i, **options)) for i in range(count)]
 
     def open_router(self, *where: str) -> IORouterImpl:
