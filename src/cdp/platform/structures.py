@@ -201,8 +201,8 @@ class Lun:
 class Assignment:
     """All that a TSD is to serve, as of now.
 
-    epoch     grows with every assignment of the workload manager, across all TSDs: of two owners the one with the higher
-              is right
+    epoch     grows with every assignment of the workload manager, across all TSDs: of two owners the one with the
+              higher is right
     luns      the whole list: what is not in it is to be closed
     takeover  some of them had an owner that is gone: outstanding requests are to be replayed
     """

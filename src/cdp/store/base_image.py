@@ -1,8 +1,8 @@
 """Filling the base of a volume that has no history yet: straight into base.img, not through the log.
 
-All or nothing, also where the process is killed. A new volume is made beside its place, with its base, and renamed when it is complete.
-Into a volume that is there the file is filled under another name, synced and renamed, and volume.json then says that there is a base;
-what a kill leaves of that, the next opening removes. Writers are refused meanwhile.
+All or nothing, also where the process is killed. A new volume is made beside its place, with its base, and renamed when
+it is complete. Into a volume that is there the file is filled under another name, synced and renamed, and volume.json
+then says that there is a base; what a kill leaves of that, the next opening removes. Writers are refused meanwhile.
 """
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ BUILDING = f"{BASE}.creating"
 
 @dataclass(frozen=True)
 class Base:
-    """Content for a base: read(offset, view) is called for each piece of `extents` (offset, length in bytes); all else is a hole.
-    progress(bytes) is called after each piece."""
+    """Content for a base: read(offset, view) is called for each piece of `extents` (offset, length in bytes); all else
+    is a hole. progress(bytes) is called after each piece."""
 
     read: Callable[[int, memoryview], None]
     extents: Iterable[tuple[int, int]]
@@ -64,7 +64,8 @@ def import_base(store: Store, base: Base) -> None:
     store.log.hold("import")    # who writes before this line is seen by the next one
     try:
         if store.core.position()[0] or store.geometry.base != "none":
-            raise InvalidRequest(f"{store.directory}: has content already", "write to it instead: the import becomes part of its history")
+            raise InvalidRequest(f"{store.directory}: has content already",
+                                 "write to it instead: the import becomes part of its history")
         fill(store.os, store.directory, store.geometry.size_bytes, base)
         store.os.sync_dir(store.directory)
         geometry = dataclasses.replace(store.geometry, base="file")

@@ -1,7 +1,7 @@
 """The catalog: what a volume consists of. LMDB, written at seal, merge, bookmark and restore, never per write.
 
-Everything here can be rebuilt from the log (`cdp check --rebuild`); it is kept so that opening a volume does not have to.
-A transaction is durable when it returns. Values are JSON: a few hundred bytes each, readable with any LMDB tool.
+Everything here can be rebuilt from the log (`cdp check --rebuild`); it is kept so that opening a volume does not have
+to. A transaction is durable when it returns. Values are JSON: a few hundred bytes each, readable with any LMDB tool.
 
     segments  number (u64 big-endian) -> Segment
     runs      id (u64 big-endian) -> Run
@@ -27,11 +27,13 @@ import lmdb
 from cdpcore.base.errors import Corruption, OutOfSpace
 
 MAP_BYTES = 64 << 20
-"""First size of the LMDB map, doubled whenever it is full: about 200 bytes per segment and run, so 64 MiB lasts for 80 TB."""
+"""First size of the LMDB map, doubled when it is full: about 200 bytes per segment and run, so 64 MiB lasts for 80
+TB."""
 
 
 AHEAD_BYTES = 256 << 10
-"""Of the file behind what LMDB uses are allocated: some ten changed pages a transaction need no space of a device that is full."""
+"""So much of the file is allocated beyond what LMDB uses: the ten or so pages that a transaction changes then need no
+space of a full device."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Transaction(Protocol):
 
 
 class Catalog(Protocol):
-    """What the store needs of a catalog. LmdbCatalog is the one in use; the simulator has a twin on its simulated disk."""
+    """What the store needs of a catalog. LmdbCatalog is the one in use; the simulator has one on its own disk."""
 
     def rows(self, kind: type) -> list[Any]: ...
     def write(self) -> Any: ...
@@ -130,8 +132,8 @@ class LmdbCatalog:
             raise Corruption(f"{path}: the catalog is missing", "run 'cdp check --rebuild' on the volume")
         try:
             # Without LMDB's own lock where nothing may be written: the volume's lock is held.
-            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True, create=create,
-                                  readonly=read_only, lock=not read_only)
+            self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True,
+                                  create=create, readonly=read_only, lock=not read_only)
             if not read_only and self._env.info()["map_size"] < MAP_BYTES:
                 self._env.set_mapsize(MAP_BYTES)
             self._dbs = {kind: self._env.open_db(name, create=not read_only) for kind, name in TABLES.items()}
@@ -164,7 +166,7 @@ class LmdbCatalog:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """A transaction: durable when the block ends, or nothing of it. Retried with a larger map where the map is full."""
+        """A transaction: durable when the block ends, or nothing of it. Retried with a larger map where it is full."""
         recorded = _Recorded()
         yield recorded
         with self._writing:
@@ -184,8 +186,8 @@ class LmdbCatalog:
                     raise OutOfSpace(f"{self._path}: {e}", "free space on the device, then repeat") from None
 
     def _grow(self) -> None:
-        """Double the map. No transaction of this process may be open meanwhile: writers are kept off by their lock, readers are waited
-        for (they take microseconds) and kept off by theirs."""
+        """Double the map. No transaction of this process may be open meanwhile: writers are kept off by their lock,
+        readers are waited for (they take microseconds) and kept off by theirs."""
         with self._reading:
             self._growing = True
             try:
@@ -200,7 +202,8 @@ class LmdbCatalog:
         used = (int(self._env.info()["last_pgno"]) + 1) * int(self._env.stat()["psize"])
         if self._read_only or used + AHEAD_BYTES <= self._allocated_bytes or not hasattr(os, "posix_fallocate"):
             return
-        with suppress(OSError), open(self._path / "data.mdb", "r+b") as file:      # where there is no space, there is none
+        # a device without space has no reserve here
+        with suppress(OSError), open(self._path / "data.mdb", "r+b") as file:
             os.posix_fallocate(file.fileno(), used, 2 * AHEAD_BYTES)
             self._allocated_bytes = used + 2 * AHEAD_BYTES
 

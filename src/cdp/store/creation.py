@@ -1,7 +1,7 @@
 """Making a volume: complete, or not there.
 
-It is built beside its place, in VOLUME.creating, and renamed, so a crash leaves no half volume under the name; what a killed creation
-left is removed by the next one.
+It is built beside its place, in VOLUME.creating, and renamed, so a crash leaves no half volume under the name; what a
+killed creation left is removed by the next one.
 """
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavai
 from cdpcore.system.os import File, Os, posix
 
 MAX_SIZE_BYTES = 1 << 56
-_MADE = frozenset({"lock", "log", "runs", "images"} | {     # beside the catalog, all that a creation makes; the first opening adds more
+# beside the catalog, all that a creation makes; the first opening adds more
+_MADE = frozenset({"lock", "log", "runs", "images"} | {
     f"{name}{end}" for name in (geometries.NAME, BASE, BUILDING, disks.STATE, "lock") for end in ("", ".tmp")})
 
 
@@ -30,37 +31,41 @@ def check_size(size: int, disk: str = "") -> None:
     if isinstance(size, bool) or not isinstance(size, int):
         raise InvalidRequest(f"size {size!r} is not a number of bytes", "give it as a whole number")
     if disk and size == 0:
-        raise InvalidRequest(f"{disk}: is empty",
-                             "give a raw disk image or a block device; 'cdp create VOLUME --size' makes an empty volume")
+        raise InvalidRequest(f"{disk}: is empty", "give a raw disk image or a block device; "
+                             "'cdp create VOLUME --size' makes an empty volume")
     if disk and size % 512:
         up = -(-size // 512) * 512
-        raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512", f"enlarge it to {up} bytes: truncate -s {up} {disk}")
+        raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512",
+                             f"enlarge it to {up} bytes: truncate -s {up} {disk}")
     if size <= 0 or size % 512 or size > MAX_SIZE_BYTES:
         raise InvalidRequest(f"size {size} bytes", f"give a multiple of 512 from 512 to {MAX_SIZE_BYTES} (64 PiB)")
 
 
 def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None, disk: str = "") -> Geometry:
-    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its content; `disk`: of
-    before-images, the absolute path of the disk to protect in place, which gives the size."""
+           parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None,
+           disk: str = "") -> Geometry:
+    """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its
+    content; `disk`: of before-images, the absolute path of the disk to protect in place, which gives the size."""
     os = os or posix()
     if disk:
         with disks.open_disk(os, disk) as file:
             size = file.size()
         if disk.startswith(f"{directory}/"):
-            raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume", "choose another folder for the volume")
+            raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume",
+                                 "choose another folder for the volume")
     check_size(size, disk)
     if os.exists(directory):
         raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
     above = next((p for p in Path(directory).parents if os.exists(f"{p}/{geometries.NAME}")), None)
     if above is not None and parent is None:
-        raise InvalidRequest(f"{directory}: is inside the volume {above}", "choose a place outside; 'cdp image create' makes images")
+        raise InvalidRequest(f"{directory}: is inside the volume {above}",
+                             "choose a place outside; 'cdp image create' makes images")
     # Built beside its place and renamed, so that a crash leaves no half volume under the name.
     building = f"{directory}{CREATING}"
     held: File | None = _begin(os, directory, building)
     geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
-                        "parent" if parent else "disk" if disk else "file" if base else "none", parent_at[0], parent_at[1],
-                        parent.uuid if parent else "", 2 if disk else 1, disk)
+                        "parent" if parent else "disk" if disk else "file" if base else "none",
+                        parent_at[0], parent_at[1], parent.uuid if parent else "", 2 if disk else 1, disk)
     try:
         for name in ("log", "runs", "images"):
             os.mkdir(f"{building}/{name}")
@@ -83,7 +88,7 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
 
 
 def _begin(os: Os, directory: str, building: str) -> File:
-    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed for it."""
+    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed."""
     if os.exists(building):
         _check_interrupted(os, building)
     else:
@@ -128,7 +133,8 @@ def _begin(os: Os, directory: str, building: str) -> File:
 
 
 def _check_interrupted(os: Os, building: str) -> None:
-    """Raises InvalidRequest where the folder is not what a killed creation left: somebody's own, or a volume that was in use."""
+    """Raises InvalidRequest where the folder is not what a killed creation left: somebody's own, or a volume that was
+    in use."""
     try:
         names = os.list_dir(building)
         foreign = any(name not in _MADE and not name.startswith("catalog.") for name in names)
@@ -136,4 +142,5 @@ def _check_interrupted(os: Os, building: str) -> None:
     except CdpError:
         foreign = True      # not a folder
     if foreign:
-        raise InvalidRequest(f"{building}: exists, and the volume would be made there first", "move it away, or choose another name")
+        raise InvalidRequest(f"{building}: exists, and the volume would be made there first",
+                             "move it away, or choose another name")

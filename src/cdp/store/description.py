@@ -2,9 +2,9 @@
 
     {"crc32c": "...", "volume": {"uuid": ..., "size_bytes": ..., ...}}
 
-Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is 1, or 2
-for a volume of before-images.
-It is written when the volume is made and once more when its base is filled; it makes a folder a volume.
+Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is
+1, or 2 for a volume of before-images. It is written when the volume is made and once more when its base is filled; it
+makes a folder a volume.
 """
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NAME = "volume.json"
 
 @dataclass(frozen=True)
 class Geometry:
-    """uuid: 32 hex digits. base: "none" (all holes), "file" (base.img), "parent", or "disk": the disk at the absolute path `disk`,
-    written in place, with a log of before-images. parent_seq and what follows: for a writable image, the moment of its parent
-    that it shows."""
+    """uuid: 32 hex digits. base: "none" (all holes), "file" (base.img), "parent", or "disk": the disk at the absolute
+    path `disk`, written in place, with a log of before-images. parent_seq and what follows: for a writable image, the
+    moment of its parent that it shows."""
 
     uuid: str
     size_bytes: int
@@ -61,7 +61,8 @@ def load(os: Os, directory: str) -> Geometry:
     try:
         outer = json.loads(raw)
         if outer["volume"].get("format") not in (1, 2):
-            raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here", "use the version of cdp that made it")
+            raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here",
+                             "use the version of cdp that made it")
         geometry = Geometry(**outer["volume"])
         if int(outer["crc32c"], 16) != crc32c(_text(geometry).encode()):
             raise ValueError("checksum")

@@ -19,7 +19,8 @@ Add = Callable[[str, str, str], None]
 COPY = "put it back from a copy, or 'cdp adopt' the disk anew"
 
 
-def check_disk(os: Os, directory: str, geometry: Geometry, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: Add) -> None:
+def check_disk(os: Os, directory: str, geometry: Geometry, ends: tuple[int, int], catalog: Catalog, events: list[Event],
+               add: Add) -> None:
     """ends: the last record of a sealed segment, and of the log; events: bookmarks and restores that the log has."""
     sealed_seq, end_seq = ends
     path = f"{directory}/{disks.STATE}"
@@ -49,13 +50,17 @@ def _overwriting(catalog: Catalog, events: list[Event]) -> bool:
 
 def _check_state(path: str, state: DiskState, sealed_seq: int, end_seq: int, add: Add) -> None:
     for at in state.damaged:
-        add(path, f"the copy at byte {at} is damaged; the other one says #{state.applied_seq}, the log ends at #{end_seq}",
+        add(path,
+            f"the copy at byte {at} is damaged; the other one says #{state.applied_seq}, the log ends at #{end_seq}",
             COPY if end_seq > state.applied_seq else "nothing is lost by it: the next flush writes it anew")
     if sealed_seq > state.applied_seq:
-        add(path, f"says that the disk holds records up to #{state.applied_seq}, but the log is sealed up to #{sealed_seq}", COPY)
+        add(path,
+            f"says that the disk holds records up to #{state.applied_seq}, but the log is sealed up to #{sealed_seq}",
+            COPY)
     elif end_seq < state.applied_seq:
         add(path, f"says that the disk holds records up to #{state.applied_seq}, but the log ends at #{end_seq}",
-            f"put the newest files of {path.removesuffix(disks.STATE)}log back from a copy, or 'cdp adopt' the disk anew")
+            f"put the newest files of {path.removesuffix(disks.STATE)}log back from a copy, or "
+            "'cdp adopt' the disk anew")
 
 
 def _check_description(os: Os, directory: str, applied_seq: int, end_seq: int, add: Add) -> bool | None:
@@ -72,7 +77,9 @@ def _check_description(os: Os, directory: str, applied_seq: int, end_seq: int, a
         add(path, e.message, e.hint)
         return None
     if clean and applied_seq != end_seq:
-        add(path, f"says that the volume was closed cleanly, but the disk holds up to #{applied_seq} and the log ends at #{end_seq}",
+        add(path,
+            f"says that the volume was closed cleanly, but the disk holds up to #{applied_seq} and "
+            f"the log ends at #{end_seq}",
             f"put {disks.NAME} and {disks.STATE} back as they were together, or 'cdp adopt' the disk anew")
     return clean
 

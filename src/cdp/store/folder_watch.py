@@ -1,5 +1,5 @@
-"""The folder of an open volume, known again by its inode: it may be moved, deleted, or replaced meanwhile, and what is made by path
-then (segments, runs) would be missing where the volume is, or end up in another one.
+"""The folder of an open volume, known again by its inode: it may be moved, deleted, or replaced meanwhile, and what is
+made by path then (segments, runs) would be missing where the volume is, or end up in another one.
 
 Threading: any thread.
 """
@@ -22,7 +22,8 @@ class FolderWatch:
             self._stat = os.fstat(self._fd)
         except OSError as e:
             self.close()
-            raise Unavailable(f"{path}: {e.strerror}", "a volume's folder must be readable, and the process may open more files") from None
+            raise Unavailable(f"{path}: {e.strerror}",
+                              "a volume's folder must be readable, and the process may open more files") from None
 
     def check(self) -> None:
         """Raises Unavailable where the path does not lead to the folder any more."""
@@ -30,19 +31,21 @@ class FolderWatch:
             there = os.stat(self._path)
         except (FileNotFoundError, NotADirectoryError):
             there = None
-        except OSError:     # not known, say while a network file system is away: no reason to refuse what the open files may take
+        except OSError:
+            # not known, say while a network file system is away: no reason to refuse what the open files may take
             return
         if there is not None and os.path.samestat(there, self._stat):
             return
         where, gone = self._now()
         beside = " (what is there now is another one)" if there is not None else ""
         if gone:
-            raise Unavailable(f"{self._path}: the folder of this open volume was deleted{beside}; no record is taken any more",
-                              "copy what can still be read of it, then end the process that has it open")
+            raise Unavailable(f"{self._path}: the folder of this open volume was deleted{beside}; no record is taken "
+                              "any more", "copy what can still be read of it, then end the process that has it open")
         first = f"move {self._path} away, then " if beside else ""
         to = f" to {where}" if where else ""
         raise Unavailable(f"{self._path}: the folder of this open volume was moved{to}{beside}; no record is taken",
-                          f"{first}mv {where or 'it'} {self._path}, and it goes on; or end its process and open it where it is now")
+                          f"{first}mv {where or 'it'} {self._path}, and it goes on; or end its process and open it "
+                          "where it is now")
 
     def _now(self) -> tuple[str, bool]:
         """Its path, "" where the system does not tell; whether it was deleted."""

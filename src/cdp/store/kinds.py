@@ -1,11 +1,13 @@
 """Kinds of volume: what a volume of after-images and one of before-images do differently, in one object each.
 
-    AfterImages     the log holds what was written, over a base that never changes: nothing, base.img, or the volume that a writable
-                    image was made from
+    AfterImages     the log holds what was written, over a base that never changes: nothing, base.img, or the volume
+                    that a writable image was made from
     BeforeImages    a disk outside the folder holds what was written, and the log what that overwrote
 
-A store, a check and a rebuild have a Kind and never ask which one. In the engine the same seam is cdpcore.volume.content.
-Threading: open, close and what is between them by the owner; settle() and before_seal() from any thread while it is open.
+A store, a check and a rebuild have a Kind and never ask which one. In the engine the same seam is
+cdpcore.volume.content.
+Threading: open, close and what is between them by the owner; settle() and before_seal() from any thread while it is
+open.
 """
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ from cdpcore.volume.core import VolumeCore
 
 @dataclass(frozen=True)
 class Parent:
-    """What a writable image shows where it was not written: the volume `core` as of `view`. pin: keeps that volume open."""
+    """What a writable image shows where it was not written: the volume `core` as of `view`. `pin` keeps it open."""
 
     core: VolumeCore
     view: View
@@ -54,18 +56,18 @@ class Kind(ABC):
     def __init__(self, os: Os, directory: str, geometry: Geometry, read_only: bool = False):
         self._os, self._directory, self._geometry, self._read_only = os, directory, geometry, read_only
 
-    # --- making, opening, closing --------------------------------------------------------------------------------------
+    # --- making, opening, closing -------------------------------------------------------------------------------------
 
     def create(self) -> None:
         """In a folder that is being made: the files that only this kind has."""
 
     def open(self) -> None:
-        """Open what lies outside the log. Raises Corruption where it is not what the volume left there, NotFound, Busy."""
+        """Open what lies outside the log. Raises Corruption (not as the volume left it), NotFound, Busy."""
 
     @abstractmethod
     def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
-        """After open(): bring the catalog to the end of the log, and what lies outside to the same record. Raises Corruption
-        and changes nothing then. read_only: raises Unavailable where there is something to recover."""
+        """After open(): bring the catalog to the end of the log, and what lies outside to the same record. Raises
+        Corruption and changes nothing then. read_only: raises Unavailable where there is something to recover."""
 
     def recovered(self, discarding: bool) -> None:
         """After recover(), before anything is written: raises Corruption where what lies outside was changed by others.
@@ -76,8 +78,8 @@ class Kind(ABC):
         """What the engine of the opened volume holds."""
 
     def threads(self) -> list[tuple[str, Callable[[int], None]]]:
-        """(name, body) of the threads that it needs; a body takes commit_interval_ms. They hold nothing of the volume but what
-        they work on."""
+        """(name, body) of the threads that it needs; a body takes commit_interval_ms. They hold nothing of the volume
+        but what they work on."""
         return []
 
     def stop(self) -> None:
@@ -92,7 +94,7 @@ class Kind(ABC):
     def disown(self) -> None:
         """In the child of a fork: let go of what the parent has locked."""
 
-    # --- while it is open ----------------------------------------------------------------------------------------------
+    # --- while it is open ---------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Everything that is durable in the log is where it belongs, durably."""
@@ -104,7 +106,7 @@ class Kind(ABC):
         """The base, so far all holes, is from now on the file at `path`; no records yet."""
         raise InvalidRequest(f"{self._directory}: has content already", "write to it instead")
 
-    # --- lineage -------------------------------------------------------------------------------------------------------
+    # --- lineage ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def view(self, seq: int, records: list[lineage.RestoreRecord]) -> View:
@@ -119,15 +121,15 @@ class Kind(ABC):
         """The destructive restores whose discarded records a merge of runs may leave out."""
 
     def lineage_changed(self, unwritten: bool, discarding: bool) -> None:
-        """Between freeze() and thaw(): the current lineage was replaced. `unwritten`: a restore is still to be written back;
-        `discarding`: and it is destructive."""
+        """Between freeze() and thaw(): the current lineage was replaced. `unwritten`: a restore is still to be written
+        back; `discarding`: and it is destructive."""
 
-    # --- check ---------------------------------------------------------------------------------------------------------
+    # --- check --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def check(self, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: disk_check.Add) -> None:
-        """Look at what lies outside the log, of a volume that is not open. ends: the last record of a sealed segment, and of the
-        log; events: bookmarks and restores that the log has."""
+        """Look at what lies outside the log, of a volume that is not open. ends: the last record of a sealed segment,
+        and of the log; events: bookmarks and restores that the log has."""
 
 
 class AfterImages(Kind):
@@ -196,7 +198,8 @@ class BeforeImages(Kind):
         g = self._geometry
         self._disk = disks.open_disk(self._os, g.disk, write=not self._read_only)
         self._stamp = disks.check_unchanged(self._os, self._directory, g.disk, self._disk, g.size_bytes)
-        self._state = DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(g.uuid), read_only=self._read_only)
+        self._state = DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(g.uuid),
+                                read_only=self._read_only)
         self._state.watch(self._disk)
 
     def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
@@ -208,7 +211,8 @@ class BeforeImages(Kind):
         else:
             def back(tail: list[int], found: Found) -> list[int]:
                 return put_back.put_back(self._os, self._directory, self._geometry, tail, found, disk, state)
-            found = recover(self._os, self._directory, self._geometry, catalog, tuning, until=state.applied_seq, prepare=back)
+            found = recover(self._os, self._directory, self._geometry, catalog, tuning, until=state.applied_seq,
+                            prepare=back)
             hint = "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed"
         if found.last_seq != state.applied_seq:
             raise Corruption(f"{self._directory}: the disk holds records up to #{state.applied_seq}, the log ends at "
@@ -227,7 +231,8 @@ class BeforeImages(Kind):
     def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> BeforeContent:
         assert self._state is not None
         self._content = BeforeContent(log, segments, size_bytes=self._geometry.size_bytes, disk=self._geometry.disk,
-                                      state=self._state, pending_bytes=tuning.pending_bytes, pending_changes=tuning.pending_changes,
+                                      state=self._state, pending_bytes=tuning.pending_bytes,
+                                      pending_changes=tuning.pending_changes,
                                       skip_same=tuning.skip_unchanged, read_only=self._read_only)
         return self._content
 
@@ -261,7 +266,8 @@ class BeforeImages(Kind):
         self.opened_content.settler.settle_disk()
 
     def before_seal(self, log: Log, last_seq: int) -> None:
-        """Recovery puts the disk back by segments that are not sealed, so the disk has to hold the records of this one first."""
+        """Recovery puts the disk back by segments that are not sealed, so the disk has to hold the records of this one
+        first."""
         sealing.write_out(log)
         self.opened_content.settler.settle_disk(last_seq)
 

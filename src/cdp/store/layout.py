@@ -39,8 +39,8 @@ REBUILDING, REPLACED = "catalog.lmdb.new", "catalog.lmdb.old"
 
 
 def clear_rebuild(os: Os, directory: str) -> None:
-    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete, and takes it;
-    one that was being filled is removed."""
+    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is
+    complete, and takes it; one that was being filled is removed."""
     catalog, old, new = (f"{directory}/{name}" for name in ("catalog.lmdb", REPLACED, REBUILDING))
     if os.exists(old) and not os.exists(catalog):
         os.rename(new if os.exists(new) else old, catalog)
@@ -63,7 +63,8 @@ def remove_tree(os: Os, path: str) -> None:
 
 
 def lock(os: Os, directory: str, read_only: bool = False) -> File:
-    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to write."""
+    """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to
+    write."""
     file = os.open(f"{directory}/lock", write=not read_only)
     try:
         file.lock()

@@ -1,10 +1,12 @@
 """Maintenance of the index, beside the data path: a segment that was set aside is sealed and gets its run; runs merge.
 
-    seal    finish the segment file -> run file -> catalog -> installed in the core (the run replaces the tree, one instant)
+    seal    finish the segment file -> run file -> catalog -> installed in the core (the run replaces the tree, one
+            instant)
     merge   `merge_fanin` neighbouring runs of a level become one of the next level: O(log n) runs
 
-Two threads, so that a long merge never holds up a seal; the list of runs, the catalog's copy of it and the core's change
-together under one lock. A failed seal is told to the log, which refuses the writes that would need it; it is tried again.
+Two threads, so that a long merge never holds up a seal. The list of runs, the catalog's copy of it and the core's
+change together under one lock. The log learns of a failed seal and refuses the writes that would need it; the seal is
+tried again.
 
 Threading: step() and merge_once() may also be called by the owner where there are no threads (Tuning.threads).
 """
@@ -32,11 +34,12 @@ RETRY_MS = 500
 
 
 class Maintainer:
-    """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
-    check_folder: raises Unavailable while the volume's folder is not where it was."""
+    """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave
+    out; check_folder: raises Unavailable while the volume's folder is not where it was."""
 
-    def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
-                 dropped: Callable[[], list[tuple[int, int]]], check_folder: Callable[[], None] = lambda: None,
+    def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline,
+                 tuning: Tuning, dropped: Callable[[], list[tuple[int, int]]],
+                 check_folder: Callable[[], None] = lambda: None,
                  before_seal: Callable[[Any, int], None] = lambda log, last_seq: None):
         self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
@@ -51,7 +54,8 @@ class Maintainer:
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self._threads: list[threading.Thread] = []
-        self.upkeep: Callable[[], Callable[[], None] | None] = lambda: None     # a weak reference to what else is to be done
+        # a weak reference to what else is to be done
+        self.upkeep: Callable[[], Callable[[], None] | None] = lambda: None
         for older, newer in zip(self._runs, self._runs[1:]):
             if older.last_seq >= newer.first_seq:
                 raise Corruption(f"{directory}: runs {older.id} and {newer.id} index the same records",
@@ -63,8 +67,8 @@ class Maintainer:
         return list(self._runs)
 
     def remember(self, event: Event) -> None:
-        """A bookmark or restore is being appended: the catalog gets it with note(), or else with its segment's seal. Called under
-        the append lock, so that the segment cannot be sealed without it."""
+        """A bookmark or restore is being appended: the catalog gets it with note(), or else with its segment's seal.
+        Called under the append lock, so that the segment cannot be sealed without it."""
         self._events.append(event)
 
     def note(self, event: Event) -> None:
@@ -81,7 +85,7 @@ class Maintainer:
             apply_event(txn, e)
         return len(ready)
 
-    # --- threads -------------------------------------------------------------------------------------------------------
+    # --- threads ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         for name, body in (("seal", self._seal_loop), ("merge", self._merge_loop)):
@@ -100,19 +104,19 @@ class Maintainer:
         self._threads.clear()
 
     def _seal_loop(self) -> None:
-        told = ""
+        reported = ""
         while self._core.log.files.wait_work(RETRY_MS):
             try:
                 try:
                     self._watch_folder()
                 finally:
-                    self.step()     # then too: a writer may be waiting for the segment, and is told
+                    self.step()     # then too: a writer may be waiting for the segment, and gets the error
                 self._core.log.files.prepare_spare()
-                told = ""
-            except Exception as e:      # noqa: BLE001  (a background thread must survive: the error goes to whoever writes next)
-                if str(e) != told:
+                reported = ""
+            except Exception as e:      # noqa: BLE001  (the thread must survive; the next write gets the error)
+                if str(e) != reported:
                     log.error("upkeep of %s: %s", self._dir, e)
-                    told = str(e)
+                    reported = str(e)
                 self._pause.wait(RETRY_MS / 1000)
 
     def _watch_folder(self) -> None:
@@ -146,10 +150,10 @@ class Maintainer:
                     log.error("merging runs of %s: %s", self._dir, e)
                     self._merge_failed = str(e)
 
-    # --- work ----------------------------------------------------------------------------------------------------------
+    # --- work ---------------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Seal the segment that was set aside, if any. Raises what failed, and has told the log."""
+        """Seal the segment that was set aside, if any. Raises what failed; the log knows of it then."""
         info = sealing.waiting(self._core.log)
         if info is None:
             return False
@@ -171,8 +175,8 @@ class Maintainer:
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused
-                raise OutOfSpace(f"{self._dir}: {len(self._runs)} runs, and they cannot be merged: {self._merge_failed}",
-                                 "run 'cdp check --rebuild' on the volume")
+                raise OutOfSpace(f"{self._dir}: {len(self._runs)} runs, and they cannot be merged: "
+                                 f"{self._merge_failed}", "run 'cdp check --rebuild' on the volume")
             self._merge_wanted.set()
             self._pause.wait(0.05)
         with self._lock:
@@ -214,8 +218,8 @@ class Maintainer:
         return True
 
     def _put_runs(self, txn: Transaction, runs: list[Run]) -> None:
-        """The catalog's runs become `runs`, whatever it has: a transaction may have gone through before what followed it failed,
-        and then a repeated seal or merge would leave two runs of the same records."""
+        """The catalog's runs become `runs`, whatever it has: a transaction may have gone through before what followed
+        it failed, and then a repeated seal or merge would leave two runs of the same records."""
         present: dict[int, Run] = {r.id: r for r in self._catalog.rows(Run)}
         for run_id in present.keys() - {r.id for r in runs}:
             txn.remove(Run, run_id)
@@ -225,8 +229,8 @@ class Maintainer:
 
     def _install(self, runs: list[Run], keep: list[int], seal: bool) -> None:
         newest_first = list(reversed(runs))
-        core_runs.install_runs(self._core.versions, [run_path(self._dir, r.id) for r in newest_first], [r.id for r in newest_first],
-                               self._uuid, keep, seal)
+        core_runs.install_runs(self._core.versions, [run_path(self._dir, r.id) for r in newest_first],
+                               [r.id for r in newest_first], self._uuid, keep, seal)
         self._runs = runs
 
 

@@ -1,10 +1,11 @@
 """A disk that a before-image volume protects in place: adopted, locked, and known again.
 
-The disk is the user's own raw file or block device and stays one. While it is not open here, anybody may write to it; then the
-before-images do not fit it any more. So a clean close leaves a description of the disk (VOLUME/disk.json), and opening compares:
-size, the file's change times and inode, and checksums of samples (a block device has no change times of its own). What does
-not fit is refused: only `cdp adopt` begins a new history, because it ends the old one. After a crash size and inode are known, and where
-nothing was under way then, when the file was changed last (VOLUME/disk.state): another file is noticed, and a later write to the same one.
+The disk is the user's own raw file or block device and stays one. While it is not open here, anybody may write to it;
+then the before-images do not fit it any more. So a clean close leaves a description of the disk (VOLUME/disk.json), and
+opening compares: size, the file's change times and inode, and checksums of samples (a block device has no change times
+of its own). What does not fit is refused: only `cdp adopt` begins a new history, because it ends the old one. After a
+crash size and inode are known, and where nothing was under way then, when the file was changed last
+(VOLUME/disk.state): another file is noticed, and a later write to the same one.
 
     disk.json   {"crc32c": "...", "disk": {...}}; "clean" in it while the volume is closed cleanly
 """
@@ -64,13 +65,15 @@ def open_disk(os: Os, path: str, write: bool = True) -> File:
         except OSError as e:
             raise Unavailable(f"{path}: {e.strerror}", "give the path of a raw disk image or a block device") from None
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise InvalidRequest(f"{path}: neither a file nor a block device", "give the path of a raw disk image or a block device")
+            raise InvalidRequest(f"{path}: neither a file nor a block device",
+                                 "give the path of a raw disk image or a block device")
     file = os.open(path, write=write)
     try:
         file.lock()
     except Busy:
         file.close()
-        raise Busy(f"{path}: another volume has this disk open", "a disk is protected by one volume at a time") from None
+        raise Busy(f"{path}: another volume has this disk open",
+                   "a disk is protected by one volume at a time") from None
     return file
 
 
@@ -104,7 +107,8 @@ def save(os: Os, directory: str, now: Stamp) -> None:
     except OutOfSpace:
         if not os.exists(path):
             raise
-        with os.open(path, write=True) as file:     # over the old one, which has its block: inside a sector, so whole or not at all
+        # over the old one, which has its block: inside a sector, so whole or not at all
+        with os.open(path, write=True) as file:
             file.pwrite(raw, 0)
             file.datasync()
 
@@ -115,7 +119,8 @@ def opened(os: Os, directory: str, now: Stamp) -> None:
 
 
 def check_unchanged(os: Os, directory: str, path: str, file: File, size_bytes: int) -> Stamp:
-    """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume left."""
+    """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume
+    left."""
     now = stamp(os, path, file)
     if now.size_bytes != size_bytes:
         raise _changed(directory, path, f"{now.size_bytes} bytes instead of {size_bytes}")
@@ -129,12 +134,13 @@ def check_unchanged(os: Os, directory: str, path: str, file: File, size_bytes: i
 
 
 def check_left_alone(directory: str, path: str, file: File, state: DiskState) -> None:
-    """After a crash: the log ends with the record that `state` names, so nobody of us has written to the disk since that was noted, but
-    for a destructive restore that was being written back (not to be called then). Raises Corruption where somebody else has. An
-    earlier time is none: a power cut loses times that no sync made durable."""
+    """After a crash: the log ends with the record that `state` names, so no cdp process has written to the disk since
+    that was noted, but for a destructive restore that was being written back (not to be called then). Raises Corruption
+    where somebody else has. An earlier time is none: a power cut loses times that no sync made durable."""
     changed_ns = file.changed_ns()
     if state.changed_ns and changed_ns > state.changed_ns:
-        raise _changed(directory, path, f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and the file was "
+        raise _changed(directory, path,
+                       f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and the file was "
                                         f"written to at {utc(changed_ns)}")
 
 
@@ -147,10 +153,12 @@ def left(os: Os, directory: str) -> Stamp:
             raise ValueError("checksum")
         return found
     except (ValueError, KeyError, TypeError) as e:
-        raise Corruption(f"{directory}/{NAME}: damaged ({e})", "put it back from a copy, or 'cdp adopt' the disk anew") from None
+        raise Corruption(f"{directory}/{NAME}: damaged ({e})",
+                         "put it back from a copy, or 'cdp adopt' the disk anew") from None
 
 
 def _changed(directory: str, path: str, how: str) -> Corruption:
-    return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit the disk any more",
-                      f"'cdp adopt {directory}' begins a new history with the disk as it is; where the content is the same after all "
-                      "(copied, moved, touched), add --keep-history")
+    return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit "
+                      "the disk any more",
+                      f"'cdp adopt {directory}' begins a new history with the disk as it is; where the content is the "
+                      "same after all (copied, moved, touched), add --keep-history")

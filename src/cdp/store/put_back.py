@@ -1,7 +1,7 @@
 """Recovery of a disk written in place: what unflushed records overwrote goes back to it.
 
-The disk holds every record up to the one that disk.state names, and maybe some later ones; the log has what those overwrote. So the
-disk is put back to that record, and the log ends there.
+The disk holds every record up to the one that disk.state names, and maybe some later ones; the log has what those
+overwrote. So the disk is put back to that record, and the log ends there.
 """
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from cdpcore.system.os import File, Os
 
 def put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File,
               state: DiskState) -> list[int]:
-    """What the records after the one that `state` names overwrote goes back to the disk, the newest first; then segments that begin after
-    it are removed, the newest first, so that a crash in between leaves a log that says the same. Returns the numbers that are left."""
+    """What the records after the one that `state` names overwrote goes back to the disk, the newest first; then
+    segments that begin after it are removed, the newest first, so that a crash in between leaves a log that says the
+    same. Returns the numbers that are left."""
     seq, opened, applied_seq = found.last_seq, [], state.applied_seq
     if seq > applied_seq:       # a segment is sealed only when the disk has it
-        raise Corruption(f"{directory}/disk.state: says that the disk holds up to #{applied_seq}, but the log is sealed up to #{seq}",
-                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; nothing was changed")
+        raise Corruption(f"{directory}/disk.state: says that the disk holds up to #{applied_seq}, but the log is "
+                         f"sealed up to #{seq}",
+                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; "
+                         "nothing was changed")
     uuid = bytes.fromhex(geometry.uuid)
     claims: list[int] = []
     try:
@@ -30,21 +33,25 @@ def put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found:
                 segment = SegmentFile(os, log_path(directory, number), uuid, number)
             except Corruption as e:
                 if has_data(os, log_path(directory, number)):
-                    raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
+                    raise Corruption(f"{e.message}, but it has records",
+                                     "put the file back from a copy; nothing was changed") from None
                 break
             opened.append(segment)
             segment.scan(seq + 1, verify_data=True)
             claims.append(segment.later_durable())
             seq = segment.last_seq if segment.n_records else seq
         if max(claims, default=0) > seq or seq < applied_seq:
-            raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
-                             f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
+            raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are "
+                             f"damaged; the log is sound up to #{seq}",
+                             "run 'cdp check' on the volume; nothing was changed")
         if seq > applied_seq and state.damaged:
-            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by "
-                             f"the other the disk must lose what follows #{applied_seq}, up to #{seq}",
+            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have "
+                             f"been the newer one: by the other the disk must lose what follows #{applied_seq}, up to "
+                             f"#{seq}",
                              "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
         if seq > applied_seq:
-            for segment in opened:      # what a killed process left may not be on the device: while the disk is written, the log says why
+            # what a killed process left may not be on the device: while the disk is written, the log says why
+            for segment in opened:
                 segment.sync()
             for segment in reversed(opened):
                 segment.undo(disk, applied_seq)

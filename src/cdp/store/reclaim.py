@@ -1,8 +1,7 @@
 """Freeing what a destructive restore discarded: records in (target, restore) that lie in its range.
 
 A segment that holds nothing else is deleted; in others the data is punched out of the file and the descriptors stay, so
-the log still tells its own story. Idempotent: the restore record in the log is what decides, this may run again after a
-crash.
+the log stays complete. Idempotent: the restore record in the log decides, so this may run again after a crash.
 """
 from __future__ import annotations
 
@@ -24,17 +23,18 @@ READERS_MS = 1000
 
 def discarded(seqs: Any, descs: Any, row: RestoreRow) -> Any:
     """Which descriptors (a bool array) a destructive restore discarded."""
-    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["data_bytes"] > 0) & ((descs["kind"] <= 3) | (descs["kind"] == 8)) & \
-        (descs["start"] >= row.start) & (descs["start"] + descs["sectors"] <= row.end)
+    kinds, starts = descs["kind"], descs["start"]
+    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["data_bytes"] > 0) & ((kinds <= 3) | (kinds == 8)) & \
+        (starts >= row.start) & (starts + descs["sectors"] <= row.end)
 
 
 def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
     """Free the space; constant memory. Called with the volume's lock held, I/O goes on. True: done, all of it.
 
-    False while the restore itself is in a segment that the catalog does not know. Recovery expects such a segment to follow the last
-    one in the catalog, so that one has to stay, and its data to be whole. Then nothing is done, or `at_once` what can be: a full
-    device needs the space to go on. To be called again when the segment is sealed; the same while a read goes on that began before
-    the restore, which may be about to read what is to be freed.
+    False while the restore itself is in a segment that the catalog does not know. Recovery expects such a segment to
+    follow the last one in the catalog, so that one has to stay, and its data to be whole. Then nothing is done, or
+    `at_once` what can be: a full device needs the space to go on. To be called again when the segment is sealed; the
+    same while a read goes on that began before the restore, which may be about to read what is to be freed.
     """
     whole = row.start == 0 and row.end == store.sectors
     rows: list[Segment] = store.catalog.rows(Segment)

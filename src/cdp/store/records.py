@@ -1,5 +1,5 @@
-"""The records of a log as Python sees them: their kinds and flags, what is in a bookmark's or restore's record, and what the catalog
-makes of it."""
+"""The records of a log as Python sees them: their kinds and flags, what is in a bookmark's or restore's record, and
+what the catalog makes of it."""
 from __future__ import annotations
 
 import struct

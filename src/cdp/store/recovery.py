@@ -2,11 +2,11 @@
 
 At most two segments: the open one, and one that was set aside for sealing when the power went. Each is scanned frame by
 frame, checksums of data included; what is found is always a prefix in seq order. The file is then cut behind its last
-valid frame, sealed, indexed and catalogued like any other, so that a stale frame can never come back to life, and writing
-goes on in a new segment.
+valid frame, sealed, indexed and catalogued like any other, so that a stale frame can never come back to life, and
+writing goes on in a new segment.
 
-A frame that does not check is a torn tail, which is normal, unless a later frame says that it had been made durable: then
-something else damaged it, and nothing is cut.
+A frame that does not check is a torn tail, which is normal, unless a later frame says that it had been made durable:
+then something else damaged it, and nothing is cut.
 """
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
             prepare: Callable[[list[int], Found], list[int]] | None = None) -> Found:
     """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then.
 
-    until: the log ends there, and what follows is cut. prepare: called before anything is changed, with the numbers of the segments
-    behind the catalog and where that ends; returns the numbers of those that are left.
+    until: the log ends there, and what follows is cut. prepare: called before anything is changed, with the numbers of
+    the segments behind the catalog and where that ends; returns the numbers of those that are left.
     """
     runs: list[Run] = catalog.rows(Run)
     clean(os, directory, {r.id for r in runs})
@@ -99,8 +99,8 @@ def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog
 
 
 def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq: int) -> None:
-    """Where the log is in more than one file, what one of them says of durability may be about another: find where the prefix
-    ends, and whether anything behind it claims more, before the first byte is changed."""
+    """Where the log is in more than one file, what one of them says of durability may be about another: find where the
+    prefix ends, and whether anything behind it claims more, before the first byte is changed."""
     durable, culprit = 0, ""
     for number in tail if len(tail) > 1 else []:
         path = log_path(directory, number)
@@ -116,8 +116,8 @@ def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq
         finally:
             segment.close()
     if durable > seq:
-        raise Corruption(f"{culprit or directory}: records that were durable (up to #{durable}) are damaged; the log is sound up to #{seq}",
-                         "run 'cdp check' on the volume; nothing was changed")
+        raise Corruption(f"{culprit or directory}: records that were durable (up to #{durable}) are damaged; the log "
+                         f"is sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
 
 
 def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, number: int, found: Found,
@@ -129,21 +129,23 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
     except Corruption as e:
         # Power was lost while the file was being created: its header was durable before the first frame was written.
         if has_data(os, path):
-            raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
+            raise Corruption(f"{e.message}, but it has records",
+                             "put the file back from a copy; nothing was changed") from None
         os.unlink(path)
         os.sync_dir(f"{directory}/log")
         return True
     try:
         promised = segment.last_seq if segment.sealed else 0
-        events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed, tree_records=tuning.max_records + 64, until=until)
+        events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed, tree_records=tuning.max_records + 64,
+                              until=until)
         if segment.sealed and segment.last_seq != promised:     # all of it was durable before the trailer was
             raise Corruption(f"{path}: sealed up to #{promised}, damaged at byte {segment.end_bytes}",
                              "put the file back from a copy; nothing was changed")
         if until == NOW and (segment.n_records == 0 or torn or not segment.sealed):
             durable = segment.later_durable()
             if durable > (segment.last_seq if segment.n_records else found.last_seq):
-                raise Corruption(f"{path}: records that were durable (up to #{durable}) are damaged at byte {segment.end_bytes}"
-                                 f"{': ' + segment.complaint() if segment.complaint() else ''}",
+                raise Corruption(f"{path}: records that were durable (up to #{durable}) are damaged at byte "
+                                 f"{segment.end_bytes}{': ' + segment.complaint() if segment.complaint() else ''}",
                                  "run 'cdp check' on the volume; nothing was changed")
         if segment.n_records == 0 or torn:
             segment.close()
@@ -158,7 +160,8 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
         os.sync_dir(f"{directory}/runs")
         with catalog.write() as txn:
             txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))
-            txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0, os.size(run_path(directory, run_id))))
+            txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0,
+                        os.size(run_path(directory, run_id))))
             for event in (Event(*e) for e in events):
                 if event.seq <= segment.last_seq:
                     apply_event(txn, event)

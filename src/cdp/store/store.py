@@ -40,8 +40,9 @@ RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
 class Store:
     """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
 
-    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made from;
-    read_only: nothing is written, and no record taken. Raises Unavailable then where the log must be recovered first.
+    Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made
+    from; read_only: nothing is written, and no record taken. Raises Unavailable then where the log must be recovered
+    first.
     """
 
     def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
@@ -94,15 +95,16 @@ class Store:
             self.parent = None
         elif above is None or above.geometry.uuid != g.parent_uuid or above.geometry.size_bytes != g.size_bytes or \
                 above.core.position()[0] < g.parent_seq:
-            raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks #{g.parent_seq}",
-                             "put the image back under images/ of its volume, and open it there")
+            raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks "
+                             f"#{g.parent_seq}", "put the image back under images/ of its volume, and open it there")
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
         self.uuid = bytes.fromhex(g.uuid)
         self.sectors = g.size_bytes // 512
         self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
-        versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq, self.found.last_ts_ns)
+        versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq,
+                            self.found.last_ts_ns)
         self.log = Log(self.os, self.pool, versions, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        last_flush_seq=self.found.flush_seq, direct=t.direct_io, inline_maintenance=not t.threads,
@@ -110,13 +112,16 @@ class Store:
         if self.read_only:
             self.log.hold("read-only")
         self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
-        parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent) if self.parent is not None else None
+        parent = None
+        if self.parent is not None:
+            parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent)
         self.core: VolumeCore = VolumeCore(self.kind.content(self.log, self._segments, t, parent))
         if self.unwritten():
             self.kind.lineage_changed(True, self.restores[-1].destructive)
-        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
-        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
-                                     self.check_folder, self.kind.before_seal)
+        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment),
+                                 self.core)
+        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t,
+                                     self.dropped, self.check_folder, self.kind.before_seal)
         if t.threads:
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
             for name, body in (("cdp-writer", self.log.run_writer), *self.kind.threads()):
@@ -128,7 +133,7 @@ class Store:
         thread.start()
         self._threads.append(thread)
 
-    # --- lineage -------------------------------------------------------------------------------------------------------
+    # --- lineage ------------------------------------------------------------------------------------------------------
 
     def lineage_records(self) -> list[lineage.RestoreRecord]:
         return [lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive, self.done_seq(r.seq))
@@ -155,14 +160,14 @@ class Store:
         return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
                             for r in rows if r.start == 0 and r.end == self.sectors)
 
-    # --- its folder ----------------------------------------------------------------------------------------------------
+    # --- its folder ---------------------------------------------------------------------------------------------------
 
     def check_folder(self) -> None:
         """Raises Unavailable where the folder was moved, deleted or replaced since it was opened."""
         if self._folder is not None:
             self._folder.check()
 
-    # --- upkeep --------------------------------------------------------------------------------------------------------
+    # --- upkeep -------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Without threads: do the maintenance that a call has made necessary."""
@@ -173,7 +178,8 @@ class Store:
                 self.maintainer.step()
 
     def renew_reserve(self) -> None:
-        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
+        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is
+        for."""
         path, want = f"{self.directory}/{RESERVE}", min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
         try:
             if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
@@ -228,7 +234,8 @@ class Store:
         empty = self.log.files.close()
         try:
             self.check_folder()
-        except Unavailable as e:        # what was acknowledged is in the log: the next open does the rest, where the folder is then
+        except Unavailable as e:
+            # what was acknowledged is in the log: the next open does the rest, where the folder is then
             log.error("%s", e)
             return
         for number in empty:

@@ -2,8 +2,8 @@
 
 Sealed segments are known by their catalog rows (some 300 bytes of memory each: 1.2 MiB per TiB of log); inside one, its
 directory of frames is read (32 bytes a frame), then one frame's descriptors. So resolving a point reads a few blocks,
-however long the history is. The open segment looks the same; what of it is not written yet is read from memory, so nothing here waits for
-the log's writes.
+however long the history is. The open segment looks the same; what of it is not written yet is read from memory, so
+nothing here waits for the log's writes.
 
 Threading: any thread; the list of rows is replaced, never changed in place.
 """
@@ -25,10 +25,12 @@ from cdpcore.log import tail as log_tail
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import Os
 
-FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<u8"), ("offset_blocks", "<u4"), ("n_desc", "<u4")])
+FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<u8"),
+                  ("offset_blocks", "<u4"), ("n_desc", "<u4")])
 DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_sector", "<u4"), ("crc", "<u4"),
                  ("kind", "<u2"), ("flags", "<u2"), ("data_bytes", "<u4")])
-RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8")])
+RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"),
+                   ("offset", "<u8"), ("length", "<u8")])
 """One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away,
 8 written back, 9 restores are written back (both of before-image volumes);
 flags: 2 FUA, 32 metadata (its sender called it so); offset, length in bytes."""
@@ -36,7 +38,7 @@ flags: 2 FUA, 32 metadata (its sender called it so); offset, length in bytes."""
 MORE, FUA, META = 1, 2, 32
 FLUSH = 4
 BATCH_FRAMES = 256
-TRIES = 8       # a look meets a destructive restore that frees what it is looking at; as many would have to come in a row
+TRIES = 8       # tries of a look whose records a destructive restore frees; that many would have to come in a row
 
 Look = TypeVar("Look", bound=Callable[..., Any])
 
@@ -65,7 +67,7 @@ class _Part:
     number: int
     first_seq: int
     first_ts_ns: int
-    last_seq: int           # a torn tail may have parts of one more record: they are void; an open one, records that are not visible yet
+    last_seq: int           # the file may hold more: parts of a record (torn tail), records that are not visible yet
     frames: Any = None      # FRAME array, loaded when needed
     in_memory: bool = False # some frames may not be in the file yet
 
@@ -73,7 +75,8 @@ class _Part:
 class Timeline:
     """The history of one volume.
 
-    Args: os, log_directory, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments, ascending;
+    Args: os, log_directory, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments,
+    ascending;
         core: the volume's VolumeCore; None: sealed segments only.
     """
 
@@ -97,7 +100,7 @@ class Timeline:
         """The sealed segments that have records."""
         return self._rows
 
-    # --- one record ----------------------------------------------------------------------------------------------------
+    # --- one record ---------------------------------------------------------------------------------------------------
 
     @_again
     def at_time(self, ts_ns: int) -> Moment:
@@ -143,17 +146,18 @@ class Timeline:
                 if frames["flush_seq"][frame] <= limit:     # the last one at or before the frame's end
                     return int(frames["flush_seq"][frame])
                 records = self._records(part, frames, frame)
-                hits = records["seq"][(records["seq"] <= limit) & ((records["kind"] == FLUSH) | (records["flags"] & FUA != 0))]
+                durable = (records["kind"] == FLUSH) | (records["flags"] & FUA != 0)
+                hits = records["seq"][(records["seq"] <= limit) & durable]
                 if len(hits):
                     return int(hits[-1])
             part = self._part(lambda p: p.first_seq, part.first_seq - 1, lambda row: row.last_seq)
         return 0
 
-    # --- many ----------------------------------------------------------------------------------------------------------
+    # --- many ---------------------------------------------------------------------------------------------------------
 
     def records(self, after: int, upto: int) -> Iterator[Any]:
-        """RECORD arrays of after < seq <= upto, in order, some ten thousand records at a time. Of what a destructive restore frees
-        meanwhile, some or none."""
+        """RECORD arrays of after < seq <= upto, in order, some ten thousand records at a time. Of what a destructive
+        restore frees meanwhile, some or none."""
         for part in self._parts(after + 1):
             if part.first_seq > upto:
                 break
@@ -188,11 +192,11 @@ class Timeline:
             for at in range(0, len(frames), BATCH_FRAMES):
                 yield self._read(part, frames, at, min(at + BATCH_FRAMES, len(frames)))
 
-    # --- reading -------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def _now(self) -> tuple[list[Segment], list[_Part]]:
-        """Sealed segments, and behind them those that are not: at most one being sealed, and the open one. The rows are read
-        after the tail: a segment joins them before it leaves the tail, so none is missed."""
+        """Sealed segments, and behind them those that are not: at most one being sealed, and the open one. The rows are
+        read after the tail: a segment joins them before it leaves the tail, so none is missed."""
         tail = []
         if self._core is not None:
             upto = self._core.position()[0]         # before the tail is looked at, which may show more than is visible
@@ -200,14 +204,15 @@ class Timeline:
                 frames = np.frombuffer(raw, FRAME)
                 frames = frames[frames["first_seq"] <= upto]
                 if len(frames):
-                    tail.append(_Part(number, int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), upto, frames, True))
+                    tail.append(_Part(number, int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), upto, frames,
+                                      True))
         rows = self._rows
         newest = rows[-1].number if rows else 0
         return rows, [p for p in tail if p.number > newest]
 
     def _part(self, key: Callable[[Any], int], value: int, end: Callable[[Segment], int]) -> _Part | None:
-        """The last part whose first record is at or before `value`: a binary search, however many segments there are. `end`: as `key`,
-        of a row's last record."""
+        """The last part whose first record is at or before `value`: a binary search, however many segments there are.
+        `end`: as `key`, of a row's last record."""
         rows = self._rows
         if not rows or value > end(rows[-1]):
             rows, tail = self._now()
@@ -232,7 +237,8 @@ class Timeline:
             tail = [] if self._core is None else [n for n, _ in log_tail.directories(self._core.log)]
             if self._core is None or number in tail or any(r.number == number for r in self._rows):
                 raise
-            raise _Freed(f"{path}: was freed by a destructive restore", "choose a point inside the window ('cdp window')") from None
+            raise _Freed(f"{path}: was freed by a destructive restore",
+                         "choose a point inside the window ('cdp window')") from None
 
     def _frames(self, part: _Part) -> Any:
         if part.frames is None:
@@ -269,7 +275,8 @@ def _sealed(row: Segment) -> _Part:
 
 
 def _find(column: Any, value: int, side: Any = "left") -> Any:
-    """np.searchsorted; a plain int would be compared as float64, which cannot tell nanoseconds of this century apart."""
+    """np.searchsorted; a plain int would be compared as float64, which cannot distinguish nanoseconds of
+    today."""
     return np.searchsorted(column, np.uint64(value), side=side)
 
 

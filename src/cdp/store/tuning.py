@@ -10,9 +10,9 @@ SLOT_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Tuning:
-    """slot_bytes x n_slots: the buffer pool. max_records: a segment is closed after so many. max_pending_runs: writers wait
-    when merges are that far behind. pending_bytes, pending_changes: what waits for a disk written in place. threads: False runs
-    writing and maintenance inside the calls (deterministic)."""
+    """slot_bytes x n_slots: the buffer pool. max_records: a segment is closed after so many. max_pending_runs: writers
+    wait when merges are that far behind. pending_bytes, pending_changes: what waits for a disk written in place.
+    threads: False runs writing and maintenance inside the calls (deterministic)."""
 
     slot_bytes: int = SLOT_BYTES
     n_slots: int = 16
@@ -41,6 +41,6 @@ class Tuning:
         slot = min(SLOT_BYTES, settings.segment_bytes // 8 // 4096 * 4096, settings.pool_bytes // 4 // 4096 * 4096)
         return cls(slot_bytes=slot, n_slots=max(4, settings.pool_bytes // slot), segment_bytes=settings.segment_bytes,
                    commit_interval_ms=settings.commit_interval_ms, merge_fanin=settings.merge_fanin,
-                   max_open_files=settings.max_open_files, max_restores=settings.max_restores, direct_io=settings.direct_io,
-                   pending_bytes=settings.pending_bytes, skip_unchanged=settings.skip_unchanged_writes,
-                   restore_rate_bytes=settings.restore_rate_bytes)
+                   max_open_files=settings.max_open_files, max_restores=settings.max_restores,
+                   direct_io=settings.direct_io, pending_bytes=settings.pending_bytes,
+                   skip_unchanged=settings.skip_unchanged_writes, restore_rate_bytes=settings.restore_rate_bytes)
