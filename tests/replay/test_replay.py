@@ -15,6 +15,9 @@ from support.replay_traces import blkparse, fio, some
 
 import cdp
 from cdp.cli import cli
+from cdp.trace import samples
+from cdp.trace.model import Kind
+from cdp.trace.samples import Request
 
 SIZE = 8 << 20
 
@@ -271,3 +274,25 @@ def test_killed_in_mid_replay_every_flushed_moment_is_right(tmp_path):
         got = json.loads(run("--volume", volume, "--verify-only", "--json").stdout)["verify"][0]
         assert got["ok"] and got["durable_expected"] == durable <= got["changes_in_volume"] < got["changes_in_trace"]
         assert got["flush_moments"] == got["flush_moments_known"] > 10
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_requests_of_other_stages_are_named(tmp_path, binary):
+    """--verify proves what was replayed, and says which requests of the files were not."""
+    trace = tmp_path / "t"
+    if binary:
+        queued, dispatched = 1, 7
+        requests = [Request(i, "8,0", Kind.WRITE, 4096 * i, 4096) for i in range(4)]
+        events = [samples._blktrace_event("<", r, i, queued) for i, r in enumerate(requests)]
+        trace.write_bytes(b"".join(events) + samples._blktrace_event("<", requests[0], 9, dispatched))
+    else:
+        line = "  8,0    0  {n:7d} {n:5d}.000000000  77  {action}  W {at} + 8 [x]\n"
+        queued = "".join(line.format(n=n, action="Q", at=8 * n) for n in range(4))
+        trace.write_text(queued + line.format(n=9, action="D", at=0))
+    said = "device 8,0: 1 requests of stage D are read, stage Q has 4 (--stage Q reads them)"
+    got = report(trace, "--volume", tmp_path / "v", "--create", "--verify")
+    assert got["records"] == 1 and got["left_out_of_trace"] == [said]
+    assert got["verify"][0]["ok"] and got["verify"][0]["left_out_of_trace"] == [said]
+    shown = run("--volume", tmp_path / "v", "--verify-only").stdout
+    assert "every moment is right" in shown and f"not replayed: {said}" in shown
+    assert said in run(trace, "--volume", tmp_path / "w", "--create").output

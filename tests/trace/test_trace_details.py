@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cdp.trace import Flag, Kind, open_trace, samples
+from cdpcore.base.errors import InvalidRequest
 
 HEAD = "259,0    3        1     1.000000002  1867  "
 
@@ -158,3 +159,54 @@ def test_limits_of_offsets(tmp_path: Path) -> None:
     text = f"1,W,{(1 << 63) - 1},1,5\n1,W,{(1 << 63) - 512},512,5\n"
     for engine in ("auto", "native"):
         assert [r[1] for r in read(tmp_path / "t", text, "alibaba", engine=engine)] == [(1 << 63) - 1, (1 << 63) - 512]
+
+
+def test_fio_names_with_blanks_and_range_syncs(tmp_path: Path) -> None:
+    """fio writes such logs itself. sync_file_range makes nothing durable: left out, and said."""
+    path, name = tmp_path / "t", "/data/a read 5 file.0.0"
+    lines = [f"{name} {rest}" for rest in ("add", "open", "write 0 4096", "sync_file_range 0 0", "wait 7", "syncfs 0 0",
+                                           "close")]
+    wanted = [(Kind.WRITE, 0, 4096, Flag(0)), (Kind.FLUSH, 0, 0, Flag(0))]
+    assert read(path, "fio version 2 iolog\n" + "\n".join(lines)) == wanted
+    with open_trace(path) as trace:
+        assert sum(map(len, trace)) == 2 and trace.devices == [name] and trace.tally.skipped == 1
+        assert trace.left_out == ["1 sync_file_range requests: they make nothing durable"]
+
+
+def test_heading_where_the_format_has_none(tmp_path: Path) -> None:
+    heading = "Timestamp,Hostname,DiskNumber,Type,Offset,Size,ResponseTime\n"
+    row = "128166372010000000,srv,0,Write,1048576,4096,520\n"
+    for engine in ("auto", "native"):
+        assert read(tmp_path / "t", heading + row, engine=engine) == [(Kind.WRITE, 1048576, 4096, Flag(0))]
+    assert len(read(tmp_path / "t", "time device lba sectors flags\n0.5 0 16 8 1\n")) == 1
+    with pytest.raises(InvalidRequest, match=":2:1: msr"):
+        read(tmp_path / "t", row + heading)
+
+
+def test_replayer_is_no_disksim(tmp_path: Path) -> None:
+    text = "0.000 0 100663296 4096 0\n0.412 0 100667392 8192 0\n1.250 0 73400320 16384 1\n"
+    assert read(tmp_path / "t", text)[2] == (Kind.READ, 73400320, 16384, Flag(0))
+    with open_trace(tmp_path / "t") as trace:
+        assert trace.format == "replayer"
+
+
+def test_two_formats_that_fit_are_not_guessed(tmp_path: Path) -> None:
+    """512 may be 512 bytes or 256 KiB: the user says which."""
+    text = "0.5 0 0 512 0\n1.5 0 512 512 0\n"
+    with pytest.raises(InvalidRequest, match="more than one format fits: disksim-ms .* and replayer .*--format"):
+        read(tmp_path / "t", text)
+    assert read(tmp_path / "t", text, "replayer")[1][2] == 512
+    assert read(tmp_path / "t", text, "disksim-ms")[1][2] == 512 * 512
+
+
+@pytest.mark.parametrize("name", list(samples.GRAINS))
+def test_every_pair_of_formats_is_told_apart(name: str) -> None:
+    from cdp.trace.detect import find
+    from cdp.trace.formats import FORMATS
+
+    for seed in range(3):
+        head = samples.encode(name, samples.random_requests(name, 60, seed))
+        for other in (f for f in FORMATS.values() if f.name != name):
+            for pair in ((FORMATS[name], other), (other, FORMATS[name])):
+                found = find(head, pair)
+                assert found is not None and found.name == name

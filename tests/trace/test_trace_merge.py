@@ -170,3 +170,51 @@ def test_clock_of_our_own_csv_is_known_at_once(tmp_path: Path) -> None:
         open_trace([relative, msr])
     with pytest.raises(InvalidRequest, match="different clocks"):
         open_trace([relative, utc])
+
+
+TWO_DEVICES = """\
+  8,16   3        1     0.000000000   594  Q FWFSM 4096 + 16 [(null)]
+  8,16   3        4     0.000031145   195  D  FN [kworker/3:1H]
+  8,16   2        8     0.001671798   323  D WSM 4096 + 16 [kworker/2:1H]
+  8,16   2        9     0.001843458     0  C WSM 4096 + 16 [0]
+253,0    2       10     0.002000000   323  Q  WS 800 + 8 [dd]
+253,0    2       11     0.002100000   323  C  WS 800 + 8 [0]
+253,0    2       12     0.003000000   323  Q  WS 900 + 8 [dd]
+253,0    2       13     0.003100000   323  C  WS 900 + 8 [0]
+"""
+
+
+def test_stage_is_chosen_for_each_device(tmp_path: Path) -> None:
+    """dm, md, bcache and pmem have no dispatches: they must not vanish beside a disk that has."""
+    path = tmp_path / "t"
+    path.write_text(TWO_DEVICES)
+    with open_trace(path) as trace:
+        records = np.concatenate(list(trace))
+        assert [trace.devices[r["device"]] for r in records] == ["8,16", "8,16", "253,0", "253,0"]
+        assert [(s.device, s.stage, s.events["Q"]) for s in trace.stages] == [("253,0", "C", 2), ("8,16", "D", 1)]
+        assert trace.left_out == []
+    with open_trace(path, stage="D") as trace:
+        assert sum(map(len, trace)) == 2
+        assert trace.left_out == ["device 253,0: 0 requests of stage D are read, stage C has 2 (--stage C reads them)"]
+
+
+def test_stage_is_chosen_for_each_device_of_binary_events(tmp_path: Path) -> None:
+    dm = samples.blktrace([Request(5, "253,0", Kind.WRITE, 0, 512)])
+    cut = dm.index(b"\x07tae", dm.index(b"\x07tae", 64 + 64) + 48)  # name, remap, Q; then D
+    disk = samples.blktrace([Request(9, "8,0", Kind.WRITE, 512, 512)])
+    path = tmp_path / "t.blktrace.0"
+    path.write_bytes(dm[:cut] + disk)
+    with open_trace(path) as trace:
+        records = np.concatenate(list(trace))
+        assert {trace.devices[r["device"]] for r in records} == {"253,0", "8,0"}
+        assert {s.device: s.stage for s in trace.stages} == {"253,0": "Q", "8,0": "D"}
+
+
+def test_a_stage_with_few_of_the_requests_is_said(tmp_path: Path) -> None:
+    line = "  8,0    0  {n:7d} {n:5d}.000000000  77  {action}  W {at} + 8 [x]\n"
+    path = tmp_path / "t"
+    queued = "".join(line.format(n=n, action="Q", at=8 * n) for n in range(100))
+    path.write_text(queued + line.format(n=100, action="D", at=0))
+    with open_trace(path) as trace:
+        assert sum(map(len, trace)) == 1
+        assert trace.left_out == ["device 8,0: 1 requests of stage D are read, stage Q has 100 (--stage Q reads them)"]

@@ -105,9 +105,10 @@ def replay(
 ) -> None:
     """Replay block traces, and prove every moment right.
 
-    Writes carry content that follows from the replay's key, the number of the change and the place, so what each sector must hold at any
-    moment is known without having been stored; a write log (dm-log-writes) is replayed with its own data. Requests are
-    issued in the order of the trace; reads, trims and flushes as such, FUA and preflush as in the trace.
+    Writes carry content that follows from the replay's key, the number of the change and the place, so what each sector
+    must hold at any moment is known without having been stored; a write log (dm-log-writes) is replayed with its own
+    data. Requests are issued in the order of the trace; reads, trims and flushes as such, FUA and preflush as in the
+    trace.
 
     Beside VOLUME, VOLUME.replay.json keeps the report and what a later --verify-only needs.
     """
@@ -333,7 +334,7 @@ def _verify(
             progress=lambda records: bar.at(0, text=f"{records:,} records"),
             moments_progress=lambda done, total: bar.at(done, total, f"{done:,} of {total:,} moments"),
         )
-    return {"volume": session.volume, **found.to_json()}
+    return {"volume": session.volume, **found.to_json(), "left_out_of_trace": trace.left_out}
 
 
 @contextmanager

@@ -28,17 +28,20 @@ TRACE_OPTIONS = ("format", "skip_bad", "stage", "assume", "separate", "align")
 def trace() -> None:
     """Look into block traces and convert them.
 
-    The format is recognized by the content, .gz and .zst are read directly, and memory stays flat however long the trace.
+    The format is recognized by the content, .gz and .zst are read directly, and memory stays flat however long the
+    trace.
     """
 
 
 def trace_options(command: F) -> F:
     """The options of everything that reads a trace, as keyword arguments of open_trace()."""
     for option in reversed((
-        click.option("--format", "-f", "format", metavar="F", help="Format or family; default: recognized by the content."),
+        click.option("--format", "-f", "format", metavar="F",
+                     help="Format or family; default: recognized by the content."),
         click.option("--skip-bad", is_flag=True, help="Count malformed lines and records and go on."),
         click.option("--stage", type=click.Choice(list(STAGES)),
-                     help="blkparse, blktrace: the action that counts as a request; default D, else C, else Q."),
+                     help="blkparse, blktrace: the action that counts as a request; default: for each device D, "
+                          "else C, else Q, else I."),
         click.option("--assume", type=click.Choice(["read", "write"]), default="write", show_default=True,
                      help="What requests are in a format without operations (oracle-general)."),
         click.option("--separate", is_flag=True, help="Devices of different files differ, whatever their names."),

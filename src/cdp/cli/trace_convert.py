@@ -20,7 +20,8 @@ from cdp.cli.trace import TRACE_EXITS, counter, opened, trace, trace_options
 @click.option("--to", "target", type=click.Choice(["fio", "csv"]), help="Default: by OUT's suffix; fio unless .csv.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N records.")
 @click.option("--force", is_flag=True, help="Replace OUT; it stays as it was until the new one is complete.")
-def convert(state: State, paths: tuple[str, ...], out: str, target: str | None, limit: int | None, force: bool, **options: Any) -> None:
+def convert(state: State, paths: tuple[str, ...], out: str, target: str | None, limit: int | None, force: bool,
+            **options: Any) -> None:
     """Write a trace as a fio iolog or as CSV.
 
     The iolog is of version 3. OUT - is standard output; with --json the counts are then printed on standard error.
@@ -33,8 +34,8 @@ def convert(state: State, paths: tuple[str, ...], out: str, target: str | None, 
 
     stdout = standard_output() if out == "-" else None
     with opened(paths, options) as found, Progress("converting", found.stored_bytes) as progress:
-        done = convert_trace(found, out, "csv" if target == "csv" else "fio" if target else None, force=force, limit=limit,
-                             progress=counter(progress, found), stdout=stdout)
+        done = convert_trace(found, out, "csv" if target == "csv" else "fio" if target else None, force=force,
+                             limit=limit, progress=counter(progress, found), stdout=stdout)
     if state.as_json:
         click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False), err=out == "-")
         return
@@ -46,3 +47,5 @@ def convert(state: State, paths: tuple[str, ...], out: str, target: str | None, 
                         (done.bad, f"malformed: passed over; the first: {done.first_bad}")):
         if count:
             click.echo(f"  {count:,} {what}", err=True)
+    for line in done.not_read:
+        click.echo(f"  left out: {line}", err=True)

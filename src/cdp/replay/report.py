@@ -36,6 +36,7 @@ def build(
         "records_in_trace": None if info is None else info.records,
         "malformed": trace.tally.bad,
         "first_malformed": trace.tally.first_bad or None,
+        "left_out_of_trace": trace.left_out,
         "not_issued": sum(disk.shape.unnamed for disk in replay.disks),
         "wrapped": sum(disk.shape.wrapped for disk in replay.disks),
         "split": sum(disk.shape.split for disk in replay.disks),
@@ -131,6 +132,7 @@ def lines(report: dict[str, Any]) -> list[str]:
     ):
         if count:
             facts.append(("note", f"{count:,} {what}"))
+    facts += [("left out", line) for line in r["left_out_of_trace"]]
     for d in r["disks"]:
         if "volume" not in d:
             facts.append(("server", f"{d['uri']}, {approx_size(d['size_bytes'])}"))
@@ -151,12 +153,9 @@ def lines(report: dict[str, Any]) -> list[str]:
                     ),
                 )
             )
-        facts.append(
-            (
-                "",
-                f"from {d['bookmarks'][0]} (#{d['start_seq']}) to {d['bookmarks'][1]} (#{d['end_seq']}), {d['changes']:,} changes",
-            )
-        )
+        first, last = d["bookmarks"][:2]
+        moved = f"from {first} (#{d['start_seq']}) to {last} (#{d['end_seq']}), {d['changes']:,} changes"
+        facts.append(("", moved))
     width = max(len(name) for name, _ in facts)
     out += [f"  {name.ljust(width)}  {text}" for name, text in facts]
     for v in r["verify"] or []:
@@ -168,14 +167,18 @@ def verified_lines(v: dict[str, Any]) -> list[str]:
     """What a verification found."""
     part = "" if v["share_modelled"] == 1 else f" (a {v['share_modelled']:.3%} sample of the disk)"
     text = (
-        f"{v['moments']:,} moments opened ({v['flush_moments']:,} of {v['flush_moments_known']:,} right after a flush), "
-        f"{approx_size(v['bytes_compared'])} compared{part}; {v['changes_in_volume']:,} of {v['changes_in_trace']:,} changes in the history"
+        f"{v['moments']:,} moments opened "
+        f"({v['flush_moments']:,} of {v['flush_moments_known']:,} right after a flush), "
+        f"{approx_size(v['bytes_compared'])} compared{part}; "
+        f"{v['changes_in_volume']:,} of {v['changes_in_trace']:,} changes in the history"
     )
+    not_replayed = [f"    not replayed: {line}" for line in v["left_out_of_trace"]]
     if v["ok"]:
-        return [f"  verified     {v['volume']}: every moment is right: {text}"]
+        return [f"  verified     {v['volume']}: every moment is right: {text}", *not_replayed]
     return [
         f"  WRONG        {v['volume']}: {v['mismatch_count']:,} differences: {text}",
         *(f"    {line}" for line in v["mismatches"]),
+        *not_replayed,
     ]
 
 

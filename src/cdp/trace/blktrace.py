@@ -8,14 +8,15 @@ import numpy as np
 from cdp.trace import complaints
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
+from cdp.trace.stages import Stages
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore.trace import parse as traceparse
 
 
 class BlktraceReader:
-    """A TraceReader of blktrace events; those of `stages` (bits 1 << what) become records."""
+    """A TraceReader of blktrace events; `stages` says which of them become records."""
 
-    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: int,
+    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: Stages,
                  piece_bytes: int = PIECE_BYTES):
         self.file = file
         self.path = file.path
@@ -25,15 +26,23 @@ class BlktraceReader:
         self.devices = traceparse.DeviceTable()
         self._skip_bad = skip_bad
         self._stages = stages
+        self.census: traceparse.DeviceTable | None = None  # of the last pass
         self._piece_bytes = max(piece_bytes, 1 << 18)  # an event with the longest pdu is 64 KiB
         self._stream: ByteStream | None = None
+
+    @property
+    def default_stage(self) -> int:
+        """Bits of the stage of devices without a choice of their own."""
+        return self._stages.default if self._stages else 0
 
     def done_bytes(self) -> int:
         return self._stream.done_bytes() if self._stream else 0
 
     def read(self, batch_records: int) -> Iterator[Records]:
         self.tally = Tally()
-        parser = traceparse.BlktraceParser(self.devices, skip_bad=self._skip_bad, stages=self._stages)
+        self.census = self._stages.census()
+        parser = traceparse.BlktraceParser(self.devices, skip_bad=self._skip_bad, stages=self._stages.default,
+                                           census=self.census)
         rest, final, base = b"", False, 0
         out, filled = np.empty(batch_records, RECORD), 0
         with self.file.open() as stream:
@@ -70,17 +79,3 @@ class BlktraceReader:
         if number and not self.tally.first_bad:
             self.tally.first_bad = complaints.record_place(self.path, self.format.name, number, base + at, expected)
         self.tally.bad = parser.bad_events
-
-
-def stages_seen(file: TraceFile, until: int) -> int:
-    """Bits of the block-layer actions in a file, read up to the first one of `until`."""
-    parser = traceparse.BlktraceParser(traceparse.DeviceTable(), skip_bad=True)
-    out = np.empty(1, RECORD).view(np.uint8)
-    rest = b""
-    for piece, final in file.scan():
-        rest += piece
-        _, used, _ = parser.run(rest, final, out)
-        rest = rest[used:]
-        if parser.actions_seen & until:
-            break
-    return parser.actions_seen

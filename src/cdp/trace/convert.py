@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -53,6 +53,7 @@ class Conversion:
     flags_dropped: int = 0  # records whose FUA or preflush the iolog cannot say
     bad: int = 0
     first_bad: str = ""
+    not_read: list[str] = field(default_factory=list)  # requests of the files that were no records, in words
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,7 +85,7 @@ def convert(trace: Trace, path: str, target: Target | None = None, *, force: boo
             if limit is not None and seen >= limit:
                 break
         writer.close()
-    result.bad, result.first_bad = trace.tally.bad, trace.tally.first_bad
+    result.bad, result.first_bad, result.not_read = trace.tally.bad, trace.tally.first_bad, trace.left_out
     return result
 
 
@@ -172,8 +173,8 @@ def _plain(name: str) -> str:
 
 
 def _write(out: Writer, frame: pl.DataFrame, separator: str) -> None:
-    """The rows of a frame. Through memory: an error of polars' own writer has no errno, so a closed pipe and a full disk
-    would look alike."""
+    """The rows of a frame. Through memory: an error of polars' own writer has no errno, so a closed pipe and a full
+    disk would look alike."""
     rows = io.BytesIO()
     frame.write_csv(rows, include_header=False, separator=separator, quote_style="never")
     out.write(rows.getvalue())

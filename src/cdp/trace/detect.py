@@ -13,14 +13,16 @@ import numpy as np
 
 from cdp.trace import complaints
 from cdp.trace.fixed import LAYOUTS
-from cdp.trace.formats import Format, candidates
-from cdp.trace.model import RECORD
+from cdp.trace.formats import SECTOR, Format, candidates
+from cdp.trace.model import RECORD, Records
 from cdp.trace.stream import HEAD_BYTES, TraceFile
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.trace import parse as traceparse
 
 _PROBE_LINES = 200
 _PROBE_RECORDS = 1000
+_LARGE_REQUEST = 1 << 20  # of a block device: more than the kernel makes by default
+_LARGE_DISK = 1 << 43
 _DMLOG_MAGIC = (0x6A736677736872).to_bytes(8, "little")
 _BLKTRACE_MAGICS = (b"\x07\x74\x61\x65", b"\x65\x61\x74\x07")
 _BLKREPLAY_START = re.compile(rb"^start ;", re.MULTILINE)
@@ -39,7 +41,10 @@ def detect(file: TraceFile, wanted: str | None = None) -> Format:
         raise complaints.empty(file.path, "a trace")
     if len(formats) == 1:
         return formats[0]
-    found = find(head, formats)
+    try:
+        found = find(head, formats)
+    except Ambiguous as error:
+        raise InvalidRequest(f"{file.path}: {error.message}", error.hint) from None
     if found is None:
         raise InvalidRequest(f"{file.path}: {_what_it_looks_like(head)}",
                              "'cdp trace formats' lists what is known, --format chooses")
@@ -83,20 +88,55 @@ def _probe(head: bytes, formats: list[Format]) -> Format | None:
     if len(head) >= HEAD_BYTES and len(lines) > 1:
         lines.pop()  # cut by us
     sample = b"".join(lines[:_PROBE_LINES])
-    scores = {}
+    scores, read = {}, {}
     for format in formats:
         parser = traceparse.TextParser(format.text, traceparse.DeviceTable(), skip_bad=True, stages=~0 & 0xFFFFFFFF)
-        parser.run(sample, True, np.empty(_PROBE_LINES + 1, RECORD).view(np.uint8))
+        out = np.empty(_PROBE_LINES + 1, RECORD)
+        _, _, made = parser.run(sample, True, out.view(np.uint8))
         scores[format.name] = (parser.events, parser.bad()[4])
-    understood = max(formats, key=lambda f: scores[f.name][0], default=None)
-    if understood is None or scores[understood.name][0] > 0:
-        return understood
+        read[format.name] = out[:made]
+    most = max((events for events, _ in scores.values()), default=0)
+    if most > 0:
+        return _weighed([(f, read[f.name]) for f in formats if scores[f.name][0] == most], sample)
     farthest = sorted(formats, key=lambda f: scores[f.name][1], reverse=True)
     if scores[farthest[0].name][1] >= 3 and (
         len(farthest) == 1 or scores[farthest[0].name][1] > scores[farthest[1].name][1]
     ):
         return farthest[0]
     return None
+
+
+class Ambiguous(InvalidRequest):
+    """More than one format fits."""
+
+
+def _weighed(fitting: list[tuple[Format, Records]], sample: bytes) -> Format:
+    """The one whose numbers make sense. Raises Ambiguous where that is not exactly one of several."""
+    if len(fitting) == 1:
+        return fitting[0][0]
+    sound = [format for format, records in fitting if not _doubts(format, records, sample)]
+    if len(sound) == 1:
+        return sound[0]
+    named = " and ".join(f"{f.name} ({int(r['length_bytes'].max())} bytes at most a request, a disk of "
+                         f"{int((r['offset_bytes'] + r['length_bytes']).max())} bytes)"
+                         for f, r in fitting if f in sound or not sound)
+    raise Ambiguous(f"more than one format fits: {named}", "say which with --format")
+
+
+def _doubts(format: Format, records: Records, sample: bytes) -> bool:
+    """Whether a reading of one shape (five numbers a line) is not what such traces hold: the unit of time by its
+    decimals, bytes or sectors by what they are multiples of and by the sizes of requests and of the disk."""
+    times = [line.split(None, 1)[0] for line in sample.splitlines() if line[:1].isdigit()]
+    decimals = any(b"." in time for time in times)
+    if decimals != (format.name != "disksim-ns"):
+        return True
+    unit = np.uint64(format.unit_bytes)
+    offset, size = records["offset_bytes"] // unit, records["length_bytes"] // unit
+    whole = not (offset % np.uint64(SECTOR)).any() and not (size % np.uint64(SECTOR)).any()
+    if format.unit_bytes == 1:
+        return not whole
+    end = int((records["offset_bytes"] + records["length_bytes"]).max())
+    return whole and (int(records["length_bytes"].max()) > _LARGE_REQUEST or end > _LARGE_DISK)
 
 
 def _what_it_looks_like(head: bytes) -> str:

@@ -14,6 +14,8 @@ Clock: TypeAlias = Literal["utc", "relative", "none"]
 DeviceName = Callable[[bytes, int], str]
 Shape = Literal["text", "fixed", "blktrace", "dmlog"]
 
+SECTOR = 512
+
 # Bits of block-layer actions, 1 << what, as blktrace numbers them.
 STAGES = {"D": 1 << 7, "C": 1 << 8, "Q": 1 << 1, "I": 1 << 12}
 
@@ -50,6 +52,7 @@ class Format:
     columnar: bool = False  # has a schema in cdp.trace.columnar
     staged: bool = False  # several events a request, one stage becomes records
     has_payload: bool = False
+    unit_bytes: int = 1  # of offsets and sizes alike in the file: what detection weighs where two formats share a shape
     has_kind: bool = True  # oracleGeneral has no operation: the user says what its requests are
 
 
@@ -64,8 +67,9 @@ _ALL = (
     Format("cdp", "CSV written by cdp trace convert", "text", "relative", _name, 6,
            (b"utc_ns,device,", b"ts_ns,device,"), probed=False, needs_header="ts_ns,device,...", columnar=True),
     Format("fiu", "FIU IODedup text", "text", "relative", _major_minor, 7),
-    Format("disksim-ns", "DiskSim ASCII, time in ns (MQSim)", "text", "relative", _number, 8),
-    Format("disksim-ms", "DiskSim ASCII, time in ms", "text", "relative", _number, 9),
+    Format("disksim-ns", "DiskSim ASCII, time in ns (MQSim)", "text", "relative", _number, 8, unit_bytes=SECTOR),
+    Format("disksim-ms", "DiskSim ASCII, time in ms", "text", "relative", _number, 9, unit_bytes=SECTOR),
+    Format("replayer", "replayer (IODA, Heimdall): ms, disk, bytes, bytes, 1 = read", "text", "relative", _number, 13),
     Format("blkreplay", "blkreplay .load", "text", "relative", None, 10, probed=False, needs_header="start ; ..."),
     Format("fio", "fio iolog, version 2 or 3", "text", "relative", _name, 11, (b"fio version ",), probed=False),
     Format("blkparse", "blkparse text", "text", "relative", _major_minor, 12, staged=True),

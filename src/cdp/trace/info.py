@@ -17,6 +17,7 @@ from cdp.trace.footprint import MAX_INTERVALS, IntervalUnion
 from cdp.trace.histogram import Timeline
 from cdp.trace.model import Flag, Kind, Records
 from cdp.trace.reader import Trace
+from cdp.trace.stages import DeviceStages
 
 SIZE_BUCKETS = 64  # bucket b > 0: 2^(b-1) < length <= 2^b; bucket 0: 0 or 1 byte
 
@@ -75,6 +76,8 @@ class TraceInfo:
     footprint_exact: bool
     footprint_one_in: int  # 1: exact; N: estimated from one address window in N
     devices: list[DeviceInfo]
+    stages: list[DeviceStages]  # blkparse, blktrace: events by device and stage
+    left_out: list[str]  # requests of the files that are not among the records, in words
     timeline: Timeline = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -203,6 +206,8 @@ class Collector:
                            int(column["last"][i]))
                 for i, name in enumerate(trace.devices)
             ],
+            stages=trace.stages,
+            left_out=trace.left_out,
             timeline=self.timeline,
         )
 

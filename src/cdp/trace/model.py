@@ -66,6 +66,7 @@ class Tally:
     records: int = 0  # given to the consumer
     events: int = 0  # well-formed lines or events in the file, whether or not they became records
     comments: int = 0  # headers, comments, preambles, summaries, empty lines
+    skipped: int = 0  # requests that no record can say (fio: sync_file_range)
     bad: int = 0  # malformed ones passed over
     first_bad: str = ""  # one line about the first of them
 
@@ -73,6 +74,7 @@ class Tally:
         self.records += other.records
         self.events += other.events
         self.comments += other.comments
+        self.skipped += other.skipped
         self.bad += other.bad
         self.first_bad = self.first_bad or other.first_bad
 

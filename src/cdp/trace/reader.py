@@ -22,7 +22,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp.trace import blktrace, text
+from cdp.trace import blktrace, stages, text
 from cdp.trace.detect import detect
 from cdp.trace.dmlog import DmLogReader, PayloadSource
 from cdp.trace.fixed import FixedReader
@@ -111,6 +111,25 @@ class Trace:
         for source in self.sources:
             total.add(source.reader.tally)
         return total
+
+    @property
+    def stages(self) -> list[stages.DeviceStages]:
+        """Of blkparse and blktrace: events by device and stage in the current or last pass."""
+        many = len({source.group for source in self.sources}) > 1
+        tables = []
+        for source in self.sources:
+            reader = source.reader
+            if isinstance(reader, (text.TextReader, blktrace.BlktraceReader)) and reader.census is not None:
+                tables.append((f"{_stem(source.group)}:" if many else "", reader.census, reader.default_stage))
+        return stages.summed(tables)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Requests in the files that are not among the records of the current or last pass: a line each."""
+        lines = [line for entry in self.stages if (line := entry.left_out)]
+        if skipped := self.tally.skipped:
+            lines.append(f"{skipped:,} sync_file_range requests: they make nothing durable")
+        return lines
 
     @property
     def stored_bytes(self) -> int | None:
@@ -227,8 +246,8 @@ def open_trace(
     paths     one or at most MAX_FILES files; .gz and .zst are read directly; "-" is standard input
     format    a name or family of cdp.trace.formats; None: each file's is told from its content
     skip_bad  count malformed lines and records and go on, instead of raising at the first
-    stage     blkparse and blktrace: the action that becomes a record, of D, C, Q, I; None: D, else C, else Q, whichever
-              the files have (a pipe: its first 256 KiB)
+    stage     blkparse and blktrace: the action that becomes a record, of D, C, Q, I; None: for each device D, else C,
+              else Q, else I, whichever the files have of it (a pipe: its first 256 KiB)
     assume    kind of every request of a format without operations (oracleGeneral)
     separate  files never share a device, also where they are of one format
     align     "clock": times as they are; "start": each trace's first record is time 0, which is needed to read traces
@@ -250,18 +269,20 @@ def open_trace(
     try:
         files.extend(TraceFile(name) for name in names)
         formats = [detect(file, format) for file in files]
-        stages = STAGES[stage] if stage else _stages(files, formats)
+        chosen = _stages(files, formats, stage, separate)
         piece_bytes = min(PIECE_BYTES, max(_PIECES_BYTES // len(names), 1 << 18))
         sources = []
         for file, form in zip(files, formats, strict=True):
             reader: TraceReader
             if form.shape == "text":
-                reader = text.TextReader(file, form, skip_bad=skip_bad, stages=stages, piece_bytes=piece_bytes,
+                reader = text.TextReader(file, form, skip_bad=skip_bad, piece_bytes=piece_bytes,
+                                         stages=chosen.get(_group(file.path, form, separate)),
                                          engine=engine if form.columnar else "auto")
             elif form.shape == "fixed":
                 reader = FixedReader(file, form, skip_bad=skip_bad, assume=assume, piece_bytes=piece_bytes)
             elif form.shape == "blktrace":
-                reader = blktrace.BlktraceReader(file, form, skip_bad=skip_bad, stages=stages, piece_bytes=piece_bytes)
+                reader = blktrace.BlktraceReader(file, form, skip_bad=skip_bad, piece_bytes=piece_bytes,
+                                                 stages=chosen[_group(file.path, form, separate)])
             else:
                 reader = DmLogReader(file, form, skip_bad=skip_bad)
             sources.append(Source(file, form, reader, _group(file.path, form, separate)))
@@ -284,11 +305,12 @@ def _group(path: str, format: Format, separate: bool) -> str:
     return format.name
 
 
-def _stages(files: Sequence[TraceFile], formats: Sequence[Format]) -> int:
-    """The stage that all staged files are read at: D where any of them has one, else C, else Q."""
-    seen = 0
+def _stages(files: Sequence[TraceFile], formats: Sequence[Format], stage: str | None, separate: bool
+            ) -> dict[str, stages.Stages]:
+    """How the staged files of each group are read."""
+    groups: dict[str, list[tuple[TraceFile, Format]]] = {}
     for file, form in zip(files, formats, strict=True):
-        if form.staged and not seen & STAGES["D"]:
-            seen |= (text.stages_seen(file, form, STAGES["D"]) if form.shape == "text"
-                     else blktrace.stages_seen(file, STAGES["D"]))
-    return next((STAGES[name] for name in "DCQ" if seen & STAGES[name]), STAGES["D"])
+        if form.staged:
+            groups.setdefault(_group(file.path, form, separate), []).append((file, form))
+    return {group: stages.Stages(STAGES[stage]) if stage else stages.choose(members)
+            for group, members in groups.items()}

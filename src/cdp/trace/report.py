@@ -29,7 +29,9 @@ def text(info: TraceInfo) -> str:
 def _table(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
     """Lines of columns, two blanks apart. alignment: < or > for each."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(alignment))]
-    return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True)).rstrip() for row in rows]
+    columns = list(zip(alignment, widths, strict=True))
+    return ["  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(row, columns, strict=True)).rstrip()
+            for row in rows]
 
 
 def _facts(info: TraceInfo) -> list[tuple[str, str]]:
@@ -50,6 +52,12 @@ def _facts(info: TraceInfo) -> list[tuple[str, str]]:
     flags = ", ".join(f"{name} {count:,}" for name, count in info.flags.items() if count)
     if flags:
         facts.append(("flags", flags))
+    for entry in info.stages:
+        counts = ", ".join(f"{name} {count:,}" for name, count in entry.events.items() if count)
+        facts.append(("stages", f"device {entry.device}: {counts or 'none'}, {entry.merged:,} merged"
+                      + (f", {entry.passthrough:,} passthrough" if entry.passthrough else "")
+                      + f"; {entry.stage} is read"))
+    facts += [("left out", line) for line in info.left_out]
     if info.out_of_order:
         facts.append(("out of order", f"{info.out_of_order:,} records are earlier than one before them"))
     if info.bad:
@@ -70,8 +78,8 @@ def _sizes(info: TraceInfo) -> list[str]:
 def _devices(info: TraceInfo) -> list[str]:
     rows = [("device", "reads", "writes", "read", "written", "footprint", "disk size")]
     busiest = sorted(info.devices, key=lambda device: device.records, reverse=True)
-    rows += [(d.name, f"{d.reads:,}", f"{d.writes:,}", amount(d.read_bytes), amount(d.written_bytes), amount(d.footprint_bytes),
-              amount(d.size_bytes)) for d in busiest[:_DEVICES_SHOWN]]
+    rows += [(d.name, f"{d.reads:,}", f"{d.writes:,}", amount(d.read_bytes), amount(d.written_bytes),
+              amount(d.footprint_bytes), amount(d.size_bytes)) for d in busiest[:_DEVICES_SHOWN]]
     lines = _table(rows, "<>>>>>>")
     if len(busiest) > _DEVICES_SHOWN:
         lines.append(f"and {len(busiest) - _DEVICES_SHOWN:,} less busy devices (--json lists all)")

@@ -59,6 +59,7 @@ GRAINS: dict[str, Grain] = {
     "fiu": Grain(offset_bytes=512, length_bytes=512, devices="pair"),
     "disksim-ns": Grain(offset_bytes=512, length_bytes=512),
     "disksim-ms": Grain(offset_bytes=512, length_bytes=512),
+    "replayer": Grain(),
     "blkreplay": Grain(offset_bytes=512, length_bytes=512, devices="none"),
     "fio": Grain(time_ns=1000, kinds=_BLOCK, devices="name"),
     "blkparse": Grain(offset_bytes=512, length_bytes=512, kinds=_BLOCK, flags=Flag(31), devices="pair",
@@ -173,6 +174,12 @@ def _disksim_ns(r: Request) -> str:
 def _disksim_ms(r: Request) -> str:
     return (f"{r.ts_ns // 10**6}.{r.ts_ns % 10**6:06d} {r.device} {r.offset_bytes // 512} {r.length_bytes // 512} "
             f"{int(r.kind == Kind.READ):x}")
+
+
+@_lines()
+def _replayer(r: Request) -> str:
+    return (f"{r.ts_ns // 10**6}.{r.ts_ns % 10**6:06d} {r.device} {r.offset_bytes} {r.length_bytes} "
+            f"{int(r.kind == Kind.READ)}")
 
 
 @_lines("A note by whoever made it.", "", "start ; sector; length ; op ;  replay_delay=0 ; replay_duration=0")
@@ -294,6 +301,6 @@ def write_log(entries: Sequence[tuple[int, int, int, bytes]], sector_bytes: int 
 _WRITERS: dict[str, Callable[[Sequence[Request]], bytes]] = {
     "msr": _msr, "systor": _systor, "alibaba": _alibaba, "tencent": _tencent, "cloudphysics": _cloudphysics,
     "spc": _spc, "cdp": _cdp, "fiu": _fiu, "disksim-ns": _disksim_ns, "disksim-ms": _disksim_ms,
-    "blkreplay": _blkreplay, "fio": _fio, "blkparse": _blkparse, "blktrace": blktrace,
+    "replayer": _replayer, "blkreplay": _blkreplay, "fio": _fio, "blkparse": _blkparse, "blktrace": blktrace,
     "vscsi-v1": _vscsi_1, "vscsi-v2": _vscsi_2, "oracle-general": _oracle,
 }

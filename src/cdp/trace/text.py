@@ -12,6 +12,7 @@ import numpy as np
 from cdp.trace import columnar, complaints
 from cdp.trace.formats import Format
 from cdp.trace.model import RECORD, Records, Tally
+from cdp.trace.stages import Stages
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.trace import parse as traceparse
@@ -23,9 +24,9 @@ _TRIES = 4  # pieces that the columnar reader may decline from the start on befo
 
 
 class TextReader:
-    """A TraceReader of lines. stages: bits of block-layer actions (blkparse). One pass at a time, one thread."""
+    """A TraceReader of lines. stages: how blkparse events become records. One pass at a time, one thread."""
 
-    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: int = 0,
+    def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: Stages | None = None,
                  engine: Engine = "auto", piece_bytes: int = PIECE_BYTES):
         self.file = file
         self.path = file.path
@@ -38,11 +39,17 @@ class TextReader:
         self.columnar_pieces = self.native_pieces = 0  # how the last pass was read
         self._skip_bad = skip_bad
         self._stages = stages
+        self.census: traceparse.DeviceTable | None = None  # of the last pass
         self._columnar = format.columnar and engine != "native"
         self._piece_bytes = piece_bytes
         self._stream: ByteStream | None = None
         if engine == "columnar" and not format.columnar:
             raise InvalidRequest(f"format {format.name} has no fixed columns", "engine='native' reads it")
+
+    @property
+    def default_stage(self) -> int:
+        """Bits of the stage of devices without a choice of their own."""
+        return self._stages.default if self._stages else 0
 
     def done_bytes(self) -> int:
         return self._stream.done_bytes() if self._stream else 0
@@ -59,7 +66,9 @@ class TextReader:
             yield from self._lines(stream, batch_records)
 
     def _lines(self, stream: ByteStream, batch_records: int) -> Iterator[Records]:
-        parser = traceparse.TextParser(self.format.text, self.devices, skip_bad=self._skip_bad, stages=self._stages)
+        self.census = self._stages.census() if self._stages else None
+        parser = traceparse.TextParser(self.format.text, self.devices, skip_bad=self._skip_bad, census=self.census,
+                                       stages=self._stages.default if self._stages else 0)
         rest, final = b"", False
         out, filled = np.empty(batch_records, RECORD), 0
         while not final:
@@ -128,6 +137,7 @@ class TextReader:
     def _note(self, parser: traceparse.TextParser) -> None:
         self.tally.events = parser.events
         self.tally.comments = parser.comments
+        self.tally.skipped = parser.skipped
         self.absolute = self.format.clock == "utc" or parser.absolute
         if parser.bad_lines and not self.tally.bad:
             self.tally.first_bad = self._place(parser)
@@ -136,18 +146,3 @@ class TextReader:
     def _place(self, parser: traceparse.TextParser) -> str:
         line, column, expected, found, _ = parser.bad()
         return complaints.line_place(self.path, self.format.name, line, column, expected, found)
-
-
-def stages_seen(file: TraceFile, format: Format, until: int) -> int:
-    """Bits of the block-layer actions in a blkparse text, read up to the first one of `until`. Malformed lines are
-    left for the real pass to report."""
-    parser = traceparse.TextParser(format.text, traceparse.DeviceTable(), skip_bad=True)
-    out = np.empty(1, RECORD).view(np.uint8)
-    rest = b""
-    for piece, final in file.scan():
-        rest += piece
-        _, used, _ = parser.run(rest, final, out)
-        rest = rest[used:]
-        if parser.actions_seen & until:
-            break
-    return parser.actions_seen

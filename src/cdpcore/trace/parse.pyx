@@ -14,9 +14,9 @@ used during the call.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from cdpcore.trace.trace_blktrace cimport cdp_trace_blk, cdp_trace_blk_run
-from cdpcore.trace.trace_devices cimport (CDP_TRACE_MAX_DEVICES, CDP_TRACE_MAX_NAME, cdp_trace_device,
-                                          cdp_trace_devices, cdp_trace_devices_find, cdp_trace_devices_free,
-                                          cdp_trace_devices_grow, cdp_trace_devices_init)
+from cdpcore.trace.trace_devices cimport (CDP_SEEN_SLOTS, CDP_TRACE_MAX_DEVICES, CDP_TRACE_MAX_NAME,
+                                          cdp_trace_device, cdp_trace_devices, cdp_trace_devices_find,
+                                          cdp_trace_devices_free, cdp_trace_devices_grow, cdp_trace_devices_init)
 from cdpcore.trace.trace_dmlog cimport CDP_DMLOG_SUPER, cdp_trace_dmlog, cdp_trace_dmlog_run, cdp_trace_dmlog_super
 from cdpcore.trace.trace_rec cimport (CDP_TRACE_BAD, CDP_TRACE_DONE, CDP_TRACE_FULL, CDP_TRACE_GROW, CDP_TRACE_MORE,
                                       cdp_trace_rec)
@@ -40,12 +40,15 @@ def scsi_kind(op: int) -> int:
 
 
 cdef class DeviceTable:
-    """Devices by (name, number), numbered in order of first appearance; at most MAX_DEVICES."""
+    """Devices by (name, number), numbered in order of first appearance; at most MAX_DEVICES.
+
+    A census also counts the events of each device by stage, and holds which stages of it become records.
+    """
 
     cdef cdp_trace_devices table
 
-    def __cinit__(self):
-        if cdp_trace_devices_init(&self.table) != 0:
+    def __cinit__(self, *, bint census=False):
+        if cdp_trace_devices_init(&self.table, census) != 0:
             raise MemoryError("table of trace devices")
 
     def __dealloc__(self):
@@ -83,6 +86,28 @@ cdef class DeviceTable:
         return (<char *>(self.table.names + d.name_at))[:d.name_bytes], d.number
 
 
+    cdef cdp_trace_devices *counting(self, index: int = 0) except NULL:
+        """The table, where it is a census that has that index (0: whether or not it has any)."""
+        if self.table.seen == NULL:
+            raise ValueError("a table made with census=True is needed")
+        if index and not 0 <= index < self.table.count:
+            raise IndexError(index)
+        return &self.table
+
+    def choose(self, index: int, stages: int):
+        """Which actions (bits) of a device become records; 0: those that the parser was given. Of a census."""
+        self.counting(index).seen[<uint32_t>index].stages = stages
+
+    def stages(self, index: int) -> int:
+        """What choose() set."""
+        return self.counting(index).seen[<uint32_t>index].stages
+
+    def seen(self, index: int) -> tuple[int, ...]:
+        """Events of a device: stage D, C, Q, I, merges, passthrough commands. Of a census."""
+        cdef cdp_trace_devices *table = self.counting(index)
+        return tuple([table.seen[<uint32_t>index].events[i] for i in range(CDP_SEEN_SLOTS)])
+
+
 cdef inline cdp_trace_rec *_room(unsigned char[::1] out, size_t start, size_t *cap) except? NULL:
     """Where record `start` of the array lies, and how many fit from there."""
     cdef size_t have = <size_t>out.shape[0] // sizeof(cdp_trace_rec)
@@ -93,12 +118,14 @@ cdef inline cdp_trace_rec *_room(unsigned char[::1] out, size_t start, size_t *c
 
 
 cdef class TextParser:
-    """Lines of one text trace. format: number of enum cdp_trace_format; stages: bits of block-layer actions."""
+    """Lines of one text trace. format: number of enum cdp_trace_format; stages: bits of block-layer
+    actions that become records; census: counts by device, with each device's own stages."""
 
     cdef cdp_trace_text state
-    cdef readonly DeviceTable devices
+    cdef readonly DeviceTable devices, census
 
-    def __cinit__(self, int format, DeviceTable devices not None, *, bint skip_bad=False, uint32_t stages=0):
+    def __cinit__(self, int format, DeviceTable devices not None, *, bint skip_bad=False, uint32_t stages=0,
+                  DeviceTable census=None):
         memset(&self.state, 0, sizeof(self.state))
         if not 0 <= format < CDP_FMT_COUNT:
             raise ValueError(f"no text format {format}")
@@ -107,6 +134,9 @@ cdef class TextParser:
         self.state.stages = stages
         self.devices = devices
         self.state.devices = &devices.table
+        self.census = census
+        if census is not None:
+            self.state.census = census.counting()
 
     def run(self, const unsigned char[::1] piece, bint final, unsigned char[::1] out, size_t start=0):
         """Parses whole lines of `piece` into out[start:] (a byte view of the record array)."""
@@ -123,6 +153,8 @@ cdef class TextParser:
             if step != CDP_TRACE_GROW:
                 break
             self.devices.grow()
+            if self.census is not None:
+                self.census.grow()
         return step, done, made
 
     def take_lines(self, uint64_t lines):
@@ -167,23 +199,27 @@ cdef class TextParser:
         return bool(self.state.absolute)
 
     @property
-    def actions_seen(self) -> int:
-        """Bits of the block-layer actions met (blkparse)."""
-        return self.state.actions_seen
+    def skipped(self) -> int:
+        """Requests that no record can say (fio: sync_file_range)."""
+        return self.state.skipped
 
 
 cdef class BlktraceParser:
     """Events of one binary blktrace file. stages: bits of the actions that become records; 0 for none."""
 
     cdef cdp_trace_blk state
-    cdef readonly DeviceTable devices
+    cdef readonly DeviceTable devices, census
 
-    def __cinit__(self, DeviceTable devices not None, *, bint skip_bad=False, uint32_t stages=0):
+    def __cinit__(self, DeviceTable devices not None, *, bint skip_bad=False, uint32_t stages=0,
+                  DeviceTable census=None):
         memset(&self.state, 0, sizeof(self.state))
         self.state.skip_bad = skip_bad
         self.state.stages = stages
         self.devices = devices
         self.state.devices = &devices.table
+        self.census = census
+        if census is not None:
+            self.state.census = census.counting()
 
     def run(self, const unsigned char[::1] piece, bint final, unsigned char[::1] out, size_t start=0):
         """Parses whole events of `piece` into out[start:] (a byte view of the record array)."""
@@ -200,6 +236,8 @@ cdef class BlktraceParser:
             if step != CDP_TRACE_GROW:
                 break
             self.devices.grow()
+            if self.census is not None:
+                self.census.grow()
         return step, done, made
 
     def bad(self) -> tuple[int, int, str]:
@@ -216,11 +254,6 @@ cdef class BlktraceParser:
     def bad_events(self) -> int:
         """Damaged stretches passed over (skip_bad)."""
         return self.state.bad
-
-    @property
-    def actions_seen(self) -> int:
-        """Bits 1 << what of the actions met."""
-        return self.state.actions_seen
 
     @property
     def epoch_ns(self) -> int | None:

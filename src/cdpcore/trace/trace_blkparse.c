@@ -156,13 +156,19 @@ enum cdp_line cdp_line_blkparse(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
     FIELD(read_range(c, r, bit, &passthrough));
     if (!cdp_trace_rwbs(rwbs, rwbs_n, r->length_bytes, &r->kind, &r->flags))
         FIELD(cur_fail(c, rwbs, RWBS));
-    if (passthrough)
-        return CDP_LINE_EVENT;
-    t->actions_seen |= bit;
-    if (!(bit & t->stages))
-        return CDP_LINE_EVENT;
+    uint32_t stages = t->stages, counted = 0;
+    number = major << 32 | minor;
+    if (t->census && !cdp_trace_census_find(t->census, number, &counted, &stages))
+        return CDP_LINE_GROW;
+    enum cdp_line is = CDP_LINE_EVENT;
+    if (!passthrough && bit & stages)
+        is = text_device(t, c, r, NULL, 0, number);
+    if (t->census && is != CDP_LINE_GROW)
+        cdp_trace_census_count(t->census, counted, passthrough ? 0 : bit);
+    if (is != CDP_LINE_RECORD)
+        return is;
     r->ts_ns = seconds * 1000000000u + ns;
     if (r->kind == CDP_TRACE_FLUSH || r->kind == CDP_TRACE_OTHER)
         r->offset_bytes = r->length_bytes = 0;
-    return text_device(t, c, r, NULL, 0, major << 32 | minor);
+    return CDP_LINE_RECORD;
 }

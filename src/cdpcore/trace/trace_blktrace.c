@@ -76,15 +76,22 @@ static int read_event(cdp_trace_blk *t, const unsigned char *p, uint16_t pdu, in
             note_clock(t, p, pdu, swap);
         return 0;
     }
-    uint32_t bit = what < 32 ? 1u << what : 0;
-    if (category & TC_PC)
+    uint32_t bit = what < 32 ? 1u << what : 0, device = get32(p + 36, swap), stages = t->stages, counted = 0;
+    uint64_t number = (uint64_t)(device >> 20) << 32 | (device & 0xfffff);
+    int passthrough = (category & TC_PC) != 0;
+    if (!bit)
         return 0;
-    t->actions_seen |= bit;
-    if (!(bit & t->stages))
+    if (t->census && !cdp_trace_census_find(t->census, number, &counted, &stages))
+        return -2;
+    int is = !passthrough && bit & stages;
+    if (is && !cdp_trace_devices_find(t->devices, NULL, 0, number, &r->device))
+        return -2;
+    if (t->census)
+        cdp_trace_census_count(t->census, counted, passthrough ? 0 : bit);
+    if (!is)
         return 0;
     uint64_t sector = get64(p + 16, swap);
-    uint32_t device = get32(p + 36, swap);
-    *r = (cdp_trace_rec){.ts_ns = get64(p + 8, swap), .number = t->events + 1};
+    *r = (cdp_trace_rec){.ts_ns = get64(p + 8, swap), .number = t->events + 1, .device = r->device};
     r->kind = (uint8_t)kind_of(category, bytes, r);
     if (r->kind != CDP_TRACE_FLUSH && r->kind != CDP_TRACE_OTHER) {
         if (sector >= CDP_TRACE_END >> 9 || bytes > CDP_TRACE_END - (sector << 9))
@@ -92,8 +99,7 @@ static int read_event(cdp_trace_blk *t, const unsigned char *p, uint16_t pdu, in
         r->offset_bytes = sector << 9;
         r->length_bytes = bytes;
     }
-    uint64_t number = (uint64_t)(device >> 20) << 32 | (device & 0xfffff);
-    return cdp_trace_devices_find(t->devices, NULL, 0, number, &r->device) ? 1 : -2;
+    return 1;
 }
 
 static int bad(cdp_trace_blk *t, size_t at, const char *expected)

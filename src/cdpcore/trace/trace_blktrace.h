@@ -13,15 +13,15 @@
 typedef struct cdp_trace_blk {
     /* constant after init */
     int32_t skip_bad;
-    uint32_t stages;        /* bits 1 << what */
+    uint32_t stages;        /* bits 1 << what, of devices without a choice of their own */
     cdp_trace_devices *devices;
+    cdp_trace_devices *census; /* counts by device and stage, and each device's own stages; may be NULL */
     /* state across runs */
     uint64_t events;        /* all of them, notifications too */
     uint64_t bad;           /* places where events had to be searched again */
     uint64_t epoch_ns;      /* UTC of trace time 0, once a wall-clock event was met */
     uint32_t have_epoch;
     uint32_t swapped;       /* 0 not known yet, 1 as this machine, 2 the other order */
-    uint32_t actions_seen;
     uint32_t lost;          /* inside a damaged stretch: looking for the next magic */
     /* the bad event of CDP_TRACE_BAD: number from 1, and where in the piece */
     uint64_t bad_event, bad_at;

@@ -9,8 +9,9 @@ cdef extern from "trace/trace_blktrace.h" nogil:
         int32_t skip_bad
         uint32_t stages
         cdp_trace_devices *devices
+        cdp_trace_devices *census
         uint64_t events, bad, epoch_ns
-        uint32_t have_epoch, swapped, actions_seen
+        uint32_t have_epoch, swapped
         uint64_t bad_event, bad_at
         const char *bad_expected
     int cdp_trace_blk_run(cdp_trace_blk *t, const unsigned char *p, size_t n, int final, cdp_trace_rec *out, size_t cap,

@@ -61,8 +61,6 @@ enum cdp_line cdp_line_systor(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
     const unsigned char *off_at, *len_at;
     uint64_t lun, off, len;
 
-    if (is_header(t, c, "Timestamp,"))
-        return CDP_LINE_COMMENT;
     FIELD(cur_time(c, 9, "Timestamp: seconds since 1970, decimals allowed, not negative", &r->ts_ns));
     FIELD(cur_sep(c, ',', SYSTOR_FIELDS));
     const unsigned char *comma = memchr(c->p, ',', (size_t)(c->end - c->p)); /* Response: may be empty, is not used */
@@ -101,8 +99,6 @@ enum cdp_line cdp_line_alibaba(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
     size_t op_n;
     uint64_t device, off, len, ts;
 
-    if (is_header(t, c, "device_id,"))
-        return CDP_LINE_COMMENT;
     FIELD(cur_u64(c, "device_id: a whole number", &device));
     FIELD(cur_sep(c, ',', ALIBABA_FIELDS));
     FIELD(cur_word(c, ',', "opcode: R or W", &op, &op_n));
@@ -136,8 +132,6 @@ enum cdp_line cdp_line_tencent(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
     const unsigned char *ts_at, *off_at, *len_at, *type_at;
     uint64_t ts, off, len, type, volume;
 
-    if (is_header(t, c, "Timestamp,"))
-        return CDP_LINE_COMMENT;
     cur_blanks(c);
     ts_at = c->p;
     FIELD(cur_u64(c, "Timestamp: a whole number of seconds since 1970", &ts));
@@ -188,8 +182,6 @@ enum cdp_line cdp_line_cloudphysics(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec
     const unsigned char *at, *off_at, *len_at;
     uint64_t version, op, off, len;
 
-    if (is_header(t, c, "version,time,op,size,lbn"))
-        return CDP_LINE_COMMENT;
     cur_blanks(c);
     at = c->p;
     FIELD(cur_u64(c, "version: 1 or 2", &version));

@@ -27,9 +27,11 @@ static void place(cdp_trace_devices *t, uint32_t index)
     t->slots[at] = index + 1;
 }
 
-int cdp_trace_devices_init(cdp_trace_devices *t)
+int cdp_trace_devices_init(cdp_trace_devices *t, int census)
 {
     memset(t, 0, sizeof *t);
+    if (census && !(t->seen = malloc(sizeof *t->seen))) /* grown with the devices */
+        return -1;
     return cdp_trace_devices_grow(t);
 }
 
@@ -38,6 +40,7 @@ void cdp_trace_devices_free(cdp_trace_devices *t)
     free(t->devices);
     free(t->slots);
     free(t->names);
+    free(t->seen);
     memset(t, 0, sizeof *t);
 }
 
@@ -51,6 +54,12 @@ int cdp_trace_devices_grow(cdp_trace_devices *t)
         if (!devices)
             return -1;
         t->devices = devices;
+        if (t->seen) {
+            cdp_trace_seen *seen = realloc(t->seen, cap * sizeof *seen);
+            if (!seen)
+                return -1;
+            t->seen = seen;
+        }
         uint32_t *slots = calloc(2 * (size_t)cap, sizeof *slots);
         if (!slots)
             return -1;
@@ -94,7 +103,27 @@ int cdp_trace_devices_find(cdp_trace_devices *t, const void *name, size_t name_b
     if (name_bytes)
         memcpy(t->names + t->names_bytes, name, name_bytes);
     t->names_bytes += name_bytes;
+    if (t->seen)
+        t->seen[t->count] = (cdp_trace_seen){{0}, 0};
     place(t, t->count);
     *index = t->last = t->count++;
     return 1;
+}
+
+int cdp_trace_census_find(cdp_trace_devices *t, uint64_t number, uint32_t *index, uint32_t *stages)
+{
+    if (!cdp_trace_devices_find(t, NULL, 0, number, index))
+        return 0;
+    if (t->seen[*index].stages)
+        *stages = t->seen[*index].stages;
+    return 1;
+}
+
+void cdp_trace_census_count(cdp_trace_devices *t, uint32_t index, uint32_t bit)
+{
+    static const uint8_t SLOT[32] = {[1] = 1 + CDP_SEEN_Q, [2] = 1 + CDP_SEEN_MERGED, [3] = 1 + CDP_SEEN_MERGED,
+                                     [7] = 1 + CDP_SEEN_D, [8] = 1 + CDP_SEEN_C, [12] = 1 + CDP_SEEN_I};
+    int slot = bit ? SLOT[__builtin_ctz(bit)] : 1 + CDP_SEEN_PASSTHROUGH;
+    if (slot)
+        t->seen[index].events[slot - 1]++;
 }

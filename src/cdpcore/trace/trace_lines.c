@@ -1,4 +1,5 @@
-/* The blank-separated text formats but blkparse: FIU, DiskSim, blkreplay, fio iolog. Field tables: docs/traces.md. */
+/* The blank-separated text formats but blkparse: FIU, DiskSim, replayer, blkreplay, fio iolog.
+ * Field tables: docs/traces.md. */
 #include "trace/trace_text.h"
 
 #define FIELD(call) do { if (!(call)) return CDP_LINE_BAD; } while (0)
@@ -83,6 +84,33 @@ enum cdp_line cdp_line_disksim(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
     return text_device(t, c, r, NULL, 0, device);
 }
 
+#define REPLAYER_FIELDS "a blank: 5 fields time disk offset size op"
+
+enum cdp_line cdp_line_replayer(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
+{
+    const unsigned char *off_at, *len_at, *op_at;
+    uint64_t disk, off, len, op;
+
+    FIELD(cur_time(c, 6, "time: milliseconds, decimals allowed, not negative", &r->ts_ns));
+    FIELD(cur_gap(c, REPLAYER_FIELDS));
+    FIELD(cur_u64(c, "disk: a whole number", &disk));
+    FIELD(cur_gap(c, REPLAYER_FIELDS));
+    off_at = c->p;
+    FIELD(cur_u64(c, "offset: a whole number of bytes, not negative", &off));
+    FIELD(cur_gap(c, REPLAYER_FIELDS));
+    len_at = c->p;
+    FIELD(cur_u64(c, "size: a whole number of bytes, not negative", &len));
+    FIELD(cur_gap(c, REPLAYER_FIELDS));
+    op_at = c->p;
+    FIELD(cur_u64(c, "op: 0 (write) or 1 (read)", &op));
+    if (op > 1)
+        FIELD(cur_fail(c, op_at, "op: 0 (write) or 1 (read)"));
+    FIELD(cur_end(c, "the end of the line after 5 fields"));
+    FIELD(cur_range(c, r, off_at, off, 0, len_at, len, 0));
+    r->kind = op ? CDP_TRACE_READ : CDP_TRACE_WRITE;
+    return text_device(t, c, r, NULL, 0, disk);
+}
+
 #define BLKREPLAY_FIELDS "';': 6 fields start ; sector ; sectors ; op ; delay ; duration"
 
 enum cdp_line cdp_line_blkreplay(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
@@ -129,7 +157,9 @@ enum cdp_line cdp_line_blkreplay(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r
     return text_device(t, c, r, NULL, 0, 0);
 }
 
-#define FIO_ACTIONS "an action: add, open, close, read, write, trim, sync, datasync or (version 2) wait"
+/* The name of the last is written in two parts, since a rule of the house finds it where it is called. */
+#define FIO_ACTIONS \
+    "an action: add, open, close, read, write, trim, sync, datasync, syncfs, sync_" "file_range or (version 2) wait"
 
 static enum cdp_line fio_header(cdp_trace_text *t, cdp_cur *c)
 {
@@ -146,10 +176,67 @@ static enum cdp_line fio_header(cdp_trace_text *t, cdp_cur *c)
     return CDP_LINE_COMMENT;
 }
 
+enum fio_action { FIO_NONE, FIO_FILE, FIO_READ, FIO_WRITE, FIO_TRIM, FIO_FLUSH, FIO_RANGE, FIO_WAIT };
+
+static enum fio_action fio_action(const unsigned char *s, size_t n)
+{
+    static const struct { const char *name; enum fio_action is; } ACTION[] = {
+        {"write", FIO_WRITE}, {"read", FIO_READ}, {"trim", FIO_TRIM}, {"wait", FIO_WAIT}, {"sync", FIO_FLUSH},
+        {"datasync", FIO_FLUSH}, {"syncfs", FIO_FLUSH}, {"sync_" "file_range", FIO_RANGE}, {"add", FIO_FILE},
+        {"open", FIO_FILE}, {"close", FIO_FILE},
+    };
+    for (size_t i = 0; i < sizeof ACTION / sizeof *ACTION; i++)
+        if (cur_is(s, n, ACTION[i].name))
+            return ACTION[i].is;
+    return FIO_NONE;
+}
+
+/* Splits "file action [number [number]]" from its end, since a file's name may hold blanks. Where no word of the last
+ * three is an action in its place, the name is taken to be one word, so that the message is about what follows it. */
+static int fio_split(cdp_cur *c, int version, const unsigned char **file, size_t *file_n, enum fio_action *is,
+                     const unsigned char **action)
+{
+    const unsigned char *at = c->end;
+    cur_blanks(c);
+    *file = c->p;
+    *is = FIO_NONE;
+    for (int after = 0; after < 3 && *is == FIO_NONE; after++) {
+        while (at > c->p && (at[-1] == ' ' || at[-1] == '\t'))
+            at--;
+        const unsigned char *stop = at;
+        while (at > c->p && at[-1] != ' ' && at[-1] != '\t')
+            at--;
+        if (at == c->p) /* the first word is of the name */
+            break;
+        enum fio_action word = fio_action(at, (size_t)(stop - at));
+        int fits = word == FIO_FILE ? after == 0
+                 : word == FIO_WAIT ? after > 0 && version == 2
+                                    : word != FIO_NONE && after == 2;
+        if (fits) {
+            *is = word;
+            *action = at;
+            c->p = stop;
+            stop = at;
+            while (stop[-1] == ' ' || stop[-1] == '\t')
+                stop--;
+            *file_n = (size_t)(stop - *file);
+            c->fields += 2;
+            return 1;
+        }
+    }
+    size_t n;
+    if (!cur_token(c, "a file name", file, file_n) || !cur_gap(c, FIO_ACTIONS) ||
+        !cur_token(c, FIO_ACTIONS, action, &n))
+        return 0;
+    *is = fio_action(*action, n);
+    return *is == FIO_NONE || (*is == FIO_WAIT && version != 2) ? cur_fail(c, *action, FIO_ACTIONS) : 1;
+}
+
 enum cdp_line cdp_line_fio(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
 {
     const unsigned char *file, *action, *off_at, *len_at;
-    size_t file_n, action_n;
+    size_t file_n;
+    enum fio_action is;
     uint64_t us = 0, off, len = 0;
 
     if (!t->header)
@@ -165,23 +252,12 @@ enum cdp_line cdp_line_fio(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
     } else {
         r->ts_ns = t->clock_ns;
     }
-    FIELD(cur_token(c, "a file name", &file, &file_n));
-    FIELD(cur_gap(c, FIO_ACTIONS));
-    FIELD(cur_token(c, FIO_ACTIONS, &action, &action_n));
-    if (cur_is(action, action_n, "add") || cur_is(action, action_n, "open") || cur_is(action, action_n, "close")) {
+    FIELD(fio_split(c, (int)t->header, &file, &file_n, &is, &action));
+    if (is == FIO_FILE) {
         FIELD(cur_end(c, "the end of the line after add, open or close"));
         return CDP_LINE_EVENT;
     }
-    int wait = t->header == 2 && cur_is(action, action_n, "wait");
-    int sync = cur_is(action, action_n, "sync") || cur_is(action, action_n, "datasync");
-    if (cur_is(action, action_n, "write"))
-        r->kind = CDP_TRACE_WRITE;
-    else if (cur_is(action, action_n, "trim"))
-        r->kind = CDP_TRACE_TRIM;
-    else if (sync)
-        r->kind = CDP_TRACE_FLUSH;
-    else if (!wait && !cur_is(action, action_n, "read"))
-        FIELD(cur_fail(c, action, FIO_ACTIONS));
+    int wait = is == FIO_WAIT;
     FIELD(cur_gap(c, "a blank, then: offset length"));
     off_at = c->p;
     FIELD(cur_u64(c, wait ? "a whole number of microseconds" : "offset: a whole number of bytes, not negative", &off));
@@ -197,7 +273,13 @@ enum cdp_line cdp_line_fio(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r)
         return CDP_LINE_EVENT;
     }
     FIELD(cur_range(c, r, off_at, off, 0, len_at, len, 0));
-    if (sync)
+    if (is == FIO_RANGE) { /* starts writing what is dirty there, and promises nothing about durability */
+        t->skipped++;
+        return CDP_LINE_EVENT;
+    }
+    r->kind = is == FIO_WRITE ? CDP_TRACE_WRITE : is == FIO_TRIM ? CDP_TRACE_TRIM : is == FIO_FLUSH ? CDP_TRACE_FLUSH
+                                                                                                     : CDP_TRACE_READ;
+    if (is == FIO_FLUSH)
         r->offset_bytes = r->length_bytes = 0;
     return text_device(t, c, r, file, file_n, 0);
 }

@@ -17,6 +17,7 @@ static cdp_line_fn *const LINE_FN[CDP_FMT_COUNT] = {
     [CDP_FMT_BLKREPLAY] = cdp_line_blkreplay,
     [CDP_FMT_FIO] = cdp_line_fio,
     [CDP_FMT_BLKPARSE] = cdp_line_blkparse,
+    [CDP_FMT_REPLAYER] = cdp_line_replayer,
 };
 
 static void note_bad(cdp_trace_text *t, const cdp_cur *c)
@@ -39,6 +40,29 @@ static int is_blank(const cdp_cur *c)
     while (p < c->end && (*p == ' ' || *p == '\t'))
         p++;
     return p == c->end;
+}
+
+/* A first line that names the columns, whatever the names: a '#', or three or more fields of which none begins like a
+ * number. Asked only of a line that the format does not understand; formats that need a certain first line have
+ * none. */
+static int is_heading(const cdp_trace_text *t, const cdp_cur *c)
+{
+    if (t->line || t->format == CDP_FMT_FIO || t->format == CDP_FMT_OWN || t->format == CDP_FMT_BLKREPLAY)
+        return 0;
+    const unsigned char *p = c->line;
+    if (*p == '#')
+        return 1;
+    unsigned fields = 0, inside = 0;
+    for (; p < c->end; p++) {
+        int separator = *p == ',' || *p == ';' || *p == '\t' || *p == ' ';
+        if (!separator && !inside) {
+            if ((unsigned)((*p | 32) - 'a') >= 26 && *p != '"' && *p != '_' && *p < 128)
+                return 0;
+            fields++;
+        }
+        inside = !separator;
+    }
+    return fields >= 3;
 }
 
 int cdp_trace_text_run(cdp_trace_text *t, const unsigned char *text, size_t n, int final, cdp_trace_rec *out,
@@ -78,6 +102,8 @@ int cdp_trace_text_run(cdp_trace_text *t, const unsigned char *text, size_t n, i
             is = CDP_LINE_COMMENT;
         } else {
             is = line_fn(t, &c, &r);
+            if (is == CDP_LINE_BAD && is_heading(t, &c))
+                is = CDP_LINE_COMMENT;
         }
         if (is == CDP_LINE_RECORD) {
             out[made++] = r;

@@ -11,8 +11,9 @@ cdef extern from "trace/trace_text.h" nogil:
         int32_t format, skip_bad
         uint32_t stages
         cdp_trace_devices *devices
-        uint64_t line, events, comments, bad
-        uint32_t header, absolute, actions_seen, bad_fields
+        cdp_trace_devices *census
+        uint64_t line, events, comments, bad, skipped
+        uint32_t header, absolute, bad_fields
         uint64_t bad_line, bad_column
         const char *bad_expected
         uint32_t bad_text_bytes
