@@ -26,8 +26,9 @@ def test_what_qemu_makes(tmp_path, name):
     assert format_of(path) == name and name in CONTAINERS
 
 
-@pytest.mark.parametrize(("name", "options"), [("vpc", "subformat=fixed"), ("vmdk", "subformat=monolithicFlat"), ("qcow2", "compat=0.10"),
-                                               ("vmdk", "subformat=streamOptimized")])
+@pytest.mark.parametrize(("name", "options"), [
+    ("vpc", "subformat=fixed"), ("vmdk", "subformat=monolithicFlat"), ("vmdk", "subformat=streamOptimized"),
+    ("qcow2", "compat=0.10")])
 def test_their_other_kinds(tmp_path, name, options):
     need("qemu-img")
     path = tmp_path / "disk"
@@ -38,9 +39,14 @@ def test_their_other_kinds(tmp_path, name, options):
 def test_luks_is_known_and_is_a_disk(tmp_path):
     need("qemu-img")
     path = tmp_path / "disk"
-    subprocess.run(["qemu-img", "create", "-q", "--object", "secret,id=s,data=x", "-f", "luks", "-o", "key-secret=s,iter-time=10", path,
-                    "1M"], check=True)
-    assert format_of(path) == "luks" and not look(lambda n, at: path.read_bytes()[at:at + n], path.stat().st_size).container
+    for _ in range(20):     # it measures the processor, and gives up on a busy one
+        done = subprocess.run(["qemu-img", "create", "-q", "--object", "secret,id=s,data=x", "-f", "luks",
+                               "-o", "key-secret=s,iter-time=100", path, "1M"], check=False, capture_output=True, text=True)
+        if "accurate CPU usage" not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr
+    assert format_of(path) == "luks"
+    assert not look(lambda n, at: path.read_bytes()[at:at + n], path.stat().st_size).container
 
 
 @pytest.mark.parametrize(("name", "pack"), [("gzip", gzip.compress), ("xz", lzma.compress), ("bzip2", bz2.compress)])
@@ -58,7 +64,8 @@ def test_zstd_files(tmp_path):
     assert format_of(tmp_path / "disk") == "zstd"
 
 
-@pytest.mark.parametrize("make", [["mkfs.ext4", "-q"], ["mkfs.xfs", "-q"], ["mkfs.vfat"], ["mkswap", "-q"]], ids=lambda m: m[0])
+@pytest.mark.parametrize("make", [["mkfs.ext4", "-q"], ["mkfs.xfs", "-q"], ["mkfs.vfat"], ["mkswap", "-q"]],
+                         ids=lambda m: m[0])
 def test_a_file_system_is_raw(tmp_path, make):
     if not shutil.which(make[0]):
         pytest.skip(f"needs {make[0]}")

@@ -13,7 +13,9 @@ from cdp.cli.refs import volume_only
 @click.argument("volume")
 @click.option("--keep-history", is_flag=True,
               help="The disk holds what it held, it was only copied, moved or touched; size and samples are compared.")
-def adopt(state: State, volume: str, keep_history: bool) -> None:
+@click.option("--format", "image_format", type=click.Choice(["raw"]),
+              help="The disk's own bytes are meant, though it looks like a qcow2 image or another container.")
+def adopt(state: State, volume: str, keep_history: bool, image_format: str | None) -> None:
     """Begin a new history with a protected disk as it is now.
 
     For a volume made with --mode before whose disk was written to by others while the volume was closed. What was kept
@@ -28,7 +30,8 @@ def adopt(state: State, volume: str, keep_history: bool) -> None:
     if (remote := find_server(location)) is not None:
         remote.close()
         raise Busy(f"{volume} is served, so its disk is as the volume left it", "stop its server first if you want to begin anew")
-    with adopt_disk(location.path, keep_history=keep_history, settings=state.settings) as made:
+    with adopt_disk(location.path, keep_history=keep_history, settings=state.settings,
+                    image_format=image_format) as made:
         info = VolumeService(made).info()
     emit(state, info, [f"{volume}: the history of {info['disk']} goes on" if keep_history else
                        f"{volume}: a new history of {info['disk']} begins"])

@@ -22,14 +22,19 @@ SECTOR_BYTES = 512
 @click.option("--mode", type=click.Choice(["after", "before"]), default="after", show_default=True,
               help="What the log keeps: new data (a journal), or, of a disk written in place, the data that is overwritten.")
 @click.option("--base", metavar="DISK", help="With --mode before: the raw file or block device to protect; its size is the volume's.")
-def create(state: State, volume: str, size: str | None, mode: str, base: str | None) -> None:
+@click.option("--format", "image_format", type=click.Choice(["raw"]),
+              help="With --base: DISK's own bytes are meant, though it looks like a qcow2 image or another container.")
+def create(state: State, volume: str, size: str | None, mode: str, base: str | None, image_format: str | None) -> None:
     """Make a volume: an empty one, or one of a disk in place.
 
     VOLUME is a directory that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays where
-    and what it is, a plain raw disk with the current content, and must be written through the volume from then on.
+    and what it is, a plain raw disk with the current content, and must be written through the volume from then on. A
+    qcow2 image or another container is refused.
     """
     if (mode == "before") != (base is not None):
         raise InvalidRequest("--mode before and --base DISK go together", "give both, or neither for a new, empty volume")
+    if image_format and base is None:
+        raise InvalidRequest("--format says what --base DISK is", "leave it out of an empty volume")
     if size is None and base is None:
         raise click.MissingParameter(param_hint="'--size'", param_type="option")
     if size is not None and base is not None:
@@ -42,7 +47,7 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     from cdp.service.local import VolumeService
     from cdp.store.free_space import shortage
 
-    with cdp.create(path, size=size_bytes, disk=base, settings=state.settings) as made:
+    with cdp.create(path, size=size_bytes, disk=base, settings=state.settings, image_format=image_format) as made:
         info = VolumeService(made).info()
     text = units.approx_size(info["size_bytes"])
     emit(state, info, [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 ], exit_codes=WRITE_EXITS)
 @click.argument("file")
 @click.argument("volume")
-def import_(state: State, file: str, volume: str) -> None:
+@click.option("--format", "image_format", type=click.Choice(["raw"]),
+              help="FILE's own bytes are meant, though it looks like a qcow2 image or another container.")
+def import_(state: State, file: str, volume: str, image_format: str | None) -> None:
     """Copy a raw disk image into a volume.
 
-    FILE is a file or a block device. A volume that does not exist is made, with the content as its base.
+    FILE is a file or a block device. A volume that does not exist is made, with the content as its base. A qcow2 image
+    or another container is refused.
     """
     from cdp.cli.transfer import Source
+    from cdp.store.image_formats import require_raw
 
     if file == "-":
         raise InvalidRequest("import cannot read standard input",
@@ -38,6 +42,7 @@ def import_(state: State, file: str, volume: str) -> None:
     with Source(file) as source:
         if source.file_bytes == 0:
             raise InvalidRequest(f"{file} is empty", "give a raw disk image")
+        require_raw(file, source.pread, source.file_bytes, image_format)
         if source.size_bytes != source.file_bytes:
             note(f"{file} ends within a sector: {source.size_bytes - source.file_bytes} zero bytes are added")
         # One character decides between "make it" and "into it": the path exists or not.
@@ -64,7 +69,7 @@ def _import_new(state: State, source: "Source", volume: str) -> None:
 
     with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
         made = cdp.create(path, size=source.size_bytes, settings=state.settings,
-                          base=Base(source.read_into, source.nonzero(progress.at)))
+                          base=Base(source.read_into, source.nonzero(progress.at), image_format="raw"))
     with made:
         info = VolumeService(made).info()
     emit(state, {"volume": volume, "new": True, "bytes": source.size_bytes, "before": None, "info": info},
@@ -90,7 +95,7 @@ def _import_existing(state: State, source: "Source", volume: str) -> None:
         if isinstance(service, services.VolumeService) and _is_untouched(service, info):
             # Nothing was ever written: the content becomes the base, without a history and without passing the log.
             with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
-                service.volume.import_base(source.read_into, source.nonzero(progress.at))
+                service.volume.import_base(source.read_into, source.nonzero(progress.at), image_format="raw")
             result = {"volume": volume, "new": False, "bytes": source.size_bytes, "before": None,
                       "info": service.info()}
             emit(state, result,

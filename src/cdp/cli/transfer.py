@@ -101,6 +101,12 @@ class Source:
                 return
             done += got
 
+    def pread(self, length: int, offset: int) -> bytes:
+        """A copy of `length` bytes from byte `offset` on; past the end of the file zeros."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
     def nonzero(self, scanned: Done) -> Iterator[Range]:
         """Runs of blocks that are not all zeros, in order, in whole sectors, each at most PIECE_BYTES long."""
         buffer = bytearray(PIECE_BYTES)

@@ -9,7 +9,7 @@
     timeline             from a time or seq to its record: where a point is found in the log
     maintenance          sealing, runs and merges beside the data path
     reclaim              freeing what a destructive restore discarded
-    base_image           the content before the first record, filled by an import
+    base_image           the content before the first record, filled by an import; image_formats: whether it is raw
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
     folder_watch         whether the folder is still where it was; free_space: whether a segment fits
     tuning               the numbers that the engine runs with

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdp.store import description as geometries
+from cdp.store.image_formats import require_raw
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.system.os import Os
 
@@ -25,12 +26,14 @@ BUILDING = f"{BASE}.creating"
 
 @dataclass(frozen=True)
 class Base:
-    """Content for a base: read(offset, view) is called for each piece of `extents` (offset, length in bytes); all else
-    is a hole. progress(bytes) is called after each piece."""
+    """Content for a base: read(offset, view) is called for each piece of `extents` (offset, length in bytes); all
+    else is a hole. progress(bytes) is called after each piece. A qcow2 image or another container is refused, unless
+    image_format is "raw"."""
 
     read: Callable[[int, memoryview], None]
     extents: Iterable[tuple[int, int]]
     progress: Callable[[int], None] | None = None
+    image_format: str | None = None
 
 
 def fill(os: Os, directory: str, size_bytes: int, base: Base) -> None:
@@ -51,6 +54,8 @@ def fill(os: Os, directory: str, size_bytes: int, base: Base) -> None:
                     file.pwrite(piece, at)
                     if base.progress:
                         base.progress(len(piece))
+            require_raw("the content", file.pread, size_bytes, base.image_format,
+                        "make a raw disk of it first, with 'qemu-img convert -O raw'")
             file.datasync()
     except BaseException:
         os.unlink(building)

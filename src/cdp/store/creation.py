@@ -15,6 +15,7 @@ from cdp.store import protected_disk as disks
 from cdp.store.base_image import BASE, BUILDING, Base, fill
 from cdp.store.catalog import CatalogFactory, lmdb_catalog
 from cdp.store.description import Geometry
+from cdp.store.image_formats import require_raw
 from cdp.store.layout import CREATING, remove_tree
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
@@ -43,13 +44,15 @@ def check_size(size: int, disk: str = "") -> None:
 
 def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
            parent: Geometry | None = None, parent_at: tuple[int, int] = (0, 0), base: Base | None = None,
-           disk: str = "") -> Geometry:
+           disk: str = "", image_format: str | None = None) -> Geometry:
     """Make VOLUME: complete, or not there. `parent_at` (seq, ts_ns) of `parent`, for a writable image; `base`: its
-    content; `disk`: of before-images, the absolute path of the disk to protect in place, which gives the size."""
+    content; `disk`: of before-images, the absolute path of the disk to protect in place, which gives the size, and
+    must be raw, or meant to be taken so by `image_format` "raw"."""
     os = os or posix()
     if disk:
         with disks.open_disk(os, disk) as file:
             size = file.size()
+            require_raw(disk, file.pread, size, image_format)
         if disk.startswith(f"{directory}/"):
             raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume",
                                  "choose another folder for the volume")

@@ -31,13 +31,15 @@ def _protected(directory: str) -> geometries.Geometry:
     return geometry
 
 
-def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | None = None) -> Volume:
+def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | None = None,
+          image_format: str | None = None) -> Volume:
     """Begin a new history with the disk of the volume at `path` as it is now, and open it: for a disk that was changed outside.
 
     The history so far does not fit the disk any more and is deleted, with its bookmarks. `keep_history`: the caller vouches that the
     disk holds what it held when the volume was closed (it was copied, moved or touched), and nothing is deleted; Corruption where
     its size or samples of it differ, or, where the volume was not closed cleanly, it is another file. Raises NotFound, Busy,
-    InvalidRequest for a volume without such a disk, RefusedPoint while writable images of the old history exist.
+    InvalidRequest for a volume without such a disk, or one that is now a qcow2 image or another container
+    (`image_format` "raw" says that its own bytes are meant), RefusedPoint while writable images of the old history exist.
     """
     os, directory = posix(), absolute(path)
     fresh, old = f"{directory}.adopt-new", f"{directory}.adopt-old"     # names that nobody else gives
@@ -57,7 +59,8 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
         for leftover in (fresh, old):
             if os.exists(leftover):
                 layout.remove_tree(os, leftover)
-        creation.create(fresh, 0, Tuning.from_settings(checked(settings)), disk=geometry.disk)
+        creation.create(fresh, 0, Tuning.from_settings(checked(settings)), disk=geometry.disk,
+                        image_format=image_format)
         os.rename(directory, old)
         os.rename(fresh, directory)
         os.sync_dir(str(Path(directory).parent))

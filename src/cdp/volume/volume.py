@@ -54,20 +54,21 @@ log = logging.getLogger("cdp.volume")
 
 
 def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None,
-           base: Base | None = None) -> Volume:
+           base: Base | None = None, image_format: str | None = None) -> Volume:
     """Make a volume in the folder `path`, which must not exist, and open it: of `size` bytes (a multiple of 512, up to 64 PiB), or
     of before-images, to protect the raw file or block device `disk` in place.
 
-    Nothing is allocated up front but 1 MiB for the day on which the disk is full. `base`: the content as #0
-    (cdp.store.base_image.Base); the
-    volume is there with it or not at all. Of a `disk` nothing is copied; it stays a plain raw disk with the current content, and
-    must not be written by others while the volume is open. Raises InvalidRequest, NotFound (no parent folder, no disk), Busy (it is
-    being made, or another volume has the disk open), OutOfSpace.
+    Nothing is allocated up front but 1 MiB, an emergency reserve for a full disk. `base`: the content as #0
+    (cdp.store.base_image.Base); the volume is there with it or not at all. Of a `disk` nothing is copied; it stays a
+    plain raw disk with the current content, and must not be written by others while the volume is open. A qcow2 image
+    or another container is refused as `disk`; `image_format` "raw" says that its own bytes are meant. Raises
+    InvalidRequest, NotFound (no parent folder, no disk), Busy (it is being made, or another volume has the disk open),
+    OutOfSpace.
     """
     if (size is None) == (disk is None) or base is not None and disk is not None:
         raise InvalidRequest("a volume has a size, or the disk that it protects", "give either size= or disk=")
     creation.create(absolute(path, len(layout.CREATING)), size or 0, Tuning.from_settings(checked(settings)), base=base,
-                  disk=str(Path(absolute(disk)).resolve()) if disk is not None else "")
+                    disk=str(Path(absolute(disk)).resolve()) if disk is not None else "", image_format=image_format)
     return Volume(path, settings=settings)
 
 
@@ -521,13 +522,14 @@ class Volume:
     # --- filling the base ----------------------------------------------------------------------------------------------
 
     def import_base(self, read: Callable[[int, memoryview], None], extents: Iterable[tuple[int, int]],
-                    progress: Callable[[int], None] | None = None) -> None:
+                    progress: Callable[[int], None] | None = None, *, image_format: str | None = None) -> None:
         """Fill the base of a volume that has no records and no base yet: read(offset, view) is called for each piece of
         `extents` (offset, length in bytes); all else is a hole. The content becomes #0, all or nothing. Writes
-        are refused meanwhile (Unavailable)."""
+        are refused meanwhile (Unavailable). A qcow2 image or another container is refused (InvalidRequest);
+        `image_format` "raw" says that its own bytes are meant."""
         self._writable()
         with self._lock:
-            import_base(self._store, Base(read, extents, progress))
+            import_base(self._store, Base(read, extents, progress, image_format))
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
