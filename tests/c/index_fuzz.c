@@ -248,11 +248,11 @@ static void check_lookup(uint64_t last_seq)
     a = base + rnd(sectors);
     b = a + 1 + rnd(end - a);
     at = a;
-    while (at < b) { /* through a small window, as a caller with little room does */
-        uint64_t reached;
-        int64_t n = cdp_lookup(&view, trees, n_trees, runs, n_runs, at, b, one, cap, &reached, &st);
+    while (at < b) { /* through a small window, in few steps, as a caller with little room or time does */
+        uint64_t reached, steps = 1 + rnd(2 * cap), *limit = rnd(2) ? &steps : NULL;
+        int64_t n = cdp_lookup(&view, trees, n_trees, runs, n_runs, at, b, one, cap, limit, &reached, &st);
         CHECK(n > 0 && n <= (int64_t)cap && one[0].start == at && one[n - 1].end == reached && reached <= b);
-        CHECK(reached == b || n == (int64_t)cap);
+        CHECK(reached == b || n == (int64_t)cap || (limit && steps == 0));
         for (int64_t i = 0; i < n; i++) {
             CHECK(i == 0 || one[i].start == one[i - 1].end);
             CHECK(i == 0 || cdp_loc_add(one[i - 1].loc, one[i].start - one[i - 1].start) != one[i].loc);
@@ -270,11 +270,11 @@ static void check_lookup(uint64_t last_seq)
     }
     { /* trees first, runs after: the same pieces */
         uint64_t reached;
-        int64_t n = cdp_lookup(&view, trees, n_trees, NULL, 0, a, b, trees_only, 4096, &reached, &st), m, k;
+        int64_t n = cdp_lookup(&view, trees, n_trees, NULL, 0, a, b, trees_only, 4096, NULL, &reached, &st), m, k;
         CHECK(n > 0 && reached == b);
-        m = cdp_lookup(&view, trees, n_trees, runs, n_runs, a, b, two, 4096, &n_two, &st);
+        m = cdp_lookup(&view, trees, n_trees, runs, n_runs, a, b, two, 4096, NULL, &n_two, &st);
         CHECK(m > 0 && n_two == b);
-        k = cdp_lookup_runs(&view, runs, n_runs, trees_only, (uint64_t)n, one, cap, &reached, &st);
+        k = cdp_lookup_runs(&view, runs, n_runs, trees_only, (uint64_t)n, one, cap, NULL, &reached, &st);
         CHECK(k > 0 && memcmp(one, two, ((size_t)k - 1) * sizeof *one) == 0 && one[k - 1].end == reached);
         CHECK(reached == b ? k == m && memcmp(one, two, (size_t)k * sizeof *one) == 0 : k == (int64_t)cap);
     }
@@ -384,7 +384,7 @@ static void use_damaged(const char *path, int mended, uint64_t last_seq)
         cdp_view view = {1, 1, &piece, &all};
         cdp_piece pieces[64];
         uint64_t reached;
-        cdp_lookup(&view, NULL, 0, &r, 1, base, base + sectors, pieces, 64, &reached, &st);
+        cdp_lookup(&view, NULL, 0, &r, 1, base, base + sectors, pieces, 64, NULL, &reached, &st);
         memcpy(meta.uuid, cdp_run_header_of(r)->volume_uuid, 16);
         both[0] = r;
         if (cdp_run_merge(&plain_os, name(out, "d.run"), &meta, both, 1, NULL, 0, &st) == CDP_OK) {

@@ -134,6 +134,8 @@ cdef class GateConnection(RequestLoop):
             p.bg[0].slot = CDP_CHANNEL_REPLY
             p.bg[0].offset_bytes = <uint32_t>(m.tx_at + skip)
             p.bg[0].length_bytes = <uint32_t>(m.tx_bytes - skip)
+            if p.op == CDP_CHANNEL_MAP and r.flags & CDP_NBD_FLAG_REQ_ONE:
+                p.bg[0].length_bytes = 2 * sizeof(cdp_extent)    # the second shows that the first goes no further
         if r.flags & CDP_NBD_FLAG_FUA and (p.op == CDP_MD_WRITE or p.op == CDP_MD_ZERO or p.op == CDP_MD_TRIM):
             p.flags = CDP_MD_FUA
         if p.bg[0].length_bytes:

@@ -118,16 +118,18 @@ typedef struct cdp_piece {
 
 /* Pieces of [start, end) at `view`, in order, adjacent ones that continue each other joined, into out[0..cap).
  * `trees` and `runs` newest first; the trees are newer than the runs. Returns the number of pieces; *reached is where
- * they end (== end unless cap was too small). Negative: -CDP_CORRUPT, st filled.
+ * they end (== end unless cap or *steps was too small). Negative: -CDP_CORRUPT, st filled.
+ * *steps: how many answers may be stitched, at least 1; it comes down by how many were. NULL: as many as there are. An
+ * answer that changes nothing is stitched too: the pieces of a range may be few, and the steps many.
  * The trees' part alone (`n_runs` = 0 gives CDP_LOC_BASE where they know nothing) may be done under the lock, and
  * cdp_lookup_runs then refines the CDP_LOC_BASE pieces without it. */
 int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
-                   uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached,
-                   cdp_status *st);
+                   uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *steps,
+                   uint64_t *reached, cdp_status *st);
 /* Copies in[0..n_in), adjacent pieces in order, to out with every CDP_LOC_BASE piece replaced by what the runs know of
- * it. `in` and `out` do not overlap. Returns and *reached as above. */
+ * it. `in` and `out` do not overlap. Returns, *steps and *reached as above. */
 int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *in, uint64_t n_in,
-                        cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
+                        cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st);
 
 /* --- lookup of before-images ----------------------------------------------------------------------------------- */
 
@@ -139,10 +141,10 @@ int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_r
  * left: what was overwritten once does not change its answer. */
 int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
                           uint32_t n_runs, const cdp_piece *in, uint64_t n_in, cdp_piece *out, uint64_t cap,
-                          uint64_t *reached, cdp_status *st);
+                          uint64_t *steps, uint64_t *reached, cdp_status *st);
 /* Which record after `after` was the last to change each sector of [start, end): pieces whose loc is its seq, 0 where
  * there is none. */
 int64_t cdp_lookup_seqs(cdp_tree *const *trees, uint32_t n_trees, uint64_t after, uint64_t start, uint64_t end,
-                        cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st);
+                        cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st);
 
 #endif

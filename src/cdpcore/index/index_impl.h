@@ -71,6 +71,17 @@ typedef struct cdp_run_cursor {
 void cdp_run_cursor_init(cdp_run_cursor *c, const cdp_run *r);
 int cdp_run_cursor_next(cdp_run_cursor *c, cdp_status *st);
 
+/* One more step of a look-up; 0: it may take no more. NULL: it may take any number. */
+static inline int cdp_take_step(uint64_t *steps)
+{
+    if (steps == NULL)
+        return 1;
+    if (*steps == 0)
+        return 0;
+    --*steps;
+    return 1;
+}
+
 /* The place of the last element <= x in ascending a[0..n), n >= 1 and a[0] <= x; no branch depends on the data. */
 static inline uint64_t cdp_last_le(const uint64_t *a, uint64_t n, uint64_t x)
 {

@@ -429,7 +429,7 @@ def lookup(view, trees, runs, uint64_t start, uint64_t end, uint64_t cap=4096):
         for tree in trees:
             (<ExtentTree>tree).readers += 1
         with nogil:
-            n = cdp_lookup(&v.view, c_trees, n_trees, used.items, used.n, start, end, out, cap, &reached, &st)
+            n = cdp_lookup(&v.view, c_trees, n_trees, used.items, used.n, start, end, out, cap, NULL, &reached, &st)
         for tree in trees:
             (<ExtentTree>tree).readers -= 1
         check(<int>-n if n < 0 else 0, &st, "lookup")
@@ -459,7 +459,7 @@ def lookup_runs(view, runs, pieces, uint64_t cap=4096):
             known[n_in].loc = loc
             n_in += 1
         with nogil:
-            n = cdp_lookup_runs(&v.view, used.items, used.n, known, n_in, out, cap, &reached, &st)
+            n = cdp_lookup_runs(&v.view, used.items, used.n, known, n_in, out, cap, NULL, &reached, &st)
         check(<int>-n if n < 0 else 0, &st, "lookup")
         return _pieces(out, n), reached
     finally:

@@ -131,12 +131,16 @@ static inline int append(cdp_piece *out, uint64_t cap, uint64_t *n, uint64_t sta
     return 1;
 }
 
-/* Looks [at, end) up, appending to out; *at is where that ended. 1: at `end`; 0: no room; negative: -code. */
-static int look(cursor *c, uint64_t *at, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *n, cdp_status *st)
+/* Looks [at, end) up, appending to out; *at is where that ended. 1: at `end`; 0: no room, or no more steps; negative: -code. */
+static int look(cursor *c, uint64_t *at, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *n, uint64_t *steps,
+                cdp_status *st)
 {
     while (*at < end) {
         uint64_t to = end, loc;
-        int rc = next_piece(c, *at, &to, &loc, st);
+        int rc;
+        if (!cdp_take_step(steps))
+            return 0;
+        rc = next_piece(c, *at, &to, &loc, st);
         if (rc != CDP_OK)
             return -rc;
         if (!append(out, cap, n, *at, to, loc))
@@ -147,20 +151,20 @@ static int look(cursor *c, uint64_t *at, uint64_t end, cdp_piece *out, uint64_t 
 }
 
 int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
-                   uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *reached,
-                   cdp_status *st)
+                   uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *steps,
+                   uint64_t *reached, cdp_status *st)
 {
     uint64_t n = 0;
     cursor c;
     int rc = -start_cursor(&c, view, trees, n_trees, runs, n_runs, st);
     *reached = start;
     if (rc == 0)
-        rc = look(&c, reached, end, out, cap, &n, st);
+        rc = look(&c, reached, end, out, cap, &n, steps, st);
     return rc < 0 ? rc : (int64_t)n;
 }
 
 int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *in, uint64_t n_in,
-                        cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st)
+                        cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st)
 {
     uint64_t n = 0;
     cursor c;
@@ -169,7 +173,7 @@ int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_r
     for (uint64_t i = 0; rc >= 0 && i < n_in; i++) {
         *reached = in[i].start;
         if (in[i].loc == CDP_LOC_BASE) {
-            rc = look(&c, reached, in[i].end, out, cap, &n, st);
+            rc = look(&c, reached, in[i].end, out, cap, &n, steps, st);
         } else {
             rc = append(out, cap, &n, in[i].start, in[i].end, in[i].loc);
             if (rc > 0)

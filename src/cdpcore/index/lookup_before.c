@@ -128,7 +128,7 @@ static int append(cdp_piece *out, uint64_t cap, uint64_t *n, uint64_t start, uin
 
 int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
                           uint32_t n_runs, const cdp_piece *in, uint64_t n_in, cdp_piece *out, uint64_t cap,
-                          uint64_t *reached, cdp_status *st)
+                          uint64_t *steps, uint64_t *reached, cdp_status *st)
 {
     uint64_t n = 0;
     sources s;
@@ -137,8 +137,12 @@ int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t
     for (uint64_t i = 0; rc == CDP_OK && i < n_in; i++) {
         for (uint64_t at = in[i].start; at < in[i].end;) {
             uint64_t end = in[i].end, loc = cdp_loc_add(in[i].loc, at - in[i].start);
-            if (in[i].loc == CDP_LOC_BASE && (rc = next_piece(&s, view, at, &end, &loc, st)) != CDP_OK)
-                break;
+            if (in[i].loc == CDP_LOC_BASE) {
+                if (!cdp_take_step(steps))
+                    return (int64_t)n;
+                if ((rc = next_piece(&s, view, at, &end, &loc, st)) != CDP_OK)
+                    break;
+            }
             if (!append(out, cap, &n, at, end, loc, 1))
                 return (int64_t)n;
             *reached = at = end;
@@ -148,13 +152,13 @@ int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t
 }
 
 int64_t cdp_lookup_seqs(cdp_tree *const *trees, uint32_t n_trees, uint64_t after, uint64_t start, uint64_t end,
-                        cdp_piece *out, uint64_t cap, uint64_t *reached, cdp_status *st)
+                        cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st)
 {
     uint64_t n = 0;
     sources s;
     cdp_hit hit;
     int rc = gather(&s, trees, n_trees, NULL, 0, st);
-    for (*reached = start; rc == CDP_OK && *reached < end;) {
+    for (*reached = start; rc == CDP_OK && *reached < end && cdp_take_step(steps);) {
         uint64_t until = end;
         rc = ask(&s, *reached, &until, (cdp_interval){after, UINT64_MAX}, 0, &hit, st);
         if (rc != CDP_OK || !append(out, cap, &n, *reached, until, hit.found ? hit.seq : 0, 0))

@@ -7,14 +7,21 @@ from cdpcore.index.snapshot cimport cdp_run_ref, cdp_snapshot
 from cdpcore.system.os cimport Os
 
 
+cdef enum:
+    FEW = 64                # pieces that need no memory
+    ALL = 0                 # in place of a number of steps
+
+
 # What resolve() found: pieces in a small array, or in a grown one; and the snapshot that led there. As long as it is
 # held, nothing that the pieces point at is freed.
 cdef struct pieces:
     cdp_piece *at
     uint64_t n
+    uint64_t end            # sector at which they end
+    uint64_t steps          # answers of trees and runs that were stitched; counted where there is a limit
     cdp_piece *heap
     cdp_snapshot *snapshot
-    cdp_piece few[64]
+    cdp_piece few[FEW]
 
 
 # A range that a record gave a version.
@@ -51,13 +58,16 @@ cdef class Versions:
     cdef void add(self, uint64_t seq, uint64_t ts_ns, const change *changes, uint32_t n) noexcept nogil
     # What is visible in [start, end) at `view` (NULL: now), all of one moment. Where it succeeds, drop(p) when the data
     # is read.
-    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, cdp_status *st) noexcept nogil
+    # most: ALL; or trees and runs are each asked for so many answers, and what is found, FEW pieces at most, ends at
+    # p.end: behind start, but perhaps before `end`. A caller that looks for the first change needs no more.
+    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p,
+                     cdp_status *st) noexcept nogil
     # The same for before-images: what [start, end) held at `view`; CDP_LOC_BASE: the disk's. What the disk has of it
     # may be read afterwards, and is right if untouched() says so then.
-    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m,
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
                             cdp_status *st) noexcept nogil
     # Which record after `after` changed each sector last (as loc; 0: none); of segments that have no run yet.
-    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m,
+    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
                           cdp_status *st) noexcept nogil
     # Nothing changed [start, end) since the moment. (False where that is not known.)
     cdef bint untouched(self, const moment *m, uint64_t start, uint64_t end) noexcept nogil

@@ -75,15 +75,15 @@ cdef class Versions:
         pthread_mutex_unlock(&self.mutex)
         return snap
 
-    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p,
+    cdef int resolve(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p,
                      cdp_status *st) noexcept nogil:
         """Pieces of [start, end) at `view` (NULL: now), all of one moment; to be dropped where it succeeds."""
-        cdef cdp_piece known[64]
+        cdef cdp_piece known[FEW]
         cdef cdp_piece *trees_know = known
         cdef cdp_piece *both
         cdef cdp_tree *trees[2]
         cdef uint32_t n_trees
-        cdef uint64_t cap = 64, reached
+        cdef uint64_t cap = FEW, reached, of_trees = most, of_runs = most
         cdef int64_t n
         cdef cdp_snapshot *snap
         cdef const cdp_view *seen
@@ -98,19 +98,20 @@ cdef class Versions:
             seen = view
             if view == NULL:
                 seen = &snap.view
-            n = cdp_lookup(seen, trees, n_trees, NULL, 0, start, end, trees_know, cap, &reached, st)
+            n = cdp_lookup(seen, trees, n_trees, NULL, 0, start, end, trees_know, cap,
+                           &of_trees if most else NULL, &reached, st)
             pthread_mutex_unlock(&self.mutex)
-            if n >= 0 and reached == end:
-                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n,
-                                    p.at, cap, &reached, st)
-            if n < 0 or reached == end:
+            if n >= 0 and (most or reached == end):
+                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n, p.at, cap,
+                                    &of_runs if most else NULL, &reached, st)
+            if n < 0 or most or reached == end:
                 break
             cdp_snapshot_unref(snap)
             # Fragmented: begin again with more room, so that all pieces are of one moment.
             if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
             trees_know = p.heap + cap
-        return done_pieces(p, n, snap, st)
+        return done_pieces(p, n, reached, 2 * most - of_trees - of_runs, snap, st)
 
     cdef uint32_t trees_of(self, cdp_tree **trees) noexcept nogil:
         trees[0] = self.tree
@@ -132,15 +133,15 @@ cdef class Versions:
         pthread_mutex_lock(&self.mutex)
         same = m.seq == self.visible_seq
         if not same and m.generation == self.generation:
-            same = cdp_lookup_seqs(trees, self.trees_of(trees), m.seq, start, end, &one, 1, &reached, &st) == 1 and \
+            same = cdp_lookup_seqs(trees, self.trees_of(trees), m.seq, start, end, &one, 1, NULL, &reached, &st) == 1 and \
                 reached == end and one.loc == 0
         pthread_mutex_unlock(&self.mutex)
         return same
 
-    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, pieces *p, moment *m,
+    cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
                           cdp_status *st) noexcept nogil:
         cdef cdp_tree *trees[2]
-        cdef uint64_t cap = 64, reached = end
+        cdef uint64_t cap = FEW, reached = end, steps = most
         cdef int64_t n = 0
         p.heap = NULL
         p.at = p.few
@@ -148,22 +149,23 @@ cdef class Versions:
             pthread_mutex_lock(&self.mutex)
             m.seq = self.visible_seq
             m.generation = self.generation
-            n = cdp_lookup_seqs(trees, self.trees_of(trees), after, start, end, p.at, cap, &reached, st)
+            n = cdp_lookup_seqs(trees, self.trees_of(trees), after, start, end, p.at, cap, &steps if most else NULL,
+                                &reached, st)
             pthread_mutex_unlock(&self.mutex)
-            if n < 0 or reached == end:
-                return done_pieces(p, n, NULL, st)
+            if n < 0 or most or reached == end:
+                return done_pieces(p, n, reached, most - steps, NULL, st)
             if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
 
-    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, pieces *p, moment *m,
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
                             cdp_status *st) noexcept nogil:
         """Where no restore is being written back, runs are asked first and without the lock: what they know does not
         change."""
         cdef cdp_tree *trees[2]
         cdef cdp_piece whole
-        cdef cdp_piece known[64]
+        cdef cdp_piece known[FEW]
         cdef cdp_piece *runs_know = known
-        cdef uint64_t cap = 64, reached, generation
+        cdef uint64_t cap = FEW, reached, generation, first, second
         cdef int64_t n
         cdef cdp_snapshot *snap
         cdef const cdp_view *seen
@@ -175,25 +177,27 @@ cdef class Versions:
         while True:
             pthread_mutex_lock(&self.mutex)
             snap = cdp_snapshot_ref(self.snapshot)
+            first = second = most
             seen = view
             if view == NULL:
                 seen = &snap.view
             generation = self.generation
             if seen.n_intervals == seen.n_pieces:
                 pthread_mutex_unlock(&self.mutex)
-                n = cdp_lookup_before(seen, NULL, 0, snap.runs, snap.n_runs, &whole, 1, runs_know, cap, &reached, st)
+                n = cdp_lookup_before(seen, NULL, 0, snap.runs, snap.n_runs, &whole, 1, runs_know, cap,
+                                      &first if most else NULL, &reached, st)
                 pthread_mutex_lock(&self.mutex)
-                if n >= 0 and reached == end:
+                if n >= 0 and (most or reached == end):
                     n = cdp_lookup_before(seen, trees, self.trees_of(trees), NULL, 0, runs_know, <uint64_t>n, p.at, cap,
-                                          &reached, st)
+                                          &second if most else NULL, &reached, st)
             else:
                 n = cdp_lookup_before(seen, trees, self.trees_of(trees), snap.runs, snap.n_runs, &whole, 1, p.at, cap,
-                                      &reached, st)
+                                      &first if most else NULL, &reached, st)
             m.seq = self.visible_seq
             m.generation = self.generation
             pthread_mutex_unlock(&self.mutex)
-            if (n < 0 or reached == end) and (n < 0 or m.generation == generation):
-                return done_pieces(p, n, snap, st)
+            if n < 0 or (most or reached == end) and m.generation == generation:
+                return done_pieces(p, n, reached, 2 * most - first - second, snap, st)
             cdp_snapshot_unref(snap)
             if m.generation != generation:
                 continue
@@ -290,9 +294,12 @@ cdef bint more_pieces(pieces *p, uint64_t *cap, uint64_t sectors) noexcept nogil
     return p.heap != NULL
 
 
-cdef int done_pieces(pieces *p, int64_t n, cdp_snapshot *snap, cdp_status *st) noexcept nogil:
+cdef int done_pieces(pieces *p, int64_t n, uint64_t end, uint64_t steps, cdp_snapshot *snap,
+                     cdp_status *st) noexcept nogil:
     """The pieces keep the snapshot (NULL: none was asked), but for a failure."""
     p.n = <uint64_t>max(n, 0)
+    p.end = end
+    p.steps = steps
     p.snapshot = snap
     if n < 0:
         drop(p)

@@ -86,8 +86,9 @@ cdef class BeforeImages(Content):
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         return self.reader.read(view, buf, off, n, st)
 
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
-        return self.reader.map(view, off, end, out, st)
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
+                 cdp_status *st) noexcept nogil:
+        return self.reader.map(view, off, end, most, out, reached, st)
 
     cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
         cdef int rc = self.log.wait_durable(seq, st)

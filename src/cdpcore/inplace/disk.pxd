@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport cdp_os
-from cdpcore.volume.extents cimport extents
+from cdpcore.volume.extents cimport data_place, extents
 
 
 cdef class Disk:
@@ -11,6 +11,9 @@ cdef class Disk:
     cdef Os os
     cdef const cdp_os *table
     cdef int fd
+
+    # any thread
+    cdef data_place data            # where block status found data
 
     cpdef close(self)
     # Offsets and lengths in bytes, inside the disk. All return CDP_OK or the status; writes are durable after sync().

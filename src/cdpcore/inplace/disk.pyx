@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t
 from cdpcore.base.errors cimport check
 from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
-from cdpcore.volume.extents cimport add_file
+from cdpcore.volume.extents cimport add_file, forget_data, free_place, init_place
 
 cdef enum:
     ZEROS_BYTES = 65536
@@ -26,6 +26,7 @@ cdef class Disk:
     def __cinit__(self, Os os not None, path: str, bint read_only=False):
         cdef cdp_status st
         self.fd = -1
+        init_place(&self.data)
         self.os = os
         self.table = os.table
         self.fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY if read_only else CDP_OPEN_RDWR)
@@ -34,6 +35,7 @@ cdef class Disk:
 
     def __dealloc__(self):
         self.close()
+        free_place(&self.data)
 
     cpdef close(self):
         """Idempotent."""
@@ -61,6 +63,7 @@ cdef class Disk:
         cdef uint64_t step
         cdef int64_t rc
         if hole and self.table.punch(self.table.ctx, self.fd, off, n) >= 0:
+            forget_data(&self.data)
             return CDP_OK
         while n:
             step = min(n, <uint64_t>ZEROS_BYTES)
@@ -76,7 +79,7 @@ cdef class Disk:
         return cdp_fail_os(st, rc, 0, b"making the disk durable") if rc < 0 else CDP_OK
 
     cdef int map(self, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
-        return add_file(out, self.table, self.fd, off, end, st)
+        return add_file(out, self.table, self.fd, &self.data, off, end, st)
 
     cdef int next_data(self, uint64_t off, uint64_t *data, cdp_status *st) noexcept nogil:
         cdef uint64_t end

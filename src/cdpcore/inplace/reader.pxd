@@ -28,7 +28,9 @@ cdef class DiskReader:
 
     # --- whole requests, offsets and lengths in bytes; view NULL: now
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil
+    # As map() of Content.
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
+                 cdp_status *st) noexcept nogil
 
     # --- one look; *m: when it was. Right if nothing changed the range since: the caller holds it, or checks afterwards.
     cdef uint64_t current_epoch(self) noexcept nogil
@@ -45,6 +47,7 @@ cdef class DiskReader:
     cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
                        cdp_status *st) noexcept nogil
     cdef int read_pending(self, uint64_t seq, uint8_t *buf, uint64_t off, uint64_t end, cdp_status *st) noexcept nogil
-    cdef int map_disk(self, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil
-    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out,
+    cdef int map_disk(self, uint64_t off, uint64_t end, uint64_t most, bint last, extents *out, uint64_t *reached,
                       cdp_status *st) noexcept nogil
+    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, bint last, extents *out,
+                      uint64_t *reached, cdp_status *st) noexcept nogil

@@ -13,7 +13,7 @@ from libc.string cimport memset
 from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR, cdp_loc_is_data
 from cdpcore.base.status cimport CDP_OK
 from cdpcore.base.target cimport CDP_EXTENT_DATA
-from cdpcore.index.versions cimport drop, pieces
+from cdpcore.index.versions cimport ALL, drop, pieces
 from cdpcore.inplace.pending cimport pending_change
 from cdpcore.volume.extents cimport FULL, add_extent, cut_extents, kind_of
 
@@ -73,7 +73,7 @@ cdef class DiskReader:
         cdef int rc = AGAIN
         while rc == AGAIN:
             rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR,
-                                            (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, m, st)
+                                            (off + n + CDP_SECTOR - 1) // CDP_SECTOR, ALL, &p, m, st)
             if rc != CDP_OK:
                 return rc
             for i in range(p.n):
@@ -112,7 +112,7 @@ cdef class DiskReader:
         cdef uint64_t i, a, b
         cdef moment now
         cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR,
-                                                   &p, m, st)
+                                                   ALL, &p, m, st)
         if rc != CDP_OK:
             return rc
         for i in range(p.n):
@@ -133,7 +133,8 @@ cdef class DiskReader:
 
     # --- block status -------------------------------------------------------------------------------------------------
 
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
+                 cdp_status *st) noexcept nogil:
         """What changes again and again while it is looked at is called data, which is never wrong, only imprecise.
         Holding the range, as a reader does, would let all its writers wait for a look at a gigabyte."""
         cdef uint32_t tries
@@ -143,12 +144,13 @@ cdef class DiskReader:
                 break
             cut_extents(out, off)
             if view != NULL or self.restoring:
-                rc = self.map_view(view, off, end, tries + 1 == MAP_TRIES, out, st)
+                rc = self.map_view(view, off, end, most, tries + 1 == MAP_TRIES, out, reached, st)
             else:
-                rc = self.map_disk(off, end, tries + 1 == MAP_TRIES, out, st)
+                rc = self.map_disk(off, end, most, tries + 1 == MAP_TRIES, out, reached, st)
         return rc
 
-    cdef int map_disk(self, uint64_t off, uint64_t end, bint last, extents *out, cdp_status *st) noexcept nogil:
+    cdef int map_disk(self, uint64_t off, uint64_t end, uint64_t most, bint last, extents *out, uint64_t *reached,
+                      cdp_status *st) noexcept nogil:
         """AGAIN, but not the `last` time: what was pending has come to the disk meanwhile."""
         cdef pieces p
         cdef uint64_t i, a, b, step
@@ -156,9 +158,11 @@ cdef class DiskReader:
         cdef moment m
         cdef uint32_t kind
         cdef int rc = self.versions.resolve_seqs(self.pending.released(), off // CDP_SECTOR,
-                                                 (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, &m, st)
+                                                 (end + CDP_SECTOR - 1) // CDP_SECTOR, most, &p, &m, st)
         if rc != CDP_OK:
             return rc
+        out.steps += p.steps
+        reached[0] = min(p.end * CDP_SECTOR, end)
         for i in range(p.n):
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, end)
@@ -184,27 +188,32 @@ cdef class DiskReader:
         drop(&p)
         return rc
 
-    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, bint last, extents *out,
-                      cdp_status *st) noexcept nogil:
+    cdef int map_view(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, bint last, extents *out,
+                      uint64_t *reached, cdp_status *st) noexcept nogil:
         cdef pieces p
-        cdef uint64_t i, a, b
+        cdef uint64_t i, a, b, begin
         cdef moment m
         cdef int rc = self.versions.resolve_before(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR,
-                                                   &p, &m, st)
+                                                   most, &p, &m, st)
         if rc != CDP_OK:
             return rc
+        out.steps += p.steps
+        reached[0] = min(p.end * CDP_SECTOR, end)
         for i in range(p.n):
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, end)
             if p.at[i].loc != CDP_LOC_BASE:
                 rc = add_extent(out, a, b, kind_of(p.at[i].loc))
-            else:
-                rc = self.map_disk(a, b, last, out, st)
-                if (rc == CDP_OK or rc == FULL) and not self.versions.untouched(&m, p.at[i].start, p.at[i].end):
+                a = b
+            while rc == CDP_OK and a < b:
+                begin = a
+                rc = self.map_disk(begin, b, most, last, out, &a, st)
+                if (rc == CDP_OK or rc == FULL) and not \
+                        self.versions.untouched(&m, begin // CDP_SECTOR, (a + CDP_SECTOR - 1) // CDP_SECTOR):
                     rc = AGAIN
                     if last:
-                        cut_extents(out, a)
-                        rc = add_extent(out, a, b, CDP_EXTENT_DATA)
+                        cut_extents(out, begin)
+                        rc = add_extent(out, begin, a, CDP_EXTENT_DATA)
             if rc != CDP_OK:
                 break
         drop(&p)
@@ -218,7 +227,7 @@ cdef class DiskReader:
         until[0] = start
         if self.restoring:
             return CDP_OK
-        rc = self.versions.resolve_seqs(self.pending.released(), start, end, &p, &m, st)
+        rc = self.versions.resolve_seqs(self.pending.released(), start, end, ALL, &p, &m, st)
         if rc != CDP_OK:
             return rc
         b = p.at[0].end if p.at[0].loc == 0 else start

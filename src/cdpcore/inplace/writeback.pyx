@@ -14,7 +14,7 @@ from cdpcore.base.format cimport CDP_KIND_WRITEBACK, CDP_LOC_BASE, CDP_SECTOR
 from cdpcore.base.gate cimport cdp_gate_leave
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.target cimport CDP_EXTENT_DATA
-from cdpcore.index.versions cimport drop, moment
+from cdpcore.index.versions cimport ALL, drop, moment
 from cdpcore.inplace.reader cimport AGAIN
 from cdpcore.inplace.spans cimport data_bytes, set_span
 from cdpcore.log.record cimport MAX_PARTS
@@ -39,7 +39,8 @@ cdef class RestoreWriter:
         cdef int rc = self.core.enter(offset, length, &st)
         check(rc, &st, None)
         with nogil:
-            rc = self.images.versions.resolve_before(NULL, offset // CDP_SECTOR, (offset + length) // CDP_SECTOR, &p, &m, &st)
+            rc = self.images.versions.resolve_before(NULL, offset // CDP_SECTOR, (offset + length) // CDP_SECTOR, ALL,
+                                                     &p, &m, &st)
             if rc == CDP_OK:
                 for i in range(p.n):
                     if p.at[i].loc != CDP_LOC_BASE:
@@ -73,7 +74,7 @@ cdef class RestoreWriter:
             stop = min(start + self.images.max_request_bytes // CDP_SECTOR, end)
             ticket = self.images.ranges.acquire(start, stop)
             epoch = self.images.reader.current_epoch()
-            rc = self.images.versions.resolve_before(NULL, start, stop, &p, &m, st)
+            rc = self.images.versions.resolve_before(NULL, start, stop, ALL, &p, &m, st)
             if rc == CDP_OK:
                 i = 0
                 while rc == CDP_OK and i < p.n and n_records < max_records:

@@ -275,19 +275,20 @@ cdef class Connection(RequestLoop):
         cdef cdp_status st
         cdef uint8_t *p = self.out + self.out_end
         cdef uint64_t pos = r.offset, end = r.offset + r.length
-        cdef uint32_t count = 0, calls = 0, n, cap = 1 if r.flags & CDP_NBD_FLAG_REQ_ONE else STATUS_MAX
+        cdef uint32_t count = 0, calls = 0, n, most, cap = 1 if r.flags & CDP_NBD_FLAG_REQ_ONE else STATUS_MAX
         cdef int rc = 0
         st.code = st.sys_errno = 0
         st.where = NULL
         while pos < end and calls < STATUS_CALLS and rc == 0:
             calls += 1
             n = 0
-            rc = self.target.map(self.target.ctx, pos, end - pos, self.extents, MAP_BATCH, &n, &st)
+            most = min(cap - count + 1, <uint32_t>MAP_BATCH)     # one more shows whether the last goes on
+            rc = self.target.map(self.target.ctx, pos, end - pos, self.extents, most, &n, &st)
             if rc != CDP_OK:
                 self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
                 return
             rc = -1
-            if 0 < n <= MAP_BATCH:
+            if 0 < n <= most:
                 rc = cdp_nbd_put_extents(p + CDP_NBD_STATUS_BYTES, cap, &count, &pos, end, self.extents, n)
             if rc < 0:
                 count = 0

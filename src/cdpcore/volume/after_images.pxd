@@ -5,12 +5,13 @@ from cdpcore.index.view cimport View
 from cdpcore.log.record cimport part
 from cdpcore.volume.content cimport Content
 from cdpcore.volume.core cimport VolumeCore
-from cdpcore.volume.extents cimport extents
+from cdpcore.volume.extents cimport data_place, extents
 
 
 cdef class AfterImages(Content):
     # constant after construction, but for one store of base_fd by set_base()
     cdef int base_fd                # of the base's file; -1: the base is all holes, or the parent's
+    cdef data_place base_data       # ... where block status found its data
     cdef VolumeCore parent          # of a writable image: the base is the parent as of parent_view
     cdef View parent_view
     cdef object parent_pin          # keeps alive whatever owns the parent

@@ -20,11 +20,11 @@ from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, 
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.index.index cimport cdp_piece, cdp_view
-from cdpcore.index.versions cimport drop, pieces
+from cdpcore.index.versions cimport ALL, drop, pieces
 from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_part
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY
 from cdpcore.volume.content cimport record_flags
-from cdpcore.volume.extents cimport add_extent, add_file, kind_of
+from cdpcore.volume.extents cimport add_extent, add_file, free_place, init_place, kind_of
 
 
 @cython.final
@@ -39,6 +39,7 @@ cdef class AfterImages(Content):
     def __cinit__(self, log, segments, *, base: str = "", VolumeCore parent=None, View parent_view=None,
                   parent_pin=None, **_of_content):
         self.base_fd = -1
+        init_place(&self.base_data)
         if base:
             self.base_fd = self.open_base(base)
         self.parent = parent
@@ -48,6 +49,7 @@ cdef class AfterImages(Content):
     def __dealloc__(self):
         if self.base_fd >= 0 and self.table != NULL:
             self.table.close(self.table.ctx, self.base_fd)
+        free_place(&self.base_data)
 
     cdef int open_base(self, str path) except -1:
         cdef cdp_status st
@@ -152,7 +154,8 @@ cdef class AfterImages(Content):
         cdef pieces p
         cdef cdp_piece *q
         cdef uint64_t i, a, b
-        cdef int rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        cdef int rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, ALL, &p,
+                                            st)
         if rc != CDP_OK:
             return rc
         for i in range(p.n):
@@ -183,19 +186,22 @@ cdef class AfterImages(Content):
         memset(buf + got, 0, n - <uint64_t>got)
         return CDP_OK
 
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
+                 cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef uint64_t i, a, b
-        cdef int rc = self.versions.resolve(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, &p, st)
+        cdef int rc = self.versions.resolve(view, off // CDP_SECTOR, (end + CDP_SECTOR - 1) // CDP_SECTOR, most, &p, st)
         if rc != CDP_OK:
             return rc
+        out.steps += p.steps
+        reached[0] = min(p.end * CDP_SECTOR, end)
         for i in range(p.n):
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, end)
             if p.at[i].loc != CDP_LOC_BASE:
                 rc = add_extent(out, a, b, kind_of(p.at[i].loc))
             elif self.parent is None:
-                rc = add_file(out, self.table, self.base_fd, a, b, st)
+                rc = add_file(out, self.table, self.base_fd, &self.base_data, a, b, st)
             else:
                 rc = self.map_parent(a, b, out, st)
             if rc != CDP_OK:
@@ -208,7 +214,7 @@ cdef class AfterImages(Content):
         cdef uint32_t got, i
         cdef int rc = CDP_OK
         while rc == CDP_OK and a < b:
-            rc = self.parent.map(&self.parent_view.v, a, b - a, some, 64, &got, st)
+            rc = self.parent.map(&self.parent_view.v, a, b - a, some, min(64u, out.cap - out.n + 1), &got, st)
             if rc != CDP_OK:
                 break
             for i in range(got):

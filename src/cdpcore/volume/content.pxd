@@ -62,7 +62,9 @@ cdef class Content:
     cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil
     # As of `view`; NULL: now.
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
-    # Extents of [off, end) follow in `out`; also FULL, see extents.pxd.
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil
+    # Extents of [off, *reached) follow in `out`: at least the first of [off, end), and not more than the index finds in
+    # `most` (> 0) steps; also FULL, see extents.pxd.
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
+                 cdp_status *st) noexcept nogil
 
     cpdef release(self)

@@ -60,7 +60,8 @@ cdef class Content:
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         return cdp_fail(st, CDP_UNAVAILABLE, ENOSYS, off, b"a kind of volume without read()")
 
-    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
+    cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
+                 cdp_status *st) noexcept nogil:
         return cdp_fail(st, CDP_UNAVAILABLE, ENOSYS, off, b"a kind of volume without map()")
 
     cpdef release(self):

@@ -26,6 +26,9 @@ cdef class VolumeCore:
     # append lock
     cdef uint64_t n_flushes
 
+    # atomic
+    cdef uint64_t n_map_steps, n_map_seeks      # what block status looked up in the index, and in files
+
     # --- requests: any thread, no GIL; offsets and lengths in bytes, checked here. *seq: as in pwrite_seq of base/target.h.
     cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                    cdp_status *st) noexcept nogil

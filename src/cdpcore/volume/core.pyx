@@ -20,8 +20,20 @@ from cdpcore.volume.content cimport LOOK_AGAIN
 from cdpcore.volume.extents cimport FULL, extents
 from cdpcore.base.errors import Busy, Closed
 
+cdef extern from * nogil:
+    uint64_t atomic_add "__atomic_fetch_add"(uint64_t *p, uint64_t n, int order)
+    uint64_t atomic_load "__atomic_load_n"(const uint64_t *p, int order)
+    int RELAXED "__ATOMIC_RELAXED"
+
 cdef uint64_t READ_BYTES = 32 << 20     # of one moment
-cdef uint64_t MAP_BYTES = 1 << 30       # so a huge fragmented range costs no more than is asked for
+
+# Steps of the index at a time, for a block status: few at first, because the first change may be all that is asked for,
+# and twice as many each time, so that what was looked up too much is no more than what was needed. The index lock is
+# held for them: the most take some 50 us.
+cdef enum:
+    MAP_EXTENTS = 1024
+    MAP_FIRST = 64
+    MAP_MOST = 1024
 
 
 @cython.final
@@ -143,16 +155,17 @@ cdef class VolumeCore:
 
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
                  cdp_status *st) noexcept nogil:
-        cdef uint64_t at = off, end = off + n, stop
-        cdef extents found = extents(at=out, cap=cap, n=0)
+        cdef uint64_t at = off, end = off + n, most = min(2 * <uint64_t>cap, <uint64_t>MAP_FIRST)
+        cdef extents found = extents(at=out, cap=cap, n=0, steps=0, seeks=0)
         cdef int rc = self.enter(off, n, st)
         got[0] = 0
         if rc != CDP_OK:
             return rc
         while rc == CDP_OK and at < end:
-            stop = min(end, (at // MAP_BYTES + 1) * MAP_BYTES)
-            rc = self.content.map(view, at, stop, &found, st)
-            at = stop
+            rc = self.content.map(view, at, end, most, &found, &at, st)
+            most = min(2 * most, <uint64_t>MAP_MOST)
+        atomic_add(&self.n_map_steps, found.steps, RELAXED)
+        atomic_add(&self.n_map_seeks, found.seeks, RELAXED)
         cdp_gate_leave(&self.gate)
         got[0] = found.n
         return CDP_OK if rc == FULL else rc
@@ -199,20 +212,22 @@ cdef class VolumeCore:
             rc = self.flush(&st)
         check(rc, &st, None)
 
-    def extents(self, uint64_t offset, uint64_t length, View view=None) -> list:
-        """Up to 1024 (offset, length, kind) from `offset`; kind 0 data, 1 zero, 2 hole."""
+    def extents(self, uint64_t offset, uint64_t length, View view=None, uint32_t most=MAP_EXTENTS) -> list:
+        """Up to `most` (1 to 1024) of (offset, length, kind) from `offset`; kind 0 data, 1 zero, 2 hole. Costs what is returned,
+        not the length that is asked for."""
         cdef cdp_status st
         cdef int rc
         cdef uint32_t n = 0, i
         cdef const cdp_view *v = NULL
         if view is not None:
             v = &view.v
-        cdef cdp_extent *out = <cdp_extent *>malloc(1024 * sizeof(cdp_extent))
+        most = min(max(most, 1u), <uint32_t>MAP_EXTENTS)
+        cdef cdp_extent *out = <cdp_extent *>malloc(most * sizeof(cdp_extent))
         if out == NULL:
             raise MemoryError()
         try:
             with nogil:
-                rc = self.map(v, offset, length, out, 1024, &n, &st)
+                rc = self.map(v, offset, length, out, most, &n, &st)
             check(rc, &st, None)
             return [(out[i].offset, out[i].length, out[i].kind) for i in range(n)]
         finally:
@@ -289,4 +304,5 @@ cdef class VolumeCore:
 
     def stats(self) -> dict:
         """Counters since opening; see also the stats of its kind."""
-        return {"flushes": self.n_flushes, **self.content.stats()}
+        return {"flushes": self.n_flushes, "map_steps": atomic_load(&self.n_map_steps, RELAXED),
+                "map_seeks": atomic_load(&self.n_map_seeks, RELAXED), **self.content.stats()}
