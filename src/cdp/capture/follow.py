@@ -1,8 +1,9 @@
-"""Following a write log: its entries become the records of a volume, in order, each once, until it is told to stop.
+"""Following a write log: its entries become the records of a volume, in order, each once, until it is stopped.
 
 Invariants
-  1. Only entries are taken that the log has counted for `settle`, and that are there (cdp.capture.lag, cdp.capture.log_entries).
-     LATE_NS later their bytes are compared with what was taken: a writer that was slower is found out, never believed.
+  1. Only entries are taken that the log has counted for `settle`, and that are there (cdp.capture.lag,
+     cdp.capture.log_entries). LATE_NS later their bytes are compared with what was taken: a writer that was slower is
+     found out, never believed.
   2. Entries go through one driver, natively, in order; a mark becomes a bookmark between them.
   3. cdp.capture.position is written after what it says is durable, without a record of its own, so the history has the
      flushes of the source and no others.
@@ -59,9 +60,9 @@ class Status:
 class Follower:
     """Takes the log of `source` into `volume`.
 
-    settle_ns: see Lag. new_log: the volume goes on with another log, unless it follows this one already. stopping: asked often;
-    True ends the work.
-    Raises what cdp.capture.source raises, RefusedPoint (not the log, or not the volume, of before), Corruption.
+    settle_ns: see Lag. new_log: the volume goes on with another log, unless it follows this one already. stopping:
+    asked often; True ends the work. Raises what cdp.capture.source raises, RefusedPoint (not the log, or not the
+    volume, of before), Corruption.
     """
 
     def __init__(self, volume: Volume, source: LogSource, *, settle_ns: int, new_log: bool = False,
@@ -73,7 +74,8 @@ class Follower:
         self._tail: Tail | None = None
         self._saved_ns = 0
         self._status = Status(seq=volume.window().newest.seq)
-        self._resumed_at: int | None = None  # seq of the last change found; until the next one, marks may be there already
+        # seq of the last change found; until the next one, marks may be there already
+        self._resumed_at: int | None = None
         found = positions.load(volume.path)
         if isinstance(found, positions.MirrorPosition):
             raise RefusedPoint(f"{volume.path}: is a mirror of {found.source}", "a log needs a volume of its own")
@@ -82,7 +84,7 @@ class Follower:
     def status(self) -> Status:
         return self._status
 
-    # --- beginning -----------------------------------------------------------------------------------------------------
+    # --- beginning ----------------------------------------------------------------------------------------------------
 
     def _begin(self, head: Super) -> Tail:
         """The log has a super block: go on where the volume is."""
@@ -104,8 +106,9 @@ class Follower:
 
     def _check_same(self, head: Super, before: LogPosition) -> None:
         if head.entries < before.place.entries or head.sector_bytes != before.sector_bytes:
-            raise RefusedPoint(f"{self.source.path}: begun anew: it counts {head.entries} entries of {head.sector_bytes} bytes, but "
-                               f"this volume took {before.place.entries} of {before.sector_bytes}", ANOTHER)
+            raise RefusedPoint(f"{self.source.path}: begun anew: it counts {head.entries} entries of "
+                               f"{head.sector_bytes} bytes, but this volume took {before.place.entries} of "
+                               f"{before.sector_bytes}", ANOTHER)
         positions.check_witnesses(self.source, before)
 
     def _resume(self, head: Super, before: LogPosition) -> Tail:
@@ -114,7 +117,7 @@ class Follower:
         self._resumed_at = positions.catch_up(self.volume, tail, before, head.entries)
         return tail
 
-    # --- one step ------------------------------------------------------------------------------------------------------
+    # --- one step -----------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """Take a piece of what there is. False: nothing to take now."""
@@ -140,9 +143,10 @@ class Follower:
 
     def _still_the_same(self, head: Super, tail: Tail) -> None:
         size = self.source.size_bytes()
-        if head.entries < tail.place.entries or head.sector_bytes != tail.sector_bytes or (size is not None and size < tail.place.position):
-            raise RefusedPoint(f"{self.source.path}: begun anew, or cut: it counts {head.entries} entries; {tail.place.entries} had been "
-                               "taken", ANOTHER)
+        cut = size is not None and size < tail.place.position
+        if head.entries < tail.place.entries or head.sector_bytes != tail.sector_bytes or cut:
+            raise RefusedPoint(f"{self.source.path}: begun anew, or cut: it counts {head.entries} entries; "
+                               f"{tail.place.entries} had been taken", ANOTHER)
 
     def _tell(self, note: str, counted: int = 0) -> None:
         tail = self._tail
@@ -153,7 +157,7 @@ class Follower:
             None if size is None else max(0, size - place.position - place.inside) if tail else size,
             self._lag.behind_ns(time.monotonic_ns(), place.entries), note)
 
-    # --- into the volume -----------------------------------------------------------------------------------------------
+    # --- into the volume ----------------------------------------------------------------------------------------------
 
     def _take(self, piece: Piece, tail: Tail) -> None:
         """All of the piece, or (stopped, or failed) so much of it that tail.place says where."""
@@ -173,8 +177,10 @@ class Follower:
         if at == fit < n:
             r = piece.records[fit]
             raise InvalidRequest(f"{self.source.path}: entry {piece.start.entries + fit + 1} reaches to byte "
-                                 f"{int(r['offset_bytes']) + int(r['length_bytes'])}, but {self.volume.path} has {self.volume.size_bytes}",
-                                 "everything before it is in the volume; make one of the source's size and capture into that")
+                                 f"{int(r['offset_bytes']) + int(r['length_bytes'])}, but {self.volume.path} has "
+                                 f"{self.volume.size_bytes}",
+                                 "everything before it is in the volume; make one of the source's size and capture "
+                                 "into that")
         self._remember(piece, tail.place)
 
     def _issue(self, records: Records, at: int, data: memoryview) -> int:
@@ -184,7 +190,8 @@ class Follower:
             try:
                 at = self._driver.run(raw, at, data, budget_ns=SLICE_NS)
             except OutOfSpace as error:
-                raise OutOfSpace(error.message, "nothing is lost: free space, then start the capture again; the log keeps what is to "
+                raise OutOfSpace(error.message,
+                                 "nothing is lost: free space, then start the capture again; the log keeps what is to "
                                  "come") from None
             if self._driver.changes != changes:
                 self._resumed_at = None
@@ -198,7 +205,7 @@ class Follower:
             return  # it was made before the capture was killed
         self.volume.bookmark(positions.bookmark_name(text, (m.name for m in marks)))
 
-    # --- late writers --------------------------------------------------------------------------------------------------
+    # --- late writers -------------------------------------------------------------------------------------------------
 
     def _remember(self, piece: Piece, upto: Place) -> None:
         start, end = piece.start.position, upto.position
@@ -216,10 +223,12 @@ class Follower:
 
     def _compare(self, taken: Witness) -> None:
         if positions.witness(self.source, taken.position, taken.size) != taken:
-            raise Corruption(f"{self.source.path}: bytes {taken.position} to {taken.position + taken.size} changed after they were taken",
-                             "its writer is slower than --settle allows, or begun anew: capture into a new volume, with a longer --settle")
+            raise Corruption(f"{self.source.path}: bytes {taken.position} to {taken.position + taken.size} changed "
+                             "after they were taken",
+                             "its writer is slower than --settle allows, or begun anew: capture into a new volume, "
+                             "with a longer --settle")
 
-    # --- how far -------------------------------------------------------------------------------------------------------
+    # --- how far ------------------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
         """Remember how far the volume has come, durably."""
@@ -232,24 +241,28 @@ class Follower:
             return
         first = before.witnesses[:1]
         if not first and place.position > tail.sector_bytes:
-            first = [positions.witness(self.source, tail.sector_bytes, min(positions.WITNESS_BYTES, place.position - tail.sector_bytes))]
+            first = [positions.witness(self.source, tail.sector_bytes,
+                                       min(positions.WITNESS_BYTES, place.position - tail.sector_bytes))]
         last = []
         if first:
             start = max(tail.sector_bytes, place.position - positions.WITNESS_BYTES)
             last = [positions.witness(self.source, start, place.position - start)]
-        self._save(LogPosition(self.source.path, tail.sector_bytes, place, seq, [*first, *last, *(w for _, w in self._late)]))
+        self._save(LogPosition(self.source.path, tail.sector_bytes, place, seq,
+                               [*first, *last, *(w for _, w in self._late)]))
 
     def _save(self, now: LogPosition) -> None:
         self.volume.sync()
         positions.save(self.volume.path, now)
         self.position = now
 
-    # --- life ----------------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------------
 
-    def run(self, *, once: bool, pause: Callable[[], bool], progress: Callable[[Status], None] = lambda status: None) -> None:
-        """Until told to stop, or with `once` until everything is taken that was counted in the beginning.
+    def run(self, *, once: bool, pause: Callable[[], bool],
+            progress: Callable[[Status], None] = lambda status: None) -> None:
+        """Until it is stopped, or with `once` until everything is taken that was counted in the beginning.
 
-        pause: waits a moment, and says whether to stop. The position is saved however this ends, but after an error of the volume.
+        pause: waits a moment, and says whether to stop. The position is saved however this ends, but after an error of
+        the volume.
         """
         try:
             self._follow(once, pause, progress)
@@ -277,8 +290,8 @@ class Follower:
                 continue
             late = now - moved_ns > ONCE_WAIT_NS + self._lag.settle_ns
             if (gone := self.source.gone()) and (status.entries >= status.counted or late):
-                raise RefusedPoint(f"{self.source.path}: {gone}; {status.entries} of the {status.counted} entries that it counted are "
-                                   "in the volume", ANOTHER)
+                raise RefusedPoint(f"{self.source.path}: {gone}; {status.entries} of the {status.counted} entries "
+                                   "that it counted are in the volume", ANOTHER)
             if once and status.note and late:
                 raise Corruption(f"{self.source.path}: {status.note}: cut, or its writer is still at it",
                                  "everything before that is in the volume; get the whole log, and start again")

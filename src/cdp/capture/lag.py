@@ -3,7 +3,8 @@
 Invariants
   1. What counts as settled has been counted for SETTLE at least: its writer counts an entry before it has written it
      (cdp.capture.log_entries), so the newest ones may still be on their way.
-  2. At most MAX_SEEN observations, one in EVERY_NS; when there are more, every second one goes, so that times get coarser, not wrong.
+  2. At most MAX_SEEN observations, one in EVERY_NS; when there are more, every second one goes, so that times get
+     coarser, not wrong.
 Pure: times are given, in ns of one monotonic clock.
 """
 from __future__ import annotations

@@ -4,8 +4,8 @@ Invariants
   1. A piece has whole entries, in order, that the super block counts; only an entry longer than SLICE_BYTES is given in
      slices, which make up a piece each.
   2. An entry that is counted but not there yet is waited for and never taken for one: its sector still reads as zeros
-     (as "a write of nothing", which no writer logs), or the log ends before its data does. QEMU counts an entry before it
-     has written it, so this happens in every busy log.
+     (as "a write of nothing", which no writer logs), or the log ends before its data does. QEMU counts an entry before
+     it has written it, so this happens in every busy log.
   3. Memory: one piece, of PIECE_BYTES or of one entry up to SLICE_BYTES.
 One thread.
 """
@@ -29,8 +29,8 @@ ENTRY = struct.Struct("<QQQQ")  # sector, sectors, flags, data_len
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a log: `entries` are done with, the next begins at byte `position`, and of that one `inside` bytes of data are
-    done with too."""
+    """Where in a log: `entries` are done with, the next begins at byte `position`, and of that one `inside` bytes of
+    data are done with too."""
 
     entries: int
     position: int
@@ -39,8 +39,8 @@ class Place:
 
 @dataclass
 class Piece:
-    """Records with their data: `payload` counts from the beginning of `data`. marks: the texts of those of kind OTHER, in order.
-    ends: the place behind each record."""
+    """Records with their data: `payload` counts from the beginning of `data`. marks: the texts of those of kind OTHER,
+    in order. ends: the place behind each record."""
 
     records: Records
     data: memoryview
@@ -60,7 +60,8 @@ class Tail:
         self._parser = traceparse.DmLogParser(head.raw)
 
     def next(self, entries: int) -> Piece | None:
-        """What there is of the first `entries` entries, behind what was given before; None: nothing yet. Raises Corruption."""
+        """What there is of the first `entries` entries, behind what was given before; None: nothing yet. Raises
+        Corruption."""
         self.waiting = ""
         if self.place.entries >= entries:
             return None
@@ -79,7 +80,8 @@ class Tail:
         self._parser.promise(entries)
         step, _, made = self._parser.run(data, out.view(np.uint8))
         records = out[:made]
-        blank = np.flatnonzero((records["kind"] == Kind.WRITE) & (records["length_bytes"] == 0) & (records["flags"] == 0))
+        writes = records["kind"] == Kind.WRITE
+        blank = np.flatnonzero(writes & (records["length_bytes"] == 0) & (records["flags"] == 0))
         if len(blank):
             self.waiting = f"entry {self.place.entries + int(blank[0]) + 1} is counted, but not written yet"
             return records[:blank[0]]
@@ -113,7 +115,8 @@ class Tail:
         """The next entry does not fit into a piece, or is not all there."""
         if not len(records):
             if not self.waiting:
-                self.waiting = f"entry {self.place.entries + 1} is counted, but the log ends at byte {self.place.position}"
+                self.waiting = (f"entry {self.place.entries + 1} is counted, "
+                                f"but the log ends at byte {self.place.position}")
             return None
         return self._slice(records[0])
 

@@ -1,13 +1,15 @@
 """A mirror: an NBD client writes another disk's content into the volume, first all of it, then what is written there.
 
-Such a client copies in whatever order it likes, so what the volume shows is the other disk only at certain moments; it says so by
-a flush. QEMU's mirror job flushes its target when the first sync is complete and when the job ends, nbdcopy --flush and
-qemu-img convert at the end; none of them passes on the flushes of a guest. So a moment is noted as whole where the client flushed
-after it had changed something, and the first of a session becomes a bookmark.
+Such a client copies in whatever order it likes, so what the volume shows is the other disk only at certain moments; it
+says so by a flush. QEMU's mirror job flushes its target when the first sync is complete and when the job ends, nbdcopy
+--flush and qemu-img convert at the end; none of them passes on the flushes of a guest. So a moment is noted as whole
+where the client flushed after it had changed something, and the first of a session becomes a bookmark.
 
 Invariants
-  1. What is noted was flushed by a client, and holds everything that it had been answered before (cdpcore.volume.flush_tap).
-  2. A session is what the connections do that were there at its first change; when they are gone, the next change begins another.
+  1. What is noted was flushed by a client, and holds everything that it had been answered before
+     (cdpcore.volume.flush_tap).
+  2. A session is what the connections do that were there at its first change; when they are gone, the next change
+     begins another.
   3. At most KEPT moments are kept, and the first.
 step() belongs to one thread; target() and view() are for any.
 """
@@ -68,7 +70,8 @@ class Mirror:
         if tap is None or volume is None:
             return
         counters, flushed = tap.counters(), tap.take()
-        connections = self._connections = connected()  # after the counters: who made a change is still there, or gone for good
+        # after the counters: who made a change is still there, or gone for good
+        connections = self._connections = connected()
         self._bytes, self._unflushed = counters["changed_bytes"], counters["unflushed"]
         if counters["changes"] > self._changes:
             if self._session.isdisjoint(connections):

@@ -1,12 +1,12 @@
 """How far a capture has come: VOLUME/capture.json, and what the volume's own records say beyond it.
 
-The file says that record `seq` of the volume is the state of the log at `place`, and is written after that record is durable. After a
-kill -9 the volume has records behind it: a prefix, in order, of what the log says next. They are compared with the log,
-so each entry is in the history once, and a volume that was written by somebody else is told from one that was not.
+The file says that record `seq` of the volume is the state of the log at `place`, and is written after that record is
+durable. After a kill -9 the volume has records behind it: a prefix, in order, of what the log says next. They are
+compared with the log, so each entry is in the history once, and writes by somebody else are noticed.
 
 Invariants
   1. The file is replaced as a whole, durably; its checksum is that of volume.json.
-  2. A witness is a checksum of bytes of the log that were taken: a log in which one differs is not the one that was taken.
+  2. A witness is a checksum of bytes of the log that were taken: where one differs, it is another log.
 One thread.
 """
 from __future__ import annotations
@@ -55,8 +55,8 @@ class LogPosition:
 
 @dataclass
 class MirrorPosition:
-    """source: who mirrors, as far as is known. sessions: connections that wrote. whole: (seq, ts_ns, session) of the latest moments at
-    which a client said that all it had sent was there; synced: the first of them."""
+    """source: who mirrors, as far as is known. sessions: connections that wrote. whole: (seq, ts_ns, session) of the
+    latest moments at which a client said that all it had sent was there; synced: the first of them."""
 
     source: str
     sessions: int
@@ -71,7 +71,8 @@ Position = LogPosition | MirrorPosition
 def save(directory: str, position: Position) -> None:
     """Durable at return."""
     text = json.dumps(asdict(position), sort_keys=True)
-    posix().write_file(f"{directory}/{NAME}", f'{{"capture": {text}, "crc32c": "{crc32c(text.encode()):08x}", "format": 1}}\n'.encode())
+    posix().write_file(f"{directory}/{NAME}",
+                       f'{{"capture": {text}, "crc32c": "{crc32c(text.encode()):08x}", "format": 1}}\n'.encode())
 
 
 def load(directory: str) -> Position | None:
@@ -91,7 +92,8 @@ def load(directory: str) -> Position | None:
     except NotFound:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corruption(f"{path}: damaged ({error})", "the volume is whole; capture into a new one, or put the file back") from None
+        raise Corruption(f"{path}: damaged ({error})",
+                         "the volume is whole; capture into a new one, or put the file back") from None
 
 
 def witness(source: LogSource, position: int, size: int) -> Witness:
@@ -102,8 +104,8 @@ def check_witnesses(source: LogSource, position: LogPosition) -> None:
     """Raises RefusedPoint where the log is not the one that was taken."""
     for w in position.witnesses:
         if witness(source, w.position, w.size) != w:
-            raise RefusedPoint(f"{source.path}: not the log that this volume took {position.place.entries} entries of: bytes "
-                               f"{w.position} to {w.position + w.size} are others now", ANOTHER)
+            raise RefusedPoint(f"{source.path}: not the log that this volume took {position.place.entries} entries "
+                               f"of: bytes {w.position} to {w.position + w.size} are others now", ANOTHER)
 
 
 @dataclass
@@ -119,14 +121,15 @@ class _Owed:
 
 
 def catch_up(volume: Any, tail: Tail, position: LogPosition, entries: int) -> int:
-    """Move `tail`, which is at `position.place`, behind everything that the volume has. Returns the seq of the last change found.
+    """Move `tail`, which is at `position.place`, behind everything that the volume has. Returns the seq of the last
+    change found.
 
     entries: how many the log counts. Raises RefusedPoint where the volume's records are not what the log says.
     """
     newest = volume.window().newest.seq
     if newest < position.seq:
-        raise RefusedPoint(f"{volume.path}: ends at #{newest}, but #{position.seq} had been captured", "was an older copy of it put back? "
-                           "Capture into a new volume")
+        raise RefusedPoint(f"{volume.path}: ends at #{newest}, but #{position.seq} had been captured",
+                           "was an older copy of it put back? Capture into a new volume")
     owed: _Owed | None = None
     requests = _requests(tail, entries)
     found, place = position.seq, tail.place
@@ -134,10 +137,12 @@ def catch_up(volume: Any, tail: Tail, position: LogPosition, entries: int) -> in
         seq, kind, offset, length = (int(record[name]) for name in ("seq", "kind", "offset", "length"))
         if owed is None:
             owed = next(requests, None)
-        if owed is None or (kind, offset) != (owed.kind, owed.start) or offset + length > owed.end or bool(record["flags"] & 2) != owed.fua:
+        fua = bool(record["flags"] & 2)
+        if owed is None or (kind, offset, fua) != (owed.kind, owed.start, owed.fua) or offset + length > owed.end:
             what = "nothing more" if owed is None else f"{owed.end - owed.start} bytes at {owed.start}"
-            raise RefusedPoint(f"{volume.path}: #{seq} changes {length} bytes at {offset}, but {tail.source.path} has {what} behind entry "
-                               f"{place.entries}", "somebody else wrote to the volume: capture into a new one")
+            raise RefusedPoint(f"{volume.path}: #{seq} changes {length} bytes at {offset}, but {tail.source.path} has "
+                               f"{what} behind entry {place.entries}",
+                               "somebody else wrote to the volume: capture into a new one")
         owed.start += length
         found = seq
         if owed.start == owed.end:
@@ -165,7 +170,8 @@ def _requests(tail: Tail, entries: int) -> Iterator[_Owed]:
             length = int(record["length_bytes"])
             if record["kind"] in KINDS and length:
                 offset = int(record["offset_bytes"])
-                yield _Owed(KINDS[Kind(int(record["kind"]))], offset, offset + length, bool(record["flags"] & 1), begin, behind)
+                yield _Owed(KINDS[Kind(int(record["kind"]))], offset, offset + length, bool(record["flags"] & 1),
+                            begin, behind)
             begin = behind
 
 
@@ -173,7 +179,8 @@ def bookmark_name(text: str, taken: Iterable[str]) -> str:
     """A bookmark's name for the mark `text` of a log, unlike those that are taken."""
     from cdp.moments.points import valid_name
 
-    base = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in text)[:160].lstrip("._+-") or "mark"
+    allowed = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in text)
+    base = allowed[:160].lstrip("._+-") or "mark"
     if not valid_name(base):
         base = f"mark-{base}"
     known, number, name = set(taken), 1, base

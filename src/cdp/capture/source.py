@@ -2,8 +2,8 @@
 
 Invariants
   1. Nothing is written to it and nothing in it is locked: its writer cannot be held up.
-  2. What is read was on the device or in the page cache that the writer writes to. dm-log-writes writes past the page cache
-     of the block device, so a device is read directly.
+  2. What is read was on the device or in the page cache that the writer writes to. dm-log-writes writes past the page
+     cache of the block device, so a device is read directly.
   3. The count of the super block is taken when two readings agree: it is written while it is read.
 One thread.
 """
@@ -26,7 +26,8 @@ NOT_A_LOG = "name the log of dm-log-writes or of QEMU's blklogwrites"
 
 @dataclass(frozen=True)
 class Super:
-    """What the first sector says: how many entries are in the log, and the unit of its addresses and lengths in bytes."""
+    """What the first sector says: how many entries are in the log, and the unit of its addresses and lengths in
+    bytes."""
 
     entries: int
     sector_bytes: int
@@ -50,7 +51,8 @@ class LogSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -87,7 +89,8 @@ class LogSource:
         try:
             data = self._file.pread(end - start, start)
         except CdpError as error:
-            raise Unavailable(f"{self.path}: byte {position}: {error.message}", "see the system's log; what was taken is kept") from None
+            raise Unavailable(f"{self.path}: byte {position}: {error.message}",
+                              "see the system's log; what was taken is kept") from None
         return memoryview(data)[position - start:position - start + size]
 
     def super_block(self) -> Super | None:
@@ -99,7 +102,8 @@ class LogSource:
                 break
             before, head = head, bytes(self.read(0, size))
         else:
-            raise Corruption(f"{self.path}: its super block never reads the same twice", "see whether two writers use it")
+            raise Corruption(f"{self.path}: its super block never reads the same twice",
+                             "see whether two writers use it")
         if len(head) < size or not any(head):
             return None
         parser = traceparse.DmLogParser(head)

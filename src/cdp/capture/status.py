@@ -1,4 +1,4 @@
-"""A capture as plain data for `cdp info` and `cdp capture --status`: of the process that does it, or of what it left behind."""
+"""A capture as plain data for `cdp info` and `cdp capture --status`: while it runs, or as it ended."""
 from __future__ import annotations
 
 from cdp.capture import position as positions
@@ -11,19 +11,22 @@ from cdpcore.base.errors import CdpError
 
 
 def of_log(source: str, running: bool, status: Status) -> CaptureView:
-    return CaptureView(kind="log", source=source, running=running, seq=status.seq, entries=status.entries, log_bytes=status.position,
-                       behind_entries=status.behind_entries, behind_bytes=status.behind_bytes, behind_ns=status.behind_ns,
+    return CaptureView(kind="log", source=source, running=running, seq=status.seq, entries=status.entries,
+                       log_bytes=status.position, behind_entries=status.behind_entries,
+                       behind_bytes=status.behind_bytes, behind_ns=status.behind_ns,
                        connections=None, written_bytes=None, synced=None, whole=None, note=status.note)
 
 
-def of_mirror(position: MirrorPosition, seq: int, connections: int | None, written_bytes: int | None, note: str) -> CaptureView:
-    return CaptureView(kind="mirror", source=position.source, running=connections is not None, seq=seq, entries=None, log_bytes=None,
-                       behind_entries=None, behind_bytes=None, behind_ns=None, connections=connections, written_bytes=written_bytes,
-                       synced=_moment(position.synced), whole=_moment(position.whole[-1] if position.whole else None), note=note)
+def of_mirror(position: MirrorPosition, seq: int, connections: int | None, written_bytes: int | None,
+              note: str) -> CaptureView:
+    return CaptureView(kind="mirror", source=position.source, running=connections is not None, seq=seq, entries=None,
+                       log_bytes=None, behind_entries=None, behind_bytes=None, behind_ns=None, connections=connections,
+                       written_bytes=written_bytes, synced=_moment(position.synced),
+                       whole=_moment(position.whole[-1] if position.whole else None), note=note)
 
 
 def stored(directory: str) -> CaptureView | None:
-    """Of a volume that captures nothing now. Where its log can be read, this is how far behind a capture would begin."""
+    """Of a volume that captures nothing now. Where its log can be read: how far behind a capture would begin."""
     position = positions.load(directory)
     if position is None:
         return None
@@ -43,7 +46,8 @@ def _left(position: LogPosition) -> Status:
         return Status(taken.entries, taken.position, taken.counted, taken.seq, note=error.message)
     if head is None or head.entries < place.entries:
         return Status(taken.entries, taken.position, taken.counted, taken.seq, note=f"{position.source} was begun anew")
-    return Status(taken.entries, taken.position, head.entries, taken.seq, None if size is None else max(0, size - taken.position))
+    return Status(taken.entries, taken.position, head.entries, taken.seq,
+                  None if size is None else max(0, size - taken.position))
 
 
 def _moment(found: tuple[int, int, int] | None) -> MomentView | None:

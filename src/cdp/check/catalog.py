@@ -1,8 +1,9 @@
-"""Do the catalog and the log say the same of bookmarks, restores and their write-backs? The records in the log decide; the catalog
-has them for speed.
+"""Do the catalog and the log say the same of bookmarks, restores and their write-backs? The records in the log decide;
+the catalog has them for speed.
 
-Only what can be told is told: an event whose segment a destructive restore freed is in the catalog alone, and so may a bookmark be gone
-whose deletion was freed. Where the open part of the log is not read (a volume in service), a bookmark may have been deleted there.
+Reports only provable differences: an event whose segment a destructive restore freed is in the catalog alone, and so
+may a bookmark be gone whose deletion was freed. Where the open part of the log is not read (a volume in service), a
+bookmark may have been deleted there.
 
 Pure: rows and events in, sentences out.
 """
@@ -30,9 +31,11 @@ class _Tables:
 
 
 def differences(events: Iterable[Event], bookmarks: Iterable[BookmarkRow], restores: Iterable[RestoreRow],
-                writebacks: Iterable[WritebackRow], read: Callable[[int], bool], freed_after: int, to_the_end: bool) -> Iterator[str]:
-    """One sentence for each. events: of the part of the log that was read, in seq order; read(seq): was that record's place in it?;
-    freed_after: seq of the last destructive restore, 0: none; to_the_end: the open part of the log was read, too."""
+                writebacks: Iterable[WritebackRow], read: Callable[[int], bool], freed_after: int,
+                to_the_end: bool) -> Iterator[str]:
+    """One sentence for each. events: of the part of the log that was read, in seq order; read(seq): was that record's
+    place in it?; freed_after: seq of the last destructive restore, 0: none; to_the_end: the open part of the log was
+    read, too."""
     log = _Tables()
     for event in events:
         apply_event(log, event)

@@ -54,7 +54,8 @@ class Report:
 
 
 def check(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
-    """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
+    """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the
+    report."""
     os, directory = posix(), absolute(path)
     report = Report()
     held = lock_existing(os, directory, read_only=True)
@@ -77,7 +78,8 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
     report = Report()
     volume.flush()
     store = volume._store
-    check_catalogued(store.os, store.directory, store.uuid, store.catalog, report, progress, [])   # events go on being made
+    # events go on being made
+    check_catalogued(store.os, store.directory, store.uuid, store.catalog, report, progress, [])
     return report
 
 
@@ -112,7 +114,8 @@ def _check_directory(os: Os, directory: str, report: Report, progress: Progress 
         catalog.close()
 
 
-def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, report: Report, events: list[Event]) -> int:
+def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, report: Report,
+                events: list[Event]) -> int:
     """The segments that the catalog does not know. Returns the last seq."""
     for number in (n for n in log_numbers(os, f"{directory}/log") if n > max(known, default=0)):
         path = log_path(directory, number)      # the tail: recovered at the next opening
@@ -163,7 +166,8 @@ def check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, repo
     for row in rows:
         path = log_path(directory, row.number)
         if row.first_seq > seq + 1 and not any(lo <= seq and row.first_seq <= hi for lo, hi in free_gaps):
-            report.add(path, f"records #{seq + 1} to #{row.first_seq - 1} are missing before it", "put the segment before it back")
+            report.add(path, f"records #{seq + 1} to #{row.first_seq - 1} are missing before it",
+                       "put the segment before it back")
         try:
             segment = SegmentFile(os, path, uuid, row.number)
             _check_segment(segment, row, freed, report, events)
@@ -180,7 +184,8 @@ def check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, repo
     for run in runs:
         path = run_path(directory, run.id)
         if run.first_seq > covered + 1 and not any(lo <= covered and run.first_seq <= hi for lo, hi in free_gaps):
-            report.add(path, f"the index lacks records #{covered + 1} to #{run.first_seq - 1}", "run 'cdp check --rebuild'")
+            report.add(path, f"the index lacks records #{covered + 1} to #{run.first_seq - 1}",
+                       "run 'cdp check --rebuild'")
         try:
             with index.Run(path, uuid) as opened:
                 opened.verify()
@@ -201,18 +206,24 @@ def check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, repo
 def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, int, int, int]], report: Report,
                    events: list[Event]) -> None:
     if not segment.sealed:
-        report.add(segment.path, "the catalog says sealed, but there is no valid trailer", "put the file back from a copy")
+        report.add(segment.path, "the catalog says sealed, but there is no valid trailer",
+                   "put the file back from a copy")
         return
     promised = (segment.first_seq, segment.last_seq, segment.n_frames)
     directory = segment.directory()
     events += [Event(*e) for e in segment.scan(row.first_seq, verify_data=True, freed=freed)]
     if (segment.first_seq, segment.last_seq, segment.n_frames) != promised:
         why = segment.complaint() or f"bad frame at byte {segment.end_bytes}"
-        report.add(segment.path, f"sound up to #{segment.last_seq} of #{promised[1]}: {why}", "put the file back from a copy")
+        report.add(segment.path, f"sound up to #{segment.last_seq} of #{promised[1]}: {why}",
+                   "put the file back from a copy")
     elif segment.directory() != directory:
-        report.add(segment.path, "the directory of frames does not agree with the frames", "put the file back from a copy")
+        report.add(segment.path, "the directory of frames does not agree with the frames",
+                   "put the file back from a copy")
     elif (row.first_seq, row.last_seq) != promised[:2]:
-        report.add(segment.path, f"the catalog says #{row.first_seq} to #{row.last_seq}, the file #{promised[0]} to #{promised[1]}",
+        report.add(segment.path,
+                   f"the catalog says #{row.first_seq} to #{row.last_seq}, the file #{promised[0]} to #{promised[1]}",
                    "run 'cdp check --rebuild'")
-    elif (row.first_ts_ns, row.last_ts_ns, row.file_bytes) != (segment.first_ts_ns, segment.last_ts_ns, segment.file_bytes):
-        report.add(segment.path, "the catalog has other times or another size than the file", "run 'cdp check --rebuild'")
+    elif (row.first_ts_ns, row.last_ts_ns, row.file_bytes) != (segment.first_ts_ns, segment.last_ts_ns,
+                                                               segment.file_bytes):
+        report.add(segment.path, "the catalog has other times or another size than the file",
+                   "run 'cdp check --rebuild'")

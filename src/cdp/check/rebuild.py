@@ -1,7 +1,7 @@
 """Rebuild: catalog and runs anew, from volume.json and the log alone.
 
-The catalog that was there is kept as catalog.lmdb.old until the new one is complete. The log is not changed, but for sealing what a
-crash left open.
+The catalog that was there is kept as catalog.lmdb.old until the new one is complete. The log is not changed, but for
+sealing what a crash left open.
 """
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MERGE_AT = 8    # rebuild merges as it goes, so that it never has more than some
 
 
 def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
-    """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash left
-    open. Raises Corruption where the log itself is damaged: nothing is changed then."""
+    """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash
+    left open. Raises Corruption where the log itself is damaged: nothing is changed then."""
     os, directory = posix(), absolute(path)
     tuning = Tuning.from_settings(checked(settings))
     held = lock_existing(os, directory)
@@ -75,12 +75,14 @@ def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) 
 
 def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment], events: list[Event], tuning: Tuning,
           progress: Progress | None) -> None:
-    """Pass 2: runs, and a catalog at `new` that has everything. Runs that no catalog knows are removed by the next opening."""
+    """Pass 2: runs, and a catalog at `new` that has everything. Runs that no catalog knows are removed by the next
+    opening."""
     used = [int(n[:-4]) for n in os.list_dir(f"{directory}/runs") if n.endswith(".run") and n[:-4].isdigit()]
     builder = _Runs(os, directory, uuid, max(used, default=0) + 1)
     for done, segment in enumerate(segments):
         opened = SegmentFile(os, log_path(directory, segment.number), uuid, segment.number)
-        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
+        opened.scan(segment.first_seq, verify_data=False,
+                    tree_records=max(tuning.max_records, opened_records(opened)) + 64)
         builder.add(opened)
         opened.close()
         if progress:
@@ -96,7 +98,8 @@ def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment]
 
 
 def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
-    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the log will end."""
+    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the
+    log will end."""
     kind = kinds.of(os, directory, geometry)
     try:
         kind.open()
@@ -107,10 +110,13 @@ def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tunin
 
 def opened_records(segment: SegmentFile) -> int:
     """An upper bound of a segment's records, for one that was written with other settings."""
-    return int(segment.last_seq - segment.first_seq + 1) if segment.sealed and segment.last_seq >= segment.first_seq else 0
+    if not segment.sealed or segment.last_seq < segment.first_seq:
+        return 0
+    return int(segment.last_seq - segment.first_seq + 1)
 
 
-def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progress | None) -> tuple[list[Segment], list[Event]]:
+def _survey(os: Os, directory: str, uuid: bytes, report: Report,
+            progress: Progress | None) -> tuple[list[Segment], list[Event]]:
     """Pass 1: every segment that is sealed, checked frame by frame; the bookmarks and restores in them."""
     numbers = log_numbers(os, f"{directory}/log")
     rows: list[Segment] = []
@@ -131,9 +137,11 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report, progress: Progr
         promised = segment.last_seq
         found = segment.scan(segment.first_seq, verify_data=False)
         if segment.last_seq != promised:
-            raise Corruption(f"{path}: damaged at byte {segment.end_bytes}", "put the file back from a copy, then rebuild")
+            raise Corruption(f"{path}: damaged at byte {segment.end_bytes}",
+                             "put the file back from a copy, then rebuild")
         events += [Event(*e) for e in found if e[1] <= segment.last_seq]
-        rows.append(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, segment.file_bytes))
+        rows.append(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns,
+                            segment.file_bytes))
         count(report, segment)
         segment.close()
         if progress:
@@ -183,7 +191,8 @@ class _Runs:
             return
         path = run_path(self._dir, self._next)
         segment.write_run(path)
-        self._append(Run(self._next, segment.first_seq, segment.last_seq, segment.number, segment.number, 0, self._os.size(path)))
+        self._append(Run(self._next, segment.first_seq, segment.last_seq, segment.number, segment.number, 0,
+                         self._os.size(path)))
         while len(self.runs) >= MERGE_AT and len({r.level for r in self.runs[-MERGE_AT:]}) == 1:
             self._merge(self.runs[-MERGE_AT:])
 

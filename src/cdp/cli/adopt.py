@@ -29,7 +29,8 @@ def adopt(state: State, volume: str, keep_history: bool, image_format: str | Non
 
     if (remote := find_server(location)) is not None:
         remote.close()
-        raise Busy(f"{volume} is served, so its disk is as the volume left it", "stop its server first if you want to begin anew")
+        raise Busy(f"{volume} is served, so its disk is as the volume left it",
+                   "stop its server first if you want to begin anew")
     with adopt_disk(location.path, keep_history=keep_history, settings=state.settings,
                     image_format=image_format) as made:
         info = VolumeService(made).info()

@@ -129,7 +129,8 @@ class CdpGroup(click.Group):
         _write_epilog(formatter, self.examples, self.exit_codes)
 
 
-def _write_epilog(formatter: click.HelpFormatter, examples: Sequence[tuple[str, str]], exit_codes: Iterable[int]) -> None:
+def _write_epilog(formatter: click.HelpFormatter, examples: Sequence[tuple[str, str]],
+                  exit_codes: Iterable[int]) -> None:
     with formatter.section("Examples"):
         for line, meaning in examples:
             formatter.write(f"{'':{formatter.current_indent}}{line}\n")
@@ -152,9 +153,9 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image", "export",
-             "import", "restore", "undo", "restores", "adopt", "detach", "check", "trace", "replay", "ha", "gateway", "tsd",
-             "conformance", "config")
+    ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image",
+             "export", "import", "restore", "undo", "restores", "adopt", "detach", "check", "trace", "replay", "ha",
+             "gateway", "tsd", "conformance", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -192,12 +193,13 @@ def _check_text(args: Sequence[str]) -> None:
     """Names go into files and replies, which are UTF-8."""
     for arg in args:
         if any("\ud800" <= c <= "\udfff" for c in arg):
-            raise InvalidRequest(f"{arg!r} is not text in UTF-8", "use such names only; a locale such as C.UTF-8 has to be set for them")
+            raise InvalidRequest(f"{arg!r} is not text in UTF-8",
+                                 "use such names only; a locale such as C.UTF-8 has to be set for them")
 
 
 def _open_standard_files() -> None:
-    """Where standard input, output or error is closed, the next file opened would take its place, and what is printed would end up
-    in a volume: the null device takes it instead."""
+    """Where standard input, output or error is closed, the next file opened would take its place, and what is printed
+    would end up in a volume: the null device takes it instead."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -210,7 +212,7 @@ def _open_standard_files() -> None:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Tell the user about an error on standard error; the exit status."""
+    """Report an error on standard error; returns the exit status."""
     if isinstance(error, SystemExit):
         raise error
     if debug and not isinstance(error, click.ClickException):

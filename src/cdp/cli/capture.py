@@ -20,7 +20,8 @@ TERMINAL_SECONDS = 0.5
 
 
 @command(cli, "capture", setting_flags=(*SERVER_KEYS, *ENGINE_KEYS), examples=[
-    ("cdp capture web --log /var/log/web.wlog", "follow the log that QEMU's blklogwrites (or dm-log-writes) is writing"),
+    ("cdp capture web --log /var/log/web.wlog",
+     "follow the log that QEMU's blklogwrites (or dm-log-writes) is writing"),
     ("cdp capture web --log web.wlog --once", "take what is there, and end"),
     ("cdp capture web --mirror --unix /run/web-mirror.sock", "be the target of QEMU's blockdev-mirror, or of nbdcopy"),
     ("cdp capture web --status", "how far it is: entries, bytes and seconds behind"),
@@ -32,12 +33,15 @@ TERMINAL_SECONDS = 0.5
 @click.option("--once", is_flag=True, help="With --log: end when everything is taken that the log counts now.")
 @click.option("--new-log", is_flag=True, help="With --log: VOLUME goes on with this log, which begins where VOLUME is.")
 @click.option("--settle", metavar="TIME", default="1s", show_default=True,
-              help="With --log: take entries when the log has counted them for so long; its writer counts them before they are written.")
-def capture(state: State, volume: str, log_path: str | None, mirror: bool, status: bool, once: bool, new_log: bool, settle: str) -> None:
+              help="With --log: take entries when the log has counted them for so long; its writer counts them before "
+                   "they are written.")
+def capture(state: State, volume: str, log_path: str | None, mirror: bool, status: bool, once: bool, new_log: bool,
+            settle: str) -> None:
     """Make a history of what another disk is written.
 
-    The disk's own I/O is never held up: a log is only read, and what has not been taken waits in it. Every entry becomes
-    a record, in order, each once, also after a kill -9; its time is when it was captured, because the log has none.
+    The disk's own I/O is never held up: a log is only read, and what has not been taken waits in it. Every entry
+    becomes a record, in order, each once, also after a kill -9; its time is when it was captured, because the log has
+    none.
 
     Meanwhile VOLUME is served as by 'cdp serve': its past moments over NBD, all commands of cdp, but nothing that
     would write to it. Runs until SIGTERM, SIGINT or SIGHUP. docs/capture.md has the guarantees.
@@ -45,7 +49,8 @@ def capture(state: State, volume: str, log_path: str | None, mirror: bool, statu
     location = volume_only(volume, "capture")
     ways = [flag for flag, given in (("--log", log_path), ("--mirror", mirror), ("--status", status)) if given]
     if len(ways) != 1:
-        raise InvalidRequest(f"{' and '.join(ways) or 'no source'} given", "give one of --log FILE, --mirror and --status")
+        raise InvalidRequest(f"{' and '.join(ways) or 'no source'} given",
+                             "give one of --log FILE, --mirror and --status")
     if (once or new_log) and log_path is None:
         raise InvalidRequest("--once and --new-log are about a log", "give it: --log FILE")
     if location.images:
@@ -60,17 +65,19 @@ def capture(state: State, volume: str, log_path: str | None, mirror: bool, statu
     else:
         from cdp.serve import capture_session
 
-        telling = Telling(volume, state.as_json)
+        narrator = Narrator(volume, state.as_json)
         if log_path is not None:
             view = capture_session.follow(location.root, log_path, state.settings, once=once, new_log=new_log,
-                                  settle_ms=parse_duration_ms(settle, "settle"), ready=telling.ready, progress=telling.progress)
+                                  settle_ms=parse_duration_ms(settle, "settle"), ready=narrator.ready,
+                                  progress=narrator.progress)
         else:
-            view = capture_session.mirror(location.root, state.settings, ready=telling.ready, progress=telling.progress)
-        telling.end()
+            view = capture_session.mirror(location.root, state.settings, ready=narrator.ready,
+                                          progress=narrator.progress)
+        narrator.end()
     emit(state, view, capture_lines(volume, view))
 
 
-class Telling:
+class Narrator:
     """What is said while a capture runs: URIs on standard output, how far it is on standard error."""
 
     def __init__(self, volume: str, as_json: bool):
@@ -126,8 +133,8 @@ def one_line(view: "CaptureView") -> str:
 
 
 def capture_lines(volume: str, view: "CaptureView") -> list[str]:
-    pairs = [("source", view["source"] or "over NBD"), ("running", "yes" if view["running"] else "no"), ("newest", f"#{view['seq']}"),
-             ("so far", one_line(view))]
+    pairs = [("source", view["source"] or "over NBD"), ("running", "yes" if view["running"] else "no"),
+             ("newest", f"#{view['seq']}"), ("so far", one_line(view))]
     for name, moment in (("synced", view["synced"]), ("whole", view["whole"])):
         if moment:
             pairs.append((name, f"#{moment['seq']}  {local_utc_and_age(moment['ts_ns'])}"))

@@ -15,13 +15,14 @@ FAILED = 1
     ("pytest --pyargs cdp.conformance --platform local", "the same rules as tests"),
 ], exit_codes=(exits.OK, FAILED, exits.USAGE, exits.NOT_FOUND))
 @click.argument("rules", metavar="[RULE]...", nargs=-1)
-@click.option("--platform", "name", metavar="NAME", required=True, help="An installed platform's name, or MODULE:CLASS.")
+@click.option("--platform", "name", metavar="NAME", required=True,
+              help="An installed platform's name, or MODULE:CLASS.")
 @click.option("--list", "only_list", is_flag=True, help="Say what the rules are, and check nothing.")
 def conformance(state: State, rules: tuple[str, ...], name: str, only_list: bool) -> None:
     """Check a platform against the rules of the portable API.
 
-    A platform connects the engine with processes, buffers, I/O sources and disks (docs/porting.md). Each rule is checked on fresh nodes
-    of it, in some 15 seconds altogether. Ends with status 1 where a rule is broken.
+    A platform connects the engine with processes, buffers, I/O sources and disks (docs/porting.md). Each rule is
+    checked on fresh nodes of it, in some 15 seconds altogether. Ends with status 1 where a rule is broken.
     """
     from cdp.conformance import RULES, platform
     from cdpcore.base.errors import NotFound

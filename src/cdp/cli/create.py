@@ -15,24 +15,28 @@ SECTOR_BYTES = 512
 @command(cli, "create", setting_flags=ENGINE_KEYS, examples=[
     ("cdp create web --size 10G", "a new volume of 10 GiB in the directory web"),
     ("cdp create /data/web --size 64T", "space is taken only as data is written"),
-    ("cdp create web --mode before --base /srv/disk.img", "protect a raw disk that is there, in place; nothing is copied"),
+    ("cdp create web --mode before --base /srv/disk.img",
+     "protect a raw disk that is there, in place; nothing is copied"),
 ], exit_codes=[exits.OK, exits.USAGE, exits.NOT_FOUND, exits.NO_SPACE, exits.BUSY, exits.UNAVAILABLE])
 @click.argument("volume")
 @click.option("--size", metavar="SIZE", help="Bytes, or a number with K, M, G or T; a multiple of 512.")
 @click.option("--mode", type=click.Choice(["after", "before"]), default="after", show_default=True,
-              help="What the log keeps: new data (a journal), or, of a disk written in place, the data that is overwritten.")
-@click.option("--base", metavar="DISK", help="With --mode before: the raw file or block device to protect; its size is the volume's.")
+              help="What the log keeps: new data (a journal), or, of a disk written in place, the data that is "
+                   "overwritten.")
+@click.option("--base", metavar="DISK",
+              help="With --mode before: the raw file or block device to protect; its size is the volume's.")
 @click.option("--format", "image_format", type=click.Choice(["raw"]),
               help="With --base: DISK's own bytes are meant, though it looks like a qcow2 image or another container.")
 def create(state: State, volume: str, size: str | None, mode: str, base: str | None, image_format: str | None) -> None:
     """Make a volume: an empty one, or one of a disk in place.
 
-    VOLUME is a directory that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays where
-    and what it is, a plain raw disk with the current content, and must be written through the volume from then on. A
-    qcow2 image or another container is refused.
+    VOLUME is a directory that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays
+    where and what it is, a plain raw disk with the current content, and must be written through the volume from then
+    on. A qcow2 image or another container is refused.
     """
     if (mode == "before") != (base is not None):
-        raise InvalidRequest("--mode before and --base DISK go together", "give both, or neither for a new, empty volume")
+        raise InvalidRequest("--mode before and --base DISK go together",
+                             "give both, or neither for a new, empty volume")
     if image_format and base is None:
         raise InvalidRequest("--format says what --base DISK is", "leave it out of an empty volume")
     if size is None and base is None:
@@ -50,7 +54,8 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     with cdp.create(path, size=size_bytes, disk=base, settings=state.settings, image_format=image_format) as made:
         info = VolumeService(made).info()
     text = units.approx_size(info["size_bytes"])
-    emit(state, info, [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
+    emit(state, info,
+         [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
                        f"  serve it:  cdp serve {volume}"])
     if short := shortage(path, made.geometry().segment_bytes, "remove it and repeat"):
         note(f"warning: {short}")
@@ -77,7 +82,8 @@ def new_volume_path(volume: str) -> str:
 
 def check_size(size_bytes: int) -> None:
     if size_bytes <= 0:
-        raise InvalidRequest(f"size {size_bytes}: a volume has a sector or more", f"take {SECTOR_BYTES}, or, for instance, 10G")
+        raise InvalidRequest(f"size {size_bytes}: a volume has a sector or more",
+                             f"take {SECTOR_BYTES}, or, for instance, 10G")
     if size_bytes % SECTOR_BYTES:
         up = -(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES
         raise InvalidRequest(f"size {size_bytes} is not a multiple of {SECTOR_BYTES} bytes", f"take {up}")

@@ -8,7 +8,8 @@ from cdp.cli.refs import volume_only
 
 @command(cli, "detach", examples=[
     ("cdp detach web", "all of it is on the disk, which is a plain raw disk"),
-    ("cdp detach web && mount -o loop /srv/disk.img /mnt", "(writing to the disk ends its history: 'cdp adopt' begins anew)"),
+    ("cdp detach web && mount -o loop /srv/disk.img /mnt",
+     "(writing to the disk ends its history: 'cdp adopt' begins anew)"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume")
 def detach(state: State, volume: str) -> None:

@@ -1,7 +1,7 @@
 """Exit statuses of `cdp`: the one table, shown in every command's help and in docs/cli.md.
 
-2 to 8 are the exit_code of the error kinds in cdpcore.base.errors (a test holds the two together); 2 is also click's for a
-wrong command line.
+2 to 8 are the exit_code of the error kinds in cdpcore.base.errors (a test holds the two together); 2 is also click's
+for a wrong command line.
 """
 
 OK, OTHER, USAGE, NOT_FOUND, REFUSED, CORRUPT, NO_SPACE, BUSY, UNAVAILABLE = range(9)
@@ -10,7 +10,8 @@ BROKEN_PIPE = 141
 
 MEANING: dict[int, str] = {
     OK: "done",
-    OTHER: "a platform breaks a rule (conformance), or an error that none of the others describes (a bug: please report it)",
+    OTHER: "a platform breaks a rule (conformance), or an error that none of the others describes (a bug: please "
+           "report it)",
     USAGE: "the command line, a setting or a value is wrong; nothing was changed",
     NOT_FOUND: "no such volume, image, bookmark or file",
     REFUSED: "the point cannot be opened, or history is in the way of what was asked",

@@ -71,7 +71,8 @@ def _check_out(out: str, force: bool) -> None:
     while inside != os.path.dirname(inside):
         inside = os.path.dirname(inside)
         if is_volume(inside):
-            raise InvalidRequest(f"{out} lies in the volume {inside}, whose files are its own", "write to a place outside of it")
+            raise InvalidRequest(f"{out} lies in the volume {inside}, whose files are its own",
+                                 "write to a place outside of it")
 
 
 def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:

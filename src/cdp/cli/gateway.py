@@ -28,7 +28,8 @@ def gateway(state: State, daemons: str) -> None:
     addresses: list[Address] = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
                                 for where in listen_addresses(state.settings, runtime_sockets("gateway").nbd)]
     with (stop_on_signal(stop.set),
-          Gateway(daemons, addresses, tls=tls_settings(state.settings), max_connections=state.settings.max_connections) as made):
+          Gateway(daemons, addresses, tls=tls_settings(state.settings),
+                  max_connections=state.settings.max_connections) as made):
         uris = [made.uri("", i) for i in range(len(made.addresses))]
         announce(state, uris, {"pid": os.getpid(), "daemons": made.control, "uris": uris})
         stop.wait()

@@ -14,7 +14,8 @@ ASK_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.BUSY, exits.UNAVAILAB
 def ha() -> None:
     """Serve volumes so that clients never notice the death of a server process.
 
-    A gateway keeps the clients' connections, one time store daemon (TSD) keeps the volumes, a second one stands by. See docs/ha.md.
+    A gateway keeps the clients' connections, one time store daemon (TSD) keeps the volumes, a second one stands by. See
+    docs/ha.md.
     """
 
 
@@ -24,14 +25,15 @@ def ha() -> None:
 ], exit_codes=SERVE_EXITS)
 @click.argument("paths", metavar="VOLUME...", nargs=-1, required=True)
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
-@click.option("--control", metavar="SOCK", help="Unix socket for 'cdp ha status' and 'cdp ha switch' [default: in the runtime directory].")
+@click.option("--control", metavar="SOCK",
+              help="Unix socket for 'cdp ha status' and 'cdp ha switch' [default: in the runtime directory].")
 @click.option("--hang-ms", type=click.IntRange(200, 60000), default=1000, show_default=True,
               help="A process that is silent for so many milliseconds is killed and replaced.")
 def ha_serve(state: State, paths: tuple[str, ...], read_only: bool, control: str | None, hang_ms: int) -> None:
     """Serve volumes with a standby.
 
-    Exports are those of 'cdp serve'. When the active daemon dies or hangs, the standby takes over: clients stay connected, see no
-    error, and lose nothing that was acknowledged. Runs until SIGTERM, SIGINT or SIGHUP.
+    Exports are those of 'cdp serve'. When the active daemon dies or hangs, the standby takes over: clients stay
+    connected, see no error, and lose nothing that was acknowledged. Runs until SIGTERM, SIGINT or SIGHUP.
     """
     from cdp.ha.manager import Manager
     from cdp.ipc.stop_signals import stop_on_signal
@@ -50,9 +52,11 @@ def _control(control: str | None) -> str:
     from cdp.serve.addresses import runtime_directory
 
     folder = runtime_directory()
-    found = [path for name in sorted(os.listdir(folder)) if name.endswith(".ha.sock") and answers(path := os.path.join(folder, name))]
+    found = [path for name in sorted(os.listdir(folder))
+             if name.endswith(".ha.sock") and answers(path := os.path.join(folder, name))]
     if not found:
-        raise NotFound(f"no 'cdp ha serve' runs here (its socket would be in {folder})", "start one, or give --control SOCK")
+        raise NotFound(f"no 'cdp ha serve' runs here (its socket would be in {folder})",
+                       "start one, or give --control SOCK")
     if len(found) > 1:
         raise NotFound(f"{len(found)} services run: {', '.join(found)}", "say which with --control SOCK")
     return found[0]
@@ -71,10 +75,12 @@ def ha_status(state: State, control: str | None) -> None:
 
     view = ask(_control(control), {"op": "status"})
     lines = table(("ROLE", "PROCESS", "STATE"), [(p["role"], str(p["pid"]), p["state"]) for p in view["processes"]])
-    lines += ["", *table(("LUN", "VOLUME", "OWNER"), [(str(one["lun"]), one["path"], str(one["owner"] or "-")) for one in view["luns"]])]
+    luns = [(str(one["lun"]), one["path"], str(one["owner"] or "-")) for one in view["luns"]]
+    lines += ["", *table(("LUN", "VOLUME", "OWNER"), luns)]
     if view["failovers"]:
         lines += ["", *table(("CHANGE", "FROM", "TO", "OPEN AFTER", "SERVED AFTER", "REPLAYED"), [
-            (f["why"], str(f["old_pid"]), str(f["new_pid"]), f"{f['opened_ms']:.0f} ms", f"{f['serving_ms']:.0f} ms", str(f["replayed"]))
+            (f["why"], str(f["old_pid"]), str(f["new_pid"]), f"{f['opened_ms']:.0f} ms", f"{f['serving_ms']:.0f} ms",
+             str(f["replayed"]))
             for f in view["failovers"][-10:]])]
     emit(state, view, lines)
 
@@ -86,8 +92,8 @@ def ha_status(state: State, control: str | None) -> None:
 def ha_switch(state: State, control: str | None) -> None:
     """Hand the volumes over to the standby.
 
-    The active daemon makes everything durable and ends; clients wait meanwhile, and see no error. A new standby is started: do it
-    twice, and both run the program as it is now.
+    The active daemon makes everything durable and ends; clients wait meanwhile, and see no error. A new standby is
+    started: do it twice, and both run the program as it is now.
     """
     from cdp.ha.manager import ask
 

@@ -46,7 +46,8 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     if got["disk"]:
         pairs.insert(1, ("disk", f"{got['disk']}, written in place"))
     if (writing := got["writeback"]) is not None:
-        pairs.append(("writing back", f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
+        pairs.append(("writing back",
+                      f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
     if got["parent"]:
         pairs.insert(1, ("image of", got["parent"]))
     if capture := got["capture"]:

@@ -1,6 +1,7 @@
 """Data on standard output: what `export -` and `trace convert ... -` write there.
 
-Text goes through click.echo; a reader that has gone away ends either way in cdp.cli.base.report(), with exit status 141.
+Text goes through click.echo; a reader that has gone away ends either way in cdp.cli.base.report(), with exit status
+141.
 """
 import io
 import os
@@ -36,7 +37,8 @@ class StandardOutput(io.RawIOBase):
 
 
 def standard_output() -> StandardOutput:
-    """Where data goes that the user wants on standard output. Raises InvalidRequest where that was closed at the start."""
+    """Where data goes that the user wants on standard output. Raises InvalidRequest where that was closed at the
+    start."""
     context = click.get_current_context(silent=True)
     if sys.stdout is None or getattr(context and context.find_root().obj, "no_stdout", False):
         raise InvalidRequest("standard output is closed", "write to a file or a pipe")

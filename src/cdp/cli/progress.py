@@ -25,13 +25,14 @@ class Progress:
         return self
 
     def at(self, done: int, total: int | None = None, text: str = "") -> None:
-        """`done` of `total` (or of the total given first) is done; `text`: what else there is to say, such as a rate."""
+        """`done` of `total` (or of the total given first) is done; `text`: more about it, such as a rate."""
         if total is not None:
             self._total = total
         now_s = time.monotonic()
         if self.shown and now_s >= self._due_s:
             self._due_s = now_s + REDRAW_SECONDS
-            sys.stderr.write(f"\r{self._line(done, text, now_s - self._began_s)[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            line = self._line(done, text, now_s - self._began_s)
+            sys.stderr.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
             sys.stderr.flush()
 
     def _line(self, done: int, text: str, spent_s: float) -> str:

@@ -348,7 +348,7 @@ def _stopping(replay: "Replay") -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     try:
         signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: whoever runs this decides when it stops
+    except ValueError:  # not the main thread: the caller decides when it stops
         yield
         return
     try:

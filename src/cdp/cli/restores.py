@@ -21,7 +21,8 @@ def restores(state: State, volume: str) -> None:
     for one in got:
         what = f"undo of #{one['undo_of']}" if one["undo_of"] is not None else "restore"
         whole = one["offset"] == 0 and one["length"] == size_bytes
-        rows.append((f"#{one['seq']}", local_utc_and_age(one["ts_ns"]), what + (", destructive" if one["destructive"] else ""),
+        rows.append((f"#{one['seq']}", local_utc_and_age(one["ts_ns"]),
+                     what + (", destructive" if one["destructive"] else ""),
                      f"#{one['target']['seq']}", "all" if whole else f"{one['offset']}:{one['length']}",
                      "yes" if one["undoable"] else "no"))
     emit(state, got, table(("SEQ", "WHEN", "WHAT", "TO", "RANGE", "CAN BE UNDONE"), rows) if got else

@@ -1,4 +1,4 @@
-"""serve: volumes over NBD, until it is told to stop."""
+"""serve: volumes over NBD, until it is stopped."""
 import click
 
 from cdp.cli import cli
@@ -20,8 +20,8 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool) -> None:
     The exports of a volume NAME (the last part of its path): NAME, the volume; NAME@POINT, any past moment of it,
     read-only; NAME/IMAGE, a writable image; NAME/IMAGE@POINT.
 
-    Prints the URI of every export on standard output, then "ready" on standard error, and runs until SIGTERM, SIGINT or SIGHUP;
-    a second one ends it at once. A kill loses nothing that a client flushed.
+    Prints the URI of every export on standard output, then "ready" on standard error, and runs until SIGTERM, SIGINT or
+    SIGHUP; a second one ends it at once. A kill loses nothing that a client flushed.
     """
     from cdp.serve.server import Server
 

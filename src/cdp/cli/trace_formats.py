@@ -16,4 +16,5 @@ def formats(state: State) -> None:
     """
     listed = [{"name": f.name, "title": f.title, "clock": f.clock, "data": f.has_payload} for f in FORMATS.values()]
     lines = [f"{f.name:<16}{f.clock:<10}{f.title}{', with data' if f.has_payload else ''}" for f in FORMATS.values()]
-    emit(state, listed, [*lines, "families: " + "; ".join(f"{family} = {' or '.join(members)}" for family, members in FAMILIES.items())])
+    families = "; ".join(f"{family} = {' or '.join(members)}" for family, members in FAMILIES.items())
+    emit(state, listed, [*lines, f"families: {families}"])

@@ -5,7 +5,7 @@ Invariants
   2. What reads as zeros at BLOCK_BYTES granularity is left out on the side that is written: a hole in a file, nothing
      or a trim in a volume.
   3. An export is one moment of the volume, also while clients write.
-Called from one thread; `progress` is told the offset that is done.
+Called from one thread; `progress` gets the offset that is done.
 """
 import errno
 import os
@@ -49,7 +49,8 @@ class Source:
 
     def __init__(self, path: str):
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a pipe without a writer must not hold us up
+        # O_NONBLOCK: opening a pipe without a writer must not wait
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             mode = os.fstat(self._fd).st_mode
             if stat.S_ISDIR(mode):
@@ -84,7 +85,7 @@ class Source:
                     return  # nothing but a hole up to the end
                 if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                     raise
-                begin, end = at, self.file_bytes  # cannot tell, as block devices: read it all
+                begin, end = at, self.file_bytes  # no holes are known, as in block devices: read it all
             yield begin, end - begin
             at = end
 

@@ -1,11 +1,12 @@
-"""The conformance suite: says whether a platform keeps the contract of cdp.platform.api. Shipped, so that who ports can run it.
+"""The conformance suite: says whether a platform keeps the contract of cdp.platform.api. Shipped, so that who ports can
+run it.
 
     cdp conformance --platform NAME                       one line a rule
     pytest --pyargs cdp.conformance --platform NAME       the same as tests
     cdp.conformance.RULES["order_per_sender"].run(MyPlatform)
 
-NAME is an installed platform's, or MODULE:CLASS. The suite uses PlatformImpl.nodes() and the public API, nothing else, so it does not care
-where the nodes are.
+NAME is an installed platform's, or MODULE:CLASS. The suite uses PlatformImpl.nodes() and the public API, nothing else,
+so it does not care where the nodes are.
 """
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def write(node: PlatformImpl, ref: BgRef, data: bytes) -> None:
 
 @rule(nodes=1, group_count=4)
 def request_deadline_is_absolute(nodes: Nodes) -> None:
-    """A request for buffers that are not there ends with Busy at its deadline: not earlier, and not later because it was woken meanwhile.
-    A deadline that has passed means to try once."""
+    """A request for buffers that are not there ends with Busy at its deadline: not earlier, and not later because it
+    was woken meanwhile. A deadline that has passed means to try once."""
     buffers = nodes[0].buffers
     held = buffers.request(4, deadline=soon())
     refused(Busy, lambda: buffers.request(1, deadline=time.monotonic() - 1), "a request to an empty pool, once")
@@ -50,7 +50,8 @@ def request_deadline_is_absolute(nodes: Nodes) -> None:
         threads.start(stir)
         began = time.monotonic()
         try:
-            refused(Busy, lambda: buffers.request(3, deadline=began + 0.4), "a request for 3 groups of which one is there at times")
+            refused(Busy, lambda: buffers.request(3, deadline=began + 0.4),
+                    "a request for 3 groups of which one is there at times")
         finally:
             stop.set()
         took = time.monotonic() - began
@@ -66,7 +67,8 @@ def request_deadline_is_absolute(nodes: Nodes) -> None:
 
 @rule(nodes=1, group_count=4)
 def requests_in_order_all_or_none(nodes: Nodes) -> None:
-    """A request gets all its groups or none, and waiters are served in order: a small one does not overtake a large one."""
+    """A request gets all its groups or none, and waiters are served in order: a small one does not overtake a large
+    one."""
     buffers = nodes[0].buffers
     held = buffers.request(2, deadline=soon())
     got: list[BgRef] = []
@@ -88,7 +90,8 @@ def requests_in_order_all_or_none(nodes: Nodes) -> None:
 
 @rule(nodes=2, group_count=4)
 def delivery_to_a_listener(nodes: Nodes) -> None:
-    """deliver() does not wait; the groups come to the listener as a BgDeliveryMsg when they are there, and are the receiver's."""
+    """deliver() does not wait; the groups come to the listener as a BgDeliveryMsg when they are there, and are the
+    receiver's."""
     buffers = nodes[0].buffers
     inbox = Inbox(nodes[0], TO).enable()
     held = buffers.request(3, deadline=soon())
@@ -107,7 +110,8 @@ def delivery_to_a_listener(nodes: Nodes) -> None:
 
 @rule(nodes=2, group_count=3)
 def buffer_references(nodes: Nodes) -> None:
-    """A group goes back with its last reference; a reference that was released names nothing, even when its slot is used again."""
+    """A group goes back with its last reference; a reference that was released names nothing, even when its slot is
+    used again."""
     buffers, data = nodes[0].buffers, nodes[0].data
     (group,) = buffers.request(1, deadline=soon())
     buffers.add_ref(group)
@@ -154,7 +158,8 @@ def not_modified_copies_nothing_back(nodes: Nodes) -> None:
         expect(bytes(there[:300]) == b"new" * 100, "the platform says that nodes share the memory, and they do not")
         nodes[0].data.unmap(here, modified=True)
         nodes[1].data.unmap(there, modified=False)
-        expect(content(nodes[0], group)[:300] == b"new" * 100, "unmapping as not modified undid what another had written")
+        expect(content(nodes[0], group)[:300] == b"new" * 100,
+               "unmapping as not modified undid what another had written")
     nodes[0].buffers.release(group)
 
 
@@ -178,7 +183,8 @@ def mapped_group_stays(nodes: Nodes) -> None:
 
 @rule(nodes=2, group_count=2)
 def replicate(nodes: Nodes) -> None:
-    """A replica is a group of the node it was asked for, with the same content, and apart from the original afterwards."""
+    """A replica is a group of the node it was asked for, with the same content, and apart from the original
+    afterwards."""
     (group,) = nodes[0].buffers.request(1, deadline=soon())
     write(nodes[0], group, b"one" * 50)
     replica = nodes[0].data.replicate(group.part(0, 150), 1, deadline=soon())
@@ -188,15 +194,18 @@ def replicate(nodes: Nodes) -> None:
     write(nodes[0], group, b"two" * 50)
     expect(content(nodes[1], replica)[:150] == b"one" * 50, "a change of the original is seen in the replica")
     (last,) = nodes[1].buffers.request(1, deadline=soon())
-    refused(Busy, lambda: nodes[0].data.replicate(group, 1, deadline=time.monotonic() + 0.05), "a replica on a node without groups")
-    refused(NotFound, lambda: nodes[0].data.replicate(group, 77, deadline=soon()), "a replica on a node that is not there")
+    refused(Busy, lambda: nodes[0].data.replicate(group, 1, deadline=time.monotonic() + 0.05),
+            "a replica on a node without groups")
+    refused(NotFound, lambda: nodes[0].data.replicate(group, 77, deadline=soon()),
+            "a replica on a node that is not there")
     for ref in (group, replica, last):
         nodes[0].buffers.release(ref)
 
 
 @rule(nodes=2, group_count=2)
 def mark_local(nodes: Nodes) -> None:
-    """mark_local() makes this node the home of a group, content and all; references of others stay valid; nothing leaks."""
+    """mark_local() makes this node the home of a group, content and all; references of others stay valid; nothing
+    leaks."""
     (group,) = nodes[0].buffers.request(1, deadline=soon())
     write(nodes[0], group, b"here" * 10)
     expect(nodes[0].data.mark_local(group) == group, "a group that is at home was moved")

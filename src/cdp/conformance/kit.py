@@ -1,4 +1,5 @@
-"""What the rules are written with: the register of rules, waiting with a bound, a listener that collects, an owner of LUNs.
+"""What the rules are written with: the register of rules, waiting with a bound, a listener that collects, an owner of
+LUNs.
 
 Nothing here waits for ever: what must happen has PATIENCE_S, and what must not is given QUIET_S to show itself.
 """
@@ -126,7 +127,8 @@ class Threads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         end = soon(3 * PATIENCE_S)
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -139,7 +141,8 @@ class Threads:
 class Inbox:
     """An enabled or shadow listener that records. Thread-safe."""
 
-    def __init__(self, node: PlatformImpl, group: GroupName, *, bufs: int = 8, slop: int = 4, take: bool = True, free: bool = True):
+    def __init__(self, node: PlatformImpl, group: GroupName, *, bufs: int = 8, slop: int = 4, take: bool = True,
+                 free: bool = True):
         self.node, self.take, self.free = node, take, free
         self.listener = node.control.register(group, bufs_per_sender=bufs, slop_bufs=slop)
         self.lock = threading.Lock()
@@ -174,7 +177,8 @@ class Inbox:
             found += batch
             with self.lock:
                 self.messages += batch
-                self.bodies += [message.body.copy() if isinstance(message.body, MDPacket) else message.body for message in batch]
+                self.bodies += [message.body.copy() if isinstance(message.body, MDPacket) else message.body
+                                for message in batch]
             if self.free:
                 for message in batch:
                     self.node.control.free(message)
@@ -192,7 +196,8 @@ class Inbox:
             return [int(body) for body in self.bodies]
 
 
-def send(node: PlatformImpl, to: GroupName, body: bytes | MDPacket | int, sender: GroupName, *, deadline: float | None = None,
+def send(node: PlatformImpl, to: GroupName, body: bytes | MDPacket | int, sender: GroupName, *,
+         deadline: float | None = None,
          complete: Callable[[CpSendReq, CdpError | None], None] | None = None) -> CpSendReq:
     """Send; a number becomes text. Waits PATIENCE_S at most."""
     data = str(body).encode() if isinstance(body, int) else body
@@ -202,7 +207,7 @@ def send(node: PlatformImpl, to: GroupName, body: bytes | MDPacket | int, sender
 
 
 class Owner:
-    """The least that owns LUNs: what a TSD does with the platform, without an engine. It answers when it is told to."""
+    """The least that owns LUNs: what a TSD does with the platform, without an engine. It answers on demand."""
 
     def __init__(self, node: PlatformImpl, group: GroupName):
         self.node, self.group = node, group
@@ -226,7 +231,8 @@ class Owner:
 
     def take(self, *luns: int) -> int:
         """Have LUNs assigned, and wait for it."""
-        return self.node.workload.assign(self.group, tuple(Lun(lun, f"/nowhere/{lun}") for lun in luns), deadline=soon())
+        return self.node.workload.assign(self.group, tuple(Lun(lun, f"/nowhere/{lun}") for lun in luns),
+                                         deadline=soon())
 
     def packets(self) -> list[MDPacket]:
         with self.inbox.lock:

@@ -14,7 +14,8 @@ A, B = GroupName(901, 0), GroupName(901, 1)
 
 @rule(nodes=2)
 def order_per_sender(nodes: Nodes) -> None:
-    """Messages of one sender to one group arrive in the order of their sends, each once, also with many senders at once and full queues."""
+    """Messages of one sender to one group arrive in the order of their sends, each once, also with many senders at once
+    and full queues."""
     inbox = Inbox(nodes[0], TO, bufs=3, slop=2).enable()
     senders, each = 6, 80
 
@@ -34,7 +35,8 @@ def order_per_sender(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def many_messages_in_a_row(nodes: Nodes) -> None:
-    """Messages sent one after the other to a slow receiver arrive in order, and none is left behind when sending stops."""
+    """Messages sent one after the other to a slow receiver arrive in order, and none is left behind when sending
+    stops."""
     inbox = Inbox(nodes[0], TO, bufs=8, slop=0)
     inbox.nap_s = 0.003
     inbox.enable(max_msgs=4, max_usecs=1000)
@@ -48,18 +50,20 @@ def many_messages_in_a_row(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def completion_once_and_in_order(nodes: Nodes) -> None:
-    """The completion of a send comes exactly once, in the order of the sends; to a group that nobody listens to it brings NotFound."""
+    """The completion of a send comes exactly once, in the order of the sends; to a group that nobody listens to it
+    brings NotFound."""
     inbox = Inbox(nodes[0], TO, bufs=4).enable()
-    told: list[tuple[int, CdpError | None]] = []
+    completed: list[tuple[int, CdpError | None]] = []
     requests = []
     for i in range(60):
         to = TO if i % 5 else GroupName(999, 0)
-        requests.append(send(nodes[1], to, i, B, complete=lambda request, error: told.append((int(request.body), error))))
-    eventually(lambda: len(told) >= 60, "completions are missing")
-    never(lambda: len(told) > 60, "a completion came twice")
+        requests.append(send(nodes[1], to, i, B,
+                             complete=lambda request, error: completed.append((int(request.body), error))))
+    eventually(lambda: len(completed) >= 60, "completions are missing")
+    never(lambda: len(completed) > 60, "a completion came twice")
     # To two groups: the order is per sender and group, but completions of a sender come in the order of its sends.
-    expect([n for n, _ in told] == list(range(60)), "completions out of order")
-    for n, error in told:
+    expect([n for n, _ in completed] == list(range(60)), "completions out of order")
+    for n, error in completed:
         expect((error is None) if n % 5 else isinstance(error, NotFound), f"send {n} was completed with {error!r}")
     eventually(lambda: inbox.count() == 48, "messages are missing")
 
@@ -83,7 +87,8 @@ def callbacks_on_threads_of_the_platform(nodes: Nodes) -> None:
 def body_copied_at_send(nodes: Nodes) -> None:
     """A packet arrives as it was when send() was called, every byte of it, whatever happens to it afterwards."""
     inbox = Inbox(nodes[0], TO, free=False).enable()
-    packet = MDPacket(Op.WRITE, 7, offset_bytes=513, length_bytes=99, cookie=1 << 63, flags=Flag.FUA, timestamp_ns=1 << 62)
+    packet = MDPacket(Op.WRITE, 7, offset_bytes=513, length_bytes=99, cookie=1 << 63, flags=Flag.FUA,
+                      timestamp_ns=1 << 62)
     packet.seq, packet.epoch, packet.sys_errno, packet.source_id = 1 << 61, 1 << 31, 65535, 65534
     for i in range(4):
         packet.add_bg(i, 1 + i, 2, 3)
@@ -102,8 +107,8 @@ def body_copied_at_send(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def flow_control_bounds(nodes: Nodes) -> None:
-    """A sender has bufs_per_sender buffers and the senders share slop_bufs; then sends wait, and Busy comes at the deadline. Another
-    sender is not held up. What is freed can be used again, and nothing is lost."""
+    """A sender has bufs_per_sender buffers and the senders share slop_bufs; then sends wait, and Busy comes at the
+    deadline. Another sender is not held up. What is freed can be used again, and nothing is lost."""
     inbox = Inbox(nodes[0], TO, bufs=4, slop=3, take=False, free=False).enable()
 
     def fill(sender: GroupName, base: int) -> int:
@@ -150,8 +155,8 @@ def flow_control_sleeping_receiver(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def references(nodes: Nodes) -> None:
-    """A message is received with one reference; add_ref() and free() count, and its buffer is the sender's again at the last free() and not
-    before. One free() too many is refused."""
+    """A message is received with one reference; add_ref() and free() count, and its buffer is the sender's again at the
+    last free() and not before. One free() too many is refused."""
     control = nodes[0].control
     inbox = Inbox(nodes[0], TO, bufs=1, slop=0, free=False).enable()
     send(nodes[1], TO, 1, B)
@@ -159,7 +164,8 @@ def references(nodes: Nodes) -> None:
     message = inbox.messages[0]
     control.add_ref(message)
     control.free(message)
-    refused(Busy, lambda: send(nodes[1], TO, 2, B, deadline=time.monotonic() + QUIET_S), "a send while the only buffer is referred to")
+    refused(Busy, lambda: send(nodes[1], TO, 2, B, deadline=time.monotonic() + QUIET_S),
+            "a send while the only buffer is referred to")
     expect(message.body == b"1", "a message changed while it was referred to")
     control.free(message)
     send(nodes[1], TO, 2, B)
@@ -197,7 +203,8 @@ def batching_by_time(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def announced_once_and_never_overlapping(nodes: Nodes) -> None:
-    """Each message is announced by exactly one callback, with the listener and the user's data; callbacks of a listener do not overlap."""
+    """Each message is announced by exactly one callback, with the listener and the user's data; callbacks of a listener
+    do not overlap."""
     inbox = Inbox(nodes[0], TO, bufs=64, slop=0)
     inbox.nap_s = 0.01
     inbox.enable()
@@ -225,8 +232,8 @@ def announced_once_and_never_overlapping(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def shadow_gets_what_was_not_freed(nodes: Nodes) -> None:
-    """A listener that is not enabled has no callbacks. Enabled after the active one is gone, it gets all that was not freed, in order,
-    also what the other had received, which is marked."""
+    """A listener that is not enabled has no callbacks. Enabled after the active one is gone, it gets all that was not
+    freed, in order, also what the other had received, which is marked."""
     active = Inbox(nodes[0], TO, bufs=16, take=False, free=False).enable()
     shadow = Inbox(nodes[1], TO, bufs=16, free=False)
     for i in range(6):
@@ -249,7 +256,8 @@ def shadow_gets_what_was_not_freed(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def disabled_listener_is_fenced(nodes: Nodes) -> None:
-    """When disable() returns no callback runs or comes. Freeing what was delivered to another since has no effect, and is no error."""
+    """When disable() returns no callback runs or comes. Freeing what was delivered to another since has no effect, and
+    is no error."""
     first = Inbox(nodes[0], TO, bufs=16, free=False).enable()
     second = Inbox(nodes[1], TO, bufs=16, free=False)
     send(nodes[1], TO, 1, B)
@@ -316,7 +324,8 @@ def callback_that_raises(nodes: Nodes) -> None:
 
 @rule(nodes=1)
 def registration_refusals(nodes: Nodes) -> None:
-    """Bad bounds are refused; so are other bounds than the group has; and a group without a listener is unknown again."""
+    """Bad bounds are refused; so are other bounds than the group has; and a group without a listener is unknown
+    again."""
     (node,) = nodes
     register = node.control.register
     refused(InvalidRequest, lambda: register(GroupName(1 << 16, 0)), "a group id of 17 bits")
@@ -326,7 +335,7 @@ def registration_refusals(nodes: Nodes) -> None:
     refused(InvalidRequest, lambda: first.enable(lambda *_: None, max_msgs=0), "batches of none")
     first.close()
     first.close()
-    told: list[CdpError | None] = []
-    send(node, TO, 1, A, complete=lambda _r, error: told.append(error))
-    eventually(lambda: told, "no completion")
-    expect(isinstance(told[0], NotFound), f"sending to a group that is gone: {told[0]!r}")
+    completed: list[CdpError | None] = []
+    send(node, TO, 1, A, complete=lambda _r, error: completed.append(error))
+    eventually(lambda: completed, "no completion")
+    expect(isinstance(completed[0], NotFound), f"sending to a group that is gone: {completed[0]!r}")

@@ -1,5 +1,6 @@
-"""pytest's option --platform, for `pytest --pyargs cdp.conformance`. A plugin, because pytest reads no conftest.py of a package before it
-has parsed the command line; it imports nothing, since every run of pytest in this environment loads it."""
+"""pytest's option --platform, for `pytest --pyargs cdp.conformance`. A plugin, because pytest reads no conftest.py of a
+package before it has parsed the command line; it imports nothing, since every run of pytest in this environment loads
+it."""
 from __future__ import annotations
 
 from typing import Any

@@ -47,18 +47,20 @@ class Client:
 
 @rule(nodes=2)
 def request_and_answer(nodes: Nodes) -> None:
-    """A request reaches the owner with its source and the time filled in, and is answered exactly once, with the caller's cookie, status
-    and seq, on a thread of the platform. send_complete comes exactly once."""
+    """A request reaches the owner with its source and the time filled in, and is answered exactly once, with the
+    caller's cookie, status and seq, on a thread of the platform. send_complete comes exactly once."""
     owner, client = Owner(nodes[0], OWNER), Client(nodes[1])
     owner.take(7)
     client.ask(4711)
     client.ask(4711)    # cookies are the caller's: they may repeat
     eventually(lambda: len(owner.packets()) == 2, "requests did not reach the owner")
     first, second = owner.packets()
-    expect(first.op == Op.FLUSH and first.lun == 7 and first.source_instance == 1, f"the owner got {first!r} from {first.source_instance}")
+    expect(first.op == Op.FLUSH and first.lun == 7 and first.source_instance == 1,
+           f"the owner got {first!r} from {first.source_instance}")
     expect(abs(first.timestamp_ns - time.time_ns()) < 60 * 10**9, "a request without the time")
     expect(not first.flags & Flag.REPLAY, "a first request is marked as replayed")
-    expect((first.source_instance, first.cookie) != (second.source_instance, second.cookie), "two requests that cannot be told apart")
+    expect((first.source_instance, first.cookie) != (second.source_instance, second.cookie),
+           "two requests with the same source and cookie")
     done: list[tuple[MDPacket, CdpError | None]] = []
     here = threading.get_ident()
     complete_on: set[int] = set()
@@ -73,7 +75,8 @@ def request_and_answer(nodes: Nodes) -> None:
     owner.answer(first, seq=100, complete=complete)     # answered already: dropped, and no error
     eventually(lambda: len(client.answers) == 2 and len(done) == 3, "answers or completions are missing")
     never(lambda: len(client.answers) > 2 or len(done) > 3, "an answer or a completion came twice")
-    expect([(a.cookie, a.status, a.seq) for a in client.answers] == [(4711, CDP_NOSPACE, 0), (4711, 0, 99)], f"answers: {client.answers}")
+    expect([(a.cookie, a.status, a.seq) for a in client.answers] == [(4711, CDP_NOSPACE, 0), (4711, 0, 99)],
+           f"answers: {client.answers}")
     expect(all(a.flags & Flag.RESPONSE for a in client.answers), "an answer is not marked as one")
     expect(all(error is None for _, error in done), "send_complete with an error")
     expect(here not in client.threads | complete_on, "a callback ran on the thread that caused it")
@@ -116,7 +119,8 @@ def outstanding_bound(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def dead_source_is_no_error(nodes: Nodes) -> None:
-    """When a source is closed, what it asked for is answered with CDP_CLOSED; the owner's answers to it are no error, and complete."""
+    """When a source is closed, what it asked for is answered with CDP_CLOSED; the owner's answers to it are no error,
+    and complete."""
     owner, client = Owner(nodes[0], OWNER), Client(nodes[1])
     owner.take(7)
     for i in range(3):
@@ -124,7 +128,8 @@ def dead_source_is_no_error(nodes: Nodes) -> None:
     eventually(lambda: len(owner.packets()) == 3, "requests are missing")
     nodes[1].close()
     eventually(lambda: len(client.answers) == 3, "requests of a closed source were not answered")
-    expect([a.status for a in client.answers] == [CDP_CLOSED] * 3, f"answered with {[a.status for a in client.answers]}")
+    expect([a.status for a in client.answers] == [CDP_CLOSED] * 3,
+           f"answered with {[a.status for a in client.answers]}")
     done: list[CdpError | None] = []
     for packet in owner.packets():
         owner.answer(packet, complete=lambda _packet, error: done.append(error))
@@ -135,8 +140,8 @@ def dead_source_is_no_error(nodes: Nodes) -> None:
 
 @rule(nodes=3)
 def replay_after_a_takeover(nodes: Nodes) -> None:
-    """When the owner is gone, the next one gets every request that was not answered: each once, in order, marked REPLAY, before any new
-    one. The old owner's late answers are dropped, and each request is answered exactly once."""
+    """When the owner is gone, the next one gets every request that was not answered: each once, in order, marked
+    REPLAY, before any new one. The old owner's late answers are dropped, and each request is answered exactly once."""
     old, client = Owner(nodes[0], OWNER), Client(nodes[2])
     old.take(7, 8)
     other = Client(nodes[2], lun=8)
@@ -195,8 +200,8 @@ def request_without_an_owner_waits(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def workload_pushes(nodes: Nodes) -> None:
-    """A TSD is pushed its whole list at once and at every change, in order, with growing epochs; assign() returns when it was
-    acknowledged. A LUN is pushed to its next owner only after the one before has let go: never two owners."""
+    """A TSD is pushed its whole list at once and at every change, in order, with growing epochs; assign() returns when
+    it was acknowledged. A LUN is pushed to its next owner only after the one before has let go: never two owners."""
     workload = nodes[0].workload
     events: list[tuple[str, tuple[int, ...], int]] = []
     lock = threading.Lock()
@@ -222,7 +227,8 @@ def workload_pushes(nodes: Nodes) -> None:
     expect([(name, luns) for name, luns, _ in events]
            == [("a", (1, 2)), ("a", (1, 2, 3)), ("a", (1, 3)), ("b", (2,))], f"pushed: {events}")
     epochs = [epoch for _, _, epoch in events]
-    expect(epochs == sorted(set(epochs)) and first <= second < third, f"epochs do not grow: {epochs}, {first}, {second}, {third}")
+    expect(epochs == sorted(set(epochs)) and first <= second < third,
+           f"epochs do not grow: {epochs}, {first}, {second}, {third}")
     expect(workload.owner(1) == OWNER and workload.owner(2) == OTHER and workload.owner(9) is None, "the wrong owner")
     refused(InvalidRequest, lambda: workload.assign(OWNER, (lun(1), lun(1))), "a LUN twice")
     a.cancel()
@@ -236,8 +242,8 @@ def workload_pushes(nodes: Nodes) -> None:
 
 @rule(nodes=2)
 def configuration_changes(nodes: Nodes) -> None:
-    """A subscriber gets all values first, then each change, ending with the newest, on a thread of the platform; cancelled, it gets
-    nothing."""
+    """A subscriber gets all values first, then each change, ending with the newest, on a thread of the platform;
+    cancelled, it gets nothing."""
     here, there = nodes[0].configuration, nodes[1].configuration
     seen: list[Mapping[str, Any]] = []
     on: set[int] = set()
@@ -247,13 +253,13 @@ def configuration_changes(nodes: Nodes) -> None:
         seen.append(dict(values))
 
     subscription = here.subscribe(changed)
-    eventually(lambda: seen, "the values were not told")
+    eventually(lambda: seen, "the values were not delivered")
     expect(seen[0]["merge_fanin"] == here.get("merge_fanin"), "the first call has not all values")
     for i in range(2, 10):
         there.set({"merge_fanin": i})
-    eventually(lambda: seen[-1].get("merge_fanin") == 9, "the newest value was not told")
-    told = [values["merge_fanin"] for values in seen[1:]]
-    expect(told == sorted(told), f"changes out of order: {told}")
+    eventually(lambda: seen[-1].get("merge_fanin") == 9, "the newest value was not delivered")
+    delivered = [values["merge_fanin"] for values in seen[1:]]
+    expect(delivered == sorted(delivered), f"changes out of order: {delivered}")
     expect(here.get("merge_fanin") == 9, "get() has an older value than the subscriber")
     expect(threading.get_ident() not in on, "called on the thread that changes")
     refused(NotFound, lambda: here.get("no_such_setting"), "an unknown setting")

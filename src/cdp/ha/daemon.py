@@ -1,8 +1,8 @@
 """The time store daemon: opens volumes, and carries out what a gateway hands it, from shared memory.
 
 Invariants
-  1. A daemon opens volumes only when it is told that it owns them (shadow mode until then): the manager has made sure that
-     no other process writes them; the volume's lock makes sure once more.
+  1. A daemon opens volumes only when the manager says that it owns them (shadow mode until then): the manager has made
+     sure that no other process writes them; the volume's lock makes sure once more.
   2. Before the first new request: all that a predecessor had acknowledged or begun and not written is done again, over
      all connections of a volume in the order of seq, each once in effect (cdpcore.channel.executor).
   3. A gateway that dies is no error: what was acknowledged is made durable, and the daemon waits for the next.
@@ -153,8 +153,8 @@ class Daemon:
             except Unavailable:
                 tries += 1
                 if tries == TOLD_TRIES:
-                    log.warning("waiting for a gateway at %s: none listens there; without limit, until SIGTERM, SIGINT or "
-                                "SIGHUP", self._gateway)
+                    log.warning("waiting for a gateway at %s: none listens there; without limit, until SIGTERM, "
+                                "SIGINT or SIGHUP", self._gateway)
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             tries = 0

@@ -4,7 +4,8 @@ knows of every death.
 
 Invariants
   1. Volumes are pushed to a daemon only when the daemon that had them is dead: this process is its parent, kills it
-     (SIGKILL ends a stopped process too) and has collected its exit status. So no other process can write one more byte.
+     (SIGKILL ends a stopped process too) and has collected its exit status. So no other process can write one more
+     byte.
   2. A daemon that does not beat for hang_seconds is killed. One that is opening volumes may take its time.
   3. When this process ends, however it ends, the others do: their links break, and a daemon makes everything durable
      first.
