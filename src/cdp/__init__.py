@@ -31,18 +31,20 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo", "InvalidRequest", "Moment",
-           "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window",
-           "adopt", "create", "detach", "open"]
+__all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo",
+           "InvalidRequest", "Moment", "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage",
+           "Unavailable", "Volume", "Window", "adopt", "create", "detach", "open"]
 
-_HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "TimeImage": "cdp.volume.time_image", "Settings": "cdp.settings",
-         **dict.fromkeys(("Volume", "create", "open"), "cdp.volume.volume"),
-         **dict.fromkeys(("Bookmark", "Explanation", "Extent", "ImageInfo", "Moment", "Restore", "Window"), "cdp.moments.model")}
+_HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "TimeImage": "cdp.volume.time_image",
+         "Settings": "cdp.settings", **dict.fromkeys(("Volume", "create", "open"), "cdp.volume.volume"),
+         **dict.fromkeys(("Bookmark", "Explanation", "Extent", "ImageInfo", "Moment", "Restore", "Window"),
+                         "cdp.moments.model")}
 
 
 def __getattr__(name: str) -> "Any":
-    """Each name is loaded when it is first used: the engine (with NumPy and LMDB) takes 150 ms, and `cdp --version` needs none of it;
-    the rest takes 50 ms, in which the command line could not answer to an interrupt (cdp.__main__)."""
+    """Each name is loaded when it is first used: the engine (with NumPy and LMDB) takes 150 ms, and `cdp --version`
+    needs none of it; the rest takes 50 ms, in which the command line could not answer to an interrupt
+    (cdp.__main__)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,16 +1,16 @@
 """`cdp` and `python -m cdp`: the command line, and what an interrupt does around it.
 
-Loading takes a tenth of a second, and a command loads more when it begins. An interrupt in the midst of an import would show a traceback,
-be swallowed by code that tries one import after another, or leave the import lock taken; nothing has begun then, so the process ends at
-once, with one line. It ends the same way when the command is done and the interpreter shuts down, and where Python would only print an
-exception (in a __del__, or in a callback). Else an interrupt is a KeyboardInterrupt, as usual, or what the command makes of it. (What
-Python loads before this file is beyond us.)
+Loading takes a tenth of a second, and a command loads more when it begins. An interrupt in the midst of an import would
+show a traceback, be swallowed by code that tries one import after another, or leave the import lock taken; nothing has
+begun then, so the process ends at once, with one line. It ends the same way when the command is done and the
+interpreter shuts down, and where Python would only print an exception (in a __del__, or in a callback). Else an
+interrupt is a KeyboardInterrupt, as usual, or what the command makes of it. (What Python loads before this file is
+beyond us.)
 
-A shell starts background jobs with SIGINT ignored. Commands keep it so. Servers end by SIGINT all the same, so an interrupt that comes
-while they load is remembered (Ignored, cdp.serve.stop_signals).
-Main thread only.
+A shell starts background jobs with SIGINT ignored. Commands keep it so. Servers end by SIGINT all the same, so an
+interrupt that comes while they load is remembered (Ignored, cdp.serve.stop_signals). Main thread only.
 """
-import _signal as signal  # type: ignore[import-not-found]  # below `signal`, which would load half a dozen modules first
+import _signal as signal  # type: ignore[import-not-found]  # `signal` would load half a dozen modules first
 import os
 import sys
 

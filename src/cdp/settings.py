@@ -153,14 +153,17 @@ class Settings:
     max_open_files: int = _engine(
         "count", 256, "Log files that a volume keeps open at once.", low=16, high=65_536)
     max_restores: int = _engine(
-        "count", 4096, "Restores that a volume can hold; one more is refused. Undo is not: it does not count.", low=1, high=1_048_576)
+        "count", 4096, "Restores that a volume can hold; one more is refused. Undo is not: it does not count.", low=1,
+        high=1_048_576)
     pending_bytes: int = _engine(
-        "size", 64 * MIB, "Before-image volumes: memory for new content that waits until what it overwrites is durable.",
+        "size", 64 * MIB,
+        "Before-image volumes: memory for new content that waits until what it overwrites is durable.",
         low=4 * MIB, high=4 * GIB)
     skip_unchanged_writes: bool = _engine(
         "bool", False, "Before-image volumes: a write of what is there already is recorded, but keeps no data.")
     restore_rate_bytes: int = _engine(
-        "size", 0, "Before-image volumes: how much of a restore is written back per second; 0: as fast as the disk takes it.",
+        "size", 0,
+        "Before-image volumes: how much of a restore is written back per second; 0: as fast as the disk takes it.",
         low=0, high=1024 * GIB)
     direct_io: bool = _engine(
         "bool", True, "Write the log past the page cache where the file system can.")
@@ -174,7 +177,7 @@ class Settings:
         "path", None, "Socket through which the other commands reach a running server. "
         "Not set: NAME.admin.sock in the runtime directory.")
     max_connections: int = _server(
-        "count", 128, "NBD connections at once; a further client is told so and refused.", low=1, high=4096)
+        "count", 128, "NBD connections at once; a further client is refused with an error.", low=1, high=4096)
     tls: str = _server(
         "choice", "off", "TLS for NBD clients: on lets a client ask for it, require refuses clients without it.",
         choices=("off", "on", "require"))
@@ -207,7 +210,8 @@ class Settings:
 
 
 def checked(settings: Settings | None) -> Settings:
-    """The settings that a caller gave; None: the defaults. Raises InvalidRequest for anything else, above all a dict."""
+    """The settings that a caller gave; None: the defaults. Raises InvalidRequest for anything else, above all a
+    dict."""
     if settings is None:
         return Settings()
     if not isinstance(settings, Settings):

@@ -1,8 +1,10 @@
-"""What an operation on a volume answers, as plain JSON: one vocabulary for the command line, the HTTP API and the Python service.
+"""What an operation on a volume answers, as plain JSON: one vocabulary for the command line, the HTTP API and the
+Python service.
 
 Invariants
-  1. Every answer is made of dict, list, str, int, bool and None, with the fields of the classes below; fields are only ever added.
-     A moment carries its time as text beside the integer, because a double cannot hold nanoseconds since 1970.
+  1. Every answer is made of dict, list, str, int, bool and None, with the fields of the classes below; fields are only
+     ever added. A moment carries its time as text beside the integer, because a double cannot hold nanoseconds since
+     1970.
   2. Every call is bounded: content by MAX_PIECE_BYTES, extents and records by a page.
 """
 import sys
@@ -94,10 +96,11 @@ class RestoreView(TypedDict):
 
 
 class CaptureView(TypedDict):
-    """What a volume captures (`running`), or captured last. kind: log or mirror; None where it does not apply or is not known.
+    """What a volume captures (`running`), or captured last. kind: log or mirror; None where it does not apply or is not
+    known.
 
-    Of a log: entries taken, their bytes of the log, and what it counts beyond: entries, bytes, and for how long. Of a mirror:
-    connections that write now, bytes that they wrote, the first moment that was whole, and the latest.
+    Of a log: entries taken, their bytes of the log, and what it counts beyond: entries, bytes, and for how long. Of a
+    mirror: connections that write now, bytes that they wrote, the first moment that was whole, and the latest.
     """
 
     kind: str
@@ -126,7 +129,8 @@ class ServedView(TypedDict):
 
 
 class WritebackView(TypedDict):
-    """A restore on its way to the disk of a before-image volume: bytes that are on it since opening, and that are not yet."""
+    """A restore on its way to the disk of a before-image volume: bytes that are on it since opening, and that are not
+    yet."""
 
     restore_seq: int
     bytes_done: int
@@ -170,8 +174,8 @@ class MapPage(TypedDict):
 
 
 class RecordView(TypedDict):
-    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark. meta: its sender called it
-    metadata."""
+    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark. meta: its sender
+    called it metadata."""
 
     seq: int
     ts_ns: int
@@ -211,7 +215,8 @@ class CheckView(TypedDict):
 
 
 class Service(Protocol):
-    """What VolumeService and cdp.service.remote.RemoteService both offer. Errors are the kinds of cdpcore.base.errors."""
+    """What VolumeService and cdp.service.remote.RemoteService both offer. Errors are the kinds of
+    cdpcore.base.errors."""
 
     def info(self) -> InfoView: ...
     def window(self) -> WindowView: ...

@@ -29,7 +29,7 @@ TERMINAL_SECONDS = 0.5
 @click.argument("volume")
 @click.option("--log", "log_path", metavar="FILE", help="The write log to follow: a file or a block device.")
 @click.option("--mirror", is_flag=True, help="Take a mirrored stream over NBD.")
-@click.option("--status", is_flag=True, help="Only tell how far the capture of VOLUME is, or was when it ended.")
+@click.option("--status", is_flag=True, help="Only show how far the capture of VOLUME is, or was when it ended.")
 @click.option("--once", is_flag=True, help="With --log: end when everything is taken that the log counts now.")
 @click.option("--new-log", is_flag=True, help="With --log: VOLUME goes on with this log, which begins where VOLUME is.")
 @click.option("--settle", metavar="TIME", default="1s", show_default=True,

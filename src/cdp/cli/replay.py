@@ -74,7 +74,7 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d)(?:\.(\d{1,9}))?|(\d+)(?:\.(\d{1,9}
     help="Random moments to check, besides the first and the last.",
 )
 @click.option(
-    "--when", metavar="TIME", help="Only tell the point of a time of the trace: 12:34, 1:02:03, 90.5s from its start."
+    "--when", metavar="TIME", help="Only show the point of a time of the trace: 12:34, 1:02:03, 90.5s from its start."
 )
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Only the first N records.")
 @click.option(

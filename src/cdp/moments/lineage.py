@@ -1,8 +1,9 @@
 """Lineage: which seqs are visible at a point, range by range, given the restores.
 
-A restore record R (seq r, target t, range) says: from r on, its range shows what it showed at t, until it is written again.
-So what a sector shows at seq s is the newest version in (r, s] where r is the last restore at or before s that covers the
-sector, else the newest in (r', t] where r' is the last such restore at or before t, and so on down to the base.
+A restore record R (seq r, target t, range) says: from r on, its range shows what it showed at t, until it is written
+again. So what a sector shows at seq s is the newest version in (r, s] where r is the last restore at or before s that
+covers the sector, else the newest in (r', t] where r' is the last such restore at or before t, and so on down to the
+base.
 
 Pure functions of small lists; a view is computed when an image is opened and when a restore is made, never per request.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NOW = (1 << 64) - 1
-"""A seq above all seqs: the view of the current content, which later writes join by themselves."""
+"""A seq above all seqs: the view of the current content, which later writes join automatically."""
 
 Interval = tuple[int, int]
 Piece = tuple[int, int, list[Interval]]
@@ -36,18 +37,22 @@ class RestoreRecord:
 
 
 PENDING = NOW - 1
-"""Stands for the seq of a restore that has none yet: a view can be worked out before the record is appended (View.settle)."""
+"""Stands for the seq of a restore that has none yet: a view can be worked out before the record is appended
+(View.settle)."""
 
 
 def view(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[Piece]:
-    """Pieces (start, end, [(lo, hi), ...]) of [0, sectors) as cdpcore.index.view.View takes them; `restores` in seq order.
+    """Pieces (start, end, [(lo, hi), ...]) of [0, sectors) as cdpcore.index.view.View takes them; `restores` in seq
+    order.
 
-    A sweep over the sectors with the restores that cover the place, in seq order: O(n log n), and what the intervals themselves take.
+    A sweep over the sectors with the restores that cover the place, in seq order: O(n log n), and what the intervals
+    themselves take.
     """
     return _sweep([r for r in restores if r.seq <= seq], sectors, lambda past, covering: (_chain(seq, past, covering),))
 
 
-def _sweep(past: list[RestoreRecord], sectors: int, chain: Callable[[list[RestoreRecord], list[int]], tuple[Any, ...]]) -> list[Any]:
+def _sweep(past: list[RestoreRecord], sectors: int,
+           chain: Callable[[list[RestoreRecord], list[int]], tuple[Any, ...]]) -> list[Any]:
     changes = sorted([(r.start, i, True) for i, r in enumerate(past)] + [(r.end, i, False) for i, r in enumerate(past)])
     covering: list[int] = []        # indices into past, ascending
     pieces: list[Any] = []
@@ -82,8 +87,9 @@ def _chain(seq: int, past: list[RestoreRecord], covering: list[int]) -> list[Int
 
 
 def view_before(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[BeforePiece]:
-    """The same for before-images (c/index.h, cdp_lookup_before): the last interval is always there, and one above it stands for a
-    restore that was not written back at its `hi`. Fourth: the intervals that destructive restores freed."""
+    """The same for before-images (c/index.h, cdp_lookup_before): the last interval is always there, and one above it
+    stands for a restore that was not written back at its `hi`. Fourth: the intervals that destructive restores
+    freed."""
     return _sweep(list(restores), sectors, lambda past, covering: _chain_before(seq, [past[i] for i in covering]))
 
 

@@ -44,7 +44,8 @@ class Bookmark:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """A writable image. size_bytes of the disk it shows, log_bytes that its own writes take, children: images made from it."""
+    """A writable image. size_bytes of the disk it shows, log_bytes that its own writes take, children: images made from
+    it."""
 
     name: str
     path: str
@@ -57,8 +58,8 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Restore:
-    """A restore of [offset, offset + length) bytes to `target`. seq 0: a dry run. undoable: cdp undo would take it back.
-    bytes_hidden (of a dry run): how many bytes of writes, zeroes and trims since the target it would hide."""
+    """A restore of [offset, offset + length) bytes to `target`. seq 0: a dry run. undoable: cdp undo would take it
+    back. bytes_hidden (of a dry run): how many bytes of writes, zeroes and trims since the target it would hide."""
 
     seq: int
     ts_ns: int

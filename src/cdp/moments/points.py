@@ -84,7 +84,8 @@ NAMES = ("use at most 200 bytes of letters, digits, . _ + -, beginning with a le
 
 
 def valid_name(name: str) -> bool:
-    """May a bookmark or an image be called so? Letters, digits and . _ + -, at most 200 bytes, not like another point."""
+    """May a bookmark or an image be called so? Letters, digits and . _ + -, at most 200 bytes, not like another
+    point."""
     return (isinstance(name, str) and bool(_NAME.fullmatch(name)) and name != "now" and not _TIME.fullmatch(name)
             and len(name.encode()) <= 200)
 

@@ -244,15 +244,14 @@ class IOsrcImpl(ABC):
 
     @abstractmethod
     def durable(self, lun: int, seq: int) -> None:
-        """Told by the owner: everything up to `seq` survives its death; sources need not keep it. Never goes back.
+        """Called by the owner: everything up to `seq` survives its death; sources need not keep it. Never goes back.
         Cheap; call it often."""
 
     @abstractmethod
     def offer(self, lun: int, capsule: object | None) -> None:
-        """Told by the owner: a PyCapsule "cdpcore.target" (base/target.h) on which requests to `lun` may be carried out
-        without packets, or
-        None: no longer. A platform whose front ends are in this process hands it to them through native(); others
-        ignore it."""
+        """Called by the owner: a PyCapsule "cdpcore.target" (base/target.h) on which requests to `lun` may be carried
+        out without packets, or None: no longer. A platform whose front ends are in this process hands it to them
+        through native(); others ignore it."""
 
     @abstractmethod
     def native(self, lun: int) -> object | None:

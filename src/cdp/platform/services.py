@@ -42,7 +42,7 @@ class ConfigurationImpl(ABC):
 
 
 class AlertsImpl(ABC):
-    """Tells people."""
+    """Notifies people."""
 
     @abstractmethod
     def alert(self, severity: Severity, what: str, hint: str = "", *, lun: int | None = None) -> None:
@@ -51,7 +51,7 @@ class AlertsImpl(ABC):
 
 
 class TracingImpl(ABC):
-    """Tells developers. `enabled` is looked at before anything is computed for emit()."""
+    """Informs developers. `enabled` is looked at before anything is computed for emit()."""
 
     enabled: bool
 
@@ -76,10 +76,10 @@ class WorkloadManagerImpl(ABC):
 
     @abstractmethod
     def assign(self, tsd: GroupName, luns: tuple[Lun, ...], *, deadline: float | None = None) -> int:
-        """Called by whoever decides. Makes this the list of `tsd`; blocks until it acknowledged (and owners that lose a
-        LUN did before), or until the deadline, with Busy: the push is then still under way. Not subscribed yet: the
-        list waits for it, and this returns. The epoch. Raises InvalidRequest (a number twice), Unavailable (an owner
-        can neither acknowledge nor be fenced)."""
+        """Called by the one who decides. Makes this the list of `tsd`; blocks until it acknowledged (and owners that
+        lose a LUN did before), or until the deadline, with Busy: the push is then still under way. Not subscribed yet:
+        the list waits for it, and this returns. The epoch. Raises InvalidRequest (a number twice), Unavailable (an
+        owner can neither acknowledge nor be fenced)."""
 
     @abstractmethod
     def owner(self, lun: int) -> GroupName | None:

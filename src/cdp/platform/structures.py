@@ -185,7 +185,7 @@ class IoRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lun:
-    """A LUN that a TSD is told to serve.
+    """A LUN that a TSD has to serve.
 
     lun        its number, the same on all nodes
     path       where the volume's folder is

@@ -1,4 +1,4 @@
-"""The time store daemon: carries out the requests that come by a platform, on the volumes that it was told to serve.
+"""The time store daemon: carries out the requests that come by a platform, on the volumes that it has to serve.
 
 It knows of LUNs only what the workload manager pushes, and of nodes, sockets and processes nothing: `cdp serve` is this
 with the platform `local`, where the requests take the native table that is offered here, and never come as packets at

@@ -1,4 +1,5 @@
-"""The content of replayed writes, in NumPy: the definition of c/replay_content.h a second time, for tests and messages."""
+"""The content of replayed writes, in NumPy: the definition of c/replay_content.h a second time, for tests and
+messages."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@
 Invariants
  1. A disk's requests are issued in the order of the trace; that is what makes every moment of it verifiable.
  2. Several disks: a thread each, side by side; they meet at the end of every batch of the trace.
- 3. Whatever ends the replay (the end, a limit, stop(), a malformed line, an error of a disk), what was issued is finished and counted,
-    and the Outcome says how it ended.
+ 3. Whatever ends the replay (the end, a limit, stop(), a malformed line, an error of a disk), what was issued is
+    finished and counted, and the Outcome says how it ended.
  4. Memory: two batches of the trace, a driver's buffer a disk, and bounded samples.
 """
 
@@ -36,7 +36,8 @@ MAX_SAMPLES = 4096
 
 @dataclass
 class Disk:
-    """One disk of a replay. position: (seq, ts_ns) of its newest record, for mapping trace times to points; None: unknown."""
+    """One disk of a replay. position: (seq, ts_ns) of its newest record, for mapping trace times to points; None:
+    unknown."""
 
     name: str
     device: int | None  # index into Trace.devices; None: all

@@ -1,4 +1,5 @@
-"""The data of write logs, in spans: what a driver is given for a stretch of records, so that Python reads once for many."""
+"""The data of write logs, in spans: what a driver is given for a stretch of records, so that Python reads once for
+many."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What a replay leaves beside its volume, so that it can be verified later, also after a crash.
 
-    VOLUME.replay.json    which trace, how it was shaped, the key of its content, the record before it; at the end the report
+    VOLUME.replay.json    which trace, how it was shaped, the key of its content, the record before it; at the end the
+                          report
     VOLUME.replay.acks    16 bytes, two little-endian u64: changes acknowledged, changes known durable
 
 The driver keeps the second up to date in shared memory, which outlives a killed process (not a machine that loses

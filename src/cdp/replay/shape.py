@@ -1,7 +1,7 @@
 """How a trace's requests become those of a disk: what is left out, folded into the disk (--wrap) and taken apart.
 
-A pure function of the records, so that a replay and the verification of it, perhaps days later, number the same changes:
-change k of a disk is its k-th write, zero or trim of at least one byte, after shaping.
+A pure function of the records, so that a replay and the verification of it, perhaps days later, number the same
+changes: change k of a disk is its k-th write, zero or trim of at least one byte, after shaping.
 """
 
 from __future__ import annotations

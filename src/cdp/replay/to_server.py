@@ -51,7 +51,8 @@ class Server:
         }
 
     def verify(self, trace: Trace, replay: Replay) -> dict[str, Any]:
-        """What was written last, read back and compared. What was trimmed is not looked at: a server may leave it as it was."""
+        """What was written last, read back and compared. What was trimmed is not looked at: a server may leave it as it
+        was."""
         found = Verified(moments=1)
         pieces = Pieces(MAX_PIECES, self.session.size_bytes)
         shape = self.session.shape()

@@ -150,8 +150,8 @@ def opened(
     check_reads: bool,
     before: bool = False,
 ) -> Iterator[list[Placed]]:
-    """Volumes open, with bookmarks, sessions and drivers made. On leaving they are closed and their sessions saved. `before`: those
-    that are made protect an empty disk VOLUME.img in place."""
+    """Volumes open, with bookmarks, sessions and drivers made. On leaving they are closed and their sessions saved.
+    `before`: those that are made protect an empty disk VOLUME.img in place."""
     with ExitStack() as stack:
         ready: list[Placed] = []
         for p in places:
@@ -174,7 +174,8 @@ def _empty_disk(path: str, size: int) -> str:
         with open(path, "xb") as file:
             file.truncate(size)
     except FileExistsError:
-        raise InvalidRequest(f"{path}: exists already", "make the volume with 'cdp create --mode before', or remove the file") from None
+        raise InvalidRequest(f"{path}: exists already",
+                             "make the volume with 'cdp create --mode before', or remove the file") from None
     return path
 
 

@@ -1,16 +1,16 @@
 """Was every moment of a replay kept right? The trace is read again and the volume's history held against it.
 
 Two independent questions:
- 1. History: record by record, is change k of the trace the k-th change that the volume logged (kind, place, durability), and
-    are all changes there that were acknowledged as durable?
+ 1. History: record by record, is change k of the trace the k-th change that the volume logged (kind, place,
+    durability), and are all changes there that were acknowledged as durable?
  2. Content: at chosen moments, opened as time images, does every cell hold what the last change before the moment put
     there? The model is painted from the trace alone: cells between all ends of all changes, and who covered them last.
 
 At each chosen moment everything is read that changed since the one before (so between them all writes are read at least
 once), and old cells up to `old_bytes`; at the last moment all cells, and stretches that no change touched.
 
-Memory is bounded: at most MAX_PIECES changes are kept. Where a trace has more, only zones of ZONE_BYTES at equal distances
-are modelled; the result says which share of the disk that is. One thread.
+Memory is bounded: at most MAX_PIECES changes are kept. Where a trace has more, only zones of ZONE_BYTES at equal
+distances are modelled; the result says which share of the disk that is. One thread.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Verified:
     def ok(self) -> bool:
         return self.mismatch_count == 0
 
-    def tell(self, text: str, count: int = 1) -> None:
+    def add(self, text: str, count: int = 1) -> None:
         self.mismatch_count += count
         if len(self.mismatches) < 16:
             self.mismatches.append(text)
@@ -109,8 +109,8 @@ def verify(
 ) -> Verified:
     """Holds the volume against the trace.
 
-    moments: so many random ones, besides the first and the last. all_flushes: also the moment of each flush and each durable
-    write (MAX_MOMENTS at most, evenly chosen; the result says of how many).
+    moments: so many random ones, besides the first and the last. all_flushes: also the moment of each flush and each
+    durable write (MAX_MOMENTS at most, evenly chosen; the result says of how many).
     Raises what opening images and reading the trace raise; a difference is in the result, not an exception.
     """
     found = Verified()
@@ -187,9 +187,9 @@ def _history(
     found.changes_in_volume, found.changes_in_trace = done, done + rest
     _, found.durable_expected = acknowledged(session.volume)
     if done < found.durable_expected:
-        found.tell(f"{found.durable_expected} changes were acknowledged as durable, the volume has {done}")
+        found.add(f"{found.durable_expected} changes were acknowledged as durable, the volume has {done}")
     if session.report is not None and done != session.report["changes"]:
-        found.tell(f"the report says {session.report['changes']} changes, the volume has {done}")
+        found.add(f"the report says {session.report['changes']} changes, the volume has {done}")
 
 
 def _hold(mine: Any, wanted: Records, done: int, session: Session, trace: Trace, found: Verified) -> None:
@@ -211,10 +211,10 @@ def _hold(mine: Any, wanted: Records, done: int, session: Session, trace: Trace,
     )
     if not same.all():
         first = int(np.flatnonzero(~same)[0])
-        found.tell(
-            f"record #{mine['seq'][first]}: {trace.place(wanted[first])} asks for kind {kind[first]} at {start[first]}, "
-            f"{end[first] - start[first]} bytes; logged is kind {mine['kind'][first]} at {mine['offset'][first]}, "
-            f"{mine['length'][first]} bytes (change {done + first + 1})",
+        found.add(
+            f"record #{mine['seq'][first]}: {trace.place(wanted[first])} asks for kind {kind[first]} at "
+            f"{start[first]}, {end[first] - start[first]} bytes; logged is kind {mine['kind'][first]} at "
+            f"{mine['offset'][first]}, {mine['length'][first]} bytes (change {done + first + 1})",
             int(np.count_nonzero(~same)),
         )
 
@@ -222,8 +222,8 @@ def _hold(mine: Any, wanted: Records, done: int, session: Session, trace: Trace,
 class Pieces:
     """The changes, or the parts of them that lie in modelled zones.
 
-    Zones are ZONE_BYTES long, `period` bytes apart. Too many pieces: the period doubles, so that of the old zones some stay; when
-    it has reached the disk's size, the one zone that is left is halved, down to a sector.
+    Zones are ZONE_BYTES long, `period` bytes apart. Too many pieces: the period doubles, so that of the old zones some
+    stay; when it has reached the disk's size, the one zone that is left is halved, down to a sector.
     """
 
     def __init__(self, most: int, size_bytes: int):
@@ -265,7 +265,8 @@ class Pieces:
         """The parts in zones."""
         if self._zone == self._period:
             return pieces
-        # Not the first zone of the disk, which is like no other; the same choice for every period, so old zones contain the new.
+        # Not the first zone of the disk, which is like no other; the same choice for every period, so old zones contain
+        # the new.
         begin = _PHASE % (self._period // ZONE_BYTES) * ZONE_BYTES
         start, end = pieces["start"].astype(np.int64) - begin, pieces["end"].astype(np.int64) - begin
         first = start // self._period
@@ -379,8 +380,8 @@ def _contents(
 
 
 def cells_of(pieces: Any) -> tuple[U64, U64, NDArray[np.int64], NDArray[np.int64]]:
-    """Cells between all ends of all pieces, those that no piece covers left out: (start, end), and for each piece its cells
-    [low, high)."""
+    """Cells between all ends of all pieces, those that no piece covers left out: (start, end), and for each piece its
+    cells [low, high)."""
     edges: U64 = np.unique(np.concatenate((pieces["start"], pieces["end"])))
     low, high = np.searchsorted(edges, pieces["start"]), np.searchsorted(edges, pieces["end"])
     depth = np.zeros(len(edges) + 1, np.int64)
@@ -413,8 +414,8 @@ def compare(
     found: Verified,
     base: Any = None,
 ) -> None:
-    """Cells of a disk (a cdp_target capsule) against their owners: numbers of pieces from 1, or 0 for what nobody wrote,
-    which is `base`."""
+    """Cells of a disk (a cdp_target capsule) against their owners: numbers of pieces from 1, or 0 for what nobody
+    wrote, which is `base`."""
     if not len(start):
         return
     of = np.maximum(owner, np.uint64(1)).astype(np.intp) - 1
@@ -437,7 +438,7 @@ def compare(
             if change[cell]
             else "what was there before the replay"
         )
-        found.tell(
+        found.add(
             f"{moment}, byte {at}: expected {by}; it holds {f'change {claim}' if claim else 'something else'}", 0
         )
 
@@ -449,7 +450,7 @@ def _compare_data(target: Any, start: U64, end: U64, rows: Any, trace: Trace, mo
         at = replaycheck.differs(target, a, data)
         found.bytes_compared += b - a
         if at is not None:
-            found.tell(f"{moment}, byte {at}: expected the data of change {row['change']}; it holds something else")
+            found.add(f"{moment}, byte {at}: expected the data of change {row['change']}; it holds something else")
 
 
 def _untouched(start: U64, end: U64, size_bytes: int) -> tuple[U64, U64]:

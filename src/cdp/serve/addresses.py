@@ -52,7 +52,8 @@ def runtime_sockets(name: str) -> RuntimeSockets:
 
 
 def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
-    """("unix", path) and ("tcp", host, port) where NBD is to be offered; `default`: the unix socket where nothing was said.
+    """("unix", path) and ("tcp", host, port) where NBD is to be offered; `default`: the unix socket where nothing was
+    said.
     Raises NotFound for a missing directory."""
     listen = list[tuple[Any, ...]]()
     if settings.unix_socket:

@@ -32,7 +32,8 @@ def follow(root: str, log_path: str, settings: Settings, *, once: bool, new_log:
 
     with LogSource(path) as source:
         source.super_block()  # what is no log is refused before anything is opened
-        with Server([root], settings, read_only=True, service=lambda volume, served: CapturedService(volume, served, view)) as server:
+        with Server([root], settings, read_only=True,
+                    service=lambda volume, served: CapturedService(volume, served, view)) as server:
             (name,) = server.names()
             follower = Follower(server.volume(name), source, settle_ns=settle_ms * 1_000_000, new_log=new_log,
                                 stopping=lambda: server.wait(0))

@@ -1,5 +1,5 @@
-"""What an NBD client can name: a volume NAME, a moment NAME@POINT of it (a time image, opened for the connection), a writable image
-NAME/IMAGE, and NAME/IMAGE@POINT.
+"""What an NBD client can name: a volume NAME, a moment NAME@POINT of it (a time image, opened for the connection), a
+writable image NAME/IMAGE, and NAME/IMAGE@POINT.
 
 Any thread.
 """
@@ -46,8 +46,8 @@ class Capsules(Protocol):
 class Exports:
     """Export names to exports (cdp.nbd.handshake.Resolver)."""
 
-    def __init__(self, image_caches: dict[str, ImageCache], volumes: "dict[str, Volume]", read_only: bool, luns: "Capsules",
-                 target: "Callable[[Volume], object] | None" = None):
+    def __init__(self, image_caches: dict[str, ImageCache], volumes: "dict[str, Volume]", read_only: bool,
+                 luns: "Capsules", target: "Callable[[Volume], object] | None" = None):
         self._image_caches = image_caches
         self._volumes = volumes
         self._read_only = read_only
@@ -86,9 +86,10 @@ class Exports:
                     capsule = own(volume)
                 else:
                     capsule = volume.target() if images else self._luns.capsule(list(self._volumes).index(root))
-                return OpenExport(capsule=capsule, own_fua=own is not None, read_only=self._read_only or volume.read_only,
-                                  size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True, volume=volume,
-                                  _close=stack.pop_all().close)
+                return OpenExport(capsule=capsule, own_fua=own is not None,
+                                  read_only=self._read_only or volume.read_only,
+                                  size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True,
+                                  volume=volume, _close=stack.pop_all().close)
             image = stack.enter_context(volume.at(point))
             at = f"#{image.moment.seq}"
             return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,

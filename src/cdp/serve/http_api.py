@@ -1,7 +1,7 @@
 """Administration of a running server: cdp.service.local behind HTTP + JSON on a unix socket (OpenAPI at /openapi.json).
 
 Invariants
-  1. The socket is created with mode 0600: whoever can connect may do everything that the server's user may do.
+  1. The socket is created with mode 0600: a process that can connect may do everything that the server's user may do.
   2. An error of the engine is answered as {kind, message, hint, exit_code} with the status of STATUS; the client raises
      the same kind again.
   3. No request body is larger than MAX_PIECE_BYTES, no answer larger than one page or piece.
@@ -62,7 +62,8 @@ STATUS: dict[type[CdpError], int] = {
 
 
 class ErrorView(BaseModel):
-    """An error: its kind in cdpcore.base.errors, what happened, what to do next, and the exit status of the command line."""
+    """An error: its kind in cdpcore.base.errors, what happened, what to do next, and the exit status of the command
+    line."""
 
     kind: str
     message: str
@@ -103,7 +104,8 @@ class ZeroBody(_Body):
 
 
 class ServerView(BaseModel):
-    """The server and the volumes that it holds: name, and the identity of the directory (cdp.service.locate.identity)."""
+    """The server and the volumes that it holds: name, and the identity of the directory
+    (cdp.service.locate.identity)."""
 
     pid: int
     volumes: dict[str, str]
@@ -283,7 +285,8 @@ class AdminServer:
         config = uvicorn.Config(build_app(held), log_config=None, access_log=False, lifespan="off", ws="none",
                                 timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._listener.sock],), name="cdp-admin", daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener.sock],), name="cdp-admin",
+                                        daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""

@@ -1,8 +1,8 @@
 """What `cdp serve` stands on: a platform, the TSD on it, and the volumes that it serves as LUNs 0, 1, ...
 
-The front end (an NBD server) gets each LUN as a capsule: the native table where the platform has one, and otherwise a disk in Python that
-makes packets of the requests. Invariant: capsules are handed out while the front is open, and not used after close().
-Thread-safe after start().
+The front end (an NBD server) gets each LUN as a capsule: the native table where the platform has one, and otherwise a
+disk in Python that makes packets of the requests. Invariant: capsules are handed out while the front is open, and not
+used after close(). Thread-safe after start().
 """
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Luns:
-    """Luns("local", paths, open_lun): start() opens the volumes, close() closes them. Raises NotFound for an unknown platform."""
+    """Luns("local", paths, open_lun): start() opens the volumes, close() closes them. Raises NotFound for an unknown
+    platform."""
 
     def __init__(self, platform: str, paths: Sequence[str], open_lun: Callable[[Lun], Volume]):
         self._luns = tuple(Lun(number, path) for number, path in enumerate(paths))
@@ -32,8 +33,8 @@ class Luns:
         self._disks: dict[int, Any] = {}    # guarded by _lock: of a platform without a native table
 
     def start(self) -> list[Volume]:
-        """The volumes, in the order of the paths. Raises what opening one of them raised; then none is open. They are opened on this
-        thread, before anything else is done, so that a failure is its caller's alone."""
+        """The volumes, in the order of the paths. Raises what opening one of them raised; then none is open. They are
+        opened on this thread, before anything else is done, so that a failure is its caller's alone."""
         with ExitStack() as opened:
             for lun in self._luns:
                 self._opened[lun.lun] = opened.enter_context(self._open_lun(lun))

@@ -1,4 +1,4 @@
-"""A server: volumes behind NBD and behind the administration socket, until it is told to stop.
+"""A server: volumes behind NBD and behind the administration socket, until it is stopped.
 
 Exports of a volume NAME: NAME, NAME@POINT (a time image, opened for the connection), NAME/IMAGE, NAME/IMAGE@POINT.
 
@@ -7,8 +7,8 @@ Invariants
      what was done before it.
   2. Order of stop: serving.json goes first, then the administration and NBD sockets and their connections, then the
      volumes. The second signal ends the process at once.
-  3. A signal wakes wait() through a socket, whichever thread the kernel gives it to: after SIGCONT that may be any, and a
-     handler runs in the main thread only when that wakes.
+  3. A signal wakes wait() through a socket, whichever thread the kernel gives it to: after SIGCONT that may be any, and
+     a handler runs in the main thread only when that wakes.
 Server belongs to the main thread (signals); Exports is called from many threads.
 """
 import logging
@@ -48,8 +48,8 @@ FORCED_EXIT = 130
 class Server:
     """`with Server(paths, settings) as server: server.wait()`.
 
-    service: what administers a volume. target: what NBD clients of the volumes themselves get (a cdp_target, which gets a
-    flush only where a client sends one); None: the volume.
+    service: what administers a volume. target: what NBD clients of the volumes themselves get (a cdp_target, which gets
+    a flush only where a client sends one); None: the volume.
     """
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False, *,
@@ -96,7 +96,8 @@ class Server:
 
         clear_stale_socket(self._admin_socket)
         roots = list(self._roots.values())
-        luns = Luns(settings.platform, [location.root for location in roots], lambda lun: _open_to_serve(roots[lun.lun], settings))
+        luns = Luns(settings.platform, [location.root for location in roots],
+                    lambda lun: _open_to_serve(roots[lun.lun], settings))
         self._stack.callback(luns.close)
         for (name, location), volume in zip(self._roots.items(), luns.start(), strict=True):
             self._volumes[name] = volume
@@ -122,7 +123,8 @@ class Server:
         admin.start()
         for name, location in self._roots.items():
             if self._volumes[name].read_only:
-                log.warning("%s: cannot be written: it is served to read, and other commands do not find this server", location.root)
+                log.warning("%s: cannot be written: it is served to read, and other commands do not find this server",
+                            location.root)
                 continue
             self._stack.callback(remove_serving, location.root)
             write_serving(location.root, self._served(name))
@@ -188,7 +190,8 @@ class Server:
     def _take_signals(self) -> None:
         self._stack.enter_context(stop_on_signal(self._signal))
         if threading.current_thread() is threading.main_thread():
-            self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False))
+            self._stack.callback(signal.set_wakeup_fd,
+                                 signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False))
 
     def _signal(self) -> None:
         if self._signalled:

@@ -4,9 +4,9 @@
         service.bookmark("before-upgrade")
 
 Invariants
-  1. The caller cannot tell the two ways apart: same methods (cdp.views.Service), same results, same errors.
-  2. `VOLUME/serving.json` is believed only if a server answers on its socket and says that it has this very volume open;
-     what a killed server left behind, or what came with a copy of the volume, is ignored.
+  1. The caller sees no difference between the two ways: same methods (cdp.views.Service), same results, same errors.
+  2. `VOLUME/serving.json` is believed only if a server answers on its socket and says that it has this very volume
+     open; what a killed server left behind, or what came with a copy of the volume, is ignored.
 A Service from here is used by one thread at a time.
 """
 import os
@@ -63,7 +63,8 @@ def open_volume(path: str, settings: "Settings | None" = None) -> Any:
 
 
 def find_server(location: Location) -> "RemoteService | None":
-    """The way to the live server of this volume, or None. The caller closes it. Raises Unavailable where it does not answer."""
+    """The way to the live server of this volume, or None. The caller closes it. Raises Unavailable where it does not
+    answer."""
     served = read_serving(location.root)
     if served is None:
         return None

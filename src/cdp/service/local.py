@@ -48,7 +48,7 @@ _FLAG_META = 32
 
 
 class VolumeService:
-    """The operations on one open volume. Does not own the volume: whoever opened it closes it."""
+    """The operations on one open volume. Does not own the volume: its opener closes it."""
 
     def __init__(self, volume: "Volume", served: ServedView | None = None):
         self.volume = volume

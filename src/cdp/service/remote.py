@@ -50,7 +50,8 @@ class RemoteService:
     """A volume behind an admin socket. Errors of the server are raised here as the kinds that they were there."""
 
     def __init__(self, socket_path: str, volume: str, location: Location, pid: object = None):
-        # No limit on an answer: a check takes as long as the history is big. A dead server closes the socket, a live one is watched.
+        # No limit on an answer: a check takes as long as the history is big. A dead server closes the socket, a live
+        # one is watched.
         self._http = _http(socket_path, None)
         self._socket_path = socket_path
         self._pid = pid if isinstance(pid, int) else None
@@ -118,8 +119,9 @@ class RemoteService:
                     return cast(dict[str, Any], answer.json())
         except httpx.TimeoutException:
             who = f"process {self._pid}" if self._pid else f"the process behind {self._socket_path}"
-            raise NoAnswer(f"{self._text}: its server ({who}) has not answered for {PING_SECONDS:.0f} s: it is stopped or stuck",
-                            f"continue it{f' (kill -CONT {self._pid})' if self._pid else ''} or end it, then repeat") from None
+            command = f" (kill -CONT {self._pid})" if self._pid else ""
+            raise NoAnswer(f"{self._text}: its server ({who}) has not answered for {PING_SECONDS:.0f} s: "
+                           "it is stopped or stuck", f"continue it{command} or end it, then repeat") from None
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
                               "see whether 'cdp serve' still runs, then repeat") from None

@@ -68,7 +68,7 @@ def _check_description(os: Os, directory: str, applied_seq: int, end_seq: int, a
     path = f"{directory}/{disks.NAME}"
     if not os.exists(path):
         if end_seq:
-            add(path, "missing: nobody can tell whether the disk was changed outside",
+            add(path, "missing: it is unknown whether the disk was changed outside",
                 "where it was not, open the volume and close it, which makes it anew")
         return None if end_seq else True        # a volume that was never opened has none
     try:

@@ -48,7 +48,7 @@ class FolderWatch:
                           "where it is now")
 
     def _now(self) -> tuple[str, bool]:
-        """Its path, "" where the system does not tell; whether it was deleted."""
+        """Its path, "" where the system does not say; whether it was deleted."""
         with suppress(OSError):
             found = os.readlink(f"/proc/self/fd/{self._fd}")
             if found.endswith(DELETED) and os.fstat(self._fd).st_nlink == 0:

@@ -1,9 +1,9 @@
-"""Which format a trace is of, told by what is in it; names of files mean nothing.
+"""Which format a trace is of, recognized by its content; names of files mean nothing.
 
 Binary formats: magics first, then whether the first records make sense (vscsi, oracleGeneral have no magic). Text: the
-formats with a telling first line first, then every other parser is given the first lines and the one that understands
-most of them wins. Where none understands a line, the one that gets farthest is taken, if it gets three fields far and
-no other does: reading then says precisely what is wrong with the first line.
+formats with a characteristic first line first, then every other parser is given the first lines and the one that
+understands most of them wins. Where none understands a line, the one that gets farthest is taken, if it gets three
+fields far and no other does: reading then says precisely what is wrong with the first line.
 """
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _is_binary(format: Format, head: bytes) -> bool:
     good = np.ones(len(raw), np.bool_)
     for _, rule in rules:
         good &= rule(raw)
-    if format.name == "oracle-general":  # nothing in it is telling: times in order, next access -1 or ahead
+    if format.name == "oracle-general":  # nothing in it is characteristic: times in order, next access -1 or ahead
         good[1:] &= raw["time"][1:] >= raw["time"][:-1]
         good &= (raw["next"] < 1 << 48) & (raw["next"] != 0) & (raw["size"] < 1 << 30) & (raw["size"] > 0)
     return bool(len(raw) and np.count_nonzero(~good) * 10 <= len(raw))

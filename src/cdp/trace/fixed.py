@@ -126,7 +126,8 @@ class FixedReader:
 
     def _meet_bad(self, index: int, size: int, expected: str, count: int) -> None:
         if not self.tally.bad:
-            self.tally.first_bad = complaints.record_place(self.path, self.format.name, index + 1, index * size, expected)
+            self.tally.first_bad = complaints.record_place(self.path, self.format.name, index + 1, index * size,
+                                                           expected)
         self.tally.bad += count
 
 

@@ -63,7 +63,7 @@ class TraceInfo:
     first_ns: int
     last_ns: int
     span_ns: int
-    start_utc: str | None  # of the first record, where the trace tells it
+    start_utc: str | None  # of the first record, where the trace has it
     counts: dict[str, int]  # by kind
     bytes: dict[str, int]  # by kind
     flags: dict[str, int]  # records that carry it
@@ -223,7 +223,7 @@ def _bucket(length: NDArray[np.uint64]) -> NDArray[np.intp]:
 
 def collect(trace: Trace, *, limit: int | None = None, max_intervals: int = MAX_INTERVALS,
             progress: Callable[[int], None] | None = None) -> TraceInfo:
-    """Reads a trace once and tells what is in it.
+    """Reads a trace once and says what is in it.
 
     limit: at most so many records. progress: called after every batch with the records so far.
     Raises what reading raises (cdpcore.base.errors.InvalidRequest at a malformed place).

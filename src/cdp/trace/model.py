@@ -91,7 +91,7 @@ class TraceReader(Protocol):
 
     @property
     def epoch_ns(self) -> int | None:
-        """UTC of the reader's time 0, where the file told it."""
+        """UTC of the reader's time 0, where the file has it."""
 
     def read(self, batch_records: int) -> Iterator[Records]:
         """One pass. Raises cdpcore.base.errors.InvalidRequest at a malformed place, after the records before it."""

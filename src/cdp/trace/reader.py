@@ -98,7 +98,7 @@ class Trace:
 
     @property
     def epoch_ns(self) -> int | None:
-        """UTC of ts_ns 0, where the trace tells it: 0 for clock "utc"; for blktrace once its clock event was read."""
+        """UTC of ts_ns 0, where the trace has it: 0 for clock "utc"; for blktrace once its clock event was read."""
         if self.clock == "utc":
             return 0
         known = {source.reader.epoch_ns for source in self.sources}
@@ -244,7 +244,7 @@ def open_trace(
     """Opens the files of a trace (or of several that are to be read together, by time).
 
     paths     one or at most MAX_FILES files; .gz and .zst are read directly; "-" is standard input
-    format    a name or family of cdp.trace.formats; None: each file's is told from its content
+    format    a name or family of cdp.trace.formats; None: each file's is recognized by its content
     skip_bad  count malformed lines and records and go on, instead of raising at the first
     stage     blkparse and blktrace: the action that becomes a record, of D, C, Q, I; None: for each device D, else C,
               else Q, else I, whichever the files have of it (a pipe: its first 256 KiB)

@@ -1,7 +1,7 @@
 """Small traces in every format, written from the formats' definitions (docs/traces.md): for tests, benchmarks, demos.
 
 The writers share nothing with the parsers: plain Python and struct, one request at a time. A format can say only so
-much; GRAINS tells what (times in microseconds, no flushes, ...), and a request that does not fit is refused.
+much; GRAINS says what (times in microseconds, no flushes, ...), and a request that does not fit is refused.
 """
 from __future__ import annotations
 

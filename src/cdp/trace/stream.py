@@ -1,4 +1,4 @@
-"""Bytes of a trace file: plain, .gz, .zst or a pipe, told by content; in bounded pieces.
+"""Bytes of a trace file: plain, .gz, .zst or a pipe, recognized by content; in bounded pieces.
 
 Rules: nothing is ever held but the current piece; a cut or damaged compressed file is an error that names the file,
 never a silent end. One thread.
@@ -20,7 +20,7 @@ import zstandard
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
 
 PIECE_BYTES = 4 << 20  # a columnar reader needs some MiB to use its threads: 16 M records/s at 4 MiB, 12 M at 1 MiB
-HEAD_BYTES = 1 << 18  # what is looked at to tell a format, and all that is looked at ahead in a pipe
+HEAD_BYTES = 1 << 18  # what is looked at to recognize a format, and all that is looked at ahead in a pipe
 WINDOW_BYTES = 1 << 27  # the largest zstd window taken (zstd --long=27); more would let a file choose our memory
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"

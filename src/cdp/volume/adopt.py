@@ -1,4 +1,5 @@
-"""The two ends of protecting a disk in place: beginning anew with a disk that was changed outside, and letting go of one.
+"""The two ends of protecting a disk in place: beginning anew with a disk that was changed outside, and letting go of
+one.
 
 adopt   the folder of the volume is made anew beside its place and takes it in two renames; the old one goes after that
 detach  what a close does, plus the word that the disk is plain and where it is
@@ -33,13 +34,15 @@ def _protected(directory: str) -> geometries.Geometry:
 
 def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | None = None,
           image_format: str | None = None) -> Volume:
-    """Begin a new history with the disk of the volume at `path` as it is now, and open it: for a disk that was changed outside.
+    """Begin a new history with the disk of the volume at `path` as it is now, and open it: for a disk that was changed
+    outside.
 
-    The history so far does not fit the disk any more and is deleted, with its bookmarks. `keep_history`: the caller vouches that the
-    disk holds what it held when the volume was closed (it was copied, moved or touched), and nothing is deleted; Corruption where
-    its size or samples of it differ, or, where the volume was not closed cleanly, it is another file. Raises NotFound, Busy,
-    InvalidRequest for a volume without such a disk, or one that is now a qcow2 image or another container
-    (`image_format` "raw" says that its own bytes are meant), RefusedPoint while writable images of the old history exist.
+    The history so far does not fit the disk any more and is deleted, with its bookmarks. `keep_history`: the caller
+    vouches that the disk holds what it held when the volume was closed (it was copied, moved or touched), and nothing
+    is deleted; Corruption where its size or samples of it differ, or, where the volume was not closed cleanly, it is
+    another file. Raises NotFound, Busy, InvalidRequest for a volume without such a disk, or one that is now a qcow2
+    image or another container (`image_format` "raw" says that its own bytes are meant), RefusedPoint while writable
+    images of the old history exist.
     """
     os, directory = posix(), absolute(path)
     fresh, old = f"{directory}.adopt-new", f"{directory}.adopt-old"     # names that nobody else gives
@@ -53,9 +56,10 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
     try:
         images = os.list_dir(f"{directory}/images")
         if images:
-            raise RefusedPoint(f"{directory}: {len(images)} writable images show the old history ({', '.join(images[:3])})",
-                               "copy from them what is needed ('cdp export' works while the disk is as it was), then remove "
-                               f"{directory}/images/NAME")
+            raise RefusedPoint(f"{directory}: {len(images)} writable images show the old history "
+                               f"({', '.join(images[:3])})",
+                               "copy from them what is needed ('cdp export' works while the disk is as it was), then "
+                               f"remove {directory}/images/NAME")
         for leftover in (fresh, old):
             if os.exists(leftover):
                 layout.remove_tree(os, leftover)
@@ -76,7 +80,8 @@ def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
         was = disks.left(os, directory)
         with disks.open_disk(os, geometry.disk) as file:
             now = disks.stamp(os, geometry.disk, file)
-            if not was.clean and not was.differs(now):  # the very file, and somebody wrote to it: the caller says that it is the same
+            # the very file, and somebody wrote to it: the caller says that it is the same
+            if not was.clean and not was.differs(now):
                 state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
                 try:
                     state.watch(file)
@@ -85,7 +90,8 @@ def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
                     state.close()
                 return
         if not was.clean or (was.size_bytes, was.samples_crc) != (now.size_bytes, now.samples_crc):
-            raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed" if was.clean else
+            raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed"
+                             if was.clean else
                              f"{directory}: was not closed cleanly, so its disk must be the very file that it was",
                              "put that back, or adopt it without --keep-history")
         disks.save(os, directory, now)
@@ -94,8 +100,9 @@ def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
 
 
 def detach(path: str | Path, *, settings: Settings | None = None) -> str:
-    """End the protection of a disk for now: what a restore has not put on it yet is written, all is durable, and the disk is a plain
-    raw disk with the current content. Returns its path. The history stays, and fits as long as nobody writes to the disk.
+    """End the protection of a disk for now: what a restore has not put on it yet is written, all is durable, and the
+    disk is a plain raw disk with the current content. Returns its path. The history stays, and fits as long as nobody
+    writes to the disk.
 
     Raises NotFound, Busy, InvalidRequest, Corruption, Unavailable where the disk could not be brought there.
     """

@@ -30,7 +30,8 @@ def bytes_of(buffer: Any) -> Any:
         view = memoryview(buffer)
         return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
     except TypeError as e:
-        raise InvalidRequest(f"not a contiguous buffer: {e}", "pass bytes, a bytearray, a memoryview or a contiguous array") from None
+        raise InvalidRequest(f"not a contiguous buffer: {e}",
+                             "pass bytes, a bytearray, a memoryview or a contiguous array") from None
 
 
 def extents_of(core: Any, view: View | None, size_bytes: int, offset: int, length: int | None) -> Iterator[Extent]:
