@@ -90,9 +90,8 @@ def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
                     state.close()
                 return
         if not was.clean or (was.size_bytes, was.samples_crc) != (now.size_bytes, now.samples_crc):
-            raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed"
-                             if was.clean else
-                             f"{directory}: was not closed cleanly, so its disk must be the very file that it was",
+            raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed" if was.clean
+                             else f"{directory}: was not closed cleanly, so its disk must be the very file that it was",
                              "put that back, or adopt it without --keep-history")
         disks.save(os, directory, now)
     finally:
@@ -113,5 +112,5 @@ def detach(path: str | Path, *, settings: Settings | None = None) -> str:
     if volume.writeback is not None and volume.writeback.unfinished:
         raise Unavailable(f"{geometry.disk}: is not what {directory} shows: a restore could not be written back "
                           f"({volume.writeback.unfinished})",
-                          "mend that and detach again; until then the disk is right only through the volume")
+                          "remove the cause and detach again; until then the content is right only through the volume")
     return geometry.disk
