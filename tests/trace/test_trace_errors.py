@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import socket
 from pathlib import Path
@@ -165,7 +167,8 @@ def test_special_files_are_named(tmp_path: Path) -> None:
     assert "empty file" in str(failure("/dev/null")[0])
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress, lzma.compress, bz2.compress],
+                         ids=["gzip", "zstd", "xz", "bzip2"])
 def test_cut_or_damaged_compression_is_no_end(pack: object, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     lines = b"".join(
@@ -190,6 +193,13 @@ def test_zstd_window_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "t.zst"
     path.write_bytes(writer.compress(GOOD_MSR * 10) + writer.flush())
     assert "zstd data is cut or damaged after 0 bytes" in str(failure(path)[0])
+
+
+def test_xz_dictionary_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "t.xz"
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 29}]
+    path.write_bytes(lzma.compress(GOOD_MSR * 10, filters=filters))
+    assert "xz data is cut or damaged after 0 bytes" in str(failure(path)[0])
 
 
 def test_endless_line_is_bounded(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +163,7 @@ def test_detected_from_content_not_from_the_name(name: str, tmp_path: Path) -> N
 def test_compressed_and_piped_read_the_same(name: str, tmp_path: Path) -> None:
     data = samples.encode(name, samples.random_requests(name, 300))
     plain, packed, zst = tmp_path / "sample.txt", tmp_path / "sample.gz", tmp_path / "sample.zst"
+    xz, bz = tmp_path / "sample.xz", tmp_path / "sample.bz2"
     plain.write_bytes(data)
     packed.write_bytes(gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :]))  # two members
     pack = zstandard.ZstdCompressor().compress
@@ -168,8 +171,11 @@ def test_compressed_and_piped_read_the_same(name: str, tmp_path: Path) -> None:
     zst.write_bytes(
         pack(data[: len(data) // 3]) + skippable + pack(data[len(data) // 3 :])
     )  # frames, as pzstd has them
+    first, second = data[: len(data) // 4], data[len(data) // 4 :]
+    xz.write_bytes(lzma.compress(first) + bytes(8) + lzma.compress(second) + bytes(4))  # streams and their padding
+    bz.write_bytes(bz2.compress(first) + bz2.compress(b"") + bz2.compress(second))  # as pbzip2 has them
     wanted, names = read_all(plain)
-    for other in (packed, zst):
+    for other in (packed, zst, xz, bz):
         records, found = read_all(other)
         assert np.array_equal(records, wanted) and found == names
     script = "import sys; from cdp.trace import open_trace; t = open_trace('-'); print(t.format, sum(map(len, t)))"

@@ -22,14 +22,15 @@ TRACE_OPTIONS = ("format", "skip_bad", "stage", "assume", "separate", "align")
 
 @cli.group("trace", cls=CdpGroup, examples=[
     ("cdp trace info prxy_0.csv.gz", "what is in it"),
+    ("cdp trace info msr.tar/usr_0.csv.gz", "one of an archive"),
     ("cdp trace convert homes.blkparse homes.iolog", "for fio --read_iolog"),
     ("cdp trace formats", "what can be read"),
 ], exit_codes=TRACE_EXITS)
 def trace() -> None:
     """Look into block traces and convert them.
 
-    The format is recognized by the content, .gz and .zst are read directly, and memory stays flat however long the
-    trace.
+    The format is recognized by the content, and memory stays flat however long the trace. .gz, .zst, .xz and .bz2 are
+    read directly; a .tar or .zip stands for the traces in it, ARCHIVE/NAME for one of them.
     """
 
 

@@ -29,24 +29,30 @@ _BLKREPLAY_START = re.compile(rb"^start ;", re.MULTILINE)
 _TEXT_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 
 
-def detect(file: TraceFile, wanted: str | None = None) -> Format:
+class NoTrace(InvalidRequest):
+    """Of none of the formats."""
+
+
+def detect(file: TraceFile, wanted: str | None = None, *, among_others: bool = False) -> Format:
     """The format of a file, among those that `wanted` allows (a name, a family, or None for all).
 
     Reads at most HEAD_BYTES of content. A wanted format that leaves no choice is returned unseen, so that reading it
-    gives the precise error. Raises InvalidRequest for an empty or unknown file, NotFound, Unavailable.
+    gives the precise error; not where the file came among others from an archive, which holds more than traces.
+    Raises NoTrace for an unknown file, InvalidRequest for an empty one and where several formats fit, NotFound,
+    Unavailable.
     """
     formats = candidates(wanted)
     head = file.head(HEAD_BYTES)
     if not head:
         raise complaints.empty(file.path, "a trace")
-    if len(formats) == 1:
+    if len(formats) == 1 and not among_others:
         return formats[0]
     try:
         found = find(head, formats)
     except Ambiguous as error:
         raise InvalidRequest(f"{file.path}: {error.message}", error.hint) from None
     if found is None:
-        raise InvalidRequest(f"{file.path}: {_what_it_looks_like(head)}",
+        raise NoTrace(f"{file.path}: {_what_it_looks_like(head)}",
                              "'cdp trace formats' lists what is known, --format chooses")
     return found
 

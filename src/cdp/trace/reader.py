@@ -22,15 +22,15 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp.trace import blktrace, stages, text
-from cdp.trace.detect import detect
+from cdp.trace import archive, blktrace, packed, stages, text
+from cdp.trace.detect import NoTrace, detect
 from cdp.trace.dmlog import DmLogReader, PayloadSource
 from cdp.trace.fixed import FixedReader
 from cdp.trace.formats import STAGES, Clock, Format
 from cdp.trace.merging import merge
 from cdp.trace.model import BATCH_RECORDS, Kind, Records, Tally, TraceReader
 from cdp.trace.stream import PIECE_BYTES, TraceFile
-from cdpcore.base.errors import InvalidRequest
+from cdpcore.base.errors import InvalidRequest, Unavailable
 
 MAX_FILES = 1000  # each holds a descriptor and a piece
 _PIECES_BYTES = 64 << 20  # for all files together
@@ -61,11 +61,12 @@ class Source:
 class Trace:
     """A trace, to be iterated as often as wanted (a pipe once). See the module; made by open_trace()."""
 
-    def __init__(self, sources: Sequence[Source], *, align: Align, batch_records: int):
+    def __init__(self, sources: Sequence[Source], *, align: Align, batch_records: int, no_traces: Sequence[str] = ()):
         self.sources = tuple(sources)
         self.batch_records = batch_records
         self.devices: list[str] = []
         self._align = align
+        self._no_traces = tuple(no_traces)
         self._shown_names: set[str] = set()
         self._known: dict[tuple[str, str], int] = {}
         self._payloads: dict[int, PayloadSource] = {}
@@ -125,8 +126,8 @@ class Trace:
 
     @property
     def left_out(self) -> list[str]:
-        """Requests in the files that are not among the records of the current or last pass: a line each."""
-        lines = [line for entry in self.stages if (line := entry.left_out)]
+        """What is not among the records of the current or last pass, though the files hold it: a line each."""
+        lines = [*self._no_traces, *(line for entry in self.stages if (line := entry.left_out))]
         if skipped := self.tally.skipped:
             lines.append(f"{skipped:,} sync_file_range requests: they make nothing durable")
         return lines
@@ -212,10 +213,10 @@ class Trace:
 
 
 def _stem(path: str) -> str:
-    """A file's name without .gz or .zst and without one more suffix."""
+    """A file's name without the suffix of its compression and without one more suffix."""
     name = PurePath(path).name
-    for packed in (".gz", ".zst"):
-        name = name.removesuffix(packed)
+    for suffix in packed.SUFFIXES:
+        name = name.removesuffix(suffix)
     return PurePath(name).stem or name
 
 
@@ -243,7 +244,8 @@ def open_trace(
 ) -> Trace:
     """Opens the files of a trace (or of several that are to be read together, by time).
 
-    paths     one or at most MAX_FILES files; .gz and .zst are read directly; "-" is standard input
+    paths     one or at most MAX_FILES files; .gz, .zst, .xz and .bz2 are read directly; .tar and .zip stand for the
+              traces in them, ARCHIVE/NAME for one of them; "-" is standard input
     format    a name or family of cdp.trace.formats; None: each file's is recognized by its content
     skip_bad  count malformed lines and records and go on, instead of raising at the first
     stage     blkparse and blktrace: the action that becomes a record, of D, C, Q, I; None: for each device D, else C,
@@ -259,18 +261,18 @@ def open_trace(
     names = [os.fspath(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     if not names:
         raise InvalidRequest("no trace file given", "name at least one")
-    if len(names) > MAX_FILES:
-        raise InvalidRequest(f"{len(names)} trace files: at most {MAX_FILES} at once", "give them in parts")
     if batch_records < 1:
         raise InvalidRequest(f"batches of {batch_records} records: at least 1")
     if stage is not None and stage not in STAGES:
         raise InvalidRequest(f"no stage {stage!r}", f"known: {', '.join(STAGES)}")
     files: list[TraceFile] = []
+    formats: list[Format] = []
+    no_traces: list[str] = []
     try:
-        files.extend(TraceFile(name) for name in names)
-        formats = [detect(file, format) for file in files]
+        for name in names:
+            _open_files(name, format, files, formats, no_traces)
         chosen = _stages(files, formats, stage, separate)
-        piece_bytes = min(PIECE_BYTES, max(_PIECES_BYTES // len(names), 1 << 18))
+        piece_bytes = min(PIECE_BYTES, max(_PIECES_BYTES // len(files), 1 << 18))
         sources = []
         for file, form in zip(files, formats, strict=True):
             reader: TraceReader
@@ -294,7 +296,43 @@ def open_trace(
         for file in files:
             file.close()
         raise
-    return Trace(sources, align=align, batch_records=batch_records)
+    return Trace(sources, align=align, batch_records=batch_records, no_traces=no_traces)
+
+
+def _open_files(name: str, format: str | None, files: list[TraceFile], formats: list[Format], no_traces: list[str]
+                ) -> None:
+    """Adds a file and its format, or those of an archive; of an archive's other files a line each to no_traces."""
+    if len(files) >= MAX_FILES:
+        raise _too_many(name)
+    files.append(file := TraceFile(name))
+    if not archive.kind(file.head(archive.HEAD_BYTES)):
+        formats.append(detect(file, format))
+        return
+    if not file.seekable:
+        raise Unavailable(f"{name}: an archive from a pipe", "store it in a file")
+    files.pop().close()
+    found = 0
+    for member in archive.names(name):
+        if len(files) >= MAX_FILES:
+            raise _too_many(member)
+        file = TraceFile(member)
+        if not file.head(1):
+            no_traces.append(f"{member}: empty")
+            continue
+        try:
+            formats.append(detect(file, format, among_others=True))
+        except NoTrace as error:
+            no_traces.append(error.message)
+            continue
+        files.append(file)
+        found += 1
+    if not found:
+        raise InvalidRequest(f"{name}: no trace among the {len(no_traces)} files of the archive",
+                             "'cdp trace formats' lists what is known")
+
+
+def _too_many(next_one: str) -> InvalidRequest:
+    return InvalidRequest(f"{next_one}: at most {MAX_FILES} trace files at once", "give them in parts")
 
 
 def _group(path: str, format: Format, separate: bool) -> str:

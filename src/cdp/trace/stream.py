@@ -1,4 +1,4 @@
-"""Bytes of a trace file: plain, .gz, .zst or a pipe, recognized by content; in bounded pieces.
+"""Bytes of a trace file: plain, compressed (cdp.trace.packed) or a pipe, recognized by content; in bounded pieces.
 
 Rules: nothing is ever held but the current piece; a cut or damaged compressed file is an error that names the file,
 never a silent end. One thread.
@@ -6,25 +6,18 @@ never a silent end. One thread.
 from __future__ import annotations
 
 import errno
-import gzip
 import io
 import os
 import stat
-import zlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import Any, Self
 
-import zstandard
-
+from cdp.trace import archive, packed
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
 
 PIECE_BYTES = 4 << 20  # a columnar reader needs some MiB to use its threads: 16 M records/s at 4 MiB, 12 M at 1 MiB
 HEAD_BYTES = 1 << 18  # what is looked at to recognize a format, and all that is looked at ahead in a pipe
-WINDOW_BYTES = 1 << 27  # the largest zstd window taken (zstd --long=27); more would let a file choose our memory
-_GZIP = b"\x1f\x8b\x08"
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 
 class ByteStream:
@@ -40,25 +33,23 @@ class ByteStream:
         except OSError as error:  # also where opening it works and the kind of file is of no use
             raise _unreadable(path, error) from None
         try:
-            info = os.fstat(self._source.fileno())
-            self.seekable = stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
-            self.stored_bytes = self._size() if self.seekable else None
-            start = self._source.peek(4)
-            if len(start) < 4 and not self.seekable:  # a pipe gives what it has: wait for the rest of a magic
-                start = self._source.read(4)
+            member = self._source.raw if isinstance(self._source.raw, archive.Member) else None
+            info = None if member else os.fstat(self._source.fileno())
+            self.seekable = info is None or stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
+            self.stored_bytes = member.size_bytes if member else self._size() if self.seekable else None
+            start = self._source.peek(packed.HEAD_BYTES)
+            if len(start) < packed.HEAD_BYTES and not self.seekable:  # a pipe gives what it has: wait for the rest
+                start = self._source.read(packed.HEAD_BYTES)
                 self._source = io.BufferedReader(_Prefixed(start, self._source), 1 << 16)
-            if start.startswith(_GZIP) and start[3:4] < b"\x20":  # three bytes and no reserved flag
-                self.compression = "gzip"
-                self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=self._source, mode="rb"))
-            elif start.startswith(_ZSTD):
-                self.compression = "zstd"
-                self._file = cast(IO[bytes], _ZstdReader(self._source))
-            else:
-                self.compression = ""
-                self._file = self._source
+            compression = packed.kind(start[: packed.HEAD_BYTES])
+            self._file = packed.reader(compression, self._source) if compression else self._source
+            self.compression = compression or ("archived" if member else "")
         except OSError as error:
             self._source.close()
             raise _unreadable(path, error) from None
+        except packed.DAMAGE as error:  # of an archive's member
+            self._source.close()
+            raise _damaged(path, "archived", 0, error) from None
         except BaseException:
             self._source.close()
             raise
@@ -96,10 +87,9 @@ class ByteStream:
                     break
                 parts.append(part)
                 have += len(part)
-        except _DAMAGE as error:
+        except packed.DAMAGE as error:
             where = self.position + len(self._ahead) + have
-            raise InvalidRequest(f"{self.path}: {self.compression} data is cut or damaged after {where} bytes of "
-                                 f"content ({_one_line(error)})", "fetch the file again") from None
+            raise _damaged(self.path, self.compression, where, error) from None
         except OSError as error:
             raise _unreadable(self.path, error) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -167,40 +157,6 @@ class _Prefixed(io.RawIOBase):
         super().close()
 
 
-class _ZstdReader:
-    """Frames one after another. The package's own stream reader takes a cut frame for an end; this one raises EOFError.
-
-    Input is fed in small steps, because a step's output cannot be bounded otherwise: a block of 4 bytes can stand for
-    128 KiB, so 2 KiB can become 64 MiB. For ordinary data a step gives some 8 KiB, which costs a microsecond.
-    """
-
-    _STEP_BYTES = 2048
-
-    def __init__(self, source: io.BufferedReader):
-        self._source = source
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._input = b""
-        self._output = b""
-
-    def read(self, size: int) -> bytes:
-        while not self._output:
-            if not self._input:
-                self._input = self._source.read(self._STEP_BYTES)
-            if not self._input:
-                if self._frame is None:
-                    return b""
-                raise EOFError("the last frame is not complete")
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
-            self._output = self._frame.decompress(self._input)
-            self._input = b""
-            if self._frame.eof:
-                self._input = self._frame.unused_data
-                self._frame = None
-        given, self._output = self._output[:size], self._output[size:]
-        return given
-
-
 class TraceFile:
     """Where a trace's bytes come from: opened anew for every pass, or once and for all if it is a pipe."""
 
@@ -252,6 +208,11 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _damaged(path: str, compression: str, position: int, error: BaseException) -> InvalidRequest:
+    return InvalidRequest(f"{path}: {compression} data is cut or damaged after {position} bytes of content "
+                          f"({_one_line(error)})", "fetch the file again")
+
+
 def _unreadable(path: str, error: OSError) -> CdpError:
     """What reading or opening failed with, with the path, and what to do about it."""
     text = f"{path}: {error.strerror or error}"
@@ -269,4 +230,10 @@ def _unreadable(path: str, error: OSError) -> CdpError:
 
 def _open(path: str) -> io.BufferedReader:
     """Raises OSError. Standard input by its number: Python has no object for one that was closed at the start."""
-    return io.BufferedReader(io.FileIO(os.dup(0) if path == "-" else path, "rb"), 1 << 16)
+    try:
+        return io.BufferedReader(io.FileIO(os.dup(0) if path == "-" else path, "rb"), 1 << 16)
+    except NotADirectoryError:  # below a file: is that an archive?
+        member = archive.open_member(path)
+        if member is None:
+            raise
+        return io.BufferedReader(member, 1 << 16)
