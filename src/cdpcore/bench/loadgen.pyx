@@ -85,7 +85,7 @@ Load = TypedDict("Load", {"requests": int, "reads": int, "writes": int, "flushes
 
 
 cdef class _Stop:
-    """Raised by whoever wants all workers to end."""
+    """Raised to end all workers."""
 
     cdef int raised
 

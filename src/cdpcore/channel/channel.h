@@ -38,15 +38,15 @@
 #define CDP_CHANNEL_MAGIC 0x4843504443ull /* "CDPCH" */
 #define CDP_CHANNEL_VERSION 1u
 #define CDP_CHANNEL_SLOTS 16384u              /* 4 KiB writes as many as the log's pool holds */
-/* More than that pool (64 MiB), so that a slow device makes requests wait no sooner than with cdp serve; and the largest
- * request, with what comes with it. */
+/* More than that pool (64 MiB), so that a slow device makes requests wait no sooner than with cdp serve; and the
+ * largest request, with what comes with it. */
 #define CDP_CHANNEL_RECEIVE_BYTES (72u << 20)
 #define CDP_CHANNEL_REPLY_BYTES (34u << 20)    /* the largest reply */
 #define CDP_CHANNEL_HEAD_BYTES 4096u
 /* In a seq: found missing from the log, and not replayed yet. Greater than any seq, so that a second failover in the
  * middle keeps the order. */
 #define CDP_CHANNEL_LOST (1ull << 63)
-#define CDP_CHANNEL_MAP 0x80u      /* an op beside those of MDPacket: fill the reply group with the range's cdp_extents */
+#define CDP_CHANNEL_MAP 0x80u      /* an op besides MDPacket's: fill the reply group with the range's cdp_extents */
 #define CDP_CHANNEL_EXTENTS 2048u  /* the most of them */
 
 enum cdp_channel_group { CDP_CHANNEL_RECEIVE = 0, CDP_CHANNEL_REPLY = 1 };

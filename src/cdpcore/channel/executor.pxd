@@ -16,7 +16,7 @@ cdef class Executor:
     cdef cdp_channel *c
     cdef object capsule             # keeps *target alive
     cdef const cdp_target *target
-    cdef bint counts                # the target tells seqs
+    cdef bint counts                # the target returns seqs
     cdef uint32_t epoch
     cdef int door                   # own
     # the executor's thread only

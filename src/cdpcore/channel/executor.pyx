@@ -62,7 +62,7 @@ cdef class Executor:
 
     channel  the Channel, owned by `epoch`
     door     file descriptor of the doorbell; becomes this object's
-    capsule  a "cdpcore.target" that is read-only or tells seqs; kept alive
+    capsule  a "cdpcore.target" that is read-only or returns seqs; kept alive
     """
 
     def __cinit__(self, Channel channel not None, int door, object capsule, uint32_t epoch):
@@ -71,7 +71,7 @@ cdef class Executor:
         self.capsule = capsule
         self.counts = self.target.tells_seq
         if not self.counts and not self.target.read_only:
-            raise _InvalidRequest("a target that does not tell the seqs of its writes",
+            raise _InvalidRequest("a target that does not return the seqs of its writes",
                                   "what it acknowledged could not survive its process: serve it with 'cdp serve'")
         self.channel = channel
         self.c = channel.c
@@ -147,7 +147,7 @@ cdef class Executor:
                 return END_DISOWNED
             if cdp_channel_get32(&self.c.want_written):
                 cdp_channel_set32(&self.c.want_written, 0)
-                if self.counts:     # a device that fails is told by the next change
+                if self.counts:     # the next change reports a device that fails
                     self.target.write_out(self.target.ctx, cdp_channel_get(&self.c.written_seq), &st)
                     self.publish()
             head = cdp_channel_get(&self.c.head)

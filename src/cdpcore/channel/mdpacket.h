@@ -71,9 +71,9 @@ static_assert(offsetof(cdp_mdpacket, skew_bytes) == 48 && offsetof(cdp_mdpacket,
 static_assert(offsetof(cdp_mdpacket, source_id) == 56 && offsetof(cdp_mdpacket, epoch) == 60, "layout");
 static_assert(offsetof(cdp_mdpacket, bg) == 64, "layout");
 
-/* The check of every request: CDP_OK, or CDP_INVALID with the reason, for a request to a LUN of size_bytes. After it every number in
- * the packet is safe to compute with; whether the buffer references are alive is for the data plane to say. Any thread.
- */
+/* The check of every request: CDP_OK, or CDP_INVALID with the reason, for a request to a LUN of size_bytes. After it
+ * every number in the packet is safe to compute with; whether the buffer references are alive is for the data plane to
+ * say. Any thread. */
 int cdp_mdpacket_check(const cdp_mdpacket *p, uint64_t size_bytes, cdp_status *st);
 
 static inline uint64_t cdp_mdpacket_offset(const cdp_mdpacket *p) { return p->lba * CDP_MD_SECTOR + p->skew_bytes; }

@@ -131,7 +131,8 @@ static inline int append(cdp_piece *out, uint64_t cap, uint64_t *n, uint64_t sta
     return 1;
 }
 
-/* Looks [at, end) up, appending to out; *at is where that ended. 1: at `end`; 0: no room, or no more steps; negative: -code. */
+/* Looks [at, end) up, appending to out; *at is where that ended. 1: at `end`; 0: no room, or no more steps; negative:
+   -code. */
 static int look(cursor *c, uint64_t *at, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *n, uint64_t *steps,
                 cdp_status *st)
 {

@@ -53,7 +53,7 @@ static int continues(const stretch *a, const stretch *b, const cdp_interval *dro
     uint64_t na = 0, nb = 0;
     if (a->start == a->end || a->end != b->start)
         return 0;
-    if (n_dropped == 0) { /* the columns' lengths tell at once, most of the time */
+    if (n_dropped == 0) { /* the columns' lengths are enough, most of the time */
         for (uint32_t i = 0; i < a->n_slices; i++)
             na += a->slices[i].n;
         for (uint32_t i = 0; i < b->n_slices; i++)

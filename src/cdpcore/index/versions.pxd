@@ -64,8 +64,8 @@ cdef class Versions:
                      cdp_status *st) noexcept nogil
     # The same for before-images: what [start, end) held at `view`; CDP_LOC_BASE: the disk's. What the disk has of it
     # may be read afterwards, and is right if untouched() says so then.
-    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
-                            cdp_status *st) noexcept nogil
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p,
+                            moment *m, cdp_status *st) noexcept nogil
     # Which record after `after` changed each sector last (as loc; 0: none); of segments that have no run yet.
     cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
                           cdp_status *st) noexcept nogil

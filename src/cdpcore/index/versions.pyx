@@ -133,8 +133,8 @@ cdef class Versions:
         pthread_mutex_lock(&self.mutex)
         same = m.seq == self.visible_seq
         if not same and m.generation == self.generation:
-            same = cdp_lookup_seqs(trees, self.trees_of(trees), m.seq, start, end, &one, 1, NULL, &reached, &st) == 1 and \
-                reached == end and one.loc == 0
+            same = cdp_lookup_seqs(trees, self.trees_of(trees), m.seq, start, end, &one, 1, NULL, &reached, &st) == 1 \
+                and reached == end and one.loc == 0
         pthread_mutex_unlock(&self.mutex)
         return same
 
@@ -157,8 +157,8 @@ cdef class Versions:
             if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
 
-    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
-                            cdp_status *st) noexcept nogil:
+    cdef int resolve_before(self, const cdp_view *view, uint64_t start, uint64_t end, uint64_t most, pieces *p,
+                            moment *m, cdp_status *st) noexcept nogil:
         """Where no restore is being written back, runs are asked first and without the lock: what they know does not
         change."""
         cdef cdp_tree *trees[2]

@@ -1,21 +1,22 @@
 """The kind of volume whose content is on a disk that is written in place: its log holds what each change overwrote.
 
 Write path: the range is held (overlapping changes wait) -> the old content is read -> append lock: the old content goes
-into the open frame, the new one into Pending, the extent tree learns the version -> visible, the request is answered. Once
-the frame is durable the new content goes to the disk. So no write waits for a device, many share one sync, and the disk
-never holds what the log could not take back. A flush waits until the disk is durable too.
+into the open frame, the new one into Pending, the extent tree learns the version -> visible, the request is answered.
+Once the frame is durable the new content goes to the disk. So no write waits for a device, many share one sync, and the
+disk never holds what the log could not take back. A flush waits until the disk is durable too.
 
-The parts: reader.pyx reads, settler.pyx writes the disk, here is what a change does, and writeback.pyx puts a restore back.
+The parts: reader.pyx reads, settler.pyx writes the disk, writeback.pyx writes a restore back, and this file changes.
 
 Invariants
- 1. The disk is changed only in rounds (settler.pyx), in seq order, and only with changes whose before-images are durable;
-    DiskState names a record up to which it holds everything. Recovery puts back what later records overwrote, and cuts the
-    log behind that one.
- 2. A segment is sealed only when DiskState covers it, so what recovery may have to put back is in segments that are not sealed.
- 3. Nothing that comes after a destructive restore reaches the log before DiskState covers the restore: its before-images
-    are what the restore shows, which is not what the disk held at the restore.
- 4. A version's data is what the disk (with Pending) held, not what another restore that is still being written back makes of
-    it; so images of the time before the restore stay right.
+ 1. The disk is changed only in rounds (settler.pyx), in seq order, and only with changes whose before-images are
+    durable; DiskState names a record up to which it holds everything. Recovery puts back what later records overwrote,
+    and cuts the log behind that one.
+ 2. A segment is sealed only when DiskState covers it, so what recovery may have to put back is in segments that are not
+    sealed.
+ 3. Nothing that comes after a destructive restore reaches the log before DiskState covers the restore: its
+    before-images are what the restore shows, which is not what the disk held at the restore.
+ 4. A version's data is what the disk (with Pending) held, not what another restore that is still being written back
+    makes of it; so images of the time before the restore stay right.
 
 Threading: requests from any thread, no GIL. Order of locks: a range, append lock, Versions' mutex; settling after them,
 then Pending's. A writer that waits for room in Pending holds a range and nothing else, and a round needs no range.
@@ -101,8 +102,8 @@ cdef class BeforeImages(Content):
         return CDP_OK if self.settler.covered_seq() > beyond else self.settler.settle_all(True, st)
 
     cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
-        """While old content has to be read from a device, one request after the other would wait for it: 4 k/s instead of
-        what the device does at depth. What is in memory already costs half a microsecond, so only then."""
+        """While old content has to be read from a device, one request after the other would wait for it: 4 k/s instead
+        of what the device does at depth. What is in memory already costs half a microsecond, so only then."""
         if self.cold and off < self.size_bytes and n and n <= self.size_bytes - off:
             self.disk.expect(off, min(n, <uint64_t>EXPECT_MOST))
 
@@ -129,20 +130,21 @@ cdef class BeforeImages(Content):
             return self.change_bytes(kind, buf, off, n, flags, seq, st)
         return self.change_sectors(kind, buf, off, n, flags, seq, st)
 
-    cdef int change_sectors(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
-                            cdp_status *st) noexcept nogil:
+    cdef int change_sectors(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,
+                            uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef span s
         cdef uint32_t ticket
         cdef int rc = AGAIN
-        set_span(&s, off // CDP_SECTOR, (off + n) // CDP_SECTOR, CDP_EXTENT_DATA if buf != NULL else zeros_of(kind), buf)
+        set_span(&s, off // CDP_SECTOR, (off + n) // CDP_SECTOR, CDP_EXTENT_DATA if buf != NULL else zeros_of(kind),
+                 buf)
         ticket = self.ranges.acquire(s.start, s.end)
         while rc == AGAIN:
             rc = self.change_held(kind, &s, 1, flags, self.reader.current_epoch(), seq, st)
         self.ranges.release(ticket)
         return rc
 
-    cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
-                          cdp_status *st) noexcept nogil:
+    cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,
+                          uint64_t *seq, cdp_status *st) noexcept nogil:
         """A change that does not begin and end on sectors: those are read, and changed whole. `buf` NULL: zeros."""
         cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, epoch
         cdef uint64_t whole_start = (off + CDP_SECTOR - 1) // CDP_SECTOR, whole_end = (off + n) // CDP_SECTOR
@@ -194,7 +196,8 @@ cdef class BeforeImages(Content):
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
                          cdp_status *st) noexcept nogil:
         cdef part old[MAX_PARTS]
-        cdef uint64_t start = s[0].start, end = s[n - 1].end, size = (end - start) * CDP_SECTOR, until = start, new_bytes
+        cdef uint64_t start = s[0].start, end = s[n - 1].end, until = start, new_bytes
+        cdef uint64_t size = (end - start) * CDP_SECTOR
         cdef uint16_t rec_flags = CDP_REC_BEFORE | record_flags(flags)
         cdef uint32_t n_old = 1
         cdef uint8_t *content = NULL
@@ -283,8 +286,8 @@ cdef class BeforeImages(Content):
     # --- for Python ---------------------------------------------------------------------------------------------------
 
     def lineage_changed(self, bint restoring, bint discards=False):
-        """Between freeze() and thaw(), after the current lineage was replaced. `restoring`: it shows more than the disk.
-        `discards`: because of a destructive restore, so what the disk still holds of before is not kept."""
+        """Between freeze() and thaw(), after the current lineage was replaced. `restoring`: it shows more than the
+        disk. `discards`: because of a destructive restore, so what the disk still holds of before is not kept."""
         self.reader.epoch += 1
         self.reader.restoring = restoring
         self.discarding = restoring and discards
@@ -296,5 +299,6 @@ cdef class BeforeImages(Content):
 
     def stats(self) -> dict:
         """As Content.stats; and what waits for the disk in bytes, what is on it, and writes that changed nothing."""
-        return {**Content.stats(self), "pending_bytes": self.pending.used_bytes(), "applied_seq": self.settler.applied.seq,
-                "synced_seq": self.settler.synced.seq, "unchanged_writes": self.n_same}
+        return {**Content.stats(self), "pending_bytes": self.pending.used_bytes(),
+                "applied_seq": self.settler.applied.seq, "synced_seq": self.settler.synced.seq,
+                "unchanged_writes": self.n_same}

@@ -21,7 +21,7 @@ cdef uint8_t ZEROS[ZEROS_BYTES]
 @cython.final
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class Disk:
-    """The raw disk at `path`; `read_only`: it is never written, and need not be writable. Raises NotFound, Unavailable."""
+    """The raw disk at `path`; `read_only`: it is never written, and may be unwritable. Raises NotFound, Unavailable."""
 
     def __cinit__(self, Os os not None, path: str, bint read_only=False):
         cdef cdp_status st

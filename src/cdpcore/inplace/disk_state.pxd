@@ -17,7 +17,7 @@ cdef class DiskState:
     # constant after watch()
     cdef File disk                      # whose time of change is noted
     cdef int disk_fd                    # its handle; -1: the time stays as found
-    # whoever puts, one at a time
+    # written by put(), by one thread at a time
     cdef uint64_t generation
     cdef readonly uint64_t applied_seq
     cdef readonly uint64_t changed_ns   # of the disk when it held just that; 0: not known

@@ -1,11 +1,11 @@
 """Up to which record a protected disk holds everything, durably: VOLUME/disk.state (docs/format.md).
 
-Recovery puts back what the records after that one overwrote. Two copies in turn, each with its own checksum, so that a cut
-while one is written leaves the other: an older answer, which only means that more is put back. A copy lies inside a sector, which a
-device writes whole or not at all; so one that fails was damaged later, and may have been the newer one.
+Recovery puts back what the records after that one overwrote. Two copies in turn, each with its own checksum, so that a
+cut while one is written leaves the other: an older answer, which only means that more is put back. A copy lies inside a
+sector, which a device writes whole or not at all; so one that fails was damaged later, and may have been the newer one.
 
-It also says when the disk's file was changed last. Where the log ends with the record that it names, nobody of us has written to the
-disk since, and a later time is somebody else's write.
+It also says when the disk's file was changed last. Where the log ends with the record that it names, no cdp process has
+written to the disk since, and a later time is somebody else's write.
 
 Threading: one user at a time.
 """
@@ -21,8 +21,8 @@ from cdpcore.base.errors import Corruption
 
 
 cdef class DiskState:
-    """The file at `path` of the volume `uuid` (16 bytes); `create` makes it, saying 0; `read_only`: nothing is written, and put() must
-    not be called. Raises NotFound, Corruption where neither copy is valid."""
+    """The file at `path` of the volume `uuid` (16 bytes); `create` makes it, saying 0; `read_only`: nothing is written,
+    and put() must not be called. Raises NotFound, Corruption where neither copy is valid."""
 
     def __cinit__(self, Os os not None, path: str, bytes uuid, bint create=False, bint read_only=False):
         cdef cdp_status st
@@ -42,8 +42,9 @@ cdef class DiskState:
         self.find()
         if read_only:
             return
-        # A process that was killed, or a sync that failed, may have left this copy in memory only, and what is built on it must not outlast
-        # it. Written again, since a sync alone may take a page that failed for clean; to its own place, since the other one is durable.
+        # A process that was killed, or a sync that failed, may have left this copy in memory only, and what is built on
+        # it must not outlast it. Written again, since a sync alone may take a page that failed for clean; to its own
+        # place, since the other one is durable.
         self.generation -= 1
         check(self.put(self.applied_seq, &st), &st, path)
 
@@ -82,7 +83,8 @@ cdef class DiskState:
         self.disk_fd = disk.fd
 
     def note(self):
-        """Nobody of us writes to the disk now: say when it was changed last. Durable at return. Raises what the OS says."""
+        """No cdp process writes to the disk now: say when it was changed last. Durable at return. Raises what the OS
+        says."""
         cdef cdp_status st
         if self.disk_fd >= 0 and self.table.changed_ns(self.table.ctx, self.disk_fd) != self.changed_ns:
             check(self.put(self.applied_seq, &st), &st, self.path)

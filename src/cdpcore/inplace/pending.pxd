@@ -1,4 +1,5 @@
-"""New content that waits to be put on the disk: a ring of changes in the order in which they go there, their data in memory."""
+"""New content that waits to be put on the disk: a ring of changes in the order in which they go there, their data in
+memory."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cdpcore.base.thread cimport pthread_mutex_t
 from cdpcore.system.os cimport Os
@@ -34,7 +35,8 @@ cdef class Pending:
     cdef bint reserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil
     cdef void unreserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil
     # One change, from what was reserved, its number being pushed(). In seq order: the caller's append lock.
-    cdef void push(self, uint64_t seq, bint recorded, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil
+    cdef void push(self, uint64_t seq, bint recorded, uint64_t start, uint64_t end, uint32_t kind,
+                   const uint8_t *data) noexcept nogil
     cdef uint64_t pushed(self) noexcept nogil
     # Change `k`, if it has been pushed and waits for no record after `seq`, else NULL. Of those that are not released.
     cdef pending_change *ready(self, uint64_t k, uint64_t seq) noexcept nogil
@@ -44,8 +46,8 @@ cdef class Pending:
     cdef void copy_out(self, const pending_change *c, uint64_t skip, uint8_t *out, uint64_t n) noexcept nogil
     # Bytes of a change's data that lie in one piece from `skip` on, and where; at most n.
     cdef const uint8_t *piece(self, const pending_change *c, uint64_t skip, uint64_t *n) noexcept nogil
-    # The changes before `change` are on the disk, and with them every record up to `seq`: they go. The record that a reader has
-    # pinned a change of, and all behind it, stays until the next call.
+    # The changes before `change` are on the disk, and with them every record up to `seq`: they go. The record that a
+    # reader has pinned a change of, and all behind it, stays until the next call.
     cdef void release(self, uint64_t seq, uint64_t change) noexcept nogil
     cdef uint64_t released(self) noexcept nogil
     cdef uint64_t gone(self) noexcept nogil     # so many changes were released

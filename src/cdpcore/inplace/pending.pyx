@@ -1,13 +1,14 @@
-"""New content that waits to be put on the disk: a ring of changes in the order in which they go there, their data in memory.
+"""New content that waits to be put on the disk: a ring of changes in the order in which they go there, their data in
+memory.
 
-A write to a before-image volume is acknowledged when its before-image is in the log and its new content is here; it goes to
-the disk when the before-image is durable. Readers find the change of a sector by its seq, which the extent tree of the open
-segment knows: the index of the past is the index of what is pending, too. What a destructive restore puts on the disk is no
-record's, and nobody looks for it here.
+A write to a before-image volume is acknowledged when its before-image is in the log and its new content is here; it
+goes to the disk when the before-image is durable. Readers find the change of a sector by its seq, which the extent tree
+of the open segment knows: the index of the past is the index of what is pending, too. What a destructive restore puts
+on the disk is no record's, and nobody looks for it here.
 
 Invariants
- 1. Changes are pushed, put on the disk and released in one order, that of their numbers, in which seq does not fall; data
-    lies in the ring in the same order, and may wrap.
+ 1. Changes are pushed, put on the disk and released in one order, that of their numbers, in which seq does not fall;
+    data lies in the ring in the same order, and may wrap.
  2. What a pinned change says, and its data, do not move.
  3. A record's changes are released together, so what is newer than released_seq is here.
  4. reserve() before push(): a push never fails and never waits, because it happens under the append lock.
@@ -21,8 +22,8 @@ from cdpcore.base.errors import InvalidRequest
 
 
 cdef class Pending:
-    """Room for `data_bytes` of data (a multiple of 4096) in at most `n_changes` changes; nothing up to `released_seq` is
-    in it. Any thread, no GIL."""
+    """Room for `data_bytes` of data (a multiple of 4096) in at most `n_changes` changes; nothing up to `released_seq`
+    is in it. Any thread, no GIL."""
 
     def __cinit__(self, Os os not None, *, uint64_t data_bytes, uint32_t n_changes, uint64_t released_seq):
         if data_bytes == 0 or data_bytes % 4096 or n_changes == 0:
@@ -61,7 +62,8 @@ cdef class Pending:
         self.reserved_changes -= n
         pthread_mutex_unlock(&self.mutex)
 
-    cdef void push(self, uint64_t seq, bint recorded, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil:
+    cdef void push(self, uint64_t seq, bint recorded, uint64_t start, uint64_t end, uint32_t kind,
+                   const uint8_t *data) noexcept nogil:
         cdef pending_change *c
         cdef uint64_t n = (end - start) * CDP_SECTOR if kind == CDP_EXTENT_DATA else 0
         cdef uint64_t at = self.to_bytes % self.data_bytes, head
@@ -147,6 +149,7 @@ cdef class Pending:
 
     cdef void release(self, uint64_t seq, uint64_t change) noexcept nogil:
         cdef pending_change *c
+        cdef pending_change *behind
         cdef pending_change *last = NULL
         cdef uint64_t k
         pthread_mutex_lock(&self.mutex)
@@ -157,7 +160,8 @@ cdef class Pending:
                 break
             k += 1
             # All of a record or nothing: who looks for the rest of it would find that it is neither here nor released.
-            if k == change or self.changes[k % self.n_changes].seq != c.seq or not self.changes[k % self.n_changes].recorded:
+            behind = &self.changes[k % self.n_changes]
+            if k == change or behind.seq != c.seq or not behind.recorded:
                 self.first = k
                 last = c
         if last != NULL:

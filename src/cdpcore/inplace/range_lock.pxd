@@ -1,4 +1,5 @@
-"""Ranges of a disk that are being changed: overlapping changes wait for each other, and go in the order in which they came."""
+"""Ranges of a disk that are being changed: overlapping changes wait for each other, and go in the order in which they
+came."""
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 

@@ -1,13 +1,15 @@
-"""Ranges of a disk that are being changed: overlapping changes wait for each other, and go in the order in which they came.
+"""Ranges of a disk that are being changed: overlapping changes wait for each other, and go in the order in which they
+came.
 
 Invariants
- 1. Whoever comes gets a turn, then a place, both in the order of coming; a place is had from before the range is held until it
-    is released. So a long range is overtaken by no shorter one that overlaps it, and there are RANGES_MAX places and no more.
+ 1. Each change gets a turn, then a place, both in the order of coming; a place is had from before the range is held
+    until it is released. So a long range is overtaken by no shorter one that overlaps it, and there are RANGES_MAX
+    places and no more.
  2. A range is held when nobody with an earlier turn has a place with a range that overlaps it.
  3. Nobody who holds a range waits for another one: the earliest turn always goes on, so nothing can lock up.
 
-A plain array: a volume has as many changes under way as it has connections, and looking through the places in use, the lowest,
-costs less than keeping them in order.
+A plain array: a volume has as many changes under way as it has connections, and looking through the places in use, the
+lowest, costs less than keeping them in order.
 
 Threading: any thread, no GIL.
 """

@@ -24,7 +24,7 @@ cdef class DiskReader:
 
     # append lock; read without it, and checked again under it
     cdef uint64_t epoch             # how often the current lineage was replaced
-    cdef bint restoring             # a restore is being written back: the volume shows more than the disk and Pending hold
+    cdef bint restoring             # a restore is being written back: the disk and Pending hold less than is shown
 
     # --- whole requests, offsets and lengths in bytes; view NULL: now
     cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
@@ -32,7 +32,7 @@ cdef class DiskReader:
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
                  cdp_status *st) noexcept nogil
 
-    # --- one look; *m: when it was. Right if nothing changed the range since: the caller holds it, or checks afterwards.
+    # --- one look; *m: when it was. Right if nothing changed the range since: the caller holds it, or checks after it.
     cdef uint64_t current_epoch(self) noexcept nogil
     # The current content. May return AGAIN.
     cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil

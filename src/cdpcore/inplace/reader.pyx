@@ -19,7 +19,7 @@ from cdpcore.volume.extents cimport FULL, add_extent, cut_extents, kind_of
 
 cdef enum:
     READ_TRIES = 8          # then a reader holds its range
-    MAP_TRIES = 4           # then what changes is called data; a look-up of a fragmented gigabyte takes some milliseconds
+    MAP_TRIES = 4           # then what changes is called data; a fragmented gigabyte takes some milliseconds
 
 
 @cython.final

@@ -30,7 +30,8 @@ cdef class DiskSettler:
     cdef bint stopping
 
     # --- no lock held; the log's failure is theirs
-    # Records up to `seq`, durable in the log, and changes before number `change` are on the disk at return; `sync`: durably.
+    # Records up to `seq`, durable in the log, and changes before number `change` are on the disk at return; `sync`:
+    # durably.
     cdef int settle(self, uint64_t seq, uint64_t change, bint sync, cdp_status *st) noexcept nogil
     # The same for every record and change so far, which become durable in the log first.
     cdef int settle_all(self, bint sync, cdp_status *st) noexcept nogil

@@ -1,12 +1,12 @@
 """Settling: new content goes from Pending to the disk, in rounds, once its before-images are durable.
 
-As in the log, whoever needs something on the disk leads a round for all that is durable in the log by then; those that
-come meanwhile share the next one. So no write waits for a device of its own, and many share a sync. The applier thread
-keeps Pending from filling up, and makes everything durable once a commit interval.
+As in the log, a thread that needs something on the disk leads a round for all that is durable in the log by then; those
+that come meanwhile share the next one. So no write waits for a device of its own, and many share a sync. The applier
+thread keeps Pending from filling up, and makes everything durable once a commit interval.
 
 Invariants
- 1. The disk is changed only by round(), one at a time, in the order of Pending, and only with changes whose before-images
-    are durable: it never holds what the log could not take back.
+ 1. The disk is changed only by round(), one at a time, in the order of Pending, and only with changes whose
+    before-images are durable: it never holds what the log could not take back.
  2. DiskState names a record up to which the disk holds everything, durably; that record ends its frame.
  3. What was reached, records and changes, only grows. Changes of no record (a destructive restore's) are waited for by
     their number; a flush, which asks for records, never waits for those that are pushed meanwhile.
@@ -60,9 +60,9 @@ cdef class DiskSettler:
         return self.settle(seq, change, sync, st) if rc == CDP_OK else rc
 
     cdef int settle(self, uint64_t seq, uint64_t change, bint sync, cdp_status *st) noexcept nogil:
-        """The first to come leads a round for all that is durable by then; those that come meanwhile share the next one.
-        Takes no lock of the log's while it leads: a writer that holds the append lock may be waiting for a segment to be
-        sealed, which waits for this."""
+        """The first to come leads a round for all that is durable by then; those that come meanwhile share the next
+        one. Takes no lock of the log's while it leads: a writer that holds the append lock may be waiting for a segment
+        to be sealed, which waits for this."""
         cdef const reached *got = &self.synced if sync else &self.applied
         cdef int rc
         pthread_mutex_lock(&self.settling)
@@ -88,8 +88,8 @@ cdef class DiskSettler:
     cdef int make_room(self, cdp_status *st) noexcept nogil:
         cdef uint64_t before = self.pending.released()
         cdef int rc = self.settle_all(False, st)
-        if rc == CDP_OK and self.pending.released() == before:      # a reader had a change pinned, or others have reserved
-            self.wait_for_readers()
+        if rc == CDP_OK and self.pending.released() == before:
+            self.wait_for_readers()     # a reader had a change pinned, or others have reserved
         return rc
 
     cdef void wake_if_full(self) noexcept nogil:
@@ -97,7 +97,7 @@ cdef class DiskSettler:
             pthread_cond_signal(&self.settled)
 
     cdef void wait_for_readers(self) noexcept nogil:
-        """Nothing is to be written, and yet Pending has no room: a reader has a change pinned, or had when it was to go."""
+        """Nothing is to be written, and yet Pending has no room: a reader pins a change, or did when it was to go."""
         pthread_mutex_lock(&self.settling)
         cdp_cond_wait_ms(&self.settled, &self.settling, 1)
         if not self.busy:
@@ -195,9 +195,9 @@ cdef class DiskSettler:
             pthread_mutex_unlock(&self.settling)
 
     def settle_disk(self, upto: int | None = None):
-        """Return when everything is on the disk, durably; or with `upto` the records up to that one, which are durable in
-        the log. Of everything nothing is left in Pending either, where a look for what a destructive restore put over it
-        would find it."""
+        """Return when everything is on the disk, durably; or with `upto` the records up to that one, which are durable
+        in the log. Of everything nothing is left in Pending either, where a look for what a destructive restore put
+        over it would find it."""
         cdef cdp_status st
         cdef uint64_t change
         cdef uint64_t seq = 0 if upto is None else upto

@@ -39,8 +39,8 @@ cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil:
     return True
 
 
-cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, uint16_t kind, uint16_t flags,
-                    part *out) noexcept nogil:
+cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, uint16_t kind,
+                    uint16_t flags, part *out) noexcept nogil:
     """Blocks of zeros need no data, while there is room to name them apart."""
     cdef uint64_t at = start, stop, most = part_bytes // CDP_SECTOR
     cdef uint32_t n = 0, i, bytes

@@ -1,7 +1,8 @@
 """Putting a restore on the disk, piece by piece: the volume shows it already, from its log.
 
-A restore that keeps history puts its content there as any write does, as WRITEBACK records whose before-images are what the
-disk held; so it can be undone, and killed. A destructive one overwrites without a record: it discards what was there.
+A restore that keeps history puts its content there as any write does, as WRITEBACK records whose before-images are what
+the disk held; so it can be undone, and killed. A destructive one overwrites without a record: it discards what was
+there.
 
 Threading: any thread, beside the volume's requests. When and how fast is the caller's (cdp.volume.writeback).
 """
@@ -30,8 +31,8 @@ cdef class RestoreWriter:
         self.images = images
 
     def not_on_disk(self, uint64_t offset, uint64_t length):
-        """(first offset, bytes) of what the current lineage shows in a range (whole sectors, some MiB) and the disk does not
-        have; the offset is the range's end where there is nothing."""
+        """(first offset, bytes) of what the current lineage shows in a range (whole sectors, some MiB) and the disk
+        does not have; the offset is the range's end where there is nothing."""
         cdef cdp_status st
         cdef pieces p
         cdef moment m
@@ -64,7 +65,8 @@ cdef class RestoreWriter:
         check(rc, &st, None)
         return at * CDP_SECTOR, n
 
-    cdef int write_range(self, uint64_t *at, uint64_t end, uint32_t max_records, uint64_t *n, cdp_status *st) noexcept nogil:
+    cdef int write_range(self, uint64_t *at, uint64_t end, uint32_t max_records, uint64_t *n,
+                         cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef moment m
         cdef uint64_t start = at[0], stop, i, epoch
@@ -93,7 +95,8 @@ cdef class RestoreWriter:
         at[0] = start
         return rc
 
-    cdef int write_pieces(self, const pieces *p, uint64_t *i, uint64_t epoch, uint64_t *n, cdp_status *st) noexcept nogil:
+    cdef int write_pieces(self, const pieces *p, uint64_t *i, uint64_t epoch, uint64_t *n,
+                          cdp_status *st) noexcept nogil:
         cdef span s[MAX_PARTS]
         cdef uint32_t n_spans = 0
         cdef uint64_t size = 0, k = i[0], seq
@@ -109,7 +112,8 @@ cdef class RestoreWriter:
         while rc == CDP_OK and i[0] < k:
             set_span(&s[n_spans], p.at[i[0]].start, p.at[i[0]].end, kind_of(p.at[i[0]].loc), at)
             if s[n_spans].kind == CDP_EXTENT_DATA:
-                rc = self.images.log_data.read(at, p.at[i[0]].loc, 0, (s[n_spans].end - s[n_spans].start) * CDP_SECTOR, st)
+                rc = self.images.log_data.read(at, p.at[i[0]].loc, 0, (s[n_spans].end - s[n_spans].start) * CDP_SECTOR,
+                                               st)
             at += (s[n_spans].end - s[n_spans].start) * CDP_SECTOR
             n_spans += 1
             i[0] += 1
@@ -123,8 +127,8 @@ cdef class RestoreWriter:
         return rc
 
     cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil:
-        """As change_held, but no record and no before-image. Nobody reads this from Pending or the disk before it is there:
-        the versions that it comes from are shown until the restore is done."""
+        """As change_held, but no record and no before-image. Nobody reads this from Pending or the disk before it is
+        there: the versions that it comes from are shown until the restore is done."""
         cdef uint64_t bytes = data_bytes(s, n)
         cdef uint32_t i
         cdef int rc = self.images.cover_restore(st)

@@ -26,8 +26,8 @@ cdef enum room:
 
 
 # Range [start, end), `n` bytes of data (0: none) with their checksum.
-cdef inline void set_part(part *p, uint16_t kind, uint16_t flags, uint64_t start, uint64_t end, const uint8_t *data, uint32_t n,
-                          uint64_t loc) noexcept nogil:
+cdef inline void set_part(part *p, uint16_t kind, uint16_t flags, uint64_t start, uint64_t end, const uint8_t *data,
+                          uint32_t n, uint64_t loc) noexcept nogil:
     p.start = start
     p.end = end
     p.data = data

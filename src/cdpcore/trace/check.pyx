@@ -121,9 +121,9 @@ def differs(target, uint64_t offset, const uint8_t[::1] expected not None):
     return None if same else offset + at
 
 
-cdef int compare_all(cdp_target *t, cdp_target *b, const uint64_t *start, const uint64_t *end, const uint64_t *what, uint64_t n,
-                     uint64_t key, uint8_t *buf, uint64_t *done, uint64_t *bad, uint64_t *bad_cell, uint64_t *bad_at,
-                     uint64_t *bad_claim, cdp_status *st) noexcept nogil:
+cdef int compare_all(cdp_target *t, cdp_target *b, const uint64_t *start, const uint64_t *end, const uint64_t *what,
+                     uint64_t n, uint64_t key, uint8_t *buf, uint64_t *done, uint64_t *bad, uint64_t *bad_cell,
+                     uint64_t *bad_at, uint64_t *bad_claim, cdp_status *st) noexcept nogil:
     """Reads up to BUFFER_BYTES of adjacent cells at once, then looks at each."""
     cdef uint64_t i = 0, j, at = start[0], stop, a, z, same, sector
     cdef uint64_t last_bad = 0

@@ -8,7 +8,7 @@ Invariants
     alone (trace/replay_content.h), or is the trace's own data.
  2. A record is checked against the disk's size, the buffer and the data before anything of it is issued.
  3. run() returns within its budget and one request, so that Python can show progress and be interrupted.
- 4. The shared acknowledgements never run ahead of the disk: they are stored after the call that they tell about
+ 4. The shared acknowledgements never run ahead of the disk: they are stored after the call that they are about
     returned.
 Threading: one thread at a time; different drivers are independent.
 """

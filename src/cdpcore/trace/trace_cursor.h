@@ -14,7 +14,7 @@
 typedef struct cdp_cur {
     const unsigned char *p, *end, *line;
     const char *expected;
-    uint32_t fields; /* taken so far: how far a wrong line got, which is how detection tells formats apart */
+    uint32_t fields; /* taken so far: how far a wrong line got, which is how detection distinguishes formats */
 } cdp_cur;
 
 static inline int cur_fail(cdp_cur *c, const unsigned char *at, const char *expected)

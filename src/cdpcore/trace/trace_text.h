@@ -84,7 +84,7 @@ static inline enum cdp_line text_device(cdp_trace_text *t, cdp_cur *c, cdp_trace
     return cdp_trace_devices_find(t->devices, name, n, number, &r->device) ? CDP_LINE_RECORD : CDP_LINE_GROW;
 }
 
-/* Kind and flags from the letters that blkparse and the kernel print; `bytes` tells FWS 0 + 0 from a preflush write. */
+/* Kind and flags from the letters that blkparse and the kernel print; `bytes` 0 makes FWS a flush. */
 int cdp_trace_rwbs(const unsigned char *s, size_t n, uint64_t bytes, uint8_t *kind, uint8_t *flags);
 
 /* SCSI operation code -> kind. */

@@ -1,11 +1,11 @@
 """The kind of volume whose content is in its log: after-images over a base that never changes.
 
-Write path: CRC of the data (no lock) -> append lock: descriptors and data into the open frame, extent tree -> visible. The
-append lock covers one copy of the data, so overlapping writes have one serial order: the one that recovery and every image
-show.
+Write path: CRC of the data (no lock) -> append lock: descriptors and data into the open frame, extent tree -> visible.
+The append lock covers one copy of the data, so overlapping writes have one serial order: the one that recovery and
+every image show.
 
-Read path: what is visible (Versions) -> data from the log, or the base, without a lock; what a destructive restore frees is
-freed when the reads that began before it have ended.
+Read path: what is visible (Versions) -> data from the log, or the base, without a lock; what a destructive restore
+frees is freed when the reads that began before it have ended.
 
 Threading: any thread, no GIL.
 """
@@ -15,8 +15,8 @@ from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.errors cimport check
-from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO,
-                                  CDP_SECTOR, cdp_loc_is_data)
+from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, CDP_LOC_BASE, CDP_LOC_HOLE,
+                                  CDP_LOC_ZERO, CDP_SECTOR, cdp_loc_is_data)
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.index.index cimport cdp_piece, cdp_view
@@ -76,7 +76,8 @@ cdef class AfterImages(Content):
         self.log.unlock_append()
         return rc
 
-    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags, part *parts) noexcept nogil:
+    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags,
+                      part *parts) noexcept nogil:
         cdef uint32_t n = 0, step
         while start < end:
             step = <uint32_t>min(self.part_bytes, (end - start) * CDP_SECTOR)
@@ -96,8 +97,8 @@ cdef class AfterImages(Content):
 
     cdef int write_bytes(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                          cdp_status *st) noexcept nogil:
-        """A write that does not begin and end on sectors: the rest of those sectors is read and logged with it, under the
-        append lock, so that it is one step in the serial order."""
+        """A write that does not begin and end on sectors: the rest of those sectors is read and logged with it, under
+        the append lock, so that it is one step in the serial order."""
         cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
         cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
         cdef part parts[MAX_PARTS]

@@ -45,17 +45,17 @@ cdef class Content:
     cdef uint64_t n_writes, n_zeroes, bytes_written
 
     # --- any thread, no GIL; offsets and lengths in bytes, inside the volume, n > 0
-    # One record, visible at return: [off, off + n) becomes `buf`, or zeros where that is NULL; flags: CDP_FUA (durability is the
-    # caller's), CDP_HOLE, CDP_META. At most max_request_bytes from the beginning of the first sector on, or what zero_size() said.
-    # *seq: as in pwrite_seq of base/target.h. May return LOOK_AGAIN.
+    # One record, visible at return: [off, off + n) becomes `buf`, or zeros where that is NULL; flags: CDP_FUA
+    # (durability is the caller's), CDP_HOLE, CDP_META. At most max_request_bytes from the beginning of the first sector
+    # on, or what zero_size() said. *seq: as in pwrite_seq of base/target.h. May return LOOK_AGAIN.
     cdef int change(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                     cdp_status *st) noexcept nogil
     # *size: how much of a zero or trim of [off, off + n) becomes one record.
     cdef int zero_size(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *size, cdp_status *st) noexcept nogil
     # Record `seq` and all before it survive a power cut.
     cdef int make_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
-    # The last record that survives the end of this process, with all before it; and: return when that is more than `beyond`,
-    # or all records so far do.
+    # The last record that survives the end of this process, with all before it; and: return when that is more than
+    # `beyond`, or all records so far do.
     cdef uint64_t written_seq(self) noexcept nogil
     cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil
     # A change of this range comes soon. It need not be valid.

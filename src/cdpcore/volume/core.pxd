@@ -29,7 +29,7 @@ cdef class VolumeCore:
     # atomic
     cdef uint64_t n_map_steps, n_map_seeks      # what block status looked up in the index, and in files
 
-    # --- requests: any thread, no GIL; offsets and lengths in bytes, checked here. *seq: as in pwrite_seq of base/target.h.
+    # --- requests: any thread, no GIL; offsets and lengths in bytes, checked here; *seq: as pwrite_seq() of target.h.
     cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                    cdp_status *st) noexcept nogil
     cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
@@ -51,5 +51,5 @@ cdef class VolumeCore:
     cdef int change(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                     cdp_status *st) noexcept nogil
     # Append lock held: one record that changes no content, visible at return. `data`: n bytes, a multiple of 512.
-    cdef int append_held(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n, room space,
-                         uint64_t *seq, cdp_status *st) noexcept nogil
+    cdef int append_held(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
+                         room space, uint64_t *seq, cdp_status *st) noexcept nogil

@@ -1,8 +1,8 @@
 """The core of one volume: every request enters and leaves here, whatever the volume's kind makes of it.
 
-A request is counted by the gate and checked, cut into records, carried out by the volume's Content, made durable if it says
-so (FUA, or it is a flush), and answered. Here are also the records that are no change of content: flushes, bookmarks,
-restores, all in one serial order with the writes, that of the append lock.
+A request is counted by the gate and checked, cut into records, carried out by the volume's Content, made durable if it
+says so (FUA, or it is a flush), and answered. Here are also the records that are no change of content: flushes,
+bookmarks, restores, all in one serial order with the writes, that of the append lock.
 
 Invariant: a record is in one segment, whole; if it can't be, for want of space, nothing of it is in the log.
 """
@@ -74,8 +74,8 @@ cdef class VolumeCore:
 
     cdef int change(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                     cdp_status *st) noexcept nogil:
-        """`buf` NULL: zeros. *seq: that of the last record, stored under the append lock before that record is in the log; 0, or
-        as it was, where none was appended."""
+        """`buf` NULL: zeros. *seq: that of the last record, stored under the append lock before that record is in the
+        log; 0, or as it was, where none was appended."""
         cdef uint64_t done = 0, size, part_seq = 0
         cdef int rc = self.enter(off, n, st)
         if rc != CDP_OK:
@@ -115,8 +115,8 @@ cdef class VolumeCore:
         cdp_gate_leave(&self.gate)
         return rc
 
-    cdef int append_held(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n, room space,
-                         uint64_t *seq, cdp_status *st) noexcept nogil:
+    cdef int append_held(self, uint16_t kind, uint64_t start, uint64_t sectors, const uint8_t *data, uint32_t n,
+                         room space, uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef part p
         cdef int rc
         set_part(&p, kind, 0, start, start + sectors, data, n, 0)
@@ -213,8 +213,8 @@ cdef class VolumeCore:
         check(rc, &st, None)
 
     def extents(self, uint64_t offset, uint64_t length, View view=None, uint32_t most=MAP_EXTENTS) -> list:
-        """Up to `most` (1 to 1024) of (offset, length, kind) from `offset`; kind 0 data, 1 zero, 2 hole. Costs what is returned,
-        not the length that is asked for."""
+        """Up to `most` (1 to 1024) of (offset, length, kind) from `offset`; kind 0 data, 1 zero, 2 hole. Costs what is
+        returned, not the length that is asked for."""
         cdef cdp_status st
         cdef int rc
         cdef uint32_t n = 0, i
@@ -234,8 +234,8 @@ cdef class VolumeCore:
             free(out)
 
     def freeze(self):
-        """Hold the append lock: no record is appended until thaw(). For a restore: the lineage is computed and installed
-        together with its record. Only for moments."""
+        """Hold the append lock: no record is appended until thaw(). For a restore: the lineage is computed and
+        installed together with its record. Only for moments."""
         if not cdp_gate_enter(&self.gate):
             raise Closed("the volume is closed")
         with nogil:
@@ -245,10 +245,11 @@ cdef class VolumeCore:
         self.log.unlock_append()
         cdp_gate_leave(&self.gate)
 
-    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None, bint freeing=False):
-        """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros) and, with
-        `view`, make that the current lineage (in which the record's own seq may be PENDING still). `freeing`: it frees space, and
-        may use the last there is. Returns (seq, ts_ns). Not durable before the next flush."""
+    def append_event(self, uint16_t kind, uint64_t start, uint64_t sectors, bytes data, View view=None,
+                     bint freeing=False):
+        """Between freeze() and thaw(): append a record of `kind` whose data is `data` (padded to a sector with zeros)
+        and, with `view`, make that the current lineage (in which the record's own seq may be PENDING still). `freeing`:
+        it frees space, and may use the last there is. Returns (seq, ts_ns). Not durable before the next flush."""
         cdef cdp_status st
         cdef bytes padded = data + bytes((CDP_SECTOR - len(data) % CDP_SECTOR) % CDP_SECTOR)
         cdef const uint8_t *p = <const uint8_t *><char *>padded
@@ -280,7 +281,8 @@ cdef class VolumeCore:
         self.content.segments.forget(number)
 
     def set_aside(self, uint64_t seq=0xFFFFFFFFFFFFFFFF):
-        """Hand the open segment, if it has records up to `seq`, to maintenance for sealing; not while another one waits for that."""
+        """Hand the open segment, if it has records up to `seq`, to maintenance for sealing; not while another one waits
+        for that."""
         self.log.set_aside(seq)
 
     def release(self):

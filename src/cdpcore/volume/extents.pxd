@@ -17,8 +17,8 @@ cdef struct extents:
     uint64_t steps, seeks   # what was looked up for them: answers of the index, and of files
 
 
-# Where data was found last in a file, so that a long stretch of it under many pieces is not looked for again for each of
-# them: the system walks a file's own extents for that, to the end of the stretch. Any thread.
+# Where data was found last in a file, so that a long stretch of it under many pieces is not looked for again for each
+# of them: the system walks a file's own extents for that, to the end of the stretch. Any thread.
 cdef struct data_place:
     pthread_mutex_t mutex
     uint64_t start, end
@@ -33,7 +33,7 @@ cdef void forget_data(data_place *place) noexcept nogil
 cdef int add_extent(extents *out, uint64_t a, uint64_t b, uint32_t kind) noexcept nogil
 # What a version's data is: an enum cdp_extent_kind.
 cdef uint32_t kind_of(uint64_t loc) noexcept nogil
-# [a, b) of a file follows, told by its holes; fd < 0: it is one. CDP_OK, FULL, or the status.
+# [a, b) of a file follows, by its holes; fd < 0: it is one. CDP_OK, FULL, or the status.
 cdef int add_file(extents *out, const cdp_os *os, int fd, data_place *place, uint64_t a, uint64_t b,
                   cdp_status *st) noexcept nogil
 # Everything from byte `a` on is forgotten.

@@ -1,7 +1,7 @@
 """Block status while it is put together: what a stretch of a disk is, in a list with an end.
 
-Invariant: extents lie one behind the other, none is empty, neighbours are of different kinds; so a list that is full still says
-the truth up to where it reaches.
+Invariant: extents lie one behind the other, none is empty, neighbours are of different kinds; so a list that is full
+still says the truth up to where it reaches.
 
 Threading: a list is its caller's; any thread, no GIL.
 """

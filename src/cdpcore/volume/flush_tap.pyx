@@ -1,8 +1,8 @@
 """A disk that passes everything on and remembers at which record of its volume each flush of a client was.
 
-What a mirror's client flushes is how it says that all it has sent is whole; the transmission loop has no Python in which to
-note that. The position is read after the flush was carried out and before it is answered, so it holds everything that the
-client had been answered before it flushed, and nothing that it sent after it got the answer.
+What a mirror's client flushes is how it says that all it has sent is whole; the transmission loop has no Python in
+which to note that. The position is read after the flush was carried out and before it is answered, so it holds
+everything that the client had been answered before it flushed, and nothing that it sent after it got the answer.
 
 Invariants
  1. A flush is noted if something was changed since the one noted before it, and it succeeded.
@@ -47,7 +47,8 @@ cdef class Tap:
         self.t.ctx = <void *>self
         self.t.size_bytes = self.to.size_bytes
         self.t.read_only = self.to.read_only
-        self.t.pread, self.t.pwrite, self.t.zero, self.t.flush, self.t.map = tap_pread, tap_pwrite, tap_zero, tap_flush, tap_map
+        self.t.pread, self.t.pwrite, self.t.zero = tap_pread, tap_pwrite, tap_zero
+        self.t.flush, self.t.map = tap_flush, tap_map
 
     def __dealloc__(self):
         pthread_mutex_destroy(&self.mutex)
@@ -107,7 +108,8 @@ cdef int tap_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *s
     cdef cdp_target *to = (<Tap>ctx).to
     return to.pread(to.ctx, buf, off, n, st)
 
-cdef int tap_pwrite(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+cdef int tap_pwrite(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags,
+                    cdp_status *st) noexcept nogil:
     cdef cdp_target *to = (<Tap>ctx).to
     cdef int rc = to.pwrite(to.ctx, buf, off, n, flags, st)
     if rc == CDP_OK:
@@ -133,6 +135,7 @@ cdef int tap_flush(void *ctx, cdp_status *st) noexcept nogil:
         (<Tap>ctx).flushed(changes)
     return rc
 
-cdef int tap_map(void *ctx, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got, cdp_status *st) noexcept nogil:
+cdef int tap_map(void *ctx, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
+                 cdp_status *st) noexcept nogil:
     cdef cdp_target *to = (<Tap>ctx).to
     return to.map(to.ctx, off, n, out, cap, got, st)

@@ -20,12 +20,14 @@ cdef int target_pwrite_seq(void *ctx, const void *buf, uint64_t off, uint64_t n,
         return cdp_fail(st, CDP_UNAVAILABLE, EROFS, off, b"a time image is read-only")
     return (<Target>ctx).core.write(<const uint8_t *>buf, off, n, flags, seq, st)
 
-cdef int target_zero_seq(void *ctx, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil:
+cdef int target_zero_seq(void *ctx, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
+                         cdp_status *st) noexcept nogil:
     if (<Target>ctx).t.read_only:
         return cdp_fail(st, CDP_UNAVAILABLE, EROFS, off, b"a time image is read-only")
     return (<Target>ctx).core.zero(off, n, flags, seq, st)
 
-cdef int target_pwrite(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags, cdp_status *st) noexcept nogil:
+cdef int target_pwrite(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags,
+                       cdp_status *st) noexcept nogil:
     cdef uint64_t seq
     return target_pwrite_seq(ctx, buf, off, n, flags, &seq, st)
 
@@ -47,7 +49,8 @@ cdef int target_flush(void *ctx, cdp_status *st) noexcept nogil:
         return CDP_OK
     return (<Target>ctx).core.flush(st)
 
-cdef int target_map(void *ctx, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got, cdp_status *st) noexcept nogil:
+cdef int target_map(void *ctx, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
+                    cdp_status *st) noexcept nogil:
     cdef const cdp_view *v = NULL
     if (<Target>ctx).view is not None:
         v = &(<Target>ctx).view.v
@@ -55,8 +58,8 @@ cdef int target_map(void *ctx, uint64_t off, uint64_t n, cdp_extent *out, uint32
 
 
 cdef class Target:
-    """A disk for a front end: `core`'s current content, or with `view` a read-only time image. `capsule()` hands out the
-    cdp_target; every capsule keeps this object, and `pin`, alive."""
+    """A disk for a front end: `core`'s current content, or with `view` a read-only time image. `capsule()` hands out
+    the cdp_target; every capsule keeps this object, and `pin`, alive."""
 
     def __cinit__(self, VolumeCore core not None, View view=None, pin=None):
         self.core = core
