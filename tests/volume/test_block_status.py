@@ -1,5 +1,5 @@
-"""Block status costs what is returned, not the length that is asked for: counted in steps of look-ups, for every kind of
-disk that is exported."""
+"""Block status costs what is returned, not the length that is asked for: counted in steps of look-ups, for every kind
+of disk that is exported."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ LONG = 4096
 SIZE = N * APART
 KIND = {"data": 0, "zero": 2, "hole": 3}
 # Many segments, so most of the index is in runs; not sealed: the last 300 records.
-SMALL = Tuning(slot_bytes=80 << 10, n_slots=4, segment_bytes=640 << 10, max_records=300, merge_fanin=4, commit_interval_ms=1,
-               threads=True, pending_bytes=1 << 20, pending_changes=512)
+SMALL = Tuning(slot_bytes=80 << 10, n_slots=4, segment_bytes=640 << 10, max_records=300, merge_fanin=4,
+               commit_interval_ms=1, threads=True, pending_bytes=1 << 20, pending_changes=512)
 
 
 class Disk:

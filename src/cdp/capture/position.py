@@ -177,11 +177,11 @@ def _requests(tail: Tail, entries: int) -> Iterator[_Owed]:
 
 def bookmark_name(text: str, taken: Iterable[str]) -> str:
     """A bookmark's name for the mark `text` of a log, unlike those that are taken."""
-    from cdp.moments.points import valid_name
+    from cdp.moments.points import valid_new_name
 
     allowed = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in text)
     base = allowed[:160].lstrip("._+-") or "mark"
-    if not valid_name(base):
+    if not valid_new_name(base):
         base = f"mark-{base}"
     known, number, name = set(taken), 1, base
     while name in known:

@@ -1,5 +1,6 @@
 """records: the history, record by record."""
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ from cdp.cli.base import POINT_EXITS, State, command, note
 from cdp.cli.refs import volume_only
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local
+from cdpcore.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cdp.views import RecordView
@@ -37,7 +39,12 @@ def records(state: State, volume: str, since: str, until: str, limit: int) -> No
 
     left, more = limit, None
     with connect(location, state.settings) as service:
-        until = f"#{service.explain(until)['resolved']['seq']}"  # the list does not run after a busy writer
+        first, last = service.explain(since), service.explain(until)
+        times = first["asked_ts_ns"] or 0, last["asked_ts_ns"] or sys.maxsize   # may differ with no record between them
+        if times[0] > times[1] or first["resolved"]["seq"] > last["resolved"]["seq"]:
+            raise InvalidRequest(f"since {since} until {until}: the first is the later one",
+                                 f"write --since {until} --until {since}")
+        until = f"#{last['resolved']['seq']}"  # the list does not run after a busy writer
         head = None if state.as_json else f"{'SEQ':<10}  {'TIME':<35}  {'KIND':<10}  {'OFFSET':>16}  {'LENGTH':>12}"
         while True:
             page = service.records(since=since, until=until, limit=min(left or RECORDS_PAGE, RECORDS_PAGE))

@@ -224,7 +224,7 @@ class Volume:
             found = next((b for b in self.bookmarks() if b.name == parsed.name), None)
             if found is None:
                 raise NotFound(f"{self.path}: no bookmark {parsed.name!r}",
-                               f"'cdp bookmarks' lists them; otherwise {points.HINT}")
+                               f"'cdp bookmarks' lists them; otherwise {points.other_than_name(parsed)}")
             return parsed, found.at
         if parsed.kind == "seq":
             assert parsed.seq is not None
@@ -233,6 +233,9 @@ class Volume:
             self._check_gap(parsed, parsed.seq)
             return parsed, self._store.timeline.moment(parsed.seq)
         assert parsed.ts_ns is not None
+        if points.valid_name(parsed.text) and any(b.name == parsed.text for b in self.bookmarks()):
+            raise InvalidRequest(f"{self.path}: {parsed.text!r} is a time, and a bookmark is called so",
+                                 f"write @{parsed.text} for the bookmark, or {utc(parsed.ts_ns)} for the time")
         if parsed.ts_ns < self.created_ns:
             raise self._refuse(parsed, "is before the oldest moment")
         if parsed.ts_ns > max(now_ns, newest.ts_ns):
@@ -305,14 +308,19 @@ class Volume:
 
     def iter_records(self, since: PointLike = "#0", until: PointLike = "now") -> Iterator[Any]:
         """As records(), in batches of some ten thousand."""
-        return self._store.timeline.records(self.resolve(since).seq, self.resolve(until).seq)
+        (asked_since, first), (asked_until, last) = self._resolve(since), self._resolve(until)
+        times = asked_since.ts_ns, asked_until.ts_ns
+        if first.seq > last.seq or times[0] is not None and times[1] is not None and times[0] > times[1]:
+            raise InvalidRequest(f"records since {asked_since.text} until {asked_until.text}: the first is the later one",
+                                 "exchange the two")
+        return self._store.timeline.records(first.seq, last.seq)
 
     # --- bookmarks -----------------------------------------------------------------------------------------------------
 
     def bookmark(self, name: str, at: PointLike = "now") -> Bookmark:
         """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
         self._writable()
-        if not points.valid_name(name):
+        if not points.valid_new_name(name):
             raise InvalidRequest(f"bookmark name {name!r}", points.NAMES)
         with self._lock:
             if any(b.name == name for b in self.bookmarks()):
