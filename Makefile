@@ -1,4 +1,4 @@
-# All set-up is done here, in .venv, from a fresh clone (Python 3.11+, a C compiler, make). `make help` lists the targets.
+# All set-up is done here, in .venv, from a fresh clone (Python 3.11+, a C compiler, make). `make help` lists targets.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -19,7 +19,7 @@ help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "  ARGS=... goes to the program that a target runs: make test ARGS='-k restore', make demo ARGS=--quick"
 
-demo: $(INSTALLED) ## what cdp is for, on a small disk: a file system is destroyed, and is back as it was a moment before
+demo: $(INSTALLED) ## what cdp does, on a small disk: a file system is destroyed, and restored to the moment before
 	$(PY) -m cdp.demo $(ARGS)
 
 # As many tests at a time as there are cores. A test that may not have others beside it is in the group "alone".
@@ -28,7 +28,7 @@ test: $(INSTALLED) $(TEST_DEPS) ## all tests, the seeded ones with a few seeds: 
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 SECONDS ?= 600
-soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=600; SEED=... for those of an earlier run
+soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=600; SEED=... repeats an earlier run
 	$(PY) tests/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(INSTALLED) $(TEST_DEPS) ## ruff, mypy, the stubs of the core, who may import whom, house rules
@@ -48,12 +48,13 @@ sys.exit("cdp needs Python 3.11 or later: make PYTHON=python3.12 ..." if sys.ver
         if not (util.find_spec("venv") and util.find_spec("ensurepip")) else
     sys.executable + " lacks its C headers: install them (Debian: python3-dev), or make PYTHON=..."
         if not os.path.exists(sysconfig.get_path("include") + "/Python.h") else
-    compiler + ": no such C compiler: install one (Debian: gcc), or make CC=..." if not shutil.which(compiler) else None)
+    compiler + ": no such C compiler: install one (Debian: gcc), or make CC=..."
+        if not shutil.which(compiler) else None)
 endef
 export LACKS
 
 $(PY):
-	@test -w . || { echo "$$PWD cannot be written, and all is built there: copy the checkout to where it can" >&2; exit 1; }
+	@test -w . || { echo "$$PWD is not writable, and all is built there: copy the checkout elsewhere" >&2; exit 1; }
 	@command -v "$(PYTHON)" > /dev/null || { echo "$(PYTHON): no such Python: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@"$(PYTHON)" -c "$$LACKS"
 	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
@@ -75,7 +76,8 @@ $(TEST_DEPS): pyproject.toml | $(PY)
 # $(1): the environment of the build; $(2): its name
 define BUILD
 	$(PIP) install 'setuptools>=77' 'cython>=3.2'
-	mkdir -p build/$(2) && tar --exclude '*.so' -cf - setup.py pyproject.toml README.md LICENSE src | tar -xf - -C build/$(2)
+	mkdir -p build/$(2)
+	tar --exclude '*.so' -cf - setup.py pyproject.toml README.md LICENSE src | tar -xf - -C build/$(2)
 	cd build/$(2) && $(1) $(abspath $(PY)) setup.py -q build_clib build_ext --inplace
 endef
 
@@ -84,8 +86,8 @@ plain: $(INSTALLED) $(TEST_DEPS) ## tests of the core built without a Linux-only
 	PYTHONPATH=$(abspath build/plain/src) $(PY) -c 'import cdpcore.nbd.connection as c, sys; sys.exit(c.RELEASES_PAGES)'
 	PYTHONPATH=$(abspath build/plain/src) $(PY) -m pytest -n $(WORKERS) --dist loadgroup -m plain $(ARGS)
 
-# Python itself is not instrumented: the runtimes are preloaded, and leaks are not looked for (the interpreter has some).
-sanitize: $(INSTALLED) $(TEST_DEPS) ## tests of the core built with AddressSanitizer and UndefinedBehaviorSanitizer (GCC, Linux)
+# Python itself is not instrumented: the runtimes are preloaded, and leaks are ignored (the interpreter has some).
+sanitize: $(INSTALLED) $(TEST_DEPS) ## tests of the core built with AddressSanitizer and UBSan (GCC, Linux)
 	$(call BUILD,CDP_SANITIZE=address$(comma)undefined,sanitize)
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(abspath build/sanitize/src) \

@@ -1,6 +1,8 @@
-"""Builds the Cython core: every .pyx below src/cdpcore is one extension module, linked with the C beside it (src/cdpcore/*/*.c).
+"""Builds the Cython core: every .pyx below src/cdpcore is one extension module, linked with the C beside it
+(src/cdpcore/*/*.c).
 
-C and Cython include headers as "package/name.h", from src/cdpcore; generated C goes to build/cython, never into the source tree.
+C and Cython include headers as "package/name.h", from src/cdpcore; generated C goes to build/cython, never into the
+source tree.
 
 Environment
     CDP_PLAIN_POSIX=1   no Linux-only system calls (the OS table's plain twin)
@@ -20,8 +22,8 @@ SHARED = "cdpcore._shared"      # what Cython would repeat in every module with 
 
 # Off the path of a request: -O2 builds them in two thirds of the time. All others, and the C, are built with -O3.
 COLD = {"base.errors", "bench.plain_file", "bench.ram_disk", "channel.channel", "channel.mdpacket", "channel.packets",
-        "channel.python_target", "index.inspect", "index.runs", "log.sealing", "log.segment_file", "log.tail", "system.file",
-        "system.io_queue", "system.os", "trace.check", "volume.flush_tap"}
+        "channel.python_target", "index.inspect", "index.runs", "log.sealing", "log.segment_file", "log.tail",
+        "system.file", "system.io_queue", "system.os", "trace.check", "volume.flush_tap"}
 
 debug, sanitize = os.environ.get("CDP_DEBUG"), os.environ.get("CDP_SANITIZE")
 cflags = ["-std=c11", "-Wall", "-Wno-unused-function", "-fvisibility=hidden"]
@@ -44,7 +46,8 @@ def extension(name: str, source: str, cold: bool) -> Extension:
         [source],
         include_dirs=[str(CORE)],
         define_macros=macros,
-        extra_compile_args=[*cflags, *(["-O2"] if cold and not debug else []), "-Wno-unused-variable", "-Wno-unused-but-set-variable"],
+        extra_compile_args=[*cflags, *(["-O2"] if cold and not debug else []), "-Wno-unused-variable",
+                            "-Wno-unused-but-set-variable"],
         extra_link_args=ldflags,
         libraries=["cdpcore_c", "pthread"],
         depends=[*c_sources, *c_headers, *map(str, CORE.rglob("*.pxd"))],

@@ -42,18 +42,21 @@ EVERY = (
 
 
 def count(name: str, low: int, high: int, default: object, what: str = "") -> Callable[[Any], Any]:
-    """A whole number; not given: the benchmark's default, which the help tells."""
+    """A whole number; not given: the benchmark's default, which the help shows."""
     return click.option(name, type=click.IntRange(low, high), help=f"{what} [default: {default}]".lstrip())
 
 
 def measured(defaults: Any, workloads: Iterable[str], against: str, named: str, others: Iterable[str],
              least_seconds: float = 0.05) -> Callable[[Any], Any]:
-    """Of what runs workloads against several targets in rounds. `against`: the option that chooses among them, `named` its parameter."""
+    """Of what runs workloads against several targets in rounds. `against`: the option that chooses among them, `named`
+    its parameter."""
     return options_of(
         count("--rounds", 1, 1000, defaults.rounds),
-        click.option("--seconds", type=click.FloatRange(least_seconds, 600), help=f"Of each measurement. [default: {defaults.seconds:g}]"),
+        click.option("--seconds", type=click.FloatRange(least_seconds, 600),
+                     help=f"Of each measurement. [default: {defaults.seconds:g}]"),
         count("--size-mib", 8, 1 << 20, defaults.size_bytes >> 20, "Of the disk."),
-        click.option("--workload", "workloads", multiple=True, type=click.Choice(list(workloads)), help="[default: all]"),
+        click.option("--workload", "workloads", multiple=True, type=click.Choice(list(workloads)),
+                     help="[default: all]"),
         click.option(against, named, multiple=True, type=click.Choice(list(others)),
                      help=f"[default: {', '.join(getattr(defaults, named))}]"),
     )
@@ -82,8 +85,8 @@ def overridden(options: Any, size_mib: int | None = None, **given: Any) -> Any:
 @options_of()
 @click.pass_context
 def main(ctx: click.Context, quick: bool, json_path: Path | None, directory: Path | None) -> None:
-    """Benchmarks of cdp. Without a command all of them, one after the other, which takes some 15 minutes; what cannot run
-    here is named."""
+    """Benchmarks of cdp. Without a command all of them, one after the other, which takes some 15 minutes; what cannot
+    run here is named."""
     if ctx.invoked_subcommand is not None:
         if quick or json_path or directory:
             raise click.UsageError(f"give options behind the command: {ctx.invoked_subcommand} ...")
@@ -149,7 +152,7 @@ def history_command(quick: bool, json_path: Path | None, directory: Path | None,
     click.option("--seed", type=int, help=f"[default: {failover.Options.seed}]"),
 )
 def failover_command(quick: bool, json_path: Path | None, directory: Path | None, **given: Any) -> None:
-    """`cdp ha serve` while its active process is killed, stopped and replaced: pauses, and whether anything was lost."""
+    """`cdp ha serve` while its active process is killed, stopped and replaced: pauses, and what was lost."""
     options = overridden(failover.QUICK if quick else failover.Options(), **given)
     guarded(lambda place: failover.run(place, options, speak, json_path), directory)
 

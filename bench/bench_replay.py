@@ -1,8 +1,10 @@
 """How close a replay is to the engine's own speed: `python bench/bench_replay.py TRACE [--pairs N] [--dir FOLDER]`.
 
 Two ways of issuing the same requests to a fresh volume, in alternation, each up to a final flush:
-    engine   records parsed before, content from a constant buffer: the engine and nothing else, in one thread without the GIL
-    replay   what `cdp replay --speed max` does: the file is read, parsed and issued with its pattern, latencies are counted
+    engine   records parsed before, content from a constant buffer: the engine and nothing else, in one thread without
+             the GIL
+    replay   what `cdp replay --speed max` does: the file is read, parsed and issued with its pattern, latencies are
+             counted
 The ratio of each pair is what counts; the machine's disk and other load move both. CPU seconds are of all threads.
 One JSON line with commit, CPU, kernel and file system.
 """

@@ -153,7 +153,8 @@ def rate_list(runs: list[Run], count: int) -> list[int]:
 
 
 def every_format(folder: Path, records: int, rounds: int) -> list[dict[str, Any]]:
-    click.echo(f"Every format, {rounds} rounds: median (min .. max); a request can be several lines or events of its file")
+    click.echo(f"Every format, {rounds} rounds: median (min .. max); "
+               "a request can be several lines or events of its file")
     click.echo(f"  {'':<16} {'M events/s':>22} {'M events/CPU s':>24}  {'events a request':>16}")
     results = []
     for name in samples.GRAINS:

@@ -1,10 +1,10 @@
 """Which kind of volume for which load: an after-image volume, a before-image volume, a disk without history, and qcow2
 with an internal snapshot at every interval, which is what people do who have no history.
 
-As bench.nbd (same rounds, same filling, same settling), but every ratio is to the disk without history, and it says what
-each keeps on its device. The snapshots of qcow2 are made while the load runs, at its beginning and then one a second or
-one a minute: between two of them nothing is kept, so it promises far less than the two kinds of volume do, which keep
-every write. One a minute means something only where a measurement takes a minute or more (--seconds).
+As bench.nbd (same rounds, same filling, same settling), but every ratio is to the disk without history, and it says
+what each keeps on its device. The snapshots of qcow2 are made while the load runs, at its beginning and then one a
+second or one a minute: between two of them nothing is kept, so it promises far less than the two kinds of volume do,
+which keep every write. One a minute means something only where a measurement takes a minute or more (--seconds).
 """
 
 import contextlib
@@ -43,8 +43,10 @@ WORKLOADS = {
         ),
         Workload("write-heavy", "4 KiB random, 5 % reads, 32 under way", Job("randrw", 4096, 32, read_percent=5)),
         Workload("sequential", "256 KiB sequential writes, 8 under way", Job("write", 262144, 8)),
-        Workload("random", "4 KiB random writes, 32 under way, on a disk that is not in memory", Job("randwrite", 4096, 32)),
-        Workload("random-warm", "4 KiB random writes, 32 under way, after one full read pass", Job("randwrite", 4096, 32), warmed=True),
+        Workload("random", "4 KiB random writes, 32 under way, on a disk that is not in memory",
+                 Job("randwrite", 4096, 32)),
+        Workload("random-warm", "4 KiB random writes, 32 under way, after one full read pass",
+                 Job("randwrite", 4096, 32), warmed=True),
         Workload(
             "overwrite",
             "4 KiB random writes into the first 4 MiB, 32 under way",
@@ -210,7 +212,8 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
     for name in options.workloads:
         grown = options.rounds * options.seconds * GROWTH_BYTES_PER_SECOND / (1 if name == "sequential" else 4)
         try:
-            scratch.need(int(len({"after", "before"} & set(options.peers)) * grown) + 8 * options.size_bytes, f"the workload {name}")
+            scratch.need(int(len({"after", "before"} & set(options.peers)) * grown) + 8 * options.size_bytes,
+                         f"the workload {name}")
         except NoSpace as error:
             say(f"choosing: {error}")
             continue

@@ -1,6 +1,6 @@
 """What clients of `cdp ha serve` notice when its processes die: pauses, and nothing else.
 
-While the active daemon is killed (SIGKILL) at random moments, stopped (SIGSTOP, later SIGCONT) and told to hand over:
+While the active daemon is killed (SIGKILL) at random moments, stopped (SIGSTOP, later SIGCONT) and asked to hand over:
 
     fio       four connections write blocks of mixed sizes and verify them, with flushes; two more trim
     witness   one connection writes numbered blocks (bench.witness); its longest wait is the pause of a failover
@@ -148,8 +148,8 @@ class Writers(threading.Thread):
 
     def run(self) -> None:
         while not self._done.is_set() and not self.failure:
-            with process(["fio", "--output-format=json", f"--randseed={self.runs + 1}", str(self._job)], stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT) as child:
+            with process(["fio", "--output-format=json", f"--randseed={self.runs + 1}", str(self._job)],
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
                 text = child.communicate()[0].decode(errors="replace")
             try:
                 found = json.JSONDecoder().raw_decode(text[text.index("\n{"):].lstrip())[0]["jobs"]
@@ -198,11 +198,12 @@ def run(scratch: Scratch, options: Options, say: Callable[[str], None], json_pat
         pauses = [pause for was, pause in rows if was == kind]
         say(f"failover: {len(pauses)} x {kind}: longest pause of a client: median {statistics.median(pauses):.0f} ms, "
             f"max {max(pauses):.0f} ms")
-    say(f"failover: fio: {writers.runs} runs, {writers.verified_bytes / MIB:.0f} MiB verified, no error; witness: {len(witness.ops)} "
-        f"requests; {len(marks)} bookmarks and {states} other moments right; one owner in {watcher.samples} samples")
+    say(f"failover: fio: {writers.runs} runs, {writers.verified_bytes / MIB:.0f} MiB verified, no error; witness: "
+        f"{len(witness.ops)} requests; {len(marks)} bookmarks and {states} other moments right; one owner in "
+        f"{watcher.samples} samples")
     machine.append_line(json_path, {
-        "bench": "failover", "what": "pauses of a client, ms", "options": asdict(options), "facts": found, "pauses_ms": rows,
-        "verified_bytes": writers.verified_bytes, "bookmarks": len(marks), "moments": states})
+        "bench": "failover", "what": "pauses of a client, ms", "options": asdict(options), "facts": found,
+        "pauses_ms": rows, "verified_bytes": writers.verified_bytes, "bookmarks": len(marks), "moments": states})
     return len(rows)
 
 
@@ -269,7 +270,8 @@ def _history(volume: Path, witness: Witness, marks: list[tuple[str, int]]) -> in
                 raise WitnessFailed(f"#{newest * k // MOMENTS} shows request {shown}, an earlier moment {before}")
             before = shown
         witness.expect(opened, len(witness.ops))
-    checked = subprocess.run([sys.executable, "-m", "cdp", "check", str(volume)], capture_output=True, text=True, check=False)
+    checked = subprocess.run([sys.executable, "-m", "cdp", "check", str(volume)], capture_output=True, text=True,
+                             check=False)
     if checked.returncode:
         raise WitnessFailed(f"cdp check: {checked.stdout[-500:]}{checked.stderr[-500:]}")
     return MOMENTS

@@ -130,8 +130,10 @@ def look(path: str, o: Options) -> dict[str, Any]:
         r["read_cold"] = reads(volume, o, dice)
         r["warmed"] = warm(path)
         r["read_warm"] = reads(volume, o, dice)
-        restores = [restore_ms(volume, by_seq(), dice.randrange(o.size_bytes // 4096) * 4096) for _ in range(o.restores)]
-        for name, took in zip(("restore_ms", "restore_read_ms", "restore_write_ms", "undo_ms"), zip(*restores, strict=True), strict=True):
+        restores = [restore_ms(volume, by_seq(), dice.randrange(o.size_bytes // 4096) * 4096)
+                    for _ in range(o.restores)]
+        names = ("restore_ms", "restore_read_ms", "restore_write_ms", "undo_ms")
+        for name, took in zip(names, zip(*restores, strict=True), strict=True):
             r[name] = spread_ms(list(took))
         r["read_after_restores"] = reads(volume, o, dice)
         r["memory_at_end"] = memory()

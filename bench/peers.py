@@ -134,7 +134,8 @@ def serve_command(volume: Path, sock: Path, serve: tuple[str, ...] = ("serve",))
     ]
 
 
-def _cdp(folder: Path, sock: Path, size_bytes: int, serve: tuple[str, ...] = ("serve",)) -> tuple[list[str], tuple[Path, ...], str]:
+def _cdp(folder: Path, sock: Path, size_bytes: int,
+         serve: tuple[str, ...] = ("serve",)) -> tuple[list[str], tuple[Path, ...], str]:
     volume = folder / "vol"
     cdp.create(volume, size=size_bytes).close()
     return serve_command(volume, sock, serve), (volume,), "vol"
@@ -188,7 +189,7 @@ PEERS = {
         Peer(
             "cdp-ha",
             "cdp ha serve, its defaults: gateway, active and standby in processes of their own",
-            f"durable on flush and every {cdp.Settings().commit_interval_ms} ms; survives the death of a process always",
+            f"durable on flush and every {cdp.Settings().commit_interval_ms} ms; always survives a process's death",
             None,
             lambda: cdp.__version__,
             _cdp_ha,

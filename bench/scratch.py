@@ -1,7 +1,7 @@
 """Where a benchmark puts its files, and that nothing stays behind: files, sockets and processes.
 
 Invariant: whatever ends the run (an error, Ctrl-C, SIGTERM, SIGHUP), processes are stopped first and then the files go.
-SIGKILL leaves both; the folder's name, printed at the start, tells what to remove then.
+SIGKILL leaves both; the folder's name, printed at the start, says what to remove then.
 """
 
 import contextlib

@@ -35,7 +35,7 @@ class Witness(threading.Thread):
         self._random = random.Random(seed)
         self._done = threading.Event()
         self.quiet = threading.Lock()
-        """Held by whoever wants it to be between two requests."""
+        """Held to keep it between two requests."""
         self.ops: list[tuple[int, bool]] = []  # block, and whether it was written (or trimmed)
         self.spans: list[tuple[float, float]] = []  # of requests, by time.monotonic()
         self.failure: Exception | None = None
@@ -83,18 +83,22 @@ class Witness(threading.Thread):
         return held
 
     def expect(self, image: Any, n: int | None = None) -> int:
-        """`image` (pread) shows the state after the first n requests (None: after some number of them, which is returned)."""
-        words = np.frombuffer(image.pread(self._blocks * BLOCK_BYTES, self._offset), np.uint64).reshape(self._blocks, -1)
+        """`image` (pread) shows the state after the first n requests (None: after some number of them, which is
+        returned)."""
+        content = image.pread(self._blocks * BLOCK_BYTES, self._offset)
+        words = np.frombuffer(content, np.uint64).reshape(self._blocks, -1)
         if (words != words[:, :1]).any():
             raise WitnessFailed("a block is torn")
         found = words[:, 0]
         # A trim leaves no number: up to TRIM_EVERY states have the same newest one.
         first = int(found.max())
-        for candidate in [n] if n is not None else range(max(first, 0), min(len(self.ops), first + TRIM_EVERY * self._blocks) + 1):
+        last = min(len(self.ops), first + TRIM_EVERY * self._blocks)
+        for candidate in [n] if n is not None else range(max(first, 0), last + 1):
             held = self.model(candidate)
             if (held == found).all():
                 return candidate
             if n is None and held.max() > first:
                 break
         wrong = np.flatnonzero(self.model(n if n is not None else first) != found)
-        raise WitnessFailed(f"{len(wrong)} wrong blocks, the first is {wrong[0] if len(wrong) else '?'}; newest write shown: {first}")
+        raise WitnessFailed(f"{len(wrong)} wrong blocks, the first is {wrong[0] if len(wrong) else '?'}; "
+                            f"newest write shown: {first}")

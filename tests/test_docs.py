@@ -117,11 +117,13 @@ def test_every_decision_is_in_the_index():
             assert part in text, f"{name}: {part}"
 
 
-PACKAGES = [path.parent for package in ("cdp", "cdpcore") for path in sorted((ROOT / "src" / package).glob("*/__init__.py"))]
+PACKAGES = [path.parent for package in ("cdp", "cdpcore")
+            for path in sorted((ROOT / "src" / package).glob("*/__init__.py"))]
 UNLISTED = {"cli", "conformance", "demo", "platform", "bench"}      # a file a command, a subject, a platform
 
 
-@pytest.mark.parametrize("package", [path for path in PACKAGES if path.name not in UNLISTED], ids=lambda p: f"{p.parent.name}.{p.name}")
+@pytest.mark.parametrize("package", [path for path in PACKAGES if path.name not in UNLISTED],
+                         ids=lambda p: f"{p.parent.name}.{p.name}")
 def test_a_package_names_its_modules(package: Path):
     """A new reader finds the file by the package's docstring."""
     text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""

@@ -87,7 +87,8 @@ static void bench_lookup(cdp_run **newest_first, uint32_t n_runs, uint64_t recor
         cdp_view_piece piece = {0, blocks * 8, 0, 1};
         cdp_view view = {1, 1, &piece, &iv};
         uint64_t s = rnd() % (blocks - sectors_each / 8) * 8;
-        int64_t got = cdp_lookup(&view, NULL, 0, newest_first, n_runs, s, s + sectors_each, pieces, 512, NULL, &reached, &st);
+        int64_t got = cdp_lookup(&view, NULL, 0, newest_first, n_runs, s, s + sectors_each, pieces, 512, NULL, &reached,
+                                 &st);
         if (got < 0)
             must((int)-got, &st);
         n_pieces += (uint64_t)got;

@@ -18,7 +18,8 @@ def images(tmp_path):
     need("qemu-img", "qemu-io")
     for name in ("qcow2", "vmdk"):
         subprocess.run(["qemu-img", "create", "-q", "-f", name, tmp_path / f"d.{name}", "16M"], check=True)
-        subprocess.run(["qemu-io", "-f", name, "-c", "write -P 7 1M 2M", "-c", "write -P 8 15M 64k", tmp_path / f"d.{name}"],
+        subprocess.run(["qemu-io", "-f", name, "-c", "write -P 7 1M 2M", "-c", "write -P 8 15M 64k",
+                        tmp_path / f"d.{name}"],
                        check=True, capture_output=True)
     return tmp_path
 

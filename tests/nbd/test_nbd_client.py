@@ -55,8 +55,8 @@ def settings(pki, **more):
 
 
 def test_tls(shelf, path, pki, tmp_path):
-    """A certificate that is not asked for is not needed; one that names another host, or is signed by nobody known, will
-    not do."""
+    """A certificate that is not asked for is not needed; one that names another host, or is signed by nobody known,
+    will not do."""
     trust = tmp_path / "trust"
     trust.mkdir()
     (trust / "ca-cert.pem").write_bytes((pki / "ca-cert.pem").read_bytes())

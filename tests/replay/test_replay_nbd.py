@@ -126,7 +126,8 @@ def test_refusals(tmp_path):
         assert "no export 'w'" in run(trace, "--nbd", uri.replace("/v?", "/w?"), status=3)
         assert "keeps no history" in run("--nbd", uri, "--verify-only", status=2)
     assert "start the server" in run(trace, "--nbd", uri, status=8)
-    for uri in ("http://x/", "nbd:///v", "nbd+unix:///v", "nbds:///v", "nbds+unix:///v", "nbd+tcp://host/v", "nbd://host:99999/v"):
+    for uri in ("http://x/", "nbd:///v", "nbd+unix:///v", "nbds:///v", "nbds+unix:///v", "nbd+tcp://host/v",
+                "nbd://host:99999/v"):
         with pytest.raises(InvalidRequest):
             parse(uri)
     assert parse("nbd://[::1]:7/a%20b").export == "a b" and parse("nbd://h").port == 10809

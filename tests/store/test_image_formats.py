@@ -41,7 +41,8 @@ def test_luks_is_known_and_is_a_disk(tmp_path):
     path = tmp_path / "disk"
     for _ in range(20):     # it measures the processor, and gives up on a busy one
         done = subprocess.run(["qemu-img", "create", "-q", "--object", "secret,id=s,data=x", "-f", "luks",
-                               "-o", "key-secret=s,iter-time=100", path, "1M"], check=False, capture_output=True, text=True)
+                               "-o", "key-secret=s,iter-time=100", path, "1M"], check=False, capture_output=True,
+                               text=True)
         if "accurate CPU usage" not in done.stderr:
             break
     assert done.returncode == 0, done.stderr

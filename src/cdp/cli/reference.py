@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 
 import click
 
@@ -26,7 +27,8 @@ def settings_text() -> str:
         lines += [f"| `{key.name}` | {key.unit} | {key.range_text} | {key.format(key.default)} "
                   f"| `{key.flag}` | `{key.env}` |"
                   for key in keys]
-        lines += ["", *(f"- `{key.name}`: {key.doc}" for key in keys)]
+        lines += ["", *(fill(f"- `{key.name}`: {key.doc}", 120, subsequent_indent="  ", break_on_hyphens=False)
+                        for key in keys)]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
