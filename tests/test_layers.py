@@ -40,7 +40,7 @@ SHELL = {
     "capture": "text moments views trace cdp",
     "replay": "text settings nbd trace store volume cdp",
     "platform": "ipc settings nbd cdp",
-    "service": "text views ipc settings cdp check capture",
+    "service": "text views ipc settings store cdp check capture",
     "serve": "moments views ipc settings nbd store cdp capture platform service",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",

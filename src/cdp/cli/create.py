@@ -63,7 +63,7 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
 
 def new_volume_path(volume: str) -> str:
     """The path, if a volume can be made there. Raises InvalidRequest or NotFound with what to do instead."""
-    from cdp.service.locate import is_volume
+    from cdp.store.layout import is_volume
 
     if not volume:
         raise InvalidRequest("the path of the volume is empty", "give the directory to make")

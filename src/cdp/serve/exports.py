@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cdp.moments.points import valid_name
 from cdp.serve.image_cache import ImageCache
-from cdp.service.locate import IMAGES, is_volume
+from cdp.service.locate import IMAGES
+from cdp.store.layout import is_volume
 from cdpcore.base.errors import NotFound
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 Any thread.
 """
 import os
-import stat
 from dataclasses import dataclass
 
+from cdp.store.layout import is_volume
 from cdp.text.paths import checked
-from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound
 
 IMAGES = "images"
 
@@ -26,20 +26,6 @@ class Location:
     @property
     def text(self) -> str:
         return "/".join((self.root, *self.images))
-
-
-def is_volume(path: str) -> bool:
-    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt.
-
-    Raises Unavailable where this user may not look.
-    """
-    try:
-        mode = os.stat(os.path.join(path, "lock")).st_mode      # a file: /var has a folder of that name, and a log
-        return stat.S_ISREG(mode) and os.path.isdir(os.path.join(path, "log"))
-    except PermissionError:
-        raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
-    except OSError:
-        return False
 
 
 def locate(path: str) -> Location:

@@ -11,6 +11,8 @@
     reclaim              freeing what a destructive restore discarded
     base_image           the content before the first record, filled by an import; image_formats: whether it is raw
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
-    folder_watch         whether the folder is still where it was; free_space: whether a segment fits
+    output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage
+    folder_watch         whether the folder is still where it was; disk_watch: and the disk;
+                         free_space: whether a segment fits
     tuning               the numbers that the engine runs with
 """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cdp.store import description as geometries
 from cdp.store.image_formats import require_raw
+from cdp.store.layout import BASE
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.system.os import Os
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from cdp.store.store import Store
 
 PIECE_BYTES = 8 << 20
-BASE = "base.img"
 BUILDING = f"{BASE}.creating"
 
 

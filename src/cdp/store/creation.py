@@ -12,14 +12,15 @@ from pathlib import Path
 from cdp.store import description as geometries
 from cdp.store import kinds
 from cdp.store import protected_disk as disks
-from cdp.store.base_image import BASE, BUILDING, Base, fill
+from cdp.store.base_image import BUILDING, Base, fill
 from cdp.store.catalog import CatalogFactory, lmdb_catalog
 from cdp.store.description import Geometry
+from cdp.store.disk_watch import DiskWatch
 from cdp.store.image_formats import require_raw
-from cdp.store.layout import CREATING, remove_tree
+from cdp.store.layout import BASE, CREATING, remove_tree
 from cdp.store.tuning import Tuning
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
-from cdpcore.system.os import File, Os, posix
+from cdpcore.system.os import File, Os, PosixOs, posix
 
 MAX_SIZE_BYTES = 1 << 56
 # beside the catalog, all that a creation makes; the first opening adds more
@@ -51,6 +52,8 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
     os = os or posix()
     if disk:
         with disks.open_disk(os, disk) as file:
+            if isinstance(os, PosixOs):
+                DiskWatch(disk).close()     # Busy, where another volume has what lies beneath it
             size = file.size()
             require_raw(disk, file.pread, size, image_format)
         if disk.startswith(f"{directory}/"):

@@ -19,20 +19,22 @@ from typing import ClassVar
 from cdp.moments import lineage
 from cdp.store import disk_check, put_back
 from cdp.store import protected_disk as disks
-from cdp.store.base_image import BASE, BUILDING
+from cdp.store.base_image import BUILDING
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
+from cdp.store.disk_watch import DiskWatch
+from cdp.store.layout import BASE
 from cdp.store.records import Event
 from cdp.store.recovery import Found, look, recover
 from cdp.store.tuning import Tuning
-from cdpcore.base.errors import Corruption, InvalidRequest
+from cdpcore.base.errors import Busy, Corruption, InvalidRequest
 from cdpcore.index.view import View
 from cdpcore.inplace.before_images import BeforeImages as BeforeContent
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log import sealing
 from cdpcore.log.log import Log
 from cdpcore.log.segment_fds import SegmentFds
-from cdpcore.system.os import File, Os
+from cdpcore.system.os import File, Os, PosixOs
 from cdpcore.volume.after_images import AfterImages as AfterContent
 from cdpcore.volume.content import Content
 from cdpcore.volume.core import VolumeCore
@@ -102,6 +104,9 @@ class Kind(ABC):
     def before_seal(self, log: Log, last_seq: int) -> None:
         """The segment whose last record is `last_seq` is about to be sealed."""
 
+    def check_outside(self) -> None:
+        """Raises Unavailable where what lies outside the folder was moved, deleted or cut short since open()."""
+
     def set_base(self, path: str) -> None:
         """The base, so far all holes, is from now on the file at `path`; no records yet."""
         raise InvalidRequest(f"{self._directory}: has content already", "write to it instead")
@@ -135,6 +140,7 @@ class Kind(ABC):
 class AfterImages(Kind):
     log_before = False
     splits_zeroes = False
+    _base: File | None = None
 
     def open(self) -> None:
         if not self._read_only and self._os.exists(f"{self._directory}/{BUILDING}"):    # of an import that was killed
@@ -149,6 +155,7 @@ class AfterImages(Kind):
         base = f"{self._directory}/{BASE}" if self._geometry.base == "file" else ""
         if base:
             self._check_base()
+            self._lock_base(base)
         if parent is None:
             self._content = AfterContent(log, segments, size_bytes=self._geometry.size_bytes, base=base)
         else:
@@ -157,7 +164,24 @@ class AfterImages(Kind):
         return self._content
 
     def set_base(self, path: str) -> None:
+        self._lock_base(path)
         self._content.set_base(path)
+
+    def _lock_base(self, path: str) -> None:
+        """By its lock, writers of output files (cdp.store.output_files) know that it is in use, whatever its name."""
+        self._base = self._os.open(path)
+        try:
+            self._base.lock()
+        except Busy:
+            raise Busy(f"{path}: another process has it open to write to it", "wait for it, then repeat") from None
+
+    def close(self) -> None:
+        self.disown()
+
+    def disown(self) -> None:
+        if self._base is not None:
+            self._base.close()
+            self._base = None
 
     def view(self, seq: int, records: list[lineage.RestoreRecord]) -> View:
         return View(lineage.view(seq, records, self._geometry.size_bytes // 512))
@@ -190,6 +214,7 @@ class BeforeImages(Kind):
         self._disk: File | None = None
         self._state: DiskState | None = None
         self._content: BeforeContent | None = None
+        self._watch: DiskWatch | None = None
 
     def create(self) -> None:
         DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(self._geometry.uuid), create=True).close()
@@ -197,6 +222,8 @@ class BeforeImages(Kind):
     def open(self) -> None:
         g = self._geometry
         self._disk = disks.open_disk(self._os, g.disk, write=not self._read_only)
+        if isinstance(self._os, PosixOs):
+            self._watch = DiskWatch(g.disk)
         self._stamp = disks.check_unchanged(self._os, self._directory, g.disk, self._disk, g.size_bytes)
         self._state = DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(g.uuid),
                                 read_only=self._read_only)
@@ -261,6 +288,12 @@ class BeforeImages(Kind):
         if self._disk is not None:
             self._disk.close()
             self._disk = None
+        if self._watch is not None:
+            self._watch.close()
+
+    def check_outside(self) -> None:
+        if self._watch is not None:
+            self._watch.check()
 
     def settle(self) -> None:
         self.opened_content.settler.settle_disk()

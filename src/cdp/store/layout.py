@@ -14,8 +14,28 @@
 """
 from __future__ import annotations
 
-from cdpcore.base.errors import Busy, CdpError
-from cdpcore.system.os import File, Os
+import os as _os
+import stat
+from typing import TYPE_CHECKING
+
+from cdpcore.base.errors import Busy, CdpError, Unavailable
+
+if TYPE_CHECKING:       # the command line looks for volumes before it loads the engine
+    from cdpcore.system.os import File, Os
+
+
+def is_volume(path: str) -> bool:
+    """Whether a directory looks like a volume or a writable image. Its catalog may be lost: that can be rebuilt.
+
+    Raises Unavailable where this user may not look.
+    """
+    try:
+        mode = _os.stat(_os.path.join(path, "lock")).st_mode      # a file: /var has a folder of that name, and a log
+        return stat.S_ISREG(mode) and _os.path.isdir(_os.path.join(path, "log"))
+    except PermissionError:
+        raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
+    except OSError:
+        return False
 
 
 def log_numbers(os: Os, log_directory: str) -> list[int]:
@@ -32,6 +52,7 @@ def log_path(directory: str, number: int) -> str:
     return f"{directory}/log/{number:010d}.log"
 
 
+BASE = "base.img"
 RESERVE = "reserve"
 RESERVE_BYTES = 1 << 20
 CREATING = ".creating"

@@ -163,9 +163,11 @@ class Store:
     # --- its folder ---------------------------------------------------------------------------------------------------
 
     def check_folder(self) -> None:
-        """Raises Unavailable where the folder was moved, deleted or replaced since it was opened."""
+        """Raises Unavailable where the folder, or the disk of before-images, was moved, deleted or replaced since it
+        was opened."""
         if self._folder is not None:
             self._folder.check()
+        self.kind.check_outside()
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 

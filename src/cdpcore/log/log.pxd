@@ -51,6 +51,8 @@ cdef class Log:
     cdef int append_record(self, part *parts, uint32_t n, room kind, uint64_t *seq, cdp_status *st) noexcept nogil
     # Append lock held: the record appended last becomes visible, whole.
     cdef void publish(self, const part *parts, uint32_t n) noexcept nogil
+    # Append lock held: a flush after which nothing was appended. Refused while the volume's files are away.
+    cdef int flushed(self, cdp_status *st) noexcept nogil
     # Append lock held: everything appended so far may be written. A failure is sticky.
     cdef void close_frame(self) noexcept nogil
 

@@ -39,6 +39,8 @@ cdef enum:
     HELD_IMPORT = 2
     HELD_MOVED = 4
 
+cdef const char *MOVED = b"the volume's folder or disk was moved or deleted while it is open, or cut short"
+
 
 cdef class Log:
     """The log of one volume.
@@ -130,14 +132,21 @@ cdef class Log:
         cdef int held = (<const volatile int *>&self.held)[0]
         if self.ring.failed:
             return self.ring.fail_sticky(st)
+        if held & HELD_MOVED:
+            return cdp_fail(st, CDP_UNAVAILABLE, EBUSY, 0, MOVED)
         if held:
             return cdp_fail(st, CDP_UNAVAILABLE, EROFS if held & HELD_READ_ONLY else EBUSY, 0,
                             b"the volume is open read-only" if held & HELD_READ_ONLY else
-                            b"the volume's folder was moved or deleted while it is open" if held & HELD_MOVED else
                             b"the base of the volume is being filled")
         if self.has_room(data_bytes, kind) and (kind != ROOM_WRITE or self.versions.has_room(MAX_PARTS)):
             return CDP_OK
         return self.next_segment(kind, st)
+
+    cdef int flushed(self, cdp_status *st) noexcept nogil:
+        """A flush that finds nothing to do: all is durable, but maybe not where the client takes it to be."""
+        if (<const volatile int *>&self.held)[0] & HELD_MOVED:
+            return cdp_fail(st, CDP_UNAVAILABLE, EBUSY, 0, MOVED)
+        return CDP_OK
 
     cdef bint has_room(self, uint64_t data_bytes, room kind) noexcept nogil:
         cdef const segment *s = &self.files.current
@@ -425,8 +434,8 @@ cdef class Log:
 
     def hold(self, why: str, bint on=True):
         """While any reason is on, every record is refused, as Unavailable. `why`: "read-only", "import" (the base is
-        being filled) or "moved" (the folder). At return no record is being appended; except for "moved", which the
-        maintenance thread sets while an appender may be waiting for it."""
+        being filled) or "moved" (the folder, or the disk of before-images). At return no record is being appended;
+        except for "moved", which the maintenance thread sets while an appender may be waiting for it."""
         cdef int reason = {"read-only": HELD_READ_ONLY, "import": HELD_IMPORT, "moved": HELD_MOVED}[why]
         with nogil:
             pthread_mutex_lock(&self.ring.mutex)

@@ -109,6 +109,8 @@ cdef class VolumeCore:
         if self.log.unflushed:
             rc = self.append_held(CDP_KIND_FLUSH, 0, 0, NULL, 0, ROOM_FREEING, &seq, st)
             self.n_flushes += rc == CDP_OK
+        else:
+            rc = self.log.flushed(st)
         self.log.unlock_append()
         if rc == CDP_OK:
             rc = self.content.make_durable(seq, st)
