@@ -2,6 +2,7 @@
 import os
 import stat
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -11,13 +12,14 @@ from cdp.cli.base import WRITE_EXITS, State, command, emit
 from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_and_point
-from cdp.service.locate import is_volume
+from cdp.store.layout import BASE
+from cdp.store.output_files import check_outside, output_file
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
-    from cdp.views import Service
+    from cdp.views import InfoView, Service
 
 
 @command(cli, "export", examples=[
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 def export(state: State, volume: str, out: str, force: bool) -> None:
     """Write a moment out as a raw disk image.
 
-    Without @POINT: of now. A file is written sparse; OUT - is standard output.
+    Without @POINT: of now. A file is written sparse; OUT - is standard output. A symbolic link is followed, to a file
+    as to a device: the link stays. What a volume that is open has as its disk or base is never written to.
     """
     location, point = volume_and_point(volume, "export", default="now")
     if out == "-" and state.as_json:
@@ -46,10 +49,12 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
 
     with connect(location, state.settings) as service:
         explained = service.explain(point)
-        size_bytes = service.info()["size_bytes"]
+        info = service.info()
+        size_bytes = info["size_bytes"]
         at = f"#{explained['resolved']['seq']}"
-        with Progress(f"exporting {volume}", total=size_bytes, quiet=state.as_json) as progress:
-            _export(service, size_bytes, at, out, progress)
+        with (_output(out, info) as real,
+              Progress(f"exporting {volume}", total=size_bytes, quiet=state.as_json) as progress):
+            _export(service, size_bytes, at, real, progress)
     result = {"out": out, "size_bytes": size_bytes, "explanation": explained}
     if out == "-":
         return
@@ -64,15 +69,18 @@ def _check_out(out: str, force: bool) -> None:
         raise InvalidRequest(f"{out} is a directory", f"name a file: {os.path.join(out, 'disk.img')}")
     if os.path.lexists(out) and not force:
         raise InvalidRequest(f"{out} exists", "take another name, or add --force to write over it")
-    parent = os.path.dirname(out) or "."
+    parent = os.path.dirname(os.path.realpath(out) if os.path.islink(out) else out) or "."
     if not os.path.isdir(parent):
         raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {parent}")
-    inside = os.path.realpath(out)
-    while inside != os.path.dirname(inside):
-        inside = os.path.dirname(inside)
-        if is_volume(inside):
-            raise InvalidRequest(f"{out} lies in the volume {inside}, whose files are its own",
-                                 "write to a place outside of it")
+    check_outside(out)      # before the volume is opened
+
+
+def _output(out: str, info: "InfoView") -> AbstractContextManager[str]:
+    """Where to write to: not onto this volume, nor onto one that is open."""
+    if out == "-":
+        return nullcontext(out)
+    own = [info["disk"]] if info["disk"] else []
+    return output_file(out, [*own, os.path.join(info["path"], BASE)])
 
 
 def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit
 from cdp.cli.extras import require
 from cdp.cli.progress import Progress
 from cdp.cli.trace import TRACE_OPTIONS, counter, opened, trace_options
+from cdp.store.output_files import output_file
 from cdp.text.sizes import parse_size
 from cdpcore.base.errors import CdpError, Corruption, InvalidRequest
 
@@ -225,7 +226,8 @@ def _to_volumes(
     if o["picture"]:
         from cdp.replay import plot as replayplot
 
-        replayplot.save(replay, info, report, o["picture"])
+        with output_file(o["picture"]):
+            replayplot.save(replay, info, report, o["picture"])
     if verify and not replay.outcome.error:
         report["verify"] = [_verify(state, r.session, trace, o, all_flushes=False) for r in ready]
     return report, replay.outcome.error
@@ -249,7 +251,8 @@ def _to_server(
         if o["picture"]:
             from cdp.replay import plot as replayplot
 
-            replayplot.save(replay, info, report, o["picture"])
+            with output_file(o["picture"]):
+                replayplot.save(replay, info, report, o["picture"])
         if verify and not replay.outcome.error:
             report["verify"] = [server.verify(trace, replay)]
     return report, replay.outcome.error
@@ -259,6 +262,9 @@ def _check_picture(path: str | None) -> None:
     """Known before the replay, not after it."""
     if path and not os.path.isdir(os.path.dirname(path) or "."):
         raise InvalidRequest(f"{path}: its folder does not exist", "create the folder first")
+    if path:
+        with output_file(path):
+            pass
 
 
 def _look_back(state: State, traces: tuple[str, ...], template: str, when: str | None, o: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """trace convert: a trace as a fio iolog or as CSV."""
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ import click
 from cdp.cli.base import State, command
 from cdp.cli.progress import Progress
 from cdp.cli.trace import TRACE_EXITS, counter, opened, trace, trace_options
+from cdp.store.output_files import output_file
 
 
 @command(trace, "convert", examples=[
@@ -31,11 +33,14 @@ def convert(state: State, paths: tuple[str, ...], out: str, target: str | None, 
     """
     from cdp.cli.output import standard_output
     from cdp.trace.convert import convert as convert_trace
+    from cdp.trace.convert import target_for
 
     stdout = standard_output() if out == "-" else None
-    with opened(paths, options) as found, Progress("converting", found.stored_bytes) as progress:
-        done = convert_trace(found, out, "csv" if target == "csv" else "fio" if target else None, force=force,
-                             limit=limit, progress=counter(progress, found), stdout=stdout)
+    kind: Any = target or target_for(out)
+    with (nullcontext(out) if stdout else output_file(out) as real, opened(paths, options) as found,
+          Progress("converting", found.stored_bytes) as progress):
+        done = convert_trace(found, real, kind, force=force, limit=limit, progress=counter(progress, found),
+                             stdout=stdout)
     if state.as_json:
         click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False), err=out == "-")
         return

@@ -7,6 +7,7 @@ from cdp.cli.base import State, command, emit
 from cdp.cli.extras import require
 from cdp.cli.progress import Progress
 from cdp.cli.trace import TRACE_EXITS, counter, opened, trace, trace_options
+from cdp.store.output_files import output_file
 
 
 @command(trace, "info", examples=[
@@ -36,7 +37,8 @@ def info(state: State, paths: tuple[str, ...], limit: int | None, picture: str |
     if picture:
         from cdp.trace import plot
 
-        plot.save(got, picture)
+        with output_file(picture):
+            plot.save(got, picture)
     if state.as_json:
         emit(state, got.to_json(), "")
     else:

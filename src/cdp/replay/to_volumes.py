@@ -24,6 +24,7 @@ from cdp.replay.engine import Disk, Outcome, Replay
 from cdp.replay.session import Acks, Session
 from cdp.replay.shape import MAX_REQUEST_BYTES
 from cdp.settings import Settings
+from cdp.store.output_files import output_file
 from cdp.trace.info import TraceInfo
 from cdp.trace.reader import Trace
 from cdp.volume.volume import Volume
@@ -171,7 +172,7 @@ def opened(
 
 def _empty_disk(path: str, size: int) -> str:
     try:
-        with open(path, "xb") as file:
+        with output_file(path) as real, open(real, "xb") as file:
             file.truncate(size)
     except FileExistsError:
         raise InvalidRequest(f"{path}: exists already",
