@@ -81,7 +81,7 @@ def test_the_library_refuses_it_too(images):
 
 
 def test_adopt_looks_at_the_disk_again(images):
-    (images / "disk").write_bytes(bytes(MIB))
+    (images / "disk").write_bytes(bytes(MIB))       # nothing was written: there is no history to ask about
     cdp.create(images / "web", disk=images / "disk").close()
     shutil.copyfile(images / "d.qcow2", images / "disk")
     refused(images, "adopt", "web", said="is a qcow2 image")

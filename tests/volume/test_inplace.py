@@ -105,7 +105,7 @@ def test_a_change_outside_is_always_noticed(tmp_path: Path, disk: Path):
             cdp.open(path)
         assert "cdp adopt" in told.value.hint, how
         assert disk.read_bytes() == content
-        with cdp.adopt(path) as volume:
+        with cdp.adopt(path, discard_history=True) as volume:
             assert volume.window().newest.seq == 0 and volume.pread(len(content), 0) == content, how
 
 
@@ -199,6 +199,46 @@ def test_a_disk_that_is_cut_while_it_is_open_is_an_error_not_zeros(tmp_path: Pat
             with pytest.raises(Unavailable, match="the disk ends before its data"):
                 look.pread(BLOCK, size - BLOCK)
         os.truncate(disk, size)
+
+
+def test_adopting_deletes_no_history_without_being_asked(tmp_path: Path, disk: Path):
+    """What would be lost is named; the disk that the history belongs to is put back, and all of it is there."""
+    path, kept = tmp_path / "v", tmp_path / "kept"
+    with cdp.create(path, disk=disk) as volume:
+        old = volume.pread(4096, 0)
+        for i in range(5):
+            volume.bookmark(f"b{i}")
+        volume.pwrite(b"x" * 4096, 0)
+    disk.rename(kept)
+    disk.write_bytes(bytes(kept.stat().st_size))
+    for options in ({}, {"image_format": "raw"}):
+        with pytest.raises(RefusedPoint) as refused:
+            cdp.adopt(path, **options)
+    assert "the records up to #11, of 20" in str(refused.value)
+    assert "the bookmarks b0, b1, b2 and 2 more" in str(refused.value)
+    assert "--discard-history" in refused.value.hint and "put the disk back" in refused.value.hint
+    with pytest.raises(InvalidRequest):
+        cdp.adopt(path, keep_history=True, discard_history=True)
+    kept.replace(disk)
+    with cdp.adopt(path, keep_history=True) as volume, volume.at("b0") as image:
+        assert image.pread(4096, 0) == old and volume.pread(4096, 0) == b"x" * 4096
+    change(disk, "byte", random.Random(1))
+    with cdp.adopt(path, discard_history=True) as volume:
+        assert volume.window().newest.seq == 0 and volume.bookmarks() == []
+
+
+def test_adopting_after_a_crash_names_what_is_not_in_the_catalog(tmp_path: Path, disk: Path):
+    path = tmp_path / "v"
+    cdp.create(path, disk=disk).close()
+    assert subprocess.run([sys.executable, "-c", CRASH, str(path)], check=False).returncode == 9
+    change(disk, "replace", random.Random(1))
+    with pytest.raises(RefusedPoint, match="what was written last, before it was killed"):
+        cdp.adopt(path)
+    shutil.rmtree(path / "catalog.lmdb", ignore_errors=True)
+    (path / "catalog.lmdb").unlink(missing_ok=True)
+    with pytest.raises(RefusedPoint, match="its history, which cannot be read as it is"):
+        cdp.adopt(path)
+    cdp.adopt(path, discard_history=True).close()
 
 
 def test_adopting_leaves_what_lies_beside_the_volume(tmp_path: Path, disk: Path):

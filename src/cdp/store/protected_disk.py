@@ -160,5 +160,6 @@ def left(os: Os, directory: str) -> Stamp:
 def _changed(directory: str, path: str, how: str) -> Corruption:
     return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit "
                       "the disk any more",
-                      f"'cdp adopt {directory}' begins a new history with the disk as it is; where the content is the "
-                      "same after all (copied, moved, touched), add --keep-history")
+                      f"put the disk back as it was, or 'cdp adopt {directory}': with --keep-history where its content is "
+                      "the same after all (copied, moved, touched), with --discard-history for a new history of it as "
+                      "it is")

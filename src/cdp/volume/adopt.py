@@ -14,10 +14,14 @@ from cdp.settings import Settings, checked
 from cdp.store import creation, layout
 from cdp.store import description as geometries
 from cdp.store import protected_disk as disks
+from cdp.store.catalog import BookmarkRow, Segment, lmdb_catalog_to_read
+from cdp.store.image_formats import require_raw
+from cdp.store.recovery import has_data
 from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
+from cdp.text.timestamps import utc
 from cdp.volume.volume import Volume
-from cdpcore.base.errors import Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
+from cdpcore.base.errors import CdpError, Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import Os, posix
 
@@ -32,18 +36,21 @@ def _protected(directory: str) -> geometries.Geometry:
     return geometry
 
 
-def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | None = None,
-          image_format: str | None = None) -> Volume:
+def adopt(path: str | Path, *, keep_history: bool = False, discard_history: bool = False,
+          settings: Settings | None = None, image_format: str | None = None) -> Volume:
     """Begin a new history with the disk of the volume at `path` as it is now, and open it: for a disk that was changed
     outside.
 
-    The history so far does not fit the disk any more and is deleted, with its bookmarks. `keep_history`: the caller
-    vouches that the disk holds what it held when the volume was closed (it was copied, moved or touched), and nothing
-    is deleted; Corruption where its size or samples of it differ, or, where the volume was not closed cleanly, it is
-    another file. Raises NotFound, Busy, InvalidRequest for a volume without such a disk, or one that is now a qcow2
-    image or another container (`image_format` "raw" says that its own bytes are meant), RefusedPoint while writable
-    images of the old history exist.
+    The history so far does not fit the disk any more, but would fit the disk that it belongs to if that is put back:
+    it is deleted, with its bookmarks, only with `discard_history`; without, RefusedPoint says what would be lost.
+    `keep_history`: the caller vouches that the disk holds what it held when the volume was closed (it was copied, moved
+    or touched), and nothing is deleted; Corruption where its size or samples of it differ, or, where the volume was not
+    closed cleanly, it is another file. Raises NotFound, Busy, InvalidRequest for a volume without such a disk, or one
+    that is now a qcow2 image or another container (`image_format` "raw" says that its own bytes are meant),
+    RefusedPoint while writable images of the old history exist.
     """
+    if keep_history and discard_history:
+        raise InvalidRequest("a history is either kept or discarded", "give one of the two")
     os, directory = posix(), absolute(path)
     fresh, old = f"{directory}.adopt-new", f"{directory}.adopt-old"     # names that nobody else gives
     if not os.exists(directory) and os.exists(old):     # a crash between the renames
@@ -56,10 +63,17 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
     try:
         images = os.list_dir(f"{directory}/images")
         if images:
-            raise RefusedPoint(f"{directory}: {len(images)} writable images show the old history "
-                               f"({', '.join(images[:3])})",
-                               "copy from them what is needed ('cdp export' works while the disk is as it was), then "
-                               f"remove {directory}/images/NAME")
+            raise RefusedPoint(
+                f"{directory}: {len(images)} writable images show the old history ({', '.join(images[:3])})",
+                "copy from them what is needed ('cdp export' works while the disk is as it was), then remove "
+                f"{directory}/images/NAME")
+        with disks.open_disk(os, geometry.disk) as disk:
+            require_raw(geometry.disk, disk.pread, disk.size(), image_format)
+        if not discard_history and (lost := _history(os, directory)):
+            raise RefusedPoint(
+                f"{directory}: a new history would delete {lost}",
+                "put the disk back that it belongs to, and it is there again; where the content is the same after all "
+                "(copied, moved, touched): --keep-history; to delete it: --discard-history")
         for leftover in (fresh, old):
             if os.exists(leftover):
                 layout.remove_tree(os, leftover)
@@ -72,6 +86,33 @@ def adopt(path: str | Path, *, keep_history: bool = False, settings: Settings | 
     finally:
         held.close()
     return Volume(directory, settings=settings)
+
+
+def _history(os: Os, directory: str) -> str:
+    """What the volume remembers, in words; "" for nothing. The volume cannot be opened: its catalog says it, and
+    whether the log goes on behind that."""
+    try:
+        catalog = lmdb_catalog_to_read(directory)
+        try:
+            segments = sorted(catalog.rows(Segment), key=lambda s: s.first_seq)
+            marks = [mark.name for mark in catalog.rows(BookmarkRow)]
+        finally:
+            catalog.close()
+        last = segments[-1].number if segments else 0
+        newer = any(number > last and has_data(os, layout.log_path(directory, number))
+                    for number in layout.log_numbers(os, f"{directory}/log"))
+    except CdpError as e:
+        return f"its history, which cannot be read as it is ({e.message})"
+    parts = []
+    if segments:
+        parts.append(f"the records up to #{segments[-1].last_seq}, of {utc(segments[0].first_ts_ns)} to "
+                     f"{utc(segments[-1].last_ts_ns)}")
+    if newer:
+        parts.append("what was written last, before it was killed")
+    if marks:
+        more = f" and {len(marks) - 3} more" if len(marks) > 3 else ""
+        parts.append(f"the bookmarks {', '.join(marks[:3])}{more}")
+    return ", ".join(parts)
 
 
 def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
