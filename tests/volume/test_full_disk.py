@@ -19,6 +19,7 @@ from support.world import KIB, tuning
 
 import cdp
 from cdp.check import check, rebuild
+from cdp.cli import exits
 from cdp.store import creation
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import OutOfSpace
@@ -163,6 +164,22 @@ except cdp.OutOfSpace:
     with cdp.open(disk / "v", settings=SETTINGS) as volume:
         assert volume.pread(500, 0) == b"first" * 100
         volume.pwrite(b"again" * 100, 0)
+
+
+@pytest.mark.parametrize("disk", ["ext4", "tmpfs"], indirect=True)
+@pytest.mark.parametrize("free", [0, 4 * KIB, 8 * KIB, 12 * KIB, 16 * KIB, 24 * KIB])
+def test_a_volume_that_is_made_then(disk: Path, free: int) -> None:
+    """Wherever the space ends: it says so, and what to do. (LMDB maps its lock file: that a block of it could not be
+    had was a SIGBUS; that the catalog could not be written, a corruption to rebuild.)"""
+    fill(disk)
+    filler = disk / "filler"
+    os.truncate(filler, filler.stat().st_size // 4096 * 4096 - free)
+    os.sync()
+    done = interop.run(*interop.cdp_argv("create", disk / "new", "--size", "1M"), status=None)
+    assert done.returncode in (0, exits.NO_SPACE), (done.returncode, done.stderr)
+    if done.returncode:
+        assert "No space left on device; free space" in done.stderr and done.stderr.count("\n") == 1
+        assert not (disk / "new").exists()
 
 
 @pytest.mark.parametrize("kind", ["after", "before"])

@@ -21,8 +21,9 @@ from typing import Any, Self
 
 from cdp.ipc.errors import encode_error
 from cdp.ipc.link import Link, Message
+from cdp.ipc.unix_socket import socket_path
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
-from cdp.serve.addresses import named_roots, runtime_sockets
+from cdp.serve.addresses import ADMIN_OPTION, named_roots, runtime_sockets
 from cdp.serve.exports import Exports, OpenExport
 from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
@@ -85,7 +86,8 @@ class Volumes:
         takes longer than that."""
         from cdp.serve.http_api import AdminServer, Held
 
-        path = os.path.abspath(self._settings.admin_socket or runtime_sockets(next(iter(self._locations))).admin)
+        default = runtime_sockets(next(iter(self._locations)))
+        path = socket_path(self._settings.admin_socket or default.admin, ADMIN_OPTION)
         views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name))
                  for name in self._locations}
         self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._image_caches[name],
@@ -149,7 +151,7 @@ class Daemon:
         tries = 0
         while not self._stopping.is_set():
             try:
-                link = Link.connect(self._gateway)
+                link = Link.connect(self._gateway, "--gateway SOCK")
             except Unavailable:
                 tries += 1
                 if tries == TOLD_TRIES:

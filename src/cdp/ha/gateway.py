@@ -126,7 +126,7 @@ class Gateway:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._listener = bind_unix(self.control)
+            self._listener = bind_unix(self.control, option="--daemons SOCK, or a shorter TMPDIR,")
             stack.callback(self._unlisten)
             accept_links(self._listener, self._serve_daemon, "gateway")
             self._server.start()

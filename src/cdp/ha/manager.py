@@ -35,12 +35,13 @@ from typing import Any, Self
 
 from cdp.ipc.errors import decode_error, encode_error
 from cdp.ipc.link import Link, Message, accept_links
-from cdp.ipc.unix_socket import bind_unix
+from cdp.ipc.unix_socket import bind_unix, socket_path
 from cdp.settings import Settings
 from cdpcore.base.errors import Busy, CdpError, Unavailable
 
 log = logging.getLogger("cdp.ha")
 
+CONTROL_OPTION = "--control SOCK"
 HANG_SECONDS = 1.0
 MAX_FAILURES = 5
 STOP_SECONDS = 60.0
@@ -88,13 +89,14 @@ class Manager:
 
     def __init__(self, paths: Sequence[str], settings: Settings, *, control: str | None = None, read_only: bool = False,
                  hang_seconds: float = HANG_SECONDS):
-        from cdp.serve.addresses import listen_addresses, named_roots, runtime_directory, runtime_sockets
+        from cdp.serve.addresses import ADMIN_OPTION, listen_addresses, named_roots, runtime_directory, runtime_sockets
 
         self._roots = {name: os.path.abspath(location.root) for name, location in named_roots(paths).items()}
         first = next(iter(self._roots))
         sockets = runtime_sockets(first)
-        self.control = os.path.abspath(control or os.path.join(runtime_directory(), f"{first}.ha.sock"))
+        self.control = socket_path(control or os.path.join(runtime_directory(), f"{first}.ha.sock"), CONTROL_OPTION)
         self._settings = settings if settings.admin_socket else replace(settings, admin_socket=sockets.admin)
+        socket_path(self._settings.admin_socket or "", ADMIN_OPTION)
         self._addresses = listen_addresses(settings, sockets.nbd)
         self._read_only, self._hang_seconds = read_only, hang_seconds
         self._events: queue.Queue[Event] = queue.Queue(4096)
@@ -351,7 +353,7 @@ def _status(child: Child) -> str:
 
 def ask(control: str, message: Message) -> Message:
     """One request to a manager's control socket. Raises Unavailable where none answers, and what it reports."""
-    with Link.connect(control) as link:
+    with Link.connect(control, CONTROL_OPTION) as link:
         link.sock.settimeout(SWITCH_SECONDS + 5)
         link.send(message)
         got = link.receive()

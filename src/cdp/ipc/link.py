@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from cdp.ipc.unix_socket import UnixListener
+from cdp.ipc.unix_socket import UnixListener, socket_path
 from cdpcore.base.errors import InvalidRequest, Unavailable
 
 MAX_BYTES = 4 << 20
@@ -33,8 +33,10 @@ class Link:
         self._sending = threading.Lock()
 
     @classmethod
-    def connect(cls, path: str) -> Link:
-        """Connect to the process that listens at `path`. Raises Unavailable."""
+    def connect(cls, path: str, option: str = "") -> Link:
+        """Connect to the process that listens at `path`. Raises Unavailable, InvalidRequest for too long a path.
+        `option`: as of socket_path()."""
+        socket_path(path, option)
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(path)

@@ -46,15 +46,22 @@ class UnixListener:
         self.inode = None
 
 
-def bind_unix(path: str, *, mode: int = 0o600) -> UnixListener:
-    """Listen on a unix socket at `path`, whose file gets the permissions `mode`. A stale socket is replaced.
-
-    Raises Busy where a server listens there, InvalidRequest for another kind of file or too long a path, Unavailable.
-    """
+def socket_path(path: str, option: str = "") -> str:
+    """The absolute path, if a unix socket can have it; `option`: what gives another. Raises InvalidRequest."""
     path = os.path.abspath(path)
     if (length := len(os.fsencode(path))) > MAX_SOCKET_PATH_BYTES:
         raise InvalidRequest(f"a unix socket's path of {length} bytes: {path}",
-                             f"choose one of at most {MAX_SOCKET_PATH_BYTES} bytes")
+                             f"give {option or 'one'} of at most {MAX_SOCKET_PATH_BYTES} bytes")
+    return path
+
+
+def bind_unix(path: str, *, mode: int = 0o600, option: str = "") -> UnixListener:
+    """Listen on a unix socket at `path`, whose file gets the permissions `mode`. A stale socket is replaced. `option`:
+    as of socket_path().
+
+    Raises Busy where a server listens there, InvalidRequest for another kind of file or too long a path, Unavailable.
+    """
+    path = socket_path(path, option)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _directory_locked(path):
@@ -85,6 +92,8 @@ def clear_stale_socket(path: str) -> None:
 
 def answers(path: str) -> bool:
     """Whether a process listens on the unix socket at `path`, even if it is too busy to accept or refuses this user."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cdp.ipc.unix_socket import socket_path
 from cdp.nbd.protocol import (
     DEFAULT_PORT,
     EXPORT_INFO,
@@ -126,6 +127,7 @@ def _dial(address: ExportAddress, timeout_s: float) -> socket.socket:
             sock = socket.create_connection((address.host, address.port), timeout_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
+        socket_path(address.path, "?socket=PATH")
         with ExitStack() as stack:
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             sock.settimeout(timeout_s)

@@ -79,7 +79,7 @@ class Listener:
 def listen(address: Address) -> list[Listener]:
     """Bind and listen: one listener, or one for each IP address of a name. Raises Busy, InvalidRequest, Unavailable."""
     if isinstance(address, UnixAddress):
-        bound = bind_unix(address.path, mode=address.mode)
+        bound = bind_unix(address.path, mode=address.mode, option="--unix SOCK")
         bound.sock.setblocking(False)
         return [Listener(bound.sock, UnixAddress(bound.path, address.mode), bound)]
     try:

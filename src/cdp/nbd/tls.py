@@ -12,6 +12,8 @@ import os
 import select
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cdp.nbd.handshake import TlsMode
@@ -45,29 +47,42 @@ class TlsSettings:
             raise InvalidRequest(f"TLS mode {self.mode} without a certificate", "give cert_file and key_file")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
+        with _named(self.cert_file, self.key_file):
             context.load_cert_chain(self.cert_file, self.key_file)
-            if self.client_ca_file:
+        if self.client_ca_file:
+            with _named(self.client_ca_file):
                 context.load_verify_locations(self.client_ca_file)
-                context.verify_mode = ssl.CERT_REQUIRED
-        except OSError as error:  # ssl.SSLError is one
-            raise InvalidRequest(f"TLS files for NBD: {error}", "give readable PEM files that match") from None
+            context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+
+@contextmanager
+def _named(*files: str | None) -> Iterator[None]:
+    """Errors of loading these name the file; OpenSSL's do not."""
+    for file in files:
+        if file and not os.access(file, os.R_OK):
+            why = "it cannot be read" if os.path.exists(file) else "no such file"
+            raise InvalidRequest(f"TLS files for NBD: {file}: {why}", "give readable PEM files")
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        names = " and ".join(dict.fromkeys(file for file in files if file))
+        raise InvalidRequest(f"TLS files for NBD: {names}: {error}", "give readable PEM files that match") from None
 
 
 def client_context(directory: str | None) -> ssl.SSLContext:
     """The context of a client. `directory`: ca-cert.pem, and client-cert.pem with client-key.pem where the server asks
     for a certificate; None: the system's certificate authorities. Raises InvalidRequest for unusable files."""
-    try:
-        if directory is None:
-            return ssl.create_default_context()
-        context = ssl.create_default_context(cafile=os.path.join(directory, "ca-cert.pem"))
-        certificate = os.path.join(directory, "client-cert.pem")
-        if os.path.exists(certificate):
-            context.load_cert_chain(certificate, os.path.join(directory, "client-key.pem"))
-        return context
-    except OSError as error:  # ssl.SSLError is one
-        raise InvalidRequest(f"{directory}: TLS files for NBD: {error}", "give readable PEM files that match") from None
+    if directory is None:
+        return ssl.create_default_context()
+    authorities, certificate, key = (os.path.join(directory, f"{name}.pem")
+                                     for name in ("ca-cert", "client-cert", "client-key"))
+    with _named(authorities):
+        context = ssl.create_default_context(cafile=authorities)
+    if os.path.exists(certificate):
+        with _named(certificate, key):
+            context.load_cert_chain(certificate, key)
+    return context
 
 
 class _Way:

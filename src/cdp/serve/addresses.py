@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cdp.ipc.unix_socket import answers
+from cdp.ipc.unix_socket import answers, socket_path
 from cdp.service.locate import Location, locate
 from cdp.settings import Settings, parse_address
 from cdpcore.base.errors import Busy, InvalidRequest, NotFound, Unavailable
 
 MAX_SAME_NAME = 32
+# What gives a socket another path.
+UNIX_OPTION = "--unix SOCK"
+ADMIN_OPTION = "--admin-socket SOCK"
+BOTH_OPTIONS = f"{UNIX_OPTION} and {ADMIN_OPTION}"      # where neither was given
 
 
 def runtime_directory() -> str:
@@ -54,8 +58,11 @@ def runtime_sockets(name: str) -> RuntimeSockets:
 def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
     """("unix", path) and ("tcp", host, port) where NBD is to be offered; `default`: the unix socket where nothing was
     said.
-    Raises NotFound for a missing directory."""
+    Raises NotFound for a missing directory, InvalidRequest for a path that no socket can have."""
     listen = list[tuple[Any, ...]]()
+    for path, option in ((settings.unix_socket, UNIX_OPTION), (settings.admin_socket, ADMIN_OPTION)):
+        if path:
+            socket_path(path, option)
     if settings.unix_socket:
         listen.append(("unix", settings.unix_socket))
     if settings.tcp_listen:
@@ -64,7 +71,7 @@ def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
         folder = os.path.dirname(path or "") or "."
         if not os.path.isdir(folder):
             raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
-    return listen or [("unix", default)]
+    return listen or [("unix", socket_path(default, UNIX_OPTION if settings.admin_socket else BOTH_OPTIONS))]
 
 
 def tls_settings(settings: Settings) -> Any:

@@ -281,7 +281,7 @@ class AdminServer:
 
     def __init__(self, path: str, held: Mapping[str, Held]):
         self.path = path
-        self._listener = bind_unix(path)    # from here on the kernel queues clients
+        self._listener = bind_unix(path, option="--admin-socket SOCK")    # from here on the kernel queues clients
         config = uvicorn.Config(build_app(held), log_config=None, access_log=False, lifespan="off", ws="none",
                                 timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)

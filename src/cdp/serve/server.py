@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from cdp.ipc.stop_signals import stop_on_signal
-from cdp.ipc.unix_socket import clear_stale_socket
-from cdp.serve.addresses import listen_addresses, named_roots, runtime_sockets, tls_settings
+from cdp.ipc.unix_socket import clear_stale_socket, socket_path
+from cdp.serve.addresses import ADMIN_OPTION, BOTH_OPTIONS, listen_addresses, named_roots, runtime_sockets, tls_settings
 from cdp.serve.exports import Exports
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
@@ -134,7 +134,9 @@ class Server:
         from cdp.nbd import TcpAddress, UnixAddress
 
         default = runtime_sockets(next(iter(self._roots)))
-        self._admin_socket = os.path.abspath(self._settings.admin_socket or default.admin)
+        self._admin_socket = socket_path(self._settings.admin_socket or default.admin,
+                                         ADMIN_OPTION if self._settings.admin_socket or self._settings.unix_socket
+                                         else BOTH_OPTIONS)
         return [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
                 for where in listen_addresses(self._settings, default.nbd)]
 

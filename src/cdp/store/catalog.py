@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import lmdb
 
-from cdpcore.base.errors import Corruption, OutOfSpace
+from cdpcore.base.errors import CdpError, Corruption, OutOfSpace, Unavailable
 
 MAP_BYTES = 64 << 20
 """First size of the LMDB map, doubled when it is full: about 200 bytes per segment and run, so 64 MiB lasts for 80
@@ -130,6 +130,8 @@ class LmdbCatalog:
         self._readers = 0           # in a transaction; the map may not be changed beside one
         if not create and not (path / "data.mdb").exists():
             raise Corruption(f"{path}: the catalog is missing", "run 'cdp check --rebuild' on the volume")
+        if not read_only:
+            _reserve_lock(path)
         try:
             # Without LMDB's own lock where nothing may be written: the volume's lock is held.
             self._env = lmdb.open(str(path), subdir=True, max_dbs=8, map_size=MAP_BYTES, sync=True, metasync=True,
@@ -146,7 +148,7 @@ class LmdbCatalog:
             self._allocated_bytes = 0
             self._keep_ahead()
         except lmdb.Error as e:
-            raise Corruption(f"{path}: {e}", "run 'cdp check --rebuild' on the volume") from None
+            raise error_of(path, e) from None
 
     def rows(self, kind: type) -> list[Any]:
         """All rows of a kind, in key order."""
@@ -158,7 +160,7 @@ class LmdbCatalog:
             with self._env.begin(db=self._dbs[kind]) as txn:
                 return [kind(**json.loads(value)) for _, value in txn.cursor()]
         except (lmdb.Error, ValueError, TypeError) as e:
-            raise Corruption(f"{self._path}: {e}", "run 'cdp check --rebuild' on the volume") from None
+            raise error_of(self._path, e) from None
         finally:
             with self._reading:
                 self._readers -= 1
@@ -182,8 +184,8 @@ class LmdbCatalog:
                     return
                 except lmdb.MapFullError:
                     self._grow()
-                except lmdb.DiskError as e:
-                    raise OutOfSpace(f"{self._path}: {e}", "free space on the device, then repeat") from None
+                except lmdb.Error as e:
+                    raise error_of(self._path, e) from None
 
     def _grow(self) -> None:
         """Double the map. No transaction of this process may be open meanwhile: writers are kept off by their lock,
@@ -209,6 +211,39 @@ class LmdbCatalog:
 
     def close(self) -> None:
         self._env.close()
+
+
+LOCK_BYTES = 8192       # of 126 readers
+
+
+def _reserve_lock(path: Path) -> None:
+    """LMDB maps its lock file and writes into it: where that has no blocks, and the device none to give, the process
+    would get SIGBUS."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        path.mkdir(exist_ok=True)
+        with open(path / "lock.mdb", "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, LOCK_BYTES)
+    except OSError as e:
+        raise error_of(path, e) from None
+
+
+# What the system says, in LMDB's text alone, and what to do then. All else is a catalog that cannot be read.
+_SYSTEM = ((("No space left", "Disk quota exceeded"), OutOfSpace, "free space on the device, then repeat"),
+           (("Too many open files",), Unavailable, "raise the limit of open files (ulimit -n), then repeat"),
+           (("Cannot allocate memory",), Unavailable, "free memory, then repeat"),
+           (("Permission denied", "Operation not permitted", "Read-only file system"), Unavailable,
+            "open it where, and as a user by whom, it can be written"))
+
+
+def error_of(path: Path, error: Exception) -> CdpError:
+    """What an error of LMDB, or of a row, means."""
+    said = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path}: ")
+    for texts, kind, hint in _SYSTEM:
+        if any(text in str(said) for text in texts):
+            return kind(f"{path}: {said}", hint)
+    return Corruption(f"{path}: {said}", "run 'cdp check --rebuild' on the volume")
 
 
 class _Recorded:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os as _os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cdpcore.base.errors import Busy, CdpError, Unavailable
@@ -83,6 +84,20 @@ def remove_tree(os: Os, path: str) -> None:
     os.rmdir(path)
 
 
+def _open_here(path: str) -> bool:
+    """Does a descriptor of this process refer to this file?"""
+    try:
+        wanted = _os.stat(path)
+        numbers = _os.listdir("/dev/fd")
+    except OSError:     # a simulated file, or a system without such a folder
+        return False
+    for number in numbers:
+        with suppress(OSError):
+            if _os.path.samestat(_os.fstat(int(number)), wanted):
+                return True
+    return False
+
+
 def lock(os: Os, directory: str, read_only: bool = False) -> File:
     """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to
     write."""
@@ -91,6 +106,9 @@ def lock(os: Os, directory: str, read_only: bool = False) -> File:
         file.lock()
     except CdpError:
         file.close()
+        if _open_here(f"{directory}/lock"):
+            raise Busy(f"{directory}: the volume is open in this process already",
+                       "use the Volume that is open, or close it first (after a fork: the parent's)") from None
         raise Busy(f"{directory}: another process has the volume open",
                    "stop it, or let it do the work: the command line finds a running server by itself") from None
     return file

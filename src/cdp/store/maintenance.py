@@ -50,7 +50,7 @@ class Maintainer:
         self._next_id = max((r.id for r in self._runs), default=0) + 1
         self._events: list[Event] = []
         self._merge_wanted = threading.Event()
-        self._merge_failed = ""
+        self._merge_failed, self._merge_hint = "", ""
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self._threads: list[threading.Thread] = []
@@ -149,6 +149,8 @@ class Maintainer:
                 if str(e) != self._merge_failed:
                     log.error("merging runs of %s: %s", self._dir, e)
                     self._merge_failed = str(e)
+                    self._merge_hint = (e.hint if isinstance(e, OutOfSpace) else
+                                        "run 'cdp check --rebuild' on the volume")
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -176,7 +178,7 @@ class Maintainer:
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused
                 raise OutOfSpace(f"{self._dir}: {len(self._runs)} runs, and they cannot be merged: "
-                                 f"{self._merge_failed}", "run 'cdp check --rebuild' on the volume")
+                                 f"{self._merge_failed}", self._merge_hint)
             self._merge_wanted.set()
             self._pause.wait(0.05)
         with self._lock:

@@ -4,6 +4,7 @@ Any thread.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,12 +25,20 @@ def byte_count(value: int, bound: int = (1 << 63) - 1) -> int:
     return int(value)
 
 
-def bytes_of(buffer: Any) -> Any:
-    """Any contiguous buffer as bytes, not copied."""
+def bytes_of(buffer: Any, fill: bool = False) -> Any:
+    """Any contiguous buffer as bytes, not copied; to `fill`: it must be writable."""
     try:
         view = memoryview(buffer)
+        # Of objects and pointers the bytes are addresses in this process. A struct's field names stand between colons.
+        if view.format and set("OP&X") & set(re.sub(":[^:]*:", "", view.format)):
+            raise InvalidRequest("a buffer of objects or pointers: its bytes are addresses in memory, not content",
+                                 "pass the content: bytes, or an array of numbers")
+        if fill and view.readonly:
+            raise InvalidRequest("a buffer that is read-only cannot be filled", "pass a bytearray, or a writable array")
+        if view.nbytes == 0 and view.c_contiguous:
+            return memoryview(bytearray())
         return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
-    except TypeError as e:
+    except (TypeError, ValueError, BufferError) as e:
         raise InvalidRequest(f"not a contiguous buffer: {e}",
                              "pass bytes, a bytearray, a memoryview or a contiguous array") from None
 

@@ -45,7 +45,7 @@ class TimeImage:
 
     def pread_into(self, buffer: Any, offset: int) -> None:
         """As Volume.pread_into, of this moment."""
-        self.volume._core.pread_into(bytes_of(buffer), byte_count(offset), self._open_view())
+        self.volume._core.pread_into(bytes_of(buffer, fill=True), byte_count(offset), self._open_view())
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """As Volume.extents, of this moment."""

@@ -161,7 +161,7 @@ class Volume:
 
     def pread_into(self, buffer: Any, offset: int) -> None:
         """Fill a writable contiguous buffer (bytearray, memoryview, numpy array) from byte `offset`, without copies."""
-        self._core.pread_into(bytes_of(buffer), byte_count(offset))
+        self._core.pread_into(bytes_of(buffer, fill=True), byte_count(offset))
 
     def pwrite(self, buffer: Any, offset: int, fua: bool = False) -> None:
         """Write a contiguous buffer at byte `offset`; one record up to max_request_bytes (32 MiB by default), several
@@ -297,6 +297,8 @@ class Volume:
     def records(self, since: PointLike = "#0", until: PointLike = "now", limit: int | None = None) -> Any:
         """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags, offset,
         length), at most `limit` records. 34 bytes a record: use iter_records for a long history."""
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 0):
+            raise InvalidRequest(f"limit {limit!r} is not a number of records", "give a whole number from 0 up")
         found: list[Any] = []
         count = 0
         for batch in self.iter_records(since, until):

@@ -116,6 +116,10 @@ cdef int check(int rc, cdp_status *st, object what) except -1:
         text += f": {_os.strerror(st.sys_errno)}"
         if st.sys_errno == _errno.EROFS and "time image" in where:
             hint = "write to a writable image of this point instead"
+        elif st.sys_errno == _errno.EFBIG:
+            hint = "the file system, or a limit (ulimit -f), allows no larger file"
+        elif st.sys_errno == _errno.EDQUOT:
+            hint = "free space of the quota, or raise it, then repeat"
         elif "open read-only" in where:
             hint = "open it where, and as a user by whom, it can be written"
         elif "being filled" in where:

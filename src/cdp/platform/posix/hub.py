@@ -225,7 +225,7 @@ class Hub:
         self.memory: dict[int, int] = {}
         self._desks: dict[int, Desk] = {}
         self._lock = threading.Lock()
-        self._listener = bind_unix(path)
+        self._listener = bind_unix(path, option="a shorter TMPDIR, for a path")
 
     def start(self) -> None:
         accept_links(self._listener, self._converse, "hub")
