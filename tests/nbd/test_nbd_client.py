@@ -170,3 +170,23 @@ def test_an_old_server_is_asked_by_name(path):
         sock, agreed = connect(unix_address(path, "disk"))
         sock.close()
     assert (agreed.size_bytes, agreed.flags) == (MIB, TransmissionFlag.HAS_FLAGS | TransmissionFlag.READ_ONLY)
+
+
+def test_block_status_and_structured_replies(path):
+    """With structured replies all requests are as before; ranges that are holes are named, page by page."""
+    spy = Spy()
+    with (NbdServer(Shelf(disk=lambda: FakeExport(spy)), [UnixAddress(path)]),
+          Client(unix_address(path, "disk"), block_status=True) as disk, Client(unix_address(path, "disk")) as plain):
+        data = random.Random(3).randbytes(9000)
+        disk.pwrite(data, 12345)
+        disk.flush()
+        assert disk.pread(9000, 12345) == plain.pread(9000, 12345) == data
+        assert disk.pread(MIB, 0) == plain.pread(MIB, 0)
+        found = disk.status(MIB, 0)
+        assert sum(length for length, _ in found) <= MIB and all(length > 0 for length, _ in found)
+        assert plain.status(MIB, 0) == [(MIB, 0)]
+        with pytest.raises(Unavailable, match="Invalid argument"):
+            disk.pread(1, MIB)
+        with pytest.raises(Unavailable, match="Invalid argument"):
+            disk.status(1, MIB)
+        assert disk.pread(9000, 12345) == data      # the connection lives

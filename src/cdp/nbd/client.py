@@ -12,14 +12,19 @@ import ssl
 import struct
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cdp.ipc.unix_socket import socket_path
 from cdp.nbd.protocol import (
+    BASE_ALLOCATION,
+    CHUNK,
+    CHUNK_DONE,
+    CHUNK_MAGIC,
     DEFAULT_PORT,
+    DESCRIPTOR,
     EXPORT_INFO,
     FLAG_FIXED_NEWSTYLE,
     FLAG_NO_ZEROES,
@@ -35,11 +40,13 @@ from cdp.nbd.protocol import (
     REQUEST_MAGIC,
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
+    Chunk,
     Command,
     CommandFlag,
     Info,
     Opt,
     Rep,
+    StatusFlag,
     TransmissionFlag,
 )
 from cdp.nbd.tls import client_context, relay
@@ -50,6 +57,7 @@ FORMS = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds 
 _MAX_REPLY_BYTES = 1 << 20
 _ERROR = 1 << 31
 _ENOSPC = 28
+MAX_STATUS_BYTES = 1 << 30  # that one block status asks about
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,14 @@ class ExportAddress:
 
 @dataclass(frozen=True)
 class Agreed:
-    """The outcome of a handshake. max_bytes: the longest request that the server takes."""
+    """The outcome of a handshake. max_bytes: the longest request that the server takes; structured: replies are;
+    context_id: of BASE_ALLOCATION, where the server tells block status."""
 
     size_bytes: int
     flags: TransmissionFlag
     max_bytes: int
+    structured: bool = False
+    context_id: int | None = None
 
 
 def parse(uri: str) -> ExportAddress:
@@ -99,11 +110,13 @@ def unix_address(path: str | os.PathLike[str], export: str) -> ExportAddress:
     return ExportAddress(f"{export!r} at {os.fspath(path)}", None, 0, os.fspath(path), export)
 
 
-def connect(address: ExportAddress, timeout_s: float = TIMEOUT_SECONDS) -> tuple[socket.socket, Agreed]:
+def connect(address: ExportAddress, timeout_s: float = TIMEOUT_SECONDS, *,
+            block_status: bool = False) -> tuple[socket.socket, Agreed]:
     """A socket in the transmission phase, without a time-out. With TLS it is one end of a socket pair, and a thread
-    carries bytes between the other end and the server. Raises Unavailable, NotFound, InvalidRequest."""
+    carries bytes between the other end and the server. block_status: ask for structured replies and block status, which
+    a server may not have. Raises Unavailable, NotFound, InvalidRequest."""
     context = client_context(address.certificates) if address.tls else None
-    handshake = _Handshake(_dial(address, timeout_s), address)
+    handshake = _Handshake(_dial(address, timeout_s), address, block_status)
     try:
         agreed = handshake.run(context)
         handshake.sock.settimeout(None)
@@ -142,9 +155,10 @@ def _dial(address: ExportAddress, timeout_s: float) -> socket.socket:
 class _Handshake:
     """One connection's handshake. `sock` changes when TLS begins."""
 
-    def __init__(self, sock: socket.socket, address: ExportAddress):
+    def __init__(self, sock: socket.socket, address: ExportAddress, block_status: bool):
         self.sock = sock
         self._address = address
+        self._block_status = block_status
         self._name = address.export.encode()
 
     def run(self, context: ssl.SSLContext | None) -> Agreed:
@@ -155,7 +169,26 @@ class _Handshake:
         self.sock.sendall(struct.pack(">I", FLAG_FIXED_NEWSTYLE | no_zeroes))
         if context:
             self._start_tls(context)
-        return self._go() or self._by_name(bool(no_zeroes))
+        structured = self._block_status and self._structured()
+        context_id = self._base_allocation() if structured else None
+        agreed = self._go() or self._by_name(bool(no_zeroes))
+        return replace(agreed, structured=structured, context_id=context_id)
+
+    def _structured(self) -> bool:
+        self._send(Opt.STRUCTURED_REPLY)
+        return self._reply()[0] == Rep.ACK
+
+    def _base_allocation(self) -> int | None:
+        query = BASE_ALLOCATION.encode()
+        self._send(Opt.SET_META_CONTEXT, struct.pack(">I", len(self._name)) + self._name +
+                   struct.pack(">II", 1, len(query)) + query)
+        context_id = None
+        while True:
+            kind, data = self._reply()
+            if kind == Rep.META_CONTEXT and data[4:] == query:
+                context_id = int.from_bytes(data[:4])
+            elif kind != Rep.META_CONTEXT:
+                return context_id if kind == Rep.ACK else None
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         self._send(Opt.STARTTLS)
@@ -255,21 +288,35 @@ class Client:
 
     where      a URI, or what parse() or unix_address() gave
     timeout_s  of each step of the handshake and of each request
+    block_status  whether status() is to know holes, where the server tells
 
     Raises what connect() raises; every request OutOfSpace and Unavailable, which also says that the connection is lost.
     """
 
-    def __init__(self, where: str | ExportAddress, timeout_s: float = 60.0):
+    def __init__(self, where: str | ExportAddress, timeout_s: float = 60.0, *, block_status: bool = False):
         address = parse(where) if isinstance(where, str) else where
         self._where = address.uri
         self._cookie = 0
-        self._sock, agreed = connect(address, timeout_s)
+        self._sock, agreed = connect(address, timeout_s, block_status=block_status)
+        self._structured, self._context_id = agreed.structured, agreed.context_id
         self._sock.settimeout(timeout_s)
         self.size_bytes, self.flags = agreed.size_bytes, agreed.flags
 
     def pread(self, length: int, offset: int) -> bytes:
         """`length` bytes from byte `offset` on."""
         return self._request(Command.READ, offset, length, reply_bytes=length)
+
+    def status(self, length: int, offset: int) -> list[tuple[int, StatusFlag]]:
+        """What is in the range from byte `offset` on: (bytes, flags) in order, one or more; they may end before the
+        range does, and go past its end. All data where the server does not tell."""
+        if self._context_id is None:
+            return [(length, StatusFlag(0))]
+        data = self._request(Command.BLOCK_STATUS, offset, min(length, MAX_STATUS_BYTES))
+        found = [(size, StatusFlag(flags & (StatusFlag.HOLE | StatusFlag.ZERO))) for size, flags in
+                 DESCRIPTOR.iter_unpack(data[4:])] if len(data) % DESCRIPTOR.size == 4 else []
+        if not found or int.from_bytes(data[:4]) != self._context_id or any(size == 0 for size, _ in found):
+            raise Unavailable(f"{self._where}: the server sent what is no block status", "see the server's log")
+        return found
 
     def pwrite(self, data: bytes, offset: int, *, fua: bool = False) -> None:
         """fua: durable when this returns."""
@@ -288,6 +335,8 @@ class Client:
         self._cookie += 1
         try:
             self._sock.sendall(request_header(command, self._cookie, offset, length, flags) + data)
+            if self._structured:
+                return self._chunks(command, offset, reply_bytes)
             magic, errno, cookie = SIMPLE_REPLY.unpack(recv_exactly(self._sock, SIMPLE_REPLY.size))
             if magic != SIMPLE_REPLY_MAGIC or cookie != self._cookie:
                 raise Unavailable(f"{self._where}: the server sent what is no reply", "see the server's log")
@@ -296,6 +345,36 @@ class Client:
             return recv_exactly(self._sock, reply_bytes)
         except (OSError, EOFError) as error:
             raise Unavailable(f"{self._where}: {error}", "see whether the server still runs") from None
+
+    def _chunks(self, command: Command, offset: int, reply_bytes: int) -> bytes:
+        """A structured reply; a simple one where it has no payload."""
+        data, status, errno = bytearray(reply_bytes), b"", 0
+        while True:
+            magic = int.from_bytes(first := recv_exactly(self._sock, 4))
+            if magic == SIMPLE_REPLY_MAGIC and command not in (Command.READ, Command.BLOCK_STATUS):
+                _, errno, cookie = SIMPLE_REPLY.unpack(first + recv_exactly(self._sock, SIMPLE_REPLY.size - 4))
+                done = True
+            else:
+                _, flags, kind, cookie, length = CHUNK.unpack(first + recv_exactly(self._sock, CHUNK.size - 4))
+                if magic != CHUNK_MAGIC or length > _MAX_REPLY_BYTES + reply_bytes:
+                    raise Unavailable(f"{self._where}: the server sent what is no reply", "see the server's log")
+                body, done = recv_exactly(self._sock, length), bool(flags & CHUNK_DONE)
+                if kind >= Chunk.ERROR:
+                    errno = errno or int.from_bytes(body[:4])
+                elif kind == Chunk.OFFSET_DATA and command == Command.READ:
+                    at = int.from_bytes(body[:8]) - offset
+                    if at < 0 or at + len(body) - 8 > reply_bytes:
+                        raise Unavailable(f"{self._where}: the server sent data of another place", "see its log")
+                    data[at:at + len(body) - 8] = body[8:]
+                elif kind == Chunk.BLOCK_STATUS and command == Command.BLOCK_STATUS:
+                    status = body
+            if cookie != self._cookie:
+                raise Unavailable(f"{self._where}: the server sent what is no reply", "see the server's log")
+            if done:
+                break
+        if errno:
+            raise refusal(self._where, errno)
+        return status or bytes(data)
 
     def close(self) -> None:
         """Say goodbye. Twice is no error."""

@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar
 
 from cdp.nbd.exports import Export, Resolver, close_export
 from cdp.nbd.protocol import (
+    BASE_ALLOCATION,
     FLAG_FIXED_NEWSTYLE,
     FLAG_NO_ZEROES,
     GREETING,
@@ -48,7 +49,6 @@ MAX_OPTION_BYTES = 65536  # ours: a name, and some queries
 MAX_SKIP_BYTES = 1 << 20  # a longer option is skipped and refused; past this the connection is closed
 MAX_OPTIONS = 256
 
-BASE_ALLOCATION = "base:allocation"
 BASE_ALLOCATION_ID = 1
 
 

@@ -17,6 +17,7 @@ FLAG_NO_ZEROES = 2
 NO_ZEROES_BYTES = 124  # that follow the answer to EXPORT_NAME unless NO_ZEROES was agreed
 REQUEST_MAGIC = 0x25609513
 SIMPLE_REPLY_MAGIC = 0x67446698
+CHUNK_MAGIC = 0x668E33EF  # of a structured reply
 
 GREETING = struct.Struct(">QQH")  # GREETING_MAGIC, OPTION_MAGIC, handshake flags
 OPTION_HEADER = struct.Struct(">QII")  # OPTION_MAGIC, option, length
@@ -24,9 +25,12 @@ OPTION_REPLY = struct.Struct(">QIII")  # OPTION_REPLY_MAGIC, option, reply, leng
 EXPORT_INFO = struct.Struct(">QH")  # size in bytes, transmission flags
 REQUEST = struct.Struct(">IHHQQI")  # REQUEST_MAGIC, flags, command, cookie, offset, length
 SIMPLE_REPLY = struct.Struct(">IIQ")  # SIMPLE_REPLY_MAGIC, error, cookie
+CHUNK = struct.Struct(">IHHQI")  # CHUNK_MAGIC, flags, type, cookie, length of what follows
+DESCRIPTOR = struct.Struct(">II")  # of a block status: length in bytes, StatusFlag
 
 DEFAULT_PORT = 10809
 MAX_PAYLOAD_BYTES = 32 << 20  # of one request, where a server names no other
+BASE_ALLOCATION = "base:allocation"  # the metadata context whose flags are StatusFlag
 
 
 class Opt(enum.IntEnum):
@@ -107,3 +111,23 @@ class CommandFlag(enum.IntFlag):
     DF = 4
     REQ_ONE = 8
     FAST_ZERO = 16
+
+
+class Chunk(enum.IntEnum):
+    """Types of a structured reply's chunks; from ERROR on they are errors."""
+
+    NONE = 0
+    OFFSET_DATA = 1
+    OFFSET_HOLE = 2
+    BLOCK_STATUS = 5
+    ERROR = 1 << 15
+
+
+CHUNK_DONE = 1  # flag: the last chunk of its reply
+
+
+class StatusFlag(enum.IntFlag):
+    """What BASE_ALLOCATION says of a range; 0: data."""
+
+    HOLE = 1
+    ZERO = 2
