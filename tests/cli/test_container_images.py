@@ -3,7 +3,7 @@ import shutil
 import subprocess
 
 import pytest
-from support.interop import cdp_argv, need, run
+from support.interop import cdp_argv, environ, need, run, world  # noqa: F401
 
 import cdp
 from cdp.store.base_image import Base
@@ -103,3 +103,94 @@ def test_a_luks_device_is_a_disk(tmp_path):
     assert "disk is a LUKS device: what the volume holds is encrypted" in done.stderr
     done = run(*cdp_argv("import", "disk", "other", "--format", "raw"), cwd=tmp_path)
     assert "LUKS" not in done.stderr
+
+
+@pytest.fixture(params=["local", "served"])
+def volume_world(request, world, images):  # noqa: F811
+    """A world with the images; .serve_it("web") serves there, or does nothing."""
+    assert world.path == images
+    world.serve_it = world.serve if request.param == "served" else lambda _name: None
+    return world
+
+
+@pytest.mark.parametrize(("name", "said"), [("qcow2", "qcow2"), ("qcow2", "auto"), ("vmdk", "vmdk")])
+def test_import_converts(images, name, said):
+    need("qemu-nbd")
+    run(*cdp_argv("import", f"d.{name}", "web", "--format", said), cwd=images)
+    with cdp.open(images / "web") as volume:
+        assert volume.size_bytes == 16 * MIB and volume.pread(16 * MIB, 0) == content()
+    assert (images / "web/base.img").stat().st_blocks * 512 < 3 * MIB      # sparse
+    run(*cdp_argv("create", "old", "--size", "32M"), cwd=images)
+    with cdp.open(images / "old") as volume:
+        volume.pwrite(b"\1" * 20 * MIB, 0)
+    run(*cdp_argv("import", f"d.{name}", "old", "--format", said), cwd=images)
+    with cdp.open(images / "old") as volume:
+        assert volume.pread(20 * MIB, 0) == content() + b"\1" * 4 * MIB
+
+
+def test_an_import_of_another_format_is_refused(images):
+    (images / "plain").write_bytes(b"x" * MIB)
+    refused(images, "import", "d.vmdk", "web", "--format", "qcow2",
+            said="d.vmdk is a VMDK image, not a qcow2 image; say --format vmdk")
+    refused(images, "import", "plain", "web", "--format", "qcow2", said="plain: qemu-nbd does not serve it: ")
+    run(*cdp_argv("import", "plain", "plain-volume", "--format", "auto"), cwd=images)
+
+
+def test_without_the_tools_the_command_is_named(images, monkeypatch):
+    tools = images / "bin"
+    tools.mkdir()
+    monkeypatch.setattr("support.interop.PATH", str(tools))
+    done = run(*cdp_argv("import", "d.qcow2", "web", "--format", "qcow2"), cwd=images, status=8)
+    assert "qemu-nbd is not installed" in done.stderr
+    assert "qemu-img convert -f qcow2 -O raw d.qcow2 d.qcow2.raw" in done.stderr
+    run(*cdp_argv("create", "web", "--size", "1M"), cwd=images)
+    done = run(*cdp_argv("export", "web", "out.qcow2", "--format", "qcow2"), cwd=images, status=8)
+    assert "qemu-img is not installed" in done.stderr and "qemu-img convert -f raw -O qcow2" in done.stderr
+    assert not (images / "out.qcow2").exists()
+
+
+@pytest.mark.parametrize("name", ["qcow2", "vmdk", "vhdx"])
+def test_export_writes_other_formats(volume_world, name):
+    need("qemu-img")
+    where = volume_world.path
+    with cdp.create(where / "web", size=64 * MIB) as volume:
+        volume.pwrite(content(), 0)
+        volume.bookmark("a")
+        volume.pwrite(b"\3" * MIB, 40 * MIB)
+        volume.pwrite(b"\4" * MIB, 0)
+    volume_world.serve_it("web")
+    out = f"out.{name}"
+    volume_world.cdp("export", "web@a", out, "--format", name)
+    subprocess.run(["qemu-img", "convert", "-f", name, "-O", "raw", where / out, where / "back"], check=True)
+    assert (where / "back").read_bytes()[:64 * MIB] == content() + bytes(48 * MIB)
+    assert (where / out).stat().st_size < 32 * MIB     # what is a hole is not written
+    refused(where, "export", "web", out, "--format", name, said="exists")
+    assert sorted(p.name for p in where.iterdir() if "part" in p.name) == []
+
+
+def test_an_export_reads_no_holes(tmp_path):
+    """A tebibyte of them would take half an hour."""
+    need("qemu-img")
+    with cdp.create(tmp_path / "web", size=1 << 40) as volume:
+        volume.pwrite(b"\1" * MIB, 1 << 39)
+    run(*cdp_argv("export", "web", "out.qcow2", "--format", "qcow2"), cwd=tmp_path, timeout_s=60)
+    run("qemu-io", "-r", "-f", "qcow2", "-c", f"read -P 1 {1 << 39} 1M", "out.qcow2", cwd=tmp_path)
+    run(*cdp_argv("import", "out.qcow2", "back", "--format", "qcow2"), cwd=tmp_path, timeout_s=60)
+    with cdp.open(tmp_path / "back") as volume:
+        assert volume.size_bytes == 1 << 40 and volume.pread(MIB, 1 << 39) == b"\1" * MIB
+
+
+def test_an_export_that_fails_leaves_what_was_there(images):
+    cdp.create(images / "web", size=MIB).close()
+    (images / "out").write_bytes(b"old")
+    refused(images, "export", "web", "-", "--format", "qcow2", said="- takes a raw disk only")
+    refused(images, "export", "web", "/dev/null", "--force", "--format", "qcow2", said="takes a raw disk only")
+    (images / "bin").mkdir()
+    tool = images / "bin/qemu-img"
+    tool.write_text("#!/bin/sh\necho 'No space left on device' >&2\nexit 1\n")
+    tool.chmod(0o755)
+    env = {**environ(), "PATH": f"{images / 'bin'}:{environ()['PATH']}"}
+    done = subprocess.run(cdp_argv("export", "web", "out", "--force", "--format", "qcow2"), cwd=images, env=env,
+                          check=False, capture_output=True, text=True)
+    assert done.returncode == 6 and "No space left on device" in done.stderr
+    assert (images / "out").read_bytes() == b"old" and not list(images.glob("out.part*"))

@@ -12,6 +12,7 @@ from cdp.cli.base import WRITE_EXITS, State, command, emit
 from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_and_point
+from cdp.store.image_formats import CONTAINERS
 from cdp.store.layout import BASE
 from cdp.store.output_files import check_outside, output_file
 from cdp.text.sizes import approx_size
@@ -25,21 +26,27 @@ if TYPE_CHECKING:
 @command(cli, "export", examples=[
     ("cdp export web@-10m web.img", "the disk as of ten minutes ago, as a sparse raw file"),
     ("cdp export web - | zstd > web.img.zst", "now, to standard output"),
+    ("cdp export web@-1d web.qcow2 --format qcow2", "yesterday's disk as a qcow2 image, through qemu-img"),
     ("cdp export web@before-upgrade /dev/vdb --force", "onto a device, over what is there"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume", metavar="VOLUME[@POINT]")
 @click.argument("out")
 @click.option("--force", is_flag=True, help="Write over an existing file or a device.")
-def export(state: State, volume: str, out: str, force: bool) -> None:
-    """Write a moment out as a raw disk image.
+@click.option("--format", "image_format", type=click.Choice(["raw", *CONTAINERS]), default="raw", show_default=True,
+              help="What OUT becomes: a raw disk, or, by qemu-img, a file of another format.")
+def export(state: State, volume: str, out: str, force: bool, image_format: str) -> None:
+    """Write a moment out as a disk image.
 
-    Without @POINT: of now. A file is written sparse; OUT - is standard output. A symbolic link is followed, to a file
-    as to a device: the link stays. What a volume that is open has as its disk or base is never written to.
+    Without @POINT: of now. A raw disk, unless --format says more. A file is written sparse; OUT - is standard output. A
+    symbolic link is followed, to a file as to a device: the link stays. What a volume that is open has as its disk or
+    base is never written to.
     """
     location, point = volume_and_point(volume, "export", default="now")
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
+    if image_format != "raw" and (out == "-" or os.path.exists(out) and not os.path.isfile(out)):
+        raise InvalidRequest(f"{out} takes a raw disk only", f"give a file name to write {image_format} to")
     if out == "-":
         standard_output()
     if out == "-" and sys.stdout.isatty():
@@ -54,7 +61,7 @@ def export(state: State, volume: str, out: str, force: bool) -> None:
         at = f"#{explained['resolved']['seq']}"
         with (_output(out, info) as real,
               Progress(f"exporting {volume}", total=size_bytes, quiet=state.as_json) as progress):
-            _export(service, size_bytes, at, real, progress)
+            _export(service, size_bytes, at, real, image_format, progress)
     result = {"out": out, "size_bytes": size_bytes, "explanation": explained}
     if out == "-":
         return
@@ -83,7 +90,7 @@ def _output(out: str, info: "InfoView") -> AbstractContextManager[str]:
     return output_file(out, [*own, os.path.join(info["path"], BASE)])
 
 
-def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:
+def _export(service: "Service", size_bytes: int, at: str, out: str, image_format: str, progress: Progress) -> None:
     from cdp.cli.transfer import export_file, export_stream
 
     if out == "-":
@@ -92,6 +99,11 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, progress: Pr
         return
     if os.path.lexists(out) and not stat.S_ISREG(os.stat(out).st_mode):
         _export_device(service, size_bytes, at, out, progress)
+        return
+    if image_format != "raw":
+        from cdp.cli.conversion import export_converted
+
+        export_converted(service, size_bytes, at, out, image_format, progress.at)
         return
     # Under another name until it is whole, so that a failure leaves what was there.
     part = f"{out}.part-{os.getpid()}"

@@ -1,5 +1,6 @@
 """import: a raw disk image into a volume."""
 import os
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -9,11 +10,12 @@ from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, note
 from cdp.cli.create import new_volume_path
 from cdp.cli.progress import Progress
 from cdp.cli.refs import split
+from cdp.store.image_formats import CONTAINERS, look, require_raw, unpack_command
 from cdp.text.sizes import approx_size
 from cdpcore.base.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from cdp.cli.transfer import Source
+    from cdp.cli.transfer import Content
     from cdp.service.local import VolumeService
     from cdp.views import InfoView
 
@@ -21,28 +23,26 @@ if TYPE_CHECKING:
 @command(cli, "import", setting_flags=ENGINE_KEYS, examples=[
     ("cdp import disk.img web", "a new volume web with the content of the file as its base"),
     ("cdp import /dev/vdb web", "the same from a device (which nobody writes to meanwhile)"),
+    ("cdp import --format qcow2 vm.qcow2 web", "what a guest sees of a qcow2 image, through qemu-nbd"),
     ("cdp import disk2.img web", "over an existing volume, as ordinary writes: the old content stays in the history"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("file")
 @click.argument("volume")
-@click.option("--format", "image_format", type=click.Choice(["raw"]),
-              help="FILE's own bytes are meant, though it looks like a qcow2 image or another container.")
+@click.option("--format", "image_format", type=click.Choice(["raw", "auto", *CONTAINERS]),
+              help="What FILE is: raw, its own bytes are meant; else it is converted by qemu-nbd. auto: as it looks.")
 def import_(state: State, file: str, volume: str, image_format: str | None) -> None:
     """Copy a raw disk image into a volume.
 
-    FILE is a file or a block device. A volume that does not exist is made, with the content as its base. A qcow2 image
-    or another container is refused.
+    FILE is a file or a block device. A volume that does not exist is made, with the content as its base. Of a
+    qcow2 image or another container, what a guest sees is imported, with --format and QEMU's tools; without, it is
+    refused.
     """
-    from cdp.cli.transfer import Source
-    from cdp.store.image_formats import require_raw
-
     if file == "-":
         raise InvalidRequest("import cannot read standard input",
                              "it must know the size first: write a file, then import that")
-    with Source(file) as source:
+    with _opened(file, volume, image_format) as source:
         if source.file_bytes == 0:
             raise InvalidRequest(f"{file} is empty", "give a raw disk image")
-        require_raw(file, source.pread, source.file_bytes, image_format)
         if source.size_bytes != source.file_bytes:
             note(f"{file} ends within a sector: {source.size_bytes - source.file_bytes} zero bytes are added")
         # One character decides between "make it" and "into it": the path exists or not.
@@ -50,6 +50,35 @@ def import_(state: State, file: str, volume: str, image_format: str | None) -> N
             _import_existing(state, source, volume)
         else:
             _import_new(state, source, volume)
+
+
+def _opened(file: str, volume: str, image_format: str | None) -> "Content":
+    """The content of FILE. Raises InvalidRequest where it is not of the format that was given, or meant."""
+    from cdp.cli.transfer import Source
+
+    source = Source(file)
+    try:
+        found = look(source.pread, source.file_bytes)
+        if image_format in (None, "raw") or image_format == "auto" and (found is None or not found.container):
+            hint = ""
+            if found and found.name in CONTAINERS:
+                hint = f"convert it: cdp import --format {found.name} {quote(file)} {quote(volume)}, " \
+                       f"or {unpack_command(found, file)}"
+            require_raw(file, source.pread, source.file_bytes, "raw" if image_format == "raw" else None, hint)
+            return source
+        if found and found.container and image_format not in (found.name, "auto"):
+            raise InvalidRequest(f"{file} is {found.title}, not {CONTAINERS[str(image_format)].title}",
+                                 f"say --format {found.name}" if found.name in CONTAINERS else
+                                 f"unpack it: {unpack_command(found, file)}")
+        if found and found.name not in CONTAINERS:
+            raise InvalidRequest(f"{file} is {found.title}", f"unpack it: {unpack_command(found, file)}")
+    except BaseException:
+        source.close()
+        raise
+    source.close()
+    from cdp.cli.conversion import Converted
+
+    return Converted(file, found.name if found and image_format == "auto" else str(image_format), volume)
 
 
 def _is_image(volume: str) -> bool:
@@ -61,7 +90,7 @@ def _is_image(volume: str) -> bool:
         return False
 
 
-def _import_new(state: State, source: "Source", volume: str) -> None:
+def _import_new(state: State, source: "Content", volume: str) -> None:
     path = new_volume_path(volume)
     import cdp
     from cdp.service.local import VolumeService
@@ -77,7 +106,7 @@ def _import_new(state: State, source: "Source", volume: str) -> None:
           f"  serve it:  cdp serve {volume}"])
 
 
-def _import_existing(state: State, source: "Source", volume: str) -> None:
+def _import_existing(state: State, source: "Content", volume: str) -> None:
     from cdp.cli.transfer import import_over
     from cdp.service import local as services
     from cdp.service.connect import connect

@@ -10,6 +10,7 @@ Called from one thread; `progress` gets the offset that is done.
 import errno
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -44,7 +45,51 @@ def nonzero_ranges(data: bytes, offset: int) -> Iterator[Range]:
         yield offset + begin, len(data) - begin
 
 
-class Source:
+class Content(ABC):
+    """A disk to import: `size_bytes` in whole sectors, of which the last may go past the `file_bytes` that are there. A
+    context manager."""
+
+    path: str
+    file_bytes: int
+    size_bytes: int
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def data_ranges(self) -> Iterator[Range]:
+        """All that may be something else than zeros, in order."""
+
+    @abstractmethod
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer; past the end of the file with zeros."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """A copy of `length` bytes from byte `offset` on; past the end of the file zeros."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def nonzero(self, scanned: Done) -> Iterator[Range]:
+        """Runs of blocks that are not all zeros, in order, in whole sectors, each at most PIECE_BYTES long."""
+        buffer = bytearray(PIECE_BYTES)
+        for begin, length in self.data_ranges():
+            for at in range(begin, begin + length, PIECE_BYTES):
+                count = min(PIECE_BYTES, begin + length - at)
+                self.read_into(at, memoryview(buffer)[:count])
+                for offset, part in nonzero_ranges(bytes(memoryview(buffer)[:count]), at):
+                    # Holes end where the file ends; sectors go on.
+                    yield offset, -(-part // SECTOR_BYTES) * SECTOR_BYTES
+                scanned(at + count)
+        scanned(self.size_bytes)
+
+class Source(Content):
     """A raw image, file or block device, open for reading."""
 
     def __init__(self, path: str):
@@ -66,12 +111,6 @@ class Source:
 
     def close(self) -> None:
         os.close(self._fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
     def data_ranges(self) -> Iterator[Range]:
         """What the file system says is not a hole."""
@@ -102,27 +141,8 @@ class Source:
                 return
             done += got
 
-    def pread(self, length: int, offset: int) -> bytes:
-        """A copy of `length` bytes from byte `offset` on; past the end of the file zeros."""
-        buffer = bytearray(length)
-        self.read_into(offset, memoryview(buffer))
-        return bytes(buffer)
 
-    def nonzero(self, scanned: Done) -> Iterator[Range]:
-        """Runs of blocks that are not all zeros, in order, in whole sectors, each at most PIECE_BYTES long."""
-        buffer = bytearray(PIECE_BYTES)
-        for begin, length in self.data_ranges():
-            for at in range(begin, begin + length, PIECE_BYTES):
-                count = min(PIECE_BYTES, begin + length - at)
-                self.read_into(at, memoryview(buffer)[:count])
-                for offset, part in nonzero_ranges(bytes(memoryview(buffer)[:count]), at):
-                    # Holes end where the file ends; sectors go on.
-                    yield offset, -(-part // SECTOR_BYTES) * SECTOR_BYTES
-                scanned(at + count)
-        scanned(self.size_bytes)
-
-
-def import_over(source: Source, service: Service, progress: Done) -> None:
+def import_over(source: Content, service: Service, progress: Done) -> None:
     """Make [0, source.size_bytes) of a volume read as the source, through ordinary writes, which history keeps."""
     buffer = bytearray(PIECE_BYTES)
     at = 0
