@@ -111,6 +111,23 @@ def test_qemu_and_nbdkit(tmp_path):
         assert run(trace, "--nbd", uri, "--verify", "--depth", 8)["verify"][0]["ok"]
 
 
+def test_every_target_reports_the_same_fields(tmp_path):
+    """A server's verification has all fields of a volume's, among them what the trace's records left out."""
+    trace = tmp_path / "t"
+    line = "  8,0    0  {n:7d} {n:5d}.000000000  77  {action}  W {at} + 8 [x]\n"
+    queued = "".join(line.format(n=n, action="Q", at=8 * n) for n in range(4))
+    trace.write_text(queued + line.format(n=9, action="D", at=0))
+    said = "device 8,0: 1 requests of stage D are read, stage Q has 4 (--stage Q reads them)"
+    with ours(tmp_path) as (_, uri):
+        server = run(trace, "--nbd", uri, "--verify")
+        shown = CliRunner().invoke(cli, ["replay", str(trace), "--nbd", uri, "--verify"], prog_name="cdp")
+    volume = run(trace, "--volume", tmp_path / "w", "--create", "--verify")
+    assert server.keys() == volume.keys() and server["left_out_of_trace"] == [said]
+    assert server["verify"][0].keys() == volume["verify"][0].keys()
+    assert server["verify"][0]["left_out_of_trace"] == [said]
+    assert shown.exit_code == 0 and f"not replayed: {said}" in shown.stdout
+
+
 def test_a_wrong_server_is_found_out(tmp_path):
     """A server that throws away what it is given."""
     trace = fio(tmp_path / "t.iolog", [("write", i * 4096, 4096) for i in range(64)])

@@ -340,7 +340,7 @@ def _verify(
             progress=lambda records: bar.at(0, text=f"{records:,} records"),
             moments_progress=lambda done, total: bar.at(done, total, f"{done:,} of {total:,} moments"),
         )
-    return {"volume": session.volume, **found.to_json(), "left_out_of_trace": trace.left_out}
+    return found.report(session.volume, trace)
 
 
 @contextmanager

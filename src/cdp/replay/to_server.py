@@ -80,7 +80,7 @@ class Server:
             "at the end",
             found,
         )
-        return {"volume": self.address.uri, **found.to_json()}
+        return found.report(self.address.uri, trace)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ PIECE = np.dtype(
 
 @dataclass
 class Verified:
-    """What was compared and what differed; to_json() has the same names."""
+    """What was compared and what differed."""
 
     changes_in_trace: int = 0  # within the limit
     changes_in_volume: int = 0
@@ -70,8 +70,10 @@ class Verified:
         if len(self.mismatches) < 16:
             self.mismatches.append(text)
 
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"ok": self.ok}
+    def report(self, target: str, trace: Trace) -> dict[str, Any]:
+        """The same fields for every target (its folder or URI), as docs/replay.md describes them."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"volume": target, **fields, "ok": self.ok, "left_out_of_trace": trace.left_out}
 
 
 def changes_of(
