@@ -1,6 +1,7 @@
 """The log: pool, frame ring, segments, appending, sealing.
 
     log           appending, group commit, durability: a write is durable when Log.wait_durable returns
+    writer        frames written and synced: who does it, what is written and durable
     pool, ring    the memory that frames are built in, and the frames in it
     segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones
     sealing       what the maintenance thread does with the segment that was set aside

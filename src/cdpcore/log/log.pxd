@@ -2,16 +2,17 @@
 
 Two locks, taken in this order:
     append  serialises records: its holder appends, closes the open frame, goes on to the next segment.
-    io      (FrameRing.mutex) guards the frame ring, what is written and durable, and who is writing.
+    io      (FrameRing.mutex) guards the frame ring, what is written and durable, and who writes and syncs.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
-from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
+from cdpcore.base.thread cimport pthread_mutex_t
 from cdpcore.index.versions cimport Versions
 from cdpcore.log.pool cimport BufferPool
 from cdpcore.log.record cimport part, room
 from cdpcore.log.ring cimport FrameRing
 from cdpcore.log.segments cimport LogFiles
+from cdpcore.log.writer cimport LogWriter
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport cdp_os
 
@@ -23,6 +24,7 @@ cdef class Log:
     cdef BufferPool pool
     cdef FrameRing ring
     cdef readonly LogFiles files
+    cdef LogWriter writer
     cdef readonly Versions versions # the index of what is in the log
     cdef uint64_t reserve_bytes     # of a segment: what writes leave free ...
     cdef uint64_t last_bytes        # ... and what events leave free of that
@@ -35,13 +37,6 @@ cdef class Log:
     cdef uint64_t last_ts_ns        # of the last record
     cdef uint64_t flush_seq         # last FLUSH or FUA record; 0: none
     cdef bint unflushed             # a record was appended since the last FLUSH or FUA record, or since opening
-
-    # guarded by io
-    cdef pthread_cond_t work        # for the writer thread: a full frame
-    cdef bint io_busy               # a thread writes or syncs
-    cdef uint64_t written_seq       # last record that is in a file, with all before it; read without a lock too
-    cdef uint64_t durable_seq       # last record that is durable, with all before it; it ends its frame
-    cdef uint64_t bytes_written, frames_written, syncs
 
     cdef void lock_append(self) noexcept nogil
     cdef void unlock_append(self) noexcept nogil
@@ -63,8 +58,6 @@ cdef class Log:
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil
     # Returns when written() is more than `beyond`, or all records so far are written.
     cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil
-    # Writes every finished frame; with sync_seq also makes them durable, unless all up to it are.
-    cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil
     cdef uint64_t newest(self) noexcept nogil
 
     # internal: append lock held
@@ -74,8 +67,6 @@ cdef class Log:
     cdef int seal_tree(self, cdp_status *st) noexcept nogil
     cdef int append_part(self, part *p, uint64_t seq, uint64_t ts_ns, bint more, cdp_status *st) noexcept nogil
     cdef int open_frame(self, cdp_status *st) noexcept nogil
-    # internal: io_busy held
-    cdef int take_io(self, cdp_status *st) noexcept nogil
-    cdef void give_io(self, int rc, cdp_status *st) noexcept nogil
-    cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil
-    cdef int sync_segments(self, cdp_status *st) noexcept nogil
+    # internal: no lock held
+    cdef uint64_t queued(self) noexcept nogil               # the ring's
+    cdef int write_record(self, uint64_t seq, cdp_status *st) noexcept nogil

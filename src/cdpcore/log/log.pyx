@@ -1,9 +1,8 @@
 """The log: records -> frames in pool slots -> large direct writes, group commit.
 
 A frame is the group commit: it fills while an earlier one is being written, and is closed when it is full, when a
-caller waits for durability, or after the commit interval. The caller that needs I/O does it (a flusher becomes the
-leader, an appender without a free slot writes the oldest frame), so no request is handed to another thread; the writer
-thread only keeps the device busy meanwhile.
+caller waits for durability, or after the commit interval. The caller that needs I/O does it (cdpcore.log.writer), so no
+request is handed to another thread; the writer thread only keeps the device busy meanwhile.
 
 Invariants
  1. Records are appended in seq order; frames are written in order; durable_seq only grows. So what a crash leaves is a
@@ -16,16 +15,14 @@ Invariants
     a segment is created is not such a failure: nothing was lost, and the next write may succeed; flushes, bookmarks and
     restores go into what writes leave of the open segment, or into the reserve.
 """
-from libc.errno cimport EBUSY, EIO, ENOMEM, EROFS
-from libc.stdint cimport int64_t
+from libc.errno cimport EBUSY, ENOMEM, EROFS
 from libc.stdlib cimport realloc
 from cdpcore.base.clock cimport cdp_monotonic_ms
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc_is_data)
 from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
-from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
-                                  pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
-                                  pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.base.thread cimport (cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_signal, pthread_cond_wait,
+                                  pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.index.versions cimport change
 from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_bound, cdp_frame_finish, cdp_frame_fits,
                                 cdp_frame_size_with, cdp_frame_start)
@@ -39,6 +36,7 @@ cdef enum:
     HELD_IMPORT = 2
     HELD_MOVED = 4
 
+cdef uint64_t NOW = 0xFFFFFFFFFFFFFFFF     # later than any record
 cdef const char *MOVED = b"the volume's folder or disk was moved or deleted while it is open, or cut short"
 
 
@@ -57,22 +55,21 @@ cdef class Log:
     def __cinit__(self, Os os not None, BufferPool pool not None, Versions versions not None, directory: str, *,
                   uint64_t last_flush_seq, **of_files):
         pthread_mutex_init(&self.append_mutex, NULL)
-        cdp_cond_init(&self.work)
         self.os = os
         self.table = os.table
         self.pool = pool
         self.versions = versions
         self.ring = FrameRing(pool)
         self.files = LogFiles(os, self.ring, directory, **of_files)
+        self.writer = LogWriter(self.ring, self.files, versions.visible_seq)
         cdef uint64_t size = self.files.segment_bytes
         self.reserve_bytes = max(size // 16, min(size // 8, <uint64_t>(128 << 10)))
         self.last_bytes = min(self.reserve_bytes // 4, <uint64_t>(64 << 10))
-        self.last_seq = self.written_seq = self.durable_seq = versions.visible_seq
+        self.last_seq = versions.visible_seq
         self.last_ts_ns = versions.visible_ts_ns
         self.flush_seq = last_flush_seq
 
     def __dealloc__(self):
-        pthread_cond_destroy(&self.work)
         pthread_mutex_destroy(&self.append_mutex)
 
     cdef void lock_append(self) noexcept nogil:
@@ -177,7 +174,7 @@ cdef class Log:
         self.close_frame()
         if self.ring.failed:
             return self.ring.fail_sticky(st)
-        pthread_cond_signal(&self.work)
+        pthread_cond_signal(&self.writer.work)
         rc = self.files.next_segment(kind, st)
         return rc if rc != CDP_OK or first else self.seal_tree(st)
 
@@ -198,7 +195,7 @@ cdef class Log:
             self.close_frame()
             if self.frame_open:                 # no memory to note it
                 return self.ring.fail_sticky(st)
-            pthread_cond_signal(&self.work)     # full: the writer thread can write it while we go on
+            pthread_cond_signal(&self.writer.work)     # full: the writer thread can write it while we go on
         if not self.frame_open:
             rc = self.open_frame(st)
             if rc != CDP_OK:
@@ -223,11 +220,11 @@ cdef class Log:
             if self.ring.failed:
                 pthread_mutex_unlock(&self.ring.mutex)
                 return self.ring.fail_sticky(st)
-            if self.io_busy or r.pins:
+            if self.writer.write_busy or r.pins:
                 pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 continue
             pthread_mutex_unlock(&self.ring.mutex)
-            rc = self.io_round(0, st)
+            rc = self.writer.write(self.ring.queued, st)    # only a holder of the append lock changes that
             if rc != CDP_OK:
                 return rc
             pthread_mutex_lock(&self.ring.mutex)
@@ -259,7 +256,7 @@ cdef class Log:
                 return
             s.frames = grown
             s.frames_cap = 2 * s.frames_cap + 64
-        cdp_frame_finish(&r.f, self.durable_seq)
+        cdp_frame_finish(&r.f, self.writer.durable_seq)
         s.frames[s.n_frames].first_seq = r.f.first_seq
         s.frames[s.n_frames].first_ts_ns = r.f.first_ts_ns
         s.frames[s.n_frames].flush_seq = r.f.flush_seq
@@ -275,123 +272,61 @@ cdef class Log:
 
     # --- writing (no lock held) --------------------------------------------------------------------------------------
 
-    cdef int take_io(self, cdp_status *st) noexcept nogil:
-        pthread_mutex_lock(&self.ring.mutex)
-        while self.io_busy:
-            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
-        if self.ring.failed:
-            pthread_mutex_unlock(&self.ring.mutex)
-            return self.ring.fail_sticky(st)
-        self.io_busy = True
-        pthread_mutex_unlock(&self.ring.mutex)
-        return CDP_OK
-
-    cdef void give_io(self, int rc, cdp_status *st) noexcept nogil:
-        pthread_mutex_lock(&self.ring.mutex)
-        self.io_busy = False
-        if rc != CDP_OK and not self.ring.failed:
-            self.ring.failed = st.sys_errno if st.sys_errno else EIO
-        if self.ring.queued > self.ring.written:
-            pthread_cond_signal(&self.work)
-        pthread_cond_broadcast(&self.ring.changed)
-        pthread_mutex_unlock(&self.ring.mutex)
-
-    cdef int io_round(self, uint64_t sync_seq, cdp_status *st) noexcept nogil:
-        cdef uint64_t upto
-        cdef int rc = self.take_io(st)
-        if rc != CDP_OK:
-            return rc
-        pthread_mutex_lock(&self.ring.mutex)
-        upto = self.ring.queued
-        if sync_seq and self.durable_seq >= sync_seq:
-            sync_seq = 0
-            upto = self.ring.written
-        pthread_mutex_unlock(&self.ring.mutex)
-        rc = self.write_frames(upto, st)
-        if rc == CDP_OK and sync_seq:
-            rc = self.sync_segments(st)
-        self.give_io(rc, st)
-        return rc
-
-    cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil:
-        """Frames [written, upto), in order. io_busy keeps other writers out, and unwritten slots are not reused."""
-        cdef ring_frame *r
-        cdef int64_t rc
-        cdef uint64_t k = self.ring.written
-        while k < upto:
-            r = self.ring.at(k)
-            rc = self.table.pwrite(self.table.ctx, r.fd, r.f.slot, r.f.total_bytes, r.f.file_off)
-            if rc < 0:
-                return cdp_fail_os(st, rc, r.f.file_off, b"writing the log")
-            k += 1
-            pthread_mutex_lock(&self.ring.mutex)
-            self.ring.written = k
-            self.written_seq = r.whole_seq      # half a record is neither written nor durable
-            if r.f.segment == self.files.current.number:
-                self.files.current_dirty = True
-            else:
-                self.files.sealing_dirty = True
-            self.bytes_written += r.f.total_bytes
-            self.frames_written += 1
-            pthread_cond_broadcast(&self.ring.changed)
-            pthread_mutex_unlock(&self.ring.mutex)
-        return CDP_OK
-
-    cdef int sync_segments(self, cdp_status *st) noexcept nogil:
-        """The older segment first: what a crash leaves must be a prefix."""
-        cdef int old_fd = -1, new_fd = -1
-        cdef uint64_t seq
-        cdef int rc = 0
-        pthread_mutex_lock(&self.ring.mutex)
-        seq = self.written_seq
-        if self.files.sealing_dirty:
-            old_fd = self.files.sealing.fd
-        if self.files.current_dirty:
-            new_fd = self.files.current.fd
-        self.files.sealing_dirty = self.files.current_dirty = False
-        pthread_mutex_unlock(&self.ring.mutex)
-        if old_fd >= 0:
-            rc = self.table.datasync(self.table.ctx, old_fd)
-        if rc >= 0 and new_fd >= 0:
-            rc = self.table.datasync(self.table.ctx, new_fd)
-        if rc < 0:
-            return cdp_fail_os(st, rc, 0, b"making the log durable")
-        pthread_mutex_lock(&self.ring.mutex)
-        self.durable_seq = seq
-        self.syncs += 1
-        pthread_cond_broadcast(&self.ring.changed)
-        pthread_mutex_unlock(&self.ring.mutex)
-        return CDP_OK
-
     cdef uint64_t durable(self) noexcept nogil:
         cdef uint64_t seq
         pthread_mutex_lock(&self.ring.mutex)
-        seq = self.durable_seq
+        seq = self.writer.durable_seq
         pthread_mutex_unlock(&self.ring.mutex)
         return seq
 
-    cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
-        """The first caller leads a round; those that come while it writes and syncs share the next one."""
-        cdef int rc
+    cdef uint64_t written(self) noexcept nogil:
+        return self.writer.written_seq      # a word that only grows: no lock
+
+    cdef uint64_t queued(self) noexcept nogil:
+        cdef uint64_t k
         pthread_mutex_lock(&self.ring.mutex)
-        while self.durable_seq < seq:
+        k = self.ring.queued
+        pthread_mutex_unlock(&self.ring.mutex)
+        return k
+
+    cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
+        """Callers share frames and syncs: those that come while a sync is under way wait for its end, and are then one
+        frame and one sync."""
+        cdef int rc = CDP_OK
+        pthread_mutex_lock(&self.ring.mutex)
+        while rc == CDP_OK and self.writer.durable_seq < seq:
             if self.ring.failed:
                 pthread_mutex_unlock(&self.ring.mutex)
                 return self.ring.fail_sticky(st)
-            if self.io_busy:
+            if self.writer.sync_busy:
                 pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 continue
             pthread_mutex_unlock(&self.ring.mutex)
-            self.lock_append()
-            if self.frame_open and self.ring.last().f.first_seq <= seq:
-                self.close_frame()
-            self.unlock_append()
-            rc = self.io_round(seq, st)
-            if rc != CDP_OK:
-                return rc
+            if self.written() < seq:
+                rc = self.write_record(seq, st)
+            if rc == CDP_OK:
+                rc = self.writer.sync(seq, st)
             pthread_mutex_lock(&self.ring.mutex)
         pthread_mutex_unlock(&self.ring.mutex)
-        return CDP_OK
+        return rc
+
+    cdef int write_record(self, uint64_t seq, cdp_status *st) noexcept nogil:
+        self.lock_append()
+        if self.frame_open and self.ring.last().f.first_seq <= seq:
+            self.close_frame()
+        self.unlock_append()
+        return self.writer.write(self.queued(), st)
+
+    cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil:
+        """Waits for what is being written; the open frame is closed early only where nothing is."""
+        cdef bint enough
+        pthread_mutex_lock(&self.ring.mutex)
+        while self.writer.written_seq <= beyond and self.ring.queued > self.ring.written and self.writer.write_busy \
+                and not self.ring.failed:
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+        enough = self.writer.written_seq > beyond
+        pthread_mutex_unlock(&self.ring.mutex)
+        return CDP_OK if enough else self.write_record(NOW, st)
 
     # --- threads -----------------------------------------------------------------------------------------------------
 
@@ -406,18 +341,18 @@ cdef class Log:
                 pthread_mutex_lock(&self.ring.mutex)
                 now = cdp_monotonic_ms()
                 while not self.ring.stopping and not self.ring.failed and (not commit_interval_ms or now < due) and \
-                        (self.ring.queued == self.ring.written or self.io_busy):
+                        (self.ring.queued == self.ring.written or self.writer.write_busy):
                     if commit_interval_ms:
-                        cdp_cond_wait_ms(&self.work, &self.ring.mutex, <uint32_t>(due - now))
+                        cdp_cond_wait_ms(&self.writer.work, &self.ring.mutex, <uint32_t>(due - now))
                         now = cdp_monotonic_ms()
                     else:
-                        pthread_cond_wait(&self.work, &self.ring.mutex)
+                        pthread_cond_wait(&self.writer.work, &self.ring.mutex)
                 if self.ring.stopping or self.ring.failed:
                     pthread_mutex_unlock(&self.ring.mutex)
                     break
                 pthread_mutex_unlock(&self.ring.mutex)
                 if not commit_interval_ms or now < due:
-                    rc = self.io_round(0, &st)
+                    rc = self.writer.write(self.queued(), &st)
                 else:
                     rc = self.wait_durable(self.newest(), &st)
                     due = cdp_monotonic_ms() + commit_interval_ms
@@ -428,7 +363,7 @@ cdef class Log:
             pthread_mutex_lock(&self.ring.mutex)
             self.ring.stopping = True
             pthread_cond_broadcast(&self.ring.changed)
-            pthread_cond_broadcast(&self.work)
+            pthread_cond_broadcast(&self.writer.work)
             pthread_cond_broadcast(&self.files.upkeep)
             pthread_mutex_unlock(&self.ring.mutex)
 
@@ -475,28 +410,9 @@ cdef class Log:
         self.unlock_append()
         return seq
 
-    cdef uint64_t written(self) noexcept nogil:
-        return self.written_seq     # a word that only grows: no lock
-
-    cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil:
-        """Waits for what is being written; the open frame is closed early only where nothing is."""
-        cdef bint enough
-        pthread_mutex_lock(&self.ring.mutex)
-        while self.written_seq <= beyond and self.ring.queued > self.ring.written and self.io_busy and \
-                not self.ring.failed:
-            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
-        enough = self.written_seq > beyond
-        pthread_mutex_unlock(&self.ring.mutex)
-        if enough:
-            return CDP_OK
-        self.lock_append()
-        self.close_frame()
-        self.unlock_append()
-        return self.io_round(0, st)
-
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of
         the segments that are not sealed (their files are larger: preallocated)."""
-        return {"log_bytes_written": self.bytes_written, "frames_written": self.frames_written, "syncs": self.syncs,
-                "durable_seq": self.durable_seq, "failed_errno": self.ring.failed,
+        return {"log_bytes_written": self.writer.bytes_written, "frames_written": self.writer.frames_written,
+                "syncs": self.writer.syncs, "durable_seq": self.writer.durable_seq, "failed_errno": self.ring.failed,
                 "open_log_bytes": self.files.current.tail_bytes + self.files.sealing.tail_bytes}

@@ -50,16 +50,8 @@ def finish(Log log not None):
 
 cdef int write_frames(Log log, cdp_status *st) noexcept nogil:
     cdef segment *s = &log.files.sealing      # stable: only done(), called by the same thread, ends it
-    cdef int rc
-    pthread_mutex_lock(&log.ring.mutex)
-    while log.ring.written < s.end_frame:
-        pthread_mutex_unlock(&log.ring.mutex)
-        rc = log.io_round(0, st)
-        if rc != CDP_OK:
-            return rc
-        pthread_mutex_lock(&log.ring.mutex)
-    pthread_mutex_unlock(&log.ring.mutex)
-    return log.io_round(s.last_seq, st)
+    cdef int rc = log.writer.write(s.end_frame, st)
+    return log.writer.sync(s.last_seq, st) if rc == CDP_OK else rc
 
 
 cdef int seal_file(Log log, cdp_status *st) noexcept nogil:
