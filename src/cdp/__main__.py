@@ -7,8 +7,9 @@ interpreter shuts down, and where Python would only print an exception (in a __d
 interrupt is a KeyboardInterrupt, as usual, or what the command makes of it. (What Python loads before this file is
 beyond us.)
 
-A shell starts background jobs with SIGINT ignored. Commands keep it so. Servers end by SIGINT all the same, so an
-interrupt that comes while they load is remembered (Ignored, cdp.serve.stop_signals). Main thread only.
+A shell starts background jobs with SIGINT ignored. Commands keep it so, to the end: the interpreter, as it shuts down,
+sets the default action, which ends the process, for every signal that has a handler of ours. Servers end by SIGINT all
+the same, so an interrupt that comes while they load is remembered (Ignored, cdp.ipc.stop_signals). Main thread only.
 """
 import _signal as signal  # type: ignore[import-not-found]  # `signal` would load half a dozen modules first
 import os
@@ -67,8 +68,11 @@ def main() -> None:
     except KeyboardInterrupt:   # beside the command: before it began, or while its error was printed
         _end()
     finally:
-        if signal.getsignal(signal.SIGINT) is _interrupt:
+        after = signal.getsignal(signal.SIGINT)
+        if after is _interrupt:
             signal.signal(signal.SIGINT, _end)
+        elif isinstance(after, Ignored):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Ctrl-C at any moment of a command: one line or nothing, never a traceback; status 130, or that of a server that was
 told to stop."""
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,18 @@ import signal, sys
 signal.signal(signal.SIGINT, getattr(signal, sys.argv.pop(1)))
 sys.addaudithook(lambda event, args: print(flush=True) if event == "import" and args[0] == "cdp.cli" else None)
 from cdp.__main__ import main
+sys.argv[0] = "cdp"
+main()
+"""
+# Interrupted after all that main() did, in the interpreter's shutdown: by an object that a module keeps to its end.
+ENDING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from cdp.__main__ import main
+class Last:
+    def __del__(self, kill=os.kill, number=signal.SIGINT, pid=os.getpid()):
+        kill(pid, number)
+sys.last = Last()
 sys.argv[0] = "cdp"
 main()
 """
@@ -66,6 +79,27 @@ def test_a_background_job_of_a_shell(web, delay_ms):
     assert interrupted("info", web, delay_ms, "SIG_IGN") == (0, "")
     status, stderr = interrupted("serve", web, delay_ms, "SIG_IGN")
     assert status == 0 and "stopping" in stderr
+
+
+def test_a_background_job_that_ends(web):
+    """The interpreter sets the default action for a signal that has a handler, at the end."""
+    done = subprocess.run([sys.executable, "-c", ENDING, "info", web], capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_programs_that_a_background_job_runs(web, tmp_path, monkeypatch):
+    """... are its job's: they ignore SIGINT too."""
+    tool = tmp_path / "bin/qemu-img"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\ngrep SigIgn /proc/$$/status >&2\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    done = subprocess.run([sys.executable, "-c", BEGUN, "SIG_IGN", "export", web, tmp_path / "web.qcow2", "--format",
+                           "qcow2"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 8, done.stderr
+    ignored = int(re.search("SigIgn:\\s*([0-9a-f]+)", done.stderr)[1], 16)
+    assert ignored >> (signal.SIGINT - 1) & 1
 
 
 def test_an_interrupt_after_loading_is_one_line(web):

@@ -17,6 +17,7 @@ from shlex import quote
 from typing import IO, Any
 
 from cdp.cli.transfer import Content, Done, Range
+from cdp.ipc.stop_signals import ignore_if_ignored
 from cdp.nbd import NbdServer, UnixAddress
 from cdp.nbd.client import Client, unix_address
 from cdp.nbd.protocol import StatusFlag
@@ -51,6 +52,7 @@ class Converted(Content):
             folder = self._held.enter_context(tempfile.TemporaryDirectory(prefix="cdp-"))
             said = self._held.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
             address = os.path.join(folder, "s")
+            ignore_if_ignored()
             server = subprocess.Popen([tool, "--read-only", f"--format={image_format}", f"--socket={address}",
                                        os.path.abspath(path)], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
             self._held.callback(_end, server)
@@ -163,6 +165,7 @@ def export_converted(service: Service, size_bytes: int, at: str, out: str, image
 
 
 def _run(argv: list[str], out: str) -> None:
+    ignore_if_ignored()
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                text=True, errors="replace")
     try:
