@@ -164,7 +164,7 @@ def test_what_is_refused(volume, tmp_path):
     with open(tmp_path / "f", "wb+") as file, pytest.raises(InvalidRequest):
         Channel(file.fileno())
     channel = Channel()
-    with pytest.raises(InvalidRequest, match="does not tell"):
+    with pytest.raises(InvalidRequest, match="does not return the seqs"):
         Executor(channel, os.dup(channel.fileno()), RamDisk(MIB).capsule, 1)
     with pytest.raises(InvalidRequest):
         Executor(channel, os.dup(channel.fileno()), object(), 1)
