@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 TRACE_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.NO_SPACE, exits.UNAVAILABLE, exits.INTERRUPTED)
-TRACE_OPTIONS = ("format", "skip_bad", "stage", "assume", "separate", "align")
+TRACE_OPTIONS = ("format", "columns", "skip_bad", "stage", "assume", "separate", "align")
 
 
 @cli.group("trace", cls=CdpGroup, examples=[
@@ -39,12 +39,16 @@ def trace_options(command: F) -> F:
     for option in reversed((
         click.option("--format", "-f", "format", metavar="F",
                      help="Format or family; default: recognized by the content."),
+        click.option("--columns", metavar="SPEC",
+                     help="Any other table of text: which column holds what, such as time=2:us,op=4,offset=5:bytes,"
+                          "size=6 (columns from 1; offset and size in bytes, sectors or units of N bytes, time in s, "
+                          "ms, us or ns, then :utc if since 1970; op=4:0=read:1=write for other words)."),
         click.option("--skip-bad", is_flag=True, help="Count malformed lines and records and go on."),
         click.option("--stage", type=click.Choice(list(STAGES)),
                      help="blkparse, blktrace: the action that counts as a request; default: for each device D, "
                           "else C, else Q, else I."),
         click.option("--assume", type=click.Choice(["read", "write"]), default="write", show_default=True,
-                     help="What requests are in a format without operations (oracle-general)."),
+                     help="What requests are in a format without operations (oracle-general, --columns without op)."),
         click.option("--separate", is_flag=True, help="Devices of different files differ, whatever their names."),
         click.option("--align", type=click.Choice(["clock", "start"]), default="clock", show_default=True,
                      help="Several traces: times as they are, or each from its first record."),

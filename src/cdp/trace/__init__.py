@@ -6,6 +6,7 @@ command line that only shows its help need not wait for numpy and polars.
     reader, merging                 open_trace: one file or many, as one stream by time
     model, formats, detect          records and kinds; the formats that are known; which of them a file has
     stream, packed, archive         the bytes: plain, compressed, in an archive or a pipe, in bounded pieces
+    columns                         tables that the user describes
     stages                          blkparse, blktrace: which event of a request becomes the record, by device
     text, columnar                  text formats: native parser (cdpcore.trace.parse), or polars where columns are fixed
     fixed, blktrace, dmlog          binary formats; blktrace events; write logs with their data

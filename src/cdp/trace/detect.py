@@ -64,7 +64,7 @@ def find(head: bytes, formats: tuple[Format, ...]) -> Format | None:
     if binary:
         return next((f for f in formats if _is_binary(f, head)), None)
     for format in formats:
-        if format.signatures and head.startswith(format.signatures):
+        if format.signatures and format.begins(head):
             return format
         if format.name == "blkreplay" and _BLKREPLAY_START.search(head):
             return format

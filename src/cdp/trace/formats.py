@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from cdpcore.base.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from cdp.trace.columns import Columns
 
 Clock: TypeAlias = Literal["utc", "relative", "none"]
 DeviceName = Callable[[bytes, int], str]
@@ -53,7 +56,13 @@ class Format:
     staged: bool = False  # several events a request, one stage becomes records
     has_payload: bool = False
     unit_bytes: int = 1  # of offsets and sizes alike in the file: what detection weighs where two formats share a shape
+    columns: Columns | None = None  # of a table that the user describes
     has_kind: bool = True  # oracleGeneral has no operation: the user says what its requests are
+
+
+    def begins(self, head: bytes) -> bool:
+        """Whether `head` starts with one of the signatures, tabs counting as commas."""
+        return head[:64].replace(b"\t", b",").startswith(self.signatures)
 
 
 _ALL = (

@@ -23,13 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdp.trace import archive, blktrace, packed, stages, text
+from cdp.trace.columns import Columns, parse_columns
 from cdp.trace.detect import NoTrace, detect
 from cdp.trace.dmlog import DmLogReader, PayloadSource
 from cdp.trace.fixed import FixedReader
 from cdp.trace.formats import STAGES, Clock, Format
 from cdp.trace.merging import merge
 from cdp.trace.model import BATCH_RECORDS, Kind, Records, Tally, TraceReader
-from cdp.trace.stream import PIECE_BYTES, TraceFile
+from cdp.trace.stream import HEAD_BYTES, PIECE_BYTES, TraceFile
 from cdpcore.base.errors import InvalidRequest, Unavailable
 
 MAX_FILES = 1000  # each holds a descriptor and a piece
@@ -234,6 +235,7 @@ def open_trace(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     format: str | None = None,
     *,
+    columns: str | None = None,
     skip_bad: bool = False,
     stage: str | None = None,
     assume: Kind = Kind.WRITE,
@@ -250,7 +252,8 @@ def open_trace(
     skip_bad  count malformed lines and records and go on, instead of raising at the first
     stage     blkparse and blktrace: the action that becomes a record, of D, C, Q, I; None: for each device D, else C,
               else Q, else I, whichever the files have of it (a pipe: its first 256 KiB)
-    assume    kind of every request of a format without operations (oracleGeneral)
+    columns   instead of format: what the columns of a table of one's own hold (cdp.trace.columns)
+    assume    kind of every request of a format without operations (oracleGeneral, tables without a column op)
     separate  files never share a device, also where they are of one format
     align     "clock": times as they are; "start": each trace's first record is time 0, which is needed to read traces
               with different clocks together
@@ -265,12 +268,15 @@ def open_trace(
         raise InvalidRequest(f"batches of {batch_records} records: at least 1")
     if stage is not None and stage not in STAGES:
         raise InvalidRequest(f"no stage {stage!r}", f"known: {', '.join(STAGES)}")
+    if columns is not None and format is not None:
+        raise InvalidRequest("a format and columns at once", "columns describe a table that is of no known format")
+    table = None if columns is None else parse_columns(columns)
     files: list[TraceFile] = []
     formats: list[Format] = []
     no_traces: list[str] = []
     try:
         for name in names:
-            _open_files(name, format, files, formats, no_traces)
+            _open_files(name, format, table, files, formats, no_traces)
         chosen = _stages(files, formats, stage, separate)
         piece_bytes = min(PIECE_BYTES, max(_PIECES_BYTES // len(files), 1 << 18))
         sources = []
@@ -279,7 +285,7 @@ def open_trace(
             if form.shape == "text":
                 reader = text.TextReader(file, form, skip_bad=skip_bad, piece_bytes=piece_bytes,
                                          stages=chosen.get(_group(file.path, form, separate)),
-                                         engine=engine if form.columnar else "auto")
+                                         engine=engine if form.columnar else "auto", assume=assume)
             elif form.shape == "fixed":
                 reader = FixedReader(file, form, skip_bad=skip_bad, assume=assume, piece_bytes=piece_bytes)
             elif form.shape == "blktrace":
@@ -299,14 +305,14 @@ def open_trace(
     return Trace(sources, align=align, batch_records=batch_records, no_traces=no_traces)
 
 
-def _open_files(name: str, format: str | None, files: list[TraceFile], formats: list[Format], no_traces: list[str]
-                ) -> None:
+def _open_files(name: str, format: str | None, table: Columns | None, files: list[TraceFile], formats: list[Format],
+                no_traces: list[str]) -> None:
     """Adds a file and its format, or those of an archive; of an archive's other files a line each to no_traces."""
     if len(files) >= MAX_FILES:
         raise _too_many(name)
     files.append(file := TraceFile(name))
     if not archive.kind(file.head(archive.HEAD_BYTES)):
-        formats.append(detect(file, format))
+        formats.append(table.format if table else detect(file, format))
         return
     if not file.seekable:
         raise Unavailable(f"{name}: an archive from a pipe", "store it in a file")
@@ -319,8 +325,11 @@ def _open_files(name: str, format: str | None, files: list[TraceFile], formats: 
         if not file.head(1):
             no_traces.append(f"{member}: empty")
             continue
+        if table and not table.fits(file.head(HEAD_BYTES)):
+            no_traces.append(f"{member}: no line with such columns")
+            continue
         try:
-            formats.append(detect(file, format, among_others=True))
+            formats.append(table.format if table else detect(file, format, among_others=True))
         except NoTrace as error:
             no_traces.append(error.message)
             continue

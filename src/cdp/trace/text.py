@@ -11,7 +11,7 @@ import numpy as np
 
 from cdp.trace import columnar, complaints
 from cdp.trace.formats import Format
-from cdp.trace.model import RECORD, Records, Tally
+from cdp.trace.model import RECORD, Kind, Records, Tally
 from cdp.trace.stages import Stages
 from cdp.trace.stream import PIECE_BYTES, ByteStream, TraceFile
 from cdpcore.base.errors import InvalidRequest
@@ -24,21 +24,24 @@ _TRIES = 4  # pieces that the columnar reader may decline from the start on befo
 
 
 class TextReader:
-    """A TraceReader of lines. stages: how blkparse events become records. One pass at a time, one thread."""
+    """A TraceReader of lines. stages: how blkparse events become records; assume: kind of the requests of a table
+    without operations. One pass at a time, one thread."""
 
     def __init__(self, file: TraceFile, format: Format, *, skip_bad: bool = False, stages: Stages | None = None,
-                 engine: Engine = "auto", piece_bytes: int = PIECE_BYTES):
+                 engine: Engine = "auto", piece_bytes: int = PIECE_BYTES, assume: Kind = Kind.WRITE):
         self.file = file
         self.path = file.path
         self.format = format
         self.tally = Tally()
         self.epoch_ns: int | None = None
         self.absolute = format.clock == "utc" or (
-            format.name == "cdp" and file.head(len(_UTC) + len(_BOM)).removeprefix(_BOM).startswith(_UTC))
+            format.name == "cdp"
+            and file.head(len(_UTC) + len(_BOM)).removeprefix(_BOM).replace(b"\t", b",").startswith(_UTC))
         self.devices = traceparse.DeviceTable()
         self.columnar_pieces = self.native_pieces = 0  # how the last pass was read
         self._skip_bad = skip_bad
         self._stages = stages
+        self._assume = assume
         self.census: traceparse.DeviceTable | None = None  # of the last pass
         self._columnar = format.columnar and engine != "native"
         self._piece_bytes = piece_bytes
@@ -67,8 +70,11 @@ class TextReader:
 
     def _lines(self, stream: ByteStream, batch_records: int) -> Iterator[Records]:
         self.census = self._stages.census() if self._stages else None
-        parser = traceparse.TextParser(self.format.text, self.devices, skip_bad=self._skip_bad, census=self.census,
-                                       stages=self._stages.default if self._stages else 0)
+        if self.format.columns:
+            parser = self.format.columns.parser(self.devices, skip_bad=self._skip_bad, kind=self._assume)
+        else:
+            parser = traceparse.TextParser(self.format.text, self.devices, skip_bad=self._skip_bad, census=self.census,
+                                           stages=self._stages.default if self._stages else 0)
         rest, final = b"", False
         out, filled = np.empty(batch_records, RECORD), 0
         while not final:
@@ -108,7 +114,7 @@ class TextReader:
     def _header(self, parser: traceparse.TextParser, piece: bytes) -> int:
         """Bytes of the header line at the very start; the native parser takes it, as it may set the parser's state."""
         known = self.format.signatures
-        if not self._columnar or parser.lines or not known or not piece.startswith(known):
+        if not self._columnar or parser.lines or not known or not self.format.begins(piece):
             return 0
         used = piece.find(b"\n") + 1
         if used:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -37,6 +38,21 @@ class TextParser:
     def devices(self) -> DeviceTable: ...
     @property
     def census(self) -> DeviceTable | None: ...
+    def set_columns(
+        self,
+        *,
+        time: int,
+        op: int,
+        device: int,
+        offset: int,
+        size: int,
+        time_scale: int,
+        time_base_ns: int,
+        offset_unit_bytes: int,
+        size_unit_bytes: int,
+        kind: int,
+        words: Sequence[tuple[bytes, int]],
+    ) -> None: ...
     def run(self, piece: Buffer, final: bool, out: NDArray[np.uint8], start: int = 0) -> tuple[int, int, int]: ...
     def take_lines(self, lines: int) -> None: ...
     def bad(self) -> tuple[int, int, str, bytes, int]: ...

@@ -12,15 +12,18 @@ Threading: an object belongs to one thread at a time; runs release the GIL. Memo
 used during the call.
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from cdpcore.trace.trace_blktrace cimport cdp_trace_blk, cdp_trace_blk_run
+from cdpcore.trace.trace_columns cimport (CDP_TRACE_MAX_COLUMNS, CDP_TRACE_MAX_WORD, CDP_TRACE_MAX_WORDS,
+                                          cdp_trace_columns)
 from cdpcore.trace.trace_devices cimport (CDP_SEEN_SLOTS, CDP_TRACE_MAX_DEVICES, CDP_TRACE_MAX_NAME,
                                           cdp_trace_device, cdp_trace_devices, cdp_trace_devices_find,
                                           cdp_trace_devices_free, cdp_trace_devices_grow, cdp_trace_devices_init)
 from cdpcore.trace.trace_dmlog cimport CDP_DMLOG_SUPER, cdp_trace_dmlog, cdp_trace_dmlog_run, cdp_trace_dmlog_super
 from cdpcore.trace.trace_rec cimport (CDP_TRACE_BAD, CDP_TRACE_DONE, CDP_TRACE_FULL, CDP_TRACE_GROW, CDP_TRACE_MORE,
                                       cdp_trace_rec)
-from cdpcore.trace.trace_text cimport CDP_FMT_COUNT, cdp_trace_scsi_kind, cdp_trace_text, cdp_trace_text_run
+from cdpcore.trace.trace_text cimport (CDP_FMT_COLUMNS, CDP_FMT_COUNT, cdp_trace_scsi_kind, cdp_trace_text,
+                                       cdp_trace_text_run)
 
 from cdpcore.base.errors import InvalidRequest
 
@@ -119,9 +122,11 @@ cdef inline cdp_trace_rec *_room(unsigned char[::1] out, size_t start, size_t *c
 
 cdef class TextParser:
     """Lines of one text trace. format: number of enum cdp_trace_format; stages: bits of block-layer
-    actions that become records; census: counts by device, with each device's own stages."""
+    actions that become records; census: counts by device, with each device's own stages; columns: of a table
+    that the user describes (set_columns)."""
 
     cdef cdp_trace_text state
+    cdef cdp_trace_columns columns
     cdef readonly DeviceTable devices, census
 
     def __cinit__(self, int format, DeviceTable devices not None, *, bint skip_bad=False, uint32_t stages=0,
@@ -138,12 +143,38 @@ cdef class TextParser:
         if census is not None:
             self.state.census = census.counting()
 
+    def set_columns(self, *, uint32_t time, uint32_t op, uint32_t device, uint32_t offset, uint32_t size,
+                    uint32_t time_scale, uint64_t time_base_ns, uint64_t offset_unit_bytes, uint64_t size_unit_bytes,
+                    uint32_t kind, words):
+        """Where the fields of a table lie (from 1; 0: it has none) and their units: cdp_trace_columns.
+
+        words: (word of column op in lower case, kind) pairs. Raises ValueError for what is out of range.
+        """
+        if (max(time, op, device, offset, size) > CDP_TRACE_MAX_COLUMNS or not offset or not size or time_scale > 9
+                or not 0 < offset_unit_bytes < 1 << 40 or not 0 < size_unit_bytes < 1 << 40 or kind > 5
+                or len(words) > CDP_TRACE_MAX_WORDS or any(len(word) > CDP_TRACE_MAX_WORD for word, _ in words)):
+            raise ValueError("columns out of range")
+        cdef bytes text
+        self.columns.time, self.columns.op, self.columns.device = time, op, device
+        self.columns.offset, self.columns.size, self.columns.kind = offset, size, kind
+        self.columns.last = max(time, op, device, offset, size)
+        self.columns.time_scale, self.columns.time_base_ns = time_scale, time_base_ns
+        self.columns.offset_unit_bytes, self.columns.size_unit_bytes = offset_unit_bytes, size_unit_bytes
+        self.columns.words = <uint32_t>len(words)
+        for i, (text, which) in enumerate(words):
+            memcpy(self.columns.word[<size_t>i], <const char *>text, len(text))
+            self.columns.word_bytes[<size_t>i] = <uint8_t>len(text)
+            self.columns.word_kind[<size_t>i] = which
+        self.state.columns = &self.columns
+
     def run(self, const unsigned char[::1] piece, bint final, unsigned char[::1] out, size_t start=0):
         """Parses whole lines of `piece` into out[start:] (a byte view of the record array)."""
         cdef size_t cap = 0, consumed = 0, produced = 0, done = 0, made = 0, n = piece.shape[0]
         cdef cdp_trace_rec *to = _room(out, start, &cap)
         cdef const unsigned char *text = &piece[0] if n else NULL
         cdef int step = CDP_TRACE_MORE
+        if self.state.format == CDP_FMT_COLUMNS and self.state.columns == NULL:
+            raise ValueError("set_columns() comes first")
         while n:
             with nogil:
                 step = cdp_trace_text_run(&self.state, text + done, n - done, final, to + made, cap - made, &consumed,

@@ -15,6 +15,7 @@ typedef struct cdp_cur {
     const unsigned char *p, *end, *line;
     const char *expected;
     uint32_t fields; /* taken so far: how far a wrong line got, which is how detection distinguishes formats */
+    unsigned char comma; /* between the fields of a CSV format: ',', or '\t' in a line without commas */
 } cdp_cur;
 
 static inline int cur_fail(cdp_cur *c, const unsigned char *at, const char *expected)
@@ -26,7 +27,7 @@ static inline int cur_fail(cdp_cur *c, const unsigned char *at, const char *expe
 
 static inline void cur_blanks(cdp_cur *c)
 {
-    while (c->p < c->end && (*c->p == ' ' || *c->p == '\t'))
+    while (c->p < c->end && (*c->p == ' ' || (*c->p == '\t' && c->comma != '\t')))
         c->p++;
 }
 
@@ -116,6 +117,16 @@ static inline int cur_time(cdp_cur *c, unsigned scale, const char *expected, uin
     return 1;
 }
 
+/* [blanks]comma, or the tab in its place */
+static inline int cur_comma(cdp_cur *c, const char *expected)
+{
+    cur_blanks(c);
+    if (c->p >= c->end || *c->p != c->comma)
+        return cur_fail(c, c->p, expected);
+    c->p++;
+    return 1;
+}
+
 /* [blanks]sep */
 static inline int cur_sep(cdp_cur *c, char sep, const char *expected)
 {
@@ -137,11 +148,11 @@ static inline int cur_gap(cdp_cur *c, const char *expected)
 }
 
 /* [blanks]bytes up to `sep` or the end, trailing blanks dropped; may not be empty. */
-static inline int cur_word(cdp_cur *c, char sep, const char *expected, const unsigned char **word, size_t *n)
+static inline int cur_word(cdp_cur *c, unsigned char sep, const char *expected, const unsigned char **word, size_t *n)
 {
     cur_blanks(c);
     const unsigned char *at = c->p, *stop = at;
-    while (stop < c->end && *stop != (unsigned char)sep)
+    while (stop < c->end && *stop != sep)
         stop++;
     c->p = stop;
     while (stop > at && (stop[-1] == ' ' || stop[-1] == '\t'))

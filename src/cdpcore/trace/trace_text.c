@@ -18,6 +18,7 @@ static cdp_line_fn *const LINE_FN[CDP_FMT_COUNT] = {
     [CDP_FMT_FIO] = cdp_line_fio,
     [CDP_FMT_BLKPARSE] = cdp_line_blkparse,
     [CDP_FMT_REPLAYER] = cdp_line_replayer,
+    [CDP_FMT_COLUMNS] = cdp_line_columns,
 };
 
 static void note_bad(cdp_trace_text *t, const cdp_cur *c)
@@ -54,7 +55,7 @@ static int is_heading(const cdp_trace_text *t, const cdp_cur *c)
         return 1;
     unsigned fields = 0, inside = 0;
     for (; p < c->end; p++) {
-        int separator = *p == ',' || *p == ';' || *p == '\t' || *p == ' ';
+        int separator = *p == ',' || *p == ';' || *p == '|' || *p == '\t' || *p == ' ';
         if (!separator && !inside) {
             if ((unsigned)((*p | 32) - 'a') >= 26 && *p != '"' && *p != '_' && *p < 128)
                 return 0;
@@ -90,9 +91,11 @@ int cdp_trace_text_run(cdp_trace_text *t, const unsigned char *text, size_t n, i
         if (!newline && !final && (size_t)(stop - p) <= CDP_TRACE_MAX_LINE)
             break;
         const unsigned char *next = newline ? newline + 1 : stop;
-        cdp_cur c = {p, newline ? newline : stop, p, NULL, 0};
+        cdp_cur c = {p, newline ? newline : stop, p, NULL, 0, ','};
         if (c.end > p && c.end[-1] == '\r')
             c.end--;
+        if (t->format <= CDP_FMT_OWN && !memchr(p, ',', (size_t)(c.end - p)))
+            c.comma = '\t';
         cdp_trace_rec r = {.number = t->line + 1};
         enum cdp_line is;
         if (c.end - p > (ptrdiff_t)CDP_TRACE_MAX_LINE) {

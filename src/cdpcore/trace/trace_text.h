@@ -24,7 +24,8 @@ enum cdp_trace_format { /* the numbers are shared with cdpcore.trace.parse */
     CDP_FMT_FIO = 11,
     CDP_FMT_BLKPARSE = 12,
     CDP_FMT_REPLAYER = 13,
-    CDP_FMT_COUNT = 14,
+    CDP_FMT_COLUMNS = 14,
+    CDP_FMT_COUNT = 15,
 };
 
 /* Bits of block-layer actions, as in the binary format: 1 << what. */
@@ -39,6 +40,7 @@ typedef struct cdp_trace_text {
     int32_t skip_bad;
     uint32_t stages;          /* blkparse: actions that become records, of devices without a choice of their own */
     cdp_trace_devices *devices;
+    const struct cdp_trace_columns *columns; /* of CDP_FMT_COLUMNS */
     cdp_trace_devices *census; /* blkparse: counts by device and stage, and each device's own stages; may be NULL */
     /* state across runs */
     uint64_t line;            /* lines consumed */
@@ -49,6 +51,7 @@ typedef struct cdp_trace_text {
     uint64_t clock_ns;        /* fio v2: sum of the waits so far */
     uint32_t header;          /* a header was met; fio: its version */
     uint32_t absolute;        /* own CSV: its clock is UTC */
+    uint32_t separator;       /* of CDP_FMT_COLUMNS: a byte; 0: no line was seen */
     uint32_t summary;         /* blkparse: inside the summary */
     uint32_t in_long_line;    /* skip_bad: dropping the rest of a line above CDP_TRACE_MAX_LINE */
     /* the bad line of CDP_TRACE_BAD, or with skip_bad the first one */
@@ -63,10 +66,11 @@ enum cdp_line { CDP_LINE_BAD = 0, CDP_LINE_RECORD = 1, CDP_LINE_EVENT = 2, CDP_L
 
 typedef enum cdp_line cdp_line_fn(cdp_trace_text *t, cdp_cur *c, cdp_trace_rec *r);
 
-/* The formats (trace_csv.c, trace_lines.c, trace_blkparse.c). The record comes zeroed but for its number. */
+/* The formats (trace_csv.c, trace_lines.c, trace_blkparse.c, trace_columns.c). The record comes zeroed but for its
+ * number. */
 cdp_line_fn cdp_line_msr, cdp_line_systor, cdp_line_alibaba, cdp_line_tencent, cdp_line_cloudphysics, cdp_line_spc;
 cdp_line_fn cdp_line_own, cdp_line_fiu, cdp_line_disksim, cdp_line_blkreplay, cdp_line_fio, cdp_line_blkparse;
-cdp_line_fn cdp_line_replayer;
+cdp_line_fn cdp_line_replayer, cdp_line_columns;
 
 /* `text`: a piece of the trace that starts at a line's start. `final`: a last line without a newline is complete.
  * Fills out[0 .. cap) and sets *consumed (bytes, whole lines) and *produced. Returns enum cdp_trace_step. */
