@@ -195,7 +195,7 @@ def test_fixed_records_of_noise(name: str, tmp_path: object) -> None:
                 for records in trace:
                     check_records(records, 1)
         except CdpError as error:
-            assert path in str(error) and (not skip_bad or "data is cut or damaged" in str(error))
+            assert path in str(error) and (not skip_bad or "is cut or damaged" in str(error))
 
     check()
 
