@@ -176,8 +176,8 @@ def test_commands(tmp_path: Path) -> None:
 
 
 TABS = [
-    ("msr", "Timestamp,Hostname,DiskNumber,Type,Offset,Size,ResponseTime\n"
-            "128166372010000000,srv,0,Write,1048576,4096,520\n128166372010100000,srv,0,Read,2097152,8192,310\n"),
+    ("msr", ("Timestamp,Hostname,DiskNumber,Type,Offset,Size,ResponseTime\n"
+             "128166372010000000,srv,0,Write,1048576,4096,520\n128166372010100000,srv,0,Read,2097152,8192,310\n")),
     ("systor", "Timestamp,Response,IOType,LUN,Offset,Size\n1.5,,W,0,4096,512\n1.6,0.1,R,0,4096,512\n"),
     ("systor", "1.5,,W,0,4096,512\n1.6,,,0,4096,512\n"),
     ("alibaba", "419,W,8192,4096,1577808144360767\n7,R,8192,4096,1577808144360768\n"),

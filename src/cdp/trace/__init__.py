@@ -4,7 +4,8 @@ open_trace() is the entry point; docs/traces.md has the formats and their tables
 command line that only shows its help need not wait for numpy and polars.
 
     reader, merging                 open_trace: one file or many, as one stream by time
-    model, formats, detect          records and kinds; the formats that are known; which of them a file has
+    model, formats                  records and kinds; the formats that are known
+    detect, plausible               which of them a file has; what its numbers can mean
     stream, packed, archive         the bytes: plain, compressed, in an archive or a pipe, in bounded pieces
     columns                         tables that the user describes
     stages                          blkparse, blktrace: which event of a request becomes the record, by device

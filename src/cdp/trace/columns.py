@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cdp.trace.formats import SECTOR, Format
+from cdp.trace.formats import SECTOR, Clock, Format
 from cdp.trace.model import RECORD, Kind
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.trace import parse as traceparse
@@ -59,7 +59,7 @@ class Columns:
     @property
     def format(self) -> Format:
         """The table as a format, with a clock and devices if it has columns for them."""
-        clock = "utc" if self.utc else "relative" if self.time else "none"
+        clock: Clock = "utc" if self.utc else "relative" if self.time else "none"
         return Format("columns", "table described by --columns", "text", clock,
                       _name if self.device else None, _FORMAT, has_kind=bool(self.op), columns=self)
 

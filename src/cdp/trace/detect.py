@@ -4,6 +4,9 @@ Binary formats: magics first, then whether the first records make sense (vscsi, 
 formats with a characteristic first line first, then every other parser is given the first lines and the one that
 understands most of them wins. Where none understands a line, the one that gets farthest is taken, if it gets three
 fields far and no other does: reading then says precisely what is wrong with the first line.
+
+Where several understand the same lines, or one reads what looks like bytes as sectors, what the numbers mean decides
+or the user does (cdp.trace.plausible).
 """
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ import numpy as np
 
 from cdp.trace import complaints
 from cdp.trace.fixed import LAYOUTS
-from cdp.trace.formats import SECTOR, Format, candidates
-from cdp.trace.model import RECORD, Records
+from cdp.trace.formats import Format, candidates
+from cdp.trace.model import RECORD
+from cdp.trace.plausible import Reading
 from cdp.trace.stream import HEAD_BYTES, TraceFile
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.trace import parse as traceparse
 
+_BOM = b"\xef\xbb\xbf"
 _PROBE_LINES = 200
 _PROBE_RECORDS = 1000
-_LARGE_REQUEST = 1 << 20  # of a block device: more than the kernel makes by default
-_LARGE_DISK = 1 << 43
 _DMLOG_MAGIC = (0x6A736677736872).to_bytes(8, "little")
 _BLKTRACE_MAGICS = (b"\x07\x74\x61\x65", b"\x65\x61\x74\x07")
 _BLKREPLAY_START = re.compile(rb"^start ;", re.MULTILINE)
@@ -49,17 +52,19 @@ def detect(file: TraceFile, wanted: str | None = None, *, among_others: bool = F
         return formats[0]
     try:
         found = find(head, formats)
+        if found and not wanted:
+            check_unit(found, head.removeprefix(_BOM))
     except Ambiguous as error:
         raise InvalidRequest(f"{file.path}: {error.message}", error.hint) from None
     if found is None:
-        raise NoTrace(f"{file.path}: {_what_it_looks_like(head)}",
-                             "'cdp trace formats' lists what is known, --format chooses")
+        raise NoTrace(f"{file.path}: {_what_it_looks_like(head)}", "'cdp trace formats' lists what is known, --format "
+                      "chooses, --columns describes any other table")
     return found
 
 
 def find(head: bytes, formats: tuple[Format, ...]) -> Format | None:
     """The format of a file that begins with `head` (all of it, if shorter than HEAD_BYTES), or None."""
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    head = head.removeprefix(_BOM)
     binary = bool(head[:4096].translate(None, _TEXT_BYTES))
     if binary:
         return next((f for f in formats if _is_binary(f, head)), None)
@@ -90,20 +95,14 @@ def _is_binary(format: Format, head: bytes) -> bool:
 
 
 def _probe(head: bytes, formats: list[Format]) -> Format | None:
-    lines = head.splitlines(keepends=True)
-    if len(head) >= HEAD_BYTES and len(lines) > 1:
-        lines.pop()  # cut by us
-    sample = b"".join(lines[:_PROBE_LINES])
+    sample = _first_lines(head)
     scores, read = {}, {}
     for format in formats:
-        parser = traceparse.TextParser(format.text, traceparse.DeviceTable(), skip_bad=True, stages=~0 & 0xFFFFFFFF)
-        out = np.empty(_PROBE_LINES + 1, RECORD)
-        _, _, made = parser.run(sample, True, out.view(np.uint8))
+        parser, read[format.name] = _read(format, sample)
         scores[format.name] = (parser.events, parser.bad()[4])
-        read[format.name] = out[:made]
     most = max((events for events, _ in scores.values()), default=0)
     if most > 0:
-        return _weighed([(f, read[f.name]) for f in formats if scores[f.name][0] == most], sample)
+        return _weighed([read[f.name] for f in formats if scores[f.name][0] == most])
     farthest = sorted(formats, key=lambda f: scores[f.name][1], reverse=True)
     if scores[farthest[0].name][1] >= 3 and (
         len(farthest) == 1 or scores[farthest[0].name][1] > scores[farthest[1].name][1]
@@ -112,37 +111,43 @@ def _probe(head: bytes, formats: list[Format]) -> Format | None:
     return None
 
 
+def _first_lines(head: bytes) -> bytes:
+    lines = head.splitlines(keepends=True)
+    if len(head) >= HEAD_BYTES and len(lines) > 1:
+        lines.pop()  # cut by us
+    return b"".join(lines[:_PROBE_LINES])
+
+
+def _read(format: Format, sample: bytes) -> tuple[traceparse.TextParser, Reading]:
+    parser = traceparse.TextParser(format.text, traceparse.DeviceTable(), skip_bad=True, stages=~0 & 0xFFFFFFFF)
+    out = np.empty(_PROBE_LINES + 1, RECORD)
+    _, _, made = parser.run(sample, True, out.view(np.uint8))
+    decimals = any(b"." in line.split(None, 1)[0] for line in sample.splitlines() if line[:1].isdigit())
+    return parser, Reading(format, out[:made], parser.devices, decimals)
+
+
 class Ambiguous(InvalidRequest):
-    """More than one format fits."""
+    """More than one format fits, or one of which the numbers look like those of another unit."""
 
 
-def _weighed(fitting: list[tuple[Format, Records]], sample: bytes) -> Format:
+def _weighed(fitting: list[Reading]) -> Format:
     """The one whose numbers make sense. Raises Ambiguous where that is not exactly one of several."""
     if len(fitting) == 1:
-        return fitting[0][0]
-    sound = [format for format, records in fitting if not _doubts(format, records, sample)]
+        return fitting[0].format
+    sound = [reading for reading in fitting if not reading.is_excluded()]
     if len(sound) == 1:
-        return sound[0]
-    named = " and ".join(f"{f.name} ({int(r['length_bytes'].max())} bytes at most a request, a disk of "
-                         f"{int((r['offset_bytes'] + r['length_bytes']).max())} bytes)"
-                         for f, r in fitting if f in sound or not sound)
-    raise Ambiguous(f"more than one format fits: {named}", "say which with --format")
+        return sound[0].format
+    raise Ambiguous(f"more than one format fits: {' and '.join(map(str, sound or fitting))}", "say which with --format")
 
 
-def _doubts(format: Format, records: Records, sample: bytes) -> bool:
-    """Whether a reading of one shape (five numbers a line) is not what such traces hold: the unit of time by its
-    decimals, bytes or sectors by what they are multiples of and by the sizes of requests and of the disk."""
-    times = [line.split(None, 1)[0] for line in sample.splitlines() if line[:1].isdigit()]
-    decimals = any(b"." in time for time in times)
-    if decimals != (format.name != "disksim-ns"):
-        return True
-    unit = np.uint64(format.unit_bytes)
-    offset, size = records["offset_bytes"] // unit, records["length_bytes"] // unit
-    whole = not (offset % np.uint64(SECTOR)).any() and not (size % np.uint64(SECTOR)).any()
-    if format.unit_bytes == 1:
-        return not whole
-    end = int((records["offset_bytes"] + records["length_bytes"]).max())
-    return whole and (int(records["length_bytes"].max()) > _LARGE_REQUEST or end > _LARGE_DISK)
+def check_unit(format: Format, head: bytes) -> None:
+    """Raises Ambiguous where bytes seem to stand in columns that the format counts in sectors."""
+    if format.shape != "text" or format.unit_bytes == 1:
+        return
+    _, reading = _read(format, _first_lines(head))
+    if reading.may_be_bytes():
+        raise Ambiguous(f"offsets and sizes are multiples of 512, bytes rather than the sectors of {reading}",
+                        f"--format {format.name} if they are sectors, else describe them with --columns")
 
 
 def _what_it_looks_like(head: bytes) -> str:

@@ -55,10 +55,11 @@ class Format:
     columnar: bool = False  # has a schema in cdp.trace.columnar
     staged: bool = False  # several events a request, one stage becomes records
     has_payload: bool = False
-    unit_bytes: int = 1  # of offsets and sizes alike in the file: what detection weighs where two formats share a shape
+    unit_bytes: int = 1  # of offsets in the file, and of sizes
+    size_in_bytes: bool = False  # whatever the unit of offsets
+    by_many: bool = True  # written by many tools, some of which mistake bytes for sectors
     columns: Columns | None = None  # of a table that the user describes
     has_kind: bool = True  # oracleGeneral has no operation: the user says what its requests are
-
 
     def begins(self, head: bytes) -> bool:
         """Whether `head` starts with one of the signatures, tabs counting as commas."""
@@ -69,19 +70,21 @@ _ALL = (
     Format("msr", "MSR Cambridge CSV", "text", "utc", _host_disk, 0, columnar=True),
     Format("systor", "SNIA SYSTOR'17 CSV", "text", "utc", _number, 1, (b"Timestamp,Response,IOType,",), columnar=True),
     Format("alibaba", "Alibaba 2020 CSV", "text", "utc", _number, 2, columnar=True),
-    Format("tencent", "Tencent CBS CSV", "text", "utc", _number, 3, columnar=True),
+    Format("tencent", "Tencent CBS CSV", "text", "utc", _number, 3, columnar=True, unit_bytes=SECTOR),
     Format("cloudphysics", "CloudPhysics CSV", "text", "relative", None, 4, (b"version,time,op,size,lbn",),
-           probed=False, columnar=True),
-    Format("spc", "SPC, UMass", "text", "relative", _number, 5),
+           probed=False, columnar=True, unit_bytes=SECTOR, size_in_bytes=True),
+    Format("spc", "SPC, UMass", "text", "relative", _number, 5, unit_bytes=SECTOR, size_in_bytes=True),
     Format("cdp", "CSV written by cdp trace convert", "text", "relative", _name, 6,
            (b"utc_ns,device,", b"ts_ns,device,"), probed=False, needs_header="ts_ns,device,...", columnar=True),
-    Format("fiu", "FIU IODedup text", "text", "relative", _major_minor, 7),
+    Format("fiu", "FIU IODedup text", "text", "relative", _major_minor, 7, unit_bytes=SECTOR),
     Format("disksim-ns", "DiskSim ASCII, time in ns (MQSim)", "text", "relative", _number, 8, unit_bytes=SECTOR),
     Format("disksim-ms", "DiskSim ASCII, time in ms", "text", "relative", _number, 9, unit_bytes=SECTOR),
     Format("replayer", "replayer (IODA, Heimdall): ms, disk, bytes, bytes, 1 = read", "text", "relative", _number, 13),
-    Format("blkreplay", "blkreplay .load", "text", "relative", None, 10, probed=False, needs_header="start ; ..."),
+    Format("blkreplay", "blkreplay .load", "text", "relative", None, 10, probed=False, needs_header="start ; ...",
+           unit_bytes=SECTOR),
     Format("fio", "fio iolog, version 2 or 3", "text", "relative", _name, 11, (b"fio version ",), probed=False),
-    Format("blkparse", "blkparse text", "text", "relative", _major_minor, 12, staged=True),
+    Format("blkparse", "blkparse text", "text", "relative", _major_minor, 12, staged=True,
+           unit_bytes=SECTOR, by_many=False),
     Format("blktrace", "blktrace binary", "blktrace", "relative", _major_minor, staged=True),
     Format("vscsi-v1", "CloudPhysics vscsi, version 1", "fixed", "relative"),
     Format("vscsi-v2", "CloudPhysics vscsi, version 2", "fixed", "relative"),
