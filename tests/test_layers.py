@@ -24,27 +24,28 @@ CORE = {
     "bench": "base system",
 }
 
-# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings and views are modules.
+# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings, views and volume_files are modules.
 SHELL = {
     "text": "",
     "moments": "",
     "views": "",
     "ipc": "",
     "settings": "text",
+    "volume_files": "",
     "nbd": "ipc",
     "trace": "text",
-    "store": "text moments settings",
-    "volume": "text moments settings store",
+    "store": "text moments settings volume_files",
+    "volume": "text moments settings store volume_files",
     "cdp": "moments settings volume",
-    "check": "text moments settings store volume",
-    "capture": "text moments views trace cdp",
-    "replay": "text settings nbd trace store volume cdp",
+    "check": "text moments settings store volume volume_files",
+    "capture": "text moments views volume_files trace cdp",
+    "replay": "text moments settings nbd trace store volume cdp volume_files",
     "platform": "ipc settings nbd cdp",
-    "service": "text views ipc settings store cdp check capture",
-    "serve": "moments views ipc settings nbd store cdp capture platform service",
+    "service": "text moments views ipc settings store cdp check capture volume_files",
+    "serve": "moments views ipc settings nbd store cdp capture platform service volume_files",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
-    "cli": "text views ipc settings nbd trace store volume cdp check replay service serve ha conformance",
+    "cli": "text views ipc settings volume_files nbd trace store volume cdp check replay service serve ha conformance",
     "demo": "nbd cdp service cli",
     "__main__": "cli",
 }

@@ -44,7 +44,7 @@ def made(path):
 
 def take(web, log, stopping=lambda: False, once=True, save=True, **options):
     """Capture what there is; the status at the end. save=False: as after a kill -9, but for what the volume has."""
-    kept = (web / positions.NAME).read_bytes() if not save else b""
+    kept = (web / "capture.json").read_bytes() if not save else b""
     with cdp.open(web) as volume, LogSource(str(log.path)) as source:
         follower = Follower(volume, source, settle_ns=0, stopping=stopping, **options)
         if once:
@@ -55,7 +55,7 @@ def take(web, log, stopping=lambda: False, once=True, save=True, **options):
             follower.checkpoint()
         status = follower.status()
     if not save:
-        (web / positions.NAME).write_bytes(kept)
+        (web / "capture.json").write_bytes(kept)
     return status
 
 
@@ -348,13 +348,13 @@ def test_a_volume_that_somebody_else_changed(web, log):
             take(web, log, new_log=new_log)
     with cdp.open(web) as volume:
         volume.restore("mine")
-    (web / positions.NAME).rename(web / "kept")
-    shutil.copy(web / "kept", web / positions.NAME)
+    (web / "capture.json").rename(web / "kept")
+    shutil.copy(web / "kept", web / "capture.json")
     with pytest.raises(RefusedPoint, match=r"changes 512 bytes|restored by #"):
         take(web, log)
-    raw = bytearray((web / positions.NAME).read_bytes())
+    raw = bytearray((web / "capture.json").read_bytes())
     raw[20] ^= 1
-    (web / positions.NAME).write_bytes(raw)
+    (web / "capture.json").write_bytes(raw)
     with pytest.raises(Corruption, match=r"capture.json: damaged"):
         take(web, log)
 

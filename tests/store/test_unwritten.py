@@ -12,6 +12,7 @@ import numpy as np
 from support.world import KIB, tuning
 
 import cdp
+from cdp.moments.points import Point
 from cdp.store import creation
 from cdp.volume.volume import Volume
 
@@ -50,7 +51,7 @@ def test_nothing_waits_for_the_log(tmp_path: Path) -> None:
             for row in records[[0, 30, -300, -150, -60, -2, -1]].tolist():
                 moment = cdp.Moment(row[0], row[1])
                 assert elsewhere(lambda row=row: volume.resolve(row[0])) == moment
-                at_time = cdp.volume.volume.points.Point("then", "time", ts_ns=row[1])
+                at_time = Point("then", "time", ts_ns=row[1])
                 assert elsewhere(lambda at_time=at_time: volume.resolve(at_time)) == moment
                 assert elsewhere(lambda row=row: volume.explain(row[0])).resolved == moment
                 image = elsewhere(lambda row=row: volume.at(row[0]))
@@ -92,7 +93,7 @@ def test_beside_writers(tmp_path: Path) -> None:
             assert len(records) == 0 or seen <= records["seq"][-1] <= volume.window().newest.seq
             if len(records):
                 row = records[random.Random(seen).randrange(len(records))]
-                then = volume.resolve(cdp.volume.volume.points.Point("then", "time", ts_ns=int(row["ts_ns"])))
+                then = volume.resolve(Point("then", "time", ts_ns=int(row["ts_ns"])))
                 assert (then.seq, then.ts_ns) == (int(row["seq"]), int(row["ts_ns"]))
                 taken.append(records)
     finally:

@@ -16,19 +16,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from cdp.capture.log_entries import Place, Tail
 from cdp.capture.source import LogSource
-from cdp.trace.model import Kind
+from cdp.moments.records import FUA, RESTORE, TRIM, WRITE, ZERO, changes_content
+from cdp.trace.model import Flag, Kind
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption, NotFound, RefusedPoint
 from cdpcore.index.inspect import crc32c
 from cdpcore.system.os import posix
 
-NAME = "capture.json"
 WITNESS_BYTES = 1 << 16
-KINDS = {Kind.WRITE: 1, Kind.ZERO: 2, Kind.TRIM: 3}  # of a trace's request: of the record that it becomes
-RESTORE = 6
+KINDS = {Kind.WRITE: WRITE, Kind.ZERO: ZERO, Kind.TRIM: TRIM}  # of a log's request: of the record that it becomes
 ANOTHER = "--new-log goes on with a log that begins where this volume is; anything else needs a volume of its own"
 
 
@@ -71,13 +69,13 @@ Position = LogPosition | MirrorPosition
 def save(directory: str, position: Position) -> None:
     """Durable at return."""
     text = json.dumps(asdict(position), sort_keys=True)
-    posix().write_file(f"{directory}/{NAME}",
-                       f'{{"capture": {text}, "crc32c": "{crc32c(text.encode()):08x}", "format": 1}}\n'.encode())
+    line = f'{{"capture": {text}, "crc32c": "{crc32c(text.encode()):08x}", "format": 1}}\n'
+    posix().write_file(VolumeFiles(directory).capture, line.encode())
 
 
 def load(directory: str) -> Position | None:
     """None where nothing was captured into this volume. Raises Corruption."""
-    path = f"{directory}/{NAME}"
+    path = VolumeFiles(directory).capture
     try:
         outer: dict[str, Any] = json.loads(posix().read_file(path))
         inner = outer["capture"]
@@ -137,8 +135,8 @@ def catch_up(volume: Any, tail: Tail, position: LogPosition, entries: int) -> in
         seq, kind, offset, length = (int(record[name]) for name in ("seq", "kind", "offset", "length"))
         if owed is None:
             owed = next(requests, None)
-        fua = bool(record["flags"] & 2)
-        if owed is None or (kind, offset, fua) != (owed.kind, owed.start, owed.fua) or offset + length > owed.end:
+        if owed is None or (kind, offset, bool(record["flags"] & FUA)) != (owed.kind, owed.start, owed.fua) or \
+                offset + length > owed.end:
             what = "nothing more" if owed is None else f"{owed.end - owed.start} bytes at {owed.start}"
             raise RefusedPoint(f"{volume.path}: #{seq} changes {length} bytes at {offset}, but {tail.source.path} has "
                                f"{what} behind entry {place.entries}",
@@ -160,7 +158,7 @@ def _changes(volume: Any, after: int, upto: int) -> Iterator[Any]:
         if len(restored):
             raise RefusedPoint(f"{volume.path}: restored by #{restored[0]}, so it is not its source's copy any more",
                                "'cdp undo' does not make it one; capture into a new volume")
-        yield from batch[np.isin(batch["kind"], list(KINDS.values()))]
+        yield from batch[changes_content(batch["kind"])]
 
 
 def _requests(tail: Tail, entries: int) -> Iterator[_Owed]:
@@ -170,8 +168,7 @@ def _requests(tail: Tail, entries: int) -> Iterator[_Owed]:
             length = int(record["length_bytes"])
             if record["kind"] in KINDS and length:
                 offset = int(record["offset_bytes"])
-                yield _Owed(KINDS[Kind(int(record["kind"]))], offset, offset + length, bool(record["flags"] & 1),
-                            begin, behind)
+                yield _Owed(KINDS[Kind(int(record["kind"]))], offset, offset + length, bool(record["flags"] & Flag.FUA), begin, behind)
             begin = behind
 
 

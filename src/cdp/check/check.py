@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdp.check.catalog import differences
-from cdp.moments.lineage import RestoreRecord, gaps
+from cdp.moments.lineage import gaps
 from cdp.settings import Settings
 from cdp.store import description as geometries
 from cdp.store import kinds, layout
 from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, WritebackRow, lmdb_catalog_to_read
-from cdp.store.layout import log_numbers, log_path, run_path
+from cdp.store.layout import segment_numbers
 from cdp.store.records import Event
 from cdp.text.paths import absolute
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.index import inspect as index
 from cdpcore.log.segment_file import SegmentFile
@@ -54,18 +55,17 @@ class Report:
 
 
 def check(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
-    """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the
-    report."""
-    os, directory = posix(), absolute(path)
+    """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
+    os, files = posix(), VolumeFiles(absolute(path))
     report = Report()
-    held = lock_existing(os, directory, read_only=True)
+    held = lock_existing(os, files, read_only=True)
     try:
-        _check_directory(os, directory, report, progress)
+        _check_directory(os, files, report, progress)
     finally:
         held.close()
-    for name in os.list_dir(f"{directory}/images"):
+    for name in os.list_dir(files.images):
         if not name.startswith("."):
-            inner = check(f"{directory}/images/{name}", settings=settings, progress=progress)
+            inner = check(files.image(name), settings=settings, progress=progress)
             report.problems += inner.problems
             report.ok = report.ok and inner.ok
             for key in ("segments", "frames", "records", "runs", "bytes_read"):
@@ -78,47 +78,45 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
     report = Report()
     volume.flush()
     store = volume._store
-    # events go on being made
-    check_catalogued(store.os, store.directory, store.uuid, store.catalog, report, progress, [])
+    check_catalogued(store.os, store.files, store.uuid, store.catalog, report, progress, [])   # events go on being made
     return report
 
 
-def lock_existing(os: Os, directory: str, read_only: bool = False) -> Any:
-    if not os.exists(f"{directory}/lock"):
-        raise NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
-    return layout.lock(os, directory, read_only)
+def lock_existing(os: Os, files: VolumeFiles, read_only: bool = False) -> Any:
+    if not os.exists(files.lock):
+        raise NotFound(f"{files.directory}: no such volume", "make one with 'cdp create'")
+    return layout.lock(os, files, read_only)
 
 
-def _check_directory(os: Os, directory: str, report: Report, progress: Progress | None) -> None:
+def _check_directory(os: Os, files: VolumeFiles, report: Report, progress: Progress | None) -> None:
     try:
-        geometry = geometries.load(os, directory)
+        geometry = geometries.load(os, files)
     except CdpError as e:
-        report.add(f"{directory}/{geometries.NAME}", e.message, e.hint)
+        report.add(files.description, e.message, e.hint)
         return
     uuid = bytes.fromhex(geometry.uuid)
     try:
-        catalog = lmdb_catalog_to_read(directory)
+        catalog = lmdb_catalog_to_read(files.directory)
     except CdpError as e:
-        report.add(f"{directory}/catalog.lmdb", e.message, e.hint)
+        report.add(files.catalog, e.message, e.hint)
         return
     try:
         events: list[Event] = []
-        seq = check_catalogued(os, directory, uuid, catalog, report, progress, events)
-        end = _check_tail(os, directory, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
-        kinds.of(os, directory, geometry).check((seq, end), catalog, events, report.add)
-        check_events(directory, catalog, report, events, seq + 1)
+        seq = check_catalogued(os, files, uuid, catalog, report, progress, events)
+        end = _check_tail(os, files, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
+        kinds.of(os, files, geometry).check((seq, end), catalog, events, report.add)
+        check_events(files, catalog, report, events, seq + 1)
     except CdpError as e:
-        report.add(f"{directory}/catalog.lmdb", e.message, "run 'cdp check --rebuild'")
+        report.add(files.catalog, e.message, "run 'cdp check --rebuild'")
         return
     finally:
         catalog.close()
 
 
-def _check_tail(os: Os, directory: str, uuid: bytes, known: set[int], seq: int, report: Report,
-                events: list[Event]) -> int:
+def _check_tail(os: Os, files: VolumeFiles, uuid: bytes, known: set[int], seq: int, report: Report, events: list[Event]) -> int:
     """The segments that the catalog does not know. Returns the last seq."""
-    for number in (n for n in log_numbers(os, f"{directory}/log") if n > max(known, default=0)):
-        path = log_path(directory, number)      # the tail: recovered at the next opening
+    for number in (n for n in segment_numbers(os, files) if n > max(known, default=0)):
+        path = files.segment(number)      # the tail: recovered at the next opening
         try:
             segment = SegmentFile(os, path, uuid, number)
         except CdpError:
@@ -140,7 +138,7 @@ def count(report: Report, segment: SegmentFile) -> None:
     report.bytes_read += segment.file_bytes
 
 
-def check_events(directory: str, catalog: Catalog, report: Report, events: list[Event], tail_from: int | None) -> None:
+def check_events(files: VolumeFiles, catalog: Catalog, report: Report, events: list[Event], tail_from: int | None) -> None:
     """tail_from: first seq of the open part of the log, where that was read."""
     rows: list[Segment] = catalog.rows(Segment)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)
@@ -150,21 +148,21 @@ def check_events(directory: str, catalog: Catalog, report: Report, events: list[
 
     for what in differences(events, catalog.rows(BookmarkRow), restores, catalog.rows(WritebackRow), read,
                             max((r.seq for r in restores if r.destructive), default=0), tail_from is not None):
-        report.add(f"{directory}/catalog.lmdb", what, "run 'cdp check --rebuild'")
+        report.add(files.catalog, what, "run 'cdp check --rebuild'")
 
 
-def check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, report: Report, progress: Progress | None,
+def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, report: Report, progress: Progress | None,
                       events: list[Event]) -> int:
     """Sealed segments and runs; bookmarks and restores in them are added to `events`. Returns the last seq."""
     rows: list[Segment] = catalog.rows(Segment)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)
     freed = [(r.target_seq, r.seq, r.start, r.end) for r in restores if r.destructive]
-    free_gaps = gaps([RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive) for r in restores])
+    free_gaps = gaps(r.in_lineage() for r in restores)
     runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
     total = sum(r.file_bytes for r in rows) + sum(r.file_bytes for r in runs)
     seq, done = 0, 0
     for row in rows:
-        path = log_path(directory, row.number)
+        path = files.segment(row.number)
         if row.first_seq > seq + 1 and not any(lo <= seq and row.first_seq <= hi for lo, hi in free_gaps):
             report.add(path, f"records #{seq + 1} to #{row.first_seq - 1} are missing before it",
                        "put the segment before it back")
@@ -182,7 +180,7 @@ def check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, repo
             progress(done, total)
     covered = 0
     for run in runs:
-        path = run_path(directory, run.id)
+        path = files.run(run.id)
         if run.first_seq > covered + 1 and not any(lo <= covered and run.first_seq <= hi for lo, hi in free_gaps):
             report.add(path, f"the index lacks records #{covered + 1} to #{run.first_seq - 1}",
                        "run 'cdp check --rebuild'")
@@ -199,7 +197,7 @@ def check_catalogued(os: Os, directory: str, uuid: bytes, catalog: Catalog, repo
         if progress:
             progress(done, total)
     if covered < seq:
-        report.add(f"{directory}/runs", f"the index ends at #{covered}, the log at #{seq}", "run 'cdp check --rebuild'")
+        report.add(files.runs, f"the index ends at #{covered}, the log at #{seq}", "run 'cdp check --rebuild'")
     return seq
 
 

@@ -9,16 +9,17 @@ from contextlib import closing
 from pathlib import Path
 
 from cdp.check.check import Progress, Report, check_catalogued, check_events, count, lock_existing
-from cdp.moments.lineage import RestoreRecord, gaps
+from cdp.moments.lineage import gaps
 from cdp.settings import Settings, checked
 from cdp.store import description as geometries
 from cdp.store import kinds
 from cdp.store.catalog import Catalog, LmdbCatalog, Run, Segment, lmdb_catalog
 from cdp.store.description import Geometry
-from cdp.store.layout import REBUILDING, REPLACED, clear_rebuild, log_numbers, log_path, run_path
-from cdp.store.records import RESTORE, RESTORE_DATA, Event, apply_event
+from cdp.store.layout import clear_rebuild, run_ids, segment_numbers
+from cdp.store.records import Event, apply_event
 from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption
 from cdpcore.index import inspect as index
 from cdpcore.log.segment_file import SegmentFile
@@ -28,67 +29,62 @@ MERGE_AT = 8    # rebuild merges as it goes, so that it never has more than some
 
 
 def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
-    """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash
-    left open. Raises Corruption where the log itself is damaged: nothing is changed then."""
-    os, directory = posix(), absolute(path)
+    """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash left
+    open. Raises Corruption where the log itself is damaged: nothing is changed then."""
+    os, files = posix(), VolumeFiles(absolute(path))
     tuning = Tuning.from_settings(checked(settings))
-    held = lock_existing(os, directory)
+    held = lock_existing(os, files)
     try:
-        return _rebuild(os, directory, tuning, progress)
+        return _rebuild(os, files, tuning, progress)
     finally:
         held.close()
 
 
-def _rebuild(os: Os, directory: str, tuning: Tuning, progress: Progress | None) -> Report:
-    geometry = geometries.load(os, directory)
+def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | None) -> Report:
+    geometry = geometries.load(os, files)
     uuid = bytes.fromhex(geometry.uuid)
     report = Report()
-    segments, events = _survey(os, directory, uuid, report, progress)
-    clear_rebuild(os, directory)
-    new = f"{directory}/{REBUILDING}"
+    segments, events = _survey(os, files, uuid, report, progress)
+    clear_rebuild(os, files)
     try:
-        _fill(os, directory, uuid, new, segments, events, tuning, progress)
+        _fill(os, files, uuid, segments, events, tuning, progress)
     except BaseException:       # also an interrupt
-        clear_rebuild(os, directory)
+        clear_rebuild(os, files)
         raise
-    old = f"{directory}/{REPLACED}"
-    if os.exists(f"{directory}/catalog.lmdb"):
-        os.rename(f"{directory}/catalog.lmdb", old)
-    os.rename(new, f"{directory}/catalog.lmdb")
-    os.sync_dir(directory)
-    clear_rebuild(os, directory)
+    if os.exists(files.catalog):
+        os.rename(files.catalog, files.catalog_replaced)
+    os.rename(files.catalog_rebuilding, files.catalog)
+    os.sync_dir(files.directory)
+    clear_rebuild(os, files)
     # The index is new; whether the data that it leads to is sound is another question, and answered too.
     finished = Report()
-    fresh = lmdb_catalog(directory)
+    fresh = lmdb_catalog(files.directory)
     try:
         try:
-            _recover(os, directory, geometry, fresh, tuning)
+            _recover(os, files, geometry, fresh, tuning)
         except CdpError as e:
-            finished.add(f"{directory}/log", e.message, e.hint)
+            finished.add(files.log, e.message, e.hint)
         found: list[Event] = []
-        check_catalogued(os, directory, uuid, fresh, finished, None, found)
-        check_events(directory, fresh, finished, found, None)
+        check_catalogued(os, files, uuid, fresh, finished, None, found)
+        check_events(files, fresh, finished, found, None)
     finally:
         fresh.close()
     return finished
 
 
-def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment], events: list[Event], tuning: Tuning,
+def _fill(os: Os, files: VolumeFiles, uuid: bytes, segments: list[Segment], events: list[Event], tuning: Tuning,
           progress: Progress | None) -> None:
-    """Pass 2: runs, and a catalog at `new` that has everything. Runs that no catalog knows are removed by the next
-    opening."""
-    used = [int(n[:-4]) for n in os.list_dir(f"{directory}/runs") if n.endswith(".run") and n[:-4].isdigit()]
-    builder = _Runs(os, directory, uuid, max(used, default=0) + 1)
+    """Pass 2: runs, and a new catalog that has everything. Runs that no catalog knows are removed by the next opening."""
+    builder = _Runs(os, files, uuid, max(run_ids(os, files), default=0) + 1)
     for done, segment in enumerate(segments):
-        opened = SegmentFile(os, log_path(directory, segment.number), uuid, segment.number)
-        opened.scan(segment.first_seq, verify_data=False,
-                    tree_records=max(tuning.max_records, opened_records(opened)) + 64)
+        opened = SegmentFile(os, files.segment(segment.number), uuid, segment.number)
+        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
         builder.add(opened)
         opened.close()
         if progress:
             progress(len(segments) + done + 1, 2 * len(segments))
-    os.sync_dir(f"{directory}/runs")
-    with closing(LmdbCatalog(Path(new), create=True)) as catalog, catalog.write() as txn:
+    os.sync_dir(files.runs)
+    with closing(LmdbCatalog(Path(files.catalog_rebuilding), create=True)) as catalog, catalog.write() as txn:
         for segment in segments:
             txn.put(segment)
         for run in builder.runs:
@@ -97,10 +93,9 @@ def _fill(os: Os, directory: str, uuid: bytes, new: str, segments: list[Segment]
             apply_event(txn, event)
 
 
-def _recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
-    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the
-    log will end."""
-    kind = kinds.of(os, directory, geometry)
+def _recover(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
+    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the log will end."""
+    kind = kinds.of(os, files, geometry)
     try:
         kind.open()
         kind.recover(catalog, tuning)
@@ -115,15 +110,14 @@ def opened_records(segment: SegmentFile) -> int:
     return int(segment.last_seq - segment.first_seq + 1)
 
 
-def _survey(os: Os, directory: str, uuid: bytes, report: Report,
-            progress: Progress | None) -> tuple[list[Segment], list[Event]]:
+def _survey(os: Os, files: VolumeFiles, uuid: bytes, report: Report, progress: Progress | None) -> tuple[list[Segment], list[Event]]:
     """Pass 1: every segment that is sealed, checked frame by frame; the bookmarks and restores in them."""
-    numbers = log_numbers(os, f"{directory}/log")
+    numbers = segment_numbers(os, files)
     rows: list[Segment] = []
     events: list[Event] = []
     tail: list[Event] = []
     for done, number in enumerate(numbers):
-        path = log_path(directory, number)
+        path = files.segment(number)
         try:
             segment = SegmentFile(os, path, uuid, number)
         except Corruption:
@@ -132,7 +126,7 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report,
             break                       # was being created when the power went
         if not segment.sealed:          # the tail: recovered in the end
             segment.close()
-            tail = _tail_events(os, directory, uuid, [n for n in numbers if n >= number])
+            tail = _tail_events(os, files, uuid, [n for n in numbers if n >= number])
             break
         promised = segment.last_seq
         found = segment.scan(segment.first_seq, verify_data=False)
@@ -146,16 +140,16 @@ def _survey(os: Os, directory: str, uuid: bytes, report: Report,
         segment.close()
         if progress:
             progress(done + 1, 2 * len(numbers))
-    _check_missing(directory, rows, events + tail)
+    _check_missing(files, rows, events + tail)
     return rows, events
 
 
-def _tail_events(os: Os, directory: str, uuid: bytes, numbers: list[int]) -> list[Event]:
+def _tail_events(os: Os, files: VolumeFiles, uuid: bytes, numbers: list[int]) -> list[Event]:
     """Bookmarks and restores of segments that a crash left open: what these restores freed may be gone already."""
     events: list[Event] = []
     for number in numbers:
         try:
-            segment = SegmentFile(os, log_path(directory, number), uuid, number)
+            segment = SegmentFile(os, files.segment(number), uuid, number)
         except Corruption:
             break
         events += [Event(*e) for e in segment.scan(0, verify_data=False)]
@@ -163,18 +157,13 @@ def _tail_events(os: Os, directory: str, uuid: bytes, numbers: list[int]) -> lis
     return events
 
 
-def _check_missing(directory: str, rows: list[Segment], events: list[Event]) -> None:
+def _check_missing(files: VolumeFiles, rows: list[Segment], events: list[Event]) -> None:
     """Gaps in the log must be those that destructive restores made."""
-    records = []
-    for e in events:
-        if e.kind == RESTORE:
-            target, flags, _ = RESTORE_DATA.unpack_from(e.data)
-            records.append(RestoreRecord(e.seq, e.ts_ns, target, e.start, e.start + e.sectors, bool(flags & 1)))
-    free = gaps(records)
+    free = gaps(row.in_lineage() for row in (e.restore() for e in events) if row is not None)
     seq = 0
     for row in rows:
         if row.first_seq > seq + 1 and not any(lo <= seq and row.first_seq <= hi for lo, hi in free):
-            raise Corruption(f"{directory}/log: records #{seq + 1} to #{row.first_seq - 1} are missing",
+            raise Corruption(f"{files.log}: records #{seq + 1} to #{row.first_seq - 1} are missing",
                              "put the missing segment files back, then rebuild")
         seq = row.last_seq
 
@@ -182,14 +171,14 @@ def _check_missing(directory: str, rows: list[Segment], events: list[Event]) -> 
 class _Runs:
     """Runs made in seq order, merged in tiers as they come."""
 
-    def __init__(self, os: Os, directory: str, uuid: bytes, first_id: int):
-        self._os, self._dir, self._uuid, self._next = os, directory, uuid, first_id
+    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, first_id: int):
+        self._os, self._files, self._uuid, self._next = os, files, uuid, first_id
         self.runs: list[Run] = []
 
     def add(self, segment: SegmentFile) -> None:
         if segment.last_seq < segment.first_seq:
             return
-        path = run_path(self._dir, self._next)
+        path = self._files.run(self._next)
         segment.write_run(path)
         self._append(Run(self._next, segment.first_seq, segment.last_seq, segment.number, segment.number, 0,
                          self._os.size(path)))
@@ -201,8 +190,8 @@ class _Runs:
         self._next += 1
 
     def _merge(self, group: list[Run]) -> None:
-        path = run_path(self._dir, self._next)
-        opened = [index.Run(run_path(self._dir, r.id), self._uuid) for r in group]
+        path = self._files.run(self._next)
+        opened = [index.Run(self._files.run(r.id), self._uuid) for r in group]
         seqs, segments = (group[0].first_seq, group[-1].last_seq), (group[0].first_segment, group[-1].last_segment)
         index.merge(path, opened, self._uuid, seqs, segments)
         for run in opened:
@@ -210,4 +199,4 @@ class _Runs:
         del self.runs[-len(group):]
         self._append(Run(self._next, *seqs, *segments, group[0].level + 1, self._os.size(path)))
         for r in group:
-            self._os.unlink(run_path(self._dir, r.id))
+            self._os.unlink(self._files.run(r.id))

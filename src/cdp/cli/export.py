@@ -13,10 +13,10 @@ from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_and_point
 from cdp.store.image_formats import CONTAINERS
-from cdp.store.layout import BASE
 from cdp.store.output_files import check_outside, output_file
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local_utc_and_age
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _output(out: str, info: "InfoView") -> AbstractContextManager[str]:
     if out == "-":
         return nullcontext(out)
     own = [info["disk"]] if info["disk"] else []
-    return output_file(out, [*own, os.path.join(info["path"], BASE)])
+    return output_file(out, [*own, VolumeFiles(info["path"]).base])
 
 
 def _export(service: "Service", size_bytes: int, at: str, out: str, image_format: str, progress: Progress) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import cdp
+from cdp.moments.records import changes_content
 from cdp.replay import session as sessions
 from cdp.replay.engine import Disk, Outcome, Replay
 from cdp.replay.session import Acks, Session
@@ -28,6 +29,7 @@ from cdp.store.output_files import output_file
 from cdp.trace.info import TraceInfo
 from cdp.trace.reader import Trace
 from cdp.volume.volume import Volume
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest, NotFound
 from cdpcore.trace.driver import TargetDriver
 
@@ -117,8 +119,9 @@ def check_sizes(places: list[Place], *, create: bool, size: int | None, wrap: bo
 
     new: dict[str, int] = {}
     for p in places:
-        if os.path.exists(os.path.join(p.volume, "volume.json")):
-            have = load(posix(), p.volume).size_bytes
+        files = VolumeFiles(p.volume)
+        if os.path.exists(files.description):
+            have = load(posix(), files).size_bytes
         elif os.path.lexists(p.volume):
             raise NotFound(f"{p.volume}: not a volume", "choose another name")
         elif not create:
@@ -276,10 +279,11 @@ def _stored(volume: str) -> tuple[int, int]:
     """(log, index) bytes of the files of a volume."""
 
     def total(folder: str) -> int:
-        with os.scandir(os.path.join(volume, folder)) as entries:
+        with os.scandir(folder) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.is_file())
 
-    return total("log"), total("runs")
+    files = VolumeFiles(volume)
+    return total(files.log), total(files.runs)
 
 
 def sessions_of(template: str) -> list[Session]:
@@ -301,7 +305,7 @@ def moment_of(volume: Volume, session: Session, changes: int) -> tuple[int, int]
         at = volume.resolve(session.start_seq)
         return at.seq, at.ts_ns
     for records in volume.iter_records(session.start_seq):
-        mine = records[(records["kind"] >= 1) & (records["kind"] <= 3)]
+        mine = records[changes_content(records["kind"])]
         if done + len(mine) >= changes:
             row = mine[changes - done - 1]
             return int(row["seq"]), int(row["ts_ns"])

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdp.moments.records import FLUSH, FUA, TRIM, WRITE, ZERO, changes_content
 from cdp.replay.payloads import payload
 from cdp.replay.session import Session, acknowledged
 from cdp.replay.shape import Shape, is_change
@@ -39,8 +40,7 @@ _PHASE = 0x9E3779B9  # which zones are modelled where not all are
 OLD_BYTES = 8 << 20
 UNTOUCHED_BYTES = 64 << 20
 _UNTOUCHED_PIECE = 64 << 10
-_WRITE, _ZERO, _TRIM, _FLUSH, _FUA = 1, 2, 3, 4, 2  # of the volume's records
-_KINDS = np.array([0, _WRITE, _TRIM, _ZERO, _FLUSH, 0], np.uint8)  # by trace Kind
+_KINDS = np.array([0, WRITE, TRIM, ZERO, FLUSH, 0], np.uint8)  # of a record, by trace Kind
 PIECE = np.dtype(
     [("start", "<u8"), ("end", "<u8"), ("change", "<u8"), ("payload", "<u8"), ("source", "<u2"), ("kind", "u1")]
 )
@@ -167,7 +167,7 @@ def _history(
     expected = _Reader(changes_of(trace, session, shape, progress))
     done, over = 0, False
     for records in volume.iter_records(session.start_seq):
-        mine = records[(records["kind"] >= _WRITE) & (records["kind"] <= _TRIM)]
+        mine = records[changes_content(records["kind"])]
         wanted = expected.take(len(mine))
         n = 0 if wanted is None else len(wanted)
         if n:
@@ -176,8 +176,8 @@ def _history(
         if n < len(mine):  # somebody wrote to the volume after the replay
             over = True
             records = records[records["seq"] < mine["seq"][n]]
-        change = (records["kind"] >= _WRITE) & (records["kind"] <= _TRIM)
-        durable = (records["kind"] == _FLUSH) | (change & (records["flags"] & _FUA != 0))
+        change = changes_content(records["kind"])
+        durable = (records["kind"] == FLUSH) | (change & (records["flags"] & FUA != 0))
         if len(records):
             moments.add(records, done + np.cumsum(change).astype(np.uint64), durable)
         done += n
@@ -203,13 +203,13 @@ def _hold(mine: Any, wanted: Records, done: int, session: Session, trace: Trace,
     inner = (wanted["offset_bytes"] + np.uint64(511)) // np.uint64(512) >= (
         wanted["offset_bytes"] + wanted["length_bytes"]
     ) // np.uint64(512)
-    kind = np.where(inner, np.uint8(_WRITE), kind)
+    kind = np.where(inner, np.uint8(WRITE), kind)
     fua = (wanted["flags"] & int(Flag.FUA)) != 0
     same = (
         (mine["offset"] == start)
         & (mine["length"] == end - start)
         & (mine["kind"] == kind)
-        & ((mine["flags"] & _FUA != 0) == fua)
+        & ((mine["flags"] & FUA != 0) == fua)
     )
     if not same.all():
         first = int(np.flatnonzero(~same)[0])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cdp.moments.points import valid_name
 from cdp.serve.image_cache import ImageCache
-from cdp.service.locate import IMAGES
 from cdp.store.layout import is_volume
+from cdp.volume_files import VolumeFiles, is_complete
 from cdpcore.base.errors import NotFound
 
 if TYPE_CHECKING:
@@ -101,11 +101,11 @@ class Exports:
 
 def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
     try:
-        images = sorted(os.listdir(os.path.join(path, IMAGES)))
+        images = sorted(os.listdir(VolumeFiles(path).images))
     except FileNotFoundError:
         return  # deleted meanwhile
     for image in images:
-        inner = os.path.join(path, IMAGES, image)
-        if valid_name(image) and not image.endswith((".creating", ".deleted")) and is_volume(inner):
+        inner = VolumeFiles(path).image(image)
+        if valid_name(image) and is_complete(image) and is_volume(inner):
             yield f"{name}/{image}", f"writable image of {name}"
             yield from _images_in(f"{name}/{image}", inner)

@@ -20,6 +20,7 @@ from cdp.service.locate import Location, identity, locate
 from cdp.service.remote import NoAnswer, RemoteService
 from cdp.service.serving_file import read_serving
 from cdp.views import Service
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, CdpError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def open_volume(path: str, settings: "Settings | None" = None) -> Any:
     """cdp.open, imported only when a volume is really opened; to read where it cannot be written."""
     import cdp
 
-    return cdp.open(path, settings=settings, read_only=not os.access(os.path.join(path, "lock"), os.W_OK))
+    return cdp.open(path, settings=settings, read_only=not os.access(VolumeFiles(path).lock, os.W_OK))
 
 
 def find_server(location: Location) -> "RemoteService | None":

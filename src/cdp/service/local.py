@@ -32,19 +32,12 @@ from cdp.views import (
     WindowView,
     WritebackView,
 )
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cdp import Bookmark, ImageInfo, Moment, Restore, Volume
     from cdp.check.check import Report
-
-RECORD_KINDS = {1: "write", 2: "zero", 3: "trim", 4: "flush", 5: "bookmark", 6: "restore", 7: "unbookmark",
-                8: "writeback", 9: "restored"}
-_FLAG_FUA = 2
-
-
-CAPTURE_FILE = "capture.json"
-_FLAG_META = 32
 
 
 class VolumeService:
@@ -74,7 +67,7 @@ class VolumeService:
 
     def capture(self) -> CaptureView | None:
         """What this volume is a capture of; None for all others."""
-        if not os.path.exists(os.path.join(self.volume.path, CAPTURE_FILE)):
+        if not os.path.exists(VolumeFiles(self.volume.path).capture):
             return None
         from cdp.capture.status import stored
 
@@ -126,10 +119,12 @@ class VolumeService:
         """At most `limit` (1..MAX_PAGE_RECORDS) records after `since`, up to and including `until`."""
         if not 1 <= limit <= MAX_PAGE_RECORDS:
             raise InvalidRequest(f"limit {limit} is out of range", f"write 1 .. {MAX_PAGE_RECORDS}")
+        from cdp.moments.records import FUA, KIND_NAMES, META
+
         array = self.volume.records(since=since, until=until, limit=limit + 1)
         records = [
-            RecordView(seq=seq, ts_ns=ts_ns, time=utc(ts_ns), kind=RECORD_KINDS.get(kind, str(kind)),
-                       fua=bool(flags & _FLAG_FUA), meta=bool(flags & _FLAG_META), offset=offset, length=length)
+            RecordView(seq=seq, ts_ns=ts_ns, time=utc(ts_ns), kind=KIND_NAMES.get(kind, str(kind)),
+                       fua=bool(flags & FUA), meta=bool(flags & META), offset=offset, length=length)
             for seq, ts_ns, kind, flags, offset, length in array[:limit].tolist()]
         return RecordsPage(records=records, next=f"#{records[-1]['seq']}" if len(array) > limit else None)
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from cdp.store.layout import is_volume
 from cdp.text.paths import checked
+from cdp.volume_files import IMAGES
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound
-
-IMAGES = "images"
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import os
 from typing import Any
 
 from cdp.views import ServedView
-
-SERVING_FILE = "serving.json"
+from cdp.volume_files import VolumeFiles
 
 
 def read_serving(root: str) -> dict[str, Any] | None:
     """What the last server of the volume wrote, if it did and it can be read."""
     try:
-        with open(os.path.join(root, SERVING_FILE), encoding="utf-8") as file:
+        with open(VolumeFiles(root).serving, encoding="utf-8") as file:
             served = json.loads(file.read(1 << 16))
     except (OSError, ValueError):
         return None
@@ -25,16 +24,18 @@ def read_serving(root: str) -> dict[str, Any] | None:
 
 
 def write_serving(root: str, served: ServedView) -> None:
-    path = os.path.join(root, SERVING_FILE)
+    """The server of the volume is this process, with these addresses."""
+    path = VolumeFiles(root).serving
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(served, file, indent=1)
     os.replace(path + ".new", path)
 
 
 def remove_serving(root: str) -> None:
+    """Where the file is this process's."""
     if (read_serving(root) or {}).get("pid", os.getpid()) != os.getpid():
         return  # of another server: its volume is in that place now
     try:
-        os.unlink(os.path.join(root, SERVING_FILE))
+        os.unlink(VolumeFiles(root).serving)
     except OSError:
         pass  # gone with its volume, or a read-only file system: a stale file is harmless

@@ -6,22 +6,15 @@ then says that there is a base; what a kill leaves of that, the next opening rem
 """
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from cdp.store import description as geometries
 from cdp.store.image_formats import require_raw
-from cdp.store.layout import BASE
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.system.os import Os
 
-if TYPE_CHECKING:
-    from cdp.store.store import Store
-
 PIECE_BYTES = 8 << 20
-BUILDING = f"{BASE}.creating"
 
 
 @dataclass(frozen=True)
@@ -36,9 +29,9 @@ class Base:
     image_format: str | None = None
 
 
-def fill(os: Os, directory: str, size_bytes: int, base: Base) -> None:
-    """Make directory/base.img, whole and synced, or not at all; the name is durable with the directory."""
-    building = f"{directory}/{BUILDING}"
+def fill(os: Os, files: VolumeFiles, size_bytes: int, base: Base) -> None:
+    """Make base.img, whole and synced, or not at all; the name is durable with the directory."""
+    building = files.base_creating
     if os.exists(building):
         os.unlink(building)
     buffer = memoryview(bytearray(PIECE_BYTES))
@@ -60,22 +53,4 @@ def fill(os: Os, directory: str, size_bytes: int, base: Base) -> None:
     except BaseException:
         os.unlink(building)
         raise
-    os.rename(building, f"{directory}/{BASE}")
-
-
-def import_base(store: Store, base: Base) -> None:
-    """See Volume.import_base; under the volume's lock."""
-    store.check_folder()          # what is made by path must not end up in another volume
-    store.log.hold("import")    # who writes before this line is seen by the next one
-    try:
-        if store.core.position()[0] or store.geometry.base != "none":
-            raise InvalidRequest(f"{store.directory}: has content already",
-                                 "write to it instead: the import becomes part of its history")
-        fill(store.os, store.directory, store.geometry.size_bytes, base)
-        store.os.sync_dir(store.directory)
-        geometry = dataclasses.replace(store.geometry, base="file")
-        geometries.save(store.os, store.directory, geometry)
-        store.geometry = geometry
-        store.kind.set_base(f"{store.directory}/{BASE}")
-    finally:
-        store.log.hold("import", False)
+    os.rename(building, files.base)

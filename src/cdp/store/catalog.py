@@ -24,6 +24,8 @@ from typing import Any, Protocol
 
 import lmdb
 
+from cdp.moments.lineage import RestoreRecord
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption, OutOfSpace, Unavailable
 
 MAP_BYTES = 64 << 20
@@ -77,6 +79,10 @@ class RestoreRow:
     destructive: bool
     undo_of: int
     reclaimed: bool = False
+
+    def in_lineage(self, done_seq: int = 0) -> RestoreRecord:
+        """As cdp.moments.lineage takes it. done_seq: of before-images, the record from which on the disk holds it."""
+        return RestoreRecord(self.seq, self.ts_ns, self.target_seq, self.start, self.end, self.destructive, done_seq)
 
 
 @dataclass(frozen=True)
@@ -262,9 +268,9 @@ CatalogFactory = Callable[[str, bool], Catalog]
 
 
 def lmdb_catalog(directory: str, create: bool = False) -> Catalog:
-    return LmdbCatalog(Path(directory) / "catalog.lmdb", create)
+    return LmdbCatalog(Path(VolumeFiles(directory).catalog), create)
 
 
 def lmdb_catalog_to_read(directory: str, create: bool = False) -> Catalog:
     """Where nothing is written, not even a lock."""
-    return LmdbCatalog(Path(directory) / "catalog.lmdb", read_only=True)
+    return LmdbCatalog(Path(VolumeFiles(directory).catalog), read_only=True)

@@ -12,20 +12,23 @@ from pathlib import Path
 from cdp.store import description as geometries
 from cdp.store import kinds
 from cdp.store import protected_disk as disks
-from cdp.store.base_image import BUILDING, Base, fill
+from cdp.store.base_image import Base, fill
 from cdp.store.catalog import CatalogFactory, lmdb_catalog
 from cdp.store.description import Geometry
 from cdp.store.disk_watch import DiskWatch
 from cdp.store.image_formats import require_raw
-from cdp.store.layout import BASE, CREATING, remove_tree
+from cdp.store.layout import remove_tree
 from cdp.store.tuning import Tuning
+from cdp.volume_files import CREATING, VolumeFiles
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 from cdpcore.system.os import File, Os, PosixOs, posix
 
 MAX_SIZE_BYTES = 1 << 56
-# beside the catalog, all that a creation makes; the first opening adds more
-_MADE = frozenset({"lock", "log", "runs", "images"} | {
-    f"{name}{end}" for name in (geometries.NAME, BASE, BUILDING, disks.STATE, "lock") for end in ("", ".tmp")})
+_FILES = VolumeFiles("")
+_FOLDERS = [path[1:] for path in (_FILES.log, _FILES.runs, _FILES.images)]
+_MADE = frozenset([     # beside the catalog, all that a creation makes; the first opening adds more
+    *_FOLDERS, *(f"{path[1:]}{end}" for end in ("", ".tmp") for path in (
+        _FILES.lock, _FILES.description, _FILES.base, _FILES.base_creating, _FILES.disk_state))])
 
 
 def check_size(size: int, disk: str = "") -> None:
@@ -62,23 +65,24 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
     check_size(size, disk)
     if os.exists(directory):
         raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
-    above = next((p for p in Path(directory).parents if os.exists(f"{p}/{geometries.NAME}")), None)
+    above = next((p for p in Path(directory).parents if os.exists(VolumeFiles(str(p)).description)), None)
     if above is not None and parent is None:
         raise InvalidRequest(f"{directory}: is inside the volume {above}",
                              "choose a place outside; 'cdp image create' makes images")
     # Built beside its place and renamed, so that a crash leaves no half volume under the name.
     building = f"{directory}{CREATING}"
-    held: File | None = _begin(os, directory, building)
+    files = VolumeFiles(building)
+    held: File | None = _begin(os, directory, files)
     geometry = Geometry(uuid_module.uuid4().hex, size, os.now_ns(), tuning.segment_bytes,
                         "parent" if parent else "disk" if disk else "file" if base else "none",
                         parent_at[0], parent_at[1], parent.uuid if parent else "", 2 if disk else 1, disk)
     try:
-        for name in ("log", "runs", "images"):
-            os.mkdir(f"{building}/{name}")
+        for folder in (files.log, files.runs, files.images):
+            os.mkdir(folder)
         if base:
-            fill(os, building, size, base)
-        geometries.save(os, building, geometry)
-        kinds.of(os, building, geometry).create()
+            fill(os, files, size, base)
+        geometries.save(os, files, geometry)
+        kinds.of(os, files, geometry).create()
         catalog(building, True).close()
         os.sync_dir(building)
         os.rename(building, directory)
@@ -93,10 +97,11 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
     return geometry
 
 
-def _begin(os: Os, directory: str, building: str) -> File:
-    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed."""
+def _begin(os: Os, directory: str, files: VolumeFiles) -> File:
+    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed for it."""
+    building, lock_name = files.directory, files.lock.rpartition("/")[2]
     if os.exists(building):
-        _check_interrupted(os, building)
+        _check_interrupted(os, files)
     else:
         try:
             os.mkdir(building)
@@ -110,24 +115,24 @@ def _begin(os: Os, directory: str, building: str) -> File:
             # else another process was faster: the lock decides
     busy = Busy(f"{building}: another process is making this volume", "wait for it, or take another name")
     try:
-        if not os.exists(f"{building}/lock"):
+        if not os.exists(files.lock):
             try:
-                os.open(f"{building}/lock", write=True, create=True).close()
+                os.open(files.lock, write=True, create=True).close()
             except Unavailable:
-                if not os.exists(f"{building}/lock"):
+                if not os.exists(files.lock):
                     raise
-        held = os.open(f"{building}/lock", write=True)
+        held = os.open(files.lock, write=True)
     except NotFound:
         raise busy from None
     try:
         held.lock()
         if os.exists(directory):    # made while we were on our way here
             with suppress(CdpError):
-                if os.list_dir(building) == ["lock"]:
+                if os.list_dir(building) == [lock_name]:
                     remove_tree(os, building)
             raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
         for name in os.list_dir(building):
-            if name != "lock":
+            if name != lock_name:
                 remove_tree(os, f"{building}/{name}")
     except (Busy, NotFound):
         held.close()
@@ -138,15 +143,15 @@ def _begin(os: Os, directory: str, building: str) -> File:
     return held
 
 
-def _check_interrupted(os: Os, building: str) -> None:
+def _check_interrupted(os: Os, files: VolumeFiles) -> None:
     """Raises InvalidRequest where the folder is not what a killed creation left: somebody's own, or a volume that was
     in use."""
     try:
-        names = os.list_dir(building)
+        names = os.list_dir(files.directory)
         foreign = any(name not in _MADE and not name.startswith("catalog.") for name in names)
-        foreign = foreign or "log" in names and bool(os.list_dir(f"{building}/log"))
+        foreign = foreign or os.exists(files.log) and bool(os.list_dir(files.log))
     except CdpError:
         foreign = True      # not a folder
     if foreign:
-        raise InvalidRequest(f"{building}: exists, and the volume would be made there first",
+        raise InvalidRequest(f"{files.directory}: exists, and the volume would be made there first",
                              "move it away, or choose another name")

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption
 from cdpcore.index.inspect import crc32c
 from cdpcore.system.os import Os
-
-NAME = "volume.json"
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ def _text(geometry: Geometry) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def save(os: Os, directory: str, geometry: Geometry) -> None:
+def save(os: Os, files: VolumeFiles, geometry: Geometry) -> None:
     """Durable at return: the old file or the new one, never half."""
     text = _text(geometry)
-    os.write_file(f"{directory}/{NAME}", f'{{"crc32c": "{crc32c(text.encode()):08x}", "volume": {text}}}\n'.encode())
+    os.write_file(files.description, f'{{"crc32c": "{crc32c(text.encode()):08x}", "volume": {text}}}\n'.encode())
 
 
-def load(os: Os, directory: str) -> Geometry:
+def load(os: Os, files: VolumeFiles) -> Geometry:
     """Raises NotFound, Corruption."""
-    path = f"{directory}/{NAME}"
+    path = files.description
     raw = os.read_file(path)
     try:
         outer = json.loads(raw)

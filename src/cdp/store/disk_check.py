@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cdp.moments.records import RESTORED
 from cdp.store import protected_disk as disks
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
-from cdp.store.records import DESTRUCTIVE, RESTORE, RESTORE_DATA, RESTORED, Event
+from cdp.store.records import Event
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import Os
@@ -19,22 +21,21 @@ Add = Callable[[str, str, str], None]
 COPY = "put it back from a copy, or 'cdp adopt' the disk anew"
 
 
-def check_disk(os: Os, directory: str, geometry: Geometry, ends: tuple[int, int], catalog: Catalog, events: list[Event],
-               add: Add) -> None:
+def check_disk(os: Os, files: VolumeFiles, geometry: Geometry, ends: tuple[int, int], catalog: Catalog,
+               events: list[Event], add: Add) -> None:
     """ends: the last record of a sealed segment, and of the log; events: bookmarks and restores that the log has."""
     sealed_seq, end_seq = ends
-    path = f"{directory}/{disks.STATE}"
     try:
-        state = DiskState(os, path, bytes.fromhex(geometry.uuid), read_only=True)
+        state = DiskState(os, files.disk_state, bytes.fromhex(geometry.uuid), read_only=True)
     except CdpError as e:
-        add(path, e.message, e.hint)
+        add(files.disk_state, e.message, e.hint)
         return
     try:
-        _check_state(path, state, sealed_seq, end_seq, add)
-        clean = _check_description(os, directory, state.applied_seq, end_seq, add)
+        _check_state(files, state, sealed_seq, end_seq, add)
+        clean = _check_description(os, files, state.applied_seq, end_seq, add)
         if clean is not None:
             sure = not clean and state.applied_seq == end_seq and not _overwriting(catalog, events)
-            _check_content(os, directory, geometry, state if sure else None, add)
+            _check_content(os, files, geometry, state if sure else None, add)
     finally:
         state.close()
 
@@ -43,12 +44,13 @@ def _overwriting(catalog: Catalog, events: list[Event]) -> bool:
     """Whether a destructive restore is being written back, which changes the disk without records."""
     rows: list[RestoreRow] = catalog.rows(RestoreRow)
     begun = [r.seq for r in rows if r.destructive]
-    begun += [e.seq for e in events if e.kind == RESTORE and RESTORE_DATA.unpack_from(e.data)[1] & DESTRUCTIVE]
+    begun += [row.seq for row in (e.restore() for e in events) if row is not None and row.destructive]
     done = [w.upto_seq for w in catalog.rows(WritebackRow)] + [e.start for e in events if e.kind == RESTORED]
     return max(begun, default=0) > max(done, default=0)
 
 
-def _check_state(path: str, state: DiskState, sealed_seq: int, end_seq: int, add: Add) -> None:
+def _check_state(files: VolumeFiles, state: DiskState, sealed_seq: int, end_seq: int, add: Add) -> None:
+    path = files.disk_state
     for at in state.damaged:
         add(path,
             f"the copy at byte {at} is damaged; the other one says #{state.applied_seq}, the log ends at #{end_seq}",
@@ -59,36 +61,33 @@ def _check_state(path: str, state: DiskState, sealed_seq: int, end_seq: int, add
             COPY)
     elif end_seq < state.applied_seq:
         add(path, f"says that the disk holds records up to #{state.applied_seq}, but the log ends at #{end_seq}",
-            f"put the newest files of {path.removesuffix(disks.STATE)}log back from a copy, or "
-            "'cdp adopt' the disk anew")
+            f"put the newest files of {files.log} back from a copy, or 'cdp adopt' the disk anew")
 
 
-def _check_description(os: Os, directory: str, applied_seq: int, end_seq: int, add: Add) -> bool | None:
+def _check_description(os: Os, files: VolumeFiles, applied_seq: int, end_seq: int, add: Add) -> bool | None:
     """Whether the volume was closed cleanly; None: not known."""
-    path = f"{directory}/{disks.NAME}"
+    path = files.disk_description
     if not os.exists(path):
         if end_seq:
             add(path, "missing: it is unknown whether the disk was changed outside",
                 "where it was not, open the volume and close it, which makes it anew")
         return None if end_seq else True        # a volume that was never opened has none
     try:
-        clean = disks.left(os, directory).clean
+        clean = disks.left(os, files).clean
     except CdpError as e:
         add(path, e.message, e.hint)
         return None
     if clean and applied_seq != end_seq:
-        add(path,
-            f"says that the volume was closed cleanly, but the disk holds up to #{applied_seq} and "
-            f"the log ends at #{end_seq}",
-            f"put {disks.NAME} and {disks.STATE} back as they were together, or 'cdp adopt' the disk anew")
+        add(path, f"says that the volume was closed cleanly, but the disk holds up to #{applied_seq} and the log ends at #{end_seq}",
+            f"put it and {files.disk_state} back as they were together, or 'cdp adopt' the disk anew")
     return clean
 
 
-def _check_content(os: Os, directory: str, geometry: Geometry, state: DiskState | None, add: Add) -> None:
+def _check_content(os: Os, files: VolumeFiles, geometry: Geometry, state: DiskState | None, add: Add) -> None:
     try:
         with disks.open_disk(os, geometry.disk, write=False) as disk:
-            disks.check_unchanged(os, directory, geometry.disk, disk, geometry.size_bytes)
+            disks.check_unchanged(os, files, geometry.disk, disk, geometry.size_bytes)
             if state is not None:
-                disks.check_left_alone(directory, geometry.disk, disk, state)
+                disks.check_left_alone(files, geometry.disk, disk, state)
     except CdpError as e:
         add(geometry.disk, e.message, e.hint)

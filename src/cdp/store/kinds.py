@@ -19,14 +19,13 @@ from typing import ClassVar
 from cdp.moments import lineage
 from cdp.store import disk_check, put_back
 from cdp.store import protected_disk as disks
-from cdp.store.base_image import BUILDING
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
 from cdp.store.disk_watch import DiskWatch
-from cdp.store.layout import BASE
 from cdp.store.records import Event
 from cdp.store.recovery import Found, look, recover
 from cdp.store.tuning import Tuning
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest
 from cdpcore.index.view import View
 from cdpcore.inplace.before_images import BeforeImages as BeforeContent
@@ -55,8 +54,8 @@ class Kind(ABC):
     log_before: ClassVar[bool]      # the log's segments say that they hold before-images
     splits_zeroes: ClassVar[bool]   # a long trim or zero becomes several records, as a long write does
 
-    def __init__(self, os: Os, directory: str, geometry: Geometry, read_only: bool = False):
-        self._os, self._directory, self._geometry, self._read_only = os, directory, geometry, read_only
+    def __init__(self, os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False):
+        self._os, self._files, self._geometry, self._read_only = os, files, geometry, read_only
 
     # --- making, opening, closing -------------------------------------------------------------------------------------
 
@@ -109,7 +108,7 @@ class Kind(ABC):
 
     def set_base(self, path: str) -> None:
         """The base, so far all holes, is from now on the file at `path`; no records yet."""
-        raise InvalidRequest(f"{self._directory}: has content already", "write to it instead")
+        raise InvalidRequest(f"{self._files.directory}: has content already", "write to it instead")
 
     # --- lineage ------------------------------------------------------------------------------------------------------
 
@@ -124,6 +123,15 @@ class Kind(ABC):
     @abstractmethod
     def mergeable(self, rows: list[RestoreRow]) -> list[RestoreRow]:
         """The destructive restores whose discarded records a merge of runs may leave out."""
+
+    def written_back(self) -> BeforeContent | None:
+        """The content on which restores are to be written out after they are shown; None: a restore is complete with its record."""
+        return None
+
+    def may_free(self, done: bool, read: bool) -> bool:
+        """Whether what a destructive restore discarded can be freed. done: no part of it is still to be written out; read: a
+        time image or a writable image is open."""
+        return True
 
     def lineage_changed(self, unwritten: bool, discarding: bool) -> None:
         """Between freeze() and thaw(): the current lineage was replaced. `unwritten`: a restore is still to be written
@@ -143,16 +151,16 @@ class AfterImages(Kind):
     _base: File | None = None
 
     def open(self) -> None:
-        if not self._read_only and self._os.exists(f"{self._directory}/{BUILDING}"):    # of an import that was killed
-            self._os.unlink(f"{self._directory}/{BUILDING}")
+        if not self._read_only and self._os.exists(self._files.base_creating):    # of an import that was killed
+            self._os.unlink(self._files.base_creating)
 
     def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
         if self._read_only:
-            return look(self._os, self._directory, self._geometry, catalog)
-        return recover(self._os, self._directory, self._geometry, catalog, tuning)
+            return look(self._os, self._files, self._geometry, catalog)
+        return recover(self._os, self._files, self._geometry, catalog, tuning)
 
     def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> Content:
-        base = f"{self._directory}/{BASE}" if self._geometry.base == "file" else ""
+        base = self._files.base if self._geometry.base == "file" else ""
         if base:
             self._check_base()
             self._lock_base(base)
@@ -197,10 +205,10 @@ class AfterImages(Kind):
             try:
                 self._check_base()
             except Corruption as e:
-                add(f"{self._directory}/{BASE}", e.message.partition(": ")[2], e.hint)
+                add(self._files.base, e.message.partition(": ")[2], e.hint)
 
     def _check_base(self) -> None:
-        path, size = f"{self._directory}/{BASE}", self._geometry.size_bytes
+        path, size = self._files.base, self._geometry.size_bytes
         if not self._os.exists(path) or self._os.size(path) != size:
             raise Corruption(f"{path}: missing, or not of {size} bytes", "put it back from a copy")
 
@@ -209,40 +217,38 @@ class BeforeImages(Kind):
     log_before = True
     splits_zeroes = True
 
-    def __init__(self, os: Os, directory: str, geometry: Geometry, read_only: bool = False):
-        super().__init__(os, directory, geometry, read_only)
+    def __init__(self, os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False):
+        super().__init__(os, files, geometry, read_only)
         self._disk: File | None = None
         self._state: DiskState | None = None
         self._content: BeforeContent | None = None
         self._watch: DiskWatch | None = None
 
     def create(self) -> None:
-        DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(self._geometry.uuid), create=True).close()
+        DiskState(self._os, self._files.disk_state, bytes.fromhex(self._geometry.uuid), create=True).close()
 
     def open(self) -> None:
         g = self._geometry
         self._disk = disks.open_disk(self._os, g.disk, write=not self._read_only)
         if isinstance(self._os, PosixOs):
             self._watch = DiskWatch(g.disk)
-        self._stamp = disks.check_unchanged(self._os, self._directory, g.disk, self._disk, g.size_bytes)
-        self._state = DiskState(self._os, f"{self._directory}/{disks.STATE}", bytes.fromhex(g.uuid),
-                                read_only=self._read_only)
+        self._stamp = disks.check_unchanged(self._os, self._files, g.disk, self._disk, g.size_bytes)
+        self._state = DiskState(self._os, self._files.disk_state, bytes.fromhex(g.uuid), read_only=self._read_only)
         self._state.watch(self._disk)
 
     def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
         assert self._disk is not None and self._state is not None
         disk, state = self._disk, self._state
         if self._read_only:
-            found = look(self._os, self._directory, self._geometry, catalog)
+            found = look(self._os, self._files, self._geometry, catalog)
             hint = "run 'cdp check' on the volume; nothing was changed"
         else:
             def back(tail: list[int], found: Found) -> list[int]:
-                return put_back.put_back(self._os, self._directory, self._geometry, tail, found, disk, state)
-            found = recover(self._os, self._directory, self._geometry, catalog, tuning, until=state.applied_seq,
-                            prepare=back)
+                return put_back.put_back(self._os, self._files, self._geometry, tail, found, disk, state)
+            found = recover(self._os, self._files, self._geometry, catalog, tuning, until=state.applied_seq, prepare=back)
             hint = "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed"
         if found.last_seq != state.applied_seq:
-            raise Corruption(f"{self._directory}: the disk holds records up to #{state.applied_seq}, the log ends at "
+            raise Corruption(f"{self._files.directory}: the disk holds records up to #{state.applied_seq}, the log ends at "
                              f"#{found.last_seq}", hint)
         return found
 
@@ -250,10 +256,10 @@ class BeforeImages(Kind):
         """From now on the disk changes. Not before: a failed opening must not forget how it looked."""
         assert self._disk is not None and self._state is not None
         if not self._stamp.clean and not discarding:
-            disks.check_left_alone(self._directory, self._geometry.disk, self._disk, self._state)
+            disks.check_left_alone(self._files, self._geometry.disk, self._disk, self._state)
         if not self._read_only:
             self._state.note()
-            disks.opened(self._os, self._directory, self._stamp)
+            disks.opened(self._os, self._files, self._stamp)
 
     def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> BeforeContent:
         assert self._state is not None
@@ -277,7 +283,7 @@ class BeforeImages(Kind):
     def leave(self) -> None:
         """The disk is as it should be: say how it looks, so that it can be known again."""
         if self._disk is not None and not self._read_only and self.opened_content.settler.on_disk():
-            disks.save(self._os, self._directory, disks.stamp(self._os, self._geometry.disk, self._disk))
+            disks.save(self._os, self._files, disks.stamp(self._os, self._geometry.disk, self._disk))
 
     def close(self) -> None:
         if self._state is not None:
@@ -313,13 +319,19 @@ class BeforeImages(Kind):
     def mergeable(self, rows: list[RestoreRow]) -> list[RestoreRow]:
         return [r for r in rows if r.reclaimed]     # a time image of before may still be looking at the others
 
+    def written_back(self) -> BeforeContent | None:
+        return None if self._read_only else self.opened_content
+
+    def may_free(self, done: bool, read: bool) -> bool:
+        return done and not read
+
     def lineage_changed(self, unwritten: bool, discarding: bool) -> None:
         self.opened_content.lineage_changed(unwritten, discarding)
 
     def check(self, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: disk_check.Add) -> None:
-        disk_check.check_disk(self._os, self._directory, self._geometry, ends, catalog, events, add)
+        disk_check.check_disk(self._os, self._files, self._geometry, ends, catalog, events, add)
 
 
-def of(os: Os, directory: str, geometry: Geometry, read_only: bool = False) -> Kind:
+def of(os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False) -> Kind:
     """The volume's kind."""
-    return (BeforeImages if geometry.before else AfterImages)(os, directory, geometry, read_only)
+    return (BeforeImages if geometry.before else AfterImages)(os, files, geometry, read_only)

@@ -1,16 +1,6 @@
-"""The files in a volume's folder: their names, its lock, and what an interrupted rebuild left.
+"""What is done with the files in a volume's folder as a whole: which are there, its lock, what an interrupted rebuild left.
 
-    VOLUME/
-      volume.json    size, identity, where the base is
-      lock           held while a process has the volume open
-      catalog.lmdb   what it consists of (rebuildable)
-      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
-      base.img       content at the beginning of history (sparse; absent where all holes)
-      disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
-      disk.json      ... and how it looked when the volume was closed
-      log/N.log      segments
-      runs/N.run     their index
-      images/NAME/   writable images: volumes whose base is this volume at a point
+cdp.volume_files has their names.
 """
 from __future__ import annotations
 
@@ -19,10 +9,13 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, CdpError, Unavailable
 
 if TYPE_CHECKING:       # the command line looks for volumes before it loads the engine
     from cdpcore.system.os import File, Os
+
+RESERVE_BYTES = 1 << 20
 
 
 def is_volume(path: str) -> bool:
@@ -30,43 +23,38 @@ def is_volume(path: str) -> bool:
 
     Raises Unavailable where this user may not look.
     """
+    files = VolumeFiles(path)
     try:
-        mode = _os.stat(_os.path.join(path, "lock")).st_mode      # a file: /var has a folder of that name, and a log
-        return stat.S_ISREG(mode) and _os.path.isdir(_os.path.join(path, "log"))
+        mode = _os.stat(files.lock).st_mode     # a file: /var has a folder of that name, and a log
+        return stat.S_ISREG(mode) and _os.path.isdir(files.log)
     except PermissionError:
         raise Unavailable(f"{path}: Permission denied", "run as a user who may enter it") from None
     except OSError:
         return False
 
 
-def log_numbers(os: Os, log_directory: str) -> list[int]:
-    """Numbers of the segment files, ascending."""
-    names = os.list_dir(log_directory)
-    return sorted(int(n[:-4]) for n in names if n.endswith(".log") and n[:-4].isdigit())
+def segment_numbers(os: Os, files: VolumeFiles) -> list[int]:
+    """Numbers of the segment files that are there, ascending."""
+    return _numbers(os, files.log, ".log")
 
 
-def run_path(directory: str, run_id: int) -> str:
-    return f"{directory}/runs/{run_id:010d}.run"
+def run_ids(os: Os, files: VolumeFiles) -> list[int]:
+    """Ids of the run files that are there, ascending."""
+    return _numbers(os, files.runs, ".run")
 
 
-def log_path(directory: str, number: int) -> str:
-    return f"{directory}/log/{number:010d}.log"
+def _numbers(os: Os, folder: str, ending: str) -> list[int]:
+    names = (name.removesuffix(ending) for name in os.list_dir(folder) if name.endswith(ending))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
-BASE = "base.img"
-RESERVE = "reserve"
-RESERVE_BYTES = 1 << 20
-CREATING = ".creating"
-REBUILDING, REPLACED = "catalog.lmdb.new", "catalog.lmdb.old"
-
-
-def clear_rebuild(os: Os, directory: str) -> None:
-    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is
-    complete, and takes it; one that was being filled is removed."""
-    catalog, old, new = (f"{directory}/{name}" for name in ("catalog.lmdb", REPLACED, REBUILDING))
+def clear_rebuild(os: Os, files: VolumeFiles) -> None:
+    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete and
+    takes it; one that was being filled is removed."""
+    catalog, old, new = files.catalog, files.catalog_replaced, files.catalog_rebuilding
     if os.exists(old) and not os.exists(catalog):
         os.rename(new if os.exists(new) else old, catalog)
-        os.sync_dir(directory)
+        os.sync_dir(files.directory)
     for path in (new, old):
         if os.exists(path):
             remove_tree(os, path)
@@ -98,17 +86,17 @@ def _open_here(path: str) -> bool:
     return False
 
 
-def lock(os: Os, directory: str, read_only: bool = False) -> File:
+def lock(os: Os, files: VolumeFiles, read_only: bool = False) -> File:
     """The volume's lock, held until the file is closed. Raises Busy. `read_only`: where the file cannot be opened to
     write."""
-    file = os.open(f"{directory}/lock", write=not read_only)
+    file = os.open(files.lock, write=not read_only)
     try:
         file.lock()
     except CdpError:
         file.close()
-        if _open_here(f"{directory}/lock"):
-            raise Busy(f"{directory}: the volume is open in this process already",
+        if _open_here(files.lock):
+            raise Busy(f"{files.directory}: the volume is open in this process already",
                        "use the Volume that is open, or close it first (after a fork: the parent's)") from None
-        raise Busy(f"{directory}: another process has the volume open",
+        raise Busy(f"{files.directory}: another process has the volume open",
                    "stop it, or let it do the work: the command line finds a running server by itself") from None
     return file

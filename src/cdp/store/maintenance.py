@@ -19,10 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cdp.store.catalog import Catalog, Run, Segment, Transaction
-from cdp.store.layout import run_path
 from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption, OutOfSpace, Unavailable
 from cdpcore.index import runs as core_runs
 from cdpcore.log import sealing
@@ -34,14 +34,13 @@ RETRY_MS = 500
 
 
 class Maintainer:
-    """Args: os, directory, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave
-    out; check_folder: raises Unavailable while the volume's folder is not where it was."""
+    """Args: os, files, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
+    check_folder: raises Unavailable while the volume's folder is not where it was."""
 
-    def __init__(self, os: Os, directory: str, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline,
-                 tuning: Tuning, dropped: Callable[[], list[tuple[int, int]]],
-                 check_folder: Callable[[], None] = lambda: None,
+    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
+                 dropped: Callable[[], list[tuple[int, int]]], check_folder: Callable[[], None] = lambda: None,
                  before_seal: Callable[[Any, int], None] = lambda log, last_seq: None):
-        self._os, self._dir, self._uuid, self._core, self._catalog = os, directory, uuid, core, catalog
+        self._os, self._files, self._uuid, self._core, self._catalog = os, files, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
         self._check_folder, self._away = check_folder, False
         self._before_seal = before_seal
@@ -53,12 +52,11 @@ class Maintainer:
         self._merge_failed, self._merge_hint = "", ""
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
-        self._threads: list[threading.Thread] = []
-        # a weak reference to what else is to be done
-        self.upkeep: Callable[[], Callable[[], None] | None] = lambda: None
+        self.threads: list[threading.Thread] = []
+        self.upkeep: Callable[[], None] | None = None   # what else is to be done, now and then
         for older, newer in zip(self._runs, self._runs[1:]):
             if older.last_seq >= newer.first_seq:
-                raise Corruption(f"{directory}: runs {older.id} and {newer.id} index the same records",
+                raise Corruption(f"{files.directory}: runs {older.id} and {newer.id} index the same records",
                                  "run 'cdp check --rebuild' on the volume")
         self._install(self._runs, keep=[], seal=False)
 
@@ -91,7 +89,7 @@ class Maintainer:
         for name, body in (("seal", self._seal_loop), ("merge", self._merge_loop)):
             thread = threading.Thread(target=body, name=f"cdp-{name}", daemon=True)
             thread.start()
-            self._threads.append(thread)
+            self.threads.append(thread)
         self._merge_wanted.set()
 
     def stop(self) -> None:
@@ -99,9 +97,10 @@ class Maintainer:
         self._stopping = True
         self._pause.set()
         self._merge_wanted.set()
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join()
-        self._threads.clear()
+        self.threads.clear()
+        self.upkeep = None
 
     def _seal_loop(self) -> None:
         reported = ""
@@ -113,9 +112,9 @@ class Maintainer:
                     self.step()     # then too: a writer may be waiting for the segment, and gets the error
                 self._core.log.files.prepare_spare()
                 reported = ""
-            except Exception as e:      # noqa: BLE001  (the thread must survive; the next write gets the error)
+            except Exception as e:      # noqa: BLE001  (the thread must survive: the next writer gets the error)
                 if str(e) != reported:
-                    log.error("upkeep of %s: %s", self._dir, e)
+                    log.error("upkeep of %s: %s", self._files.directory, e)
                     reported = str(e)
                 self._pause.wait(RETRY_MS / 1000)
 
@@ -131,7 +130,7 @@ class Maintainer:
         if self._away:
             self._away = False
             self._core.log.hold("moved", False)
-            log.warning("%s: is back, and goes on", self._dir)
+            log.warning("%s: is back, and goes on", self._files.directory)
 
     def _merge_loop(self) -> None:
         """Merges, and the freeing of space: what may take long, and takes no lock that a seal waits for."""
@@ -142,12 +141,11 @@ class Maintainer:
                 while not self._stopping and self.merge_once():
                     pass
                 self._merge_failed = ""
-                if not self._stopping and (upkeep := self.upkeep()):
-                    upkeep()
-                upkeep = None
+                if not self._stopping and self.upkeep is not None:
+                    self.upkeep()
             except Exception as e:      # noqa: BLE001  (as above)
                 if str(e) != self._merge_failed:
-                    log.error("merging runs of %s: %s", self._dir, e)
+                    log.error("merging runs of %s: %s", self._files.directory, e)
                     self._merge_failed = str(e)
                     self._merge_hint = (e.hint if isinstance(e, OutOfSpace) else
                                         "run 'cdp check --rebuild' on the volume")
@@ -177,15 +175,15 @@ class Maintainer:
         size = sealing.finish(self._core.log)
         while len(self._runs) >= MAX_RUNS and self._tuning.threads and not self._stopping:
             if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused
-                raise OutOfSpace(f"{self._dir}: {len(self._runs)} runs, and they cannot be merged: "
+                raise OutOfSpace(f"{self._files.directory}: {len(self._runs)} runs, and they cannot be merged: "
                                  f"{self._merge_failed}", self._merge_hint)
             self._merge_wanted.set()
             self._pause.wait(0.05)
         with self._lock:
             run_id, self._next_id = self._next_id, self._next_id + 1
-            path = run_path(self._dir, run_id)
+            path = self._files.run(run_id)
             core_runs.write_sealing_run(self._core.versions, path, self._uuid, number, first_seq, last_seq)
-            self._os.sync_dir(f"{self._dir}/runs")
+            self._os.sync_dir(self._files.runs)
             segment = Segment(number, first_seq, last_seq, first_ts_ns, last_ts_ns, size)
             run = Run(run_id, first_seq, last_seq, number, number, 0, self._os.size(path))
             with self._catalog.write() as txn:
@@ -204,10 +202,10 @@ class Maintainer:
                 return False
             run_id, self._next_id = self._next_id, self._next_id + 1
         self._check_folder()
-        path = run_path(self._dir, run_id)
+        path = self._files.run(run_id)
         first_segment, last_segment, first_seq, last_seq = core_runs.merge_runs(
             self._core.versions, [r.id for r in group], path, self._uuid, self._dropped())
-        self._os.sync_dir(f"{self._dir}/runs")
+        self._os.sync_dir(self._files.runs)
         merged = Run(run_id, first_seq, last_seq, first_segment, last_segment, group[0].level + 1, self._os.size(path))
         with self._lock:
             gone = {r.id for r in group}
@@ -216,7 +214,7 @@ class Maintainer:
                 self._put_runs(txn, [*kept, merged])
             self._install(sorted([*kept, merged], key=lambda r: r.first_seq), keep=[r.id for r in kept], seal=False)
         for r in group:
-            self._os.unlink(run_path(self._dir, r.id))      # snapshots in use keep their mapping
+            self._os.unlink(self._files.run(r.id))      # snapshots in use keep their mapping
         return True
 
     def _put_runs(self, txn: Transaction, runs: list[Run]) -> None:
@@ -231,8 +229,8 @@ class Maintainer:
 
     def _install(self, runs: list[Run], keep: list[int], seal: bool) -> None:
         newest_first = list(reversed(runs))
-        core_runs.install_runs(self._core.versions, [run_path(self._dir, r.id) for r in newest_first],
-                               [r.id for r in newest_first], self._uuid, keep, seal)
+        core_runs.install_runs(self._core.versions, [self._files.run(r.id) for r in newest_first], [r.id for r in newest_first],
+                               self._uuid, keep, seal)
         self._runs = runs
 
 

@@ -18,13 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cdp.text.timestamps import utc
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.index.inspect import crc32c
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import File, Os, PosixOs
 
-NAME = "disk.json"
-STATE = "disk.state"
 EDGE_BYTES = 1 << 20    # of either end: where file systems and partition tables keep what changes with every mount
 SAMPLES, SAMPLE_BYTES = 64, 4096
 SECTOR_BYTES = 512      # the description is as long; it has some 250 bytes, and 512 at the most
@@ -98,9 +97,9 @@ def _samples(size: int) -> list[tuple[int, int]]:
     return [(0, edge), *middle, (max(edge, size - edge), size - max(edge, size - edge))]
 
 
-def save(os: Os, directory: str, now: Stamp) -> None:
+def save(os: Os, files: VolumeFiles, now: Stamp) -> None:
     """The volume is closed cleanly and its disk looks like this. Durable at return."""
-    path, text = f"{directory}/{NAME}", json.dumps(asdict(now), sort_keys=True)
+    path, text = files.disk_description, json.dumps(asdict(now), sort_keys=True)
     raw = f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode().ljust(SECTOR_BYTES)
     try:
         os.write_file(path, raw)
@@ -113,51 +112,49 @@ def save(os: Os, directory: str, now: Stamp) -> None:
             file.datasync()
 
 
-def opened(os: Os, directory: str, now: Stamp) -> None:
+def opened(os: Os, files: VolumeFiles, now: Stamp) -> None:
     """From now on the disk changes: only which file it is stays known. Durable at return."""
-    save(os, directory, replace(now, clean=False))
+    save(os, files, replace(now, clean=False))
 
 
-def check_unchanged(os: Os, directory: str, path: str, file: File, size_bytes: int) -> Stamp:
-    """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume
-    left."""
+def check_unchanged(os: Os, files: VolumeFiles, path: str, file: File, size_bytes: int) -> Stamp:
+    """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume left."""
     now = stamp(os, path, file)
     if now.size_bytes != size_bytes:
-        raise _changed(directory, path, f"{now.size_bytes} bytes instead of {size_bytes}")
-    if not os.exists(f"{directory}/{NAME}"):    # a volume that was never opened has none
+        raise _changed(files, path, f"{now.size_bytes} bytes instead of {size_bytes}")
+    if not os.exists(files.disk_description):    # a volume that was never opened has none
         return now
-    was = left(os, directory)
+    was = left(os, files)
     difference = was.differs(now)
     if difference:
-        raise _changed(directory, path, difference)
+        raise _changed(files, path, difference)
     return replace(now, clean=was.clean)
 
 
-def check_left_alone(directory: str, path: str, file: File, state: DiskState) -> None:
-    """After a crash: the log ends with the record that `state` names, so no cdp process has written to the disk since
-    that was noted, but for a destructive restore that was being written back (not to be called then). Raises Corruption
-    where somebody else has. An earlier time is none: a power cut loses times that no sync made durable."""
+def check_left_alone(files: VolumeFiles, path: str, file: File, state: DiskState) -> None:
+    """After a crash: the log ends with the record that `state` names, so nobody of us has written to the disk since that was noted, but
+    for a destructive restore that was being written back (not to be called then). Raises Corruption where somebody else has. An
+    earlier time is none: a power cut loses times that no sync made durable."""
     changed_ns = file.changed_ns()
     if state.changed_ns and changed_ns > state.changed_ns:
-        raise _changed(directory, path,
-                       f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and the file was "
+        raise _changed(files, path, f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and the file was "
                                         f"written to at {utc(changed_ns)}")
 
 
-def left(os: Os, directory: str) -> Stamp:
+def left(os: Os, files: VolumeFiles) -> Stamp:
     """What disk.json says. Raises Corruption, NotFound."""
     try:
-        outer: Any = json.loads(os.read_file(f"{directory}/{NAME}"))
+        outer: Any = json.loads(os.read_file(files.disk_description))
         found = Stamp(**outer["disk"])
         if int(outer["crc32c"], 16) != crc32c(json.dumps(outer["disk"], sort_keys=True).encode()):
             raise ValueError("checksum")
         return found
     except (ValueError, KeyError, TypeError) as e:
-        raise Corruption(f"{directory}/{NAME}: damaged ({e})",
-                         "put it back from a copy, or 'cdp adopt' the disk anew") from None
+        raise Corruption(f"{files.disk_description}: damaged ({e})", "put it back from a copy, or 'cdp adopt' the disk anew") from None
 
 
-def _changed(directory: str, path: str, how: str) -> Corruption:
+def _changed(files: VolumeFiles, path: str, how: str) -> Corruption:
+    directory = files.directory
     return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit "
                       "the disk any more",
                       f"put the disk back as it was, or 'cdp adopt {directory}': with --keep-history where its content is "

@@ -6,48 +6,43 @@ overwrote. So the disk is put back to that record, and the log ends there.
 from __future__ import annotations
 
 from cdp.store.description import Geometry
-from cdp.store.layout import log_path
 from cdp.store.recovery import Found, has_data
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import File, Os
 
 
-def put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found: Found, disk: File,
+def put_back(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], found: Found, disk: File,
               state: DiskState) -> list[int]:
     """What the records after the one that `state` names overwrote goes back to the disk, the newest first; then
     segments that begin after it are removed, the newest first, so that a crash in between leaves a log that says the
     same. Returns the numbers that are left."""
     seq, opened, applied_seq = found.last_seq, [], state.applied_seq
     if seq > applied_seq:       # a segment is sealed only when the disk has it
-        raise Corruption(f"{directory}/disk.state: says that the disk holds up to #{applied_seq}, but the log is "
-                         f"sealed up to #{seq}",
-                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; "
-                         "nothing was changed")
+        raise Corruption(f"{files.disk_state}: says that the disk holds up to #{applied_seq}, but the log is sealed up to #{seq}",
+                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; nothing was changed")
     uuid = bytes.fromhex(geometry.uuid)
     claims: list[int] = []
     try:
         for number in tail:
             try:
-                segment = SegmentFile(os, log_path(directory, number), uuid, number)
+                segment = SegmentFile(os, files.segment(number), uuid, number)
             except Corruption as e:
-                if has_data(os, log_path(directory, number)):
-                    raise Corruption(f"{e.message}, but it has records",
-                                     "put the file back from a copy; nothing was changed") from None
+                if has_data(os, files.segment(number)):
+                    raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
                 break
             opened.append(segment)
             segment.scan(seq + 1, verify_data=True)
             claims.append(segment.later_durable())
             seq = segment.last_seq if segment.n_records else seq
         if max(claims, default=0) > seq or seq < applied_seq:
-            raise Corruption(f"{directory}: records that were durable (up to #{max([applied_seq, *claims])}) are "
-                             f"damaged; the log is sound up to #{seq}",
-                             "run 'cdp check' on the volume; nothing was changed")
+            raise Corruption(f"{files.directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
+                             f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
         if seq > applied_seq and state.damaged:
-            raise Corruption(f"{directory}/disk.state: the copy at byte {state.damaged[0]} is damaged, and may have "
-                             f"been the newer one: by the other the disk must lose what follows #{applied_seq}, up to "
-                             f"#{seq}",
+            raise Corruption(f"{files.disk_state}: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by "
+                             f"the other the disk must lose what follows #{applied_seq}, up to #{seq}",
                              "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
         if seq > applied_seq:
             # what a killed process left may not be on the device: while the disk is written, the log says why
@@ -62,7 +57,7 @@ def put_back(os: Os, directory: str, geometry: Geometry, tail: list[int], found:
         for segment in opened:
             segment.close()
     for number in reversed(gone):
-        os.unlink(log_path(directory, number))
-        os.sync_dir(f"{directory}/log")
+        os.unlink(files.segment(number))
+        os.sync_dir(files.log)
         found.next_number = max(found.next_number, number + 1)
     return [n for n in tail if n not in gone]

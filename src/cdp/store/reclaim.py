@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cdp.moments.records import keeps_data
 from cdp.store.catalog import RestoreRow, Segment
-from cdp.store.layout import log_numbers, log_path
+from cdp.store.layout import segment_numbers
 from cdp.store.timeline import Timeline
 from cdpcore.log.segment_file import SegmentFile
 
@@ -23,9 +24,8 @@ READERS_MS = 1000
 
 def discarded(seqs: Any, descs: Any, row: RestoreRow) -> Any:
     """Which descriptors (a bool array) a destructive restore discarded."""
-    kinds, starts = descs["kind"], descs["start"]
-    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["data_bytes"] > 0) & ((kinds <= 3) | (kinds == 8)) & \
-        (starts >= row.start) & (starts + descs["sectors"] <= row.end)
+    return (seqs > row.target_seq) & (seqs < row.seq) & (descs["data_bytes"] > 0) & keeps_data(descs["kind"]) & \
+        (descs["start"] >= row.start) & (descs["start"] + descs["sectors"] <= row.end)
 
 
 def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
@@ -42,7 +42,7 @@ def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
     if not (known or at_once) or not store.core.versions.readers_gone(READERS_MS):
         return False
     # Without the log: this may be the maintenance thread, for which a writer waits that holds the append lock.
-    sealed = Timeline(store.os, f"{store.directory}/log", store.uuid, store.geometry.created_ns, rows)
+    sealed = Timeline(store.os, store.files, store.uuid, store.geometry.created_ns, rows)
     stays = 0 if known else max((r.number for r in rows), default=0)
     gone = [r for r in rows if whole and r.first_seq > row.target_seq and r.last_seq < row.seq and r.number != stays]
     if gone:
@@ -53,9 +53,9 @@ def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
     numbers = [r.number for r in gone] + (_left_behind(store, rows, row) if whole and known else [])
     for number in numbers:
         store.core.forget_segment(number)
-        store.os.unlink(log_path(store.directory, number))
+        store.os.unlink(store.files.segment(number))
     if numbers:
-        store.os.sync_dir(f"{store.directory}/log")
+        store.os.sync_dir(store.files.log)
     for r in rows:
         if r not in gone and r.last_seq > row.target_seq and r.first_seq < row.seq:
             _punch(store, sealed, r.number, row)
@@ -65,9 +65,9 @@ def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
 def _left_behind(store: Store, rows: list[Segment], row: RestoreRow) -> list[int]:
     """Segments that an interrupted reclaim took out of the catalog and did not delete."""
     known, found = {r.number for r in rows}, []
-    for number in log_numbers(store.os, f"{store.directory}/log"):
+    for number in segment_numbers(store.os, store.files):
         if number not in known and number < max(known, default=0):
-            segment = SegmentFile(store.os, log_path(store.directory, number), store.uuid, number)
+            segment = SegmentFile(store.os, store.files.segment(number), store.uuid, number)
             if segment.sealed and segment.first_seq > row.target_seq and segment.last_seq < row.seq:
                 found.append(number)
             segment.close()
@@ -75,7 +75,7 @@ def _left_behind(store: Store, rows: list[Segment], row: RestoreRow) -> list[int
 
 
 def _punch(store: Store, sealed: Timeline, number: int, row: RestoreRow) -> None:
-    segment = SegmentFile(store.os, log_path(store.directory, number), store.uuid, number, writable=True)
+    segment = SegmentFile(store.os, store.files.segment(number), store.uuid, number, writable=True)
     try:
         for seqs, descs in sealed.descriptors(number):
             for d in descs[np.flatnonzero(discarded(seqs, descs, row))]:

@@ -1,21 +1,31 @@
-"""The records of a log as Python sees them: their kinds and flags, what is in a bookmark's or restore's record, and
-what the catalog makes of it."""
+"""What bookmarks and restores are in the log, and what they do to the catalog."""
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 
+from cdp.moments.records import BOOKMARK, RESTORE, RESTORED, UNBOOKMARK
 from cdp.store.catalog import BookmarkRow, RestoreRow, Transaction, WritebackRow
 
-BOOKMARK, RESTORE, UNBOOKMARK, RESTORED = 5, 6, 7, 9
-RESTORE_DATA = struct.Struct("<QII")    # struct cdp_restore_data
-UNDO_DATA = struct.Struct("<QQQ")       # target_ts_ns, undo_of, reserved: behind it
-DESTRUCTIVE = 1
+_RESTORE = struct.Struct("<QII")        # struct cdp_restore_data: target_seq, flags, reserved
+_RESTORE_MORE = struct.Struct("<QQQ")   # target_ts_ns, undo_of, reserved: behind it
+_DESTRUCTIVE = 1                        # a flag of _RESTORE
+_TS_NS = struct.Struct("<Q")
 
 
-@dataclass
+def bookmark_data(name: str, ts_ns: int) -> bytes:
+    """`ts_ns`: the time of the moment that the bookmark names."""
+    return _TS_NS.pack(ts_ns) + name.encode()
+
+
+def restore_data(target_seq: int, target_ts_ns: int, destructive: bool, undo_of: int) -> bytes:
+    return (_RESTORE.pack(target_seq, _DESTRUCTIVE if destructive else 0, 0)
+            + _RESTORE_MORE.pack(target_ts_ns, undo_of, 0))
+
+
+@dataclass(frozen=True)
 class Event:
-    """A bookmark or restore as the log has it."""
+    """A record that the catalog keeps, as the log has it: a bookmark, a restore, or what ends one of them."""
 
     kind: int
     seq: int
@@ -24,18 +34,29 @@ class Event:
     sectors: int
     data: bytes
 
+    def restore(self) -> RestoreRow | None:
+        """What a RESTORE record says; None for other kinds."""
+        if self.kind != RESTORE:
+            return None
+        target_seq, flags, _ = _RESTORE.unpack_from(self.data)
+        target_ts_ns, undo_of, _ = _RESTORE_MORE.unpack_from(self.data, _RESTORE.size)
+        return RestoreRow(self.seq, self.ts_ns, target_seq, target_ts_ns, self.start, self.start + self.sectors,
+                          bool(flags & _DESTRUCTIVE), undo_of)
+
 
 def apply_event(txn: Transaction, event: Event) -> None:
-    """Put a bookmark or restore from the log into the catalog. Idempotent."""
+    """Put an event from the log into the catalog. Idempotent."""
     if event.kind == BOOKMARK:
-        at_ts, name = struct.unpack_from("<Q", event.data)[0], event.data[8:].rstrip(b"\0").decode("utf-8", "replace")
-        txn.put(BookmarkRow(name, event.start, at_ts, event.seq, event.ts_ns))
+        txn.put(BookmarkRow(_text(event.data[_TS_NS.size:]), event.start, _TS_NS.unpack_from(event.data)[0], event.seq,
+                            event.ts_ns))
     elif event.kind == UNBOOKMARK:
-        txn.remove(BookmarkRow, event.data.rstrip(b"\0").decode("utf-8", "replace"))
-    elif event.kind == RESTORE:
-        target, flags, _ = RESTORE_DATA.unpack_from(event.data)
-        target_ts, undo_of, _ = UNDO_DATA.unpack_from(event.data, RESTORE_DATA.size)
-        txn.put(RestoreRow(event.seq, event.ts_ns, target, target_ts, event.start, event.start + event.sectors,
-                           bool(flags & DESTRUCTIVE), undo_of))
+        txn.remove(BookmarkRow, _text(event.data))
     elif event.kind == RESTORED:
         txn.put(WritebackRow(event.seq, event.start))
+    elif restore := event.restore():
+        txn.put(restore)
+
+
+def _text(data: bytes) -> str:
+    """A name from a record; its data is padded with zero bytes."""
+    return data.rstrip(b"\0").decode("utf-8", "replace")

@@ -11,20 +11,21 @@ then something else damaged it, and nothing is cut.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from cdp.moments.lineage import NOW
 from cdp.store.catalog import Catalog, Run, Segment
 from cdp.store.description import Geometry
-from cdp.store.layout import log_numbers, log_path, run_path
+from cdp.store.layout import segment_numbers
 from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption, Unavailable
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import Os
 
 HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
-NOW = (1 << 64) - 1
 
 
 @dataclass
@@ -35,18 +36,16 @@ class Found:
     last_ts_ns: int
     flush_seq: int
     next_number: int
-    scanned_segments: int = 0
-    events: list[Event] = field(default_factory=list)
 
 
-def clean(os: Os, directory: str, run_ids: set[int]) -> None:
+def clean(os: Os, files: VolumeFiles, run_ids: set[int]) -> None:
     """Remove what an interrupted seal, merge or image deletion left: files that the catalog does not know."""
-    for name in os.list_dir(f"{directory}/runs"):
+    for name in os.list_dir(files.runs):
         if not (name.endswith(".run") and name[:-4].isdigit() and int(name[:-4]) in run_ids):
-            os.unlink(f"{directory}/runs/{name}")
+            os.unlink(f"{files.runs}/{name}")
 
 
-def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, until: int = NOW,
+def recover(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tuning: Tuning, until: int = NOW,
             prepare: Callable[[list[int], Found], list[int]] | None = None) -> Found:
     """Bring the catalog up to the end of the log; see the module. Raises Corruption and changes nothing then.
 
@@ -54,56 +53,56 @@ def recover(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning
     the segments behind the catalog and where that ends; returns the numbers of those that are left.
     """
     runs: list[Run] = catalog.rows(Run)
-    clean(os, directory, {r.id for r in runs})
-    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    clean(os, files, {r.id for r in runs})
+    found, tail = _end_of_catalog(os, files, geometry, catalog)
     if prepare is None:
-        _look_ahead(os, directory, geometry, tail, found.last_seq)
+        _look_ahead(os, files, geometry, tail, found.last_seq)
     else:
         tail = prepare(tail, found)
     torn = False
     for number in tail:
         found.next_number = max(found.next_number, number + 1)
-        torn = _adopt(os, directory, geometry, catalog, tuning, number, found, torn, until) or torn
+        torn = _adopt(os, files, geometry, catalog, tuning, number, found, torn, until) or torn
     return found
 
 
-def look(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> Found:
+def look(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog) -> Found:
     """As recover, where nothing may be written: raises Unavailable where there is something to recover."""
-    found, tail = _end_of_catalog(os, directory, geometry, catalog)
+    found, tail = _end_of_catalog(os, files, geometry, catalog)
     for number in tail:
-        path = log_path(directory, number)
+        path = files.segment(number)
         try:
             segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
         except Corruption:
             continue            # was being made when the power went, or judged when it is recovered
         segment.scan(found.last_seq + 1, verify_data=False)
         if segment.n_records or segment.later_durable():
-            raise Unavailable(f"{directory}: was not closed, and its log must be recovered, which writes",
+            raise Unavailable(f"{files.directory}: was not closed, and its log must be recovered, which writes",
                               "open it once where it can be written ('cdp info' does), then again here")
         segment.close()
     return found
 
 
-def _end_of_catalog(os: Os, directory: str, geometry: Geometry, catalog: Catalog) -> tuple[Found, list[int]]:
+def _end_of_catalog(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog) -> tuple[Found, list[int]]:
     """Where the catalogued part of the log ends; the numbers of the files behind it."""
     rows: list[Segment] = catalog.rows(Segment)
     last = max((r for r in rows if r.last_seq >= r.first_seq), key=lambda r: r.number, default=None)
     found = Found(0, geometry.created_ns, 0, 1)
     if last:
         found.last_seq, found.last_ts_ns = last.last_seq, last.last_ts_ns
-        timeline = Timeline(os, f"{directory}/log", bytes.fromhex(geometry.uuid), geometry.created_ns, rows)
+        timeline = Timeline(os, files, bytes.fromhex(geometry.uuid), geometry.created_ns, rows)
         found.flush_seq = timeline.last_flush(last.last_seq)
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1
-    return found, [n for n in log_numbers(os, f"{directory}/log") if n > newest]
+    return found, [n for n in segment_numbers(os, files) if n > newest]
 
 
-def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq: int) -> None:
-    """Where the log is in more than one file, what one of them says of durability may be about another: find where the
-    prefix ends, and whether anything behind it claims more, before the first byte is changed."""
+def _look_ahead(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], seq: int) -> None:
+    """Where the log is in more than one file, what one of them says of durability may be about another: find where the prefix
+    ends, and whether anything behind it claims more, before the first byte is changed."""
     durable, culprit = 0, ""
     for number in tail if len(tail) > 1 else []:
-        path = log_path(directory, number)
+        path = files.segment(number)
         try:
             segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number)
         except Corruption:
@@ -116,14 +115,15 @@ def _look_ahead(os: Os, directory: str, geometry: Geometry, tail: list[int], seq
         finally:
             segment.close()
     if durable > seq:
-        raise Corruption(f"{culprit or directory}: records that were durable (up to #{durable}) are damaged; the log "
-                         f"is sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
+        raise Corruption(f"{culprit or files.directory}: records that were durable (up to #{durable}) are damaged; the log is "
+                         f"sound up to #{seq}",
+                         "run 'cdp check' on the volume; nothing was changed")
 
 
-def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning: Tuning, number: int, found: Found,
+def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tuning: Tuning, number: int, found: Found,
            torn: bool, until: int) -> bool:
     """One segment file behind the catalog. Returns whether the log ends here."""
-    path = log_path(directory, number)
+    path = files.segment(number)
     try:
         segment = SegmentFile(os, path, bytes.fromhex(geometry.uuid), number, writable=True)
     except Corruption as e:
@@ -132,7 +132,7 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
             raise Corruption(f"{e.message}, but it has records",
                              "put the file back from a copy; nothing was changed") from None
         os.unlink(path)
-        os.sync_dir(f"{directory}/log")
+        os.sync_dir(files.log)
         return True
     try:
         promised = segment.last_seq if segment.sealed else 0
@@ -150,24 +150,22 @@ def _adopt(os: Os, directory: str, geometry: Geometry, catalog: Catalog, tuning:
         if segment.n_records == 0 or torn:
             segment.close()
             os.unlink(path)
-            os.sync_dir(f"{directory}/log")
+            os.sync_dir(files.log)
             return torn
         if until != NOW and segment.later_durable() > segment.last_seq:
             segment.cut()       # before anything is written over what it was
         size = segment.seal()
         run_id = max((r.id for r in catalog.rows(Run)), default=0) + 1
-        segment.write_run(run_path(directory, run_id))
-        os.sync_dir(f"{directory}/runs")
+        segment.write_run(files.run(run_id))
+        os.sync_dir(files.runs)
         with catalog.write() as txn:
             txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))
-            txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0,
-                        os.size(run_path(directory, run_id))))
+            txn.put(Run(run_id, segment.first_seq, segment.last_seq, number, number, 0, os.size(files.run(run_id))))
             for event in (Event(*e) for e in events):
                 if event.seq <= segment.last_seq:
                     apply_event(txn, event)
         found.last_seq, found.last_ts_ns = segment.last_seq, segment.last_ts_ns
         found.flush_seq = max(found.flush_seq, segment.flush_seq)
-        found.scanned_segments += 1
         return False
     finally:
         segment.close()

@@ -9,22 +9,25 @@ import logging
 import os as _os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from cdp.moments import lineage
 from cdp.store import description as geometries
 from cdp.store import kinds
-from cdp.store.catalog import CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
+from cdp.store.base_image import Base, fill
+from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.description import Geometry
 from cdp.store.folder_watch import FolderWatch
 from cdp.store.kinds import Parent
-from cdp.store.layout import RESERVE, RESERVE_BYTES, clear_rebuild, lock, log_path
+from cdp.store.layout import RESERVE_BYTES, clear_rebuild, lock
 from cdp.store.maintenance import Maintainer
+from cdp.store.records import Event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
-from cdpcore.base.errors import CdpError, Corruption, NotFound, OutOfSpace, Unavailable
+from cdp.volume_files import VolumeFiles
+from cdpcore.base.errors import CdpError, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.index.versions import Versions
 from cdpcore.index.view import View
 from cdpcore.log.log import Log
@@ -49,33 +52,36 @@ class Store:
                  parent: Store | None = None, read_only: bool = False):
         self.os = os or posix()
         self.directory = directory
+        self.files = VolumeFiles(directory)
         self.read_only = read_only
         self.tuning = replace(tuning, threads=False) if read_only else tuning
         self.parent = parent
-        self._catalog_factory = catalog
+        self.catalog_factory = catalog
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
         self._folder: FolderWatch | None = None
-        self.writeback: Any = None      # with a disk in place: its cdp.volume.writeback.WriteBack
-        self.catalog: Any = None
+        self.more_work: Callable[[], object] | None = None      # without threads: called by settle()
+        self._catalog: Catalog | None = None
         self._open()
 
     def _open(self) -> None:
-        if not self.os.exists(f"{self.directory}/{geometries.NAME}"):
+        if not self.os.exists(self.files.description):
             if self.os.exists(self.directory):
                 raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
-        self._lock_file = lock(self.os, self.directory, self.read_only)
+        self._lock_file = lock(self.os, self.files, self.read_only)
         try:
             if isinstance(self.os, PosixOs):
                 self._folder = FolderWatch(self.directory)
-            self.geometry: Geometry = geometries.load(self.os, self.directory)
+            self.geometry: Geometry = geometries.load(self.os, self.files)
+            self.uuid = bytes.fromhex(self.geometry.uuid)
+            self.sectors = self.geometry.size_bytes // 512
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
             self._check_parent()
             if not self.read_only:
-                clear_rebuild(self.os, self.directory)
-            self.catalog = self._catalog_factory(self.directory, False)
-            self.kind = kinds.of(self.os, self.directory, self.geometry, self.read_only)
+                clear_rebuild(self.os, self.files)
+            self._catalog = self.catalog_factory(self.directory, False)
+            self.kind = kinds.of(self.os, self.files, self.geometry, self.read_only)
             self.kind.open()
             self.found = self.kind.recover(self.catalog, self.tuning)
             self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
@@ -87,6 +93,14 @@ class Store:
         except BaseException:
             self._release()
             raise
+
+    @property
+    def catalog(self) -> Catalog:
+        """Raises Closed."""
+        catalog = self._catalog
+        if catalog is None:
+            raise Closed(f"{self.directory}: the volume is closed")
+        return catalog
 
     def _check_parent(self) -> None:
         """An image shows its parent at a moment: it must be that volume, and still have that moment."""
@@ -100,28 +114,22 @@ class Store:
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
-        self.uuid = bytes.fromhex(g.uuid)
-        self.sectors = g.size_bytes // 512
         self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
-        versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq,
-                            self.found.last_ts_ns)
-        self.log = Log(self.os, self.pool, versions, f"{self.directory}/log", uuid=self.uuid, volume_bytes=g.size_bytes,
+        versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq, self.found.last_ts_ns)
+        self.log = Log(self.os, self.pool, versions, self.files.log, uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        last_flush_seq=self.found.flush_seq, direct=t.direct_io, inline_maintenance=not t.threads,
-                       reserve="" if g.base == "parent" else f"{self.directory}/{RESERVE}", before=self.kind.log_before)
+                       reserve="" if g.base == "parent" else self.files.reserve, before=self.kind.log_before)
         if self.read_only:
             self.log.hold("read-only")
-        self._segments = SegmentFds(self.os, f"{self.directory}/log", t.max_open_files)
-        parent = None
-        if self.parent is not None:
-            parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent)
+        self._segments = SegmentFds(self.os, self.files.log, t.max_open_files)
+        parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent) if self.parent is not None else None
         self.core: VolumeCore = VolumeCore(self.kind.content(self.log, self._segments, t, parent))
         if self.unwritten():
             self.kind.lineage_changed(True, self.restores[-1].destructive)
-        self.timeline = Timeline(self.os, f"{self.directory}/log", self.uuid, g.created_ns, self.catalog.rows(Segment),
-                                 self.core)
-        self.maintainer = Maintainer(self.os, self.directory, self.uuid, self.core, self.catalog, self.timeline, t,
-                                     self.dropped, self.check_folder, self.kind.before_seal)
+        self.timeline = Timeline(self.os, self.files, self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
+        self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
+                                     self.check_folder, self.kind.before_seal)
         if t.threads:
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
             for name, body in (("cdp-writer", self.log.run_writer), *self.kind.threads()):
@@ -133,11 +141,14 @@ class Store:
         thread.start()
         self._threads.append(thread)
 
-    # --- lineage ------------------------------------------------------------------------------------------------------
+    def is_own_thread(self) -> bool:
+        """Whether the caller is one of the threads that close() waits for."""
+        return threading.current_thread() in (*self._threads, *self.maintainer.threads)
+
+    # --- lineage -------------------------------------------------------------------------------------------------------
 
     def lineage_records(self) -> list[lineage.RestoreRecord]:
-        return [lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive, self.done_seq(r.seq))
-                for r in self.restores]
+        return [r.in_lineage(self.done_seq(r.seq)) for r in self.restores]
 
     def done_seq(self, restore_seq: int) -> int:
         """The record from which on no part of a restore is still to be done; 0: not yet."""
@@ -151,14 +162,43 @@ class Store:
         """What a reader at `seq` sees (lineage.NOW: the current content)."""
         return self.kind.view(seq, self.lineage_records())
 
+    def view_with(self, restore: lineage.RestoreRecord) -> View:
+        """The current content as it will be with one more restore, which may be lineage.PENDING."""
+        return self.kind.view(lineage.NOW, [*self.lineage_records(), restore])
+
     def gaps(self) -> list[tuple[int, int]]:
         return lineage.gaps(self.lineage_records())
 
     def dropped(self) -> list[tuple[int, int]]:
         """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume."""
         rows = self.kind.mergeable(self.catalog.rows(RestoreRow))       # durable ones only: what a merge drops is gone
-        return lineage.gaps(lineage.RestoreRecord(r.seq, r.ts_ns, r.target_seq, r.start, r.end, r.destructive)
-                            for r in rows if r.start == 0 and r.end == self.sectors)
+        return lineage.gaps(r.in_lineage() for r in rows if r.start == 0 and r.end == self.sectors)
+
+    # --- events --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No record is appended by others meanwhile: what changes with an event, changes between two writes."""
+        self.core.freeze()
+        try:
+            yield
+        finally:
+            self.core.thaw()
+
+    def append_event(self, kind: int, start: int, sectors: int, data: bytes, view: View | None = None,
+                     freeing: bool = False) -> Event:
+        """Append a record that the catalog will keep; inside frozen(). `view`: the current content from then on; `freeing`:
+        it makes older versions unreachable. To be followed by settle_event() outside."""
+        seq, ts_ns = self.core.append_event(kind, start, sectors, data, view, freeing)
+        event = Event(kind, seq, ts_ns, start, sectors, data)
+        self.maintainer.remember(event)
+        return event
+
+    def settle_event(self, event: Event) -> None:
+        """The event is durable, and in the catalog, at return."""
+        self.core.pflush()
+        self.maintainer.note(event)
+        self.settle()
 
     # --- its folder ---------------------------------------------------------------------------------------------------
 
@@ -169,20 +209,41 @@ class Store:
             self._folder.check()
         self.kind.check_outside()
 
-    # --- upkeep -------------------------------------------------------------------------------------------------------
+    def import_base(self, base: Base) -> None:
+        """Fill the base of a volume that has no records and no base yet; see cdp.store.base_image. Under the volume's lock."""
+        self.check_folder()         # what is made by path must not end up in another volume
+        self.log.hold("import")     # a write that precedes this line is seen by the next one
+        try:
+            if self.core.position()[0] or self.geometry.base != "none":
+                raise InvalidRequest(f"{self.directory}: has content already",
+                                     "write to it instead: the import becomes part of its history")
+            fill(self.os, self.files, self.geometry.size_bytes, base)
+            self.os.sync_dir(self.directory)
+            geometry = replace(self.geometry, base="file")
+            geometries.save(self.os, self.files, geometry)
+            self.geometry = geometry
+            self.kind.set_base(self.files.base)
+        finally:
+            self.log.hold("import", False)
+
+    # --- upkeep --------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Everything acknowledged before this call is durable when it returns."""
+        self.core.pflush()
+        self.settle()
 
     def settle(self) -> None:
         """Without threads: do the maintenance that a call has made necessary."""
         if not self.tuning.threads:
             self.maintainer.step()
-            if self.writeback is not None:
-                self.writeback.step()
+            if self.more_work is not None:
+                self.more_work()
                 self.maintainer.step()
 
     def renew_reserve(self) -> None:
-        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is
-        for."""
-        path, want = f"{self.directory}/{RESERVE}", min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
+        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
+        path, want = self.files.reserve, min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
         try:
             if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
                 return
@@ -242,16 +303,17 @@ class Store:
             return
         for number in empty:
             try:
-                self.os.unlink(log_path(self.directory, number))
+                self.os.unlink(self.files.segment(number))
             except CdpError:
                 pass    # it is empty: the next open removes it
         self.renew_reserve()
         self.kind.leave()
 
     def _release(self) -> None:
-        if self.catalog is not None:
-            self.catalog.close()
-            self.catalog = None
+        self.more_work = None
+        if self._catalog is not None:
+            self._catalog.close()
+            self._catalog = None
         core = getattr(self, "core", None)
         if core is not None:
             core.close()
@@ -272,7 +334,10 @@ _OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
 
 def _disown_all() -> None:
     for store in list(_OPEN):
-        store.disown()
+        try:
+            store.disown()
+        except CdpError as e:   # of one volume: the others must be closed here all the same
+            log.error("%s, in a child: %s", store.directory, e)
 
 
 # Two processes would append to one log, each sure of its end.

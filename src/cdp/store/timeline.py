@@ -19,7 +19,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from cdp.moments.model import Moment
+from cdp.moments.records import FLUSH, FUA, META, MORE, RECORD, has_range
 from cdp.store.catalog import Segment
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption, NotFound
 from cdpcore.log import tail as log_tail
 from cdpcore.log.segment_file import SegmentFile
@@ -29,14 +31,6 @@ FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<
                   ("offset_blocks", "<u4"), ("n_desc", "<u4")])
 DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_sector", "<u4"), ("crc", "<u4"),
                  ("kind", "<u2"), ("flags", "<u2"), ("data_bytes", "<u4")])
-RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"),
-                   ("offset", "<u8"), ("length", "<u8")])
-"""One record of the history. kind: 1 write, 2 zero, 3 trim, 4 flush, 5 bookmark, 6 restore, 7 bookmark taken away,
-8 written back, 9 restores are written back (both of before-image volumes);
-flags: 2 FUA, 32 metadata (its sender called it so); offset, length in bytes."""
-
-MORE, FUA, META = 1, 2, 32
-FLUSH = 4
 BATCH_FRAMES = 256
 TRIES = 8       # tries of a look whose records a destructive restore frees; that many would have to come in a row
 
@@ -75,13 +69,12 @@ class _Part:
 class Timeline:
     """The history of one volume.
 
-    Args: os, log_directory, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments,
-    ascending;
+    Args: os, files, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments, ascending;
         core: the volume's VolumeCore; None: sealed segments only.
     """
 
-    def __init__(self, os: Os, log_directory: str, uuid: bytes, created_ns: int, rows: list[Segment], core: Any = None):
-        self._os, self._dir, self._uuid, self._created_ns, self._core = os, log_directory, uuid, created_ns, core
+    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, created_ns: int, rows: list[Segment], core: Any = None):
+        self._os, self._files, self._uuid, self._created_ns, self._core = os, files, uuid, created_ns, core
         self._rows = [r for r in rows if r.last_seq >= r.first_seq]
         self._changing = threading.Lock()       # the seal thread adds, a destructive restore removes
 
@@ -229,7 +222,7 @@ class Timeline:
         return [*map(_sealed, rows[first:]), *tail]
 
     def _open(self, number: int) -> SegmentFile:
-        path = f"{self._dir}/{number:010d}.log"
+        path = self._files.segment(number)
         try:
             return SegmentFile(self._os, path, self._uuid, number)
         except NotFound:
@@ -244,7 +237,7 @@ class Timeline:
         if part.frames is None:
             part.frames = np.frombuffer(self._open(part.number).directory(), FRAME)
         if not len(part.frames):
-            raise Corruption(f"{self._dir}/{part.number:010d}.log: no frames", "run 'cdp check' on the volume")
+            raise Corruption(f"{self._files.segment(part.number)}: no frames", "run 'cdp check' on the volume")
         return part.frames
 
     def _records(self, part: _Part, frames: Any, frame: int) -> Any:
@@ -290,8 +283,7 @@ def group(seqs: Any, descs: Any) -> Any:
     out["ts_ns"] = descs["ts_ns"][first]
     out["kind"] = np.maximum.reduceat(descs["kind"], first)     # the edges of a zero or trim are writes
     out["flags"] = descs["flags"][first] & (FUA | META)
-    place = descs["kind"][first] <= 3
-    place |= np.isin(descs["kind"][first], (6, 8))              # a bookmark's start is a seq, not a place
+    place = has_range(descs["kind"][first])
     out["offset"] = np.where(place, descs["start"][first] * 512, 0)
     out["length"] = np.add.reduceat(descs["sectors"], first) * 512
     return out

@@ -1,8 +1,10 @@
 """The library's object: volume, time images, writable images, restores.
 
-    volume           Volume: the public API. Volume.resolve turns a point into a moment
+    volume           Volume: the public API, put together from the parts below, none of which knows it
+    resolver         turns a point into a moment, for all of them; bookmarks: moments with names
     time_image       a read-only disk that shows a moment; buffers: what both have in common
     writable_images  volumes under images/NAME whose base is their parent at a moment
+    restores         restore, undo, their preview; reclaimer: when what a destructive one discarded is freed
     writeback        the background work of a restore of a before-image volume
     adopt            a new history for a disk that was changed outside; letting go of a disk
 """

@@ -21,16 +21,17 @@ from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
 from cdp.text.timestamps import utc
 from cdp.volume.volume import Volume
+from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import Os, posix
 
 
 def _protected(directory: str) -> geometries.Geometry:
-    os = posix()
-    if not os.exists(f"{directory}/{geometries.NAME}"):
+    os, files = posix(), VolumeFiles(directory)
+    if not os.exists(files.description):
         raise NotFound(f"{directory}: no such volume", "make one with 'cdp create'")
-    geometry = geometries.load(os, directory)
+    geometry = geometries.load(os, files)
     if not geometry.before:
         raise InvalidRequest(f"{directory}: protects no disk in place", "only a volume made with --mode before does")
     return geometry
@@ -52,24 +53,25 @@ def adopt(path: str | Path, *, keep_history: bool = False, discard_history: bool
     if keep_history and discard_history:
         raise InvalidRequest("a history is either kept or discarded", "give one of the two")
     os, directory = posix(), absolute(path)
+    files = VolumeFiles(directory)
     fresh, old = f"{directory}.adopt-new", f"{directory}.adopt-old"     # names that nobody else gives
     if not os.exists(directory) and os.exists(old):     # a crash between the renames
         os.rename(old, directory)
     geometry = _protected(directory)
     if keep_history:
-        _vouched(os, directory, geometry)
+        _accept_as_it_is(os, files, geometry)
         return Volume(directory, settings=settings)
-    held = layout.lock(os, directory)
+    held = layout.lock(os, files)
     try:
-        images = os.list_dir(f"{directory}/images")
+        images = os.list_dir(files.images)
         if images:
             raise RefusedPoint(
                 f"{directory}: {len(images)} writable images show the old history ({', '.join(images[:3])})",
                 "copy from them what is needed ('cdp export' works while the disk is as it was), then remove "
-                f"{directory}/images/NAME")
+                f"{files.images}/NAME")
         with disks.open_disk(os, geometry.disk) as disk:
             require_raw(geometry.disk, disk.pread, disk.size(), image_format)
-        if not discard_history and (lost := _history(os, directory)):
+        if not discard_history and (lost := _history(os, files)):
             raise RefusedPoint(
                 f"{directory}: a new history would delete {lost}",
                 "put the disk back that it belongs to, and it is there again; where the content is the same after all "
@@ -88,19 +90,19 @@ def adopt(path: str | Path, *, keep_history: bool = False, discard_history: bool
     return Volume(directory, settings=settings)
 
 
-def _history(os: Os, directory: str) -> str:
+def _history(os: Os, files: VolumeFiles) -> str:
     """What the volume remembers, in words; "" for nothing. The volume cannot be opened: its catalog says it, and
     whether the log goes on behind that."""
     try:
-        catalog = lmdb_catalog_to_read(directory)
+        catalog = lmdb_catalog_to_read(files.directory)
         try:
             segments = sorted(catalog.rows(Segment), key=lambda s: s.first_seq)
             marks = [mark.name for mark in catalog.rows(BookmarkRow)]
         finally:
             catalog.close()
         last = segments[-1].number if segments else 0
-        newer = any(number > last and has_data(os, layout.log_path(directory, number))
-                    for number in layout.log_numbers(os, f"{directory}/log"))
+        newer = any(number > last and has_data(os, files.segment(number))
+                    for number in layout.segment_numbers(os, files))
     except CdpError as e:
         return f"its history, which cannot be read as it is ({e.message})"
     parts = []
@@ -115,15 +117,15 @@ def _history(os: Os, directory: str) -> str:
     return ", ".join(parts)
 
 
-def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
-    held = layout.lock(os, directory)
+def _accept_as_it_is(os: Os, files: VolumeFiles, geometry: geometries.Geometry) -> None:
+    directory = files.directory
+    held = layout.lock(os, files)
     try:
-        was = disks.left(os, directory)
+        was = disks.left(os, files)
         with disks.open_disk(os, geometry.disk) as file:
             now = disks.stamp(os, geometry.disk, file)
-            # the very file, and somebody wrote to it: the caller says that it is the same
-            if not was.clean and not was.differs(now):
-                state = DiskState(os, f"{directory}/{disks.STATE}", bytes.fromhex(geometry.uuid))
+            if not was.clean and not was.differs(now):  # the very file, and somebody wrote to it: the caller says that it is the same
+                state = DiskState(os, files.disk_state, bytes.fromhex(geometry.uuid))
                 try:
                     state.watch(file)
                     state.note()
@@ -134,7 +136,7 @@ def _vouched(os: Os, directory: str, geometry: geometries.Geometry) -> None:
             raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed" if was.clean
                              else f"{directory}: was not closed cleanly, so its disk must be the very file that it was",
                              "put that back, or adopt it without --keep-history")
-        disks.save(os, directory, now)
+        disks.save(os, files, now)
     finally:
         held.close()
 

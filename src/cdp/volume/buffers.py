@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from cdp.moments.model import Extent
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.index.view import View
 
+Item = TypeVar("Item")
 KINDS = {0: "data", 1: "zero", 2: "hole"}
 
 
 def byte_count(value: int, bound: int = (1 << 63) - 1) -> int:
+    """`value` as a number of bytes from 0 to `bound`. Raises InvalidRequest."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise InvalidRequest(f"{value!r} is not a number of bytes", "give offset and length as whole numbers")
     if not 0 <= value <= bound:
@@ -43,7 +45,14 @@ def bytes_of(buffer: Any, fill: bool = False) -> Any:
                              "pass bytes, a bytearray, a memoryview or a contiguous array") from None
 
 
-def extents_of(core: Any, view: View | None, size_bytes: int, offset: int, length: int | None) -> Iterator[Extent]:
+def keep(owner: object, items: Iterator[Item]) -> Iterator[Item]:
+    """`items`; `owner` is kept from being collected, and so closed, while they are read."""
+    yield from items
+
+
+def extents_of(core: Any, view: View | None, size_bytes: int, offset: int, length: int | None,
+               owner: object) -> Iterator[Extent]:
+    """Adjacent extents of a range, in order; those of one kind that the core gives apart are joined. `owner`: as for keep()."""
     at, end = byte_count(offset), size_bytes if length is None else byte_count(offset) + byte_count(length)
     if end > size_bytes or at > end:
         raise InvalidRequest(f"extents of {at}..{end}", f"the volume has {size_bytes} bytes")
@@ -62,4 +71,4 @@ def extents_of(core: Any, view: View | None, size_bytes: int, offset: int, lengt
         if held:
             yield held
 
-    return walk(at)
+    return keep(owner, walk(at))

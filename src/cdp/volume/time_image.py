@@ -1,31 +1,37 @@
-"""A volume as of a moment: a read-only virtual disk; and what its methods and the volume's have in common.
+"""A volume as of a moment: a read-only virtual disk.
 
-Threading: any thread. A time image is valid until it or its volume is closed.
+Threading: any thread. A time image is valid until it or its volume is closed, and keeps the volume from being collected.
 """
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from cdp.moments.model import Extent, Moment
 from cdp.volume.buffers import byte_count, bytes_of, extents_of
 from cdpcore.base.errors import Closed
 from cdpcore.index.view import View
+from cdpcore.volume.core import VolumeCore
 from cdpcore.volume.volume_target import Target
-
-if TYPE_CHECKING:
-    from cdp.volume.volume import Volume
 
 
 class TimeImage:
-    """A volume as of a moment: a read-only virtual disk. A context manager; any thread. Valid until close() or the volume's."""
+    """A volume as of a moment: a read-only virtual disk. A context manager; any thread. Valid until close() or the volume's;
+    closed with a ResourceWarning where nothing refers to it any more.
 
-    def __init__(self, volume: Volume, moment: Moment, view: View):
+    Args: core, view: what shows the content; moment; path: the volume's, for messages; volume: kept alive.
+    """
+
+    _view: View | None = None   # before __init__ is through, too
+
+    def __init__(self, core: VolumeCore, view: View, moment: Moment, path: str, volume: Any):
         self.volume = volume
         self.moment = moment
-        self.size_bytes = volume.size_bytes
-        self._view: View | None = view
+        self.size_bytes: int = core.size_bytes
+        self._core, self._path = core, path
+        self._view = view
 
     @property
     def closed(self) -> bool:
@@ -33,29 +39,30 @@ class TimeImage:
 
     def _open_view(self) -> View:
         if self._view is None:
-            raise Closed(f"{self.volume.path}: the time image of #{self.moment.seq} is closed")
+            raise Closed(f"{self._path}: the time image of #{self.moment.seq} is closed")
         return self._view
 
     def pread(self, length: int, offset: int) -> bytes:
         """As Volume.pread, of this moment."""
         view = self._open_view()
         out = bytearray(byte_count(length, self.size_bytes))
-        self.volume._core.pread_into(out, byte_count(offset), view)
+        self._core.pread_into(out, byte_count(offset), view)
         return bytes(out)
 
     def pread_into(self, buffer: Any, offset: int) -> None:
         """As Volume.pread_into, of this moment."""
-        self.volume._core.pread_into(bytes_of(buffer, fill=True), byte_count(offset), self._open_view())
+        self._core.pread_into(bytes_of(buffer, fill=True), byte_count(offset), self._open_view())
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """As Volume.extents, of this moment."""
-        return extents_of(self.volume._core, self._open_view(), self.size_bytes, offset, length)
+        return extents_of(self._core, self._open_view(), self.size_bytes, offset, length, self)
 
     def target(self) -> Any:
         """As Volume.target; read-only."""
-        return Target(self.volume._core, self._open_view(), self).capsule()
+        return Target(self._core, self._open_view(), self).capsule()
 
     def close(self) -> None:
+        """Idempotent."""
         self._view = None
 
     def __enter__(self) -> Self:
@@ -64,5 +71,12 @@ class TimeImage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self._view is not None:
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self.close()
+
     def __repr__(self) -> str:
-        return f"<cdp.TimeImage {self.volume.path}@#{self.moment.seq}{' closed' if self.closed else ''}>"
+        return f"<cdp.TimeImage {self._path}@#{self.moment.seq}{' closed' if self.closed else ''}>"

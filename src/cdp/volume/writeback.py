@@ -18,18 +18,16 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from cdp.moments import lineage
 from cdp.moments.model import Moment
-from cdp.store.catalog import RestoreRow, WritebackRow
-from cdp.store.kinds import BeforeImages
-from cdp.store.records import RESTORED, Event
+from cdp.moments.records import RESTORED
+from cdp.store.catalog import WritebackRow
+from cdp.store.store import Store
+from cdp.volume.reclaimer import Reclaimer
 from cdpcore.base.errors import Busy, CdpError, Closed, RefusedPoint
+from cdpcore.inplace.before_images import BeforeImages
 from cdpcore.inplace.writeback import RestoreWriter
-
-if TYPE_CHECKING:
-    from cdp.volume.volume import Volume
 
 log = logging.getLogger("cdp.writeback")
 WINDOW_BYTES = 4 << 20      # looked up at once; the index is locked for some milliseconds at the most
@@ -48,22 +46,19 @@ class Progress:
 
 
 class WriteBack:
-    """Of one open volume of before-images."""
+    """Of one open volume of before-images: `images`. lock: the volume's; reclaimer: frees what a restore discarded, in the end."""
 
-    def __init__(self, volume: Volume):
-        self._volume = volume
-        self._store: Any = volume._store
-        self._core: Any = volume._core
-        kind = volume._store.kind
-        assert isinstance(kind, BeforeImages)
-        self._writer = RestoreWriter(self._core, kind.opened_content)
+    def __init__(self, store: Store, images: BeforeImages, lock: threading.RLock, reclaimer: Reclaimer):
+        self._store, self._images, self._lock, self._reclaimer = store, images, lock, reclaimer
+        self._core = store.core
+        self._writer = RestoreWriter(self._core, images)
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._at = 0            # everything in front of it is on the disk
         self._upto = 0          # the last restore when we were there
         self._done_bytes = 0
         self.unfinished = ""    # after finish(): why there is still something to be written back
-        self._store.writeback = self
+        store.more_work = self.step
         if self._store.unwritten():
             self.begin()
 
@@ -74,11 +69,11 @@ class WriteBack:
         destructive one would go to a moment at which the disk was not yet what the volume showed: what it would have to free
         is needed for the time before."""
         if self._store.unwritten() and (destructive or self._store.restores[-1].destructive):
-            raise Busy(f"{self._volume.path}: restore #{self._store.restores[-1].seq} is still being written back",
+            raise Busy(f"{self._store.directory}: restore #{self._store.restores[-1].seq} is still being written back",
                        "repeat this when it is done ('cdp info'); on a full disk make room for the log first")
         for r in self._store.lineage_records() if destructive else []:
             if r.seq <= target.seq < r.done_seq:
-                raise RefusedPoint(f"{self._volume.path}: at #{target.seq}, restore #{r.seq} was still being written back",
+                raise RefusedPoint(f"{self._store.directory}: at #{target.seq}, restore #{r.seq} was still being written back",
                                    f"a destructive restore can go to #{r.seq - 1} or before, or to #{r.done_seq} or after")
 
     def shown(self, destructive: bool) -> None:
@@ -91,10 +86,6 @@ class WriteBack:
         if self._store.tuning.threads and self._thread is None and not self._stop.is_set():
             self._thread = threading.Thread(target=self._run, name="cdp-writeback", daemon=True)
             self._thread.start()
-
-    def may_free(self, row: RestoreRow) -> bool:
-        """Whether what a destructive restore discarded can be freed."""
-        return bool(self._store.done_seq(row.seq)) and not self._volume._views and not self._volume._images.any_open()
 
     def finish(self) -> None:
         """Before the volume closes: the disk becomes what the volume shows, so that a plain raw disk is left behind. Without a rate.
@@ -109,13 +100,13 @@ class WriteBack:
                     self._store.maintainer.step()
         except CdpError as e:
             self.unfinished = str(e)
-            log.warning("%s: the restore is not written back to the disk completely: %s", self._volume.path, str(e))
+            log.warning("%s: the restore is not written back to the disk completely: %s", self._store.directory, str(e))
 
     def progress(self) -> Progress | None:
         """How far it is; None where nothing is to be written back. Looks the rest of the volume up: some ms per GiB."""
         if not self._store.unwritten():
             return None
-        size, left = self._volume.size_bytes, 0
+        size, left = self._core.size_bytes, 0
         for at in range(self._at, size, WINDOW_BYTES):
             left += self._writer.not_on_disk(at, min(WINDOW_BYTES, size - at))[1]
         return Progress(self._store.restores[-1].seq, self._done_bytes, left)
@@ -129,7 +120,7 @@ class WriteBack:
     def _step(self) -> bool:
         if not self._store.unwritten():
             return False
-        size = self._volume.size_bytes
+        size = self._core.size_bytes
         if self._at < size:
             end = min(self._at + WINDOW_BYTES, size)
             first, n = self._writer.not_on_disk(self._at, end - self._at)
@@ -143,40 +134,34 @@ class WriteBack:
 
     def _finish(self) -> bool:
         """Everything is on its way to the disk: once it is there, say so. Returns whether there is more to do."""
-        self._store.kind.settle()
-        volume, store = self._volume, self._store
+        self._images.settler.settle_disk()
+        store = self._store
         if not self._take_lock():
             return False
         try:
-            self._core.freeze()
-            try:
+            with store.frozen():
                 upto = store.restores[-1].seq
                 if self._upto != upto:
                     return True         # begin() has been called, or is about to be
-                seq = self._core.position()[0] + 1
-                store.writebacks = [*store.writebacks, WritebackRow(seq, upto)]
+                store.writebacks = [*store.writebacks, WritebackRow(self._core.position()[0] + 1, upto)]
                 try:
-                    seq, ts_ns = self._core.append_event(RESTORED, upto, 0, b"", store.view_at(lineage.NOW), True)
+                    event = store.append_event(RESTORED, upto, 0, b"", store.view_at(lineage.NOW), True)
                 except BaseException:
                     store.writebacks = store.writebacks[:-1]
                     raise
-                self._store.kind.lineage_changed(False, False)
-                event = Event(RESTORED, seq, ts_ns, upto, 0, b"")
-                store.maintainer.remember(event)
-            finally:
-                self._core.thaw()
-            volume._settle_event(event)
-            if any(r.destructive and not r.reclaimed for r in store.restores):
+                self._images.lineage_changed(False)
+            store.settle_event(event)
+            if self._reclaimer.waiting():
                 self._core.set_aside()  # what it discarded is freed once the record's own segment is sealed
                 store.settle()
-            volume._finish_reclaims(at_once=True)       # a full disk needs the space to seal the record's own segment
+            self._reclaimer.reclaim_all(at_once=True)   # a full disk needs the space to seal the record's own segment
             return False
         finally:
-            volume._lock.release()
+            self._lock.release()
 
     def _run(self) -> None:
         """The thread: until the disk holds everything, or the volume closes."""
-        rate, began, told = self._store.tuning.restore_rate_bytes, time.monotonic(), ""
+        rate, began, logged = self._store.tuning.restore_rate_bytes, time.monotonic(), ""
         begun_bytes = self._done_bytes
         while not self._stop.is_set():
             try:
@@ -186,14 +171,14 @@ class WriteBack:
                             self._thread = None
                             return
                     finally:
-                        self._volume._lock.release()
-                told = ""
+                        self._lock.release()
+                logged = ""
             except Closed:
                 return
             except CdpError as e:       # a full log, say: the volume goes on showing the right content; tried again
-                if str(e) != told:
-                    log.error("writing a restore of %s back: %s", self._volume.path, e)
-                    told = str(e)
+                if str(e) != logged:
+                    log.error("writing a restore of %s back: %s", self._store.directory, e)
+                    logged = str(e)
                 self._stop.wait(FREE_AGAIN_S)
             if rate:
                 ahead = (self._done_bytes - begun_bytes) / rate - (time.monotonic() - began)
@@ -202,7 +187,7 @@ class WriteBack:
 
     def _take_lock(self) -> bool:
         """The volume's lock; False where the volume closes: close() has it, and waits for us."""
-        while not self._volume._lock.acquire(timeout=0.1):
+        while not self._lock.acquire(timeout=0.1):
             if self._stop.is_set():
                 return False
         return True

@@ -1,0 +1,45 @@
+"""The kinds and flags of the log's records, and how the history shows a record: their one home outside the engine.
+
+cdpcore/base/format.h has the same numbers, and a test compares the two.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Kinds. Plain integers: they are compared with NumPy columns.
+WRITE = 1
+ZERO = 2            # reads as zeros, allocated
+TRIM = 3            # reads as zeros, a hole
+FLUSH = 4
+BOOKMARK = 5        # start: the seq that it names; data: bookmark_data()
+RESTORE = 6         # start, sectors: the range; data: restore_data()
+UNBOOKMARK = 7      # data: the name of the bookmark that was deleted
+WRITEBACK = 8       # before-images: a range of the disk was put back to what a restore says
+RESTORED = 9        # before-images: restores up to seq `start` are written back completely
+KIND_NAMES = {WRITE: "write", ZERO: "zero", TRIM: "trim", FLUSH: "flush", BOOKMARK: "bookmark", RESTORE: "restore",
+              UNBOOKMARK: "unbookmark", WRITEBACK: "writeback", RESTORED: "restored"}
+
+# Flags.
+MORE = 1            # the next descriptor belongs to the same record
+FUA = 2
+META = 32           # its sender called it metadata
+
+RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8")])
+"""One record of the history. kind: as above; flags: FUA, META; offset, length in bytes, 0 where the record has no range."""
+
+
+def changes_content(kind: Any) -> Any:
+    """Which of these kinds (one, or a column) change what the volume shows: write, zero and trim."""
+    return kind <= TRIM
+
+
+def has_range(kind: Any) -> Any:
+    """Which of these kinds (one, or a column) are about a range of sectors; a bookmark's `start` is a seq."""
+    return changes_content(kind) | (kind == RESTORE) | (kind == WRITEBACK)
+
+
+def keeps_data(kind: Any) -> Any:
+    """Which of these kinds (one, or a column) can have content of the disk in the log."""
+    return changes_content(kind) | (kind == WRITEBACK)

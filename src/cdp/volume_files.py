@@ -1,0 +1,60 @@
+"""The names of the files in a volume's folder: their one home.
+
+    VOLUME/
+      volume.json    size, identity, where the base is
+      lock           held while a process has the volume open
+      catalog.lmdb   what it consists of (rebuildable)
+      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
+      base.img       content at the beginning of history (sparse; absent where all holes)
+      disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
+      disk.json      ... and how it looked when the volume was closed
+      log/N.log      segments
+      runs/N.run     their index
+      images/NAME/   writable images: volumes whose base is this volume at a point
+      serving.json   which server has the volume open
+      capture.json   how far a capture into this volume has come
+
+docs/format.md says what is in them. Nothing is imported here, and no file is looked at: the command line asks for these
+names before it needs the engine.
+"""
+from __future__ import annotations
+
+CREATING = ".creating"      # behind the name of a folder or file that is not complete
+DELETED = ".deleted"        # behind the name of an image whose files are being removed
+IMAGES = "images"
+
+
+class VolumeFiles:
+    """The paths of the files of the volume in `directory`."""
+
+    def __init__(self, directory: str):
+        self.directory = directory
+        self.description = f"{directory}/volume.json"
+        self.lock = f"{directory}/lock"
+        self.catalog = f"{directory}/catalog.lmdb"
+        self.catalog_rebuilding = f"{self.catalog}.new"
+        self.catalog_replaced = f"{self.catalog}.old"
+        self.reserve = f"{directory}/reserve"
+        self.base = f"{directory}/base.img"
+        self.base_creating = f"{self.base}{CREATING}"
+        self.disk_state = f"{directory}/disk.state"
+        self.disk_description = f"{directory}/disk.json"
+        self.log = f"{directory}/log"
+        self.runs = f"{directory}/runs"
+        self.images = f"{directory}/{IMAGES}"
+        self.serving = f"{directory}/serving.json"
+        self.capture = f"{directory}/capture.json"
+
+    def segment(self, number: int) -> str:
+        return f"{self.log}/{number:010d}.log"
+
+    def run(self, run_id: int) -> str:
+        return f"{self.runs}/{run_id:010d}.run"
+
+    def image(self, name: str) -> str:
+        return f"{self.images}/{name}"
+
+
+def is_complete(name: str) -> bool:
+    """Whether the name of a folder is not that of an image that is being made or deleted."""
+    return not name.endswith((CREATING, DELETED))
