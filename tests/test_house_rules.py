@@ -7,6 +7,7 @@ import pytest
 pytestmark = pytest.mark.lint
 
 ROOT = Path(__file__).parent.parent
+PROSE = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "bench/README.md"]
 SRC = ROOT / "src"
 CODE = [p for ext in ("*.py", "*.pyx", "*.pxd", "*.c", "*.h") for p in [*SRC.rglob(ext), *(ROOT / "bench").rglob(ext)]]
 LINUX_ONLY = re.compile(
@@ -35,7 +36,15 @@ def test_a_file_holds_one_idea(path: Path):
 @pytest.mark.parametrize("path", CODE, ids=name)
 def test_no_wide_lines_tabs_or_trailing_blanks(path: Path):
     for number, line in enumerate(lines(path), 1):
-        assert len(line) <= 140 and "\t" not in line and line == line.rstrip(), f"{path}:{number}"
+        assert len(line) <= 120 and "\t" not in line and line == line.rstrip(), f"{path}:{number}"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=name)
+def test_no_wide_prose(path: Path):
+    transcript = False      # what a program printed is as wide as it was; a row of a table cannot be broken
+    for number, line in enumerate(lines(path), 1):
+        transcript ^= line.lstrip().startswith("```")
+        assert transcript or len(line) <= 120 or line.startswith("|"), f"{path}:{number}"
 
 
 @pytest.mark.parametrize("path", CODE, ids=name)

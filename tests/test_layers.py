@@ -24,7 +24,8 @@ CORE = {
     "bench": "base system",
 }
 
-# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings, views and volume_files are modules.
+# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings, views and volume_files
+# are modules.
 SHELL = {
     "text": "",
     "moments": "",

@@ -202,12 +202,14 @@ def test_window_and_explain(world):
 def test_points_as_people_write_them(world):
     write(world, (0, b"a" * 512))
     now = world.json("window", "web")["newest"]
-    for point in ("0 seconds ago", "-0h0m", now["time"].replace("T", " ").replace("Z", " UTC"), now["time"].replace("Z", "+00")):
+    with_offset, spelled = now["time"].replace("Z", "+00"), now["time"].replace("T", " ").replace("Z", " UTC")
+    for point in ("0 seconds ago", "-0h0m", spelled, with_offset):
         assert world.json("explain", f"web@{point}")["resolved"] == now, point
     world.refused(exits.USAGE, "bookmark", "web", "20261128T100000Z", hint="nor what reads like a time")
     old = world.json("window", "web")["oldest"]["time"]
     world.refused(exits.USAGE, "records", "web", "--since", now["time"], "--until", old, hint=f"write --since {old}")
-    world.refused(exits.USAGE, "records", "web", "--since", "-0s", "--until", now["time"], hint="the first is the later one")
+    world.refused(exits.USAGE, "records", "web", "--since", "-0s", "--until", now["time"],
+                  hint="the first is the later one")
     assert world.ok("records", "web", "--since", "#1", "--until", "#1")
 
 

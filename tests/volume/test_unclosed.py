@@ -1,4 +1,5 @@
-"""A volume or time image that nobody closed: closed when nothing refers to it any more, with a ResourceWarning, as files are."""
+"""A volume or time image that nobody closed: closed when nothing refers to it any more, with a ResourceWarning, as
+files are."""
 import gc
 import subprocess
 import sys

@@ -168,7 +168,8 @@ def _requests(tail: Tail, entries: int) -> Iterator[_Owed]:
             length = int(record["length_bytes"])
             if record["kind"] in KINDS and length:
                 offset = int(record["offset_bytes"])
-                yield _Owed(KINDS[Kind(int(record["kind"]))], offset, offset + length, bool(record["flags"] & Flag.FUA), begin, behind)
+                kind, fua = KINDS[Kind(int(record["kind"]))], bool(record["flags"] & Flag.FUA)
+                yield _Owed(kind, offset, offset + length, fua, begin, behind)
             begin = behind
 
 

@@ -55,7 +55,8 @@ class Report:
 
 
 def check(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
-    """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the report."""
+    """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the
+    report."""
     os, files = posix(), VolumeFiles(absolute(path))
     report = Report()
     held = lock_existing(os, files, read_only=True)
@@ -113,7 +114,8 @@ def _check_directory(os: Os, files: VolumeFiles, report: Report, progress: Progr
         catalog.close()
 
 
-def _check_tail(os: Os, files: VolumeFiles, uuid: bytes, known: set[int], seq: int, report: Report, events: list[Event]) -> int:
+def _check_tail(os: Os, files: VolumeFiles, uuid: bytes, known: set[int], seq: int, report: Report,
+                events: list[Event]) -> int:
     """The segments that the catalog does not know. Returns the last seq."""
     for number in (n for n in segment_numbers(os, files) if n > max(known, default=0)):
         path = files.segment(number)      # the tail: recovered at the next opening
@@ -138,7 +140,8 @@ def count(report: Report, segment: SegmentFile) -> None:
     report.bytes_read += segment.file_bytes
 
 
-def check_events(files: VolumeFiles, catalog: Catalog, report: Report, events: list[Event], tail_from: int | None) -> None:
+def check_events(files: VolumeFiles, catalog: Catalog, report: Report, events: list[Event],
+                 tail_from: int | None) -> None:
     """tail_from: first seq of the open part of the log, where that was read."""
     rows: list[Segment] = catalog.rows(Segment)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)
@@ -151,8 +154,8 @@ def check_events(files: VolumeFiles, catalog: Catalog, report: Report, events: l
         report.add(files.catalog, what, "run 'cdp check --rebuild'")
 
 
-def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, report: Report, progress: Progress | None,
-                      events: list[Event]) -> int:
+def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, report: Report,
+                     progress: Progress | None, events: list[Event]) -> int:
     """Sealed segments and runs; bookmarks and restores in them are added to `events`. Returns the last seq."""
     rows: list[Segment] = catalog.rows(Segment)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)

@@ -29,8 +29,8 @@ MERGE_AT = 8    # rebuild merges as it goes, so that it never has more than some
 
 
 def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Progress | None = None) -> Report:
-    """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash left
-    open. Raises Corruption where the log itself is damaged: nothing is changed then."""
+    """Make catalog and runs anew from volume.json and the log. The log is not changed, but for sealing what a crash
+    left open. Raises Corruption where the log itself is damaged: nothing is changed then."""
     os, files = posix(), VolumeFiles(absolute(path))
     tuning = Tuning.from_settings(checked(settings))
     held = lock_existing(os, files)
@@ -74,11 +74,13 @@ def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | No
 
 def _fill(os: Os, files: VolumeFiles, uuid: bytes, segments: list[Segment], events: list[Event], tuning: Tuning,
           progress: Progress | None) -> None:
-    """Pass 2: runs, and a new catalog that has everything. Runs that no catalog knows are removed by the next opening."""
+    """Pass 2: runs, and a new catalog that has everything. Runs that no catalog knows are removed by the next
+    opening."""
     builder = _Runs(os, files, uuid, max(run_ids(os, files), default=0) + 1)
     for done, segment in enumerate(segments):
         opened = SegmentFile(os, files.segment(segment.number), uuid, segment.number)
-        opened.scan(segment.first_seq, verify_data=False, tree_records=max(tuning.max_records, opened_records(opened)) + 64)
+        opened.scan(segment.first_seq, verify_data=False,
+                    tree_records=max(tuning.max_records, opened_records(opened)) + 64)
         builder.add(opened)
         opened.close()
         if progress:
@@ -94,7 +96,8 @@ def _fill(os: Os, files: VolumeFiles, uuid: bytes, segments: list[Segment], even
 
 
 def _recover(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
-    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the log will end."""
+    """What a crash left open, as opening the volume does it: with a disk in place, the disk is put back to where the
+    log will end."""
     kind = kinds.of(os, files, geometry)
     try:
         kind.open()
@@ -110,7 +113,8 @@ def opened_records(segment: SegmentFile) -> int:
     return int(segment.last_seq - segment.first_seq + 1)
 
 
-def _survey(os: Os, files: VolumeFiles, uuid: bytes, report: Report, progress: Progress | None) -> tuple[list[Segment], list[Event]]:
+def _survey(os: Os, files: VolumeFiles, uuid: bytes, report: Report,
+            progress: Progress | None) -> tuple[list[Segment], list[Event]]:
     """Pass 1: every segment that is sealed, checked frame by frame; the bookmarks and restores in them."""
     numbers = segment_numbers(os, files)
     rows: list[Segment] = []

@@ -28,9 +28,9 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def ignore_if_ignored() -> None:
-    """Before a command that does not serve starts another program: SIGINT, where it was ignored when this process began,
-    is ignored again and so by that program. A handler (cdp.__main__.Ignored) would be the default action there. Main
-    thread only; elsewhere it does nothing."""
+    """Before a command that does not serve starts another program: SIGINT, where it was ignored when this process
+    began, is ignored again and so by that program. A handler (cdp.__main__.Ignored) would be the default action there.
+    Main thread only; elsewhere it does nothing."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal.getsignal(signal.SIGINT), "came"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -26,8 +26,10 @@ MORE = 1            # the next descriptor belongs to the same record
 FUA = 2
 META = 32           # its sender called it metadata
 
-RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8")])
-"""One record of the history. kind: as above; flags: FUA, META; offset, length in bytes, 0 where the record has no range."""
+RECORD = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"),
+                   ("length", "<u8")])
+"""One record of the history. kind: as above; flags: FUA, META; offset, length in bytes, 0 where the record has no
+range."""
 
 
 def changes_content(kind: Any) -> Any:

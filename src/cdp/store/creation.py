@@ -98,7 +98,8 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
 
 
 def _begin(os: Os, directory: str, files: VolumeFiles) -> File:
-    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed for it."""
+    """The folder in which the volume is made, empty, and its lock. Only what a killed creation left is removed for
+    it."""
     building, lock_name = files.directory, files.lock.rpartition("/")[2]
     if os.exists(building):
         _check_interrupted(os, files)

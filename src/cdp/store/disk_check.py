@@ -78,7 +78,8 @@ def _check_description(os: Os, files: VolumeFiles, applied_seq: int, end_seq: in
         add(path, e.message, e.hint)
         return None
     if clean and applied_seq != end_seq:
-        add(path, f"says that the volume was closed cleanly, but the disk holds up to #{applied_seq} and the log ends at #{end_seq}",
+        add(path, f"says that the volume was closed cleanly, but the disk holds up to #{applied_seq} and the log ends "
+            f"at #{end_seq}",
             f"put it and {files.disk_state} back as they were together, or 'cdp adopt' the disk anew")
     return clean
 

@@ -125,12 +125,13 @@ class Kind(ABC):
         """The destructive restores whose discarded records a merge of runs may leave out."""
 
     def written_back(self) -> BeforeContent | None:
-        """The content on which restores are to be written out after they are shown; None: a restore is complete with its record."""
+        """The content on which restores are to be written out after they are shown; None: a restore is complete with
+        its record."""
         return None
 
     def may_free(self, done: bool, read: bool) -> bool:
-        """Whether what a destructive restore discarded can be freed. done: no part of it is still to be written out; read: a
-        time image or a writable image is open."""
+        """Whether what a destructive restore discarded can be freed. done: no part of it is still to be written out;
+        read: a time image or a writable image is open."""
         return True
 
     def lineage_changed(self, unwritten: bool, discarding: bool) -> None:
@@ -245,11 +246,12 @@ class BeforeImages(Kind):
         else:
             def back(tail: list[int], found: Found) -> list[int]:
                 return put_back.put_back(self._os, self._files, self._geometry, tail, found, disk, state)
-            found = recover(self._os, self._files, self._geometry, catalog, tuning, until=state.applied_seq, prepare=back)
+            found = recover(self._os, self._files, self._geometry, catalog, tuning, until=state.applied_seq,
+                            prepare=back)
             hint = "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed"
         if found.last_seq != state.applied_seq:
-            raise Corruption(f"{self._files.directory}: the disk holds records up to #{state.applied_seq}, the log ends at "
-                             f"#{found.last_seq}", hint)
+            raise Corruption(f"{self._files.directory}: the disk holds records up to #{state.applied_seq}, the log "
+                             f"ends at #{found.last_seq}", hint)
         return found
 
     def recovered(self, discarding: bool) -> None:

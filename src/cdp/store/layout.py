@@ -1,4 +1,5 @@
-"""What is done with the files in a volume's folder as a whole: which are there, its lock, what an interrupted rebuild left.
+"""What is done with the files in a volume's folder as a whole: which are there, its lock, what an interrupted rebuild
+left.
 
 cdp.volume_files has their names.
 """
@@ -49,8 +50,8 @@ def _numbers(os: Os, folder: str, ending: str) -> list[int]:
 
 
 def clear_rebuild(os: Os, files: VolumeFiles) -> None:
-    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete and
-    takes it; one that was being filled is removed."""
+    """End what a 'cdp check --rebuild' that was killed had begun: a new catalog that was being put in place is complete
+    and takes it; one that was being filled is removed."""
     catalog, old, new = files.catalog, files.catalog_replaced, files.catalog_rebuilding
     if os.exists(old) and not os.exists(catalog):
         os.rename(new if os.exists(new) else old, catalog)

@@ -37,8 +37,9 @@ class Maintainer:
     """Args: os, files, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
     check_folder: raises Unavailable while the volume's folder is not where it was."""
 
-    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline, tuning: Tuning,
-                 dropped: Callable[[], list[tuple[int, int]]], check_folder: Callable[[], None] = lambda: None,
+    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline,
+                 tuning: Tuning, dropped: Callable[[], list[tuple[int, int]]],
+                 check_folder: Callable[[], None] = lambda: None,
                  before_seal: Callable[[Any, int], None] = lambda log, last_seq: None):
         self._os, self._files, self._uuid, self._core, self._catalog = os, files, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
@@ -229,8 +230,8 @@ class Maintainer:
 
     def _install(self, runs: list[Run], keep: list[int], seal: bool) -> None:
         newest_first = list(reversed(runs))
-        core_runs.install_runs(self._core.versions, [self._files.run(r.id) for r in newest_first], [r.id for r in newest_first],
-                               self._uuid, keep, seal)
+        core_runs.install_runs(self._core.versions, [self._files.run(r.id) for r in newest_first],
+                               [r.id for r in newest_first], self._uuid, keep, seal)
         self._runs = runs
 
 

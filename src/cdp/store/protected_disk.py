@@ -118,7 +118,8 @@ def opened(os: Os, files: VolumeFiles, now: Stamp) -> None:
 
 
 def check_unchanged(os: Os, files: VolumeFiles, path: str, file: File, size_bytes: int) -> Stamp:
-    """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume left."""
+    """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume
+    left."""
     now = stamp(os, path, file)
     if now.size_bytes != size_bytes:
         raise _changed(files, path, f"{now.size_bytes} bytes instead of {size_bytes}")
@@ -132,13 +133,13 @@ def check_unchanged(os: Os, files: VolumeFiles, path: str, file: File, size_byte
 
 
 def check_left_alone(files: VolumeFiles, path: str, file: File, state: DiskState) -> None:
-    """After a crash: the log ends with the record that `state` names, so nobody of us has written to the disk since that was noted, but
-    for a destructive restore that was being written back (not to be called then). Raises Corruption where somebody else has. An
-    earlier time is none: a power cut loses times that no sync made durable."""
+    """After a crash: the log ends with the record that `state` names, so nobody of us has written to the disk since
+    that was noted, but for a destructive restore that was being written back (not to be called then). Raises Corruption
+    where somebody else has. An earlier time is none: a power cut loses times that no sync made durable."""
     changed_ns = file.changed_ns()
     if state.changed_ns and changed_ns > state.changed_ns:
-        raise _changed(files, path, f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and the file was "
-                                        f"written to at {utc(changed_ns)}")
+        raise _changed(files, path, f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and "
+                                    f"the file was written to at {utc(changed_ns)}")
 
 
 def left(os: Os, files: VolumeFiles) -> Stamp:
@@ -150,13 +151,14 @@ def left(os: Os, files: VolumeFiles) -> Stamp:
             raise ValueError("checksum")
         return found
     except (ValueError, KeyError, TypeError) as e:
-        raise Corruption(f"{files.disk_description}: damaged ({e})", "put it back from a copy, or 'cdp adopt' the disk anew") from None
+        raise Corruption(f"{files.disk_description}: damaged ({e})",
+                         "put it back from a copy, or 'cdp adopt' the disk anew") from None
 
 
 def _changed(files: VolumeFiles, path: str, how: str) -> Corruption:
     directory = files.directory
     return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit "
                       "the disk any more",
-                      f"put the disk back as it was, or 'cdp adopt {directory}': with --keep-history where its content is "
-                      "the same after all (copied, moved, touched), with --discard-history for a new history of it as "
-                      "it is")
+                      f"put the disk back as it was, or 'cdp adopt {directory}': with --keep-history where its content "
+                      "is the same after all (copied, moved, touched), with --discard-history for a new history of it "
+                      "as it is")

@@ -21,8 +21,9 @@ def put_back(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], fo
     same. Returns the numbers that are left."""
     seq, opened, applied_seq = found.last_seq, [], state.applied_seq
     if seq > applied_seq:       # a segment is sealed only when the disk has it
-        raise Corruption(f"{files.disk_state}: says that the disk holds up to #{applied_seq}, but the log is sealed up to #{seq}",
-                         "put back the disk.state that belongs to this log, or 'cdp adopt' the disk anew; nothing was changed")
+        raise Corruption(f"{files.disk_state}: says that the disk holds up to #{applied_seq}, but the log is sealed up "
+                         f"to #{seq}", "put back the disk.state that belongs to this log, or 'cdp adopt' the disk "
+                         "anew; nothing was changed")
     uuid = bytes.fromhex(geometry.uuid)
     claims: list[int] = []
     try:
@@ -31,18 +32,21 @@ def put_back(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], fo
                 segment = SegmentFile(os, files.segment(number), uuid, number)
             except Corruption as e:
                 if has_data(os, files.segment(number)):
-                    raise Corruption(f"{e.message}, but it has records", "put the file back from a copy; nothing was changed") from None
+                    raise Corruption(f"{e.message}, but it has records",
+                                     "put the file back from a copy; nothing was changed") from None
                 break
             opened.append(segment)
             segment.scan(seq + 1, verify_data=True)
             claims.append(segment.later_durable())
             seq = segment.last_seq if segment.n_records else seq
         if max(claims, default=0) > seq or seq < applied_seq:
-            raise Corruption(f"{files.directory}: records that were durable (up to #{max([applied_seq, *claims])}) are damaged; the log is "
-                             f"sound up to #{seq}", "run 'cdp check' on the volume; nothing was changed")
+            raise Corruption(f"{files.directory}: records that were durable (up to #{max([applied_seq, *claims])}) are "
+                             f"damaged; the log is sound up to #{seq}",
+                             "run 'cdp check' on the volume; nothing was changed")
         if seq > applied_seq and state.damaged:
-            raise Corruption(f"{files.disk_state}: the copy at byte {state.damaged[0]} is damaged, and may have been the newer one: by "
-                             f"the other the disk must lose what follows #{applied_seq}, up to #{seq}",
+            raise Corruption(f"{files.disk_state}: the copy at byte {state.damaged[0]} is damaged, and may have been "
+                             f"the newer one: by the other the disk must lose what follows #{applied_seq}, up to "
+                             f"#{seq}",
                              "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
         if seq > applied_seq:
             # what a killed process left may not be on the device: while the disk is written, the log says why

@@ -98,8 +98,8 @@ def _end_of_catalog(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Cat
 
 
 def _look_ahead(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], seq: int) -> None:
-    """Where the log is in more than one file, what one of them says of durability may be about another: find where the prefix
-    ends, and whether anything behind it claims more, before the first byte is changed."""
+    """Where the log is in more than one file, what one of them says of durability may be about another: find where the
+    prefix ends, and whether anything behind it claims more, before the first byte is changed."""
     durable, culprit = 0, ""
     for number in tail if len(tail) > 1 else []:
         path = files.segment(number)
@@ -115,8 +115,8 @@ def _look_ahead(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int],
         finally:
             segment.close()
     if durable > seq:
-        raise Corruption(f"{culprit or files.directory}: records that were durable (up to #{durable}) are damaged; the log is "
-                         f"sound up to #{seq}",
+        raise Corruption(f"{culprit or files.directory}: records that were durable (up to #{durable}) are damaged; the "
+                         f"log is sound up to #{seq}",
                          "run 'cdp check' on the volume; nothing was changed")
 
 

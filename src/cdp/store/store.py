@@ -115,7 +115,8 @@ class Store:
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
         self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
-        versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq, self.found.last_ts_ns)
+        versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq,
+                            self.found.last_ts_ns)
         self.log = Log(self.os, self.pool, versions, self.files.log, uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        last_flush_seq=self.found.flush_seq, direct=t.direct_io, inline_maintenance=not t.threads,
@@ -123,13 +124,15 @@ class Store:
         if self.read_only:
             self.log.hold("read-only")
         self._segments = SegmentFds(self.os, self.files.log, t.max_open_files)
-        parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent) if self.parent is not None else None
+        parent = None
+        if self.parent is not None:
+            parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent)
         self.core: VolumeCore = VolumeCore(self.kind.content(self.log, self._segments, t, parent))
         if self.unwritten():
             self.kind.lineage_changed(True, self.restores[-1].destructive)
         self.timeline = Timeline(self.os, self.files, self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
-        self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t, self.dropped,
-                                     self.check_folder, self.kind.before_seal)
+        self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t,
+                                     self.dropped, self.check_folder, self.kind.before_seal)
         if t.threads:
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
             for name, body in (("cdp-writer", self.log.run_writer), *self.kind.threads()):
@@ -145,7 +148,7 @@ class Store:
         """Whether the caller is one of the threads that close() waits for."""
         return threading.current_thread() in (*self._threads, *self.maintainer.threads)
 
-    # --- lineage -------------------------------------------------------------------------------------------------------
+    # --- lineage ------------------------------------------------------------------------------------------------------
 
     def lineage_records(self) -> list[lineage.RestoreRecord]:
         return [r.in_lineage(self.done_seq(r.seq)) for r in self.restores]
@@ -174,7 +177,7 @@ class Store:
         rows = self.kind.mergeable(self.catalog.rows(RestoreRow))       # durable ones only: what a merge drops is gone
         return lineage.gaps(r.in_lineage() for r in rows if r.start == 0 and r.end == self.sectors)
 
-    # --- events --------------------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -187,8 +190,8 @@ class Store:
 
     def append_event(self, kind: int, start: int, sectors: int, data: bytes, view: View | None = None,
                      freeing: bool = False) -> Event:
-        """Append a record that the catalog will keep; inside frozen(). `view`: the current content from then on; `freeing`:
-        it makes older versions unreachable. To be followed by settle_event() outside."""
+        """Append a record that the catalog will keep; inside frozen(). `view`: the current content from then on;
+        `freeing`: it makes older versions unreachable. To be followed by settle_event() outside."""
         seq, ts_ns = self.core.append_event(kind, start, sectors, data, view, freeing)
         event = Event(kind, seq, ts_ns, start, sectors, data)
         self.maintainer.remember(event)
@@ -210,7 +213,8 @@ class Store:
         self.kind.check_outside()
 
     def import_base(self, base: Base) -> None:
-        """Fill the base of a volume that has no records and no base yet; see cdp.store.base_image. Under the volume's lock."""
+        """Fill the base of a volume that has no records and no base yet; see cdp.store.base_image. Under the volume's
+        lock."""
         self.check_folder()         # what is made by path must not end up in another volume
         self.log.hold("import")     # a write that precedes this line is seen by the next one
         try:
@@ -226,7 +230,7 @@ class Store:
         finally:
             self.log.hold("import", False)
 
-    # --- upkeep --------------------------------------------------------------------------------------------------------
+    # --- upkeep -------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Everything acknowledged before this call is durable when it returns."""
@@ -242,7 +246,8 @@ class Store:
                 self.maintainer.step()
 
     def renew_reserve(self) -> None:
-        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is for."""
+        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is
+        for."""
         path, want = self.files.reserve, min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
         try:
             if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:

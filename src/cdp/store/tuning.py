@@ -10,9 +10,9 @@ SLOT_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Tuning:
-    """slot_bytes x n_slots: the buffer pool. max_records: a segment is closed after so many. merge_fanin: so many runs are merged
-    into one. pending_bytes, pending_changes: what waits for a disk written in place. threads: False runs writing and maintenance
-    inside the calls (deterministic)."""
+    """slot_bytes x n_slots: the buffer pool. max_records: a segment is closed after so many. merge_fanin: so many runs
+    are merged into one. pending_bytes, pending_changes: what waits for a disk written in place. threads: False runs
+    writing and maintenance inside the calls (deterministic)."""
 
     slot_bytes: int = SLOT_BYTES
     n_slots: int = 16

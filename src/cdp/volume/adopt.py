@@ -124,7 +124,8 @@ def _accept_as_it_is(os: Os, files: VolumeFiles, geometry: geometries.Geometry) 
         was = disks.left(os, files)
         with disks.open_disk(os, geometry.disk) as file:
             now = disks.stamp(os, geometry.disk, file)
-            if not was.clean and not was.differs(now):  # the very file, and somebody wrote to it: the caller says that it is the same
+            # The very file, and somebody wrote to it: the caller says that it is the same.
+            if not was.clean and not was.differs(now):
                 state = DiskState(os, files.disk_state, bytes.fromhex(geometry.uuid))
                 try:
                     state.watch(file)

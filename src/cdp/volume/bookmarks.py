@@ -40,7 +40,8 @@ class Bookmarks:
         if not points.valid_new_name(name):
             raise InvalidRequest(f"bookmark name {name!r}", points.NAMES)
         if self.find(name) is not None:
-            raise InvalidRequest(f"{self._store.directory}: bookmark {name!r} exists", "choose another name, or delete it first")
+            raise InvalidRequest(f"{self._store.directory}: bookmark {name!r} exists",
+                                 "choose another name, or delete it first")
 
     def delete(self, name: str) -> None:
         """Durable at return. Raises NotFound."""

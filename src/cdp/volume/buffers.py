@@ -52,7 +52,8 @@ def keep(owner: object, items: Iterator[Item]) -> Iterator[Item]:
 
 def extents_of(core: Any, view: View | None, size_bytes: int, offset: int, length: int | None,
                owner: object) -> Iterator[Extent]:
-    """Adjacent extents of a range, in order; those of one kind that the core gives apart are joined. `owner`: as for keep()."""
+    """Adjacent extents of a range, in order; those of one kind that the core gives apart are joined. `owner`: as for
+    keep()."""
     at, end = byte_count(offset), size_bytes if length is None else byte_count(offset) + byte_count(length)
     if end > size_bytes or at > end:
         raise InvalidRequest(f"extents of {at}..{end}", f"the volume has {size_bytes} bytes")

@@ -1,8 +1,8 @@
 """When the space of what a destructive restore discarded is freed; how that is done is cdp.store.reclaim's.
 
-Not while somebody can still read it: through a view of before (a time image, an image), or, of before-images, from the log
-because the disk does not hold the restored content yet. Then it is tried again: by maintenance, after a restore was written
-back, and at the next opening.
+Not while somebody can still read it: through a view of before (a time image, an image), or, of before-images, from the
+log because the disk does not hold the restored content yet. Then it is tried again: by maintenance, after a restore was
+written back, and at the next opening.
 
 Threading: under the volume's lock, which upkeep() takes itself.
 """
@@ -26,7 +26,8 @@ log = logging.getLogger("cdp.volume")
 class Reclaimer:
     """Args: store; lock: the volume's; views: what is being read; images_open: whether a writable image is open."""
 
-    def __init__(self, store: Store, lock: threading.RLock, views: Mapping[View, Moment], images_open: Callable[[], bool]):
+    def __init__(self, store: Store, lock: threading.RLock, views: Mapping[View, Moment],
+                 images_open: Callable[[], bool]):
         self._store, self._lock, self._views, self._images_open = store, lock, views, images_open
 
     def reclaim(self, row: RestoreRow, at_once: bool = False) -> None:
@@ -46,7 +47,7 @@ class Reclaimer:
         for row in self.waiting():
             try:
                 self.reclaim(row, at_once)
-            except Corruption as e:     # damage in what is to be freed must not keep the volume closed; tried again later
+            except Corruption as e:     # must not keep the volume closed; it is tried again later
                 log.warning("space that restore #%d freed: %s", row.seq, e)
 
     def waiting(self) -> list[RestoreRow]:

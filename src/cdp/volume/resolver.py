@@ -39,7 +39,8 @@ class Resolver:
             return Window(self._base(), self._newest(), [(moment(lo), moment(hi)) for lo, hi in self._store.gaps()])
 
     def resolve(self, point: PointLike) -> Moment:
-        """The moment that a point means. Raises InvalidRequest, NotFound (no such bookmark), RefusedPoint (outside the window)."""
+        """The moment that a point means. Raises InvalidRequest, NotFound (no such bookmark), RefusedPoint (outside the
+        window)."""
         return self._resolve(point)[1]
 
     def span(self, since: PointLike, until: PointLike) -> tuple[int, int]:
@@ -53,8 +54,8 @@ class Resolver:
         return first.seq, last.seq
 
     def explain(self, point: PointLike) -> Explanation:
-        """How a point is resolved: which record, which one comes next, and whether it was flush-durable (every write that
-        the point shows had been followed by a flush)."""
+        """How a point is resolved: which record, which one comes next, and whether it was flush-durable (every write
+        that the point shows had been followed by a flush)."""
         parsed, at = self._resolve(point)
         timeline, gaps = self._store.timeline, self._store.gaps()
         following = None

@@ -1,4 +1,5 @@
-"""Restores: a record that changes what the current content is, and, where it is destructive, frees what came after its target.
+"""Restores: a record that changes what the current content is, and, where it is destructive, frees what came after its
+target.
 
 Threading: under the volume's lock; all() from any thread.
 """
@@ -28,7 +29,8 @@ SECTOR_BYTES = 512
 
 
 class Restores:
-    """The restores of one open volume. views: what is being read; writeback: of before-images; None: of after-images."""
+    """The restores of one open volume. views: what is being read; writeback: of before-images; None: of
+    after-images."""
 
     def __init__(self, store: Store, bookmarks: Bookmarks, images: Images[Any], views: Mapping[View, Moment],
                  reclaimer: Reclaimer, writeback: WriteBack | None):
@@ -42,7 +44,8 @@ class Restores:
         gaps = self._store.gaps()
 
         def undoable(r: RestoreRow) -> bool:
-            return not (r.destructive or r.undo_of or r.seq in undone or lineage.freed(r.seq - 1, gaps) or lineage.freed(r.seq, gaps))
+            return not (r.destructive or r.undo_of or r.seq in undone
+                        or lineage.freed(r.seq - 1, gaps) or lineage.freed(r.seq, gaps))
 
         return [Restore(r.seq, r.ts_ns, Moment(r.target_seq, r.target_ts_ns), r.start * SECTOR_BYTES,
                         (r.end - r.start) * SECTOR_BYTES, r.destructive, r.undo_of or None, undoable(r)) for r in rows]
@@ -58,7 +61,8 @@ class Restores:
         """A restore as restore() would make it, with seq 0; nothing is changed. Raises what restore() would raise."""
         self._check(target, destructive, undo_of)
         return Restore(0, self._store.os.now_ns(), target, offset, length, destructive, undo_of,
-                       not destructive and undo_of is None, self._changed_bytes_since(target.seq, offset, offset + length))
+                       not destructive and undo_of is None,
+                       self._changed_bytes_since(target.seq, offset, offset + length))
 
     def restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None) -> Restore:
         """Durable at return. undo_of: the restore that this one takes back. Raises Busy,
@@ -78,7 +82,8 @@ class Restores:
             store.restores = [*store.restores, row]
         kept, bound = self._kept(), store.tuning.max_restores
         if undo_of is None and kept >= bound - bound // 10:
-            log.warning("%s: %d restores are kept, %d is the bound: raise max_restores in time", store.directory, kept, bound)
+            log.warning("%s: %d restores are kept, %d is the bound: raise max_restores in time", store.directory, kept,
+                        bound)
         try:
             store.settle_event(event)
         finally:        # it is shown, whether or not it is in the catalog yet: closing waits until it is on the disk
@@ -89,10 +94,12 @@ class Restores:
             store.core.set_aside(row.seq)   # all of it is freed once the restore's own segment is sealed
             store.settle()
             self._reclaimer.reclaim(row)
-        return Restore(row.seq, row.ts_ns, target, offset, length, destructive, undo_of, not destructive and undo_of is None)
+        return Restore(row.seq, row.ts_ns, target, offset, length, destructive, undo_of,
+                       not destructive and undo_of is None)
 
     def _kept(self) -> int:
-        """How many restores count against max_restores. One is undone once at most, so there are twice as many in all."""
+        """How many restores count against max_restores. One is undone once at most, so there are twice as many in
+        all."""
         return sum(not r.undo_of for r in self._store.restores)
 
     def _check(self, target: Moment, destructive: bool, undo_of: int | None) -> None:

@@ -1,6 +1,7 @@
 """A volume as of a moment: a read-only virtual disk.
 
-Threading: any thread. A time image is valid until it or its volume is closed, and keeps the volume from being collected.
+Threading: any thread. A time image is valid until it or its volume is closed, and keeps the volume from being
+collected.
 """
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from cdpcore.volume.volume_target import Target
 
 
 class TimeImage:
-    """A volume as of a moment: a read-only virtual disk. A context manager; any thread. Valid until close() or the volume's;
-    closed with a ResourceWarning where nothing refers to it any more.
+    """A volume as of a moment: a read-only virtual disk. A context manager; any thread. Valid until close() or the
+    volume's; closed with a ResourceWarning where nothing refers to it any more.
 
     Args: core, view: what shows the content; moment; path: the volume's, for messages; volume: kept alive.
     """
@@ -68,7 +69,8 @@ class TimeImage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -1,7 +1,7 @@
 """A volume and its time images: the public API, a thin shell over the store and the core.
 
-Reads and writes go straight to cdpcore.volume.core.VolumeCore, which drops the GIL; everything else (bookmarks, images, restores)
-is rare, serialised by one lock, and durable when it returns.
+Reads and writes go straight to cdpcore.volume.core.VolumeCore, which drops the GIL; everything else (bookmarks, images,
+restores) is rare, serialised by one lock, and durable when it returns.
 """
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ from cdpcore.volume.volume_target import Target
 log = logging.getLogger("cdp.volume")
 
 
-def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None, settings: Settings | None = None,
-           base: Base | None = None, image_format: str | None = None) -> Volume:
-    """Make a volume in the folder `path`, which must not exist, and open it: of `size` bytes (a multiple of 512, up to 64 PiB), or
-    of before-images, to protect the raw file or block device `disk` in place.
+def create(path: str | Path, *, size: int | None = None, disk: str | Path | None = None,
+           settings: Settings | None = None, base: Base | None = None, image_format: str | None = None) -> Volume:
+    """Make a volume in the folder `path`, which must not exist, and open it: of `size` bytes (a multiple of 512, up to
+    64 PiB), or of before-images, to protect the raw file or block device `disk` in place.
 
     Nothing is allocated up front but 1 MiB, an emergency reserve for a full disk. `base`: the content as #0
     (cdp.store.base_image.Base); the volume is there with it or not at all. Of a `disk` nothing is copied; it stays a
@@ -68,17 +68,17 @@ def create(path: str | Path, *, size: int | None = None, disk: str | Path | None
 def open(path: str | Path, *, settings: Settings | None = None, read_only: bool = False) -> Volume:
     """Open the volume in the folder `path`; also a writable image, VOLUME/images/NAME, whose parent is opened with it.
 
-    Recovers after a crash, in a time bounded by the segment size. `read_only`: writes nothing, for instance on a medium that cannot be
-    written; what would change the volume raises Unavailable, and so does opening one that must be recovered first.
-    Raises NotFound, Busy (another process has it), Corruption, Unavailable.
+    Recovers after a crash, in a time bounded by the segment size. `read_only`: writes nothing, for instance on a medium
+    that cannot be written; what would change the volume raises Unavailable, and so does opening one that must be
+    recovered first. Raises NotFound, Busy (another process has it), Corruption, Unavailable.
     """
     return Volume(path, settings=settings, read_only=read_only)
 
 
 class Volume:
-    """One protected virtual disk, open. A context manager; every method may be called from any thread. After close(), and
-    in a child that was forked, all methods raise Closed. Closed with a ResourceWarning where nothing refers to it any more,
-    and when the interpreter exits."""
+    """One protected virtual disk, open. A context manager; every method may be called from any thread. After close(),
+    and in a child that was forked, all methods raise Closed. Closed with a ResourceWarning where nothing refers to it
+    any more, and when the interpreter exits."""
 
     _references = 0     # how many close() are needed; before __init__ is through, none
 
@@ -97,7 +97,8 @@ class Volume:
         self._parent = _parent or self._open_parent()
         try:
             above = self._parent._store if self._parent else None
-            self._store: Store = Store(self.path, self._tuning, os=_os, catalog=_catalog, parent=above, read_only=read_only)
+            self._store: Store = Store(self.path, self._tuning, os=_os, catalog=_catalog, parent=above,
+                                       read_only=read_only)
         except BaseException:
             if self._parent:
                 self._parent.close()
@@ -121,7 +122,8 @@ class Volume:
             _OPEN.add(self)
 
     def _assemble(self) -> None:
-        """The parts above the store. None of them refers to this object, nor does a thread, so that it can be collected."""
+        """The parts above the store. None of them refers to this object, nor does a thread, so that it can be
+        collected."""
         store = self._store
         self._bookmarks = Bookmarks(store)
         self._resolver = Resolver(store, self._bookmarks, self._lock)
@@ -141,8 +143,8 @@ class Volume:
         folder = Path(self.path).resolve().parent
         if folder.name != IMAGES or not (self._os or posix()).exists(VolumeFiles(str(folder.parent)).description):
             return None
-        return Volume(folder.parent, settings=self.settings, read_only=self.read_only, _tuning=self._tuning, _os=self._os,
-                      _catalog=self._catalog)
+        return Volume(folder.parent, settings=self.settings, read_only=self.read_only, _tuning=self._tuning,
+                      _os=self._os, _catalog=self._catalog)
 
     def _open_image(self, path: str) -> Volume:
         return Volume(path, settings=self.settings, read_only=self.read_only, _tuning=self._tuning, _os=self._os,
@@ -167,7 +169,7 @@ class Volume:
             raise Unavailable(f"{self.path}: the volume is open read-only",
                               "open it where, and as a user by whom, it can be written")
 
-    # --- content -------------------------------------------------------------------------------------------------------
+    # --- content ------------------------------------------------------------------------------------------------------
 
     def pread(self, length: int, offset: int) -> bytes:
         """`length` bytes from byte `offset`: a copy of the current content, as of one moment up to 32 MiB."""
@@ -210,12 +212,12 @@ class Volume:
         return extents_of(self._core, view, self.size_bytes, offset, length, self)
 
     def target(self) -> Any:
-        """PyCapsule "cdpcore.target" of the current content, for front ends in C or Cython (cdpcore/base/target.h); it keeps
-        the volume from being collected."""
+        """PyCapsule "cdpcore.target" of the current content, for front ends in C or Cython (cdpcore/base/target.h); it
+        keeps the volume from being collected."""
         self._alive()
         return Target(self._core, None, self).capsule()
 
-    # --- moments -------------------------------------------------------------------------------------------------------
+    # --- moments ------------------------------------------------------------------------------------------------------
 
     def window(self) -> Window:
         """Which moments can be opened."""
@@ -223,18 +225,20 @@ class Volume:
         return self._resolver.window()
 
     def resolve(self, point: PointLike) -> Moment:
-        """The moment that a point names: for a time, the last record at or before it. Raises RefusedPoint outside the window."""
+        """The moment that a point names: for a time, the last record at or before it. Raises RefusedPoint outside the
+        window."""
         self._alive()
         return self._resolver.resolve(point)
 
     def explain(self, point: PointLike) -> Explanation:
-        """How a point is resolved: which record, which comes next, and whether it was flush-durable (every write that the
-        point shows had been followed by a flush)."""
+        """How a point is resolved: which record, which comes next, and whether it was flush-durable (every write that
+        the point shows had been followed by a flush)."""
         self._alive()
         return self._resolver.explain(point)
 
     def at(self, point: PointLike) -> TimeImage:
-        """Open the moment as a read-only time image: nothing is copied, and it stays what it is while the volume goes on."""
+        """Open the moment as a read-only time image: nothing is copied, and it stays what it is while the volume goes
+        on."""
         moment, view = self._view(point)
         return TimeImage(self._core, view, moment, self.path, self)
 
@@ -247,8 +251,8 @@ class Volume:
             return moment, view
 
     def records(self, since: PointLike = "#0", until: PointLike = "now", limit: int | None = None) -> Any:
-        """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags, offset,
-        length), at most `limit` records. 34 bytes a record: use iter_records for a long history."""
+        """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags,
+        offset, length), at most `limit` records. 34 bytes a record: use iter_records for a long history."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 0):
             raise InvalidRequest(f"limit {limit!r} is not a number of records", "give a whole number from 0 up")
         found: list[Any] = []
@@ -265,7 +269,7 @@ class Volume:
         self._alive()
         return keep(self, self._store.timeline.records(*self._resolver.span(since, until)))
 
-    # --- bookmarks -----------------------------------------------------------------------------------------------------
+    # --- bookmarks ----------------------------------------------------------------------------------------------------
 
     def bookmark(self, name: str, at: PointLike = "now") -> Bookmark:
         """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
@@ -286,7 +290,7 @@ class Volume:
             self._writable()
             self._bookmarks.delete(name)
 
-    # --- writable images -----------------------------------------------------------------------------------------------
+    # --- writable images ----------------------------------------------------------------------------------------------
 
     def create_image(self, name: str, at: PointLike = "now") -> ImageInfo:
         """A writable image of a moment, with a history of its own; persistent until delete_image."""
@@ -307,20 +311,21 @@ class Volume:
             return self._images.open(name, self._open_image)
 
     def delete_image(self, name: str) -> None:
-        """Delete an image and its history, in one step. Raises Busy while it is open, RefusedPoint while images of it exist."""
+        """Delete an image and its history, in one step. Raises Busy while it is open, RefusedPoint while images of it
+        exist."""
         with self._lock:
             self._writable()
             self._images.delete(name)
 
-    # --- restore -------------------------------------------------------------------------------------------------------
+    # --- restore ------------------------------------------------------------------------------------------------------
 
-    def restore(self, point: PointLike, *, offset: int | None = None, length: int | None = None, destructive: bool = False,
-                dry_run: bool = False) -> Restore:
+    def restore(self, point: PointLike, *, offset: int | None = None, length: int | None = None,
+                destructive: bool = False, dry_run: bool = False) -> Restore:
         """Put the volume, or the byte range, back to a moment, in constant time and under I/O.
 
-        Not destructive: a record like any other; all history stays, undo() takes it back. Destructive: what came after the
-        moment is freed and can no longer be opened. Offset and length are multiples of 512.
-        Raises RefusedPoint where an image or bookmark needs what would be freed.
+        Not destructive: a record like any other; all history stays, undo() takes it back. Destructive: what came after
+        the moment is freed and can no longer be opened. Offset and length are multiples of 512. Raises RefusedPoint
+        where an image or bookmark needs what would be freed.
         """
         start = 0 if offset is None else byte_count(offset)
         size = self.size_bytes - start if length is None else byte_count(length)
@@ -331,14 +336,15 @@ class Volume:
             return self._restore(self.resolve(point), start, size, destructive, None, dry_run)
 
     def undo(self, dry_run: bool = False) -> Restore:
-        """Take back the last restore that is not taken back yet: a restore to the moment just before it. Writes made since are
-        hidden as well (and still in the history)."""
+        """Take back the last restore that is not taken back yet: a restore to the moment just before it. Writes made
+        since are hidden as well (and still in the history)."""
         with self._lock:
             self._alive()
             last = self._restores.last_undoable()
             return self._restore(self.resolve(last.seq - 1), last.offset, last.length, False, last.seq, dry_run)
 
-    def _restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None, dry_run: bool) -> Restore:
+    def _restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None,
+                 dry_run: bool) -> Restore:
         if dry_run:
             return self._restores.preview(target, offset, length, destructive, undo_of)
         self._writable()
@@ -349,7 +355,7 @@ class Volume:
         self._alive()
         return self._restores.all()
 
-    # --- filling the base ----------------------------------------------------------------------------------------------
+    # --- filling the base ---------------------------------------------------------------------------------------------
 
     def import_base(self, read: Callable[[int, memoryview], None], extents: Iterable[tuple[int, int]],
                     progress: Callable[[int], None] | None = None, *, image_format: str | None = None) -> None:
@@ -361,18 +367,20 @@ class Volume:
             self._writable()
             self._store.import_base(Base(read, extents, progress, image_format))
 
-    # --- life ----------------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Counters: of this opening (writes, bytes_written, syncs ...) and of the store (records, segments, runs, bytes)."""
+        """Counters: of this opening (writes, bytes_written, syncs ...) and of the store (records, segments, runs,
+        bytes)."""
         self._alive()
         s = self._store
         runs = s.maintainer.runs
         rows = s.timeline.rows()
         core = self._core.stats()
-        return {"records": self._core.position()[0], "segments": len(rows) + (core["open_log_bytes"] > 0), "runs": len(runs),
-                "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"], "index_bytes": sum(r.file_bytes for r in runs),
-                "pool_bytes": s.pool.bytes, **core}
+        return {"records": self._core.position()[0],
+                "segments": len(rows) + (core["open_log_bytes"] > 0), "runs": len(runs),
+                "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"],
+                "index_bytes": sum(r.file_bytes for r in runs), "pool_bytes": s.pool.bytes, **core}
 
     def geometry(self) -> Geometry:
         return self._store.geometry
@@ -411,12 +419,14 @@ class Volume:
                 self._references, parent = 0, self._parent
                 self._store.close()
         finally:
-            # After our lock is free: who opens or deletes this image meanwhile holds the parent's lock and waits for ours.
+            # After our lock is free: who opens or deletes this image meanwhile holds the parent's lock and waits for
+            # ours.
             if parent is not None:
                 parent.close()
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():     # else no thread runs any more that could be waited for; _close_all() was before that
+        # When Python ends, no thread runs that could be waited for; _close_all() was before that.
+        if not sys.is_finalizing():
             self._close_unclosed()
 
     def _close_unclosed(self) -> None:
@@ -426,7 +436,7 @@ class Volume:
         try:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         finally:
-            if self._store.is_own_thread():     # a garbage collection runs in any thread; close() waits for this one to end
+            if self._store.is_own_thread():     # collected in a thread that close() waits for
                 threading.Thread(target=self._close_at_once, name="cdp-close").start()
             else:
                 self._close_at_once()
@@ -441,11 +451,13 @@ class Volume:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<cdp.Volume {self.path} {'closed' if self.closed else f'{self.size_bytes} bytes, #{self._core.position()[0]}'}>"
+        state = "closed" if self.closed else f"{self.size_bytes} bytes, #{self._core.position()[0]}"
+        return f"<cdp.Volume {self.path} {state}>"
 
 
 _OPEN: weakref.WeakSet[Volume] = weakref.WeakSet()
@@ -453,7 +465,8 @@ _OPEN: weakref.WeakSet[Volume] = weakref.WeakSet()
 
 def _close_all() -> None:
     """At exit, while threads still run: what was acknowledged becomes durable, and nothing is left to recover."""
-    for volume in sorted(_OPEN, key=lambda volume: volume.path.count("/"), reverse=True):   # images before their parents
+    # Images before their parents.
+    for volume in sorted(_OPEN, key=lambda volume: volume.path.count("/"), reverse=True):
         volume._close_unclosed()
 
 

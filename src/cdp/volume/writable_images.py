@@ -1,7 +1,7 @@
 """Writable images: volumes of their own under VOLUME/images/NAME whose base is the parent at a moment.
 
-Creating one writes a few small files, whatever its size; deleting one is a rename, and its files are removed after that. An
-image can have images itself, and everything that a volume can do (points, restore, undo) an image can do too.
+Creating one writes a few small files, whatever its size; deleting one is a rename, and its files are removed after
+that. An image can have images itself, and everything that a volume can do (points, restore, undo) an image can do too.
 
 Threading: under the volume's lock.
 """
@@ -41,8 +41,8 @@ Image = TypeVar("Image", bound=OpenImage)
 class Images(Generic[Image]):
     """The images made from one volume.
 
-    Args: store, tuning: the volume's. Images that are open are known here, but not kept open: one that nothing else refers
-    to closes itself.
+    Args: store, tuning: the volume's. Images that are open are known here, but not kept open: one that nothing else
+    refers to closes itself.
     """
 
     def __init__(self, store: Store, tuning: Tuning):
@@ -60,7 +60,8 @@ class Images(Generic[Image]):
             raise InvalidRequest(f"image name {name!r}", points.NAMES)
         path = self._files.image(name)
         if self._os.exists(path):
-            raise InvalidRequest(f"{self._store.directory}: image {name!r} exists", "choose another name, or delete it first")
+            raise InvalidRequest(f"{self._store.directory}: image {name!r} exists",
+                                 "choose another name, or delete it first")
         # What the image shows must not be lost with the parent's unflushed writes.
         self._store.flush()
         geometry = self._store.geometry

@@ -1,14 +1,17 @@
-"""Writing a restore back: a before-image volume shows the restored content at once, from its log, while this puts it on the disk.
+"""Writing a restore back: a before-image volume shows the restored content at once, from its log, while this puts it on
+the disk.
 
-Piece by piece, from the volume's start to its end, beside the host's own I/O, at the speed of the disk or of `restore_rate_bytes`. What
-the host has written since the restore is not touched. When nothing is left, a record says so and reads go straight to the disk
-again. A crash in between costs nothing: the lineage in the log says what is not on the disk yet, and the next opening goes on. A close
-finishes it first.
+Piece by piece, from the volume's start to its end, beside the host's own I/O, at the speed of the disk or of
+`restore_rate_bytes`. What the host has written since the restore is not touched. When nothing is left, a record says so
+and reads go straight to the disk again. A crash in between costs nothing: the lineage in the log says what is not on
+the disk yet, and the next opening goes on. A close finishes it first.
 
 Invariants
- 1. One destructive restore is written back alone: what the disk still holds of before it is not kept, which is wrong for another
+ 1. One destructive restore is written back alone: what the disk still holds of before it is not kept, which is wrong
+ for another
     restore's history.
- 2. What a destructive restore discards is freed only when the disk holds the rest, and nobody looks through a view from before.
+ 2. What a destructive restore discards is freed only when the disk holds the rest, and nobody looks through a view from
+ before.
 
 Threading: begin() and step() under the volume's lock or from the thread here; a thread exists while there is work.
 """
@@ -38,7 +41,8 @@ FREE_AGAIN_S = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Of the restores that are being written back. restore_seq: the last one; bytes_left is counted, bytes_done since opening."""
+    """Of the restores that are being written back. restore_seq: the last one; bytes_left is counted, bytes_done since
+    opening."""
 
     restore_seq: int
     bytes_done: int
@@ -46,7 +50,8 @@ class Progress:
 
 
 class WriteBack:
-    """Of one open volume of before-images: `images`. lock: the volume's; reclaimer: frees what a restore discarded, in the end."""
+    """Of one open volume of before-images: `images`. lock: the volume's; reclaimer: frees what a restore discarded, in
+    the end."""
 
     def __init__(self, store: Store, images: BeforeImages, lock: threading.RLock, reclaimer: Reclaimer):
         self._store, self._images, self._lock, self._reclaimer = store, images, lock, reclaimer
@@ -62,19 +67,20 @@ class WriteBack:
         if self._store.unwritten():
             self.begin()
 
-    # --- asked by the volume, under its lock ---------------------------------------------------------------------------
+    # --- asked by the volume, under its lock --------------------------------------------------------------------------
 
     def check_may_begin(self, target: Moment, destructive: bool) -> None:
-        """Raises Busy while a restore that does not go together with the next one is being written back; RefusedPoint where a
-        destructive one would go to a moment at which the disk was not yet what the volume showed: what it would have to free
-        is needed for the time before."""
+        """Raises Busy while a restore that does not go together with the next one is being written back; RefusedPoint
+        where a destructive one would go to a moment at which the disk was not yet what the volume showed: what it would
+        have to free is needed for the time before."""
         if self._store.unwritten() and (destructive or self._store.restores[-1].destructive):
             raise Busy(f"{self._store.directory}: restore #{self._store.restores[-1].seq} is still being written back",
                        "repeat this when it is done ('cdp info'); on a full disk make room for the log first")
         for r in self._store.lineage_records() if destructive else []:
             if r.seq <= target.seq < r.done_seq:
-                raise RefusedPoint(f"{self._store.directory}: at #{target.seq}, restore #{r.seq} was still being written back",
-                                   f"a destructive restore can go to #{r.seq - 1} or before, or to #{r.done_seq} or after")
+                raise RefusedPoint(f"{self._store.directory}: at #{target.seq}, restore #{r.seq} was still being "
+                                   f"written back", f"a destructive restore can go to #{r.seq - 1} or before, or to "
+                                   f"#{r.done_seq} or after")
 
     def shown(self, destructive: bool) -> None:
         """Between freeze() and thaw(): the current lineage shows the restore."""
@@ -88,8 +94,8 @@ class WriteBack:
             self._thread.start()
 
     def finish(self) -> None:
-        """Before the volume closes: the disk becomes what the volume shows, so that a plain raw disk is left behind. Without a rate.
-        Where that fails (or the process is killed), it goes on at the next opening."""
+        """Before the volume closes: the disk becomes what the volume shows, so that a plain raw disk is left behind.
+        Without a rate. Where that fails (or the process is killed), it goes on at the next opening."""
         self._stop.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -111,7 +117,7 @@ class WriteBack:
             left += self._writer.not_on_disk(at, min(WINDOW_BYTES, size - at))[1]
         return Progress(self._store.restores[-1].seq, self._done_bytes, left)
 
-    # --- work ----------------------------------------------------------------------------------------------------------
+    # --- work ---------------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """One piece, or the end. Returns whether there is more to do."""
