@@ -16,6 +16,7 @@ import cdp
 from cdp.store.base_image import Base
 from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
+from cdpcore.nbd.connection import RELEASES_PAGES
 
 pytestmark = pytest.mark.plain
 
@@ -221,4 +222,7 @@ def test_a_hole_that_comes_where_data_was_found_is_seen(tmp_path: Path) -> None:
         assert [(e.kind, e.length) for e in volume.extents()] == [("data", 1048576)]
         volume.trim(65536, 262144)
         volume.flush()
-        assert [(e.kind, e.length) for e in volume.extents()] == [("data", 262144), ("hole", 65536), ("data", 720896)]
+        # A disk on which no hole can be punched, as on the plain build, gets zeros there.
+        after = [("data", 262144), ("hole", 65536), ("data", 720896)] if RELEASES_PAGES else [("data", 1048576)]
+        assert [(e.kind, e.length) for e in volume.extents()] == after
+        assert volume.pread(65538, 262143) == b"y" + bytes(65536) + b"y"
