@@ -51,6 +51,18 @@ def aligned(data: bytes) -> mmap.mmap:
     return buffer
 
 
+def test_where_an_open_file_is(place: Place) -> None:
+    with place.os.open(place / "f", write=True, create=True) as f:
+        assert f.is_at(place / "f")
+        assert not f.is_at(place / "g") and not f.is_at(place / "f/g")
+        place.os.rename(place / "f", place / "g")
+        assert f.is_at(place / "g") and not f.is_at(place / "f")
+        place.os.open(place / "f", write=True, create=True).close()
+        assert not f.is_at(place / "f")
+        place.os.rename(place / "f", place / "g")
+        assert not f.is_at(place / "g")
+
+
 def test_write_read_and_size(place: Place) -> None:
     with place.os.open(place / "f", write=True, create=True) as f:
         assert f.size() == 0

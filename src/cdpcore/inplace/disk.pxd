@@ -11,8 +11,12 @@ cdef class Disk:
     cdef Os os
     cdef const cdp_os *table
     cdef int fd
+    cdef bytes path
+    cdef const char *path_text      # in `path`
+    cdef uint64_t size_bytes        # when it was opened
 
     # any thread
+    cdef bint cut                   # was found shorter: made as long again it has lost what was there
     cdef data_place data            # where block status found data
 
     cpdef close(self)
@@ -22,6 +26,9 @@ cdef class Disk:
     # Zeros; `hole`: punched out where the file system can.
     cdef int zero(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil
     cdef int sync(self, cdp_status *st) noexcept nogil
+    # What was synced is on the disk that the path names; else CDP_UNAVAILABLE, which a later call may take back.
+    cdef int still_there(self, cdp_status *st) noexcept nogil
+    cdef int was_cut(self, cdp_status *st) noexcept nogil   # fails
     # [off, end) follows in `out`; also FULL, see volume/extents.pxd.
     cdef int map(self, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil
     # *data: where data begins at or after `off`, or the largest number where none does.

@@ -25,13 +25,20 @@ cdef class Disk:
 
     def __cinit__(self, Os os not None, path: str, bint read_only=False):
         cdef cdp_status st
+        cdef int64_t size
         self.fd = -1
         init_place(&self.data)
         self.os = os
         self.table = os.table
-        self.fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY if read_only else CDP_OPEN_RDWR)
+        self.path = path.encode()
+        self.path_text = self.path
+        self.fd = self.table.open(self.table.ctx, self.path_text, CDP_OPEN_RDONLY if read_only else CDP_OPEN_RDWR)
         if self.fd < 0:
             check(cdp_fail_os(&st, self.fd, 0, b"opening the disk"), &st, path)
+        size = self.table.size(self.table.ctx, self.fd)
+        if size < 0:
+            check(cdp_fail_os(&st, size, 0, b"the size of the disk"), &st, path)
+        self.size_bytes = size
 
     def __dealloc__(self):
         self.close()
@@ -49,6 +56,7 @@ cdef class Disk:
         if got < 0:
             return cdp_fail_os(st, got, off, b"reading the disk")
         if <uint64_t>got != n:
+            self.cut = True
             rc = cdp_fail(st, CDP_UNAVAILABLE, EIO, off, b"the disk ends before its data: it was cut while it was open")
             st.expected = n
             st.actual = <uint64_t>got
@@ -77,6 +85,18 @@ cdef class Disk:
     cdef int sync(self, cdp_status *st) noexcept nogil:
         cdef int64_t rc = self.table.datasync(self.table.ctx, self.fd)
         return cdp_fail_os(st, rc, 0, b"making the disk durable") if rc < 0 else CDP_OK
+
+    cdef int still_there(self, cdp_status *st) noexcept nogil:
+        cdef int64_t size
+        if self.table.is_at(self.table.ctx, self.fd, self.path_text) == 0:
+            return cdp_fail(st, CDP_UNAVAILABLE, EIO, 0, b"the disk was moved or deleted while it is open")
+        size = self.table.size(self.table.ctx, self.fd)
+        if 0 <= size and <uint64_t>size < self.size_bytes:
+            self.cut = True
+        return self.was_cut(st) if self.cut else CDP_OK
+
+    cdef int was_cut(self, cdp_status *st) noexcept nogil:
+        return cdp_fail(st, CDP_UNAVAILABLE, EIO, 0, b"the disk was cut short while it is open")
 
     cdef int map(self, uint64_t off, uint64_t end, extents *out, cdp_status *st) noexcept nogil:
         return add_file(out, self.table, self.fd, &self.data, off, end, st)

@@ -116,7 +116,8 @@ cdef class DiskSettler:
         now.change = self.applied.change
         rc = self.apply(&now, st)
         if rc == CDP_OK and sync:
-            rc = self.disk.sync(st)
+            # Of a disk that was cut and made as long again nothing may say later that it holds everything.
+            rc = self.disk.was_cut(st) if self.disk.cut else self.disk.sync(st)
             if rc == CDP_OK:
                 rc = self.state.put(now.seq, st)
         if rc != CDP_OK:
@@ -212,4 +213,4 @@ cdef class DiskSettler:
 
     def on_disk(self) -> bool:
         """Whether the disk holds every record and change, durably."""
-        return self.all_synced() and not self.log.ring.failed
+        return self.all_synced() and not self.log.ring.failed and not self.disk.cut

@@ -16,6 +16,8 @@ cimport cython
 from cdpcore.base.errors cimport check
 from cdpcore.base.status cimport cdp_fail_os, cdp_status
 
+from os import fsencode
+
 from cdpcore.base.errors import Busy, Closed, InvalidRequest
 
 _MAX_TRANSFER_BYTES = 1 << 30
@@ -116,6 +118,20 @@ cdef class File:
         finally:
             self.leave()
         return ns
+
+    def is_at(self, str path not None):
+        """Whether the path leads to this very file or device. Raises what the OS says where that is not known."""
+        cdef bytes name = fsencode(path)
+        cdef const char *text = name
+        cdef int rc
+        self.enter()
+        try:
+            with nogil:
+                rc = self.table.is_at(self.table.ctx, self.fd, text)
+            done(rc, "stat", path)
+        finally:
+            self.leave()
+        return rc == 1
 
     def pread(self, uint64_t length_bytes, uint64_t offset_bytes):
         """Up to 1 GiB at an offset, as a new bytes; shorter only at the end of the file."""

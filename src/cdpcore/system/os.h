@@ -37,6 +37,8 @@ typedef struct cdp_os {
     int64_t (*size)(void *ctx, int fd);                                    /* of a file or a block device */
     uint64_t (*changed_ns)(void *ctx, int fd);                   /* when a file's content was changed last, UTC, ns
                             since 1970; 0: not known, as of a block device */
+    int (*is_at)(void *ctx, int fd, const char *path);           /* 1: the path leads to the open file or device; 0: to
+                            another one, or nowhere; -errno: not known, as while a network file system is away */
     int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end); /* 1: found, 0: none left */
     void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n);           /* a hint: the range will be read soon */
     /* Several transfers and syncs of handles of this table in flight at once: system/io_queue.h has their rules. */

@@ -282,6 +282,19 @@ static uint64_t px_changed_ns(void *ctx, int fd)
     return (uint64_t)sb.st_mtim.tv_sec * 1000000000u + (uint64_t)sb.st_mtim.tv_nsec;
 }
 
+static int px_is_at(void *ctx, int fd, const char *path)
+{
+    (void)ctx;
+    struct stat mine, there;
+    if (fstat(fd, &mine))
+        return -errno;
+    if (stat(path, &there))
+        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? 0 : -errno;
+    if (S_ISBLK(mine.st_mode))
+        return S_ISBLK(there.st_mode) && mine.st_rdev == there.st_rdev;
+    return mine.st_dev == there.st_dev && mine.st_ino == there.st_ino;
+}
+
 static void px_expect(void *ctx, int fd, uint64_t off, uint64_t n)
 {
     (void)ctx;
@@ -550,6 +563,7 @@ static void px_free_pages(void *ctx, void *addr, uint64_t n)
     .punch = px_punch,                    \
     .size = px_size,                      \
     .changed_ns = px_changed_ns,          \
+    .is_at = px_is_at,                    \
     .next_data = px_next_data,            \
     .expect = px_expect,                  \
     .queue = queue_,                      \

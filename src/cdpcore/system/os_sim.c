@@ -345,6 +345,16 @@ static uint64_t sm_changed_ns(void *ctx, int fd)
     return ns;
 }
 
+static int sm_is_at(void *ctx, int fd, const char *path)
+{
+    cdp_sim *s = sim_lock(ctx);
+    const sim_handle *h = s->powered ? find_handle(s, fd) : NULL;
+    sim_inode *there;
+    int rc = !s->powered ? -EIO : !h ? -EBADF : sim_find(&s->tree, path, &there) == 0 && there == h->inode;
+    sim_unlock(s);
+    return rc;
+}
+
 static void sm_expect(void *ctx, int fd, uint64_t off, uint64_t n) { (void)ctx, (void)fd, (void)off, (void)n; }
 
 static int sm_next_data(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *stop)
@@ -506,6 +516,7 @@ const cdp_os sim_table = {
     .punch = sm_punch,
     .size = sm_size,
     .changed_ns = sm_changed_ns,
+    .is_at = sm_is_at,
     .next_data = sm_next_data,
     .expect = sm_expect,
     .queue = sm_queue,

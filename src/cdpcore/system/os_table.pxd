@@ -24,6 +24,7 @@ cdef extern from "system/os.h" nogil:
         int (*punch)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil
         int64_t (*size)(void *ctx, int fd) noexcept nogil
         uint64_t (*changed_ns)(void *ctx, int fd) noexcept nogil
+        int (*is_at)(void *ctx, int fd, const char *path) noexcept nogil
         int (*next_data)(void *ctx, int fd, uint64_t off, uint64_t *start, uint64_t *end) noexcept nogil
         void (*expect)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil
         cdp_ioq *(*queue)(void *ctx, uint32_t depth) noexcept nogil
