@@ -127,6 +127,9 @@ static uint32_t take(uring *u, cdp_io **done, uint32_t max)
         res[n] = e->res;
     }
     __atomic_store_n(u->cq_head, head, __ATOMIC_RELEASE);
+    /* What submit() did with an operation is before its completion by way of the kernel, which the memory model does
+     * not see: this says so. */
+    (void)__atomic_load_n(u->sq_tail, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < n; i++)
         settle(done[i], res[i]);
     if (n)
