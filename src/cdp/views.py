@@ -128,6 +128,18 @@ class ServedView(TypedDict):
     uris: list[str]
 
 
+class ClientView(TypedDict):
+    """An NBD connection to a volume or one of its moments. `who`: the client, for people; `written_bytes`: None where
+    that is not counted."""
+
+    connection: int
+    export: str
+    who: str
+    read_only: bool
+    connected_ms: int
+    written_bytes: int | None
+
+
 class WritebackView(TypedDict):
     """A restore on its way to the disk of a before-image volume: bytes that are on it since opening, and that are not
     yet."""
@@ -228,8 +240,9 @@ class Service(Protocol):
     def images(self) -> list[ImageView]: ...
     def delete_image(self, name: str) -> None: ...
     def restore(self, point: str, offset: int | None = None, length: int | None = None, destructive: bool = False,
-                dry_run: bool = False) -> RestoreView: ...
-    def undo(self, dry_run: bool = False) -> RestoreView: ...
+                dry_run: bool = False, force: bool = False) -> RestoreView: ...
+    def undo(self, dry_run: bool = False, force: bool = False) -> RestoreView: ...
+    def clients(self) -> list[ClientView]: ...
     def restores(self) -> list[RestoreView]: ...
     def records(self, since: str = "#0", until: str = "now", limit: int = 1000) -> RecordsPage: ...
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,

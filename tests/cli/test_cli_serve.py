@@ -146,9 +146,9 @@ def test_the_whole_way(here):
             connection.close()
 
         # A restore under a client that stays connected.
-        assert run("restore", "web@first").returncode == 0
+        assert run("restore", "web@first", "--force").returncode == 0
         assert disk.pread(4096, 0) == b"a" * 4096
-        assert run("undo", "web").returncode == 0
+        assert run("undo", "web", "--force").returncode == 0
         assert disk.pread(4096, 0) == b"b" * 4096
         with pytest.raises(NotFound, match="nosuchmark"):
             nbd(path, "web@nosuchmark")

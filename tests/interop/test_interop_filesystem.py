@@ -160,7 +160,7 @@ def test_lost_found_restored(both):
     # In service: a client is connected before and after, and sees the change.
     with Client(unix_address(world.socket, "web")) as client:
         before = client.pread(4 * MIB, 0)
-        restored = world.json("restore", f"web@{when}")
+        restored = world.json("restore", f"web@{when}", "--force")
         assert client.pread(4 * MIB, 0) != before
     assert restored["target"]["seq"] == seq and restored["undoable"]
     assert content_of(world, "web") == moment

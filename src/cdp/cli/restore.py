@@ -5,6 +5,7 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import WRITE_EXITS, State, command, emit, fields, note
+from cdp.cli.clients import clients_gone, under_clients
 from cdp.cli.explain import explanation_pairs
 from cdp.cli.refs import volume_and_point
 from cdp.text import sizes as units
@@ -29,32 +30,41 @@ def parse_range(text: str) -> tuple[int, int]:
     ("cdp restore web@-10m --dry-run", "show which moment that is and how much it would hide"),
     ("cdp restore web@-10m", "the volume is as it was; 'cdp undo web' takes that back"),
     ("cdp restore web@before-upgrade --range 0:1M", "only the first MiB"),
+    ("cdp restore web@-10m --wait 30s", "as soon as clients that may write are gone, within 30 seconds"),
     ("cdp restore web@-10m --destructive", "free what came later: it cannot be opened again"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume_at_point", metavar="VOLUME@POINT")
 @click.option("--range", "byte_range", metavar="OFF:LEN", help="Only these bytes; sizes such as 4096, 64K, 1M.")
 @click.option("--destructive", is_flag=True, help="Free the history after the point: there is no undo.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-def restore(state: State, volume_at_point: str, byte_range: str | None, destructive: bool, dry_run: bool) -> None:
+@under_clients
+def restore(state: State, volume_at_point: str, byte_range: str | None, destructive: bool, dry_run: bool, force: bool,
+            wait: str | None) -> None:
     """Put a volume back to a point.
 
     That takes no time, and the volume stays in service.
 
-    Clients that have the volume mounted must unmount it before and mount it again afterwards.
+    It is refused while NBD clients are connected that may write: what they have cached, as a mounted file system has,
+    does not fit what they would read then, and what they write next damages it. Unmount before, and mount again
+    afterwards. --force is for clients that cache nothing.
     """
     location, point = volume_and_point(volume_at_point, "restore")
     offset, length = parse_range(byte_range) if byte_range else (None, None)
     from cdp.service.connect import connect
+    from cdp.service.local import clients_text
 
     with connect(location, state.settings) as service:
         explained = service.explain(point)
+        writers = clients_gone(service, force, wait, dry_run)
         # By seq, so that what is explained is what is done, whatever is written in between.
         done = service.restore(f"#{explained['resolved']['seq']}", offset=offset, length=length,
-                               destructive=destructive, dry_run=dry_run)
+                               destructive=destructive, dry_run=dry_run, force=force)
         size_bytes = service.info()["size_bytes"]
     title = f"{location.text}: {'would be put back' if dry_run else 'put back'} to {point}"
     emit(state, {**done, "explanation": explained},
          fields(title, [*explanation_pairs(explained), *restore_pairs(done, size_bytes)]))
+    if dry_run and writers:
+        note(f"it would be refused: {clients_text(writers)}")
     if not dry_run:
         note(f"to take this back: cdp undo {location.text}" if done["undoable"] else "this cannot be undone")
 

@@ -234,7 +234,7 @@ class Demo:
         good = self.model.content(self.good)
         with self.server.client("web") as client:
             before = client.pread(MIB, 0)
-            self.tell.cdp("restore", f"web@{self.when}")
+            self.tell.cdp("restore", f"web@{self.when}", "--force")
             after = client.pread(MIB, 0)
         self.tell.claim("the connected client saw garbage before and the file system after",
                         before == self.model.content()[:MIB] and after == good[:MIB])

@@ -14,9 +14,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from cdp.ipc.errors import encode_error
@@ -24,13 +24,13 @@ from cdp.ipc.link import Link, Message
 from cdp.ipc.unix_socket import socket_path
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
 from cdp.serve.addresses import ADMIN_OPTION, named_roots, runtime_sockets
-from cdp.serve.exports import Exports, OpenExport
+from cdp.serve.exports import Exports, OpenExport, shows
 from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
 from cdp.service.locate import identity
 from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings
-from cdp.views import ServedView
+from cdp.views import ClientView, ServedView
 from cdpcore.base.errors import CdpError, Unavailable
 from cdpcore.channel.channel import Channel
 from cdpcore.channel.executor import Executor
@@ -49,20 +49,23 @@ class _Served:
     export: OpenExport
     executor: Executor
     channel: Channel
+    who: str
+    since_s: float = field(default_factory=time.monotonic)
     thread: threading.Thread | None = None
 
 
 class Volumes:
     """The volumes that a daemon owns, open. Raises what cdp.open raises, and nothing stays open then."""
 
-    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False):
+    def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False,
+                 clients: Callable[[str], list[ClientView]] = lambda name: []):
         import cdp
         from cdp.store.free_space import shortage
 
         self.uris: list[Address] = []
         self.tls = False
         self.opened: dict[str, cdp.Volume] = {}
-        self._settings = settings
+        self._settings, self._clients = settings, clients
         self._locations = named_roots(paths)
         self._image_caches: dict[str, ImageCache] = {}
         self._admin: Any = None
@@ -91,7 +94,7 @@ class Volumes:
         views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name))
                  for name in self._locations}
         self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._image_caches[name],
-                                                    identity(self._locations[name].root), self.uris_of)
+                                                    identity(self._locations[name].root), self.uris_of, self._clients)
                                          for name, volume in self.opened.items()})
         self._admin.start()
         for name, location in self._locations.items():
@@ -141,7 +144,7 @@ class Daemon:
     def own(self, paths: Sequence[str]) -> Self:
         """Become the owner of these volumes; the caller knows that there is no other. Raises what cdp.open raises."""
         began = time.monotonic()
-        self._volumes = Volumes(paths, self._settings, self._read_only)
+        self._volumes = Volumes(paths, self._settings, self._read_only, self.clients)
         log.info("%d volumes recovered and open after %.0f ms", len(self._volumes.opened),
                  1e3 * (time.monotonic() - began))
         return self
@@ -195,6 +198,13 @@ class Daemon:
     def owned(self) -> dict[str, str]:
         """Name to path of the volumes that this daemon owns."""
         return self._volumes.paths() if self._volumes else {}
+
+    def clients(self, name: str) -> list[ClientView]:
+        """The connections to a volume or image and to its moments. Any thread."""
+        with self._lock:
+            return [ClientView(connection=number, export=one.export.name, who=one.who, read_only=one.export.read_only,
+                               connected_ms=int(1e3 * (time.monotonic() - one.since_s)), written_bytes=None)
+                    for number, one in self._served.items() if shows(one.export.name, name)]
 
     # --- messages from the gateway ------------------------------------------------------------------------------------
 
@@ -265,7 +275,8 @@ class Daemon:
             export = self._looked_at.pop(number, None) or self._volumes.exports.open(str(message["name"]))
             try:
                 channel = Channel(fds[0])
-                return _Served(export, Executor(channel, os.dup(door), export.capsule, epoch), channel)
+                return _Served(export, Executor(channel, os.dup(door), export.capsule, epoch), channel,
+                               str(message.get("who", "")))
             except BaseException:
                 export.close()
                 raise

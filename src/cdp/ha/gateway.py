@@ -58,12 +58,14 @@ class RemoteExport:
     read_only: bool
     description: str
     multi_conn: bool
+    who: str = ""
     capsule: object = None
     channel: Channel | None = None
     connection: GateConnection | None = None
 
-    def connect(self, sock: socket.socket, *, read_only: bool, structured: bool, context_id: int | None,
+    def connect(self, sock: socket.socket, *, who: str, read_only: bool, structured: bool, context_id: int | None,
                 fast_zero: bool) -> RemoteConnection:
+        self.who = who
         self.channel = Channel()
         self.connection = GateConnection(sock, self.channel, -1, size_bytes=self.size_bytes, read_only=read_only,
                                          structured=structured, context_id=context_id, fast_zero=fast_zero)
@@ -187,7 +189,7 @@ class Gateway:
         ours, theirs = socket.socketpair()
         with theirs:
             export.channel.own(self._epoch)
-            link.send({"op": "channel", "id": export.id, "name": export.name},
+            link.send({"op": "channel", "id": export.id, "name": export.name, "who": export.who},
                       [export.channel.fileno(), theirs.fileno()])
         export.connection.attach(ours.detach())
 

@@ -31,8 +31,8 @@ class Export(Protocol):
     multi_conn   bool, default True: False where two connections to this name may see different content
     fast_zero    bool, default True: zeroing costs less than writing zeros
     own_fua      bool, default False: the target gets a flush only where a client sent one, never for FUA
-    connect      connect(sock, *, read_only, structured, context_id, fast_zero) -> Transmission, where requests do not
-                 go to a target in this process
+    connect      connect(sock, *, who, read_only, structured, context_id, fast_zero) -> Transmission, where requests do
+                 not go to a target in this process; who: the client, for people
     """
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -67,6 +68,19 @@ class Listener:
         except OSError:
             return "gone"
         return f"{host}:{port}"
+
+    def who(self, sock: socket.socket) -> str:
+        """Who connected, for people: an address, or the process at the other end of a unix socket."""
+        if not isinstance(self.address, UnixAddress):
+            return self.describe_peer(sock)
+        if not hasattr(socket, "SO_PEERCRED"):
+            return f"a process at {self.address.path}"
+        pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                return f"{file.read().rstrip()}, process {pid}"
+        except OSError:     # gone, or of another user or container
+            return f"process {pid}"
 
     def close(self) -> None:
         """Stop listening. Twice is no error."""

@@ -47,6 +47,8 @@ class ConnectionInfo:
     id: int
     export: str
     peer: str
+    who: str    # the peer for people: an address, or a process
+    read_only: bool
     tls: bool
     since_s: float  # of time.monotonic()
     counters: dict[str, int]
@@ -55,10 +57,12 @@ class ConnectionInfo:
 class _Client:
     """One accepted connection. All but `thread` is guarded by the server's lock once the thread runs."""
 
-    def __init__(self, number: int, sock: socket.socket, peer: str):
+    def __init__(self, number: int, sock: socket.socket, peer: str, who: str):
         self.number = number
         self.sock = sock
         self.peer = peer
+        self.who = who
+        self.read_only = False
         self.name = ""
         self.tls = False
         self.since_s = time.monotonic()
@@ -226,7 +230,7 @@ class NbdServer:
         """The connections that are being served now."""
         with self._lock:
             return [
-                ConnectionInfo(c.number, c.name, c.peer, c.tls, c.since_s, c.connection.counters())
+                ConnectionInfo(c.number, c.name, c.peer, c.who, c.read_only, c.tls, c.since_s, c.connection.counters())
                 for c in self._clients.values()
                 if c.connection
             ]
@@ -276,7 +280,7 @@ class NbdServer:
                 self._stopping.wait(0.1)  # out of descriptors: it would only come again at once
                 return False
             self._accepted += 1
-            client = _Client(self._accepted, sock, key.data.describe_peer(sock))
+            client = _Client(self._accepted, sock, key.data.describe_peer(sock), key.data.who(sock))
             client.thread = threading.Thread(target=self._run, args=(client,), name=f"nbd-{client.number}", daemon=True)
             with self._lock:
                 self._clients[client.number] = client
@@ -344,12 +348,16 @@ class NbdServer:
         pump.join()
 
     def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed) -> None:
-        make = getattr(agreed.export, "connect", None) or partial(core.Connection, capsule=agreed.export.capsule,
-                                                                  own_fua=getattr(agreed.export, "own_fua", False))
+        if hasattr(agreed.export, "connect"):
+            make = partial(agreed.export.connect, who=client.who)
+        else:
+            make = partial(core.Connection, capsule=agreed.export.capsule,
+                           own_fua=getattr(agreed.export, "own_fua", False))
         connection: Transmission = make(sock, read_only=agreed.read_only, structured=agreed.structured,
                                         context_id=agreed.context_id, fast_zero=agreed.fast_zero)
         with self._lock:
-            client.name = agreed.name
+            client.name = getattr(agreed.export, "name", agreed.name)     # the client's may be empty, or an age
+            client.read_only = agreed.read_only
             client.connection = connection
             if self._stopping.is_set():
                 return

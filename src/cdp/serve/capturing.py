@@ -28,15 +28,15 @@ class CapturedService(VolumeService):
         return self._view()
 
     def restore(self, point: str, offset: int | None = None, length: int | None = None, destructive: bool = False,
-                dry_run: bool = False) -> RestoreView:
+                dry_run: bool = False, force: bool = False) -> RestoreView:
         if not dry_run:
             self._refuse("restored")
-        return super().restore(point, offset, length, destructive, dry_run)
+        return super().restore(point, offset, length, destructive, dry_run, force)
 
-    def undo(self, dry_run: bool = False) -> RestoreView:
+    def undo(self, dry_run: bool = False, force: bool = False) -> RestoreView:
         if not dry_run:
             self._refuse("restored")
-        return super().undo(dry_run)
+        return super().undo(dry_run, force)
 
     def write(self, offset: int, data: bytes, fua: bool = False) -> None:
         self._refuse("written to")

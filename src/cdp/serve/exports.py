@@ -99,6 +99,11 @@ class Exports:
                               multi_conn=point == at, volume=volume, _close=stack.pop_all().close)
 
 
+def shows(export: str, name: str) -> bool:
+    """Whether the export of this canonical name is the volume or image `name`, or a moment of it."""
+    return export == name or export.startswith(f"{name}@")
+
+
 def _images_in(name: str, path: str) -> Iterator[tuple[str, str]]:
     try:
         images = sorted(os.listdir(VolumeFiles(path).images))

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import uvicorn
@@ -32,6 +33,7 @@ from cdp.views import (
     MAX_PIECE_BYTES,
     BookmarkView,
     CheckView,
+    ClientView,
     ExplanationView,
     ImageView,
     InfoView,
@@ -91,10 +93,12 @@ class RestoreBody(_Body):
     length: int | None = None
     destructive: bool = False
     dry_run: bool = False
+    force: bool = False
 
 
 class UndoBody(_Body):
     dry_run: bool = False
+    force: bool = False
 
 
 class ZeroBody(_Body):
@@ -116,19 +120,23 @@ U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 @dataclass(frozen=True)
 class Held:
-    """A served volume, what is open of its images, the identity of its directory (cdp.service.locate.identity), and the
-    URIs of an export by its name."""
+    """A served volume, what is open of its images, the identity of its directory (cdp.service.locate.identity), and by
+    the name of an export its URIs and its NBD clients."""
 
     service: VolumeService
     image_cache: ImageCache
     identity: str
     uris: Callable[[str], list[str]]
+    clients: Callable[[str], list[ClientView]] = lambda name: []
 
 
 def build_app(held: Mapping[str, Held]) -> FastAPI:
     """The application over the served volumes, by name. The mapping may not change while it runs."""
     app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
         status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
+
+    for name, one in held.items():
+        one.service.connected = partial(one.clients, name)
 
     @app.exception_handler(CdpError)
     def engine_error(_request: Request, error: CdpError) -> JSONResponse:
@@ -156,7 +164,10 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
                 return
             with served.image_cache.lease(tuple(image.split("/"))) as opened:
                 view = served.service.served
-                yield VolumeService(opened, view and {**view, "uris": served.uris(f"{volume}/{image}")})
+                inner = f"{volume}/{image}"
+                service = VolumeService(opened, view and {**view, "uris": served.uris(inner)})
+                service.connected = partial(served.clients, inner)
+                yield service
         except (CdpError, OSError):
             served.service.check_folder()     # says more than what failed because of it
             raise
@@ -218,11 +229,15 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
     @app.post("/v1/volumes/{volume}/restores")
     def restore(service: Service, body: RestoreBody) -> RestoreView:
         return service.restore(body.point, offset=body.offset, length=body.length, destructive=body.destructive,
-                               dry_run=body.dry_run)
+                               dry_run=body.dry_run, force=body.force)
 
     @app.post("/v1/volumes/{volume}/undo")
     def undo(service: Service, body: Annotated[UndoBody, Body()]) -> RestoreView:
-        return service.undo(dry_run=body.dry_run)
+        return service.undo(dry_run=body.dry_run, force=body.force)
+
+    @app.get("/v1/volumes/{volume}/clients")
+    def clients(service: Service) -> list[ClientView]:
+        return service.clients()
 
     @app.get("/v1/volumes/{volume}/records")
     def records(service: Service, since: str = "#0", until: str = "now",

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cdp.ipc.stop_signals import stop_on_signal
 from cdp.ipc.unix_socket import clear_stale_socket, socket_path
 from cdp.serve.addresses import ADMIN_OPTION, BOTH_OPTIONS, listen_addresses, named_roots, runtime_sockets, tls_settings
-from cdp.serve.exports import Exports
+from cdp.serve.exports import Exports, shows
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
@@ -34,7 +34,7 @@ from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity
 from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings
-from cdp.views import ServedView
+from cdp.views import ClientView, ServedView
 from cdpcore.base.errors import Busy, CdpError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Server:
             raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
 
         held = {name: Held(self._service(volume, self._served(name)), self._image_caches[name],
-                           identity(self._roots[name].root), self._uris)
+                           identity(self._roots[name].root), self._uris, self.clients)
                 for name, volume in self._volumes.items()}
         admin = AdminServer(self._admin_socket, held)
         self._stack.callback(admin.close)
@@ -182,6 +182,13 @@ class Server:
     def connections(self, name: str) -> list[int]:
         """Numbers of the NBD connections to one export, ascending; a number is never used again."""
         return sorted(c.id for c in self._nbd.connections() if c.export == name)
+
+    def clients(self, name: str) -> list[ClientView]:
+        """The NBD connections to a volume or image and to its moments."""
+        return [ClientView(connection=c.id, export=c.export, who=c.who, read_only=c.read_only,
+                           connected_ms=int(1e3 * (time.monotonic() - c.since_s)),
+                           written_bytes=c.counters["written_bytes"])
+                for c in self._nbd.connections() if shows(c.export, name)]
 
     def stop(self) -> None:
         """Ask wait() to return; from any thread."""

@@ -6,9 +6,11 @@ Any thread.
 """
 import itertools
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
 from cdp.views import (
     MAX_PAGE_EXTENTS,
@@ -17,6 +19,7 @@ from cdp.views import (
     BookmarkView,
     CaptureView,
     CheckView,
+    ClientView,
     ExplanationView,
     ExtentView,
     GapView,
@@ -33,11 +36,13 @@ from cdp.views import (
     WritebackView,
 )
 from cdp.volume_files import VolumeFiles
-from cdpcore.base.errors import InvalidRequest
+from cdpcore.base.errors import Busy, InvalidRequest
 
 if TYPE_CHECKING:
     from cdp import Bookmark, ImageInfo, Moment, Restore, Volume
     from cdp.check.check import Report
+
+HUNG_UP_S = 0.3
 
 
 class VolumeService:
@@ -46,6 +51,8 @@ class VolumeService:
     def __init__(self, volume: "Volume", served: ServedView | None = None):
         self.volume = volume
         self.served = served
+        self.connected: Callable[[], list[ClientView]] = list
+        """The NBD clients of the volume and of its moments, where a server has it."""
 
     def check_folder(self) -> None:
         """Raises Unavailable where the folder of the volume was moved, deleted or replaced since it was opened."""
@@ -104,12 +111,32 @@ class VolumeService:
     def delete_image(self, name: str) -> None:
         self.volume.delete_image(name)
 
+    def clients(self) -> list[ClientView]:
+        return self.connected()
+
+    def _refuse_under_clients(self) -> None:
+        """Raises Busy while clients are connected that may write. One that has just hung up is given a moment."""
+        until_s = time.monotonic() + HUNG_UP_S
+        while found := [client for client in self.connected() if not client["read_only"]]:
+            if time.monotonic() >= until_s:
+                raise Busy(f"{self.volume.path}: {clients_text(found)}; what a client has cached does not fit what it "
+                           "would read then, and a mounted file system is damaged by that",
+                           "unmount, or end the client, or let --wait 30s wait for that; --force is for clients that "
+                           "cache nothing")
+            time.sleep(HUNG_UP_S / 10)
+
     def restore(self, point: str, offset: int | None = None, length: int | None = None, destructive: bool = False,
-                dry_run: bool = False) -> RestoreView:
+                dry_run: bool = False, force: bool = False) -> RestoreView:
+        """`force`: also while clients are connected that may write."""
+        if not (dry_run or force):
+            self._refuse_under_clients()
         done = self.volume.restore(point, offset=offset, length=length, destructive=destructive, dry_run=dry_run)
         return _restore(done, dry_run)
 
-    def undo(self, dry_run: bool = False) -> RestoreView:
+    def undo(self, dry_run: bool = False, force: bool = False) -> RestoreView:
+        """`force`: as for restore()."""
+        if not (dry_run or force):
+            self._refuse_under_clients()
         return _restore(self.volume.undo(dry_run=dry_run), dry_run)
 
     def restores(self) -> list[RestoreView]:
@@ -160,6 +187,18 @@ class VolumeService:
         from cdp.check.check import check_open
 
         return report_view(check_open(self.volume, progress=progress))
+
+
+def clients_text(clients: list[ClientView]) -> str:
+    """Which clients are connected that may write, in words."""
+    named = []
+    for client in clients[:3]:
+        wrote = client["written_bytes"]
+        since = "" if wrote is None else f", {approx_size(wrote)} written"
+        named.append(f"connection {client['connection']} ({client['who'] or 'unknown'}{since})")
+    more = f" and {len(clients) - 3} more" if len(clients) > 3 else ""
+    what = "a client that may write is" if len(clients) == 1 else f"{len(clients)} clients that may write are"
+    return f"{what} connected: {', '.join(named)}{more}"
 
 
 def report_view(report: "Report") -> CheckView:

@@ -18,6 +18,7 @@ from cdp.views import (
     MAX_PAGE_EXTENTS,
     BookmarkView,
     CheckView,
+    ClientView,
     ExplanationView,
     ImageView,
     InfoView,
@@ -155,12 +156,16 @@ class RemoteService:
         self._volume("DELETE", "/images", {"name": name})
 
     def restore(self, point: str, offset: int | None = None, length: int | None = None, destructive: bool = False,
-                dry_run: bool = False) -> RestoreView:
-        body = {"point": point, "offset": offset, "length": length, "destructive": destructive, "dry_run": dry_run}
+                dry_run: bool = False, force: bool = False) -> RestoreView:
+        body = {"point": point, "offset": offset, "length": length, "destructive": destructive, "dry_run": dry_run,
+                "force": force}
         return cast(RestoreView, self._volume("POST", "/restores", body=body).json())
 
-    def undo(self, dry_run: bool = False) -> RestoreView:
-        return cast(RestoreView, self._volume("POST", "/undo", body={"dry_run": dry_run}).json())
+    def undo(self, dry_run: bool = False, force: bool = False) -> RestoreView:
+        return cast(RestoreView, self._volume("POST", "/undo", body={"dry_run": dry_run, "force": force}).json())
+
+    def clients(self) -> list[ClientView]:
+        return cast(list[ClientView], self._volume("GET", "/clients").json())
 
     def restores(self) -> list[RestoreView]:
         return cast(list[RestoreView], self._volume("GET", "/restores").json())
