@@ -18,7 +18,7 @@ from support.seeds import Seeds
 from support.world import SIZES, WEIGHTS, Node, World
 
 from cdp.store.maintenance import Maintainer
-from cdp.volume.volume import Volume
+from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.system.os import SimOs
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.sanitize
 MODES = ["seeded"] * 6 + ["drop", "keep"] + ["killed"] * 3      # killed: the machine goes on
 PLACES = {"_seal": "sealing", "merge_once": "merging", "write_back": "writing a restore back",
           "settle_disk": "settling the disk",
-          "_finish": "ending a restore", "_reclaim": "freeing", "recover": "recovering"}
+          "_finish": "ending a restore", "reclaim": "freeing", "recover": "recovering"}
 INSIDE = [(Maintainer, "_seal"), (Maintainer, "merge_once"), (WriteBack, "_step"), (WriteBack, "_finish"),
-          (Volume, "_reclaim")]
+          (Reclaimer, "reclaim")]
 # much that goes on for many calls
 BUSY = {**WEIGHTS, "write": 90, "restore": 12, "destroy": 4, "undo": 6, "reopen": 8}
 

@@ -446,7 +446,7 @@ class Volume:
         try:
             self.close()
         except Exception as e:      # noqa: BLE001  (there is no caller)
-            log.error("closing %s: %s", self.path, e)
+            log.error("closing %s: %s", self.path, str(e))  # not e: who keeps the record would keep its frames alive
 
     def __enter__(self) -> Self:
         return self
