@@ -17,10 +17,13 @@ import pytest
 from support.seeds import Seeds
 from support.world import SIZES, WEIGHTS, Node, World
 
+from cdp.store import store
 from cdp.store.maintenance import Maintainer
 from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
+from cdpcore.log.log import Log
+from cdpcore.log.writer import RULES
 from cdpcore.system.os import SimOs
 
 pytestmark = pytest.mark.sanitize
@@ -157,3 +160,22 @@ def test_histories(seeds: Seeds, kind: str) -> None:
     hit = {"_seal"} if kind == "after" else {"_seal", "_finish", "settle_disk"}
     # the cuts did hit something
     assert seeds.done < 50 or (cuts > seeds.done // 2 and again and lost and places >= hit)
+
+
+@pytest.mark.parametrize("kind", ["after", "before"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_broken_rule_is_noticed(rule: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules of the log's writer, each broken in turn, where the histories above find nothing."""
+    def broken(*args, **how) -> Log:
+        log = Log(*args, **how)
+        log.writer.break_rule(rule)
+        return log
+
+    monkeypatch.setattr(store, "Log", broken)
+    for seed in range(100):
+        try:
+            History(seed, kind).run()
+        except (AssertionError, CdpError) as e:
+            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
+            return
+    pytest.fail("nothing was noticed")

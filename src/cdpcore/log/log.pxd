@@ -24,7 +24,7 @@ cdef class Log:
     cdef BufferPool pool
     cdef FrameRing ring
     cdef readonly LogFiles files
-    cdef LogWriter writer
+    cdef readonly LogWriter writer
     cdef readonly Versions versions # the index of what is in the log
     cdef uint64_t reserve_bytes     # of a segment: what writes leave free ...
     cdef uint64_t last_bytes        # ... and what events leave free of that

@@ -3,6 +3,7 @@ from typing import Any, final
 from cdpcore.index.versions import Versions
 from cdpcore.log.pool import BufferPool
 from cdpcore.log.segments import LogFiles
+from cdpcore.log.writer import LogWriter
 from cdpcore.system.os import Os
 
 @final
@@ -12,6 +13,8 @@ class Log:
                 inline_maintenance: bool, reserve: str = "", before: bool = False) -> Log: ...
     @property
     def files(self) -> LogFiles: ...
+    @property
+    def writer(self) -> LogWriter: ...
     @property
     def versions(self) -> Versions: ...
     def run_writer(self, commit_interval_ms: int) -> None: ...

@@ -224,7 +224,7 @@ cdef class Log:
                 pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 continue
             pthread_mutex_unlock(&self.ring.mutex)
-            rc = self.writer.write(self.ring.queued, st)    # only a holder of the append lock changes that
+            rc = self.writer.write(self.ring.opened - self.ring.n + 1, True, st)
             if rc != CDP_OK:
                 return rc
             pthread_mutex_lock(&self.ring.mutex)
@@ -233,6 +233,7 @@ cdef class Log:
                         s.number, s.n_frames, s.tail_bytes, s.salt, self.last_seq + 1, self.flush_seq)
         r.fd = s.fd
         r.whole_seq = self.last_seq
+        r.complete = False
         self.ring.opened += 1
         self.frame_open = True
         pthread_mutex_unlock(&self.ring.mutex)
@@ -315,7 +316,7 @@ cdef class Log:
         if self.frame_open and self.ring.last().f.first_seq <= seq:
             self.close_frame()
         self.unlock_append()
-        return self.writer.write(self.queued(), st)
+        return self.writer.write(self.queued(), False, st)
 
     cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil:
         """Waits for what is being written; the open frame is closed early only where nothing is."""
@@ -352,7 +353,7 @@ cdef class Log:
                     break
                 pthread_mutex_unlock(&self.ring.mutex)
                 if not commit_interval_ms or now < due:
-                    rc = self.writer.write(self.queued(), &st)
+                    rc = self.writer.write(self.queued(), True, &st)
                 else:
                     rc = self.wait_durable(self.newest(), &st)
                     due = cdp_monotonic_ms() + commit_interval_ms
@@ -366,6 +367,7 @@ cdef class Log:
             pthread_cond_broadcast(&self.writer.work)
             pthread_cond_broadcast(&self.files.upkeep)
             pthread_mutex_unlock(&self.ring.mutex)
+            self.writer.drain()
 
     def hold(self, why: str, bint on=True):
         """While any reason is on, every record is refused, as Unavailable. `why`: "read-only", "import" (the base is

@@ -4,6 +4,7 @@ from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.log.frame cimport cdp_frame
 from cdpcore.log.pool cimport BufferPool
+from cdpcore.system.io_queue cimport cdp_io
 
 
 cdef struct ring_frame:
@@ -11,7 +12,8 @@ cdef struct ring_frame:
     int fd              # of its segment
     uint32_t pins       # readers copying from the slot
     uint64_t whole_seq  # the last record that ends in it or before: its last one may go on in the next frame
-    uint32_t closed     # 1: finished, in the queue
+    cdp_io io           # its write, where that is submitted
+    bint complete       # its write is; those before it may still be in flight
 
 
 cdef class FrameRing:

@@ -2,17 +2,22 @@
 
 All under the io lock (FrameRing.mutex), which is not held while the device works.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t
+from cdpcore.log.pool cimport BufferPool
 from cdpcore.log.ring cimport FrameRing
 from cdpcore.log.segments cimport LogFiles
+from cdpcore.system.io_queue cimport cdp_ioq
+from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport cdp_os
 
 
 cdef class LogWriter:
     # constant after construction
+    cdef Os os
     cdef const cdp_os *table
+    cdef BufferPool pool            # outlives what is in flight from it
     cdef FrameRing ring
     cdef LogFiles files
 
@@ -24,13 +29,29 @@ cdef class LogWriter:
     cdef uint64_t durable_seq       # last record that is durable, with all before it; it ends its frame
     cdef uint64_t bytes_written, frames_written, syncs
 
-    # No lock held. Frames up to the ring's number `upto` are in their files at return; upto <= ring.queued.
-    cdef int write(self, uint64_t upto, cdp_status *st) noexcept nogil
+    # the thread that has set write_busy
+    cdef cdp_ioq *queue             # made when two frames are first written at once
+    cdef bint no_queue              # there is none to be had
+    cdef uint64_t submitted         # frames [ring.written, submitted) are in flight, or complete behind one that is
+    cdef uint32_t in_flight
+
+    cdef uint32_t broken            # BREAK_... bits: rules that a test has broken
+
+    # No lock held. Frames up to the ring's number `upto` are in their files at return; upto <= ring.queued. more: start
+    # others that are finished as well, and leave them in flight.
+    cdef int write(self, uint64_t upto, bint more, cdp_status *st) noexcept nogil
     # No lock held. Records up to `seq` are durable at return; seq <= written_seq.
     cdef int sync(self, uint64_t seq, cdp_status *st) noexcept nogil
+    # No lock held. Nothing is in flight at return.
+    cdef void drain(self) noexcept nogil
 
     # internal: by the thread that has set write_busy or sync_busy
-    cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil
+    cdef int write_frames(self, uint64_t upto, bint more, cdp_status *st) noexcept nogil
+    cdef int start_some(self, uint64_t end, cdp_status *st) noexcept nogil
+    cdef int finish_some(self, cdp_status *st) noexcept nogil
+    cdef int write_one(self, cdp_status *st) noexcept nogil
+    cdef void advance(self) noexcept nogil
     cdef int sync_segments(self, int old_fd, int new_fd, cdp_status *st) noexcept nogil
+    cdef bint reached(self, uint64_t upto, bint more) noexcept nogil
     # internal: io lock held
     cdef void note_failure(self, int rc, const cdp_status *st) noexcept nogil

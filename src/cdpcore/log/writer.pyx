@@ -4,35 +4,67 @@ A thread that needs I/O does it: it leads, and those that come meanwhile wait fo
 and syncing have leaders of their own, so a sync keeps no write waiting: a datasync took up to 220 ms on a device that
 takes 1 GiB/s meanwhile.
 
+The leader of writing has up to DEPTH frames in flight (four writes of 4 MiB at a time reach 1,696 MiB/s where one
+reaches 998), and submits what is finished meanwhile. It leaves as soon as what it needs is written; who leads next
+takes over what is in flight. A lone frame is written by a blocking call, which costs one system call less. A thread
+that goes on to sync starts what it needs only: Linux completes an operation in the context of the thread that submitted
+it, which is not before a blocking call such as a datasync returns.
+
 Invariants
- 1. ring.written, written_seq and durable_seq only grow. Everything before written_seq is in a file; everything before
-    durable_seq is durable.
- 2. A sync covers what was written when it began, and no more.
+ 1. ring.written, written_seq and durable_seq only grow. Frames complete in any order, but `written` has no gap: all
+    before it is in a file. Everything before durable_seq is durable.
+ 2. A sync covers what was written, as in 1, when it began, and no more.
  3. The older of two segments is synced first: what a crash leaves is a prefix.
- 4. A failed write or sync is sticky (FrameRing.failed): nothing is written or durable after it.
+ 4. A failed write or sync is sticky (FrameRing.failed): nothing is written or durable after it. A leader that fails
+    leaves nothing in flight.
+ 5. The slot, the handle and the io of a frame in flight stay as they are until it is written: a slot is not reused, a
+    segment not closed before.
 
 Threading: any thread; see the fields.
 """
+cimport cython
 from libc.errno cimport EIO
 from libc.stdint cimport int64_t
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
                                   pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.log.ring cimport ring_frame
+from cdpcore.system.io_queue cimport CDP_IO_WRITE, cdp_io
 
 
+cdef enum:
+    DEPTH = 8               # frames in flight
+    BREAK_SYNC = 1          # see LogWriter.break_rule
+    BREAK_GAP = 2
+
+RULES = {"sync": BREAK_SYNC, "gap": BREAK_GAP}
+
+
+@cython.no_gc_clear   # what is in flight ends in __dealloc__
 cdef class LogWriter:
     """Made by Log. ring, files: what is written and where; durable_seq: the last record of the log so far."""
 
     def __cinit__(self, FrameRing ring not None, LogFiles files not None, uint64_t durable_seq):
         cdp_cond_init(&self.work)
         self.ring = ring
+        self.pool = ring.pool
         self.files = files
+        self.os = files.os
         self.table = files.table
         self.written_seq = self.durable_seq = durable_seq
 
     def __dealloc__(self):
+        cdef cdp_status st
+        while self.in_flight:
+            self.finish_some(&st)
+        if self.queue != NULL:
+            self.table.free_queue(self.table.ctx, self.queue)
         pthread_cond_destroy(&self.work)
+
+    def break_rule(self, rule: str):
+        """For tests of the tests: from now on a sync covers frames that are in flight ("sync"), or `written` goes over
+        a gap ("gap")."""
+        self.broken |= <uint32_t>RULES[rule]
 
     cdef void note_failure(self, int rc, const cdp_status *st) noexcept nogil:
         if rc != CDP_OK and not self.ring.failed:
@@ -40,10 +72,10 @@ cdef class LogWriter:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    cdef int write(self, uint64_t upto, cdp_status *st) noexcept nogil:
+    cdef int write(self, uint64_t upto, bint more, cdp_status *st) noexcept nogil:
         cdef int rc = CDP_OK
         pthread_mutex_lock(&self.ring.mutex)
-        while rc == CDP_OK and self.ring.written < upto:
+        while rc == CDP_OK and not self.reached(upto, more):
             if self.ring.failed:
                 pthread_mutex_unlock(&self.ring.mutex)
                 return self.ring.fail_sticky(st)
@@ -52,7 +84,7 @@ cdef class LogWriter:
                 continue
             self.write_busy = True
             pthread_mutex_unlock(&self.ring.mutex)
-            rc = self.write_frames(upto, st)
+            rc = self.write_frames(upto, more, st)
             pthread_mutex_lock(&self.ring.mutex)
             self.write_busy = False
             self.note_failure(rc, st)
@@ -62,19 +94,120 @@ cdef class LogWriter:
         pthread_mutex_unlock(&self.ring.mutex)
         return rc
 
-    cdef int write_frames(self, uint64_t upto, cdp_status *st) noexcept nogil:
-        """Frames [written, upto), in order. Unwritten slots are not reused."""
-        cdef ring_frame *r
-        cdef int64_t rc
-        cdef uint64_t k = self.ring.written
-        while k < upto:
-            r = self.ring.at(k)
-            rc = self.table.pwrite(self.table.ctx, r.fd, r.f.slot, r.f.total_bytes, r.f.file_off)
-            if rc < 0:
-                return cdp_fail_os(st, rc, r.f.file_off, b"writing the log")
-            k += 1
+    cdef void drain(self) noexcept nogil:
+        cdef cdp_status st
+        cdef int rc = CDP_OK
+        pthread_mutex_lock(&self.ring.mutex)
+        while self.write_busy:
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+        self.write_busy = True
+        pthread_mutex_unlock(&self.ring.mutex)
+        while self.in_flight:
+            rc = self.finish_some(&st) or rc
+        pthread_mutex_lock(&self.ring.mutex)
+        self.write_busy = False
+        self.note_failure(rc, &st)
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
+
+    cdef bint reached(self, uint64_t upto, bint more) noexcept nogil:
+        """Of the leader, or io lock held."""
+        if self.broken & BREAK_SYNC and not more and self.submitted >= upto and \
+                self.ring.at(upto - 1).f.segment == self.files.current.number:
+            return True
+        return self.ring.written >= upto
+
+    cdef int write_frames(self, uint64_t upto, bint more, cdp_status *st) noexcept nogil:
+        cdef cdp_status other
+        cdef uint64_t end = upto
+        cdef int rc = CDP_OK, failed
+        while rc == CDP_OK and not self.reached(upto, more):
             pthread_mutex_lock(&self.ring.mutex)
-            self.ring.written = k
+            if more:
+                end = self.ring.queued
+            failed = self.ring.failed
+            pthread_mutex_unlock(&self.ring.mutex)
+            rc = self.ring.fail_sticky(st) if failed else self.start_some(end, st)
+            if rc == CDP_OK and self.in_flight and not self.reached(upto, more):
+                rc = self.finish_some(st)
+        while rc != CDP_OK and self.in_flight:
+            self.finish_some(&other)
+        return rc
+
+    cdef int start_some(self, uint64_t end, cdp_status *st) noexcept nogil:
+        """Frames [submitted, end), as many as may be in flight."""
+        cdef ring_frame *r
+        cdef uint64_t n = end - self.submitted if end > self.submitted else 0, i
+        cdef uint32_t taken
+        if n == 1 and not self.in_flight:
+            return self.write_one(st)
+        if self.queue == NULL and not self.no_queue:
+            self.queue = self.table.queue(self.table.ctx, DEPTH)
+            self.no_queue = self.queue == NULL
+        n = min(n, <uint64_t>(DEPTH - self.in_flight))
+        if n == 0:
+            return CDP_OK
+        if self.queue != NULL:
+            for i in range(n):
+                r = self.ring.at(self.submitted + i)
+                r.io.op = CDP_IO_WRITE
+                r.io.durable = 0
+                r.io.fd = r.fd
+                r.io.buf = r.f.slot
+                r.io.n = r.f.total_bytes
+                r.io.off = r.f.file_off
+                r.io.owner = r
+                r.io.next = &self.ring.at(self.submitted + i + 1).io if i + 1 < n else NULL
+            taken = self.table.submit(self.table.ctx, self.queue, &self.ring.at(self.submitted).io, <uint32_t>n)
+            self.submitted += taken
+            self.in_flight += taken
+            if self.in_flight:
+                return CDP_OK
+        return self.write_one(st)
+
+    cdef int write_one(self, cdp_status *st) noexcept nogil:
+        """The next frame; nothing is in flight."""
+        cdef ring_frame *r = self.ring.at(self.submitted)
+        cdef int64_t rc = self.table.pwrite(self.table.ctx, r.fd, r.f.slot, r.f.total_bytes, r.f.file_off)
+        if rc < 0:
+            return cdp_fail_os(st, rc, r.f.file_off, b"writing the log")
+        r.complete = True
+        self.submitted += 1
+        self.advance()
+        return CDP_OK
+
+    cdef int finish_some(self, cdp_status *st) noexcept nogil:
+        """Waits for some of what is in flight. A failure: of one of them at least."""
+        cdef cdp_io *done[DEPTH]
+        cdef ring_frame *r
+        cdef uint64_t k
+        cdef uint32_t n = self.table.complete(self.table.ctx, self.queue, done, DEPTH, 1), i
+        cdef int rc = CDP_OK
+        if n == 0:      # in the child of a fork
+            self.in_flight = 0
+            return cdp_fail_os(st, -EIO, 0, b"writing the log")
+        self.in_flight -= n
+        for i in range(n):
+            r = <ring_frame *>done[i].owner
+            if done[i].result < 0:
+                rc = cdp_fail_os(st, done[i].result, r.f.file_off, b"writing the log")
+                continue
+            r.complete = True
+            k = self.ring.written
+            while self.broken & BREAK_GAP and k < self.submitted and self.ring.at(k) != r:
+                self.ring.at(k).complete = True
+                k += 1
+        self.advance()
+        return rc
+
+    cdef void advance(self) noexcept nogil:
+        """Over the frames that are complete, up to the first that is not."""
+        cdef ring_frame *r
+        cdef bint some = False
+        pthread_mutex_lock(&self.ring.mutex)
+        while self.ring.written < self.submitted and self.ring.at(self.ring.written).complete:
+            r = self.ring.at(self.ring.written)
+            self.ring.written += 1
             self.written_seq = r.whole_seq      # half a record is neither written nor durable
             if r.f.segment == self.files.current.number:
                 self.files.current_dirty = True
@@ -82,9 +215,10 @@ cdef class LogWriter:
                 self.files.sealing_dirty = True
             self.bytes_written += r.f.total_bytes
             self.frames_written += 1
+            some = True
+        if some:
             pthread_cond_broadcast(&self.ring.changed)
-            pthread_mutex_unlock(&self.ring.mutex)
-        return CDP_OK
+        pthread_mutex_unlock(&self.ring.mutex)
 
     # --- making durable -----------------------------------------------------------------------------------------------
 
@@ -101,6 +235,8 @@ cdef class LogWriter:
                 continue
             self.sync_busy = True
             covered = self.written_seq
+            if self.broken & BREAK_SYNC and self.submitted > self.ring.written:
+                covered = self.ring.at(self.submitted - 1).whole_seq
             # Neither is closed before this sync ends: a segment is sealed when its last record is durable.
             old_fd = self.files.sealing.fd if self.files.sealing_dirty else -1
             new_fd = self.files.current.fd if self.files.current_dirty else -1

@@ -15,7 +15,8 @@
  *  5. complete gives at least one operation where `wait` is set and something is in flight; without `wait` it may give
  *     none. It never waits for more. queue_fd can be polled for POLLIN: complete would give something; -1 where there
  *     is none.
- *  6. A write with `durable` completes as if a datasync of its own range had followed it. */
+ *  6. In the child of a fork nothing of the parent's is completed: complete gives 0, and free_queue frees.
+ *  7. A write with `durable` completes as if a datasync of its own range had followed it. */
 #ifndef CDP_IO_QUEUE_H
 #define CDP_IO_QUEUE_H
 #include <stdint.h>
@@ -27,7 +28,7 @@ enum cdp_io_op { CDP_IO_READ = 1, CDP_IO_WRITE = 2, CDP_IO_DATASYNC = 3 };
 typedef struct cdp_io {
     struct cdp_io *next; /* of a list that is submitted; the queue's while in flight */
     uint32_t op;         /* enum cdp_io_op */
-    uint32_t durable;    /* of a write: see rule 6 */
+    uint32_t durable;    /* of a write: see rule 7 */
     int fd;
     void *buf;
     uint64_t n, off;     /* bytes */

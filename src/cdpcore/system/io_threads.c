@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #define MAX_THREADS 8u
@@ -27,6 +28,7 @@ typedef struct list {
 typedef struct threads {
     cdp_ioq q;
     uint32_t depth;
+    pid_t process; /* that has the threads */
     int pipe[2];
     pthread_mutex_t mutex; /* guards the rest */
     pthread_cond_t work, finished;
@@ -134,6 +136,8 @@ static uint32_t threads_complete(cdp_ioq *q, cdp_io **done, uint32_t max, int wa
     threads *t = (threads *)q;
     uint32_t n = 0;
     char byte;
+    if (getpid() != t->process)
+        return 0;
     (void)pthread_mutex_lock(&t->mutex);
     while (wait && max && !t->done.first && t->in_flight)
         (void)pthread_cond_wait(&t->finished, &t->mutex);
@@ -153,18 +157,20 @@ static int threads_fd(cdp_ioq *q) { return ((threads *)q)->pipe[0]; }
 static void threads_free(cdp_ioq *q)
 {
     threads *t = (threads *)q;
-    (void)pthread_mutex_lock(&t->mutex);
-    t->stopping = 1;
-    (void)pthread_cond_broadcast(&t->work);
-    (void)pthread_mutex_unlock(&t->mutex);
-    for (uint32_t i = 0; i < t->n_threads; i++)
-        (void)pthread_join(t->threads[i], NULL);
+    if (getpid() == t->process) { /* else mutex and conditions are as they were at the fork */
+        (void)pthread_mutex_lock(&t->mutex);
+        t->stopping = 1;
+        (void)pthread_cond_broadcast(&t->work);
+        (void)pthread_mutex_unlock(&t->mutex);
+        for (uint32_t i = 0; i < t->n_threads; i++)
+            (void)pthread_join(t->threads[i], NULL);
+        (void)pthread_cond_destroy(&t->work);
+        (void)pthread_cond_destroy(&t->finished);
+        (void)pthread_mutex_destroy(&t->mutex);
+    }
     for (int i = 0; i < 2; i++)
         if (t->pipe[i] >= 0)
             (void)close(t->pipe[i]);
-    (void)pthread_cond_destroy(&t->work);
-    (void)pthread_cond_destroy(&t->finished);
-    (void)pthread_mutex_destroy(&t->mutex);
     free(t);
 }
 
@@ -177,7 +183,7 @@ cdp_ioq *cdp_threads_queue(uint32_t depth)
     threads *t = calloc(1, sizeof *t);
     if (!t)
         return NULL;
-    *t = (threads){.q.calls = &threads_calls, .depth = depth, .pipe = {-1, -1}};
+    *t = (threads){.q.calls = &threads_calls, .depth = depth, .process = getpid(), .pipe = {-1, -1}};
     (void)pthread_mutex_init(&t->mutex, NULL);
     (void)pthread_cond_init(&t->work, NULL);
     (void)pthread_cond_init(&t->finished, NULL);

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #if defined(__NR_io_uring_setup) && defined(IORING_FEAT_RW_CUR_POS)
@@ -36,6 +37,7 @@
 typedef struct uring {
     cdp_ioq q;
     int fd;
+    pid_t process; /* that made it */
     uint32_t depth, in_flight; /* in_flight: atomic */
     pthread_mutex_t submitting;
     /* guarded by submitting */
@@ -104,11 +106,17 @@ static uint32_t uring_submit(cdp_ioq *q, cdp_io *list, uint32_t n)
     return taken;
 }
 
+/* ECANCELED: the thread that submitted it ended before the kernel had begun with it. */
+static int is_final(const cdp_io *io, int32_t res)
+{
+    if (res == -EINTR || res == -EAGAIN || res == -ECANCELED)
+        return 0;
+    return io->op == CDP_IO_DATASYNC || (res < 0 ? res != -EINVAL : (uint64_t)res == io->n);
+}
+
 static void settle(cdp_io *io, int32_t res)
 {
-    if (io->op == CDP_IO_DATASYNC ? res != -EINTR && res != -EAGAIN
-                                  : (res >= 0 && (uint64_t)res == io->n)
-                                        || (res < 0 && res != -EINVAL && res != -EINTR && res != -EAGAIN))
+    if (is_final(io, res))
         io->result = res;
     else
         cdp_io_run(io, res > 0 ? (uint64_t)res : 0);
@@ -140,6 +148,8 @@ static uint32_t take(uring *u, cdp_io **done, uint32_t max)
 static uint32_t uring_complete(cdp_ioq *q, cdp_io **done, uint32_t max, int wait)
 {
     uring *u = (uring *)q;
+    if (getpid() != u->process)
+        return 0;
     for (;;) {
         uint32_t n = take(u, done, max);
         if (n || !wait || !__atomic_load_n(&u->in_flight, __ATOMIC_ACQUIRE))
@@ -172,7 +182,7 @@ cdp_ioq *cdp_uring_queue(uint32_t depth)
     uring *u = calloc(1, sizeof *u);
     if (!u)
         return NULL;
-    *u = (uring){.q.calls = &uring_calls, .fd = -1, .depth = depth};
+    *u = (uring){.q.calls = &uring_calls, .fd = -1, .process = getpid(), .depth = depth};
     (void)pthread_mutex_init(&u->submitting, NULL);
     struct io_uring_params p = {0};
     u->fd = (int)syscall(__NR_io_uring_setup, depth, &p);
