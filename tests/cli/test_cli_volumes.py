@@ -24,7 +24,7 @@ from cdp.service.serving_file import remove_serving, write_serving
 from cdpcore.base import errors as kinds
 
 KIB, MIB = 1024, 1 << 20
-SIZE = 16 * MIB
+SIZE = 2 * MIB
 
 
 class World:
@@ -174,7 +174,7 @@ def test_create_refuses(here, args, status, hint):
 def test_info(world):
     write(world, (0, b"x" * 4096))
     text = world.ok("info", "web")
-    assert "16 MiB" in text and ("by process" in text) == world.served and ("nbd://test/web" in text) == world.served
+    assert "2 MiB" in text and ("by process" in text) == world.served and ("nbd://test/web" in text) == world.served
     info = world.json("info", "web")
     assert info["size_bytes"] == SIZE and info["window"]["newest"]["seq"] == 2 and info["stats"]["records"] == 2
     assert (info["served"] is not None) == world.served and info["parent"] is None
@@ -416,10 +416,10 @@ def test_records_in_many_pages(world, monkeypatch):
 
 
 def content(seed):
-    """16 MiB with data, zeros and holes."""
+    """A disk with data, zeros and holes."""
     rng = random.Random(seed)
     data = bytearray(SIZE)
-    for offset, length in ((0, 5000), (MIB, 3 * MIB), (8 * MIB + 512, 1024), (SIZE - 512, 512)):
+    for offset, length in ((0, 5000), (256 * KIB, 512 * KIB), (MIB + 512, 1024), (SIZE - 512, 512)):
         data[offset : offset + length] = rng.randbytes(length)
     return bytes(data)
 
@@ -434,7 +434,7 @@ def test_export_and_import(world):
     assert result.exit_code == 0 and f"cdp restore 'web@#{before}'" in result.stderr
     world.ok("export", "web", "out.img")
     assert (world.path / "out.img").read_bytes() == new
-    assert (world.path / "out.img").stat().st_blocks * 512 < 5 * MIB  # sparse
+    assert (world.path / "out.img").stat().st_blocks * 512 < MIB  # sparse
     world.ok("export", f"web@#{before}", "out.img", "--force")
     assert (world.path / "out.img").read_bytes() == old
     assert not list(world.path.glob("out.img.part*"))
