@@ -1,7 +1,10 @@
 """Standard input, output and error may be closed: a command does its work, and nothing that is printed ends up in a
 volume."""
 import os
+import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from support import interop
@@ -81,7 +84,59 @@ def test_data_needs_an_output(iolog, line):
 @pytest.mark.parametrize("line", ["export web -", "trace convert --to csv t.iolog -", "trace info t.iolog", "info web"])
 def test_a_full_device_is_no_closed_pipe(iolog, line):
     done = run_closed(iolog, line, ">/dev/full")
-    assert done.returncode == 6 and "No space left on device" in done.stderr
+    assert done.returncode == 6 and "error: standard output: No space left on device" in done.stderr
+
+
+def run_without_readers(path, line):
+    """As with `2>&1 | head -0`: nobody reads the output, nor what is for people."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(interop.cdp_argv(*line.split()), cwd=path, env=interop.environ(), stdout=writer,
+                              stderr=writer, timeout=60, check=False).returncode
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize(("line", "status"), [
+    ("nosuch", 2), ("info", 2), ("config", 2), ("info nosuch", 3), ("undo web", 4), ("trace info nosuch", 3),
+    ("info web", 141), ("trace convert t.iolog -", 141), ("export web -", 141), ("trace convert t.iolog o.iolog", 0),
+])
+def test_the_status_does_not_depend_on_who_reads_errors(iolog, line, status):
+    """An error has its status, and work that is done has been done, also where nobody hears of it."""
+    assert run_without_readers(iolog, line) == status
+    if status != 141:
+        (iolog / "o.iolog").unlink(missing_ok=True)
+        assert run_closed(iolog, line, "2>/dev/full").returncode == status
+
+
+def test_a_capture_outlives_the_reader_of_its_progress(web):
+    """`cdp capture ... 2>&1 | tee log`, and tee ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = """
+from cdp.cli.capture import Narrator
+narrator = Narrator("web", False)
+narrator.ready([])
+narrator.progress({"kind": "mirror", "connections": 1, "written_bytes": 1, "note": ""})
+assert narrator._last
+narrator.end()
+"""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], env=interop.environ(), stderr=writer, timeout=60,
+                              check=False)
+    finally:
+        os.close(writer)
+    assert done.returncode == 0
+
+
+def test_all_that_is_written_goes_one_way():
+    """Commands write through cdp.cli.output, which knows what a closed pipe means. (--version is click's own.)"""
+    folder = Path(cdp.__file__).parent
+    files = [path for name in ("cli", "capture", "serve", "ha", "replay") for path in folder.glob(f"{name}/*.py")]
+    writers = re.compile(r"click\.echo\(|(?<![\w.])print\(|sys\.std(out|err)\.(write|buffer)|click\.secho")
+    found = {path.name for path in files if writers.search(path.read_text())}
+    assert found <= {"output.py", "__init__.py", "reference.py"}
 
 
 def test_closed_input(web):

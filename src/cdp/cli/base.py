@@ -20,6 +20,7 @@ import click
 
 from cdp.cli import exits
 from cdp.cli.extras import EXTRA_OF, missing
+from cdp.cli.output import put, say
 from cdp.settings import KEYS, InForce, Settings, load
 from cdpcore.base.errors import CdpError, InvalidRequest
 
@@ -220,14 +221,14 @@ def report(error: BaseException, debug: bool) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
+        say(error.format_message())
         return exits.USAGE
     if isinstance(error, BrokenPipeError):
         # Nobody reads standard output any more; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return exits.BROKEN_PIPE
     text, code = _told(error)
-    click.echo(f"cdp: error: {' '.join(text.split())}", err=True)
+    say(f"cdp: error: {' '.join(text.split())}")
     return code
 
 
@@ -286,24 +287,23 @@ def _told_os(error: OSError) -> tuple[str, int]:
 def emit(state: State, result: Any, text: str | Iterable[str]) -> None:
     """Print `result` as JSON with --json, else `text` (or its lines)."""
     if state.as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        put(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        click.echo(text if isinstance(text, str) else "\n".join(text))
+        put(text if isinstance(text, str) else "\n".join(text))
 
 
 def note(text: str) -> None:
     """A line for people, on standard error."""
-    click.echo(f"cdp: {text}", err=True)
+    say(f"cdp: {text}")
 
 
 def announce(state: State, uris: Iterable[str], view: object) -> None:
     """What a server prints when clients can connect."""
     if state.as_json:
-        click.echo(json.dumps(view, indent=2))
+        put(json.dumps(view, indent=2))
     else:
         for uri in uris:
-            click.echo(uri)
-    sys.stdout.flush()
+            put(uri)
     note("ready")
 
 

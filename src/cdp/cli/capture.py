@@ -7,6 +7,7 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, SERVER_KEYS, WRITE_EXITS, State, command, emit, fields, note
+from cdp.cli.output import put, say
 from cdp.cli.refs import volume_only
 from cdp.text.sizes import approx_size, parse_duration_ms
 from cdp.text.timestamps import local_utc_and_age
@@ -89,8 +90,7 @@ class Narrator:
         """Called once, when clients can connect."""
         if not self._as_json:
             for uri in uris:
-                click.echo(uri)
-            sys.stdout.flush()
+                put(uri)
         note("ready")
 
     def progress(self, view: "CaptureView") -> None:
@@ -104,14 +104,13 @@ class Narrator:
             return
         self._last = text
         if self._terminal:
-            sys.stderr.write(f"\r\x1b[Kcdp: {self._volume}: {text}")
-            sys.stderr.flush()
+            say(f"\r\x1b[Kcdp: {self._volume}: {text}", end="")
         else:
             note(f"{self._volume}: {text}")
 
     def end(self) -> None:
         if self._terminal and self._last:
-            sys.stderr.write("\n")
+            say("")
 
 
 def one_line(view: "CaptureView") -> str:

@@ -5,6 +5,7 @@ import click
 
 from cdp.cli import cli, exits
 from cdp.cli.base import State, command, emit, note
+from cdp.cli.output import put
 
 FAILED = 1
 
@@ -43,9 +44,9 @@ def conformance(state: State, rules: tuple[str, ...], name: str, only_list: bool
         results.append({"rule": rule.name, "text": rule.text, "ok": None if only_list else not error, "error": error,
                         "seconds": round(took, 3)})
         if not state.as_json:
-            click.echo(f"{rule.name}: {rule.text}" if only_list else f"{'broken' if error else 'kept':6}  {rule.name}")
+            put(f"{rule.name}: {rule.text}" if only_list else f"{'broken' if error else 'kept':6}  {rule.name}")
             if error:
-                click.echo(f"        {error}\n        the rule: {rule.text}")
+                put(f"        {error}\n        the rule: {rule.text}")
     broken = sum(bool(result["error"]) for result in results)
     if state.as_json:
         emit(state, {"platform": name, "broken": broken, "rules": results}, "")

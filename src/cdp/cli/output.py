@@ -1,8 +1,10 @@
-"""Data on standard output: what `export -` and `trace convert ... -` write there.
+"""All that a command writes: results on standard output, as text (put) or as data (standard_output: `export -`,
+`trace convert ... -`), and what is for people on standard error (say).
 
-Text goes through click.echo; a reader that has gone away ends either way in cdp.cli.base.report(), with exit status
-141.
+A result that cannot be written is an error of the command: cdp.cli.base.report() ends it, with exit status 141 where
+its reader has gone away. What is only for people never is: neither an exit status nor a server depends on its reader.
 """
+import contextlib
 import io
 import os
 import select
@@ -12,6 +14,23 @@ from typing import Any
 import click
 
 from cdpcore.base.errors import InvalidRequest
+
+NAME = "standard output"
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Text on standard output, written at once. Raises OSError, which names it."""
+    try:
+        click.echo(text + end, nl=False)
+    except OSError as error:
+        error.filename = NAME
+        raise
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Text on standard error, if somebody reads it."""
+    with contextlib.suppress(OSError):
+        click.echo(text + end, nl=False, err=True)
 
 
 class StandardOutput(io.RawIOBase):
@@ -33,6 +52,9 @@ class StandardOutput(io.RawIOBase):
                 view = view[os.write(fd, view):]
             except BlockingIOError:
                 select.select([], [fd], [])
+            except OSError as error:
+                error.filename = NAME
+                raise
         return size
 
 
@@ -41,5 +63,5 @@ def standard_output() -> StandardOutput:
     start."""
     context = click.get_current_context(silent=True)
     if sys.stdout is None or getattr(context and context.find_root().obj, "no_stdout", False):
-        raise InvalidRequest("standard output is closed", "write to a file or a pipe")
+        raise InvalidRequest(f"{NAME} is closed", "write to a file or a pipe")
     return StandardOutput()

@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from cdp.cli.output import say
+
 REDRAW_SECONDS = 0.1
 BAR_CELLS = 30
 
@@ -32,8 +34,7 @@ class Progress:
         if self.shown and now_s >= self._due_s:
             self._due_s = now_s + REDRAW_SECONDS
             line = self._line(done, text, now_s - self._began_s)
-            sys.stderr.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
-            sys.stderr.flush()
+            say(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K", end="")
 
     def _line(self, done: int, text: str, spent_s: float) -> str:
         parts = [self._title]
@@ -50,8 +51,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         if self._due_s:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            say("\r\x1b[K", end="")
 
 
 def _clock(seconds: float) -> str:

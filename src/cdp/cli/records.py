@@ -7,6 +7,7 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, State, command, note
+from cdp.cli.output import put
 from cdp.cli.refs import volume_only
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local
@@ -49,10 +50,10 @@ def records(state: State, volume: str, since: str, until: str, limit: int) -> No
         while True:
             page = service.records(since=since, until=until, limit=min(left or RECORDS_PAGE, RECORDS_PAGE))
             if head:
-                click.echo(head)
+                put(head)
                 head = None
             for record in page["records"]:
-                click.echo(json.dumps(record) if state.as_json else _record_line(record))
+                put(json.dumps(record) if state.as_json else _record_line(record))
             left -= len(page["records"]) if limit else 0
             more = page["next"]
             if more is None or (limit and left <= 0):

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cdp.cli.base import State, command
+from cdp.cli.output import put, say, standard_output
 from cdp.cli.progress import Progress
 from cdp.cli.trace import TRACE_EXITS, counter, opened, trace, trace_options
 from cdp.store.output_files import output_file
@@ -31,7 +32,6 @@ def convert(state: State, paths: tuple[str, ...], out: str, target: str | None, 
     An iolog has no word for zeroing (it becomes a write), for FUA and preflush (dropped), for requests of no bytes and
     for requests that the trace does not name (left out): what changed is counted. The CSV keeps all of them.
     """
-    from cdp.cli.output import standard_output
     from cdp.trace.convert import convert as convert_trace
     from cdp.trace.convert import target_for
 
@@ -42,15 +42,15 @@ def convert(state: State, paths: tuple[str, ...], out: str, target: str | None, 
         done = convert_trace(found, real, kind, force=force, limit=limit, progress=counter(progress, found),
                              stdout=stdout)
     if state.as_json:
-        click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False), err=out == "-")
+        (say if out == "-" else put)(json.dumps(done.to_json(), indent=2, ensure_ascii=False))
         return
-    click.echo(f"{out}: {done.records:,} records", err=True)
+    say(f"{out}: {done.records:,} records")
     for count, what in ((done.left_out, "left out: no bytes, or of a kind that the trace does not name"),
                         (done.zeroes_as_writes, "zeroing requests became writes"),
                         (done.flags_dropped, "carried FUA or preflush, which an iolog cannot say"),
                         (done.held_back, "were earlier than one before them and are given its time"),
                         (done.bad, f"malformed: passed over; the first: {done.first_bad}")):
         if count:
-            click.echo(f"  {count:,} {what}", err=True)
+            say(f"  {count:,} {what}")
     for line in done.not_read:
-        click.echo(f"  left out: {line}", err=True)
+        say(f"  left out: {line}")

@@ -5,6 +5,7 @@ import click
 
 from cdp.cli.base import State, command, emit
 from cdp.cli.extras import require
+from cdp.cli.output import put
 from cdp.cli.progress import Progress
 from cdp.cli.trace import TRACE_EXITS, counter, opened, trace, trace_options
 from cdp.store.output_files import output_file
@@ -44,4 +45,4 @@ def info(state: State, paths: tuple[str, ...], limit: int | None, picture: str |
     else:
         from cdp.trace import report
 
-        click.echo(report.text(got), nl=False)
+        put(report.text(got), end="")
