@@ -5,6 +5,7 @@
       lock           held while a process has the volume open
       catalog.lmdb   what it consists of (rebuildable)
       reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
+      spare.N        empty files, which give way to others where no file can be made
       base.img       content at the beginning of history (sparse; absent where all holes)
       disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
       disk.json      ... and how it looked when the volume was closed
@@ -22,6 +23,7 @@ from __future__ import annotations
 CREATING = ".creating"      # behind the name of a folder or file that is not complete
 DELETED = ".deleted"        # behind the name of an image whose files are being removed
 IMAGES = "images"
+SPARES = 4
 
 
 class VolumeFiles:
@@ -44,6 +46,9 @@ class VolumeFiles:
         self.images = f"{directory}/{IMAGES}"
         self.serving = f"{directory}/serving.json"
         self.capture = f"{directory}/capture.json"
+
+    def spares(self) -> list[str]:
+        return [f"{self.directory}/spare.{number}" for number in range(SPARES)]
 
     def segment(self, number: int) -> str:
         return f"{self.log}/{number:010d}.log"

@@ -2,12 +2,17 @@
 
 Any thread.
 """
+import errno
 import json
+import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 from cdp.views import ServedView
 from cdp.volume_files import VolumeFiles
+
+log = logging.getLogger("cdp.serve")
 
 
 def read_serving(root: str) -> dict[str, Any] | None:
@@ -24,11 +29,35 @@ def read_serving(root: str) -> dict[str, Any] | None:
 
 
 def write_serving(root: str, served: ServedView) -> None:
-    """The server of the volume is this process, with these addresses."""
+    """The server of the volume is this process, with these addresses. A file that cannot be written is the log's: the
+    server goes on, and other commands do not find it."""
     path = VolumeFiles(root).serving
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(served, file, indent=1)
-    os.replace(path + ".new", path)
+    try:
+        with open(_new_file(root), "w", encoding="utf-8") as file:
+            json.dump(served, file, indent=1)
+        os.replace(path + ".new", path)
+    except OSError as error:
+        log.warning("%s: %s; other commands do not find this server: remove the cause, then start it again", path,
+                    error.strerror)
+        with suppress(OSError):
+            os.unlink(path + ".new")
+
+
+def _new_file(root: str) -> str:
+    """A file that is there, to be written and renamed: a spare one where no other can be made. Raises OSError."""
+    files = VolumeFiles(root)
+    path = files.serving + ".new"
+    try:
+        open(path, "w").close()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        for spare in files.spares():
+            with suppress(FileNotFoundError):
+                os.rename(spare, path)
+                return path
+        raise
+    return path
 
 
 def remove_serving(root: str) -> None:

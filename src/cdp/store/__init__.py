@@ -13,6 +13,6 @@
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
     output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;
-                         free_space: whether a segment fits
+                         free_space: whether a segment fits; spare_files: for when no file can be made
     tuning               the numbers that the engine runs with
 """

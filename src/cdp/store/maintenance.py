@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from cdp.store import spare_files
 from cdp.store.catalog import Catalog, Run, Segment, Transaction
 from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
@@ -183,7 +184,8 @@ class Maintainer:
         with self._lock:
             run_id, self._next_id = self._next_id, self._next_id + 1
             path = self._files.run(run_id)
-            core_runs.write_sealing_run(self._core.versions, path, self._uuid, number, first_seq, last_seq)
+            spare_files.making(self._os, self._files, lambda: core_runs.write_sealing_run(
+                self._core.versions, path, self._uuid, number, first_seq, last_seq))
             self._os.sync_dir(self._files.runs)
             segment = Segment(number, first_seq, last_seq, first_ts_ns, last_ts_ns, size)
             run = Run(run_id, first_seq, last_seq, number, number, 0, self._os.size(path))
@@ -204,8 +206,9 @@ class Maintainer:
             run_id, self._next_id = self._next_id, self._next_id + 1
         self._check_folder()
         path = self._files.run(run_id)
-        first_segment, last_segment, first_seq, last_seq = core_runs.merge_runs(
-            self._core.versions, [r.id for r in group], path, self._uuid, self._dropped())
+        first_segment, last_segment, first_seq, last_seq = spare_files.making(
+            self._os, self._files, lambda: core_runs.merge_runs(
+                self._core.versions, [r.id for r in group], path, self._uuid, self._dropped()))
         self._os.sync_dir(self._files.runs)
         merged = Run(run_id, first_seq, last_seq, first_segment, last_segment, group[0].level + 1, self._os.size(path))
         with self._lock:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cdp.moments.lineage import NOW
+from cdp.store import spare_files
 from cdp.store.catalog import Catalog, Run, Segment
 from cdp.store.description import Geometry
 from cdp.store.layout import segment_numbers
@@ -156,7 +157,7 @@ def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tun
             segment.cut()       # before anything is written over what it was
         size = segment.seal()
         run_id = max((r.id for r in catalog.rows(Run)), default=0) + 1
-        segment.write_run(files.run(run_id))
+        spare_files.making(os, files, lambda: segment.write_run(files.run(run_id)), reserve=True)
         os.sync_dir(files.runs)
         with catalog.write() as txn:
             txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))

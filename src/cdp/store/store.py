@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from cdp.moments import lineage
 from cdp.store import description as geometries
-from cdp.store import kinds
+from cdp.store import kinds, spare_files
 from cdp.store.base_image import Base, fill
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.description import Geometry
@@ -89,7 +89,7 @@ class Store:
             self.kind.recovered(self.unwritten() and self.restores[-1].destructive)
             self._assemble()
             _OPEN.add(self)
-            self.renew_reserve()
+            self.renew_reserves()
         except BaseException:
             self._release()
             raise
@@ -245,17 +245,23 @@ class Store:
                 self.more_work()
                 self.maintainer.step()
 
-    def renew_reserve(self) -> None:
-        """Have the reserve there again, as large as there is space for. The device may be full: that is what it is
-        for."""
+    def renew_reserves(self) -> None:
+        """Have the reserve there again, as large as there is space for, and the spare files. The device may be full:
+        that is what they are for."""
+        if not self.read_only:
+            self._renew_reserve()
+            spare_files.renew(self.os, self.files)
+
+    def _renew_reserve(self) -> None:
         path, want = self.files.reserve, min(RESERVE_BYTES, self.tuning.segment_bytes // 8 // 4096 * 4096)
         try:
-            if self.read_only or self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
+            if self.geometry.base == "parent" or self.os.exists(path) and self.os.size(path) >= want:
                 return
             while want >= RESERVE_LEAST:
                 if self.os.exists(path):
                     self.os.unlink(path)
-                with self.os.open(path, write=True, create=True) as file:
+                with spare_files.making(self.os, self.files, lambda: self.os.open(path, write=True, create=True),
+                                        keep=spare_files.RUN_SPARES) as file:
                     try:
                         file.allocate(0, want)
                         file.datasync()
@@ -311,7 +317,7 @@ class Store:
                 self.os.unlink(self.files.segment(number))
             except CdpError:
                 pass    # it is empty: the next open removes it
-        self.renew_reserve()
+        self.renew_reserves()
         self.kind.leave()
 
     def _release(self) -> None:

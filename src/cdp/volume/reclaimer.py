@@ -40,7 +40,7 @@ class Reclaimer:
         with store.catalog.write() as txn:
             txn.put(done)
         store.restores = [done if r.seq == row.seq else r for r in store.restores]
-        store.renew_reserve()
+        store.renew_reserves()
 
     def reclaim_all(self, at_once: bool = False) -> None:
         """The same for every restore that waits for it."""

@@ -102,6 +102,9 @@ def error_of(code: int, sys_errno: int, what: str) -> CdpError:
     return kind(f"{what}: {_os.strerror(sys_errno)}" if sys_errno else what, hint)
 
 
+_MAKES_A_FILE = ("creating a log segment", "run: create")
+
+
 cdef int check(int rc, cdp_status *st, object what) except -1:
     if rc == CDP_OK:
         return rc
@@ -119,7 +122,9 @@ cdef int check(int rc, cdp_status *st, object what) except -1:
         elif st.sys_errno == _errno.EFBIG:
             hint = "the file system, or a limit (ulimit -f), allows no larger file"
         elif st.sys_errno == _errno.EDQUOT:
-            hint = "free space of the quota, or raise it, then repeat"
+            hint = "free space or files of the quota, or raise it, then repeat"
+        elif st.sys_errno == _errno.ENOSPC and where in _MAKES_A_FILE:
+            hint = "no file can be made: remove files on the device where 'df -i' shows no free inode, else free space"
         elif "open read-only" in where:
             hint = "open it where, and as a user by whom, it can be written"
         elif "being filled" in where:
