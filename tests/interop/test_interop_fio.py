@@ -29,7 +29,13 @@ def fio(world, uri, sections, *options, status=0):
     return {job["jobname"]: job for job in jobs}
 
 
-def regions(*extra, count=4, size_mib=48):
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.long)], ids=["half", "whole"])
+def scale(request):
+    """How much is written: half of it in `make test`, all in `make soak`."""
+    return request.param
+
+
+def regions(*extra, count=4, size_mib=24):
     """Jobs with regions of their own."""
     return {f"region{n}": [f"offset={n * size_mib}M", f"size={size_mib}M", *extra] for n in range(count)}
 
@@ -48,64 +54,68 @@ def uri(world):
     assert world.json("check", "web")["ok"]
 
 
-def test_four_jobs_of_mixed_sizes(world, uri):
-    jobs = fio(world, uri, regions("rw=randwrite"), *MIXED, "iodepth=16", "fsync=64")
-    assert all(job["write"]["io_bytes"] == job["read"]["io_bytes"] == 48 * MIB for job in jobs.values())
+def test_four_jobs_of_mixed_sizes(world, uri, scale):
+    jobs = fio(world, uri, regions("rw=randwrite", size_mib=24 * scale), *MIXED, "iodepth=16", "fsync=64")
+    assert all(job["write"]["io_bytes"] == job["read"]["io_bytes"] == 24 * scale * MIB for job in jobs.values())
 
 
-def test_written_again_and_again(world, uri):
+def test_written_again_and_again(world, uri, scale):
     """Every block is written four times over, and verified each time, so most of the history is of lost versions."""
-    jobs = fio(world, uri, regions("rw=randwrite", "loops=4", size_mib=16), "bs=4k", "iodepth=32", "fsync=128")
-    assert all(job["write"]["io_bytes"] == 64 * MIB for job in jobs.values())
+    jobs = fio(world, uri, regions("rw=randwrite", "loops=4", size_mib=8 * scale), "bs=4k", "iodepth=32",
+               "fsync=128")
+    assert all(job["write"]["io_bytes"] == 32 * scale * MIB for job in jobs.values())
 
 
-def test_trimmed_and_written(world):
+def test_trimmed_and_written(world, scale):
     """Each block is trimmed, then written: four jobs, on a volume each (fio 3.33 forgets the writes of such a job where
     it has an offset)."""
-    names = [f"web{n}" for n in range(4)]
+    names, size_mib = [f"web{n}" for n in range(4)], 24 * scale
     for name in names:
-        world.create(name, 48)
+        world.create(name, size_mib)
     world.serve(*names)
     jobs = fio(world, world.uri("web0"), {name: [f"uri={world.uri(name)}", "rw=randtrimwrite"] for name in names},
-               "bs=16k", "iodepth=16", "fsync=32", "size=48M")
+               "bs=16k", "iodepth=16", "fsync=32", f"size={size_mib}M")
     for name, job in jobs.items():
-        assert job["trim"]["io_bytes"] == job["write"]["io_bytes"] == job["read"]["io_bytes"] == 48 * MIB, name
+        assert job["trim"]["io_bytes"] == job["write"]["io_bytes"] == job["read"]["io_bytes"] == size_mib * MIB, name
     world.stop()
     for name in names:
         kinds = [one["kind"] for one in world.json("records", name, "--limit", "0")]
-        assert kinds.count("trim") == kinds.count("write") == 48 * MIB // 16384
+        assert kinds.count("trim") == kinds.count("write") == size_mib * MIB // 16384
         assert world.json("check", name)["ok"]
 
 
-def test_writers_and_trimmers_side_by_side(world, uri):
+def test_writers_and_trimmers_side_by_side(world, uri, scale):
     """Two jobs write and verify; two more trim regions of their own meanwhile, through other connections."""
-    sections = regions("rw=randwrite", count=2) | {
-        f"trim{n}": [f"offset={(n + 2) * 48}M", "size=48M", "rw=randtrim", "bs=64k", "verify=0"] for n in range(2)}
+    size_mib = 24 * scale
+    sections = regions("rw=randwrite", count=2, size_mib=size_mib) | {
+        f"trim{n}": [f"offset={(n + 2) * size_mib}M", f"size={size_mib}M", "rw=randtrim", "bs=64k", "verify=0"]
+        for n in range(2)}
     jobs = fio(world, uri, sections, *MIXED, "iodepth=16", "fsync=64")
-    assert jobs["trim0"]["trim"]["io_bytes"] == jobs["trim1"]["trim"]["io_bytes"] == 48 * MIB
+    assert jobs["trim0"]["trim"]["io_bytes"] == jobs["trim1"]["trim"]["io_bytes"] == size_mib * MIB
     # What one connection trimmed, another one reads as zeros.
-    run("qemu-io", "-r", "-f", "raw", "-c", "read -P 0 96M 96M", uri)
+    run("qemu-io", "-r", "-f", "raw", "-c", f"read -P 0 {2 * size_mib}M {2 * size_mib}M", uri)
 
 
-def test_many_connections(world, uri):
-    section = ["numjobs=12", "offset_increment=16M", "size=16M", "rw=randwrite", "group_reporting"]
+def test_many_connections(world, uri, scale):
+    section = ["numjobs=12", f"offset_increment={8 * scale}M", f"size={8 * scale}M", "rw=randwrite", "group_reporting"]
     jobs = fio(world, uri, {"many": section}, *MIXED, "iodepth=4", "fsync=32")
-    assert jobs["many"]["write"]["io_bytes"] == 12 * 16 * MIB
+    assert jobs["many"]["write"]["io_bytes"] == 12 * 8 * scale * MIB
 
 
-def test_written_by_one_connection_verified_by_another(world, uri):
+def test_written_by_one_connection_verified_by_another(world, uri, scale):
     """The second fio, and so another connection, reads what the first one wrote; then again at the moment it ended."""
-    section = {"all": ["rw=randwrite", "size=64M", "bs=4k", "iodepth=32", "end_fsync=1"]}
+    section = {"all": ["rw=randwrite", f"size={32 * scale}M", "bs=4k", "iodepth=32", "end_fsync=1"]}
     fio(world, uri, section, "do_verify=0")
     seq = world.json("window", "web")["newest"]["seq"]
     fio(world, uri, section, "verify_only=1")
-    run("qemu-io", "-f", "raw", "-c", "write -P 9 0 64M", uri)
+    run("qemu-io", "-f", "raw", "-c", f"write -P 9 0 {32 * scale}M", uri)
     fio(world, world.uri(f"web@#{seq}"), {"all": ["rw=randread", *section["all"][1:4]]})
 
 
-def test_writable_image(world, uri):
+def test_writable_image(world, uri, scale):
     world.cdp("image", "create", "web", "fork")
-    fio(world, world.uri("web/fork"), regions("rw=randwrite", count=2), *MIXED, "iodepth=16", "fsync=64")
+    fio(world, world.uri("web/fork"), regions("rw=randwrite", count=2, size_mib=24 * scale), *MIXED, "iodepth=16",
+        "fsync=64")
     assert world.json("window", "web")["newest"]["seq"] == 0
 
 

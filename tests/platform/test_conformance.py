@@ -462,7 +462,7 @@ def test_every_rule_has_a_fault() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("broken", FAULTS, ids=str)
 def test_the_suite_catches(broken: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kit, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(kit, "PATIENCE_S", 0.5)
     monkeypatch.setattr(broken.owner, broken.attribute, broken.replace(getattr(broken.owner, broken.attribute)))
     with pytest.raises((kit.Broken, CdpError)):     # what keeps the rule raises neither: see above
         RULES[broken.rule].run(platform("python"))
