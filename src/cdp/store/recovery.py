@@ -10,6 +10,7 @@ then something else damaged it, and nothing is cut.
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,11 +23,12 @@ from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdp.volume_files import VolumeFiles
-from cdpcore.base.errors import Corruption, Unavailable
+from cdpcore.base.errors import Busy, CdpError, Corruption, Unavailable
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import Os
 
 HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
+WRITES_SECONDS, PAUSE_SECONDS = 30.0, 0.002
 
 
 @dataclass
@@ -56,6 +58,8 @@ def recover(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tu
     runs: list[Run] = catalog.rows(Run)
     clean(os, files, {r.id for r in runs})
     found, tail = _end_of_catalog(os, files, geometry, catalog)
+    for number in tail:
+        _wait_for_writes(os, files.segment(number))
     if prepare is None:
         _look_ahead(os, files, geometry, tail, found.last_seq)
     else:
@@ -96,6 +100,22 @@ def _end_of_catalog(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Cat
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1
     return found, [n for n in segment_numbers(os, files) if n > newest]
+
+
+def _wait_for_writes(os: Os, path: str) -> None:
+    """Writes that were in flight when a process was killed go on in the kernel, and keep the lock that the process had
+    on the file. They end before the file is read, cut and sealed."""
+    until = time.monotonic() + WRITES_SECONDS
+    with os.open(path) as file:
+        while True:
+            try:
+                return file.lock()
+            except Busy:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+            except CdpError:
+                return      # a file system without locks
 
 
 def _look_ahead(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], seq: int) -> None:

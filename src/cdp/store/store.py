@@ -291,6 +291,7 @@ class Store:
         if self._lock_file is not None:
             self._lock_file.close()     # the parent's lock stays, and does not wait for the child's end
             self._lock_file = None
+        self.log.files.disown()
         self.kind.disown()
 
     def _stop(self) -> None:

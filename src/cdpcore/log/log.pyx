@@ -309,6 +309,8 @@ cdef class Log:
                 rc = self.writer.sync(seq, st)
             pthread_mutex_lock(&self.ring.mutex)
         pthread_mutex_unlock(&self.ring.mutex)
+        if self.files.inline_maintenance:
+            self.writer.write_zeros()
         return rc
 
     cdef int write_record(self, uint64_t seq, cdp_status *st) noexcept nogil:
@@ -332,8 +334,9 @@ cdef class Log:
     # --- threads -----------------------------------------------------------------------------------------------------
 
     def run_writer(self, uint32_t commit_interval_ms):
-        """The body of the writer thread: write finished frames at once, and make everything durable once per
-        `commit_interval_ms` (0: only when asked). Returns after stop() or a device failure."""
+        """The body of the writer thread: write finished frames at once, zeros ahead of the tail where they pay; make
+        everything durable once per `commit_interval_ms` (0: only when asked). Returns after stop() or a device
+        failure."""
         cdef cdp_status st
         cdef uint64_t now, due = cdp_monotonic_ms() + commit_interval_ms
         cdef int rc = CDP_OK
@@ -342,7 +345,8 @@ cdef class Log:
                 pthread_mutex_lock(&self.ring.mutex)
                 now = cdp_monotonic_ms()
                 while not self.ring.stopping and not self.ring.failed and (not commit_interval_ms or now < due) and \
-                        (self.ring.queued == self.ring.written or self.writer.write_busy):
+                        (self.ring.queued == self.ring.written or self.writer.write_busy) and \
+                        not self.writer.wants_zeros():
                     if commit_interval_ms:
                         cdp_cond_wait_ms(&self.writer.work, &self.ring.mutex, <uint32_t>(due - now))
                         now = cdp_monotonic_ms()
@@ -354,6 +358,7 @@ cdef class Log:
                 pthread_mutex_unlock(&self.ring.mutex)
                 if not commit_interval_ms or now < due:
                     rc = self.writer.write(self.queued(), True, &st)
+                    self.writer.write_zeros()
                 else:
                     rc = self.wait_durable(self.newest(), &st)
                     due = cdp_monotonic_ms() + commit_interval_ms
@@ -413,8 +418,11 @@ cdef class Log:
         return seq
 
     def stats(self) -> dict:
-        """Counters since opening: bytes and frames written, syncs; durable_seq; sticky failure errno; bytes in use of
-        the segments that are not sealed (their files are larger: preallocated)."""
-        return {"log_bytes_written": self.writer.bytes_written, "frames_written": self.writer.frames_written,
-                "syncs": self.writer.syncs, "durable_seq": self.writer.durable_seq, "failed_errno": self.ring.failed,
+        """Counters since opening: bytes and frames written, bytes of zeros written ahead of them, syncs; durable_seq;
+        sticky failure errno; bytes in use of the segments that are not sealed (their files are larger:
+        preallocated)."""
+        cdef LogWriter w = self.writer
+        return {"log_bytes_written": w.bytes_written, "frames_written": w.frames_written,
+                "zero_bytes_written": w.zeros_written, "syncs": w.syncs, "durable_seq": w.durable_seq,
+                "failed_errno": self.ring.failed,
                 "open_log_bytes": self.files.current.tail_bytes + self.files.sealing.tail_bytes}

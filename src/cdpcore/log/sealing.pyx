@@ -51,6 +51,7 @@ def finish(Log log not None):
 cdef int write_frames(Log log, cdp_status *st) noexcept nogil:
     cdef segment *s = &log.files.sealing      # stable: only done(), called by the same thread, ends it
     cdef int rc = log.writer.write(s.end_frame, False, st)
+    log.writer.wait_zeros(s.number)
     return log.writer.sync(s.last_seq, st) if rc == CDP_OK else rc
 
 

@@ -69,6 +69,7 @@ int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segme
     if (rc < 0)
         return cdp_fail_os(st, rc, 0, "creating a log segment");
     *fd = (int)rc;
+    (void)os->lock(os->ctx, *fd);
     rc = os->allocate(os->ctx, *fd, 0, bytes);
     if (rc >= 0)
         rc = begin(os, *fd, h);
@@ -91,6 +92,7 @@ int cdp_segment_of_reserve(const cdp_os *os, const char *from, const char *direc
     if (rc < 0)
         return cdp_fail_os(st, rc, 0, "opening the reserve of the log");
     *fd = (int)rc;
+    (void)os->lock(os->ctx, *fd);
     rc = os->size(os->ctx, *fd);
     *bytes = rc < 0 ? 0 : (uint64_t)rc / CDP_BLOCK * CDP_BLOCK;
     if (rc >= 0)

@@ -12,7 +12,9 @@ int cdp_segment_header_get(const uint8_t *block, struct cdp_segment_header *h);
 int cdp_segment_trailer_get(const uint8_t *block, struct cdp_segment_trailer *t);
 
 /* Make directory/N.log for h->segment: `bytes` allocated, header durable, the name too. Fills in what the caller need
- * not know (magic, version, a random salt). A failure leaves no file behind. */
+ * not know (magic, version, a random salt). A failure leaves no file behind. The handle has the file's lock, where the
+ * file system has locks: writes that are in flight when the process is killed go on in the kernel, and keep the lock
+ * until they are done, so recovery can wait for them. */
 int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segment_header *h, uint64_t bytes,
                        int direct, int *fd, cdp_status *st);
 

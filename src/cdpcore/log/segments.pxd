@@ -15,6 +15,7 @@ cdef struct segment:
     uint64_t salt
     uint64_t capacity_bytes # of its file while it is open: allocated
     uint64_t tail_bytes     # where the next frame goes
+    uint64_t zeroed_bytes   # up to there zeros were written ahead of the tail
     uint64_t file_bytes     # once sealed
     uint64_t first_seq, last_seq      # last < first: empty
     uint64_t first_ts_ns, last_ts_ns

@@ -213,6 +213,15 @@ cdef class LogFiles:
                 pthread_mutex_unlock(&self.ring.mutex)
         check(rc, &st, self.directory.decode())
 
+    def disown(self):
+        """In the child of a fork: close its copies of the handles, which would keep the files' locks."""
+        cdef segment *s
+        for which in range(3):
+            s = &self.current if which == 0 else &self.spare if which == 1 else &self.sealing
+            if s.number:
+                self.table.close(self.table.ctx, s.fd)
+                s.number = 0
+
     def close(self):
         """Close the open segment and the spare. Returns the numbers of files that hold no frame, to be removed."""
         empty = []

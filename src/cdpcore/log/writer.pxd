@@ -2,7 +2,7 @@
 
 All under the io lock (FrameRing.mutex), which is not held while the device works.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t
 from cdpcore.log.pool cimport BufferPool
@@ -20,6 +20,7 @@ cdef class LogWriter:
     cdef BufferPool pool            # outlives what is in flight from it
     cdef FrameRing ring
     cdef LogFiles files
+    cdef uint64_t zero_bytes, zero_gap  # ZERO_BYTES and ZERO_GAP, or less in small segments
 
     # guarded by the io lock
     cdef pthread_cond_t work        # for the writer thread: a full frame
@@ -27,7 +28,16 @@ cdef class LogWriter:
     cdef bint sync_busy             # a thread syncs
     cdef uint64_t written_seq       # last record that is in a file, with all before it; read without a lock too
     cdef uint64_t durable_seq       # last record that is durable, with all before it; it ends its frame
-    cdef uint64_t bytes_written, frames_written, syncs
+    cdef uint64_t bytes_written, frames_written, syncs, zeros_written    # zeros: bytes
+
+    cdef uint64_t synced_bytes      # bytes_written when the last sync began
+    cdef uint32_t small_syncs       # the last so many syncs had less than SMALL_BYTES each
+    cdef uint32_t zero_segment      # zeros are being written to this segment; 0: to none ...
+    cdef uint64_t zero_from, zero_to    # ... to these bytes of it
+    cdef bint no_zeros              # they can't be written, or there is no memory for them
+
+    # the thread that has set zero_segment
+    cdef uint8_t *zeros             # zero_bytes of them, once they are needed; never touched, so they take no memory
 
     # the thread that has set write_busy
     cdef cdp_ioq *queue             # made when two frames are first written at once
@@ -44,6 +54,12 @@ cdef class LogWriter:
     cdef int sync(self, uint64_t seq, cdp_status *st) noexcept nogil
     # No lock held. Nothing is in flight at return.
     cdef void drain(self) noexcept nogil
+    # io lock held: small durable appends are going on, and soon come to space that was never written.
+    cdef bint wants_zeros(self) noexcept nogil
+    # No lock held. Writes zeros ahead of the tail, where they are wanted.
+    cdef void write_zeros(self) noexcept nogil
+    # No lock held. No zeros are being written to that segment at return, which is not the open one.
+    cdef void wait_zeros(self, uint32_t segment) noexcept nogil
 
     # internal: by the thread that has set write_busy or sync_busy
     cdef int write_frames(self, uint64_t upto, bint more, cdp_status *st) noexcept nogil
@@ -54,4 +70,5 @@ cdef class LogWriter:
     cdef int sync_segments(self, int old_fd, int new_fd, cdp_status *st) noexcept nogil
     cdef bint reached(self, uint64_t upto, bint more) noexcept nogil
     # internal: io lock held
+    cdef bint under_zeros(self, uint64_t end) noexcept nogil
     cdef void note_failure(self, int rc, const cdp_status *st) noexcept nogil

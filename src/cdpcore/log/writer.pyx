@@ -10,6 +10,10 @@ takes over what is in flight. A lone frame is written by a blocking call, which 
 that goes on to sync starts what it needs only: Linux completes an operation in the context of the thread that submitted
 it, which is not before a blocking call such as a datasync returns.
 
+Space that was allocated and never written costs a small durable append a transaction of the file system: fio, 8 KiB and
+a datasync, 4,700 a second there and 7,900 over zeros. So while syncs are small, zeros are written some MiB ahead of the
+tail. A stream goes into fresh space, so that nothing is written twice.
+
 Invariants
  1. ring.written, written_seq and durable_seq only grow. Frames complete in any order, but `written` has no gap: all
     before it is in a file. Everything before durable_seq is durable.
@@ -19,16 +23,20 @@ Invariants
     leaves nothing in flight.
  5. The slot, the handle and the io of a frame in flight stay as they are until it is written: a slot is not reused, a
     segment not closed before.
+ 6. Zeros are written behind all frames that are finished when they begin; a frame that comes to lie under them waits
+    for their end. What they replace reads as zeros as well: they need no sync, and a crash finds the same without them.
 
 Threading: any thread; see the fields.
 """
 cimport cython
-from libc.errno cimport EIO
+from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport int64_t
+from cdpcore.base.format cimport CDP_BLOCK
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
                                   pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.log.ring cimport ring_frame
+from cdpcore.log.segments cimport segment
 from cdpcore.system.io_queue cimport CDP_IO_WRITE, cdp_io
 
 
@@ -36,8 +44,13 @@ cdef enum:
     DEPTH = 8               # frames in flight
     BREAK_SYNC = 1          # see LogWriter.break_rule
     BREAK_GAP = 2
+    BREAK_ZEROS = 4
+    SMALL_SYNCS = 4         # in a row: then zeros pay
+    SMALL_BYTES = 256 << 10
+    ZERO_BYTES = 4 << 20    # written ahead at once, or an eighth of a segment: one transaction each time
+    ZERO_GAP = 64 << 10     # behind the tail: for frames that finish meanwhile; or an eighth of what is written
 
-RULES = {"sync": BREAK_SYNC, "gap": BREAK_GAP}
+RULES = {"sync": BREAK_SYNC, "gap": BREAK_GAP, "zeros": BREAK_ZEROS}
 
 
 @cython.no_gc_clear   # what is in flight ends in __dealloc__
@@ -52,6 +65,8 @@ cdef class LogWriter:
         self.os = files.os
         self.table = files.table
         self.written_seq = self.durable_seq = durable_seq
+        self.zero_bytes = min(files.segment_bytes // 8, <uint64_t>ZERO_BYTES) // CDP_BLOCK * CDP_BLOCK
+        self.zero_gap = min(self.zero_bytes // 8, <uint64_t>ZERO_GAP) // CDP_BLOCK * CDP_BLOCK
 
     def __dealloc__(self):
         cdef cdp_status st
@@ -59,11 +74,13 @@ cdef class LogWriter:
             self.finish_some(&st)
         if self.queue != NULL:
             self.table.free_queue(self.table.ctx, self.queue)
+        if self.zeros != NULL:
+            self.table.free_pages(self.table.ctx, self.zeros, self.zero_bytes)
         pthread_cond_destroy(&self.work)
 
     def break_rule(self, rule: str):
-        """For tests of the tests: from now on a sync covers frames that are in flight ("sync"), or `written` goes over
-        a gap ("gap")."""
+        """For tests of the tests: from now on a sync covers frames that are in flight ("sync"), `written` goes over a
+        gap ("gap"), or frames do not wait for zeros, which come late ("zeros")."""
         self.broken |= <uint32_t>RULES[rule]
 
     cdef void note_failure(self, int rc, const cdp_status *st) noexcept nogil:
@@ -125,6 +142,8 @@ cdef class LogWriter:
             pthread_mutex_lock(&self.ring.mutex)
             if more:
                 end = self.ring.queued
+            while self.under_zeros(end):
+                pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
             failed = self.ring.failed
             pthread_mutex_unlock(&self.ring.mutex)
             rc = self.ring.fail_sticky(st) if failed else self.start_some(end, st)
@@ -234,6 +253,8 @@ cdef class LogWriter:
                 pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 continue
             self.sync_busy = True
+            self.small_syncs = self.small_syncs + 1 if self.bytes_written - self.synced_bytes < SMALL_BYTES else 0
+            self.synced_bytes = self.bytes_written
             covered = self.written_seq
             if self.broken & BREAK_SYNC and self.submitted > self.ring.written:
                 covered = self.ring.at(self.submitted - 1).whole_seq
@@ -249,6 +270,8 @@ cdef class LogWriter:
             if not self.ring.failed:
                 self.durable_seq = covered
                 self.syncs += 1
+            if self.wants_zeros():
+                pthread_cond_signal(&self.work)
             pthread_cond_broadcast(&self.ring.changed)
         pthread_mutex_unlock(&self.ring.mutex)
         return rc
@@ -260,3 +283,61 @@ cdef class LogWriter:
         if rc >= 0 and new_fd >= 0:
             rc = self.table.datasync(self.table.ctx, new_fd)
         return CDP_OK if rc >= 0 else cdp_fail_os(st, rc, 0, b"making the log durable")
+
+    # --- zeros ahead of the tail --------------------------------------------------------------------------------------
+
+    cdef bint wants_zeros(self) noexcept nogil:
+        cdef const segment *s = &self.files.current
+        return self.small_syncs >= SMALL_SYNCS and s.number != 0 and not self.zero_segment and not self.no_zeros and \
+            s.zeroed_bytes < s.capacity_bytes and s.zeroed_bytes < s.tail_bytes + self.zero_bytes // 4 and \
+            not self.ring.failed
+
+    cdef bint under_zeros(self, uint64_t end) noexcept nogil:
+        cdef const ring_frame *r
+        cdef uint64_t k
+        if not self.zero_segment or self.broken & BREAK_ZEROS:
+            return False
+        for k in range(self.submitted, end):
+            r = self.ring.at(k)
+            if r.f.segment == self.zero_segment and r.f.file_off < self.zero_to and \
+                    r.f.file_off + r.f.total_bytes > self.zero_from:
+                return True
+        return False
+
+    cdef void write_zeros(self) noexcept nogil:
+        cdef segment *s = &self.files.current
+        cdef int64_t rc = 0
+        cdef int fd
+        cdef bint late = False
+        pthread_mutex_lock(&self.ring.mutex)
+        if self.wants_zeros():
+            self.zero_segment = s.number
+            self.zero_from = max(s.zeroed_bytes, s.tail_bytes + self.zero_gap)
+            self.zero_to = min(self.zero_from + self.zero_bytes, s.capacity_bytes)
+            late = self.broken & BREAK_ZEROS
+        elif self.broken & BREAK_ZEROS and self.zero_segment != s.number:
+            self.zero_segment = 0
+        if late or not self.zero_segment:
+            pthread_mutex_unlock(&self.ring.mutex)
+            return
+        fd = s.fd       # not closed before zero_segment is 0 again
+        pthread_mutex_unlock(&self.ring.mutex)
+        if self.zeros == NULL:
+            self.zeros = <uint8_t *>self.table.pages(self.table.ctx, self.zero_bytes)
+            rc = 0 if self.zeros != NULL else -ENOMEM
+        if rc >= 0 and self.zero_from < self.zero_to:
+            rc = self.table.pwrite(self.table.ctx, fd, self.zeros, self.zero_to - self.zero_from, self.zero_from)
+        pthread_mutex_lock(&self.ring.mutex)
+        self.no_zeros = rc < 0
+        if s.number == self.zero_segment:
+            s.zeroed_bytes = self.zero_to
+            self.zeros_written += self.zero_to - min(self.zero_from, self.zero_to)
+        self.zero_segment = 0
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
+
+    cdef void wait_zeros(self, uint32_t segment) noexcept nogil:
+        pthread_mutex_lock(&self.ring.mutex)
+        while self.zero_segment == segment and not self.broken & BREAK_ZEROS:
+            pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+        pthread_mutex_unlock(&self.ring.mutex)
