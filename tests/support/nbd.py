@@ -19,6 +19,7 @@ from cdpcore.base.errors import NotFound
 from cdpcore.nbd import connection as core
 
 # enum cdp_code
+WOULD_WAIT = -1
 INVALID, NOTFOUND, NOSPACE, CORRUPT, UNAVAILABLE, CLOSED, REFUSED = range(1, 8)
 # flags and extents of the target
 T_FUA, T_HOLE = 1, 2
@@ -65,12 +66,14 @@ class _Table(ctypes.Structure):
         ("ctx", _P),
         ("size_bytes", _U64),
         ("read_only", _U32),
-        ("reserved", _U32),
+        ("tells_seq", _U32),
         ("pread", _PREAD),
         ("pwrite", _PWRITE),
         ("zero", _ZERO),
         ("flush", _FLUSH),
         ("map", _MAP),
+        ("of_sequences", _P * 5),   # not called by a connection; "expect", the last, may be NULL
+        ("pread_now", _PREAD),
     ]
 
 
@@ -86,9 +89,12 @@ class Spy:
     calls  (name, offset, length, flags) in order
     fail   name -> (code, errno, text), while it is there
     hook   called with (name, offset, length) before the work; may block
+    waits  (offset, length) -> whether it has to come from a device; None: a target that is called on the spot only
     """
 
-    def __init__(self, size_bytes: int = MIB, read_only: bool = False, backed: int | None = None):
+    def __init__(self, size_bytes: int = MIB, read_only: bool = False, backed: int | None = None,
+                 waits: Callable[[int, int], bool] | None = None):
+        self.waits = waits or (lambda offset, length: False)
         self.size_bytes = size_bytes
         self.data = bytearray(size_bytes if backed is None else backed)
         self.extents: Callable[[int, int], list[tuple[int, int, int]]] | None = None
@@ -99,12 +105,14 @@ class Spy:
             None,
             size_bytes,
             read_only,
-            0,
+            waits is not None,
             _PREAD(self._pread),
             _PWRITE(self._pwrite),
             _ZERO(self._zero),
             _FLUSH(self._flush),
             _MAP(self._map),
+            (_P * 5)(),
+            _PREAD(self._pread_now) if waits else _PREAD(),
         )
         self.capsule = _capsule_new(ctypes.addressof(self._table), _NAME, None)
 
@@ -121,6 +129,14 @@ class Spy:
 
     def _pread(self, _: int, buf: int, offset: int, length: int, st: Any) -> int:
         rc = self._enter("pread", offset, length, 0, st)
+        if not rc:
+            ctypes.memmove(buf, bytes(self.data[offset : offset + length]).ljust(length, b"\0"), length)
+        return rc
+
+    def _pread_now(self, _: int, buf: int, offset: int, length: int, st: Any) -> int:
+        if self.waits(offset, length):
+            return WOULD_WAIT
+        rc = self._enter("pread_now", offset, length, 0, st)
         if not rc:
             ctypes.memmove(buf, bytes(self.data[offset : offset + length]).ljust(length, b"\0"), length)
         return rc
@@ -194,11 +210,13 @@ class Wire:
             data += part
         return bytes(data)
 
-    def reply(self, read_bytes: int = 0, offset: int = 0) -> Reply:
-        """The next reply. `read_bytes`, `offset`: of the READ that it answers."""
+    def reply(self, read_bytes: int = 0, offset: int = 0, reads: dict[int, tuple[int, int]] | None = None) -> Reply:
+        """The next reply. `read_bytes`, `offset`: of the READ that it answers; or, by cookie, of those that it may
+        answer in `reads`."""
         magic = int.from_bytes(self.recv_exact(4))
         if magic == 0x67446698:
             error, cookie = struct.unpack(">IQ", self.recv_exact(12))
+            read_bytes = (reads or {}).get(cookie, (read_bytes, offset))[0]
             assert not (self.structured and read_bytes), "a simple reply to READ after structured replies were agreed"
             return Reply(cookie, error, data=self.recv_exact(read_bytes) if not error else b"")
         reply, parts, done = Reply(-1), dict[int, bytes](), False
@@ -212,11 +230,12 @@ class Wire:
             if done:
                 break
             magic = int.from_bytes(self.recv_exact(4))
-        at = offset
+        read_bytes, at = (reads or {}).get(reply.cookie, (read_bytes, offset))
+        end = at + read_bytes
         for start in sorted(parts):
             assert start == at, f"chunk at {start}, expected {at}"
             at += len(parts[start])
-        assert reply.error or at == offset + read_bytes, f"data ends at {at}, not {offset + read_bytes}"
+        assert reply.error or at == end, f"data ends at {at}, not {end}"
         reply.data = b"".join(parts[start] for start in sorted(parts))
         return reply
 

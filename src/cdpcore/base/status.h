@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 enum cdp_code {
+    CDP_WOULD_WAIT = -1, /* of a call that may not wait for a device: it did nothing, and fills no status */
     CDP_OK = 0,
     CDP_INVALID = 1,     /* the request is wrong; nothing was changed */
     CDP_NOTFOUND = 2,    /* no such volume, image, bookmark, file */

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 
 cdef extern from "base/status.h" nogil:
     enum:
+        CDP_WOULD_WAIT
         CDP_OK
         CDP_INVALID
         CDP_NOTFOUND

@@ -54,6 +54,11 @@ typedef struct cdp_target {
      * range comes soon. A disk that must read before it writes can then read for many requests at once. The range need
      * not be valid. */
     void (*expect)(void *ctx, uint64_t offset, uint64_t length);
+    /* Looked at only where tells_seq, too; then it may be NULL. As pread, for a caller that has other things to do
+     * meanwhile: CDP_WOULD_WAIT where some of the range has to come from a device, and what `buf` holds then is not
+     * said. Where it is there, pread, map and flush may be called from any number of threads, and may take as long as
+     * the device does. */
+    int (*pread_now)(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st);
 } cdp_target;
 
 #define CDP_TARGET_CAPSULE "cdpcore.target" /* PyCapsule name; the capsule's context keeps the owner alive */

@@ -38,3 +38,4 @@ cdef extern from "base/target.h" nogil:
         uint64_t (*written_seq)(void *ctx) noexcept nogil
         int (*write_out)(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil
         void (*expect)(void *ctx, uint64_t offset, uint64_t length) noexcept nogil
+        int (*pread_now)(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st) noexcept nogil

@@ -13,6 +13,7 @@ cdef class GateConnection(RequestLoop):
     cdef int wake_r, wake_w  # written to: there is another door, or it is time to stop
     # The connection's thread only.
     cdef int door            # -1: no daemon
+    cdef uint64_t reaped             # the next packet that the daemon answers
     cdef uint64_t rung               # `head` when the daemon was last woken
     cdef int64_t idle_ns             # since when there was nothing to do; 0: there was
     # Any thread, atomic.

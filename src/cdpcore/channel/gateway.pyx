@@ -29,10 +29,10 @@ from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CD
                                        CDP_MD_VERSION, CDP_MD_WRITE, CDP_MD_ZERO, cdp_mdpacket)
 from cdpcore.nbd.loop cimport BLOCKED_KEPT, nbd_parked
 from cdpcore.nbd.nbd_sock cimport nbd_flag, nbd_now_ns, nbd_raise, sched_yield
-from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE,
-                                   CDP_NBD_FLUSH, CDP_NBD_READ, CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE,
-                                   CDP_NBD_WRITE_ZEROES, cdp_nbd_errno, cdp_nbd_put_extents, cdp_nbd_request,
-                                   cdp_nbd_rules)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE,
+                                   CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH, CDP_NBD_READ, CDP_NBD_STATUS_BYTES,
+                                   CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_errno,
+                                   cdp_nbd_put_extents, cdp_nbd_request, cdp_nbd_rules)
 
 import os as _os
 
@@ -78,7 +78,6 @@ cdef class GateConnection(RequestLoop):
         self.tx = cdp_channel_reply(self.c)
         self.tx_bytes = CDP_CHANNEL_REPLY_BYTES
         self.tx_soft = SOFT_TX_BYTES
-        self.status_bytes = STATUS_ROOM + CDP_CHANNEL_EXTENTS * sizeof(cdp_extent)
         self.out = <uint8_t *>malloc(OUT_BYTES)
         self.out_bytes = OUT_BYTES
         self.parked = <nbd_parked *>calloc(CDP_CHANNEL_SLOTS, sizeof(nbd_parked))
@@ -108,11 +107,14 @@ cdef class GateConnection(RequestLoop):
 
     # --- the loop's seam ----------------------------------------------------------------------------------------------
 
-    cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
+    cdef bint start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
         """Hand a request on as packet `head`."""
         cdef cdp_mdpacket *p = cdp_channel_packet(self.c, self.head)
-        cdef nbd_parked *m = self.park(r, payload)
+        cdef nbd_parked *m
         cdef uint64_t skip
+        if not self.has_room(r):
+            return False
+        m = self.park(r, payload)
         memset(p, 0, sizeof(cdp_mdpacket))
         p.version = CDP_MD_VERSION
         p.lba = r.offset // CDP_MD_SECTOR
@@ -144,6 +146,12 @@ cdef class GateConnection(RequestLoop):
         cdp_channel_set(&self.c.head, self.head)
         if self.head % RING_EVERY == 0:
             self.ring()
+        return True
+
+    cdef uint64_t reply_bytes(self, const cdp_nbd_request *r) noexcept nogil:
+        if r.type == CDP_NBD_BLOCK_STATUS:
+            return STATUS_ROOM + CDP_CHANNEL_EXTENTS * sizeof(cdp_extent)
+        return self.header_bytes() + r.length if r.type == CDP_NBD_READ or r.type == CDP_NBD_CACHE else 0
 
     cdef bint reap(self) noexcept nogil:
         """Gather the replies to what the daemon has carried out."""
@@ -154,6 +162,7 @@ cdef class GateConnection(RequestLoop):
             if self.is_full():
                 self.send()
             self.answer(&self.parked[self.reaped % CDP_CHANNEL_SLOTS], cdp_channel_packet(self.c, self.reaped))
+            self.replied(&self.parked[self.reaped % CDP_CHANNEL_SLOTS])
             self.reaped += 1
         return some
 

@@ -84,8 +84,9 @@ cdef class BeforeImages(Content):
 
     # --- what the parts do --------------------------------------------------------------------------------------------
 
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
-        return self.reader.read(view, buf, off, n, st)
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil:
+        return self.reader.read(view, buf, off, n, wait, st)
 
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
                  cdp_status *st) noexcept nogil:
@@ -162,9 +163,10 @@ cdef class BeforeImages(Content):
         ticket = self.ranges.acquire(start, end)
         while True:
             epoch = self.reader.current_epoch()
-            rc = self.reader.read_now(merged, start * CDP_SECTOR, CDP_SECTOR, &m, st)
+            rc = self.reader.read_now(merged, start * CDP_SECTOR, CDP_SECTOR, True, &m, st)
             if rc == CDP_OK and end - start > 1:
-                rc = self.reader.read_now(merged + size - CDP_SECTOR, (end - 1) * CDP_SECTOR, CDP_SECTOR, &m, st)
+                rc = self.reader.read_now(merged + size - CDP_SECTOR, (end - 1) * CDP_SECTOR, CDP_SECTOR, True, &m,
+                                          st)
             if rc == AGAIN:
                 continue
             if rc != CDP_OK:
@@ -247,9 +249,9 @@ cdef class BeforeImages(Content):
         cdef int rc = AGAIN
         while rc == AGAIN:
             if self.discarding:
-                rc = self.reader.read_now(content, start * CDP_SECTOR, size, &m, st)
+                rc = self.reader.read_now(content, start * CDP_SECTOR, size, True, &m, st)
             else:
-                rc = self.reader.read_disk(content, start * CDP_SECTOR, size, &m, st)
+                rc = self.reader.read_disk(content, start * CDP_SECTOR, size, True, &m, st)
         if cdp_monotonic_ns() - began > COLD_NS + size // 4:
             self.cold = COLD_FOR
         elif self.cold:

@@ -21,7 +21,7 @@ cdef class Disk:
 
     cpdef close(self)
     # Offsets and lengths in bytes, inside the disk. All return CDP_OK or the status; writes are durable after sync().
-    cdef int read(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int read(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil
     cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
     # Zeros; `hole`: punched out where the file system can.
     cdef int zero(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil

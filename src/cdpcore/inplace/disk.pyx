@@ -5,10 +5,10 @@ Only what is asked of it, without an opinion on when: reader.pyx reads it, settl
 Threading: any thread, no GIL; close() when nobody is inside.
 """
 cimport cython
-from libc.errno cimport EIO
+from libc.errno cimport EAGAIN, EIO
 from libc.stdint cimport int64_t
 from cdpcore.base.errors cimport check
-from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, CDP_WOULD_WAIT, cdp_fail, cdp_fail_os
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
 from cdpcore.volume.extents cimport add_file, forget_data, free_place, init_place
 
@@ -50,9 +50,15 @@ cdef class Disk:
             self.table.close(self.table.ctx, self.fd)
             self.fd = -1
 
-    cdef int read(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
-        cdef int64_t got = self.table.pread(self.table.ctx, self.fd, buf, n, off)
+    cdef int read(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
+        cdef int64_t got
         cdef int rc
+        if wait:
+            got = self.table.pread(self.table.ctx, self.fd, buf, n, off)
+        else:
+            got = self.table.pread_now(self.table.ctx, self.fd, buf, n, off)
+            if got == -EAGAIN:
+                return CDP_WOULD_WAIT
         if got < 0:
             return cdp_fail_os(st, got, off, b"reading the disk")
         if <uint64_t>got != n:

@@ -27,7 +27,8 @@ cdef class DiskReader:
     cdef bint restoring             # a restore is being written back: the disk and Pending hold less than is shown
 
     # --- whole requests, offsets and lengths in bytes; view NULL: now
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil
     # As map() of Content.
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,
                  cdp_status *st) noexcept nogil
@@ -35,17 +36,19 @@ cdef class DiskReader:
     # --- one look; *m: when it was. Right if nothing changed the range since: the caller holds it, or checks after it.
     cdef uint64_t current_epoch(self) noexcept nogil
     # The current content. May return AGAIN.
-    cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
+    cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
+                       cdp_status *st) noexcept nogil
     # What the disk holds, or will hold when Pending is on it.
-    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil
+    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
+                       cdp_status *st) noexcept nogil
     # [start, *until), sectors, is a hole of the disk and nothing is pending there; *until == start: not known.
     cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil
 
     # --- internal
-    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
-                       cdp_status *st) noexcept nogil
-    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
-                       cdp_status *st) noexcept nogil
+    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                       moment *m, cdp_status *st) noexcept nogil
+    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                       moment *m, cdp_status *st) noexcept nogil
     cdef int read_pending(self, uint64_t seq, uint8_t *buf, uint64_t off, uint64_t end, cdp_status *st) noexcept nogil
     cdef int map_disk(self, uint64_t off, uint64_t end, uint64_t most, bint last, extents *out, uint64_t *reached,
                       cdp_status *st) noexcept nogil

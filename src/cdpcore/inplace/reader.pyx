@@ -11,7 +11,7 @@ cimport cython
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR, cdp_loc_is_data
-from cdpcore.base.status cimport CDP_OK
+from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT
 from cdpcore.base.target cimport CDP_EXTENT_DATA
 from cdpcore.index.versions cimport ALL, drop, pieces
 from cdpcore.inplace.pending cimport pending_change
@@ -28,46 +28,51 @@ cdef class DiskReader:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil:
         cdef uint32_t tries, ticket
         cdef moment m
         cdef int rc
         if n == 0:
             return CDP_OK
         for tries in range(READ_TRIES):
-            rc = self.read_once(view, buf, off, n, &m, st)
+            rc = self.read_once(view, buf, off, n, wait, &m, st)
             if rc != AGAIN:
                 return rc
+        if not wait:
+            return CDP_WOULD_WAIT
         ticket = self.ranges.acquire(off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR)
         rc = AGAIN
         while rc == AGAIN:
-            rc = self.read_once(view, buf, off, n, &m, st)
+            rc = self.read_once(view, buf, off, n, wait, &m, st)
         self.ranges.release(ticket)
         return rc
 
     cdef uint64_t current_epoch(self) noexcept nogil:
         return (<const volatile uint64_t *>&self.epoch)[0]
 
-    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
-                       cdp_status *st) noexcept nogil:
+    cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                       moment *m, cdp_status *st) noexcept nogil:
         """AGAIN: the range was changed meanwhile."""
         cdef uint64_t epoch = self.current_epoch()
         cdef int rc
         if view != NULL:
-            return self.read_view(view, buf, off, n, m, st)
-        rc = self.read_now(buf, off, n, m, st)
+            return self.read_view(view, buf, off, n, wait, m, st)
+        rc = self.read_now(buf, off, n, wait, m, st)
         # What a destructive restore puts on the disk leaves no version: that it has begun is enough to look again.
         if rc == CDP_OK and (epoch != self.current_epoch() or not
                              self.versions.untouched(m, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR)):
             return AGAIN
         return rc
 
-    cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+    cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
+                       cdp_status *st) noexcept nogil:
         if self.restoring:
-            return self.read_view(NULL, buf, off, n, m, st)
-        return self.read_disk(buf, off, n, m, st)
+            return self.read_view(NULL, buf, off, n, wait, m, st)
+        return self.read_disk(buf, off, n, wait, m, st)
 
-    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, moment *m, cdp_status *st) noexcept nogil:
+    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
+                       cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef uint64_t i, a, b
         cdef int rc = AGAIN
@@ -80,7 +85,7 @@ cdef class DiskReader:
                 a = max(p.at[i].start * CDP_SECTOR, off)
                 b = min(p.at[i].end * CDP_SECTOR, off + n)
                 if p.at[i].loc == 0:
-                    rc = self.disk.read(buf + (a - off), a, b - a, st)
+                    rc = self.disk.read(buf + (a - off), a, b - a, wait, st)
                 else:
                     rc = self.read_pending(p.at[i].loc, buf + (a - off), a, b, st)
                 if rc != CDP_OK:
@@ -105,8 +110,8 @@ cdef class DiskReader:
             at += step
         return CDP_OK
 
-    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, moment *m,
-                       cdp_status *st) noexcept nogil:
+    cdef int read_view(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                       moment *m, cdp_status *st) noexcept nogil:
         """As of `view`; AGAIN where the disk was to be read and has been changed there meanwhile."""
         cdef pieces p
         cdef uint64_t i, a, b
@@ -119,11 +124,12 @@ cdef class DiskReader:
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, off + n)
             if p.at[i].loc == CDP_LOC_BASE:
-                rc = self.read_disk(buf + (a - off), a, b - a, &now, st)
+                rc = self.read_disk(buf + (a - off), a, b - a, wait, &now, st)
                 if rc == CDP_OK and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
                     rc = AGAIN
             elif cdp_loc_is_data(p.at[i].loc):
-                rc = self.log_data.read(buf + (a - off), p.at[i].loc, a - p.at[i].start * CDP_SECTOR, b - a, st)
+                rc = self.log_data.read(buf + (a - off), p.at[i].loc, a - p.at[i].start * CDP_SECTOR, b - a, wait,
+                                        st)
             else:
                 memset(buf + (a - off), 0, b - a)
             if rc != CDP_OK:

@@ -113,7 +113,7 @@ cdef class RestoreWriter:
             set_span(&s[n_spans], p.at[i[0]].start, p.at[i[0]].end, kind_of(p.at[i[0]].loc), at)
             if s[n_spans].kind == CDP_EXTENT_DATA:
                 rc = self.images.log_data.read(at, p.at[i[0]].loc, 0, (s[n_spans].end - s[n_spans].start) * CDP_SECTOR,
-                                               st)
+                                               True, st)
             at += (s[n_spans].end - s[n_spans].start) * CDP_SECTOR
             n_spans += 1
             i[0] += 1

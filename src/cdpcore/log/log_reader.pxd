@@ -13,4 +13,5 @@ cdef class LogReader:
     cdef const cdp_os *table
 
     # n bytes of the data at `loc` (of a version, see base/format.h), from its byte `skip` on.
-    cdef int read(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int read(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil

@@ -1,36 +1,52 @@
 # cython: autotestdict=False
-"""An NBD connection to a disk in this process: requests are carried out on the spot, in the connection's thread, by
-calls of a cdp_target (base/target.h). No GIL, no hand-off. The loop is cdpcore.nbd.loop's.
+"""An NBD connection to a disk in this process, by calls of a cdp_target (base/target.h). No GIL. The loop is
+cdpcore.nbd.loop's.
+
+What memory can answer, and what only has to be put into memory, is carried out on the spot, in the connection's thread.
+What has to wait for a device (a read that is not in memory, a flush) is parked and handed to a worker
+(base/worker_threads.h), so that what comes after it is not held up, and a device that answers slowly has many requests
+at a time. Being handed over costs some 10 us, which a client that sends one request at a time would pay for nothing: as
+long as nothing came while a request waited on the spot, the next ones wait there too.
 
 Invariants, beside the loop's
- 1. A reply that promises durability (FLUSH, FUA) is sent only after a flush of the target that began when the request
-    had been carried out. Those gathered in one batch share one flush; when it fails, all of them report it.
- 2. Bounds: both buffers are RANGE_BYTES of address space; what they touch past KEEP_BYTES goes back to the system in
-    the next round that needs less, or after IDLE_MS. The largest reply takes less than RANGE_BYTES less what may have
-    gathered before it. PENDING_MAX replies wait for a flush.
+ 1. A reply that promises durability (FLUSH, FUA) is gathered only after a flush of the target that began when the
+    request had been carried out. Those that came together share one flush; when it fails, all of them report it.
+ 2. Bounds: rx and `out` are RANGE_BYTES of address space, tx is TX_BYTES; what they touch past KEEP_BYTES goes back to
+    the system in the next round that needs less, or after IDLE_MS. The largest reply takes less than RANGE_BYTES less
+    what may have gathered before it. PARKED_MAX requests wait, with TX_BYTES of replies.
+ 3. A worker touches of this object what is constant, the task, the room of its reply, and `done`, `dozing`, `inside`;
+    `inside` last. finish() waits for that.
+ 4. Nothing that is parked keeps bytes of rx.
 """
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
 
-from cdpcore.base.status cimport CDP_OK, cdp_status
+from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT, cdp_status
 from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent, cdp_target
-from cdpcore.nbd.loop cimport STATUS_MAX
-from cdpcore.nbd.nbd_sock cimport NBD_RELEASES_PAGES, nbd_add, nbd_release, nbd_wait
+from cdpcore.base.workers cimport cdp_job, cdp_job_any, cdp_job_push, cdp_job_take_all, work
+from cdpcore.nbd.loop cimport STATUS_MAX, nbd_parked
+from cdpcore.nbd.nbd_sock cimport (NBD_RELEASES_PAGES, nbd_add, nbd_awake, nbd_doze, nbd_enter, nbd_flag, nbd_get,
+                                   nbd_leave, nbd_more, nbd_pause, nbd_release, nbd_rouse, nbd_sleep, nbd_wait)
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_DATA_BYTES,
                                    CDP_NBD_FLAG_DF, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE,
-                                   CDP_NBD_FLUSH, CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD, CDP_NBD_MIN_BLOCK,
-                                   CDP_NBD_PREFERRED_BLOCK, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES, CDP_NBD_STATUS_BYTES,
-                                   CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_errno, cdp_nbd_parse,
-                                   cdp_nbd_patch_error, cdp_nbd_payload_bytes, cdp_nbd_put_data, cdp_nbd_put_extents,
-                                   cdp_nbd_put_hole, cdp_nbd_request, cdp_nbd_rules)
+                                   CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD,
+                                   CDP_NBD_MIN_BLOCK, CDP_NBD_PREFERRED_BLOCK, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES,
+                                   CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
+                                   cdp_nbd_errno, cdp_nbd_parse, cdp_nbd_payload_bytes, cdp_nbd_put_data,
+                                   cdp_nbd_put_extents, cdp_nbd_put_hole, cdp_nbd_request, cdp_nbd_rules)
+
+import os as _os
 
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 from cdpcore.nbd.loop import End  # noqa: F401
 
 cdef enum:
     RANGE_BYTES = (33 << 20)        # a request of the maximum payload and what came with it
+    TX_BYTES = (64 << 20)           # of replies to requests that wait
     KEEP_BYTES = (1 << 20)          # of each range stays resident
     GATHER_NS = 200000              # a reply waits no longer for others
     SPARSE_MIN_BYTES = 65536        # reads from here on ask map() for holes before reading
@@ -38,6 +54,9 @@ cdef enum:
     STATUS_CALLS = 64               # map() calls a BLOCK_STATUS request
     CACHE_BYTES = (256 << 10)       # CACHE reads so much at a time
     IDLE_MS = 100
+    CROWDED = 1024                  # after a request came while another waited: so many that wait are handed over
+
+cdef uint32_t WAITS = 0xFFFFFFFF    # no error of NBD
 
 
 MIN_BLOCK_BYTES = CDP_NBD_MIN_BLOCK
@@ -75,81 +94,125 @@ cdef class Connection(RequestLoop):
 
     def __cinit__(self, sock: object, capsule: object, *, bint read_only, bint structured,
                   context_id: int | None = None, bint fast_zero=True, bint own_fua=False):
+        self.bell_r = self.bell_w = -1
         self.target = target_of(capsule)
         self.capsule = capsule
         self.own_fua = own_fua
         self.rules.size_bytes = self.target.size_bytes
         self.rules.read_only = read_only or self.target.read_only
         self.gather_ns = GATHER_NS
-        self.rx = <uint8_t *>_range()
-        self.out = <uint8_t *>_range()
+        self.rx = <uint8_t *>_range(RANGE_BYTES)
+        self.out = <uint8_t *>_range(RANGE_BYTES)
+        self.tx = <uint8_t *>_range(TX_BYTES)
         self.rx_bytes = self.out_bytes = RANGE_BYTES
-        self.rx_soft = KEEP_BYTES
+        self.tx_bytes = TX_BYTES
+        self.rx_soft = self.tx_soft = KEEP_BYTES
+        self.parked = <nbd_parked *>calloc(PARKED_MAX, sizeof(nbd_parked))
+        self.tasks = <nbd_task *>calloc(PARKED_MAX, sizeof(nbd_task))
+        if self.parked == NULL or self.tasks == NULL:
+            raise MemoryError()
+        self.parked_max = PARKED_MAX
+        if self.target.tells_seq and self.target.pread_now != NULL:
+            try:
+                self.bell_r, self.bell_w = _os.pipe()
+                _os.set_blocking(self.bell_w, False)
+                self.can_park = True
+            except OSError:
+                pass    # no more files may be open: then everything waits on the spot
 
     def __dealloc__(self):
         if self.rx != NULL:
             munmap(self.rx, RANGE_BYTES)
         if self.out != NULL:
             munmap(self.out, RANGE_BYTES)
+        if self.tx != NULL:
+            munmap(self.tx, TX_BYTES)
+        free(self.parked)
+        free(self.tasks)
+        for fd in (self.bell_r, self.bell_w):
+            if fd >= 0:
+                close(fd)
+
+    def counters(self):
+        """As RequestLoop's, and handed_over: how many reads and flushes workers carried out."""
+        return {**RequestLoop.counters(self), "handed_over": nbd_get(&self.handed_over)}
 
     # --- the loop's seam ----------------------------------------------------------------------------------------------
 
-    cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
-        cdef cdp_status st
-        cdef int rc = CDP_OK
-        cdef bint flush_due = r.flags & CDP_NBD_FLAG_FUA
-        cdef uint32_t flags = 0
+    cdef bint start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
         if r.type == CDP_NBD_READ:
-            self.read(r)
-            return
+            return self.read(r)
+        if r.type == CDP_NBD_FLUSH:
+            return self.flush_due(r)
+        if r.type == CDP_NBD_CACHE:
+            return self.cache(r)
         if r.type == CDP_NBD_BLOCK_STATUS:
             self.block_status(r)
-            return
+            return True
+        return self.change(r, payload)
+
+    cdef uint64_t reply_bytes(self, const cdp_nbd_request *r) noexcept nogil:
         if r.type == CDP_NBD_CACHE:
-            self.cache(r)
-            return
-        st.code = st.sys_errno = 0
-        st.where = NULL
-        if r.type == CDP_NBD_FLUSH:
-            self.reply(r, CDP_OK, &st, True)
-            return
-        if flush_due and (self.own_fua or not self.pending and self.rx_end - self.rx_begin < CDP_NBD_REQUEST_BYTES):
-            flags = CDP_FUA  # alone: the target makes it durable on its own way; in company one flush serves all
-            flush_due = False
-        if r.type == CDP_NBD_WRITE:
-            rc = self.target.pwrite(self.target.ctx, payload, r.offset, r.length, flags, &st)
-        else:  # WRITE_ZEROES, TRIM
-            if not r.flags & CDP_NBD_FLAG_NO_HOLE:
-                flags |= CDP_HOLE
-            rc = self.target.zero(self.target.ctx, r.offset, r.length, flags, &st)
-        self.reply(r, rc, &st, flush_due)
+            return min(<uint64_t>r.length, <uint64_t>CACHE_BYTES)
+        if r.type != CDP_NBD_READ:
+            return 0
+        if r.length < SPARSE_MIN_BYTES:
+            return self.header_bytes() + r.length
+        return r.length + (MAP_BATCH + 2) * <uint64_t>CDP_NBD_HOLE_BYTES    # with a header before each piece
+
+    cdef bint reap(self) noexcept nogil:
+        cdef cdp_job *job = cdp_job_take_all(&self.done)
+        cdef cdp_job *next
+        cdef bint some = job != NULL
+        while job != NULL:
+            next = job.next
+            self.answer(<nbd_task *>job)
+            job = next
+        return some
 
     cdef void send(self) noexcept nogil:
-        """All replies, after what they wait for."""
-        self.settle()
         self.round_bytes = max(self.round_bytes, self.out_end)
         self.transmit()
 
     cdef void wait(self, bint moved) noexcept nogil:
-        """Nothing is ever under way here, so this blocks in recv."""
+        if self.due != NULL:
+            self.begin_flush()
         if self.gathered:
             self.send()
-        if self.ending:
-            return
-        if self.rx_begin == self.rx_end:
-            self.give_back()
-        if self.fill(True):
-            self.round_bytes = max(self.round_bytes, self.rx_end)
-            if self.target.tells_seq and self.target.expect != NULL:
+        if not self.under_way:
+            if self.ending or self.blocked:     # what blocked it was answered just now
+                return
+            if self.rx_begin == self.rx_end:
+                self.give_back()
+            if self.fill(True):
                 self.foresee()
+            return
+        if not self.ending and not self.blocked and self.fill(False):
+            self.foresee()
+            return
+        if moved:
+            return
+        nbd_doze(&self.dozing)
+        if not cdp_job_any(&self.done):
+            nbd_sleep(-1 if self.ending or self.blocked else self.fd, self.bell_r)
+        nbd_awake(&self.dozing)
+
+    cdef void finish(self) noexcept nogil:
+        """Workers write into this object's memory: what they were given must end first."""
+        while nbd_flag(&self.inside):
+            nbd_pause()
 
     # --- what belongs to a round --------------------------------------------------------------------------------------
 
     cdef void foresee(self) noexcept nogil:
-        """Announce to the target the ranges that the requests in rx change, the last one perhaps without its payload
-        yet: before the first of them is carried out, so that what must be read for them is read for all at once."""
+        """More was received: announce to the target the ranges that the requests in rx change, the last one perhaps
+        without its payload yet, before the first of them is carried out. What must be read for them is then read for
+        all at once."""
         cdef cdp_nbd_request r
         cdef uint64_t at = self.rx_begin + self.drain_bytes
+        self.round_bytes = max(self.round_bytes, self.rx_end)
+        if not self.target.tells_seq or self.target.expect == NULL:
+            return
         while at < self.rx_end and cdp_nbd_parse(self.rx + at, self.rx_end - at, &r) > 0:
             if r.type == CDP_NBD_WRITE or r.type == CDP_NBD_WRITE_ZEROES or r.type == CDP_NBD_TRIM:
                 self.target.expect(self.target.ctx, r.offset, r.length)
@@ -166,113 +229,91 @@ cdef class Connection(RequestLoop):
         if self.high_bytes > KEEP_BYTES:
             nbd_release(self.rx + KEEP_BYTES, RANGE_BYTES - KEEP_BYTES)
             nbd_release(self.out + KEEP_BYTES, RANGE_BYTES - KEEP_BYTES)
+            nbd_release(self.tx + KEEP_BYTES, TX_BYTES - KEEP_BYTES)
             self.high_bytes = 0
-
-    cdef void settle(self) noexcept nogil:
-        """One flush for all gathered replies that promise durability (invariant 1)."""
-        cdef cdp_status st
-        cdef uint32_t i, error
-        cdef int rc
-        if not self.pending:
-            return
-        st.code = st.sys_errno = 0
-        rc = self.target.flush(self.target.ctx, &st)
-        if rc != CDP_OK:
-            error = cdp_nbd_errno(rc, st.sys_errno)
-            for i in range(self.pending):
-                cdp_nbd_patch_error(self.out + self.pending_at[i], error)
-            nbd_add(&self.counts.errors, self.pending)
-        self.pending = 0
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    cdef void reply(self, const cdp_nbd_request *r, int rc, const cdp_status *st, bint flush_due) noexcept nogil:
-        """The reply to a request without data."""
-        if rc != CDP_OK:
-            self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
-            return
-        if flush_due:
-            if self.pending == PENDING_MAX:
-                self.settle()
-            self.pending_at[self.pending] = <uint32_t>self.out_end
-            self.pending += 1
-        self.reply_done(r)
-
-    cdef void read(self, const cdp_nbd_request *r) noexcept nogil:
+    cdef bint change(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
+        """WRITE, WRITE_ZEROES, TRIM."""
         cdef cdp_status st
-        cdef uint8_t *p = self.out + self.out_end
+        cdef uint32_t flags = 0
+        cdef bint promised = r.flags & CDP_NBD_FLAG_FUA, alone = False
         cdef int rc
-        st.code = st.sys_errno = 0
+        st.sys_errno = 0
         st.where = NULL
-        if r.length >= SPARSE_MIN_BYTES and self.rules.structured and not r.flags & CDP_NBD_FLAG_DF and \
-                self.read_sparse(r):
-            return
-        rc = self.target.pread(self.target.ctx, p + self.header_bytes(), r.offset, r.length, &st)
-        if rc != CDP_OK:
-            self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
+        if promised and (self.own_fua or self.due == NULL and self.is_alone()):
+            flags = CDP_FUA     # the target makes it durable in its own way; in company one flush serves all
+            alone = not self.own_fua
+            promised = False
+        elif promised and not self.has_room(r):
+            return False
+        if r.type == CDP_NBD_WRITE:
+            rc = self.target.pwrite(self.target.ctx, payload, r.offset, r.length, flags, &st)
         else:
-            self.out_end += self.reply_data(r, p)
+            if not r.flags & CDP_NBD_FLAG_NO_HOLE:
+                flags |= CDP_HOLE
+            rc = self.target.zero(self.target.ctx, r.offset, r.length, flags, &st)
+        if alone:
+            self.look_for_others()
+        if rc != CDP_OK:
+            self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
+        elif promised:
+            return self.flush_due(r)
+        else:
+            self.reply_done(r)
+        return True
 
-    cdef int read_sparse(self, const cdp_nbd_request *r) noexcept nogil:
-        """Reply to a read with its holes left out. 0: there are none worth it, and nothing was gathered."""
-        cdef cdp_status st
-        cdef uint64_t start = self.out_end, end = r.offset + r.length, pos = r.offset, sent = r.offset, zero_from, stop
-        cdef uint32_t i = 0, n = 0
-        cdef bint done = False
-        cdef int rc
-        cdef cdp_extent *e = self.extents
-        st.code = st.sys_errno = 0
-        st.where = NULL
-        if self.target.map(self.target.ctx, r.offset, r.length, e, MAP_BATCH, &n, &st) != CDP_OK:
-            return 0  # then pread says what is wrong
-        while not done:
-            # The next run of zeros [zero_from, pos); past the known extents all counts as data.
-            while i < n and e[i].offset == pos and e[i].kind == CDP_EXTENT_DATA and e[i].length <= end - pos:
-                pos += e[i].length
-                i += 1
-            zero_from = pos
-            while i < n and e[i].offset == pos and e[i].kind != CDP_EXTENT_DATA and e[i].length <= end - pos:
-                pos += e[i].length
-                i += 1
-            if pos - zero_from < SPARSE_GRAIN_BYTES and pos != zero_from:
-                continue
-            done = pos == zero_from
-            stop = end if done else zero_from
-            if done and sent == r.offset:
-                return 0
-            if sent < stop:
-                rc = self.target.pread(self.target.ctx, self.out + self.out_end + CDP_NBD_DATA_BYTES, sent, stop - sent,
-                                       &st)
-                if rc != CDP_OK:
-                    self.out_end = start
-                    self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
-                    return 1
-                nbd_add(&self.counts.read_bytes, stop - sent)
-                self.out_end += cdp_nbd_put_data(self.out + self.out_end, CDP_NBD_CHUNK_DONE if stop == end else 0,
-                                                r.cookie, sent, <uint32_t>(stop - sent)) + (stop - sent)
-            if not done:
-                nbd_add(&self.counts.read_bytes, pos - zero_from)
-                self.out_end += cdp_nbd_put_hole(self.out + self.out_end, CDP_NBD_CHUNK_DONE if pos == end else 0,
-                                                r.cookie, zero_from, <uint32_t>(pos - zero_from))
-            sent = pos if not done else end
-        self.gather(self.out + start, self.out_end - start)
-        return 1
+    cdef bint flush_due(self, const cdp_nbd_request *r) noexcept nogil:
+        """The reply to this request is for the next flush to give."""
+        cdef nbd_task *t
+        if not self.has_room(r):
+            return False
+        t = self.task(r)
+        if self.due == NULL:
+            self.due = t
+        else:
+            self.due_last.group = t
+        self.due_last = t
+        return True
 
-    cdef void cache(self, const cdp_nbd_request *r) noexcept nogil:
+    cdef bint read(self, const cdp_nbd_request *r) noexcept nogil:
+        cdef const char *why = NULL
+        cdef uint8_t *p = self.out + self.out_end
+        cdef uint64_t n = 0
+        cdef uint32_t error = self.put_read(r, p, not self.can_park, &n, &why)
+        if error == WAITS:
+            if not self.is_alone():
+                return self.hand_over(r)
+            error = self.put_read(r, p, True, &n, &why)
+            self.look_for_others()
+        if error:
+            self.refuse(r, error, why)
+            return True
+        nbd_add(&self.counts.read_bytes, r.length)
+        self.gather(p, n)
+        self.out_end += n
+        return True
+
+    cdef bint cache(self, const cdp_nbd_request *r) noexcept nogil:
         """Read and throw away: what the target keeps beneath it is warm then."""
-        cdef cdp_status st
-        cdef uint64_t pos = r.offset, end = r.offset + r.length, n
-        cdef int rc = CDP_OK
-        st.code = st.sys_errno = 0
-        st.where = NULL
-        while pos < end and rc == CDP_OK:
-            n = min(end - pos, <uint64_t>CACHE_BYTES)
-            rc = self.target.pread(self.target.ctx, self.out + self.out_end, pos, n, &st)
-            pos += n
-        self.reply(r, rc, &st, False)
+        cdef const char *why = NULL
+        cdef uint8_t *p = self.out + self.out_end
+        cdef uint32_t error = self.warm(r, p, not self.can_park, &why)
+        if error == WAITS:
+            if not self.is_alone():
+                return self.hand_over(r)
+            error = self.warm(r, p, True, &why)
+            self.look_for_others()
+        if error:
+            self.refuse(r, error, why)
+        else:
+            self.reply_done(r)
+        return True
 
     cdef void block_status(self, const cdp_nbd_request *r) noexcept nogil:
         cdef cdp_status st
+        cdef cdp_extent e[MAP_BATCH]
         cdef uint8_t *p = self.out + self.out_end
         cdef uint64_t pos = r.offset, end = r.offset + r.length
         cdef uint32_t count = 0, calls = 0, n, most, cap = 1 if r.flags & CDP_NBD_FLAG_REQ_ONE else STATUS_MAX
@@ -283,20 +324,216 @@ cdef class Connection(RequestLoop):
             calls += 1
             n = 0
             most = min(cap - count + 1, <uint32_t>MAP_BATCH)     # one more shows whether the last goes on
-            rc = self.target.map(self.target.ctx, pos, end - pos, self.extents, most, &n, &st)
+            rc = self.target.map(self.target.ctx, pos, end - pos, e, most, &n, &st)
             if rc != CDP_OK:
                 self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
                 return
             rc = -1
             if 0 < n <= most:
-                rc = cdp_nbd_put_extents(p + CDP_NBD_STATUS_BYTES, cap, &count, &pos, end, self.extents, n)
+                rc = cdp_nbd_put_extents(p + CDP_NBD_STATUS_BYTES, cap, &count, &pos, end, e, n)
             if rc < 0:
                 count = 0
         self.out_end += self.reply_status(r, p, count)
 
+    # --- what takes long ----------------------------------------------------------------------------------------------
 
-cdef void *_range() except NULL:
-    cdef void *p = mmap(NULL, RANGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    cdef int pread(self, uint8_t *p, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
+        st.sys_errno = 0
+        st.where = NULL
+        if wait:
+            return self.target.pread(self.target.ctx, p, off, n, st)
+        return self.target.pread_now(self.target.ctx, p, off, n, st)
+
+    cdef uint32_t put_read(self, const cdp_nbd_request *r, uint8_t *p, bint wait, uint64_t *n,
+                           const char **why) noexcept nogil:
+        """Build the reply at `p`."""
+        cdef cdp_status st
+        cdef uint32_t error
+        cdef int rc
+        if r.length >= SPARSE_MIN_BYTES and self.rules.structured and not r.flags & CDP_NBD_FLAG_DF:
+            error = self.put_sparse(r, p, wait, n, why)
+            if error or n[0]:
+                return error
+        rc = self.pread(p + self.header_bytes(), r.offset, r.length, wait, &st)
+        if rc == CDP_OK:
+            n[0] = self.put_data(r, p)
+            return 0
+        if rc == CDP_WOULD_WAIT:
+            return WAITS
+        why[0] = st.where
+        return cdp_nbd_errno(rc, st.sys_errno)
+
+    cdef uint32_t put_sparse(self, const cdp_nbd_request *r, uint8_t *p, bint wait, uint64_t *n,
+                             const char **why) noexcept nogil:
+        """Build the reply with its holes left out. n: 0 where there are none worth it."""
+        cdef cdp_status st
+        cdef cdp_extent e[MAP_BATCH]
+        cdef uint8_t *at = p
+        cdef uint64_t end = r.offset + r.length, pos = r.offset, sent = r.offset, zero_from, stop
+        cdef uint32_t i = 0, found = 0
+        cdef bint done = False
+        cdef int rc
+        n[0] = 0
+        if self.target.map(self.target.ctx, r.offset, r.length, e, MAP_BATCH, &found, &st) != CDP_OK:
+            return 0  # then pread says what is wrong
+        while not done:
+            # The next run of zeros [zero_from, pos); past the known extents all counts as data.
+            while i < found and e[i].offset == pos and e[i].kind == CDP_EXTENT_DATA and e[i].length <= end - pos:
+                pos += e[i].length
+                i += 1
+            zero_from = pos
+            while i < found and e[i].offset == pos and e[i].kind != CDP_EXTENT_DATA and e[i].length <= end - pos:
+                pos += e[i].length
+                i += 1
+            if pos - zero_from < SPARSE_GRAIN_BYTES and pos != zero_from:
+                continue
+            done = pos == zero_from
+            stop = end if done else zero_from
+            if done and sent == r.offset:
+                return 0
+            if sent < stop:
+                rc = self.pread(at + CDP_NBD_DATA_BYTES, sent, stop - sent, wait, &st)
+                if rc == CDP_WOULD_WAIT:
+                    return WAITS
+                if rc != CDP_OK:
+                    why[0] = st.where
+                    return cdp_nbd_errno(rc, st.sys_errno)
+                at += cdp_nbd_put_data(at, CDP_NBD_CHUNK_DONE if stop == end else 0, r.cookie, sent,
+                                       <uint32_t>(stop - sent)) + (stop - sent)
+            if not done:
+                at += cdp_nbd_put_hole(at, CDP_NBD_CHUNK_DONE if pos == end else 0, r.cookie, zero_from,
+                                       <uint32_t>(pos - zero_from))
+            sent = pos if not done else end
+        n[0] = <uint64_t>(at - p)
+        return 0
+
+    cdef uint32_t warm(self, const cdp_nbd_request *r, uint8_t *p, bint wait, const char **why) noexcept nogil:
+        """`p`: CACHE_BYTES, or what the request is long."""
+        cdef cdp_status st
+        cdef uint64_t pos = r.offset, end = r.offset + r.length, n
+        cdef int rc
+        while pos < end:
+            n = min(end - pos, <uint64_t>CACHE_BYTES)
+            rc = self.pread(p, pos, n, wait, &st)
+            if rc == CDP_WOULD_WAIT:
+                return WAITS
+            if rc != CDP_OK:
+                why[0] = st.where
+                return cdp_nbd_errno(rc, st.sys_errno)
+            pos += n
+        return 0
+
+    cdef uint32_t flush(self, const char **why) noexcept nogil:
+        cdef cdp_status st
+        cdef int rc
+        st.sys_errno = 0
+        st.where = NULL
+        rc = self.target.flush(self.target.ctx, &st)
+        why[0] = st.where
+        return 0 if rc == CDP_OK else cdp_nbd_errno(rc, st.sys_errno)
+
+    cdef void work(self, nbd_task *t) noexcept nogil:
+        """Any thread: carry out what the task is for."""
+        cdef const cdp_nbd_request *r = &t.parked.r
+        cdef uint8_t *p = self.tx + t.parked.tx_at
+        t.why = NULL
+        if r.type == CDP_NBD_READ:
+            t.error = self.put_read(r, p, True, &t.n, &t.why)
+        elif r.type == CDP_NBD_CACHE:
+            t.error = self.warm(r, p, True, &t.why)
+        else:
+            t.error = self.flush(&t.why)
+
+    # --- parked requests ----------------------------------------------------------------------------------------------
+
+    cdef bint is_alone(self) noexcept nogil:
+        """Whether the request that is being started, and has to wait, may do that on the spot: the client waits for
+        nothing else, and did not send anything while requests before it waited."""
+        if not self.can_park:
+            return self.rx_end - self.rx_begin < CDP_NBD_REQUEST_BYTES
+        if self.under_way or self.rx_begin != self.rx_end:
+            return False
+        if not self.crowded:
+            return True
+        self.crowded -= 1
+        return False
+
+    cdef void look_for_others(self) noexcept nogil:
+        """A request has waited on the spot."""
+        if self.can_park and nbd_more(self.fd):
+            self.crowded = CROWDED
+
+    cdef nbd_task *task(self, const cdp_nbd_request *r) noexcept nogil:
+        """Park the request, for which has_room() took room."""
+        cdef nbd_task *t = &self.tasks[self.head % PARKED_MAX]
+        t.parked = self.park(r, self.rx + self.rx_begin)
+        t.group = NULL
+        self.release(self.head)
+        if t.parked.tx_bytes:
+            self.round_bytes = max(self.round_bytes, t.parked.tx_at + t.parked.tx_bytes)
+        return t
+
+    cdef bint hand_over(self, const cdp_nbd_request *r) noexcept nogil:
+        if not self.has_room(r):
+            return False
+        self.run_task(self.task(r))
+        return True
+
+    cdef void run_task(self, nbd_task *t) noexcept nogil:
+        t.job.run = carry_out
+        t.connection = <void *>self
+        nbd_add(&self.handed_over, 1)
+        nbd_enter(&self.inside)
+        work(&t.job)
+
+    cdef void begin_flush(self) noexcept nogil:
+        """One flush for all requests that are due."""
+        cdef nbd_task *t = self.due, *g = self.due
+        cdef uint64_t waiting = 0
+        self.due = NULL
+        while g != NULL:
+            waiting += 1
+            g = g.group
+        if self.can_park and (self.under_way > waiting or self.rx_begin != self.rx_end or self.crowded):
+            self.crowded -= self.crowded > 0
+            self.run_task(t)
+            return
+        if self.gathered:
+            self.send()     # they do not wait for it
+        self.work(t)
+        self.look_for_others()
+        self.answer(t)
+
+    cdef void answer(self, nbd_task *t) noexcept nogil:
+        """Gather the replies to all that the task was for."""
+        cdef uint8_t *p
+        cdef uint32_t error = t.error
+        cdef const char *why = t.why
+        while t != NULL:
+            if self.is_full():
+                self.send()
+            p = self.tx + t.parked.tx_at
+            if error:
+                self.refuse(&t.parked.r, error, why)
+            elif t.parked.r.type == CDP_NBD_READ:
+                nbd_add(&self.counts.read_bytes, t.parked.r.length)
+                self.gather(p, t.n)
+            else:
+                self.reply_done(&t.parked.r)
+            self.replied(t.parked)
+            t = t.group
+
+
+cdef void carry_out(cdp_job *job) noexcept nogil:
+    cdef nbd_task *t = <nbd_task *>job
+    (<Connection>t.connection).work(t)
+    cdp_job_push(&(<Connection>t.connection).done, job)
+    nbd_rouse(&(<Connection>t.connection).dozing, (<Connection>t.connection).bell_w)
+    nbd_leave(&(<Connection>t.connection).inside)
+
+
+cdef void *_range(uint64_t n) except NULL:
+    cdef void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     if p == MAP_FAILED:
-        raise MemoryError(f"{RANGE_BYTES} bytes of address space for a connection")
+        raise MemoryError(f"{n} bytes of address space for a connection")
     return p

@@ -41,12 +41,20 @@ cdef enum:
     BLOCKED_REPLY = 1        # until replies have been sent
     BLOCKED_KEPT = 2         # until parked requests have been released
 
-# A request that is carried out elsewhere and answered later.
+# How far a parked request is.
+cdef enum:
+    UNDER_WAY = 0
+    GATHERED = 1             # its reply was gathered
+    SENT = 2                 # ... and sent
+
+# A request that is answered later.
 cdef struct nbd_parked:
     cdp_nbd_request r
     uint64_t rx_at           # where its bytes begin in rx: kept until it is released
     uint64_t tx_at           # the room for its reply in tx ...
     uint64_t tx_bytes        # ... 0: none
+    uint32_t state
+    nbd_parked *next         # of those whose replies were gathered
 
 
 cdef class RequestLoop:
@@ -62,7 +70,6 @@ cdef class RequestLoop:
     cdef uint64_t out_bytes
     cdef uint8_t *tx                 # room for the replies of parked requests ...
     cdef uint64_t tx_bytes, tx_soft
-    cdef uint64_t status_bytes       # ... of which a BLOCK_STATUS takes so much
     cdef nbd_parked *parked          # by number, modulo parked_max; NULL: nothing is ever parked
     cdef uint64_t parked_max
     # The connection's thread only.
@@ -76,11 +83,14 @@ cdef class RequestLoop:
     cdef uint64_t out_end            # bytes of `out` in use
     cdef uint64_t tx_next, tx_low    # where the next room in tx begins; the oldest in use
     cdef uint64_t tx_live            # how many are
-    cdef uint64_t head, reaped, answered, tail    # numbers of parked requests: the next one; see invariant 4
+    cdef uint64_t head, answered, tail            # numbers of parked requests: the next one; see invariant 4
+    cdef uint64_t under_way          # how many of them have no reply yet
+    cdef nbd_parked *to_send         # those whose replies were gathered
     cdef iovec iov[IOVS]
     cdef uint32_t n_iov
     cdef uint64_t gathered           # bytes in iov
     cdef int64_t gathered_ns         # since when
+    cdef bint counted                # the next request is in `counts`: it was blocked
     cdef int blocked                 # 0, or what the next request waits for
     cdef bint deaf                   # the client takes no more replies
     cdef int ending                  # 0, or why nothing more is received
@@ -90,7 +100,8 @@ cdef class RequestLoop:
     cdef int started
 
     # The seam: what carries requests out.
-    cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil
+    cdef bint start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil
+    cdef uint64_t reply_bytes(self, const cdp_nbd_request *r) noexcept nogil
     cdef bint reap(self) noexcept nogil
     cdef void send(self) noexcept nogil
     cdef void wait(self, bint moved) noexcept nogil
@@ -99,7 +110,9 @@ cdef class RequestLoop:
 
     # For its implementations.
     cdef bint fill(self, bint blocking) noexcept nogil
+    cdef bint has_room(self, const cdp_nbd_request *r) noexcept nogil
     cdef nbd_parked *park(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil
+    cdef void replied(self, nbd_parked *m) noexcept nogil
     cdef void release(self, uint64_t tail) noexcept nogil
     cdef bint is_full(self) noexcept nogil
     cdef bint is_overdue(self) noexcept nogil
@@ -107,13 +120,13 @@ cdef class RequestLoop:
     cdef void gather(self, void *p, uint64_t n) noexcept nogil
     cdef void refuse(self, const cdp_nbd_request *r, uint32_t error, const char *why) noexcept nogil
     cdef void reply_done(self, const cdp_nbd_request *r) noexcept nogil
+    cdef uint64_t put_data(self, const cdp_nbd_request *r, uint8_t *at) noexcept nogil
     cdef uint64_t reply_data(self, const cdp_nbd_request *r, uint8_t *at) noexcept nogil
     cdef uint64_t reply_status(self, const cdp_nbd_request *r, uint8_t *at, uint32_t count) noexcept nogil
     cdef uint32_t header_bytes(self) noexcept nogil
 
     cdef int run(self) noexcept nogil
     cdef bint process(self) noexcept nogil
-    cdef bint has_room(self, const cdp_nbd_request *r) noexcept nogil
     cdef int64_t place(self, uint64_t n) noexcept nogil
     cdef uint64_t make_room(self) noexcept nogil
     cdef void count(self, const cdp_nbd_request *r) noexcept nogil

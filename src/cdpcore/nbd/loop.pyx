@@ -7,17 +7,18 @@ received, in order (process); send what was gathered, and wait for more bytes or
 request costs one recv and one send, and at depth 32 both are shared by the requests that came together.
 
 start() has two outcomes. Answered: the reply was built on the spot, in `out`. Parked: the request got a number by
-park(), its bytes stay in rx and its reply has room in tx; reap() builds the reply when it is done, and release() frees
-the memory. cdpcore.nbd.connection answers everything on the spot, cdpcore.channel.gateway parks everything.
+park(), its bytes stay in rx until release(), and its reply has room in tx; reap() gathers the reply when it is done,
+in any order. cdpcore.nbd.connection parks what has to wait for a device, cdpcore.channel.gateway parks everything.
 
 Invariants
  1. A request is started only when all of it has been received: a stalled or killed client holds nothing, and a write
     happens whole or not at all.
- 2. Requests of a connection are started in the order in which they came, so a FLUSH covers all before it.
+ 2. Requests of a connection are started in the order in which they came, so a FLUSH covers all that was answered
+    before it came.
  3. Bounds: a reply is begun only when less than GATHER_BYTES are gathered. What is parked is bounded by parked_max, rx
     and tx; where one of them is full, nothing more is started or received before some are answered or released.
- 4. tail <= answered <= reaped <= head. Parked requests from head on are free, from reaped on under way, from answered
-    on have a reply that was gathered and not sent, from tail on were answered and still keep their bytes in rx.
+ 4. tail <= head and answered <= head. Parked requests from head on are free; from `answered` on the first is not SENT
+    and keeps the room for its reply, and all room taken after it; from `tail` on they keep their bytes in rx.
  5. A reply is not held back for longer than gather_ns and the request that is being started.
  6. run() returns when nothing is parked, or at once after stop(now=True).
 Threading: serve() runs in one thread for the connection's life. stop() and counters() are for any thread.
@@ -120,9 +121,14 @@ cdef class RequestLoop:
 
     # --- the seam -----------------------------------------------------------------------------------------------------
 
-    cdef void start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
+    cdef bint start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
         """Carry out a valid request of at least one byte, or a flush: reply to it, or park() it. `payload`: a
-        write's."""
+        write's. False: nothing was done, for has_room() said no."""
+        return True
+
+    cdef uint64_t reply_bytes(self, const cdp_nbd_request *r) noexcept nogil:
+        """The most room in tx that this request takes when it is parked; 0: none."""
+        return 0
 
     cdef bint reap(self) noexcept nogil:
         """Gather replies to parked requests, and release what may be. True where there was something to do."""
@@ -152,11 +158,11 @@ cdef class RequestLoop:
             if nbd_flag(&self.stopping) == STOP_NOW:
                 return self.ending if self.ending else END_STOPPED
             moved = self.reap()
-            if self.gathered and (self.reaped == self.head or self.is_overdue()):
+            if self.gathered and (not self.under_way or self.is_overdue()):
                 self.send()
             if not self.ending and self.process():
                 moved = True
-            if self.ending and self.tail == self.head and not self.gathered:
+            if self.ending and self.tail == self.head == self.answered and not self.gathered:
                 return self.ending
             self.wait(moved)
 
@@ -211,21 +217,25 @@ cdef class RequestLoop:
             if r.type == CDP_NBD_DISC:
                 self.ending = END_DISC
                 return moved
-            if not error and self.parked != NULL and not self.has_room(&r):
-                return moved
-            moved = True
             self.rx_begin += CDP_NBD_REQUEST_BYTES + payload
-            nbd_add(&self.counts.requests, 1)
-            if error:
-                self.refuse(&r, error, why)
-            elif not r.length and r.type != CDP_NBD_FLUSH:
-                self.reply_done(&r)
+            if error or not r.length and r.type != CDP_NBD_FLUSH:
+                nbd_add(&self.counts.requests, 1)
+                if error:
+                    self.refuse(&r, error, why)
+                else:
+                    self.reply_done(&r)
             else:
-                self.count(&r)
-                self.start(&r, self.rx + self.rx_begin - payload)
+                if not self.counted:
+                    self.count(&r)
+                self.counted = not self.start(&r, self.rx + self.rx_begin - payload)
+                if self.counted:
+                    self.rx_begin -= CDP_NBD_REQUEST_BYTES + payload
+                    return moved
+            moved = True
 
     @cython.final
     cdef void count(self, const cdp_nbd_request *r) noexcept nogil:
+        nbd_add(&self.counts.requests, 1)
         if r.type == CDP_NBD_READ:
             nbd_add(&self.counts.reads, 1)
         elif r.type == CDP_NBD_WRITE:
@@ -299,18 +309,13 @@ cdef class RequestLoop:
 
     @cython.final
     cdef bint has_room(self, const cdp_nbd_request *r) noexcept nogil:
-        """Whether the request can be parked, if it comes to that; its reply has its room then. False: `blocked`."""
+        """Take room for a request that is to be parked now, and for its reply. False: `blocked` says for what."""
         cdef nbd_parked *m = &self.parked[self.head % self.parked_max]
         cdef int64_t at
-        if self.head - self.tail >= self.parked_max:
+        if self.head - min(self.tail, self.answered) >= self.parked_max:
             self.blocked = BLOCKED_KEPT
             return False
-        m.tx_bytes = 0
-        if r.type == CDP_NBD_READ or r.type == CDP_NBD_CACHE:
-            m.tx_bytes = self.header_bytes() + r.length if r.length else 0
-        elif r.type == CDP_NBD_BLOCK_STATUS:
-            self.tx_next = (self.tx_next + 7) & ~<uint64_t>7    # extents are aligned
-            m.tx_bytes = self.status_bytes
+        m.tx_bytes = self.reply_bytes(r)
         if m.tx_bytes:
             at = self.place(m.tx_bytes)
             if at < 0:
@@ -322,15 +327,15 @@ cdef class RequestLoop:
     @cython.final
     cdef int64_t place(self, uint64_t n) noexcept nogil:
         """Room for n bytes in tx, in one piece; -1: when more replies have been sent."""
-        cdef uint64_t at = self.tx_next
+        cdef uint64_t at = (self.tx_next + 7) & ~<uint64_t>7    # extents are aligned
         if not self.tx_live:
             at = self.tx_low = 0
         elif self.tx_next >= self.tx_low:
-            if n < self.tx_low and self.tx_next + n > self.tx_soft:
+            if n < self.tx_low and at + n > self.tx_soft:
                 at = 0
-            elif self.tx_next + n > self.tx_bytes:
+            elif at + n > self.tx_bytes:
                 return -1
-        elif self.tx_next + n >= self.tx_low:
+        elif at + n >= self.tx_low:
             return -1
         self.tx_next = at + n
         self.tx_live += 1
@@ -338,16 +343,26 @@ cdef class RequestLoop:
 
     @cython.final
     cdef nbd_parked *park(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
-        """Give the request that is being started the number `head`."""
+        """Give the request that is being started, and for which has_room() took room, the number `head`."""
         cdef nbd_parked *m = &self.parked[self.head % self.parked_max]
         m.r = r[0]
         m.rx_at = <uint64_t>(payload - self.rx) - CDP_NBD_REQUEST_BYTES
+        m.state = UNDER_WAY
         self.head += 1
+        self.under_way += 1
         return m
 
     @cython.final
+    cdef void replied(self, nbd_parked *m) noexcept nogil:
+        """The reply to this parked request was gathered."""
+        m.state = GATHERED
+        m.next = self.to_send
+        self.to_send = m
+        self.under_way -= 1
+
+    @cython.final
     cdef void release(self, uint64_t tail) noexcept nogil:
-        """Parked requests before `tail`, all answered, need their bytes in rx no more."""
+        """Parked requests before `tail` need their bytes in rx no more."""
         self.tail = tail
         self.rx_low = self.parked[tail % self.parked_max].rx_at if tail < self.head else self.rx_begin
 
@@ -395,8 +410,13 @@ cdef class RequestLoop:
                 self.ending = END_SEND
         self.n_iov = 0
         self.gathered = self.out_end = 0
-        while self.answered < self.reaped:
+        while self.to_send != NULL:
+            self.to_send.state = SENT
+            self.to_send = self.to_send.next
+        while self.answered < self.head:
             m = &self.parked[self.answered % self.parked_max]
+            if m.state != SENT:
+                break
             if m.tx_bytes:
                 self.tx_low = m.tx_at + m.tx_bytes
                 self.tx_live -= 1
@@ -435,17 +455,20 @@ cdef class RequestLoop:
     @cython.final
     cdef uint64_t reply_data(self, const cdp_nbd_request *r, uint8_t *at) noexcept nogil:
         """Gather the reply to a READ whose data lies at `at` + header_bytes(); how long it is."""
-        cdef uint64_t n
+        cdef uint64_t n = self.put_data(r, at)
         nbd_add(&self.counts.read_bytes, r.length)
-        if not self.rules.structured:
-            n = cdp_nbd_put_simple(at, r.cookie, 0) + r.length
-        elif not r.flags & CDP_NBD_FLAG_DF and r.length >= CDP_NBD_HOLE_BYTES and \
-                cdp_is_zero(at + CDP_NBD_DATA_BYTES, r.length):
-            n = cdp_nbd_put_hole(at, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length)
-        else:
-            n = cdp_nbd_put_data(at, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length) + r.length
         self.gather(at, n)
         return n
+
+    @cython.final
+    cdef uint64_t put_data(self, const cdp_nbd_request *r, uint8_t *at) noexcept nogil:
+        """Complete the reply to a READ whose data lies at `at` + header_bytes(); how long it is. Any thread."""
+        if not self.rules.structured:
+            return cdp_nbd_put_simple(at, r.cookie, 0) + r.length
+        if not r.flags & CDP_NBD_FLAG_DF and r.length >= CDP_NBD_HOLE_BYTES and \
+                cdp_is_zero(at + CDP_NBD_DATA_BYTES, r.length):
+            return cdp_nbd_put_hole(at, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length)
+        return cdp_nbd_put_data(at, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length) + r.length
 
     @cython.final
     cdef uint64_t reply_status(self, const cdp_nbd_request *r, uint8_t *at, uint32_t count) noexcept nogil:

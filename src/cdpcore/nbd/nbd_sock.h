@@ -11,6 +11,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0 /* Python ignores SIGPIPE anyway */
@@ -98,6 +99,48 @@ static inline int nbd_wait(int fd, int ms)
     struct pollfd p = {.fd = fd, .events = POLLIN};
     return poll(&p, 1, ms) != 0;
 }
+
+/* For one who sleeps until others have pushed something on a stack: nbd_doze, look whether it is still empty,
+ * nbd_sleep, nbd_awake. For those who push: push, nbd_rouse. One of the two sees what the other did. */
+static inline void nbd_doze(int *dozing) { __atomic_store_n(dozing, 1, __ATOMIC_SEQ_CST); }
+
+static inline void nbd_rouse(int *dozing, int bell)
+{
+    if (__atomic_exchange_n(dozing, 0, __ATOMIC_SEQ_CST)) {
+        ssize_t n = write(bell, "", 1);
+        (void)n; /* a full pipe rouses all the same */
+    }
+}
+
+/* Until `fd` is readable or hung up (-1: not looked at), or the bell rings; empties the bell's pipe. */
+static inline void nbd_sleep(int fd, int bell)
+{
+    char some[64];
+    struct pollfd p[2] = {{.fd = bell, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+    if (poll(p, fd < 0 ? 1 : 2, -1) > 0 && p[0].revents) {
+        ssize_t n = read(bell, some, sizeof some);
+        (void)n;
+    }
+}
+
+static inline void nbd_awake(int *dozing) { __atomic_store_n(dozing, 0, __ATOMIC_SEQ_CST); }
+
+/* More was received, or the client hung up. */
+static inline int nbd_more(int fd)
+{
+    char c;
+    ssize_t n = recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+static inline void nbd_pause(void)
+{
+    struct timespec t = {0, 100000};
+    nanosleep(&t, NULL);
+}
+
+static inline void nbd_enter(int *inside) { __atomic_fetch_add(inside, 1, __ATOMIC_RELAXED); }
+static inline void nbd_leave(int *inside) { __atomic_fetch_sub(inside, 1, __ATOMIC_RELEASE); }
 
 /* Sleep until readable, or with `out` writable: what (POLL*); 0: nothing within ms; -1: interrupted. */
 static inline int nbd_poll(int fd, int out, int ms)

@@ -144,11 +144,6 @@ uint32_t cdp_nbd_put_simple(uint8_t *p, uint64_t cookie, uint32_t error)
     return CDP_NBD_SIMPLE_BYTES;
 }
 
-void cdp_nbd_patch_error(uint8_t *p, uint32_t error)
-{
-    put32(p + 4, error);
-}
-
 uint32_t cdp_nbd_put_chunk(uint8_t *p, uint32_t flags, uint32_t type, uint64_t cookie, uint32_t length)
 {
     put32(p, CDP_NBD_CHUNK_MAGIC);

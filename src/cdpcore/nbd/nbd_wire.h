@@ -126,8 +126,6 @@ uint32_t cdp_nbd_put_hole(uint8_t *p, uint32_t flags, uint64_t cookie, uint64_t 
 uint32_t cdp_nbd_put_error(uint8_t *p, uint64_t cookie, uint32_t error, const char *message);
 /* The header of a block status reply whose `count` >= 1 descriptors already lie behind it. */
 uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, uint32_t count);
-/* Makes a simple reply that lies at `p` report `error`. */
-void cdp_nbd_patch_error(uint8_t *p, uint32_t error);
 
 /* A client's: the request's header at `p`, its length; and the fields of a simple reply of CDP_NBD_SIMPLE_BYTES: 0, or
  * -1 where that has the wrong magic. */

@@ -29,6 +29,8 @@ typedef struct cdp_os {
     int (*open)(void *ctx, const char *path, uint32_t flags);              /* file handle */
     int (*close)(void *ctx, int fd);
     int64_t (*pread)(void *ctx, int fd, void *buf, uint64_t n, uint64_t off);
+    int64_t (*pread_now)(void *ctx, int fd, void *buf, uint64_t n, uint64_t off); /* as pread; -EAGAIN where some of
+                            it has to come from a device, or that is not known. Without such a call: pread */
     int64_t (*pwrite)(void *ctx, int fd, const void *buf, uint64_t n, uint64_t off);
     int (*datasync)(void *ctx, int fd);                          /* data, size and what is needed to read it */
     int (*allocate)(void *ctx, int fd, uint64_t off, uint64_t n);          /* reserve space, extend the size */

@@ -23,7 +23,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -35,8 +34,11 @@
 #if defined(__linux__) && !defined(CDP_PLAIN_POSIX)
 #define OS_LINUX 1
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #else
 #define OS_LINUX 0
 #endif
@@ -152,6 +154,33 @@ static int64_t px_pread(void *ctx, int fd, void *buf, uint64_t n, uint64_t off)
         }
     }
     return (int64_t)done;
+}
+
+/* tmpfs takes no RWF_NOWAIT, and never waits but for swap; a FUSE file system takes none, and does. */
+static int64_t px_pread_now(void *ctx, int fd, void *buf, uint64_t n, uint64_t off)
+{
+#if OS_LINUX && defined(RWF_NOWAIT)
+    if (!in_range(off, n))
+        return -EINVAL;
+    for (uint64_t done = 0; done < n;) {
+        struct iovec v = {(char *)buf + done, n - done < CHUNK_BYTES ? n - done : CHUNK_BYTES};
+        ssize_t r = preadv2(fd, &v, 1, (off_t)(off + done), RWF_NOWAIT);
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0 && errno == EOPNOTSUPP) {
+            struct statfs fs;
+            return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC ? px_pread(ctx, fd, buf, n, off) : -EAGAIN;
+        }
+        if (r < 0)
+            return -errno;
+        if (r == 0) /* the end of the file: pread knows all its cases, and it does not wait there */
+            return px_pread(ctx, fd, buf, n, off);
+        done += (uint64_t)r;
+    }
+    return (int64_t)n;
+#else
+    return px_pread(ctx, fd, buf, n, off);
+#endif
 }
 
 static int64_t px_pwrite(void *ctx, int fd, const void *buf, uint64_t n, uint64_t off)
@@ -556,6 +585,7 @@ static void px_free_pages(void *ctx, void *addr, uint64_t n)
     .open = px_open,                      \
     .close = px_close,                    \
     .pread = px_pread,                    \
+    .pread_now = px_pread_now,            \
     .pwrite = px_pwrite,                  \
     .datasync = px_datasync,              \
     .allocate = px_allocate,              \
@@ -591,31 +621,3 @@ static const cdp_os posix_table = TABLE(px_queue), posix_threads_table = TABLE(p
 
 const cdp_os *cdp_os_posix(void) { return &posix_table; }
 const cdp_os *cdp_os_posix_threads(void) { return &posix_threads_table; }
-
-/* POSIX names shared memory; the name lives for as long as it takes to take it away. Where /dev/shm is small (64 MiB in
- * many containers) that is the bound of the plain twin, and not of memfd. */
-int cdp_os_shared_memory(uint64_t n)
-{
-    int fd, rc;
-#if OS_LINUX
-    fd = memfd_create("cdp", MFD_CLOEXEC);
-#else
-    static unsigned serial;
-    char name[64];
-    int tries = 0;
-    do {
-        snprintf(name, sizeof name, "/cdp.%ld.%u", (long)getpid(), __atomic_fetch_add(&serial, 1, __ATOMIC_RELAXED));
-        fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
-    } while (fd < 0 && errno == EEXIST && ++tries < 1000);
-    if (fd >= 0)
-        shm_unlink(name);
-#endif
-    if (fd < 0)
-        return -errno;
-    if (n > INT64_MAX || ftruncate(fd, (off_t)n) != 0) {
-        rc = n > INT64_MAX ? EINVAL : errno;
-        close(fd);
-        return -rc;
-    }
-    return fd;
-}

@@ -17,6 +17,7 @@ cdef extern from "system/os.h" nogil:
         int (*open)(void *ctx, const char *path, uint32_t flags) noexcept nogil
         int (*close)(void *ctx, int fd) noexcept nogil
         int64_t (*pread)(void *ctx, int fd, void *buf, uint64_t n, uint64_t off) noexcept nogil
+        int64_t (*pread_now)(void *ctx, int fd, void *buf, uint64_t n, uint64_t off) noexcept nogil
         int64_t (*pwrite)(void *ctx, int fd, const void *buf, uint64_t n, uint64_t off) noexcept nogil
         int (*datasync)(void *ctx, int fd) noexcept nogil
         int (*allocate)(void *ctx, int fd, uint64_t off, uint64_t n) noexcept nogil

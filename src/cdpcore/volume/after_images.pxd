@@ -26,5 +26,5 @@ cdef class AfterImages(Content):
                       part *parts) noexcept nogil
     # Append lock held: one WRITE record, then visible.
     cdef int append_write(self, part *parts, uint32_t n, uint64_t *seq, cdp_status *st) noexcept nogil
-    cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil
     cdef int map_parent(self, uint64_t a, uint64_t b, extents *out, cdp_status *st) noexcept nogil

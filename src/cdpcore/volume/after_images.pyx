@@ -10,14 +10,14 @@ frees is freed when the reads that began before it have ended.
 Threading: any thread, no GIL.
 """
 cimport cython
-from libc.errno cimport ENOMEM
+from libc.errno cimport EAGAIN, ENOMEM
 from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, CDP_LOC_BASE, CDP_LOC_HOLE,
                                   CDP_LOC_ZERO, CDP_SECTOR, cdp_loc_is_data)
-from cdpcore.base.status cimport CDP_OK, cdp_fail_os
+from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT, cdp_fail_os
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.index.index cimport cdp_piece, cdp_view
 from cdpcore.index.versions cimport ALL, drop, pieces
@@ -109,9 +109,9 @@ cdef class AfterImages(Content):
         memcpy(merged + head, buf, n)
         self.log.lock_append()
         if head:
-            rc = self.read(NULL, merged, start * CDP_SECTOR, head, st)
+            rc = self.read(NULL, merged, start * CDP_SECTOR, head, True, st)
         if rc == CDP_OK and head + n < whole:
-            rc = self.read(NULL, merged + head + n, off + n, whole - head - n, st)
+            rc = self.read(NULL, merged + head + n, off + n, whole - head - n, True, st)
         if rc == CDP_OK:
             rc = self.append_write(parts, self.cut(merged, start, end, flags, parts), seq, st)
         self.log.unlock_append()
@@ -135,7 +135,7 @@ cdef class AfterImages(Content):
                          stop // CDP_SECTOR, NULL, 0, CDP_LOC_HOLE if hole else CDP_LOC_ZERO)
             else:
                 stop = min(end, (at // CDP_SECTOR + 1) * CDP_SECTOR)
-                rc = self.read(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, st)
+                rc = self.read(NULL, edge[n_parts], at // CDP_SECTOR * CDP_SECTOR, CDP_SECTOR, True, st)
                 memset(edge[n_parts] + at % CDP_SECTOR, 0, stop - at)
                 set_part(&parts[n_parts], CDP_KIND_WRITE, rec_flags, at // CDP_SECTOR, at // CDP_SECTOR + 1,
                          edge[n_parts], CDP_SECTOR, 0)
@@ -151,7 +151,8 @@ cdef class AfterImages(Content):
 
     # --- the read path ------------------------------------------------------------------------------------------------
 
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef cdp_piece *q
         cdef uint64_t i, a, b
@@ -164,9 +165,9 @@ cdef class AfterImages(Content):
             a = max(q.start * CDP_SECTOR, off)
             b = min(q.end * CDP_SECTOR, off + n)
             if q.loc == CDP_LOC_BASE:
-                rc = self.read_base(buf + (a - off), a, b - a, st)
+                rc = self.read_base(buf + (a - off), a, b - a, wait, st)
             elif cdp_loc_is_data(q.loc):
-                rc = self.log_data.read(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, st)
+                rc = self.log_data.read(buf + (a - off), q.loc, a - q.start * CDP_SECTOR, b - a, wait, st)
             else:
                 memset(buf + (a - off), 0, b - a)
             if rc != CDP_OK:
@@ -174,14 +175,19 @@ cdef class AfterImages(Content):
         drop(&p)
         return rc
 
-    cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
         cdef int64_t got
         if self.parent is not None:
-            return self.parent.read(&self.parent_view.v, buf, off, n, st)
+            return self.parent.read(&self.parent_view.v, buf, off, n, wait, st)
         if self.base_fd < 0:
             memset(buf, 0, n)
             return CDP_OK
-        got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
+        if wait:
+            got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
+        else:
+            got = self.table.pread_now(self.table.ctx, self.base_fd, buf, n, off)
+            if got == -EAGAIN:
+                return CDP_WOULD_WAIT
         if got < 0:
             return cdp_fail_os(st, got, off, b"reading the base")
         memset(buf + got, 0, n - <uint64_t>got)

@@ -60,8 +60,9 @@ cdef class Content:
     cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil
     # A change of this range comes soon. It need not be valid.
     cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil
-    # As of `view`; NULL: now.
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    # As of `view`; NULL: now. Without `wait`: CDP_WOULD_WAIT where some of it has to come from a device.
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil
     # Extents of [off, *reached) follow in `out`: at least the first of [off, end), and not more than the index finds in
     # `most` (> 0) steps; also FULL, see extents.pxd.
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,

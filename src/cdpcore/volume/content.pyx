@@ -57,7 +57,8 @@ cdef class Content:
     cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil:
         pass
 
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil:
         return cdp_fail(st, CDP_UNAVAILABLE, ENOSYS, off, b"a kind of volume without read()")
 
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,

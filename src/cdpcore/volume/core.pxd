@@ -40,7 +40,8 @@ cdef class VolumeCore:
     cdef int write_out(self, uint64_t beyond, cdp_status *st) noexcept nogil
     cdef void expect(self, uint64_t off, uint64_t n) noexcept nogil
     # view NULL: now. Of one moment up to 32 MiB.
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
                  cdp_status *st) noexcept nogil
 

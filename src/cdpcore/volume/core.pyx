@@ -143,14 +143,15 @@ cdef class VolumeCore:
 
     # --- the read path ------------------------------------------------------------------------------------------------
 
-    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    cdef int read(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
+                  cdp_status *st) noexcept nogil:
         cdef uint64_t done = 0, step
         cdef int rc = self.enter(off, n, st)
         if rc != CDP_OK:
             return rc
         while rc == CDP_OK and done < n:
             step = min(n - done, READ_BYTES)
-            rc = self.content.read(view, buf + done, off + done, step, st)
+            rc = self.content.read(view, buf + done, off + done, step, wait, st)
             done += step
         cdp_gate_leave(&self.gate)
         return rc
@@ -184,7 +185,7 @@ cdef class VolumeCore:
         cdef uint64_t n = buffer.shape[0]
         if n:
             with nogil:
-                rc = self.read(v, &buffer[0], offset, n, &st)
+                rc = self.read(v, &buffer[0], offset, n, True, &st)
         check(rc, &st, None)
 
     def pwrite(self, const unsigned char[::1] buffer not None, uint64_t offset, bint fua=False):

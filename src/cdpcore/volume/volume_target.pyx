@@ -8,11 +8,17 @@ from cdpcore.base.target cimport cdp_extent
 from cdpcore.index.index cimport cdp_view
 
 
-cdef int target_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+cdef inline int read(Target t, void *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
     cdef const cdp_view *v = NULL
-    if (<Target>ctx).view is not None:
-        v = &(<Target>ctx).view.v
-    return (<Target>ctx).core.read(v, <uint8_t *>buf, off, n, st)
+    if t.view is not None:
+        v = &t.view.v
+    return t.core.read(v, <uint8_t *>buf, off, n, wait, st)
+
+cdef int target_pread(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    return read(<Target>ctx, buf, off, n, True, st)
+
+cdef int target_pread_now(void *ctx, void *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+    return read(<Target>ctx, buf, off, n, False, st)
 
 cdef int target_pwrite_seq(void *ctx, const void *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                            cdp_status *st) noexcept nogil:
@@ -70,6 +76,7 @@ cdef class Target:
         self.t.read_only = view is not None
         self.t.tells_seq = 1
         self.t.pread = target_pread
+        self.t.pread_now = target_pread_now
         self.t.pwrite = target_pwrite
         self.t.zero = target_zero
         self.t.flush = target_flush
