@@ -28,10 +28,13 @@ def adopt(state: State, volume: str, keep_history: bool, discard_history: bool, 
     from cdp.service.connect import find_server
     from cdp.service.local import VolumeService
     from cdp.volume.adopt import adopt as adopt_disk
-    from cdpcore.base.errors import Busy
+    from cdpcore.base.errors import Busy, InvalidRequest
 
     if (remote := find_server(location)) is not None:
-        remote.close()
+        with remote:
+            protects = remote.info()["disk"]
+        if not protects:
+            raise InvalidRequest(f"{volume}: protects no disk in place", "only a volume made with --mode before does")
         raise Busy(f"{volume} is served, so its disk is as the volume left it",
                    "stop its server first if you want to begin anew")
     with adopt_disk(location.path, keep_history=keep_history, discard_history=discard_history,

@@ -277,8 +277,10 @@ def _told_os(error: OSError) -> tuple[str, int]:
             return f"{text}; check the path", exits.NOT_FOUND
         case errno.EEXIST | errno.EISDIR | errno.EINVAL | errno.ENAMETOOLONG:
             return f"{text}; choose another path", exits.USAGE
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+        case errno.ENOSPC | errno.EDQUOT:
             return f"{text}; free space, then repeat", exits.NO_SPACE
+        case errno.EFBIG:
+            return f"{text}; the file system, or a limit (ulimit -f), allows no larger file", exits.NO_SPACE
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{text}; run as a user who may, or choose another path", exits.UNAVAILABLE
     return f"{text}; see the system's log", exits.UNAVAILABLE

@@ -1,4 +1,6 @@
 """bookmark: a name for a moment."""
+from shlex import quote
+
 import click
 
 from cdp.cli import cli
@@ -23,7 +25,8 @@ def bookmark(state: State, volume: str, name: str, at: str | None, delete: bool)
     if point and at:
         raise InvalidRequest("the point is given twice", f"leave off --at {at} or @{point}")
     if delete and (point or at):
-        raise InvalidRequest("--delete takes no point", f"write cdp bookmark {location.text} {name} --delete")
+        raise InvalidRequest("--delete takes no point",
+                             f"write cdp bookmark {quote(location.text)} {quote(name)} --delete")
     from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
@@ -33,7 +36,7 @@ def bookmark(state: State, volume: str, name: str, at: str | None, delete: bool)
             emit(state, {"deleted": name, "at": gone["at"] if gone else None},
                  f"{location.text}: bookmark {name} is gone")
             if gone:
-                note(f"to have it back: cdp bookmark {location.text} {name} --at '#{gone['at']['seq']}'")
+                note(f"to have it back: cdp bookmark {quote(location.text)} {quote(name)} --at '#{gone['at']['seq']}'")
             return
         made = service.bookmark(name, at=point or at or "now")
     emit(state, made, fields(f"{location.text}: bookmark {made['name']}", [("names", moment_text(made["at"]))]))

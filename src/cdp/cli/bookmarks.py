@@ -1,4 +1,6 @@
 """bookmarks: the names there are."""
+from shlex import quote
+
 import click
 
 from cdp.cli import cli
@@ -19,4 +21,4 @@ def bookmarks(state: State, volume: str) -> None:
         got = sorted(service.bookmarks(), key=lambda mark: (mark["at"]["seq"], mark["name"]))
     rows = [(mark["name"], f"#{mark['at']['seq']}", local_utc_and_age(mark["at"]["ts_ns"])) for mark in got]
     emit(state, got, table(("NAME", "SEQ", "MOMENT"), rows) if got else
-         f"{volume}: no bookmarks; 'cdp bookmark {volume} NAME' makes one")
+         f"{volume}: no bookmarks; 'cdp bookmark {quote(volume)} NAME' makes one")

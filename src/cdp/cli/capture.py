@@ -1,6 +1,7 @@
 """capture: a volume follows a disk that is not ours, through its write log or as its mirror."""
 import sys
 import time
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -62,7 +63,8 @@ def capture(state: State, volume: str, log_path: str | None, mirror: bool, statu
         with connect(location, state.settings) as service:
             view = service.info()["capture"]
         if view is None:
-            raise NotFound(f"{volume}: nothing was captured into it", f"'cdp capture {volume} --log FILE' begins")
+            raise NotFound(f"{volume}: nothing was captured into it",
+                           f"'cdp capture {quote(volume)} --log FILE' begins")
     else:
         from cdp.serve import capture_session
 

@@ -1,5 +1,6 @@
 """create: a new volume."""
 import os
+from shlex import quote
 
 import click
 
@@ -56,7 +57,7 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     text = units.approx_size(info["size_bytes"])
     emit(state, info,
          [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
-                       f"  serve it:  cdp serve {volume}"])
+                       f"  serve it:  cdp serve {quote(volume)}"])
     if short := shortage(path, made.geometry().segment_bytes, "remove it and repeat"):
         note(f"warning: {short}")
 
@@ -69,12 +70,12 @@ def new_volume_path(volume: str) -> str:
         raise InvalidRequest("the path of the volume is empty", "give the directory to make")
     path = checked(os.path.normpath(volume), len(".creating"))
     if is_volume(path):
-        raise InvalidRequest(f"{volume} is a volume already", f"'cdp info {volume}' shows it; take another name")
+        raise InvalidRequest(f"{volume} is a volume already", f"'cdp info {quote(volume)}' shows it; take another name")
     if os.path.lexists(path):
         raise InvalidRequest(f"{volume} exists already", "take a path that does not exist yet")
     parent = os.path.dirname(path) or "."
     if not os.path.isdir(parent):
-        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {parent}")
+        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {quote(parent)}")
     if "@" in os.path.basename(path) or "/" == path:
         raise InvalidRequest(f"{volume}: the name of a volume cannot hold @, which begins a point", "take another name")
     return path

@@ -1,4 +1,6 @@
 """detach: the end of protecting a disk in place."""
+from shlex import quote
+
 import click
 
 from cdp.cli import cli
@@ -21,11 +23,14 @@ def detach(state: State, volume: str) -> None:
     location = volume_only(volume, "detach")
     from cdp.service.connect import find_server
     from cdp.volume.adopt import detach as detach_disk
-    from cdpcore.base.errors import Busy
+    from cdpcore.base.errors import Busy, InvalidRequest
 
     if (remote := find_server(location)) is not None:
-        remote.close()
+        with remote:
+            protects = remote.info()["disk"]
+        if not protects:
+            raise InvalidRequest(f"{volume}: protects no disk in place", "only a volume made with --mode before does")
         raise Busy(f"{volume} is served", "stop its server: that leaves the disk plain, too")
     disk = detach_disk(location.path, settings=state.settings)
     emit(state, {"disk": disk}, [f"{volume}: {disk} is a plain raw disk with the current content"])
-    note(f"to forget its history: rm -r {volume}")
+    note(f"to forget its history: rm -r {quote(volume)}")

@@ -3,6 +3,7 @@ import os
 import stat
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -50,7 +51,8 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str) 
     if out == "-":
         standard_output()
     if out == "-" and sys.stdout.isatty():
-        raise InvalidRequest("standard output is a terminal", f"write to a file or a pipe: cdp export {volume} - | ...")
+        raise InvalidRequest("standard output is a terminal",
+                             f"write to a file or a pipe: cdp export {quote(volume)} - | ...")
     _check_out(out, force)
     from cdp.service.connect import connect
 
@@ -78,7 +80,7 @@ def _check_out(out: str, force: bool) -> None:
         raise InvalidRequest(f"{out} exists", "take another name, or add --force to write over it")
     parent = os.path.dirname(os.path.realpath(out) if os.path.islink(out) else out) or "."
     if not os.path.isdir(parent):
-        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {parent}")
+        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {quote(parent)}")
     check_outside(out)      # before the volume is opened
 
 
@@ -116,8 +118,10 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, image_format
         finally:
             os.close(fd)
         os.replace(part, out)
-    except BaseException:
+    except BaseException as error:
         os.unlink(part)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = out
         raise
 
 

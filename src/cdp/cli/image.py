@@ -1,4 +1,6 @@
 """image create, list and delete: writable disks that begin as a past moment of a volume."""
+from shlex import quote
+
 import click
 
 from cdp.cli import cli
@@ -51,7 +53,7 @@ def list_(state: State, volume: str) -> None:
              str(one["children"]))
             for one in got]
     emit(state, got, table(("NAME", "SEQ", "BEGINS AS OF", "LOG", "IMAGES"), rows) if got else
-         f"{volume}: no images; 'cdp image create {volume}@POINT NAME' makes one")
+         f"{volume}: no images; 'cdp image create {quote(volume)}@POINT NAME' makes one")
 
 
 @command(image, "delete", examples=[
@@ -72,7 +74,7 @@ def delete(state: State, volume: str, name: str, dry_run: bool) -> None:
     with connect(location, state.settings) as service:
         gone = next((one for one in service.images() if one["name"] == name), None)
         if gone is None:
-            raise NotFound(f"{volume}: no image {name!r}", f"'cdp image list {volume}' lists the images")
+            raise NotFound(f"{volume}: no image {name!r}", f"'cdp image list {quote(volume)}' lists the images")
         if not dry_run:
             service.delete_image(name)
     verb = "would be deleted" if dry_run else "deleted"

@@ -103,7 +103,7 @@ def _import_new(state: State, source: "Content", volume: str) -> None:
         info = VolumeService(made).info()
     emit(state, {"volume": volume, "new": True, "bytes": source.size_bytes, "before": None, "info": info},
          [f"{volume}: a new volume of {approx_size(source.size_bytes)} with the content of {source.path}",
-          f"  serve it:  cdp serve {volume}"])
+          f"  serve it:  cdp serve {quote(volume)}"])
 
 
 def _import_existing(state: State, source: "Content", volume: str) -> None:
@@ -115,7 +115,7 @@ def _import_existing(state: State, source: "Content", volume: str) -> None:
     ref = split(volume)
     if ref.point is not None:
         raise InvalidRequest("'cdp import' writes to a volume, not to a point",
-                             f"make an image of it first: cdp image create {volume} NAME")
+                             f"make an image of it first: cdp image create {quote(volume)} NAME")
     with connect(locate(ref.volume), state.settings) as service:
         info = service.info()
         if source.size_bytes > info["size_bytes"]:
@@ -139,7 +139,8 @@ def _import_existing(state: State, source: "Content", volume: str) -> None:
         note(f"{volume} is larger than {source.path}: its last {rest_bytes} bytes stay as they were")
     emit(state, {"volume": volume, "new": False, "bytes": source.size_bytes, "before": before, "info": after},
          f"{volume}: the first {approx_size(source.size_bytes)} are now the content of {source.path}")
-    note(f"to take this back: cdp restore '{volume}@#{before['seq']}'")
+    at = f"@#{before['seq']}"
+    note(f"to take this back: cdp restore {quote(volume + at)}")
 
 
 def _is_untouched(service: "VolumeService", info: "InfoView") -> bool:

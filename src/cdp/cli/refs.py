@@ -5,6 +5,7 @@ its own @ (`web@@name`) or without (`web@name`).
 """
 import os
 from dataclasses import dataclass
+from shlex import quote
 
 from cdp.service.locate import Location, locate
 from cdpcore.base.errors import InvalidRequest
@@ -30,8 +31,8 @@ def split(text: str) -> Ref:
     if not head:
         raise InvalidRequest(f"{text}: no volume before the @", "write VOLUME@POINT, for instance web@-10m")
     if point.strip("@") == "":
-        raise InvalidRequest(f"{text}: no point after the @", f"write, for instance, {head}@-10m; 'cdp window {head}' "
-                             "shows what can be opened")
+        raise InvalidRequest(f"{text}: no point after the @", f"write, for instance, {quote(head)}@-10m; "
+                             f"'cdp window {quote(head)}' shows what can be opened")
     return Ref(head, point)
 
 
@@ -50,6 +51,6 @@ def volume_and_point(text: str, verb: str, default: str | None = None) -> tuple[
     location = locate(ref.volume)
     point = ref.point or default
     if point is None:
-        raise InvalidRequest(f"'cdp {verb}' needs a point", f"write {text}@POINT, for instance {text}@-10m; "
-                             f"'cdp window {text}' shows what can be opened")
+        raise InvalidRequest(f"'cdp {verb}' needs a point", f"write {quote(text)}@POINT, for instance "
+                             f"{quote(text)}@-10m; 'cdp window {quote(text)}' shows what can be opened")
     return location, point

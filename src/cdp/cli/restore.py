@@ -1,4 +1,5 @@
 """restore: a volume put back to a point."""
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -66,7 +67,7 @@ def restore(state: State, volume_at_point: str, byte_range: str | None, destruct
     if dry_run and writers:
         note(f"it would be refused: {clients_text(writers)}")
     if not dry_run:
-        note(f"to take this back: cdp undo {location.text}" if done["undoable"] else "this cannot be undone")
+        note(f"to take this back: cdp undo {quote(location.text)}" if done["undoable"] else "this cannot be undone")
 
 
 def restore_pairs(done: "RestoreView", size_bytes: int) -> list[tuple[str, str]]:

@@ -1,4 +1,6 @@
 """undo: the last restore undone."""
+from shlex import quote
+
 import click
 
 from cdp.cli import cli
@@ -36,4 +38,5 @@ def undo(state: State, volume: str, dry_run: bool, force: bool, wait: str | None
     if dry_run and writers:
         note(f"it would be refused: {clients_text(writers)}")
     if not dry_run:
-        note(f"to take this back: cdp restore '{volume}@#{done['seq'] - 1}'")
+        at = f"@#{done['seq'] - 1}"
+        note(f"to take this back: cdp restore {quote(volume + at)}")

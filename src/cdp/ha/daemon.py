@@ -190,10 +190,15 @@ class Daemon:
                 self._link.hang_up()
 
     def close(self) -> None:
-        """After serve(): everything becomes durable and is closed."""
+        """After serve(): everything becomes durable and is closed. Raises Unavailable where a volume could not be
+        closed cleanly."""
         if self._volumes:
-            self._volumes.close()
-            self._volumes = None
+            volumes, self._volumes = self._volumes, None
+            volumes.close()
+            for volume in volumes.opened.values():
+                if volume.unclean:
+                    raise Unavailable(f"{volume.path} was not closed cleanly: {volume.unclean}",
+                                      "remove the cause; the next opening recovers what was acknowledged")
 
     def owned(self) -> dict[str, str]:
         """Name to path of the volumes that this daemon owns."""

@@ -202,6 +202,9 @@ class Manager:
                 log.error("%s, process %d, does not end: killed", child.role, child.pid)
                 child.process.kill()
                 child.process.wait()
+        if failed := [c for c in self._daemons if c.process.returncode]:
+            raise Unavailable(f"a daemon ended with {_status(failed[0])}: its volumes may not be closed cleanly",
+                              "see the log; the next opening recovers what was acknowledged")
 
     def _watch(self) -> None:
         """Kill what hangs; see to it that there is an owner, and a shadow."""
@@ -256,7 +259,7 @@ class Manager:
         opened_ms = serving_ms - message["serving_ms"] + message["opened_ms"]
         if not first:
             self._failovers.append(Failover(why, old, child.pid, dead_ms, opened_ms, serving_ms, message["replayed"]))
-        log.log(logging.INFO if first else logging.WARNING,
+        log.log(logging.INFO if first or why == "switch" else logging.WARNING,
                 "%s: process %d serves the volumes after %.0f ms (old one dead %.0f, open %.0f), %d changes replayed",
                 why, child.pid, serving_ms, dead_ms, opened_ms, message["replayed"])
         for answer in self._switching:
@@ -282,7 +285,10 @@ class Manager:
                 self._why = ("failover", child.pid, now, 0.0)
             else:
                 self._why = (self._why[0], self._why[1], self._why[2], 1e3 * (now - self._why[2]))
-            log.warning("the active daemon, process %d, is dead (%s)", child.pid, _status(child))
+            if was == "releasing" and not child.process.returncode:
+                log.info("the daemon that was active, process %d, has released the volumes and ended", child.pid)
+            else:
+                log.warning("the active daemon, process %d, is dead (%s)", child.pid, _status(child))
         else:
             log.error("a daemon in state %s, process %d, is dead (%s)", was, child.pid, _status(child))
             if child.error and not self._served:

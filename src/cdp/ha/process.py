@@ -106,7 +106,11 @@ def main() -> None:
     for name in ("httpx", "httpcore", "uvicorn"):
         logging.getLogger(name).setLevel("WARNING")
     with link:
-        {"gateway": run_gateway, "tsd": run_daemon}[role](link, order)
+        try:
+            {"gateway": run_gateway, "tsd": run_daemon}[role](link, order)
+        except CdpError as error:
+            log.error("%s", error)
+            os._exit(error.exit_code)
         os._exit(0)     # a successor waits for this process's end, and all that matters is closed
 
 

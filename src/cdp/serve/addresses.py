@@ -3,6 +3,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from cdp.ipc.unix_socket import answers, socket_path
@@ -70,7 +71,7 @@ def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
     for path in (settings.unix_socket, settings.admin_socket):
         folder = os.path.dirname(path or "") or "."
         if not os.path.isdir(folder):
-            raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {folder}")
+            raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {quote(folder)}")
     return listen or [("unix", socket_path(default, UNIX_OPTION if settings.admin_socket else BOTH_OPTIONS))]
 
 

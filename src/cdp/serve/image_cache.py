@@ -10,6 +10,7 @@ Thread-safe.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from cdpcore.base.errors import Closed, NotFound
@@ -61,7 +62,7 @@ class ImageCache:
                 try:
                     opened.append(parent.open_image(name))
                 except NotFound as error:
-                    raise NotFound(error.message, f"'cdp image list {parent.path}' lists the images") from None
+                    raise NotFound(error.message, f"'cdp image list {quote(parent.path)}' lists the images") from None
                 parent = opened[-1]
             return opened.pop()
         finally:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,7 +36,7 @@ from cdp.service.locate import Location, identity
 from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings
 from cdp.views import ClientView, ServedView
-from cdpcore.base.errors import Busy, CdpError
+from cdpcore.base.errors import Busy, CdpError, Unavailable
 
 if TYPE_CHECKING:
     from cdp import Volume
@@ -81,6 +82,10 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._stack.close()
+        if error is None and (left := [volume for volume in self._volumes.values() if volume.unclean]):
+            raise Unavailable(f"{left[0].path} was not closed cleanly: {left[0].unclean}" +
+                              (f"; and {len(left) - 1} more" if len(left) > 1 else ""),
+                              "remove the cause; the next opening recovers what was acknowledged and flushed")
 
     def _start(self) -> None:
         self._take_signals()
@@ -213,7 +218,8 @@ def _refuse_if_served(location: Location) -> None:
     if remote := find_server(location):
         with remote:
             pid = remote.server()["pid"]
-        raise Busy(f"{location.root} is served already, by process {pid}", f"'cdp info {location.root}' shows where")
+        raise Busy(f"{location.root} is served already, by process {pid}",
+                   f"'cdp info {quote(location.root)}' shows where")
 
 
 def _open_to_serve(location: Location, settings: Settings) -> Any:

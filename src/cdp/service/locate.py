@@ -4,6 +4,7 @@ Any thread.
 """
 import os
 from dataclasses import dataclass
+from shlex import quote
 
 from cdp.store.layout import is_volume
 from cdp.text.paths import checked
@@ -47,7 +48,8 @@ def locate(path: str) -> Location:
     for depth in range(1, len(images) + 1):
         if not is_volume(Location(root, images[:depth]).path):
             parent = Location(root, images[: depth - 1]).text
-            raise NotFound(f"{parent}: no image {images[depth - 1]!r}", f"'cdp image list {parent}' lists the images")
+            raise NotFound(f"{parent}: no image {images[depth - 1]!r}",
+                           f"'cdp image list {quote(parent)}' lists the images")
     return Location(root, images)
 
 
@@ -56,8 +58,8 @@ def _no_volume(path: str) -> CdpError:
         return NotFound(f"{path} is a directory, but not a volume", "give the directory that 'cdp create' made")
     if os.path.exists(path):
         return NotFound(f"{path} is a file, not a volume",
-                        f"'cdp import {path} VOLUME' makes a volume of a raw disk image")
-    return NotFound(f"{path}: no such volume", f"'cdp create {path} --size 10G' makes one")
+                        f"'cdp import {quote(path)} VOLUME' makes a volume of a raw disk image")
+    return NotFound(f"{path}: no such volume", f"'cdp create {quote(path)} --size 10G' makes one")
 
 
 def identity(root: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid as uuid_module
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 
 from cdp.store import description as geometries
 from cdp.store import kinds
@@ -41,7 +42,7 @@ def check_size(size: int, disk: str = "") -> None:
     if disk and size % 512:
         up = -(-size // 512) * 512
         raise InvalidRequest(f"{disk}: {size} bytes, which is no multiple of 512",
-                             f"enlarge it to {up} bytes: truncate -s {up} {disk}")
+                             f"enlarge it to {up} bytes: truncate -s {up} {quote(disk)}")
     if size <= 0 or size % 512 or size > MAX_SIZE_BYTES:
         raise InvalidRequest(f"size {size} bytes", f"give a multiple of 512 from 512 to {MAX_SIZE_BYTES} (64 PiB)")
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 from dataclasses import dataclass
+from shlex import quote
 
 from cdp.store import block_devices
 from cdpcore.base.errors import Busy, Unavailable
@@ -79,7 +80,7 @@ class DiskWatch:
             beside = " (what is there now is another one)" if there is not None else ""
             where = self._now(file)
             what = f"was moved to {where}" if where else "was moved or deleted"
-            back = f"mv {where} {file.path}" if where else f"put it back as {file.path}"
+            back = f"mv {quote(where)} {quote(file.path)}" if where else f"put it back as {file.path}"
             raise Unavailable(f"{file.path}: the disk of this open volume {what}{beside}; no record is taken",
                               f"{f'move {file.path} away, then ' if beside else ''}{back}, and it goes on")
 

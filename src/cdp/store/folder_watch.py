@@ -5,6 +5,7 @@ Threading: any thread.
 """
 import os
 from contextlib import suppress
+from shlex import quote
 
 from cdpcore.base.errors import Unavailable
 
@@ -42,9 +43,10 @@ class FolderWatch:
             raise Unavailable(f"{self._path}: the folder of this open volume was deleted{beside}; no record is taken "
                               "any more", "copy what can still be read of it, then end the process that has it open")
         first = f"move {self._path} away, then " if beside else ""
+        back = f"mv {quote(where) if where else 'it'} {quote(self._path)}"
         to = f" to {where}" if where else ""
         raise Unavailable(f"{self._path}: the folder of this open volume was moved{to}{beside}; no record is taken",
-                          f"{first}mv {where or 'it'} {self._path}, and it goes on; or end its process and open it "
+                          f"{first}{back}, and it goes on; or end its process and open it "
                           "where it is now")
 
     def _now(self) -> tuple[str, bool]:

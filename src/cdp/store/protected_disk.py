@@ -15,6 +15,7 @@ import json
 import os as _os
 import stat
 from dataclasses import asdict, dataclass, replace
+from shlex import quote
 from typing import Any
 
 from cdp.text.timestamps import utc
@@ -159,6 +160,6 @@ def _changed(files: VolumeFiles, path: str, how: str) -> Corruption:
     directory = files.directory
     return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit "
                       "the disk any more",
-                      f"put the disk back as it was, or 'cdp adopt {directory}': with --keep-history where its content "
-                      "is the same after all (copied, moved, touched), with --discard-history for a new history of it "
-                      "as it is")
+                      f"put the disk back as it was, or 'cdp adopt {quote(directory)}': with --keep-history where its "
+                      "content is the same after all (copied, moved, touched), with --discard-history for a new "
+                      "history of it as it is")

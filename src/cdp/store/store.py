@@ -62,6 +62,7 @@ class Store:
         self._folder: FolderWatch | None = None
         self.more_work: Callable[[], object] | None = None      # without threads: called by settle()
         self._catalog: Catalog | None = None
+        self.unclean = ""        # why close() left more to the next opening than it should
         self._open()
 
     def _open(self) -> None:
@@ -279,6 +280,9 @@ class Store:
         try:
             self.log.sync_all()
             self.kind.settle()
+        except CdpError as e:
+            self.unclean = e.message
+            raise
         finally:
             try:
                 self._stop()
@@ -312,6 +316,7 @@ class Store:
         except Unavailable as e:
             # what was acknowledged is in the log: the next open does the rest, where the folder is then
             log.error("%s", e)
+            self.unclean = e.message
             return
         for number in empty:
             try:

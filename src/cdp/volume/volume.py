@@ -405,6 +405,11 @@ class Volume:
         with self._lock:
             return self._references > 0
 
+    @property
+    def unclean(self) -> str:
+        """After close(): why it could not do all that it should, which the next opening does; "" where it could."""
+        return self._store.unclean
+
     def close(self) -> None:
         """Flush, seal, let go. Idempotent; requests that are running end first."""
         parent: Volume | None = None

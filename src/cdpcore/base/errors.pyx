@@ -102,6 +102,7 @@ def error_of(code: int, sys_errno: int, what: str) -> CdpError:
     return kind(f"{what}: {_os.strerror(sys_errno)}" if sys_errno else what, hint)
 
 
+PAST_THE_END = "a request reaches past the end"
 _MAKES_A_FILE = ("creating a log segment", "run: create")
 
 
@@ -111,10 +112,15 @@ cdef int check(int rc, cdp_status *st, object what) except -1:
     kind, hint = _KINDS.get(st.code, (CdpError, ""))
     where = st.where.decode() if st.where != NULL else "engine"
     text = f"{what}: {where}" if what else where
-    if st.code in (CDP_CORRUPT, CDP_INVALID) or st.offset:
-        text += f" at byte {st.offset}"
-    if st.expected != st.actual:
-        text += f" (expected {st.expected:#x}, found {st.actual:#x})"
+    if st.code == CDP_INVALID and where.startswith(PAST_THE_END) and st.expected:
+        text += f", which has {st.expected} bytes: bytes {st.offset} to {st.actual}"
+    else:
+        if st.code in (CDP_CORRUPT, CDP_INVALID) or st.offset:
+            text += f" at byte {st.offset}"
+        if st.expected != st.actual and st.code == CDP_CORRUPT:     # checksums, mostly
+            text += f" (expected {st.expected:#x}, found {st.actual:#x})"
+        elif st.expected != st.actual:
+            text += f" (expected {st.expected}, found {st.actual})"
     if st.sys_errno:
         text += f": {_os.strerror(st.sys_errno)}"
         if st.sys_errno == _errno.EROFS and "time image" in where:

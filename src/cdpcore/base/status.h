@@ -22,7 +22,7 @@ typedef struct cdp_status {
     uint64_t offset;      /* byte offset the error is about (file or volume, as `where` says) */
     uint64_t expected;    /* e.g. checksum or length expected ... */
     uint64_t actual;      /* ... and found */
-    const char *where;    /* static text: what was being done */
+    const char *where;    /* static text, or text that the failed object keeps: what was being done */
 } cdp_status;
 
 /* Fill `st` (may not be NULL) and return `code`, so that a failing path reads `return cdp_fail(...)`. */

@@ -121,7 +121,7 @@ cdef class DiskSettler:
             if rc == CDP_OK:
                 rc = self.state.put(now.seq, st)
         if rc != CDP_OK:
-            self.log.ring.fail(st.sys_errno)
+            self.log.ring.fail(st.sys_errno, st.where)
             return rc
         pthread_mutex_lock(&self.settling)
         self.applied = now

@@ -181,7 +181,7 @@ cdef class Log:
     cdef int seal_tree(self, cdp_status *st) noexcept nogil:
         """A segment was set aside for sealing: so is its tree. Then maintenance may begin with it."""
         if self.versions.swap_trees() != CDP_OK:
-            self.ring.fail(ENOMEM)
+            self.ring.fail(ENOMEM, b"memory for an index tree")
             return cdp_fail_os(st, -ENOMEM, 0, b"extent tree of the next segment")
         self.files.publish_sealing()
         return CDP_OK
@@ -253,7 +253,7 @@ cdef class Log:
             grown = <cdp_frame_entry *>realloc(s.frames, (2 * s.frames_cap + 64) * sizeof(cdp_frame_entry))
             if grown == NULL:
                 pthread_mutex_unlock(&self.ring.mutex)
-                self.ring.fail(ENOMEM)
+                self.ring.fail(ENOMEM, b"memory for the directory of a segment")
                 return
             s.frames = grown
             s.frames_cap = 2 * s.frames_cap + 64

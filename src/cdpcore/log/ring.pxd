@@ -26,6 +26,7 @@ cdef class FrameRing:
     cdef pthread_cond_t changed     # anything that it guards changed
     cdef ring_frame *frames         # frame k is frames[k % n]
     cdef uint64_t opened, queued, written   # frames: started, finished, on disk; written <= queued <= opened
+    cdef char failed_text[160]      # what failed, and what to do; whole before `failed` is set
     cdef int failed                 # errno of the log's first failed write or sync; sticky; read without the lock too
     cdef bint stopping              # the writer and maintenance threads are to return
 
@@ -34,7 +35,9 @@ cdef class FrameRing:
     cdef bint next_is_free(self) noexcept nogil     # mutex held
     # Sets st to the failure, which is one: CDP_UNAVAILABLE.
     cdef int fail_sticky(self, cdp_status *st) noexcept nogil
+    # mutex held: the first failure is kept; `where`: what was being done
+    cdef void note_failure(self, int errno_, const char *where) noexcept nogil
     # mutex not held
-    cdef void fail(self, int errno_) noexcept nogil
+    cdef void fail(self, int errno_, const char *where) noexcept nogil
     cdef uint8_t *pin(self, uint64_t loc, uint64_t *token) noexcept nogil
     cdef void unpin(self, uint64_t token) noexcept nogil

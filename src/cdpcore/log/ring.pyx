@@ -5,6 +5,8 @@ Invariants
  2. A slot is reused only when its frame is on disk and no reader has it pinned.
  3. Frames of a segment lie in its file one behind the other, in ring order.
 """
+from libc.errno cimport EIO
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from cdpcore.base.format cimport CDP_SECTOR
 from cdpcore.base.status cimport CDP_UNAVAILABLE, cdp_fail
@@ -42,16 +44,21 @@ cdef class FrameRing:
     cdef bint next_is_free(self) noexcept nogil:
         return self.opened - self.written < self.n and self.frames[self.opened % self.n].pins == 0
 
-    cdef void fail(self, int errno_) noexcept nogil:
+    cdef void note_failure(self, int errno_, const char *where) noexcept nogil:
+        if self.failed:
+            return
+        snprintf(self.failed_text, sizeof(self.failed_text),
+                 b"%s failed earlier; close and open the volume to recover", where)
+        self.failed = errno_ if errno_ else EIO
+
+    cdef void fail(self, int errno_, const char *where) noexcept nogil:
         pthread_mutex_lock(&self.mutex)
-        if not self.failed:
-            self.failed = errno_
+        self.note_failure(errno_, where)
         pthread_cond_broadcast(&self.changed)
         pthread_mutex_unlock(&self.mutex)
 
     cdef int fail_sticky(self, cdp_status *st) noexcept nogil:
-        return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0,
-                        b"the log's device failed earlier; close and open the volume to recover")
+        return cdp_fail(st, CDP_UNAVAILABLE, self.failed, 0, self.failed_text)
 
     cdef uint8_t *pin(self, uint64_t loc, uint64_t *token) noexcept nogil:
         """The bytes at `loc` if their frame is still in its slot, pinned until unpin(token); NULL: they are on disk.

@@ -84,8 +84,8 @@ cdef class LogWriter:
         self.broken |= <uint32_t>RULES[rule]
 
     cdef void note_failure(self, int rc, const cdp_status *st) noexcept nogil:
-        if rc != CDP_OK and not self.ring.failed:
-            self.ring.failed = st.sys_errno if st.sys_errno else EIO
+        if rc != CDP_OK:
+            self.ring.note_failure(st.sys_errno, st.where)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ bookmarks, restores, all in one serial order with the writes, that of the append
 Invariant: a record is in one segment, whole; if it can't be, for want of space, nothing of it is in the log.
 """
 cimport cython
-from libc.errno cimport ESHUTDOWN
 from libc.stdlib cimport free, malloc
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_KIND_FLUSH, CDP_SECTOR
@@ -56,10 +55,10 @@ cdef class VolumeCore:
     cdef int enter(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
         cdef int rc
         if not cdp_gate_enter(&self.gate):
-            return cdp_fail(st, CDP_CLOSED, ESHUTDOWN, 0, b"the volume is closed")
+            return cdp_fail(st, CDP_CLOSED, 0, 0, b"the volume is closed")
         if off > self.size_bytes or n > self.size_bytes - off:
             cdp_gate_leave(&self.gate)
-            rc = cdp_fail(st, CDP_INVALID, 0, off, b"request reaches past the end of the volume")
+            rc = cdp_fail(st, CDP_INVALID, 0, off, b"a request reaches past the end of the volume")
             st.expected = self.size_bytes
             st.actual = off + n
             return rc
