@@ -315,7 +315,7 @@ class Store:
             self.check_folder()
         except Unavailable as e:
             # what was acknowledged is in the log: the next open does the rest, where the folder is then
-            log.error("%s", e)
+            log.error("%s", str(e))    # as in _renew_reserve
             self.unclean = e.message
             return
         for number in empty:

@@ -223,11 +223,12 @@ cdef class LogFiles:
                 s.number = 0
 
     def close(self):
-        """Close the open segment and the spare. Returns the numbers of files that hold no frame, to be removed."""
+        """Close the open segment, the spare, and one that could not be sealed: the next opening waits for their locks.
+        Returns the numbers of files that hold no frame, to be removed."""
         empty = []
         cdef segment *s
-        for which in range(2):
-            s = &self.spare if which else &self.current
+        for which in range(3):
+            s = &self.current if which == 0 else &self.spare if which == 1 else &self.sealing
             if s.number:
                 if s.n_frames == 0:
                     empty.append(s.number)
