@@ -1,5 +1,8 @@
 """import: a raw disk image into a volume."""
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -7,15 +10,16 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, note
-from cdp.cli.create import new_volume_path
+from cdp.cli.create import check_size, new_volume_path
 from cdp.cli.progress import Progress
 from cdp.cli.refs import split
 from cdp.store.image_formats import CONTAINERS, look, require_raw, unpack_command
+from cdp.text import sizes as units
 from cdp.text.sizes import approx_size
 from cdpcore.base.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from cdp.cli.transfer import Content
+    from cdp.cli.transfer import Content, Done
     from cdp.service.local import VolumeService
     from cdp.views import InfoView
 
@@ -23,49 +27,53 @@ if TYPE_CHECKING:
 @command(cli, "import", setting_flags=ENGINE_KEYS, examples=[
     ("cdp import disk.img web", "a new volume web with the content of the file as its base"),
     ("cdp import /dev/vdb web", "the same from a device (which nobody writes to meanwhile)"),
+    ("ssh host dd if=/dev/vdb | cdp import - web --size 20G", "through a pipe; what is missing reads as zeros"),
     ("cdp import --format qcow2 vm.qcow2 web", "what a guest sees of a qcow2 image, through qemu-nbd"),
     ("cdp import disk2.img web", "over an existing volume, as ordinary writes: the old content stays in the history"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("file")
 @click.argument("volume")
+@click.option("--size", metavar="SIZE", help="Of a new volume: more than FILE has; the rest reads as zeros.")
 @click.option("--format", "image_format", type=click.Choice(["raw", "auto", *CONTAINERS]),
               help="What FILE is: raw, its own bytes are meant; else it is converted by qemu-nbd. auto: as it looks.")
-def import_(state: State, file: str, volume: str, image_format: str | None) -> None:
+def import_(state: State, file: str, volume: str, size: str | None, image_format: str | None) -> None:
     """Copy a raw disk image into a volume.
 
-    FILE is a file or a block device. A volume that does not exist is made, with the content as its base. Of a
-    qcow2 image or another container, what a guest sees is imported, with --format and QEMU's tools; without, it is
-    refused.
+    FILE is a file or a block device, or - for standard input, which is read to its end. A volume that does not exist
+    is made, with the content as its base. Of a qcow2 image or another container, what a guest sees is imported, with
+    --format and QEMU's tools; without, it is refused.
     """
-    if file == "-":
-        raise InvalidRequest("import cannot read standard input",
-                             "it must know the size first: write a file, then import that")
+    size_bytes = units.parse_size(size) if size is not None else None
+    if size_bytes is not None:
+        check_size(size_bytes)
     with _opened(file, volume, image_format) as source:
         if source.file_bytes == 0:
-            raise InvalidRequest(f"{file} is empty", "give a raw disk image")
-        if source.size_bytes != source.file_bytes:
-            note(f"{file} ends within a sector: {source.size_bytes - source.file_bytes} zero bytes are added")
+            raise InvalidRequest(f"{source.path} is empty", "give a raw disk image")
         # One character decides between "make it" and "into it": the path exists or not.
         if os.path.lexists(split(volume).volume) or _is_image(volume):
+            if size_bytes is not None:
+                raise InvalidRequest("--size is of a new volume", f"leave it out: {volume} exists")
             _import_existing(state, source, volume)
         else:
-            _import_new(state, source, volume)
+            _import_new(state, source, volume, size_bytes, image_format)
 
 
 def _opened(file: str, volume: str, image_format: str | None) -> "Content":
     """The content of FILE. Raises InvalidRequest where it is not of the format that was given, or meant."""
     from cdp.cli.transfer import Source
 
-    source = Source(file)
+    source: Content = Source(file) if file != "-" else _standard_input()
     try:
         found = look(source.pread, source.file_bytes)
         if image_format in (None, "raw") or image_format == "auto" and (found is None or not found.container):
-            hint = ""
-            if found and found.name in CONTAINERS:
+            hint = "" if file != "-" else "write it to a file, and import that with --format"
+            if found and found.name in CONTAINERS and file != "-":
                 hint = f"convert it: cdp import --format {found.name} {quote(file)} {quote(volume)}, " \
                        f"or {unpack_command(found, file)}"
-            require_raw(file, source.pread, source.file_bytes, "raw" if image_format == "raw" else None, hint)
+            require_raw(source.path, source.pread, source.file_bytes, "raw" if image_format == "raw" else None, hint)
             return source
+        if file == "-":
+            raise InvalidRequest(f"--format {image_format} of standard input", "write it to a file, then import that")
         if found and found.container and image_format not in (found.name, "auto"):
             raise InvalidRequest(f"{file} is {found.title}, not {CONTAINERS[str(image_format)].title}",
                                  f"say --format {found.name}" if found.name in CONTAINERS else
@@ -81,6 +89,12 @@ def _opened(file: str, volume: str, image_format: str | None) -> "Content":
     return Converted(file, found.name if found and image_format == "auto" else str(image_format), volume)
 
 
+def _standard_input() -> "Content":
+    from cdp.cli.stream import Stream
+
+    return Stream(0, "standard input")
+
+
 def _is_image(volume: str) -> bool:
     from cdp.service.locate import locate
 
@@ -90,19 +104,30 @@ def _is_image(volume: str) -> bool:
         return False
 
 
-def _import_new(state: State, source: "Content", volume: str) -> None:
+def _import_new(state: State, source: "Content", volume: str, size_bytes: int | None,
+                image_format: str | None) -> None:
     path = new_volume_path(volume)
     import cdp
     from cdp.service.local import VolumeService
     from cdp.store.base_image import Base
 
-    with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
-        made = cdp.create(path, size=source.size_bytes, settings=state.settings,
-                          base=Base(source.read_into, source.nonzero(progress.at), image_format="raw"))
+    whole = _is_whole(source)
+    size = size_bytes or (source.size_bytes if whole else None)
+    if size is not None:
+        _limit(source, size, f"--size is {size}")
+    with _progress(state, source) as done:
+        # Of a stream only the first piece was looked at: some containers are known by their end.
+        made = cdp.create(path, size=size, settings=state.settings,
+                          base=Base(source.read_into, source.nonzero(done), size_bytes=lambda: source.size_bytes,
+                                    image_format="raw" if whole or image_format == "raw" else None))
     with made:
         info = VolumeService(made).info()
+    _note_end(source)
+    if source.size_bytes < info["size_bytes"]:
+        note(f"{source.path} ended after {source.size_bytes} bytes: the last {info['size_bytes'] - source.size_bytes} "
+             f"bytes of {volume} read as zeros")
     emit(state, {"volume": volume, "new": True, "bytes": source.size_bytes, "before": None, "info": info},
-         [f"{volume}: a new volume of {approx_size(source.size_bytes)} with the content of {source.path}",
+         [f"{volume}: a new volume of {approx_size(info['size_bytes'])} with the content of {source.path}",
           f"  serve it:  cdp serve {quote(volume)}"])
 
 
@@ -118,29 +143,70 @@ def _import_existing(state: State, source: "Content", volume: str) -> None:
                              f"make an image of it first: cdp image create {quote(volume)} NAME")
     with connect(locate(ref.volume), state.settings) as service:
         info = service.info()
-        if source.size_bytes > info["size_bytes"]:
-            raise InvalidRequest(f"{source.path} has {source.size_bytes} bytes, {volume} has {info['size_bytes']}",
-                                 "import into a new volume")
+        _limit(source, info["size_bytes"], f"{volume} has {info['size_bytes']}")
         if isinstance(service, services.VolumeService) and _is_untouched(service, info):
             # Nothing was ever written: the content becomes the base, without a history and without passing the log.
-            with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
-                service.volume.import_base(source.read_into, source.nonzero(progress.at), image_format="raw")
+            with _progress(state, source) as done:
+                service.volume.import_base(source.read_into, source.nonzero(done), image_format="raw")
+            _note_end(source)
             result = {"volume": volume, "new": False, "bytes": source.size_bytes, "before": None,
                       "info": service.info()}
             emit(state, result,
                  f"{volume}: begins with the content of {source.path}")
             return
         before = info["window"]["newest"]
-        with Progress(f"importing {source.path}", total=source.size_bytes, quiet=state.as_json) as progress:
-            import_over(source, service, progress.at)
+        at = f"@#{before['seq']}"
+        back = f"to take this back: cdp restore {quote(volume + at)}"
+        try:
+            with _progress(state, source) as done:
+                import_over(source, service, done)
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, f"{error.hint}; what came first is in {volume}; {back}") from None
         after = service.info()
+    _note_end(source)
     if source.size_bytes < info["size_bytes"]:
         rest_bytes = info["size_bytes"] - source.size_bytes
         note(f"{volume} is larger than {source.path}: its last {rest_bytes} bytes stay as they were")
     emit(state, {"volume": volume, "new": False, "bytes": source.size_bytes, "before": before, "info": after},
          f"{volume}: the first {approx_size(source.size_bytes)} are now the content of {source.path}")
-    at = f"@#{before['seq']}"
-    note(f"to take this back: cdp restore {quote(volume + at)}")
+    note(back)
+
+
+def _is_whole(source: "Content") -> bool:
+    """Whether its size is known before it was read."""
+    from cdp.cli.stream import Stream
+
+    return not isinstance(source, Stream)
+
+
+def _limit(source: "Content", size_bytes: int, what: str) -> None:
+    """Raises InvalidRequest where it has more bytes, of a stream later."""
+    from cdp.cli.stream import Stream
+
+    if isinstance(source, Stream):
+        source.limit_bytes = size_bytes
+    if source.size_bytes > size_bytes:
+        raise InvalidRequest(f"{source.path} has {source.size_bytes} bytes{'' if _is_whole(source) else ' or more'}, "
+                             f"{what}", "import into a new volume, or give a larger --size")
+
+
+@contextmanager
+def _progress(state: State, source: "Content") -> "Iterator[Done]":
+    """What is told how many bytes are done; the total of a stream is not known."""
+    whole, began_s = _is_whole(source), time.monotonic()
+    with Progress(f"importing {source.path}", total=source.size_bytes if whole else None,
+                  quiet=state.as_json) as progress:
+        def at(done: int) -> None:
+            spent_s = time.monotonic() - began_s
+            rate = f"{approx_size(int(done / spent_s))}/s" if spent_s else ""
+            progress.at(done, text="" if whole else f"{approx_size(done)}  {rate}")
+
+        yield at
+
+
+def _note_end(source: "Content") -> None:
+    if source.size_bytes != source.file_bytes:
+        note(f"{source.path} ends within a sector: {source.size_bytes - source.file_bytes} zero bytes are added")
 
 
 def _is_untouched(service: "VolumeService", info: "InfoView") -> bool:

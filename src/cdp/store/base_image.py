@@ -15,31 +15,35 @@ from cdpcore.base.errors import InvalidRequest
 from cdpcore.system.os import Os
 
 PIECE_BYTES = 8 << 20
+MOST_BYTES = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
 class Base:
     """Content for a base: read(offset, view) is called for each piece of `extents` (offset, length in bytes); all
     else is a hole. progress(bytes) is called after each piece. A qcow2 image or another container is refused, unless
-    image_format is "raw"."""
+    image_format is "raw". size_bytes() is asked after the last piece for the size of a volume that is made without
+    one."""
 
     read: Callable[[int, memoryview], None]
     extents: Iterable[tuple[int, int]]
     progress: Callable[[int], None] | None = None
     image_format: str | None = None
+    size_bytes: Callable[[], int] | None = None
 
 
 def fill(os: Os, files: VolumeFiles, size_bytes: int, base: Base) -> None:
-    """Make base.img, whole and synced, or not at all; the name is durable with the directory."""
+    """Make base.img, whole and synced, or not at all; the name is durable with the directory. size_bytes 0: as
+    base.size_bytes says."""
     building = files.base_creating
     if os.exists(building):
         os.unlink(building)
     buffer = memoryview(bytearray(PIECE_BYTES))
     try:
         with os.open(building, write=True, create=True) as file:
-            file.truncate(size_bytes)
+            most_bytes = size_bytes or MOST_BYTES
             for offset, length in base.extents:
-                if offset < 0 or length < 0 or offset + length > size_bytes:
+                if offset < 0 or length < 0 or offset + length > most_bytes:
                     raise InvalidRequest(f"import of {length} bytes at {offset}", f"the volume has {size_bytes} bytes")
                 for at in range(offset, offset + length, PIECE_BYTES):
                     piece = buffer[: min(PIECE_BYTES, offset + length - at)]
@@ -47,6 +51,9 @@ def fill(os: Os, files: VolumeFiles, size_bytes: int, base: Base) -> None:
                     file.pwrite(piece, at)
                     if base.progress:
                         base.progress(len(piece))
+            if not size_bytes and base.size_bytes:
+                size_bytes = base.size_bytes()
+            file.truncate(size_bytes)
             require_raw("the content", file.pread, size_bytes, base.image_format,
                         "make a raw disk of it first, with 'qemu-img convert -O raw'")
             file.datasync()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid as uuid_module
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -63,7 +64,9 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         if disk.startswith(f"{directory}/"):
             raise InvalidRequest(f"{disk}: lies in the folder that is to become the volume",
                                  "choose another folder for the volume")
-    check_size(size, disk)
+    later = base is not None and base.size_bytes is not None and not size
+    if not later:
+        check_size(size, disk)
     if os.exists(directory):
         raise InvalidRequest(f"{directory}: exists already", "choose another name, or remove it first")
     above = next((p for p in Path(directory).parents if os.exists(VolumeFiles(str(p)).description)), None)
@@ -82,6 +85,10 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
             os.mkdir(folder)
         if base:
             fill(os, files, size, base)
+        if base and base.size_bytes and later:
+            size = base.size_bytes()
+            check_size(size)
+            geometry = replace(geometry, size_bytes=size)
         geometries.save(os, files, geometry)
         kinds.of(os, files, geometry).create()
         catalog(building, True).close()

@@ -52,13 +52,14 @@ def create(path: str | Path, *, size: int | None = None, disk: str | Path | None
     64 PiB), or of before-images, to protect the raw file or block device `disk` in place.
 
     Nothing is allocated up front but 1 MiB, an emergency reserve for a full disk. `base`: the content as #0
-    (cdp.store.base_image.Base); the volume is there with it or not at all. Of a `disk` nothing is copied; it stays a
-    plain raw disk with the current content, and must not be written by others while the volume is open. A qcow2 image
-    or another container is refused as `disk`; `image_format` "raw" says that its own bytes are meant. Raises
-    InvalidRequest, NotFound (no parent folder, no disk), Busy (it is being made, or another volume has the disk open),
-    OutOfSpace.
+    (cdp.store.base_image.Base), which may give the size; the volume is there with it or not at all. Of a `disk` nothing
+    is copied; it stays a plain raw disk with the current content, and must not be written by others while the volume is
+    open. A qcow2 image or another container is refused as `disk`; `image_format` "raw" says that its own bytes are
+    meant. Raises InvalidRequest, NotFound (no parent folder, no disk), Busy (it is being made, or another volume has
+    the disk open), OutOfSpace.
     """
-    if (size is None) == (disk is None) or base is not None and disk is not None:
+    later = base is not None and base.size_bytes is not None and size is None
+    if (size is None and not later) == (disk is None) or base is not None and disk is not None:
         raise InvalidRequest("a volume has a size, or the disk that it protects", "give either size= or disk=")
     creation.create(absolute(path, len(CREATING)), size or 0, Tuning.from_settings(checked(settings)), base=base,
                     disk=str(Path(absolute(disk)).resolve()) if disk is not None else "", image_format=image_format)
