@@ -64,16 +64,17 @@ def written_back(volume: cdp.Volume) -> None:
     eventually(lambda: volume.writeback is None or volume.writeback.progress() is None)
 
 
-def fill(disk: Path) -> None:
-    """Take all that is left, to the last block; again while an open volume that tries to make a segment gives something
-    back."""
+def fill(disk: Path, in_use: bool = False) -> None:
+    """Take all that is left, to the last block; again while a volume that is `in_use` tries to make a segment, and gives
+    something back."""
     with open(disk / "filler", "ab", buffering=0) as file:
-        for _ in range(3):
+        for _ in range(3 if in_use else 1):
             for size in (16 * MIB, MIB, 4096, 512):
                 with suppress(OSError):
                     while True:
                         file.write(bytes(size))
-            time.sleep(0.1)
+            if in_use:
+                time.sleep(0.1)
     assert shutil.disk_usage(disk).free < 128 << 10
 
 
@@ -102,7 +103,7 @@ def test_open_volume(disk: Path, kind: str) -> None:
         volume.pwrite(b"first" * 100, 0)
         volume.bookmark("begin")
         assert write_until_full(volume, 1) > 100
-        fill(disk)
+        fill(disk, in_use=True)
         write_until_full(volume, 2)
         volume.flush()
         state = volume.pread(4 * MIB, 0)
