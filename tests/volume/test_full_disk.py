@@ -65,8 +65,8 @@ def written_back(volume: cdp.Volume) -> None:
 
 
 def fill(disk: Path, in_use: bool = False) -> None:
-    """Take all that is left, to the last block; again while a volume that is `in_use` tries to make a segment, and gives
-    something back."""
+    """Take all that is left, to the last block; again while a volume that is `in_use` tries to make a segment, and
+    gives something back."""
     with open(disk / "filler", "ab", buffering=0) as file:
         for _ in range(3 if in_use else 1):
             for size in (16 * MIB, MIB, 4096, 512):

@@ -1,4 +1,7 @@
-"""The command line `cdp`: one module a command or group, named after it, each registering on the group made here."""
+"""The command line `cdp`: one module a command or group, named after it, each registering on the group made here.
+
+Root.get_command loads it when it is named.
+"""
 import click
 
 from cdp.cli.base import Root
@@ -30,38 +33,4 @@ def main() -> None:
     cli()
 
 
-# Last, because they register on `cli`.
-from cdp.cli import (
-    adopt,
-    bookmark,
-    bookmarks,
-    capture,
-    check,
-    config,
-    conformance,
-    create,
-    detach,
-    explain,
-    export,
-    gateway,
-    ha,
-    image,
-    import_,
-    info,
-    records,
-    replay,
-    restore,
-    restores,
-    serve,
-    trace,
-    trace_convert,
-    trace_formats,
-    trace_info,
-    tsd,
-    undo,
-    window,
-)
-
-__all__ = ["adopt", "bookmark", "bookmarks", "capture", "check", "cli", "config", "conformance", "create", "detach",
-           "explain", "export", "gateway", "ha", "image", "import_", "info", "main", "records", "replay", "restore",
-           "restores", "serve", "trace", "trace_convert", "trace_formats", "trace_info", "tsd", "undo", "window"]
+__all__ = ["cli", "main"]

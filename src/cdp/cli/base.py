@@ -14,7 +14,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from importlib import import_module
+from typing import Any, ClassVar, cast
 
 import click
 
@@ -162,8 +163,18 @@ class Root(click.Group):
         super().__init__(*args, **kwargs)
         self.params += _common(root=True)
 
+    MODULES: ClassVar[dict[str, tuple[str, ...]]] = {"import": ("import_",),
+                                                     "trace": ("trace_convert", "trace_formats", "trace_info")}
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.ORDER)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Loads its module: all of them together take a third of the time of a short command."""
+        if name in self.ORDER and name not in self.commands:
+            for module in self.MODULES.get(name, (name,)):
+                import_module(f"cdp.cli.{module}")
+        return super().get_command(ctx, name)
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra: Any) -> Any:
