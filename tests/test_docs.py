@@ -122,13 +122,18 @@ PACKAGES = [path.parent for package in ("cdp", "cdpcore")
 UNLISTED = {"cli", "conformance", "demo", "platform", "bench"}      # a file a command, a subject, a platform
 
 
+LISTED = re.compile(r"^    ([a-z_]+(?:, [a-z_]+)*)  +\S", re.MULTILINE)     # name, name   what they are
+BESIDE = re.compile(r"; ([a-z_]+): ")                                     # ...; name: what it is
+
+
 @pytest.mark.parametrize("package", [path for path in PACKAGES if path.name not in UNLISTED],
                          ids=lambda p: f"{p.parent.name}.{p.name}")
 def test_a_package_names_its_modules(package: Path):
     """A new reader finds the file by the package's docstring."""
-    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text()), clean=False) or ""
     modules = {path.stem for path in package.iterdir() if path.suffix in (".py", ".pyx")} - {"__init__"}
     missing = {name for name in modules if not re.search(rf"\b{name}\b", text)}
     assert not missing, f"{package.name}/__init__.py does not name {', '.join(sorted(missing))}"
-    for line in re.findall(r"^    ([a-z_]+(?:, [a-z_]+)*)  +\S", text, re.MULTILINE):
-        assert set(line.split(", ")) <= modules, f"{package.name}: {line}"
+    listed = {name for names in LISTED.findall(text) for name in names.split(", ")} | set(BESIDE.findall(text))
+    assert modules and listed <= modules, f"{package.name}/__init__.py lists {', '.join(sorted(listed - modules))}"
+    assert listed, f"{package.name}/__init__.py has no list of modules"

@@ -104,6 +104,27 @@ def test_the_table_has_no_circle(table: dict[str, str]):
         above.add(package)
 
 
+ROW = re.compile(r"^\| `(cdp(?:core)?)(?:/(\w+)(?:\.py)?)?` \|.*\|([^|]*)\|$", re.MULTILINE)
+
+
+def rows_of(text: str, root: str) -> list[tuple[str, list[str]]]:
+    """Package and what it may import, as a document's table says."""
+    return [(name or "cdp", row.replace(",", " ").split()) for of, name, row in ROW.findall(text) if of == root]
+
+
+@pytest.mark.parametrize("table, root", [(CORE, "cdpcore"), (SHELL, "cdp")], ids=["cdpcore", "cdp"])
+def test_the_architecture_has_the_same_table(table: dict[str, str], root: str):
+    text = (SRC.parent / "docs" / "architecture.md").read_text()
+    assert rows_of(text, root) == [(package, row.split()) for package, row in table.items()]
+
+
+def test_a_row_of_a_document_is_read():
+    text = "| package | holds | may use |\n|---|---|---|\n| `cdp` | all | text |\n| `cdp/ipc` | a `b` | |\n" \
+           "| `cdp/views.py` | c | ipc, text |\n| `cdpcore/log` | d | base |\n"
+    assert rows_of(text, "cdp") == [("cdp", ["text"]), ("ipc", []), ("views", ["ipc", "text"])]
+    assert rows_of(text, "cdpcore") == [("log", ["base"])]
+
+
 def test_every_package_of_the_core_has_a_row():
     assert {p.parent.name for p in (SRC / "cdpcore").glob("*/__init__.py")} == set(CORE)
 

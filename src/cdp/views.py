@@ -186,8 +186,8 @@ class MapPage(TypedDict):
 
 
 class RecordView(TypedDict):
-    """One record of the history. kind: write, zero, trim, flush, bookmark, restore or unbookmark. meta: its sender
-    called it metadata."""
+    """One record of the history. kind: one of KIND_NAMES of cdp.moments.records. meta: its sender called it
+    metadata."""
 
     seq: int
     ts_ns: int

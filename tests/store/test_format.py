@@ -1,5 +1,6 @@
 """docs/format.md against real bytes: golden files are read by a parser written from the document alone, and by the
 engine."""
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 
 import cdp
 from cdp.check import check, rebuild
+from cdp.moments import records
 from cdpcore.index.inspect import crc32c
 
 pytestmark = pytest.mark.plain
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+FORMAT_H = Path(__file__).parent.parent.parent / "src" / "cdpcore" / "base" / "format.h"
 CONTENT = b"hello, past".ljust(512, b"\0")
 
 
@@ -106,3 +109,18 @@ def test_unknown_version_and_flags_are_refused(volume: Path):
     (volume / "volume.json").write_text(text.replace("1048576", "1048577"))
     with pytest.raises(cdp.Corruption, match="checksum"):
         cdp.open(volume)
+
+
+def test_kinds_and_flags_are_those_of_the_engine():
+    text = FORMAT_H.read_text()
+    kinds = {name: int(number) for name, number in re.findall(r"\bCDP_KIND_(\w+) = (\d+),", text)}
+    assert kinds == {name.upper(): number for number, name in records.KIND_NAMES.items()} and len(kinds) >= 9
+    assert all(getattr(records, name) == number for name, number in kinds.items())
+    flags = {name: int(number) for name, number in re.findall(r"\bCDP_REC_(\w+) = (\d+),", text)}
+    assert {name: flags[name] for name in ("MORE", "FUA", "META")} == \
+        {"MORE": records.MORE, "FUA": records.FUA, "META": records.META}
+    changes = re.search(r"cdp_kind_changes\(uint16_t kind\) \{ return (.*?); \}", text)
+    assert changes
+    rule = re.sub(r"CDP_KIND_(\w+)", lambda m: str(kinds[m[1]]), changes[1]).replace("||", "or")
+    for kind in kinds.values():
+        assert bool(records.keeps_data(kind)) == eval(rule, {"kind": kind})

@@ -1,7 +1,8 @@
 """Verify a volume, and rebuild what can be derived.
 
-    check           every checksum of log, runs and catalog, and whether they agree
-    catalog         whether bookmarks and restores of catalog and log agree
-    protected_disk  the disk of a before-image volume, and whether it fits the log
-    rebuild         catalog and runs anew from the log
+    check    every checksum of log, runs and catalog, and whether they agree
+    catalog  whether bookmarks and restores of catalog and log agree
+    rebuild  catalog and runs anew from the log
+
+The disk of a before-image volume is checked by cdp.store.disk_check.
 """

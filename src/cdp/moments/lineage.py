@@ -38,7 +38,7 @@ class RestoreRecord:
 
 PENDING = NOW - 1
 """Stands for the seq of a restore that has none yet: a view can be worked out before the record is appended
-(View.settle)."""
+(set_pending() of cdpcore.index.view.View)."""
 
 
 def view(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[Piece]:
@@ -87,7 +87,7 @@ def _chain(seq: int, past: list[RestoreRecord], covering: list[int]) -> list[Int
 
 
 def view_before(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[BeforePiece]:
-    """The same for before-images (c/index.h, cdp_lookup_before): the last interval is always there, and one above it
+    """The same for before-images (cdp_lookup_before of cdpcore/index/index.h): the last interval is always there, and one above it
     stands for a restore that was not written back at its `hi`. Fourth: the intervals that destructive restores
     freed."""
     return _sweep(list(restores), sectors, lambda past, covering: _chain_before(seq, [past[i] for i in covering]))

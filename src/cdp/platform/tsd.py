@@ -132,10 +132,10 @@ class Tsd:
             self._listener.enable(self._ready, max_msgs=BATCH)
 
     def _take(self, lun: Lun, assignment: Assignment) -> None:
-        """Open a LUN. A failure is kept for opened(); the LUN's requests are answered with NotFound."""
+        """Open a LUN. A failure is kept for volume(); the LUN's requests are answered with NotFound."""
         try:
             volume = self._open_lun(lun)
-        except Exception as error:      # whatever it was, the requests must be answered, and opened() must raise it
+        except Exception as error:      # whatever it was, the requests must be answered, and volume() must raise it
             log.debug("opening LUN %d", lun.lun, exc_info=True)
             self._platform.alerts.alert(Severity.ERROR, f"cannot open {lun.path}: {error}", lun=lun.lun)
             with self._gate:

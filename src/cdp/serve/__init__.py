@@ -5,6 +5,5 @@
     http_api                     cdp.service.local behind HTTP on a unix socket
     luns                         the platform and the TSD that it stands on
     image_cache                  writable images that are open
-    stop_signals                 SIGTERM and SIGINT
     capturing, capture_session   the server of a volume that is being captured, and one run of `cdp capture`
 """

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from cdp.moments.records import BOOKMARK, RESTORE, RESTORED, UNBOOKMARK
 from cdp.store.catalog import BookmarkRow, RestoreRow, Transaction, WritebackRow
 
-_RESTORE = struct.Struct("<QII")        # struct cdp_restore_data: target_seq, flags, reserved
-_RESTORE_MORE = struct.Struct("<QQQ")   # target_ts_ns, undo_of, reserved: behind it
+_RESTORE = struct.Struct("<QIIQQQ")     # struct cdp_restore_data: target_seq, flags, 0, target_ts_ns, undo_of, 0
 _DESTRUCTIVE = 1                        # a flag of _RESTORE
 _TS_NS = struct.Struct("<Q")
 
@@ -19,8 +18,7 @@ def bookmark_data(name: str, ts_ns: int) -> bytes:
 
 
 def restore_data(target_seq: int, target_ts_ns: int, destructive: bool, undo_of: int) -> bytes:
-    return (_RESTORE.pack(target_seq, _DESTRUCTIVE if destructive else 0, 0)
-            + _RESTORE_MORE.pack(target_ts_ns, undo_of, 0))
+    return _RESTORE.pack(target_seq, _DESTRUCTIVE if destructive else 0, 0, target_ts_ns, undo_of, 0)
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,7 @@ class Event:
         """What a RESTORE record says; None for other kinds."""
         if self.kind != RESTORE:
             return None
-        target_seq, flags, _ = _RESTORE.unpack_from(self.data)
-        target_ts_ns, undo_of, _ = _RESTORE_MORE.unpack_from(self.data, _RESTORE.size)
+        target_seq, flags, _, target_ts_ns, undo_of, _ = _RESTORE.unpack_from(self.data)
         return RestoreRow(self.seq, self.ts_ns, target_seq, target_ts_ns, self.start, self.start + self.sectors,
                           bool(flags & _DESTRUCTIVE), undo_of)
 

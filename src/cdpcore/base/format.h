@@ -20,14 +20,12 @@
 #define CDP_DISK_MAGIC 0x314b5344504443ull    /* "CDPDSK1" */
 #define CDP_RUN_MAGIC 0x314e5552504443ull     /* "CDPRUN1" */
 
-#define CDP_REC_META 32 /* of a record's flags: its sender called it metadata */
-
 enum cdp_kind {           /* of a record */
     CDP_KIND_WRITE = 1,
     CDP_KIND_ZERO = 2,    /* reads as zeros, allocated */
     CDP_KIND_TRIM = 3,    /* reads as zeros, a hole */
     CDP_KIND_FLUSH = 4,
-    CDP_KIND_BOOKMARK = 5, /* data: UTF-8 name; start = the seq it names */
+    CDP_KIND_BOOKMARK = 5, /* start = the seq it names; data: u64 ts of that seq, then the UTF-8 name */
     CDP_KIND_RESTORE = 6,  /* start, sectors = the range; data: struct cdp_restore_data */
     CDP_KIND_UNBOOKMARK = 7, /* data: UTF-8 name of a bookmark taken away */
     CDP_KIND_WRITEBACK = 8,  /* before-images: a range was put back to what a restore says */
@@ -39,6 +37,7 @@ enum cdp_record_flags {
     CDP_REC_BEFORE = 4, /* the data is what the range held before; none: it read as zeros */
     CDP_REC_HOLE = 8,   /* with BEFORE, no data: it was a hole */
     CDP_REC_SAME = 16,  /* with BEFORE, no data: the record changed nothing */
+    CDP_REC_META = 32,  /* its sender called it metadata */
 };
 
 /* Where a version's data lies: segment number << 32 | sector in that segment's file. Segments count from 1, so the
@@ -122,7 +121,10 @@ struct cdp_segment_trailer { /* last 4096 bytes of a sealed segment; rest zero *
 struct cdp_restore_data {
     uint64_t target_seq;
     uint32_t flags;         /* 1: destructive */
-    uint32_t reserved;
+    uint32_t zero1;
+    uint64_t target_ts_ns;
+    uint64_t undo_of;       /* seq of the restore that this one undoes; 0: none */
+    uint64_t zero2;
 };
 
 /* VOLUME/disk.state: two of these, 4096 bytes apart, written in turn; the valid one of the higher generation counts. */
@@ -178,7 +180,7 @@ _Static_assert(sizeof(struct cdp_record_desc) == 40, "record descriptor");
 _Static_assert(sizeof(struct cdp_frame_header) == 64, "frame header");
 _Static_assert(sizeof(struct cdp_frame_entry) == 32, "frame entry");
 _Static_assert(sizeof(struct cdp_segment_trailer) == 72, "segment trailer");
-_Static_assert(sizeof(struct cdp_restore_data) == 16, "restore data");
+_Static_assert(sizeof(struct cdp_restore_data) == 40, "restore data");
 _Static_assert(sizeof(struct cdp_run_header) == 112, "run header");
 _Static_assert(sizeof(struct cdp_run_extent) == 16, "run extent");
 _Static_assert(sizeof(struct cdp_run_version) == 16, "run version");

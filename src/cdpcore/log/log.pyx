@@ -1,8 +1,8 @@
 """The log: records -> frames in pool slots -> large direct writes, group commit.
 
 A frame is the group commit: it fills while an earlier one is being written, and is closed when it is full, when a
-caller waits for durability, or after the commit interval. The caller that needs I/O does it (cdpcore.log.writer), so no
-request is handed to another thread; the writer thread only keeps the device busy meanwhile.
+caller waits for durability, or after the commit interval. In the log, the thread that waits does the I/O
+(cdpcore.log.writer); the writer thread only keeps the device busy meanwhile.
 
 Invariants
  1. Records are appended in seq order; frames are written in order; durable_seq only grows. So what a crash leaves is a
