@@ -87,9 +87,9 @@ def _chain(seq: int, past: list[RestoreRecord], covering: list[int]) -> list[Int
 
 
 def view_before(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[BeforePiece]:
-    """The same for before-images (cdp_lookup_before of cdpcore/index/index.h): the last interval is always there, and one above it
-    stands for a restore that was not written back at its `hi`. Fourth: the intervals that destructive restores
-    freed."""
+    """The same for before-images (cdp_lookup_before in cdpcore/index/index.h): the last interval is always there, and
+    one above it stands for a restore that was not written back at its `hi`. Fourth: the intervals that destructive
+    restores freed."""
     return _sweep(list(restores), sectors, lambda past, covering: _chain_before(seq, [past[i] for i in covering]))
 
 
@@ -101,13 +101,15 @@ def _chain_before(seq: int, covering: list[RestoreRecord]) -> tuple[list[Interva
             if hi > r.seq:
                 intervals.append((r.seq, hi))
             hi = r.target_seq
-    return [*intervals, (0, hi)], _joined((r.target_seq, r.seq) for r in covering if r.destructive and r.done_seq)
+    return [*intervals, (0, hi)], _joined(
+        ((r.target_seq, r.seq) for r in covering if r.destructive and r.done_seq), touching=True)
 
 
-def _joined(intervals: Iterable[Interval]) -> list[Interval]:
+def _joined(intervals: Iterable[Interval], touching: bool) -> list[Interval]:
+    """Ascending and disjoint; `touching`: (1, 5) and (5, 9) become one."""
     joined: list[Interval] = []
     for lo, hi in sorted(intervals):
-        if joined and lo <= joined[-1][1]:
+        if joined and (lo < joined[-1][1] or touching and lo == joined[-1][1]):
             joined[-1] = (joined[-1][0], max(hi, joined[-1][1]))
         else:
             joined.append((lo, hi))
@@ -115,15 +117,10 @@ def _joined(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def gaps(restores: Iterable[RestoreRecord]) -> list[Interval]:
-    """Seq ranges (lo, hi), ends openable and everything between freed by destructive restores; joined, ascending."""
-    found = sorted((r.target_seq, r.seq) for r in restores if r.destructive and r.seq - r.target_seq > 1)
-    joined: list[Interval] = []
-    for lo, hi in found:
-        if joined and lo < joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(hi, joined[-1][1]))
-        else:
-            joined.append((lo, hi))
-    return joined
+    """Seq ranges (lo, hi), ends openable and everything between freed by destructive restores; ascending. Two that
+    touch stay two: the seq between them can be opened."""
+    return _joined(((r.target_seq, r.seq) for r in restores if r.destructive and r.seq - r.target_seq > 1),
+                   touching=False)
 
 
 def freed(seq: int, gap_list: Iterable[Interval]) -> Interval | None:
