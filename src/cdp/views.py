@@ -45,7 +45,8 @@ class WindowView(TypedDict):
 
 
 class ExplanationView(TypedDict):
-    """How a point was understood. `asked` is None for a point that is not a time."""
+    """How a point was understood. `asked` is None for a point that is not a time. `durability` of what it shows, as of
+    now: flushed (by the client), stored (on disk, though the client had not flushed all of it), or memory."""
 
     point: str
     kind: str
@@ -56,6 +57,7 @@ class ExplanationView(TypedDict):
     flush_durable: bool
     last_flush: MomentView | None
     note: str
+    durability: str
 
 
 class BookmarkView(TypedDict):

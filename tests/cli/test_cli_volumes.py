@@ -196,7 +196,8 @@ def test_window_and_explain(world):
     now = world.json("explain", "web@now")
     assert now["resolved"]["seq"] == second + 1 and now["next"] is None and now["flush_durable"] is True
     text = world.ok("explain", f"web@#{second}")
-    assert "durable      no" in text and "next record" in text
+    assert "durable      yes: on disk, though the client had not flushed by then" in text and "next record" in text
+    assert by_seq["durability"] == "stored" and now["durability"] == "flushed"
 
 
 def test_points_as_people_write_them(world):

@@ -35,7 +35,7 @@ def explain(state: State, volume_at_point: str) -> None:
 
 def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
     """How a point was understood, in plain words."""
-    resolved, following, flushed = got["resolved"], got["next"], got["last_flush"]
+    resolved, following = got["resolved"], got["next"]
     pairs = []
     if got["asked_ts_ns"] is not None:
         pairs.append(("you asked for", local_utc_and_age(got["asked_ts_ns"])))
@@ -49,14 +49,19 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
     else:
         later = _span(following["ts_ns"] - resolved["ts_ns"])
         pairs.append(("next record", f"#{following['seq']}, {later} later, {local_utc_and_age(following['ts_ns'])}"))
-    if got["flush_durable"]:
-        pairs.append(("durable", "yes: all of it had been flushed"))
-    elif flushed is None:
-        pairs.append(("durable", "no: nothing had been flushed by then"))
-    else:
-        last = f"#{flushed['seq']}, {local_utc_and_age(flushed['ts_ns'])}"
-        pairs.append(("durable", f"no: there were writes after the last flush, which was {last}"))
+    pairs.append(("durable", _durability(got)))
     return pairs
+
+
+def _durability(got: "ExplanationView") -> str:
+    """Of what the point shows: flushed by the client; on disk, though the client had not flushed; or in memory."""
+    if got["flush_durable"]:
+        return "yes: all of it had been flushed"
+    last = got["last_flush"]
+    since = f"since #{last['seq']}, {local_utc_and_age(last['ts_ns'])}" if last else "by then"
+    if got["durability"] == "memory":
+        return f"not yet: only in memory; the client had not flushed {since}"
+    return f"yes: on disk, though the client had not flushed {since}"
 
 
 def _span(ns: int) -> str:

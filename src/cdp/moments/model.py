@@ -23,7 +23,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a point was resolved. `kind`: now, time, age, seq or bookmark."""
+    """How a point was resolved. `kind`: now, time, age, seq or bookmark. `durability` of what it shows, as of the call:
+    flushed (the client had flushed all of it), stored (it is on disk, though the client had not), or memory."""
 
     point: str
     kind: str
@@ -33,6 +34,7 @@ class Explanation:
     flush_durable: bool
     last_flush: Moment | None
     note: str
+    durability: str = ""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ class VolumeService:
             point=str(got.point), kind=got.kind, asked_ts_ns=got.asked_ts_ns,
             asked=None if got.asked_ts_ns is None else utc(got.asked_ts_ns), resolved=_moment(got.resolved),
             next=None if got.next is None else _moment(got.next), flush_durable=got.flush_durable,
-            last_flush=None if got.last_flush is None else _moment(got.last_flush), note=got.note)
+            last_flush=None if got.last_flush is None else _moment(got.last_flush), note=got.note,
+            durability=got.durability)
 
     def bookmark(self, name: str, at: str = "now") -> BookmarkView:
         return _bookmark(self.volume.bookmark(name, at=at))

@@ -233,6 +233,11 @@ class Store:
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
+    def durable_seq(self) -> int:
+        """The last record that a power cut leaves; of before-images: on the disk, too."""
+        logged = int(self.log.stats()["durable_seq"])
+        return min(logged, int(self.core.stats().get("synced_seq", logged)))
+
     def flush(self) -> None:
         """Everything acknowledged before this call is durable when it returns."""
         self.core.pflush()

@@ -69,7 +69,12 @@ class Resolver:
         if not durable:
             note += "; writes after the last flush are shown, as a disk that loses power might not have kept them"
         return Explanation(parsed.text, parsed.kind, parsed.ts_ns, at, following, durable,
-                           timeline.moment(flushed) if flushed else None, note)
+                           timeline.moment(flushed) if flushed else None, note, self._durability(at, durable))
+
+    def _durability(self, at: Moment, flushed: bool) -> str:
+        if flushed:
+            return "flushed"
+        return "stored" if at.seq <= self._store.durable_seq() else "memory"
 
     def _base(self) -> Moment:
         return Moment(0, self._store.geometry.created_ns)
