@@ -29,10 +29,10 @@ from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CD
                                        CDP_MD_VERSION, CDP_MD_WRITE, CDP_MD_ZERO, cdp_mdpacket)
 from cdpcore.nbd.loop cimport BLOCKED_KEPT, nbd_parked
 from cdpcore.nbd.nbd_sock cimport nbd_flag, nbd_now_ns, nbd_raise, sched_yield
-from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE,
-                                   CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH, CDP_NBD_READ, CDP_NBD_STATUS_BYTES,
-                                   CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_errno,
-                                   cdp_nbd_put_extents, cdp_nbd_request, cdp_nbd_rules)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_EINVAL, CDP_NBD_FLAG_FUA,
+                                   CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH, CDP_NBD_READ,
+                                   CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
+                                   cdp_nbd_errno, cdp_nbd_put_extents, cdp_nbd_request, cdp_nbd_rules)
 
 import os as _os
 
@@ -109,36 +109,36 @@ cdef class GateConnection(RequestLoop):
 
     cdef bint start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
         """Hand a request on as packet `head`."""
-        cdef cdp_mdpacket *p = cdp_channel_packet(self.c, self.head)
+        cdef cdp_mdpacket *p
         cdef nbd_parked *m
+        cdef uint8_t op = operation(r)
         cdef uint64_t skip
+        if not op:
+            self.refuse(r, CDP_NBD_EINVAL, b"command that this server does not carry out")
+            return True
         if not self.has_room(r):
             return False
+        p = cdp_channel_packet(self.c, self.head)
         m = self.park(r, payload)
         memset(p, 0, sizeof(cdp_mdpacket))
         p.version = CDP_MD_VERSION
+        p.op = op
         p.lba = r.offset // CDP_MD_SECTOR
         p.skew_bytes = r.offset % CDP_MD_SECTOR
         p.length_bytes = r.length
         p.cookie = r.cookie
-        if r.type == CDP_NBD_WRITE:
-            p.op = CDP_MD_WRITE
+        if op == CDP_MD_WRITE:
             p.bg[0].slot = CDP_CHANNEL_RECEIVE
             p.bg[0].offset_bytes = <uint32_t>(payload - self.rx)
             p.bg[0].length_bytes = r.length
-        elif r.type == CDP_NBD_FLUSH:
-            p.op = CDP_MD_FLUSH
-        elif r.type == CDP_NBD_TRIM or r.type == CDP_NBD_WRITE_ZEROES:
-            p.op = CDP_MD_ZERO if r.flags & CDP_NBD_FLAG_NO_HOLE else CDP_MD_TRIM
-        else:
-            p.op = CDP_CHANNEL_MAP if r.type == CDP_NBD_BLOCK_STATUS else CDP_MD_READ
-            skip = STATUS_ROOM if r.type == CDP_NBD_BLOCK_STATUS else self.header_bytes()
+        elif op == CDP_MD_READ or op == CDP_CHANNEL_MAP:
+            skip = STATUS_ROOM if op == CDP_CHANNEL_MAP else self.header_bytes()
             p.bg[0].slot = CDP_CHANNEL_REPLY
             p.bg[0].offset_bytes = <uint32_t>(m.tx_at + skip)
             p.bg[0].length_bytes = <uint32_t>(m.tx_bytes - skip)
-            if p.op == CDP_CHANNEL_MAP and r.flags & CDP_NBD_FLAG_REQ_ONE:
+            if op == CDP_CHANNEL_MAP and r.flags & CDP_NBD_FLAG_REQ_ONE:
                 p.bg[0].length_bytes = 2 * sizeof(cdp_extent)    # the second shows that the first goes no further
-        if r.flags & CDP_NBD_FLAG_FUA and (p.op == CDP_MD_WRITE or p.op == CDP_MD_ZERO or p.op == CDP_MD_TRIM):
+        if r.flags & CDP_NBD_FLAG_FUA and (op == CDP_MD_WRITE or op == CDP_MD_ZERO or op == CDP_MD_TRIM):
             p.flags = CDP_MD_FUA
         if p.bg[0].length_bytes:
             p.n_bgs = 1
@@ -277,3 +277,18 @@ cdef class GateConnection(RequestLoop):
                                <cdp_extent *>(at + STATUS_ROOM), <uint32_t>n) < 0:
             count = 0
         self.reply_status(&m.r, at, count)
+
+
+cdef inline uint8_t operation(const cdp_nbd_request *r) noexcept nogil:
+    """The packet's operation that carries out this command; 0: there is none."""
+    if r.type == CDP_NBD_READ or r.type == CDP_NBD_CACHE:
+        return CDP_MD_READ
+    if r.type == CDP_NBD_WRITE:
+        return CDP_MD_WRITE
+    if r.type == CDP_NBD_WRITE_ZEROES or r.type == CDP_NBD_TRIM:
+        return CDP_MD_ZERO if r.flags & CDP_NBD_FLAG_NO_HOLE else CDP_MD_TRIM
+    if r.type == CDP_NBD_FLUSH:
+        return CDP_MD_FLUSH
+    if r.type == CDP_NBD_BLOCK_STATUS:
+        return CDP_CHANNEL_MAP
+    return 0

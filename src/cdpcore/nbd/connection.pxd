@@ -1,14 +1,12 @@
 """An NBD connection to a disk in this process (see connection.pyx)."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from cdpcore.base.status cimport cdp_status
 from cdpcore.base.target cimport cdp_target
 from cdpcore.base.workers cimport cdp_job
 from cdpcore.nbd.loop cimport RequestLoop, nbd_parked
 from cdpcore.nbd.nbd_wire cimport cdp_nbd_request
 
 cdef enum:
-    MAP_BATCH = 128          # extents a map() call
     PARKED_MAX = 256         # requests that wait: for a device, or for a flush
 
 cdef const cdp_target *target_of(object capsule) except NULL
@@ -54,11 +52,8 @@ cdef class Connection(RequestLoop):
     # What takes long; any thread. 0, an error of NBD, or WAITS where `wait` is not set; n: bytes of the reply.
     cdef uint32_t put_read(self, const cdp_nbd_request *r, uint8_t *p, bint wait, uint64_t *n,
                            const char **why) noexcept nogil
-    cdef uint32_t put_sparse(self, const cdp_nbd_request *r, uint8_t *p, bint wait, uint64_t *n,
-                             const char **why) noexcept nogil
     cdef uint32_t warm(self, const cdp_nbd_request *r, uint8_t *p, bint wait, const char **why) noexcept nogil
     cdef uint32_t flush(self, const char **why) noexcept nogil
-    cdef int pread(self, uint8_t *p, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil
     cdef void work(self, nbd_task *t) noexcept nogil
 
     cdef bint is_alone(self) noexcept nogil

@@ -26,18 +26,18 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, P
 from posix.unistd cimport close
 
 from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT, cdp_status
-from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent, cdp_target
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent, cdp_target
 from cdpcore.base.workers cimport cdp_job, cdp_job_any, cdp_job_push, cdp_job_take_all, work
 from cdpcore.nbd.loop cimport STATUS_MAX, nbd_parked
 from cdpcore.nbd.nbd_sock cimport (NBD_RELEASES_PAGES, nbd_add, nbd_awake, nbd_doze, nbd_enter, nbd_flag, nbd_get,
                                    nbd_leave, nbd_more, nbd_pause, nbd_release, nbd_rouse, nbd_sleep, nbd_wait)
-from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_DATA_BYTES,
-                                   CDP_NBD_FLAG_DF, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE,
-                                   CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD,
-                                   CDP_NBD_MIN_BLOCK, CDP_NBD_PREFERRED_BLOCK, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES,
-                                   CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
-                                   cdp_nbd_errno, cdp_nbd_parse, cdp_nbd_payload_bytes, cdp_nbd_put_data,
-                                   cdp_nbd_put_extents, cdp_nbd_put_hole, cdp_nbd_request, cdp_nbd_rules)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_EINVAL, CDP_NBD_FLAG_DF,
+                                   CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH,
+                                   CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD, CDP_NBD_MIN_BLOCK,
+                                   CDP_NBD_PREFERRED_BLOCK, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES, CDP_NBD_STATUS_BYTES,
+                                   CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_errno, cdp_nbd_parse,
+                                   cdp_nbd_payload_bytes, cdp_nbd_put_extents, cdp_nbd_request, cdp_nbd_rules)
+from cdpcore.nbd.sparse cimport MAP_BATCH, WAITS, pread, put_sparse
 
 import os as _os
 
@@ -50,14 +50,12 @@ cdef enum:
     KEEP_BYTES = (1 << 20)          # of each range stays resident
     GATHER_NS = 200000              # a reply waits no longer for others
     SPARSE_MIN_BYTES = 65536        # reads from here on ask map() for holes before reading
-    SPARSE_GRAIN_BYTES = 4096       # a hole must be this long to be sent as one
     STATUS_CALLS = 64               # map() calls a BLOCK_STATUS request
     CACHE_BYTES = (256 << 10)       # CACHE reads so much at a time
     IDLE_MS = 100
     CROWDED = 1024                  # after a request came while another waited: so many that wait are handed over
 
-cdef uint32_t WAITS = 0xFFFFFFFF    # no error of NBD
-
+cdef const char *UNKNOWN = b"command that this server does not carry out"
 
 MIN_BLOCK_BYTES = CDP_NBD_MIN_BLOCK
 PREFERRED_BLOCK_BYTES = CDP_NBD_PREFERRED_BLOCK
@@ -142,14 +140,17 @@ cdef class Connection(RequestLoop):
     cdef bint start(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
         if r.type == CDP_NBD_READ:
             return self.read(r)
+        if r.type == CDP_NBD_WRITE or r.type == CDP_NBD_WRITE_ZEROES or r.type == CDP_NBD_TRIM:
+            return self.change(r, payload)
         if r.type == CDP_NBD_FLUSH:
             return self.flush_due(r)
         if r.type == CDP_NBD_CACHE:
             return self.cache(r)
         if r.type == CDP_NBD_BLOCK_STATUS:
             self.block_status(r)
-            return True
-        return self.change(r, payload)
+        else:
+            self.refuse(r, CDP_NBD_EINVAL, UNKNOWN)
+        return True
 
     cdef uint64_t reply_bytes(self, const cdp_nbd_request *r) noexcept nogil:
         if r.type == CDP_NBD_CACHE:
@@ -337,13 +338,6 @@ cdef class Connection(RequestLoop):
 
     # --- what takes long ----------------------------------------------------------------------------------------------
 
-    cdef int pread(self, uint8_t *p, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
-        st.sys_errno = 0
-        st.where = NULL
-        if wait:
-            return self.target.pread(self.target.ctx, p, off, n, st)
-        return self.target.pread_now(self.target.ctx, p, off, n, st)
-
     cdef uint32_t put_read(self, const cdp_nbd_request *r, uint8_t *p, bint wait, uint64_t *n,
                            const char **why) noexcept nogil:
         """Build the reply at `p`."""
@@ -351,10 +345,10 @@ cdef class Connection(RequestLoop):
         cdef uint32_t error
         cdef int rc
         if r.length >= SPARSE_MIN_BYTES and self.rules.structured and not r.flags & CDP_NBD_FLAG_DF:
-            error = self.put_sparse(r, p, wait, n, why)
+            error = put_sparse(self.target, r, p, wait, n, why)
             if error or n[0]:
                 return error
-        rc = self.pread(p + self.header_bytes(), r.offset, r.length, wait, &st)
+        rc = pread(self.target, p + self.header_bytes(), r.offset, r.length, wait, &st)
         if rc == CDP_OK:
             n[0] = self.put_data(r, p)
             return 0
@@ -363,50 +357,6 @@ cdef class Connection(RequestLoop):
         why[0] = st.where
         return cdp_nbd_errno(rc, st.sys_errno)
 
-    cdef uint32_t put_sparse(self, const cdp_nbd_request *r, uint8_t *p, bint wait, uint64_t *n,
-                             const char **why) noexcept nogil:
-        """Build the reply with its holes left out. n: 0 where there are none worth it."""
-        cdef cdp_status st
-        cdef cdp_extent e[MAP_BATCH]
-        cdef uint8_t *at = p
-        cdef uint64_t end = r.offset + r.length, pos = r.offset, sent = r.offset, zero_from, stop
-        cdef uint32_t i = 0, found = 0
-        cdef bint done = False
-        cdef int rc
-        n[0] = 0
-        if self.target.map(self.target.ctx, r.offset, r.length, e, MAP_BATCH, &found, &st) != CDP_OK:
-            return 0  # then pread says what is wrong
-        while not done:
-            # The next run of zeros [zero_from, pos); past the known extents all counts as data.
-            while i < found and e[i].offset == pos and e[i].kind == CDP_EXTENT_DATA and e[i].length <= end - pos:
-                pos += e[i].length
-                i += 1
-            zero_from = pos
-            while i < found and e[i].offset == pos and e[i].kind != CDP_EXTENT_DATA and e[i].length <= end - pos:
-                pos += e[i].length
-                i += 1
-            if pos - zero_from < SPARSE_GRAIN_BYTES and pos != zero_from:
-                continue
-            done = pos == zero_from
-            stop = end if done else zero_from
-            if done and sent == r.offset:
-                return 0
-            if sent < stop:
-                rc = self.pread(at + CDP_NBD_DATA_BYTES, sent, stop - sent, wait, &st)
-                if rc == CDP_WOULD_WAIT:
-                    return WAITS
-                if rc != CDP_OK:
-                    why[0] = st.where
-                    return cdp_nbd_errno(rc, st.sys_errno)
-                at += cdp_nbd_put_data(at, CDP_NBD_CHUNK_DONE if stop == end else 0, r.cookie, sent,
-                                       <uint32_t>(stop - sent)) + (stop - sent)
-            if not done:
-                at += cdp_nbd_put_hole(at, CDP_NBD_CHUNK_DONE if pos == end else 0, r.cookie, zero_from,
-                                       <uint32_t>(pos - zero_from))
-            sent = pos if not done else end
-        n[0] = <uint64_t>(at - p)
-        return 0
-
     cdef uint32_t warm(self, const cdp_nbd_request *r, uint8_t *p, bint wait, const char **why) noexcept nogil:
         """`p`: CACHE_BYTES, or what the request is long."""
         cdef cdp_status st
@@ -414,7 +364,7 @@ cdef class Connection(RequestLoop):
         cdef int rc
         while pos < end:
             n = min(end - pos, <uint64_t>CACHE_BYTES)
-            rc = self.pread(p, pos, n, wait, &st)
+            rc = pread(self.target, p, pos, n, wait, &st)
             if rc == CDP_WOULD_WAIT:
                 return WAITS
             if rc != CDP_OK:
@@ -441,8 +391,11 @@ cdef class Connection(RequestLoop):
             t.error = self.put_read(r, p, True, &t.n, &t.why)
         elif r.type == CDP_NBD_CACHE:
             t.error = self.warm(r, p, True, &t.why)
-        else:
+        elif r.type == CDP_NBD_FLUSH or r.flags & CDP_NBD_FLAG_FUA:
             t.error = self.flush(&t.why)
+        else:
+            t.error = CDP_NBD_EINVAL
+            t.why = UNKNOWN
 
     # --- parked requests ----------------------------------------------------------------------------------------------
 

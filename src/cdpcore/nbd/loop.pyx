@@ -30,12 +30,13 @@ from libc.string cimport memmove
 from cdpcore.base.zeros cimport cdp_is_zero
 from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_get, nbd_now_ns, nbd_raise,
                                    nbd_raise_flag, nbd_recv, nbd_send)
-from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE,
-                                   CDP_NBD_DATA_BYTES, CDP_NBD_DISC, CDP_NBD_EIO, CDP_NBD_ERROR_MAX_BYTES,
-                                   CDP_NBD_FLAG_DF, CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_READ,
-                                   CDP_NBD_REQUEST_BYTES, CDP_NBD_SIMPLE_BYTES, CDP_NBD_WRITE, cdp_nbd_parse,
-                                   cdp_nbd_payload_bytes, cdp_nbd_put_chunk, cdp_nbd_put_data, cdp_nbd_put_error,
-                                   cdp_nbd_put_hole, cdp_nbd_put_simple, cdp_nbd_put_status, cdp_nbd_validate)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE, CDP_NBD_DATA_BYTES, CDP_NBD_DISC,
+                                   CDP_NBD_EIO, CDP_NBD_ERROR_MAX_BYTES, CDP_NBD_FLAG_DF, CDP_NBD_FLUSH,
+                                   CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES,
+                                   CDP_NBD_SIMPLE_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
+                                   cdp_nbd_parse, cdp_nbd_payload_bytes, cdp_nbd_put_chunk, cdp_nbd_put_data,
+                                   cdp_nbd_put_error, cdp_nbd_put_hole, cdp_nbd_put_simple, cdp_nbd_put_status,
+                                   cdp_nbd_validate)
 
 import socket as _socket
 from enum import IntEnum as _IntEnum
@@ -243,7 +244,7 @@ cdef class RequestLoop:
             nbd_add(&self.counts.written_bytes, r.length)
         elif r.type == CDP_NBD_FLUSH:
             nbd_add(&self.counts.flushes, 1)
-        elif r.type != CDP_NBD_BLOCK_STATUS and r.type != CDP_NBD_CACHE:    # WRITE_ZEROES, TRIM
+        elif r.type == CDP_NBD_WRITE_ZEROES or r.type == CDP_NBD_TRIM:
             nbd_add(&self.counts.zeroes, 1)
             nbd_add(&self.counts.zeroed_bytes, r.length)
 

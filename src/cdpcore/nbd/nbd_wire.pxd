@@ -33,6 +33,7 @@ cdef extern from "nbd/nbd_wire.h" nogil:
         CDP_NBD_EXPORT_FUA
         CDP_NBD_EXPORT_TRIM
         CDP_NBD_EXPORT_WRITE_ZEROES
+        CDP_NBD_EINVAL
         CDP_NBD_EIO
         CDP_NBD_ENOSPC
         CDP_NBD_CHUNK_NONE
