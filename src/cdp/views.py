@@ -121,6 +121,21 @@ class CaptureView(TypedDict):
     note: str
 
 
+class ServedVolumeView(TypedDict):
+    """A volume that some server has; or a server that does not answer, with little more than its socket. `clients`: NBD
+    connections to the volume and its moments."""
+
+    name: str | None
+    path: str | None
+    state: str
+    pid: int | None
+    admin_socket: str
+    uris: list[str]
+    size_bytes: int | None
+    newest_seq: int | None
+    clients: int | None
+
+
 class ServedView(TypedDict):
     """The server that holds a volume."""
 

@@ -50,6 +50,16 @@ class VolumeFiles:
     def spares(self) -> list[str]:
         return [f"{self.directory}/spare.{number}" for number in range(SPARES)]
 
+    def is_own(self, name: str) -> bool:
+        """Whether a file of this name in the folder is the volume's, or a leftover of an interrupted operation."""
+        stem = name
+        for ending in (".tmp", ".new", ".old", CREATING):
+            stem = stem.removesuffix(ending)
+        own = [path.rpartition("/")[2] for path in (
+            self.description, self.lock, self.catalog, self.reserve, self.base, self.disk_state, self.disk_description,
+            self.log, self.runs, self.images, self.serving, self.capture, *self.spares())]
+        return stem in own or name == "spare.tmp"
+
     def segment(self, number: int) -> str:
         return f"{self.log}/{number:010d}.log"
 

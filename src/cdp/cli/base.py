@@ -155,9 +155,9 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records", "image",
-             "export", "import", "restore", "undo", "restores", "adopt", "detach", "check", "trace", "replay", "ha",
-             "gateway", "tsd", "conformance", "config")
+    ORDER = ("create", "serve", "list", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records",
+             "image", "export", "import", "restore", "undo", "restores", "adopt", "detach", "delete", "check", "trace",
+             "replay", "ha", "gateway", "tsd", "conformance", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

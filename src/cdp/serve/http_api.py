@@ -11,7 +11,7 @@ own methods belong to the thread that made it.
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -25,8 +25,10 @@ from starlette.concurrency import run_in_threadpool
 
 from cdp.ipc.errors import encode_error
 from cdp.ipc.unix_socket import bind_unix
+from cdp.serve.addresses import runtime_directory
 from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
+from cdp.service.servers import link_socket
 from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
@@ -296,6 +298,7 @@ class AdminServer:
 
     def __init__(self, path: str, held: Mapping[str, Held]):
         self.path = path
+        self._link = ""
         self._listener = bind_unix(path, option="--admin-socket SOCK")    # from here on the kernel queues clients
         config = uvicorn.Config(build_app(held), log_config=None, access_log=False, lifespan="off", ws="none",
                                 timeout_graceful_shutdown=STOP_SECONDS)
@@ -306,9 +309,14 @@ class AdminServer:
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
+        with suppress(CdpError):    # no runtime directory: 'cdp list' does not find it
+            self._link = link_socket(runtime_directory(), self.path)
 
     def close(self) -> None:
         """Stop accepting, let running requests end for up to STOP_SECONDS, remove the socket. Twice is no error."""
+        if self._link:
+            with suppress(OSError):
+                os.unlink(self._link)
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=2 * STOP_SECONDS)

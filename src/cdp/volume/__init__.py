@@ -6,5 +6,5 @@
     writable_images  volumes under images/NAME whose base is their parent at a moment
     restores         restore, undo, their preview; reclaimer: when what a destructive one discarded is freed
     writeback        the background work of a restore of a before-image volume
-    adopt            a new history for a disk that was changed outside; letting go of a disk
+    adopt            a new history for a disk that was changed outside; letting go of a disk; deletion: a volume deleted
 """

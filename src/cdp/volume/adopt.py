@@ -71,7 +71,7 @@ def adopt(path: str | Path, *, keep_history: bool = False, discard_history: bool
                 f"{files.images}/NAME")
         with disks.open_disk(os, geometry.disk) as disk:
             require_raw(geometry.disk, disk.pread, disk.size(), image_format)
-        if not discard_history and (lost := _history(os, files)):
+        if not discard_history and (lost := history(os, files)):
             raise RefusedPoint(
                 f"{directory}: a new history would delete {lost}",
                 "put the disk back that it belongs to, and it is there again; where the content is the same after all "
@@ -90,7 +90,7 @@ def adopt(path: str | Path, *, keep_history: bool = False, discard_history: bool
     return Volume(directory, settings=settings)
 
 
-def _history(os: Os, files: VolumeFiles) -> str:
+def history(os: Os, files: VolumeFiles) -> str:
     """What the volume remembers, in words; "" for nothing. The volume cannot be opened: its catalog says it, and
     whether the log goes on behind that."""
     try:
