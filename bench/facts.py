@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def facts(directory: Path) -> dict[str, Any]:
     """Of this run; `directory` is where its files lie."""
     import cdp
-    from cdpcore.index.inspect import crc32c_name
+    from cdpcore.base.checksum import crc32c_name
 
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

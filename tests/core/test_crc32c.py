@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.seeds import examples
 
-from cdpcore.index.inspect import crc32c, crc32c_name, crc32c_portable
+from cdpcore.base.checksum import crc32c, crc32c_name, crc32c_portable
 
 pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 

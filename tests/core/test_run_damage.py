@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from support.seeds import Seeds
 
+from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption
-from cdpcore.index.inspect import LOC_ZERO, MAX_SECTORS, ExtentTree, Run, crc32c, lookup, merge, write_tree
+from cdpcore.index.inspect import LOC_ZERO, MAX_SECTORS, ExtentTree, Run, lookup, merge, write_tree
 
 HERE = Path(__file__).parent.parent
 C_DIR = HERE.parent / "src" / "cdpcore"

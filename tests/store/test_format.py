@@ -10,7 +10,7 @@ import pytest
 import cdp
 from cdp.check import check, rebuild
 from cdp.moments import records
-from cdpcore.index.inspect import crc32c
+from cdpcore.base.checksum import crc32c
 
 pytestmark = pytest.mark.plain
 

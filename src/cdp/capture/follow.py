@@ -26,8 +26,8 @@ from cdp.capture.log_entries import SLICE_BYTES, Piece, Place, Tail
 from cdp.capture.position import ANOTHER, LogPosition, Witness
 from cdp.capture.source import LogSource, Super
 from cdp.trace.model import Kind, Records
+from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption, InvalidRequest, OutOfSpace, RefusedPoint
-from cdpcore.index.inspect import crc32c
 from cdpcore.trace.driver import TargetDriver
 
 if TYPE_CHECKING:

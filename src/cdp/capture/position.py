@@ -21,8 +21,8 @@ from cdp.capture.source import LogSource
 from cdp.moments.records import FUA, RESTORE, TRIM, WRITE, ZERO, changes_content
 from cdp.trace.model import Flag, Kind
 from cdp.volume_files import VolumeFiles
+from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption, NotFound, RefusedPoint
-from cdpcore.index.inspect import crc32c
 from cdpcore.system.os import posix
 
 WITNESS_BYTES = 1 << 16

@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from cdp.volume_files import VolumeFiles
+from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption
-from cdpcore.index.inspect import crc32c
 from cdpcore.system.os import Os
 
 

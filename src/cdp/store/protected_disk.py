@@ -20,8 +20,8 @@ from typing import Any
 
 from cdp.text.timestamps import utc
 from cdp.volume_files import VolumeFiles
+from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
-from cdpcore.index.inspect import crc32c
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import File, Os, PosixOs
 

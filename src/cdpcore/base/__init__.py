@@ -1,5 +1,6 @@
 """Errors and status, CRC-32C, and the C declarations that every layer shares.
 
+    checksum  CRC-32C for Python
     errors    the kinds of error, and check(): the one converter from a C status to an exception
     format.h  what is on disk (docs/format.md); target.h: a disk as a front end sees it, eleven C functions
     workers   the process's threads for calls that wait for a device (worker_threads.h)

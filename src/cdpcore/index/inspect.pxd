@@ -1,7 +1,7 @@
-"""The index for Cython: the C declarations (index.h, crc32c.h, the structs of a run) and the owner classes.
+"""The owner classes of inspect.pyx. The engine cimports the C names (index.pxd) and owns its trees and runs itself.
 
-The engine cimports the C names and owns its trees and runs itself; the classes are for tests and tools. The OS table
-passes through as `const void *`, so that this module and the one that declares cdp_os need not know each other.
+The OS table passes through as `const void *`, so that this module and the one that declares cdp_os need not know each
+other.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 

@@ -1,5 +1,6 @@
 # cython: autotestdict=False, auto_pickle=False
-"""Extent trees, runs and look-ups for Python: thin owners of the C index, used by tests and tools.
+"""Extent trees, runs and look-ups for Python: thin owners of the C index. `cdp check` and `cdp check --rebuild` verify
+runs with them; tests and benchmarks use the rest. The data path does not.
 
 Seqs, sectors and locations are integers 0 <= x < 2**64. An interval (lo, hi) makes lo < seq <= hi visible; a sequence
 of intervals is disjoint and newest first. A view is a sequence of (start, end, intervals) that covers the sectors from
@@ -8,7 +9,6 @@ of intervals is disjoint and newest first. A view is a sequence of (start, end, 
 Threading: an ExtentTree belongs to one thread at a time. Runs may be used and closed by any threads; the file stays
 mapped until the operations that use it have ended.
 """
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memcpy, memset
@@ -16,7 +16,6 @@ cimport cython
 
 import os as _os
 
-from cdpcore.base.crc32c cimport cdp_crc32c, cdp_crc32c_name, cdp_crc32c_portable
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_LOC_BASE, CDP_LOC_HOLE, CDP_LOC_ZERO, CDP_MAX_SECTORS, cdp_run_header,
                                   cdp_run_version)
@@ -36,44 +35,6 @@ LOC_BASE = CDP_LOC_BASE
 MAX_SECTORS = CDP_MAX_SECTORS
 MAX_RUNS = CDP_MAX_RUNS
 MAX_TREES = CDP_MAX_TREES
-
-
-cdef uint64_t LONG = 65536  # bytes from which a checksum is worth giving the GIL away
-
-
-# --- checksums ------------------------------------------------------------------------------------------------------
-
-cdef uint32_t _crc(object data, uint32_t crc, bint portable) except? 0:
-    cdef Py_buffer view
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        if view.len >= <Py_ssize_t>LONG:
-            with nogil:
-                crc = cdp_crc32c_portable(crc, view.buf, view.len) if portable else cdp_crc32c(crc, view.buf, view.len)
-        else:
-            crc = cdp_crc32c_portable(crc, view.buf, view.len) if portable else cdp_crc32c(crc, view.buf, view.len)
-    finally:
-        PyBuffer_Release(&view)
-    return crc
-
-
-def crc32c(data, crc=0):
-    """CRC-32C of a buffer, continuing from `crc`, the checksum of what came before it.
-
-    data: contiguous bytes-like object. Returns 0 <= checksum < 2**32. Threading: any; the GIL is released for 64 KiB
-    and more, so the buffer must not be resized meanwhile (its exporter sees to that).
-    """
-    return _crc(data, crc, False)
-
-
-def crc32c_portable(data, crc=0):
-    """As crc32c, always by the implementation that needs no special instructions."""
-    return _crc(data, crc, True)
-
-
-def crc32c_name():
-    """The name of the implementation that crc32c uses on this machine."""
-    return cdp_crc32c_name().decode()
 
 
 # --- arguments ------------------------------------------------------------------------------------------------------
