@@ -56,6 +56,11 @@ WORKLOADS = {
             Job("randwrite", 4096, 1, flush=True),
         ),
         Workload(
+            "write-flush-4k-x8",
+            "4 KiB random write, then a flush, one at a time on each of 8 connections",
+            Job("randwrite", 4096, 1, 8, flush=True),
+        ),
+        Workload(
             "write-4k-qd8x4",
             "4 KiB random writes over 4 connections, 8 under way on each",
             Job("randwrite", 4096, 8, 4),

@@ -6,7 +6,7 @@ Two locks, taken in this order:
 """
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
-from cdpcore.base.thread cimport pthread_mutex_t
+from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.index.versions cimport Versions
 from cdpcore.log.pool cimport BufferPool
 from cdpcore.log.record cimport part, room
@@ -37,6 +37,10 @@ cdef class Log:
     cdef uint64_t last_ts_ns        # of the last record
     cdef uint64_t flush_seq         # last FLUSH or FUA record; 0: none
     cdef bint unflushed             # a record was appended since the last FLUSH or FUA record, or since opening
+
+    # guarded by io
+    cdef bint round_busy            # a thread writes and syncs what others wait for ...
+    cdef pthread_cond_t rounds      # ... and has done so
 
     cdef void lock_append(self) noexcept nogil
     cdef void unlock_append(self) noexcept nogil

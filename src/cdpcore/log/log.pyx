@@ -21,8 +21,9 @@ from cdpcore.base.clock cimport cdp_monotonic_ms
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc_is_data)
 from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
-from cdpcore.base.thread cimport (cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_signal, pthread_cond_wait,
-                                  pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
+                                  pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
+                                  pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.index.versions cimport change
 from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_bound, cdp_frame_finish, cdp_frame_fits,
                                 cdp_frame_size_with, cdp_frame_start)
@@ -55,6 +56,7 @@ cdef class Log:
     def __cinit__(self, Os os not None, BufferPool pool not None, Versions versions not None, directory: str, *,
                   uint64_t last_flush_seq, **of_files):
         pthread_mutex_init(&self.append_mutex, NULL)
+        cdp_cond_init(&self.rounds)
         self.os = os
         self.table = os.table
         self.pool = pool
@@ -70,6 +72,7 @@ cdef class Log:
         self.flush_seq = last_flush_seq
 
     def __dealloc__(self):
+        pthread_cond_destroy(&self.rounds)
         pthread_mutex_destroy(&self.append_mutex)
 
     cdef void lock_append(self) noexcept nogil:
@@ -291,23 +294,26 @@ cdef class Log:
         return k
 
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
-        """Callers share frames and syncs: those that come while a sync is under way wait for its end, and are then one
-        frame and one sync."""
+        """The first caller leads a round; those that come meanwhile share the next one: a frame and a sync for all of
+        them, and one wake-up each."""
         cdef int rc = CDP_OK
         pthread_mutex_lock(&self.ring.mutex)
         while rc == CDP_OK and self.writer.durable_seq < seq:
+            if self.round_busy:
+                pthread_cond_wait(&self.rounds, &self.ring.mutex)
+                continue
             if self.ring.failed:
                 pthread_mutex_unlock(&self.ring.mutex)
                 return self.ring.fail_sticky(st)
-            if self.writer.sync_busy:
-                pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
-                continue
+            self.round_busy = True
             pthread_mutex_unlock(&self.ring.mutex)
             if self.written() < seq:
                 rc = self.write_record(seq, st)
             if rc == CDP_OK:
                 rc = self.writer.sync(seq, st)
             pthread_mutex_lock(&self.ring.mutex)
+            self.round_busy = False
+            pthread_cond_broadcast(&self.rounds)
         pthread_mutex_unlock(&self.ring.mutex)
         if self.files.inline_maintenance:
             self.writer.write_zeros()
