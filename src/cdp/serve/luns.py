@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from cdp.platform import Lun, find
@@ -16,6 +17,8 @@ from cdp.platform.tsd import Tsd
 
 if TYPE_CHECKING:
     from cdp import Volume
+
+OPENED_AT_A_TIME = 16
 
 
 class Luns:
@@ -33,16 +36,30 @@ class Luns:
         self._disks: dict[int, Any] = {}    # guarded by _lock: of a platform without a native table
 
     def start(self) -> list[Volume]:
-        """The volumes, in the order of the paths. Raises what opening one of them raised; then none is open. They are
-        opened on this thread, before anything else is done, so that a failure is its caller's alone."""
+        """The volumes, in the order of the paths. Raises what opening one of them raised, the first one in that order;
+        then none is open. They are opened before anything else is done, so that a failure is its caller's alone."""
         with ExitStack() as opened:
-            for lun in self._luns:
-                self._opened[lun.lun] = opened.enter_context(self._open_lun(lun))
+            self._open_all(opened)
             self._stack.enter_context(self._tsd)
             self._platform.workload.assign(self._tsd.group, self._luns)
             volumes = [self._tsd.volume(lun.lun) for lun in self._luns]
             opened.pop_all()        # the TSD closes them
         return volumes
+
+    def _open_all(self, opened: ExitStack) -> None:
+        """Several at a time: opening waits for syncs of the device, and recovery for reads."""
+        with ThreadPoolExecutor(OPENED_AT_A_TIME, "cdp-open") as pool:
+            opening = [pool.submit(self._open_lun, lun) for lun in self._luns]
+            try:
+                for lun, volume in zip(self._luns, opening, strict=True):
+                    self._opened[lun.lun] = opened.enter_context(volume.result())
+            except BaseException:
+                for volume in opening:
+                    volume.cancel()
+                for volume in opening[len(self._opened):]:
+                    with suppress(BaseException):
+                        volume.result().close()
+                raise
 
     def capsule(self, number: int) -> Any:
         """PyCapsule "cdpcore.target" of a LUN: for one connection, or for many."""
