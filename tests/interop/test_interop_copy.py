@@ -8,13 +8,13 @@ from support.interop import MIB, need, run, sha256, world
 
 pytestmark = pytest.mark.interop
 
-SIZE_MIB = 64
+SIZE_MIB = 32
 
 __all__ = ["world"]
 
 
-def served(world, *args):
-    world.cdp("create", "web", "--size", f"{SIZE_MIB}M")
+def served(world, *args, size_mib=SIZE_MIB):
+    world.cdp("create", "web", "--size", f"{size_mib}M")
     world.serve("web", *args)
     return world.uri("web")
 
@@ -31,7 +31,7 @@ def past_and_present(world):
     Returns the file with the ext4 image, the one with the present content, and the point.
     """
     need("mke2fs", "nbdcopy", "qemu-io")
-    image = world.ext4("disk.img", SIZE_MIB)
+    image = world.ext4("disk.img", SIZE_MIB, files_bytes=8 * MIB)
     uri = served(world)
     run("nbdcopy", "--flush", image, uri)
     point = f"#{world.json('window', 'web')['newest']['seq']}"
@@ -105,7 +105,7 @@ def test_map_shows_holes_after_trim(world):
 ], ids=" ".join)
 def test_nbdcopy_in_and_out(world, options):
     need("nbdcopy", "mke2fs", "e2fsck")
-    image = world.ext4("disk.img", SIZE_MIB)
+    image = world.ext4("disk.img", SIZE_MIB, files_bytes=8 * MIB)
     uri = served(world)
     run("nbdcopy", "--flush", *options, image, uri)
     out = world.path / "out.img"
@@ -135,7 +135,7 @@ def test_nbdcopy_of_moments_and_images(world):
 
 def test_nbdcopy_from_volume_to_volume(world):
     need("nbdcopy", "mke2fs")
-    image = world.ext4("disk.img", SIZE_MIB)
+    image = world.ext4("disk.img", SIZE_MIB, files_bytes=8 * MIB)
     world.cdp("import", "disk.img", "web")
     world.cdp("create", "copy", "--size", f"{SIZE_MIB}M")
     world.serve("web", "copy")
@@ -174,7 +174,7 @@ def test_qemu_img_map(world):
 
 def test_qemu_io(world):
     need("qemu-io")
-    uri = served(world)
+    uri = served(world, size_mib=64)
     world.cdp("image", "create", "web", "fork")
     for export in (uri, world.uri("web/fork")):
         qemu_io(export, "write -P 1 0 1M", "write -f -P 2 64k 4k", "read -P 2 64k 4k", "read -P 1 0 64k",

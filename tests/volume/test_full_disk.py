@@ -68,6 +68,8 @@ def fill(disk: Path, in_use: bool = False) -> None:
     """Take all that is left, to the last block; again while a volume that is `in_use` tries to make a segment, and
     gives something back."""
     with open(disk / "filler", "ab", buffering=0) as file:
+        while shutil.disk_usage(disk).free > 32 * MIB:
+            os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, 16 * MIB)
         for _ in range(3 if in_use else 1):
             for size in (16 * MIB, MIB, 4096, 512):
                 with suppress(OSError):
