@@ -1,8 +1,9 @@
-"""What the interop tests share: real tools, a real `cdp serve` process, and the commands of `cdp` as a user runs them.
+"""What the interop tests share: real tools, a real `cdp serve` process, and the commands of `cdp`.
 
 A tool that is missing skips the test with the reason "needs TOOL"; with CI=true in the environment it fails it, because
 there everything is installed (.ci/run). What a machine's kernel or user cannot do skips with another reason.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -16,8 +17,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from click.testing import CliRunner
 
 import cdp
+from cdp.cli import cli
 
 MIB = 1 << 20
 # mke2fs, losetup and mount are not on every user's PATH.
@@ -82,8 +85,11 @@ class World:
         self.printed = []
 
     def cdp(self, *args, status=0):
-        """Run `cdp ARGS`; its standard output."""
-        return run(*cdp_argv(*args), cwd=self.path, status=status).stdout
+        """Run `cdp ARGS` in this process, whose start would take most of its time; its standard output."""
+        with contextlib.chdir(self.path):
+            done = CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
+        assert done.exit_code == status, f"cdp {' '.join(map(str, args))}: {done.exit_code}\n{done.output[-3000:]}"
+        return done.stdout
 
     def json(self, *args):
         text = self.cdp(*args, "--json")
