@@ -46,7 +46,8 @@ SHELL = {
     "serve": "moments views ipc settings nbd store cdp capture platform service volume_files",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
-    "cli": "text views ipc settings volume_files nbd trace store volume cdp check replay service serve ha conformance",
+    "cli": "text moments views ipc settings volume_files nbd trace store volume cdp check replay service serve ha "
+           "conformance",
     "demo": "nbd cdp service cli",
     "__main__": "cli",
 }

@@ -60,12 +60,12 @@ def test_what_is_imported_is_declared():
             continue
         (distribution,) = {name.lower().replace("_", "-") for name in found[top]}
         used.add(distribution)
-        if path.partition("/")[0] in ONLY_TRACES and top in EXTRA_OF:
+        if (path.partition("/")[0] in ONLY_TRACES or path == "cli/record_writers.py") and top in EXTRA_OF:
             assert distribution in extra[EXTRA_OF[top]], (path, top)
         else:
             assert distribution in base, (path, top)
-    assert used == base | extra["replay"]       # and nothing else is asked for
-    assert PROJECT["optional-dependencies"]["all"] == ["cdp[replay]"]
+    assert used == base | extra["replay"] | extra["arrow"]       # and nothing else is asked for
+    assert PROJECT["optional-dependencies"]["all"] == ["cdp[replay,arrow]"]
 
 
 @pytest.fixture
@@ -101,6 +101,7 @@ def test_the_demo_needs_no_extra(bare):
 
 
 @pytest.mark.parametrize(("line", "hidden", "package"), [
+    ("records web --format parquet", {"pyarrow"}, "pyarrow"),
     ("trace info t.csv", BARE, "zstandard"), ("trace convert t.csv t.iolog", BARE, "polars"),
     ("replay t.csv --volume web --create", BARE, "zstandard"),
     ("trace info t.csv --plot t.png", {"matplotlib"}, "matplotlib"),
@@ -111,7 +112,8 @@ def test_without_an_extra_a_command_says_which(bare, tmp_path, line, hidden, pac
     done = bare(*line.split(), hidden=hidden)
     assert (done.returncode, done.stdout) == (8, "")
     assert re.fullmatch(
-        rf"cdp: error: .* needs the Python package {package}, which is not installed; pip install 'cdp\[replay\]'\n",
+        rf"cdp: error: .* needs the Python package {package}, which is not installed; "
+        rf"pip install 'cdp\[{EXTRA_OF[package]}\]'\n",
         done.stderr,
     )
     assert not (tmp_path / "web").exists() and not (tmp_path / "t.iolog").exists()

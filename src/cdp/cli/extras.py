@@ -3,8 +3,9 @@ from importlib.util import find_spec
 
 from cdpcore.base.errors import Unavailable
 
-EXTRA_OF = {"matplotlib": "replay", "polars": "replay", "zstandard": "replay"}
-NEEDED_FOR = {"matplotlib": "a picture", "polars": "a block trace", "zstandard": "a block trace"}
+EXTRA_OF = {"matplotlib": "replay", "pyarrow": "arrow", "polars": "replay", "zstandard": "replay"}
+NEEDED_FOR = {"matplotlib": "a picture", "pyarrow": "Arrow or Parquet", "polars": "a block trace",
+              "zstandard": "a block trace"}
 
 
 def missing(package: str) -> Unavailable:

@@ -4,9 +4,12 @@ cdpcore/base/format.h has the same numbers, and a test compares the two.
 """
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+
+from cdpcore.base.errors import InvalidRequest
 
 # Kinds. Plain integers: they are compared with NumPy columns.
 WRITE = 1
@@ -40,6 +43,21 @@ def changes_content(kind: Any) -> Any:
 def has_range(kind: Any) -> Any:
     """Which of these kinds (one, or a column) are about a range of sectors; a bookmark's `start` is a seq."""
     return changes_content(kind) | (kind == RESTORE) | (kind == WRITEBACK)
+
+
+def matching(rows: Any, kinds: Collection[str] = (), within: tuple[int, int] | None = None) -> Any:
+    """Those of a RECORD array that are of one of `kinds` (none: of any), and whose range overlaps `within` (offset,
+    length in bytes). Raises InvalidRequest for a kind that there is not."""
+    if kinds:
+        numbers = {name: number for number, name in KIND_NAMES.items()}
+        for name in kinds:
+            if name not in numbers:
+                raise InvalidRequest(f"no records of kind {name!r}", f"there are {', '.join(numbers)}")
+        rows = rows[np.isin(rows["kind"], [numbers[name] for name in kinds])]
+    if within is not None:
+        begin, end = np.uint64(within[0]), np.uint64(within[0] + within[1])
+        rows = rows[has_range(rows["kind"]) & (rows["offset"] < end) & (rows["offset"] + rows["length"] > begin)]
+    return rows
 
 
 def keeps_data(kind: Any) -> Any:

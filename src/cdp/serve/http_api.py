@@ -32,6 +32,7 @@ from cdp.service.servers import link_socket
 from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
+    MAX_PAGE_ROWS,
     MAX_PIECE_BYTES,
     BookmarkView,
     CheckView,
@@ -245,6 +246,16 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
     def records(service: Service, since: str = "#0", until: str = "now",
                 limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> RecordsPage:
         return service.records(since=since, until=until, limit=limit)
+
+    @app.get("/v1/volumes/{volume}/history", response_class=Response,
+             responses={200: {"content": {"application/octet-stream": {}}, "headers": {"Cdp-Next": {
+                 "description": "the point to give as `since` for more", "schema": {"type": "string"}}}}})
+    def history(service: Service, since: str = "#0", until: str = "now",
+                limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = MAX_PAGE_ROWS, kinds: str = "",
+                offset: U64 | None = None, length: U64 | None = None) -> Response:
+        rows, following = service.history(since, until, limit, kinds, offset, length)
+        headers = {"Cdp-Next": following} if following else None
+        return Response(rows, media_type="application/octet-stream", headers=headers)
 
     @app.get("/v1/volumes/{volume}/map")
     def map_(service: Service, offset: U64 = 0, length: U64 | None = None, at: str | None = None,

@@ -15,6 +15,7 @@ from cdp.text.timestamps import utc
 from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
+    MAX_PAGE_ROWS,
     MAX_PIECE_BYTES,
     BookmarkView,
     CaptureView,
@@ -155,6 +156,33 @@ class VolumeService:
                        fua=bool(flags & FUA), meta=bool(flags & META), offset=offset, length=length)
             for seq, ts_ns, kind, flags, offset, length in array[:limit].tolist()]
         return RecordsPage(records=records, next=f"#{records[-1]['seq']}" if len(array) > limit else None)
+
+    def history(self, since: str = "#0", until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
+                offset: int | None = None, length: int | None = None) -> tuple[bytes, str | None]:
+        """As records(), packed (cdp.moments.records.RECORD, 34 bytes each), at most `limit` (1..MAX_PAGE_ROWS) of them,
+        and the point to give as `since` for more, None at the end. Only of `kinds` (names, with commas), only what
+        overlaps [offset, offset + length)."""
+        if not 1 <= limit <= MAX_PAGE_ROWS:
+            raise InvalidRequest(f"limit {limit} is out of range", f"write 1 .. {MAX_PAGE_ROWS}")
+        if (offset is None) != (length is None):
+            raise InvalidRequest("a range has an offset and a length", "give both or neither")
+        from cdp.moments.records import matching
+
+        names = tuple(filter(None, kinds.split(",")))
+        within = (offset, length) if offset is not None and length is not None else None
+        found: list[bytes] = []
+        left, last = limit, 0
+        for batch in self.volume.iter_records(since, until):
+            rows = matching(batch, names, within)
+            if len(rows) and not left:
+                return b"".join(found), f"#{last}"
+            if len(rows):
+                found.append(rows[:left].tobytes())
+                last = int(rows["seq"][:left][-1])
+                if len(rows) > left:
+                    return b"".join(found), f"#{last}"
+                left -= len(rows)
+        return b"".join(found), None
 
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage:

@@ -16,6 +16,7 @@ from cdp.ipc.errors import decode_error
 from cdp.service.locate import Location
 from cdp.views import (
     MAX_PAGE_EXTENTS,
+    MAX_PAGE_ROWS,
     BookmarkView,
     CheckView,
     ClientView,
@@ -174,6 +175,12 @@ class RemoteService:
     def records(self, since: str = "#0", until: str = "now", limit: int = 1000) -> RecordsPage:
         query = {"since": since, "until": until, "limit": limit}
         return cast(RecordsPage, self._volume("GET", "/records", query).json())
+
+    def history(self, since: str = "#0", until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
+                offset: int | None = None, length: int | None = None) -> tuple[bytes, str | None]:
+        query = {"since": since, "until": until, "limit": limit, "kinds": kinds, "offset": offset, "length": length}
+        answer = self._volume("GET", "/history", query)
+        return answer.content, answer.headers.get("Cdp-Next")
 
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage:

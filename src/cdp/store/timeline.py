@@ -31,7 +31,7 @@ FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<
                   ("offset_blocks", "<u4"), ("n_desc", "<u4")])
 DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_sector", "<u4"), ("crc", "<u4"),
                  ("kind", "<u2"), ("flags", "<u2"), ("data_bytes", "<u4")])
-BATCH_FRAMES = 256
+BATCH_RECORDS = 50_000      # parts of records, in as many frames as that takes
 TRIES = 8       # tries of a look whose records a destructive restore frees; that many would have to come in a row
 
 Look = TypeVar("Look", bound=Callable[..., Any])
@@ -164,8 +164,8 @@ class Timeline:
         lo = max(0, int(_find(frames["first_seq"], after + 1, side="left")) - 1)
         hi = int(_find(frames["first_seq"], upto, side="right"))
         held = (np.empty(0, "<u8"), np.empty(0, DESC))
-        for at in range(lo, hi, BATCH_FRAMES):
-            seqs, descs = self._read(part, frames, at, min(at + BATCH_FRAMES, hi))
+        for at, end in _batches(frames, lo, hi):
+            seqs, descs = self._read(part, frames, at, end)
             seqs, descs = np.concatenate((held[0], seqs)), np.concatenate((held[1], descs))
             whole = len(seqs)
             while whole and descs["flags"][whole - 1] & MORE:   # its last part is in the next batch
@@ -182,8 +182,8 @@ class Timeline:
         if row is not None:
             part = _sealed(row)
             frames = self._frames(part)
-            for at in range(0, len(frames), BATCH_FRAMES):
-                yield self._read(part, frames, at, min(at + BATCH_FRAMES, len(frames)))
+            for at, end in _batches(frames, 0, len(frames)):
+                yield self._read(part, frames, at, end)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -246,6 +246,9 @@ class Timeline:
 
     def _read(self, part: _Part, frames: Any, lo: int, hi: int) -> tuple[Any, Any]:
         """seq of each descriptor, and the descriptors, of frames [lo, hi)."""
+        if not part.in_memory and lo < hi:
+            raw = self._open(part.number).record_batch(int(frames["offset_blocks"][lo]) * 4096, lo, hi - lo)
+            return np.frombuffer(raw[0], "<u8"), np.frombuffer(raw[1], DESC)
         segment = None
         seqs, descs = [], []
         for frame in range(lo, hi):
@@ -261,6 +264,17 @@ class Timeline:
         if not seqs:
             return np.empty(0, "<u8"), np.empty(0, DESC)
         return np.concatenate(seqs), np.concatenate(descs)
+
+
+def _batches(frames: Any, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+    """[lo, hi) in pieces of some BATCH_RECORDS, at least a frame each."""
+    done = np.cumsum(frames["n_desc"][lo:hi], dtype="<u8")
+    at = lo
+    while at < hi:
+        before = int(done[at - lo - 1]) if at > lo else 0
+        end = max(at + 1, lo + int(_find(done, before + BATCH_RECORDS, side="right")))
+        yield at, end
+        at = end
 
 
 def _sealed(row: Segment) -> _Part:

