@@ -28,6 +28,7 @@ class SimCatalog:
         if self._tables is None:
             tables: dict[str, dict[str, Any]] = {name: {} for name in KINDS}
             if self._os.exists(self._path):
+                self._os.sync_dir(self._path.rpartition("/")[0])    # as LmdbCatalog: what shows is durable
                 tables.update(json.loads(self._os.read_file(self._path)))
             self._tables = tables
         return self._tables

@@ -151,6 +151,8 @@ class LmdbCatalog:
                     os.fsync(fd)
                 finally:
                     os.close(fd)
+            elif not read_only:     # a process that was killed may have left a transaction that shows, but is not
+                self._env.sync(True)    # durable: what is done because of it would outlive it
             self._allocated_bytes = 0
             self._keep_ahead()
         except lmdb.Error as e:
