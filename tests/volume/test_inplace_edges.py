@@ -209,7 +209,7 @@ def test_a_cut_while_a_destructive_restore_is_being_appended_loses_nothing_flush
         sim.cut_at(0)
         raise CdpError("the power goes")
 
-    volume._store.settle_event = host_goes_on   # type: ignore[method-assign, assignment]
+    volume._store.finish_event = host_goes_on   # type: ignore[method-assign, assignment]
     with pytest.raises(CdpError):
         volume.restore(0, destructive=True)
     del volume, host_goes_on

@@ -221,7 +221,7 @@ def _to_volumes(
         replay = Replay(trace, [r.disk for r in ready], speed=speed, limit=o["limit"])
         with _stopping(replay), Progress("replaying", info.records if info else None) as progress:
             to_volumes.run(ready, replay, _shower(progress))
-    to_volumes.settle(ready)
+    to_volumes.add_stored(ready)
     report = outcome.build(replay, trace, info, [r.report for r in ready], o["speed"])
     if o["picture"]:
         from cdp.replay import plot as replayplot

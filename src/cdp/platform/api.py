@@ -99,7 +99,7 @@ class ControlPlaneImpl(ABC):
         """A listener for `group`, whose instance must be this node's or that of a group meant to move between nodes; in
         shadow mode.
 
-        Flow control is the group's: the first registration settles it, later ones must ask for the same.
+        Flow control is the group's: the first registration decides it, later ones must ask for the same.
         Raises InvalidRequest (bufs_per_sender 1 to 65535, slop_bufs 0 to 65535; other values than the group has), Busy
         (16 listeners).
         """

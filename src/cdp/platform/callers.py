@@ -24,7 +24,6 @@ class Caller:
         self._report = report
         self._ready = threading.Condition()
         self._calls: deque[Callable[[], None]] = deque()
-        self._busy = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -40,12 +39,6 @@ class Caller:
         """Whether this is the caller's own thread: inside a callback."""
         return threading.current_thread() is self._thread
 
-    def settle(self) -> None:
-        """Wait until all that was posted has been made. Returns at once inside a callback."""
-        if not self.is_me():
-            with self._ready:
-                self._ready.wait_for(lambda: not (self._calls or self._busy))
-
     def close(self) -> None:
         """Make the calls that are waiting, then end the thread. Returns when it has ended; inside a callback, at
         once."""
@@ -58,13 +51,10 @@ class Caller:
     def _run(self) -> None:
         while True:
             with self._ready:
-                self._busy = False
-                self._ready.notify_all()
                 self._ready.wait_for(lambda: self._calls or self._closed)
                 if not self._calls:
                     return
                 call = self._calls.popleft()
-                self._busy = True
             guarded(call, self._report)
 
 

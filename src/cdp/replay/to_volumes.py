@@ -247,7 +247,7 @@ def run(ready: list[Placed], replay: Replay, progress: Callable[[Outcome], None]
     return outcome
 
 
-def settle(ready: list[Placed]) -> None:
+def add_stored(ready: list[Placed]) -> None:
     """After closing: what log and index take now that they are sealed, and the sessions with their reports."""
     for r in ready:
         counts = r.disk.driver.counters()

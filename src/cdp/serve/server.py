@@ -135,7 +135,7 @@ class Server:
             write_serving(location.root, self._served(name))
 
     def _addresses(self) -> list[Any]:
-        """Where NBD is offered; settles the administration socket too. Raises NotFound for a missing directory."""
+        """Where NBD is offered; decides the administration socket too. Raises NotFound for a missing directory."""
         from cdp.nbd import TcpAddress, UnixAddress
 
         default = runtime_sockets(next(iter(self._roots)))

@@ -60,7 +60,7 @@ class Store:
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
         self._folder: FolderWatch | None = None
-        self.more_work: Callable[[], object] | None = None      # without threads: called by settle()
+        self.more_work: Callable[[], object] | None = None      # without threads: called by step()
         self._catalog: Catalog | None = None
         self.unclean = ""        # why close() left more to the next opening than it should
         self._open()
@@ -192,17 +192,17 @@ class Store:
     def append_event(self, kind: int, start: int, sectors: int, data: bytes, view: View | None = None,
                      freeing: bool = False) -> Event:
         """Append a record that the catalog will keep; inside frozen(). `view`: the current content from then on;
-        `freeing`: it makes older versions unreachable. To be followed by settle_event() outside."""
+        `freeing`: it makes older versions unreachable. To be followed by finish_event() outside."""
         seq, ts_ns = self.core.append_event(kind, start, sectors, data, view, freeing)
         event = Event(kind, seq, ts_ns, start, sectors, data)
         self.maintainer.remember(event)
         return event
 
-    def settle_event(self, event: Event) -> None:
+    def finish_event(self, event: Event) -> None:
         """The event is durable, and in the catalog, at return."""
         self.core.pflush()
         self.maintainer.note(event)
-        self.settle()
+        self.step()
 
     # --- its folder ---------------------------------------------------------------------------------------------------
 
@@ -241,9 +241,9 @@ class Store:
     def flush(self) -> None:
         """Everything acknowledged before this call is durable when it returns."""
         self.core.pflush()
-        self.settle()
+        self.step()
 
-    def settle(self) -> None:
+    def step(self) -> None:
         """Without threads: do the maintenance that a call has made necessary."""
         if not self.tuning.threads:
             self.maintainer.step()

@@ -54,21 +54,21 @@ class IntervalUnion:
         self._fresh.append((device, start, end))
         self._fresh_count += len(start)
         if self._fresh_count >= max(min(_FRESH, self._max), len(self._start) // 2):
-            self._settle()
+            self._merge_fresh()
 
     def bytes_by_device(self, devices: int) -> U64:
         """Size of the union for each device number below `devices`; an estimate where one_in is above 1."""
-        self._settle()
+        self._merge_fresh()
         total = np.zeros(devices, np.uint64)
         np.add.at(total, self._device, self._end - self._start)
         return total * np.uint64(self.one_in)
 
     def __len__(self) -> int:
         """Disjoint intervals kept."""
-        self._settle()
+        self._merge_fresh()
         return len(self._start)
 
-    def _settle(self) -> None:
+    def _merge_fresh(self) -> None:
         if not self._fresh:
             return
         device = np.concatenate([self._device, *(part[0] for part in self._fresh)])

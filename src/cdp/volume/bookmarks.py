@@ -52,5 +52,5 @@ class Bookmarks:
     def _append(self, kind: int, start: int, data: bytes) -> Moment:
         with self._store.frozen():
             event = self._store.append_event(kind, start, 0, data)
-        self._store.settle_event(event)
+        self._store.finish_event(event)
         return Moment(event.seq, event.ts_ns)

@@ -85,14 +85,14 @@ class Restores:
             log.warning("%s: %d restores are kept, %d is the bound: raise max_restores in time", store.directory, kept,
                         bound)
         try:
-            store.settle_event(event)
+            store.finish_event(event)
         finally:        # it is shown, whether or not it is in the catalog yet: closing waits until it is on the disk
             if self._writeback is not None:
                 self._writeback.begin()     # and frees, when it is done
         if self._writeback is None and destructive:
             self._reclaimer.reclaim(row, at_once=True)
             store.core.set_aside(row.seq)   # all of it is freed once the restore's own segment is sealed
-            store.settle()
+            store.step()
             self._reclaimer.reclaim(row)
         return Restore(row.seq, row.ts_ns, target, offset, length, destructive, undo_of,
                        not destructive and undo_of is None)

@@ -186,17 +186,17 @@ class Volume:
         """Write a contiguous buffer at byte `offset`; one record up to max_request_bytes (32 MiB by default), several
         beyond. `fua`: durable at return. Not `fua`: durable after flush()."""
         self._core.pwrite(bytes_of(buffer), byte_count(offset), fua)
-        self._store.settle()
+        self._store.step()
 
     def trim(self, length: int, offset: int, fua: bool = False) -> None:
         """The range reads as zeros and is a hole. What it held stays in the history."""
         self._core.pzero(byte_count(length), byte_count(offset), True, fua)
-        self._store.settle()
+        self._store.step()
 
     def zero(self, length: int, offset: int, fua: bool = False) -> None:
         """The range reads as zeros and counts as allocated; no data is logged."""
         self._core.pzero(byte_count(length), byte_count(offset), False, fua)
-        self._store.settle()
+        self._store.step()
 
     def flush(self) -> None:
         """Everything acknowledged before this call is durable when it returns."""

@@ -156,10 +156,10 @@ class WriteBack:
                     store.writebacks = store.writebacks[:-1]
                     raise
                 self._images.lineage_changed(False)
-            store.settle_event(event)
+            store.finish_event(event)
             if self._reclaimer.waiting():
                 self._core.set_aside()  # what it discarded is freed once the record's own segment is sealed
-                store.settle()
+                store.step()
             self._reclaimer.reclaim_all(at_once=True)   # a full disk needs the space to seal the record's own segment
             return False
         finally:

@@ -32,7 +32,7 @@ cdef class Executor:
     cdef void execute(self, cdp_mdpacket *p, uint32_t flags) noexcept nogil
     cdef int change(self, cdp_mdpacket *p, uint32_t flags, cdp_status *st) noexcept nogil
     cdef int map(self, cdp_mdpacket *p, cdp_status *st) noexcept nogil
-    cdef void settle(self) noexcept nogil
+    cdef void flush_waiting(self) noexcept nogil
     cdef void publish(self) noexcept nogil
     cdef int sleep(self) noexcept nogil
     cdef bint mine(self) noexcept nogil

@@ -206,9 +206,9 @@ cdef class Executor:
                     cdp_channel_ring(self.door, &self.c.gateway_sleeps)
             elif nbd_now_ns() - began > BATCH_NS:
                 break
-        self.settle()
+        self.flush_waiting()
 
-    cdef void settle(self) noexcept nogil:
+    cdef void flush_waiting(self) noexcept nogil:
         """One flush for everything of the batch that promises durability."""
         cdef cdp_status st
         cdef cdp_mdpacket *p

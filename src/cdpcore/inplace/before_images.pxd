@@ -34,14 +34,14 @@ cdef class BeforeImages(Content):
     # append lock
     cdef uint64_t n_same            # writes that changed nothing
 
-    # --- the range is held: one record, of what `s` puts there. AGAIN: the lineage is not that of `epoch` any more.
+    # --- the range is held: one record, of what `s` puts there. AGAIN: the lineage is of another generation by now.
     # LOOK_AGAIN: too long for what is not a hole.
-    cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
-                         cdp_status *st) noexcept nogil
+    cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t generation,
+                         uint64_t *seq, cdp_status *st) noexcept nogil
     # Before anything is changed while a destructive restore is written back: DiskState covers the restore first.
     cdef int cover_restore(self, cdp_status *st) noexcept nogil
-    # Room in Pending for n changes with `bytes` of data is reserved at return.
-    cdef int reserve(self, uint64_t bytes, uint32_t n, cdp_status *st) noexcept nogil
+    # Room in Pending for n changes with `bytes` of data is claimed at return.
+    cdef int claim(self, uint64_t bytes, uint32_t n, cdp_status *st) noexcept nogil
 
     # --- internal
     cdef int change_sectors(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,

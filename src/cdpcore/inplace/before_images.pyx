@@ -143,14 +143,14 @@ cdef class BeforeImages(Content):
                  buf)
         ticket = self.ranges.acquire(s.start, s.end)
         while rc == AGAIN:
-            rc = self.change_held(kind, &s, 1, flags, self.reader.current_epoch(), seq, st)
+            rc = self.change_held(kind, &s, 1, flags, self.reader.current_generation(), seq, st)
         self.ranges.release(ticket)
         return rc
 
     cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,
                           uint64_t *seq, cdp_status *st) noexcept nogil:
         """A change that does not begin and end on sectors: those are read, and changed whole. `buf` NULL: zeros."""
-        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, epoch
+        cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR, generation
         cdef uint64_t whole_start = (off + CDP_SECTOR - 1) // CDP_SECTOR, whole_end = (off + n) // CDP_SECTOR
         cdef uint64_t head = off - start * CDP_SECTOR, size = (end - start) * CDP_SECTOR
         cdef span s[3]
@@ -162,7 +162,7 @@ cdef class BeforeImages(Content):
             return cdp_fail_os(st, -ENOMEM, off, b"merging an unaligned write")
         ticket = self.ranges.acquire(start, end)
         while True:
-            epoch = self.reader.current_epoch()
+            generation = self.reader.current_generation()
             rc = self.reader.read_now(merged, start * CDP_SECTOR, CDP_SECTOR, True, &m, st)
             if rc == CDP_OK and end - start > 1:
                 rc = self.reader.read_now(merged + size - CDP_SECTOR, (end - 1) * CDP_SECTOR, CDP_SECTOR, True, &m,
@@ -189,7 +189,7 @@ cdef class BeforeImages(Content):
                 if whole_end < end:
                     set_span(&s[n_spans], whole_end, end, CDP_EXTENT_DATA, merged + size - CDP_SECTOR)
                     n_spans += 1
-            rc = self.change_held(kind, s, n_spans, flags, epoch, seq, st)
+            rc = self.change_held(kind, s, n_spans, flags, generation, seq, st)
             if rc != AGAIN:
                 break
         self.ranges.release(ticket)
@@ -198,8 +198,8 @@ cdef class BeforeImages(Content):
 
     # --- a change: its record -----------------------------------------------------------------------------------------
 
-    cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t epoch, uint64_t *seq,
-                         cdp_status *st) noexcept nogil:
+    cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t generation,
+                         uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef part old[MAX_PARTS]
         cdef uint64_t start = s[0].start, end = s[n - 1].end, until = start, new_bytes
         cdef uint64_t size = (end - start) * CDP_SECTOR
@@ -230,13 +230,13 @@ cdef class BeforeImages(Content):
             else:
                 n_old = split(content, start, end, self.part_bytes, kind, rec_flags, old)
         new_bytes = data_bytes(s, n)
-        rc = self.reserve(new_bytes, n, st)
+        rc = self.claim(new_bytes, n, st)
         if rc == CDP_OK:
             self.log.lock_append()
-            rc = self.append_change(kind, s, n, old, n_old, seq, st) if epoch == self.reader.epoch else AGAIN
+            rc = self.append_change(kind, s, n, old, n_old, seq, st) if generation == self.reader.generation else AGAIN
             self.log.unlock_append()
             if rc != CDP_OK:
-                self.pending.unreserve(new_bytes, n)
+                self.pending.unclaim(new_bytes, n)
             else:
                 self.settler.wake_if_full()
         free(content)
@@ -258,9 +258,9 @@ cdef class BeforeImages(Content):
             self.cold -= 1
         return rc
 
-    cdef int reserve(self, uint64_t bytes, uint32_t n, cdp_status *st) noexcept nogil:
+    cdef int claim(self, uint64_t bytes, uint32_t n, cdp_status *st) noexcept nogil:
         cdef int rc = CDP_OK
-        while rc == CDP_OK and not self.pending.reserve(bytes, n):
+        while rc == CDP_OK and not self.pending.claim(bytes, n):
             rc = self.settler.make_room(st)
         return rc
 
@@ -271,7 +271,7 @@ cdef class BeforeImages(Content):
 
     cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, part *old, uint32_t n_old, uint64_t *seq,
                            cdp_status *st) noexcept nogil:
-        """Append lock held, room in Pending reserved. n == 0: the record changed nothing."""
+        """Append lock held, room in Pending claimed. n == 0: the record changed nothing."""
         cdef uint32_t i
         cdef int rc = self.log.append_record(old, n_old, ROOM_WRITE, seq, st)
         if rc != CDP_OK:
@@ -293,7 +293,7 @@ cdef class BeforeImages(Content):
     def lineage_changed(self, bint restoring, bint discards=False):
         """Between freeze() and thaw(), after the current lineage was replaced. `restoring`: it shows more than the
         disk. `discards`: because of a destructive restore, so what the disk still holds of before is not kept."""
-        self.reader.epoch += 1
+        self.reader.generation += 1
         self.reader.restoring = restoring
         self.discarding = restoring and discards
         self.discards_seq = self.log.last_seq

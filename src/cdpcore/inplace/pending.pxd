@@ -27,14 +27,14 @@ cdef class Pending:
     cdef pthread_mutex_t mutex      # guards what follows; what a change says is constant from push to release
     cdef uint64_t first, next       # changes that are there: [first, next)
     cdef uint64_t from_bytes, to_bytes      # their data, in bytes of all rounds
-    cdef uint64_t reserved_bytes
-    cdef uint32_t reserved_changes
+    cdef uint64_t claimed_bytes
+    cdef uint32_t claimed_changes
     cdef uint64_t released_seq      # no change of a record up to this one is there any more
 
     # Room for `n` changes with `n_bytes` of data; False: not now.
-    cdef bint reserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil
-    cdef void unreserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil
-    # One change, from what was reserved, its number being pushed(). In seq order: the caller's append lock.
+    cdef bint claim(self, uint64_t n_bytes, uint32_t n) noexcept nogil
+    cdef void unclaim(self, uint64_t n_bytes, uint32_t n) noexcept nogil
+    # One change, from what was claimed, its number being pushed(). In seq order: the caller's append lock.
     cdef void push(self, uint64_t seq, bint recorded, uint64_t start, uint64_t end, uint32_t kind,
                    const uint8_t *data) noexcept nogil
     cdef uint64_t pushed(self) noexcept nogil

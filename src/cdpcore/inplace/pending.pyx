@@ -11,7 +11,7 @@ Invariants
     data lies in the ring in the same order, and may wrap.
  2. What a pinned change says, and its data, do not move.
  3. A record's changes are released together, so what is newer than released_seq is here.
- 4. reserve() before push(): a push never fails and never waits, because it happens under the append lock.
+ 4. claim() before push(): a push never fails and never waits, because it happens under the append lock.
 """
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -45,21 +45,21 @@ cdef class Pending:
         free(self.changes)
         pthread_mutex_destroy(&self.mutex)
 
-    cdef bint reserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil:
+    cdef bint claim(self, uint64_t n_bytes, uint32_t n) noexcept nogil:
         cdef bint room
         pthread_mutex_lock(&self.mutex)
-        room = self.to_bytes - self.from_bytes + self.reserved_bytes + n_bytes <= self.data_bytes and \
-            self.next - self.first + self.reserved_changes + n <= self.n_changes
+        room = self.to_bytes - self.from_bytes + self.claimed_bytes + n_bytes <= self.data_bytes and \
+            self.next - self.first + self.claimed_changes + n <= self.n_changes
         if room:
-            self.reserved_bytes += n_bytes
-            self.reserved_changes += n
+            self.claimed_bytes += n_bytes
+            self.claimed_changes += n
         pthread_mutex_unlock(&self.mutex)
         return room
 
-    cdef void unreserve(self, uint64_t n_bytes, uint32_t n) noexcept nogil:
+    cdef void unclaim(self, uint64_t n_bytes, uint32_t n) noexcept nogil:
         pthread_mutex_lock(&self.mutex)
-        self.reserved_bytes -= n_bytes
-        self.reserved_changes -= n
+        self.claimed_bytes -= n_bytes
+        self.claimed_changes -= n
         pthread_mutex_unlock(&self.mutex)
 
     cdef void push(self, uint64_t seq, bint recorded, uint64_t start, uint64_t end, uint32_t kind,
@@ -67,7 +67,7 @@ cdef class Pending:
         cdef pending_change *c
         cdef uint64_t n = (end - start) * CDP_SECTOR if kind == CDP_EXTENT_DATA else 0
         cdef uint64_t at = self.to_bytes % self.data_bytes, head
-        if n:   # room that was reserved: nobody else looks there
+        if n:   # room that was claimed: nobody else looks there
             head = min(n, self.data_bytes - at)
             memcpy(self.data + at, data, head)
             memcpy(self.data, data + head, n - head)
@@ -82,8 +82,8 @@ cdef class Pending:
         c.pins = 0
         self.next += 1
         self.to_bytes += n
-        self.reserved_bytes -= n
-        self.reserved_changes -= 1
+        self.claimed_bytes -= n
+        self.claimed_changes -= 1
         pthread_mutex_unlock(&self.mutex)
 
     cdef uint64_t pushed(self) noexcept nogil:

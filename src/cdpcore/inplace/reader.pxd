@@ -23,7 +23,7 @@ cdef class DiskReader:
     cdef RangeLock ranges
 
     # append lock; read without it, and checked again under it
-    cdef uint64_t epoch             # how often the current lineage was replaced
+    cdef uint64_t generation        # how often the current lineage was replaced
     cdef bint restoring             # a restore is being written back: the disk and Pending hold less than is shown
 
     # --- whole requests, offsets and lengths in bytes; view NULL: now
@@ -34,7 +34,7 @@ cdef class DiskReader:
                  cdp_status *st) noexcept nogil
 
     # --- one look; *m: when it was. Right if nothing changed the range since: the caller holds it, or checks after it.
-    cdef uint64_t current_epoch(self) noexcept nogil
+    cdef uint64_t current_generation(self) noexcept nogil
     # The current content. May return AGAIN.
     cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
                        cdp_status *st) noexcept nogil

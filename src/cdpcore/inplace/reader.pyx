@@ -48,19 +48,19 @@ cdef class DiskReader:
         self.ranges.release(ticket)
         return rc
 
-    cdef uint64_t current_epoch(self) noexcept nogil:
-        return (<const volatile uint64_t *>&self.epoch)[0]
+    cdef uint64_t current_generation(self) noexcept nogil:
+        return (<const volatile uint64_t *>&self.generation)[0]
 
     cdef int read_once(self, const cdp_view *view, uint8_t *buf, uint64_t off, uint64_t n, bint wait,
                        moment *m, cdp_status *st) noexcept nogil:
         """AGAIN: the range was changed meanwhile."""
-        cdef uint64_t epoch = self.current_epoch()
+        cdef uint64_t generation = self.current_generation()
         cdef int rc
         if view != NULL:
             return self.read_view(view, buf, off, n, wait, m, st)
         rc = self.read_now(buf, off, n, wait, m, st)
         # What a destructive restore puts on the disk leaves no version: that it has begun is enough to look again.
-        if rc == CDP_OK and (epoch != self.current_epoch() or not
+        if rc == CDP_OK and (generation != self.current_generation() or not
                              self.versions.untouched(m, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR)):
             return AGAIN
         return rc

@@ -89,7 +89,7 @@ cdef class DiskSettler:
         cdef uint64_t before = self.pending.released()
         cdef int rc = self.settle_all(False, st)
         if rc == CDP_OK and self.pending.released() == before:
-            self.wait_for_readers()     # a reader had a change pinned, or others have reserved
+            self.wait_for_readers()     # a reader had a change pinned, or others have claimed room
         return rc
 
     cdef void wake_if_full(self) noexcept nogil:

@@ -16,6 +16,6 @@ cdef class RestoreWriter:
     cdef int write_range(self, uint64_t *at, uint64_t end, uint32_t max_records, uint64_t *n,
                          cdp_status *st) noexcept nogil
     # Neighbours that are not on the disk, from piece *i on, as one record; *i: behind them.
-    cdef int write_pieces(self, const pieces *p, uint64_t *i, uint64_t epoch, uint64_t *n,
+    cdef int write_pieces(self, const pieces *p, uint64_t *i, uint64_t generation, uint64_t *n,
                           cdp_status *st) noexcept nogil
-    cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil
+    cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t generation, cdp_status *st) noexcept nogil

@@ -69,13 +69,13 @@ cdef class RestoreWriter:
                          cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef moment m
-        cdef uint64_t start = at[0], stop, i, epoch
+        cdef uint64_t start = at[0], stop, i, generation
         cdef uint32_t ticket, n_records = 0
         cdef int rc = CDP_OK
         while start < end and rc == CDP_OK and n_records < max_records:
             stop = min(start + self.images.max_request_bytes // CDP_SECTOR, end)
             ticket = self.images.ranges.acquire(start, stop)
-            epoch = self.images.reader.current_epoch()
+            generation = self.images.reader.current_generation()
             rc = self.images.versions.resolve_before(NULL, start, stop, ALL, &p, &m, st)
             if rc == CDP_OK:
                 i = 0
@@ -83,7 +83,7 @@ cdef class RestoreWriter:
                     if p.at[i].loc == CDP_LOC_BASE:
                         i += 1
                         continue
-                    rc = self.write_pieces(&p, &i, epoch, n, st)
+                    rc = self.write_pieces(&p, &i, generation, n, st)
                     if rc == CDP_OK:
                         n_records += 1
                 if rc == CDP_OK:
@@ -95,7 +95,7 @@ cdef class RestoreWriter:
         at[0] = start
         return rc
 
-    cdef int write_pieces(self, const pieces *p, uint64_t *i, uint64_t epoch, uint64_t *n,
+    cdef int write_pieces(self, const pieces *p, uint64_t *i, uint64_t generation, uint64_t *n,
                           cdp_status *st) noexcept nogil:
         cdef span s[MAX_PARTS]
         cdef uint32_t n_spans = 0
@@ -118,30 +118,30 @@ cdef class RestoreWriter:
             n_spans += 1
             i[0] += 1
         if rc == CDP_OK and self.images.discarding:
-            rc = self.overwrite_held(s, n_spans, epoch, st)
+            rc = self.overwrite_held(s, n_spans, generation, st)
         elif rc == CDP_OK:
-            rc = self.images.change_held(CDP_KIND_WRITEBACK, s, n_spans, 0, epoch, &seq, st)
+            rc = self.images.change_held(CDP_KIND_WRITEBACK, s, n_spans, 0, generation, &seq, st)
         free(content)
         if rc == CDP_OK:
             n[0] += size
         return rc
 
-    cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t epoch, cdp_status *st) noexcept nogil:
+    cdef int overwrite_held(self, const span *s, uint32_t n, uint64_t generation, cdp_status *st) noexcept nogil:
         """As change_held, but no record and no before-image. Nobody reads this from Pending or the disk before it is
         there: the versions that it comes from are shown until the restore is done."""
         cdef uint64_t bytes = data_bytes(s, n)
         cdef uint32_t i
         cdef int rc = self.images.cover_restore(st)
         if rc == CDP_OK:
-            rc = self.images.reserve(bytes, n, st)
+            rc = self.images.claim(bytes, n, st)
         if rc != CDP_OK:
             return rc
         self.images.log.lock_append()
-        if epoch == self.images.reader.epoch:
+        if generation == self.images.reader.generation:
             for i in range(n):
                 self.images.pending.push(self.images.log.last_seq, False, s[i].start, s[i].end, s[i].kind, s[i].data)
         else:
-            self.images.pending.unreserve(bytes, n)
+            self.images.pending.unclaim(bytes, n)
             rc = AGAIN
         self.images.log.unlock_append()
         return rc

@@ -26,7 +26,7 @@ cdef class Log:
     cdef readonly LogFiles files
     cdef readonly LogWriter writer
     cdef readonly Versions versions # the index of what is in the log
-    cdef uint64_t reserve_bytes     # of a segment: what writes leave free ...
+    cdef uint64_t kept_free_bytes     # of a segment: what writes leave free ...
     cdef uint64_t last_bytes        # ... and what events leave free of that
 
     # guarded by append

@@ -65,8 +65,8 @@ cdef class Log:
         self.files = LogFiles(os, self.ring, directory, **of_files)
         self.writer = LogWriter(self.ring, self.files, versions.visible_seq)
         cdef uint64_t size = self.files.segment_bytes
-        self.reserve_bytes = max(size // 16, min(size // 8, <uint64_t>(128 << 10)))
-        self.last_bytes = min(self.reserve_bytes // 4, <uint64_t>(64 << 10))
+        self.kept_free_bytes = max(size // 16, min(size // 8, <uint64_t>(128 << 10)))
+        self.last_bytes = min(self.kept_free_bytes // 4, <uint64_t>(64 << 10))
         self.last_seq = versions.visible_seq
         self.last_ts_ns = versions.visible_ts_ns
         self.flush_seq = last_flush_seq
@@ -161,7 +161,7 @@ cdef class Log:
             if self.frame_open:
                 used += cdp_frame_bound(&self.ring.last().f)
             frames = 2 * (data_bytes // (slot - CDP_BLOCK - CDP_FRAME_TAIL_BYTES) + 1)  # they may be left half empty
-            return used + frames * slot + self.reserve_bytes <= self.files.segment_bytes
+            return used + frames * slot + self.kept_free_bytes <= self.files.segment_bytes
         if self.frame_open:
             used += cdp_frame_size_with(&self.ring.last().f, <uint32_t>data_bytes)
         used += CDP_BLOCK + (data_bytes + CDP_BLOCK - 1) // CDP_BLOCK * CDP_BLOCK       # it may need a frame of its own

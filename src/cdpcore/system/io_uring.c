@@ -1,7 +1,7 @@
 /* A queue of operations on io_uring (Linux 5.6 or later), by its system calls: three of them, and two rings in memory.
  *
  * What the kernel leaves unfinished (a short transfer, EINTR, a direct handle that turns out not to be one) is finished
- * by the blocking calls of the table in complete(): rare, and their rules then hold here too.
+ * by the blocking calls of the table in finish(): rare, and their rules then hold here too.
  *
  * Threading: a mutex for submitting; completing is one thread's at a time, and waits without it. See io_queue.h. */
 #if !defined(_GNU_SOURCE) && defined(__linux__)
@@ -114,7 +114,7 @@ static int is_final(const cdp_io *io, int32_t res)
     return io->op == CDP_IO_DATASYNC || (res < 0 ? res != -EINVAL : (uint64_t)res == io->n);
 }
 
-static void settle(cdp_io *io, int32_t res)
+static void finish(cdp_io *io, int32_t res)
 {
     if (is_final(io, res))
         io->result = res;
@@ -139,7 +139,7 @@ static uint32_t take(uring *u, cdp_io **done, uint32_t max)
      * not see: this says so. */
     (void)__atomic_load_n(u->sq_tail, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < n; i++)
-        settle(done[i], res[i]);
+        finish(done[i], res[i]);
     if (n)
         __atomic_fetch_sub(&u->in_flight, n, __ATOMIC_ACQ_REL);
     return n;

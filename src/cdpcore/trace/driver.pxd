@@ -41,7 +41,7 @@ cdef class Driver:
     cdef int check_shape(self, const cdp_trace_rec *r, uint64_t data_bytes) noexcept nogil
     cdef int issue(self, const cdp_trace_rec *r, const uint8_t *data, uint64_t data_bytes) noexcept nogil
     cdef int drain(self) noexcept nogil
-    cdef int settle(self, uint64_t until_ns) noexcept nogil
+    cdef int take_answers(self, uint64_t until_ns) noexcept nogil
     cdef dict of_kind(self, int kind)
 
 

@@ -132,7 +132,7 @@ cdef class Driver:
         """Until nothing is in flight."""
         return CDP_OK
 
-    cdef int settle(self, uint64_t until_ns) noexcept nogil:
+    cdef int take_answers(self, uint64_t until_ns) noexcept nogil:
         """Wait, and take answers meanwhile."""
         cdef uint64_t now = cdp_monotonic_ns()
         if until_ns > now:
@@ -172,7 +172,7 @@ cdef class Driver:
                 if speed > 0 and r[i].ts_ns > origin_ts_ns:
                     due = origin_ns + <uint64_t>(<double>(r[i].ts_ns - origin_ts_ns) / speed)
                     while now < due and now < deadline and rc == CDP_OK:
-                        rc = self.settle(due if due < deadline else deadline)
+                        rc = self.take_answers(due if due < deadline else deadline)
                         now = cdp_monotonic_ns()
                     if rc != CDP_OK or now < due:
                         break

@@ -230,7 +230,7 @@ cdef class NbdDriver(Driver):
             rc = self.pump(0)
         return rc
 
-    cdef int settle(self, uint64_t until_ns) noexcept nogil:
+    cdef int take_answers(self, uint64_t until_ns) noexcept nogil:
         cdef int rc = CDP_OK
         while rc == CDP_OK:
             rc = self.send_some()
@@ -239,7 +239,7 @@ cdef class NbdDriver(Driver):
             if cdp_monotonic_ns() + 1000000 >= until_ns:
                 break
         if rc == CDP_OK and self.n_used == 0:
-            return Driver.settle(self, until_ns)
+            return Driver.take_answers(self, until_ns)
         return rc
 
     cdef int flush(self) noexcept nogil:
