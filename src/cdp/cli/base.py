@@ -156,8 +156,8 @@ class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
     ORDER = ("create", "serve", "list", "capture", "info", "window", "explain", "bookmark", "bookmarks", "records",
-             "image", "export", "import", "restore", "undo", "restores", "adopt", "detach", "delete", "check", "trace",
-             "replay", "ha", "gateway", "tsd", "conformance", "config")
+             "image", "export", "import", "restore", "undo", "restores", "adopt", "detach", "resize", "delete",
+             "check", "trace", "replay", "ha", "gateway", "tsd", "conformance", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -1,10 +1,10 @@
-"""What never changes of a volume: VOLUME/volume.json, one line of JSON, replaced as a whole.
+"""What a volume is: VOLUME/volume.json, one line of JSON, replaced as a whole.
 
     {"crc32c": "...", "volume": {"uuid": ..., "size_bytes": ..., ...}}
 
 Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is
-1, or 2 for a volume of before-images. It is written when the volume is made and once more when its base is filled; it
-makes a folder a volume.
+1, or 2 for a volume of before-images. It is written when the volume is made, and again when its base is filled or its
+size changes; it makes a folder a volume.
 """
 from __future__ import annotations
 

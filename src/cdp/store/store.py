@@ -108,7 +108,7 @@ class Store:
         g, above = self.geometry, self.parent
         if g.base != "parent":
             self.parent = None
-        elif above is None or above.geometry.uuid != g.parent_uuid or above.geometry.size_bytes != g.size_bytes or \
+        elif above is None or above.geometry.uuid != g.parent_uuid or above.geometry.size_bytes < g.size_bytes or \
                 above.core.position()[0] < g.parent_seq:
             raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks "
                              f"#{g.parent_seq}", "put the image back under images/ of its volume, and open it there")

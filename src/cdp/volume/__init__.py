@@ -7,4 +7,5 @@
     restores         restore, undo, their preview; reclaimer: when what a destructive one discarded is freed
     writeback        the background work of a restore of a before-image volume
     adopt            a new history for a disk that was changed outside; letting go of a disk; deletion: a volume deleted
+    resizing         a volume of another size
 """
