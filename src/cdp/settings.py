@@ -168,14 +168,14 @@ class Settings:
     direct_io: bool = _engine(
         "bool", True, "Write the log past the page cache where the file system can.")
     unix_socket: str | None = _server(
-        "path", None, "NBD socket of `cdp serve`. Not set, and no tcp_listen: NAME.sock in the runtime directory.",
+        "path", None, "NBD socket of `cdp serve`. Not set, and no tcp_listen: NAME.sock in the runtime folder.",
         flag_name="--unix")
     tcp_listen: str | None = _server(
         "address", None, "Host and port on which `cdp serve` offers NBD; port 0 lets the system choose.",
         flag_name="--tcp")
     admin_socket: str | None = _server(
         "path", None, "Socket through which the other commands reach a running server. "
-        "Not set: NAME.admin.sock in the runtime directory.")
+        "Not set: NAME.admin.sock in the runtime folder.")
     max_connections: int = _server(
         "count", 128, "NBD connections at once; a further client is refused with an error.", low=1, high=4096)
     tls: str = _server(

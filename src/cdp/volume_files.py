@@ -4,7 +4,7 @@
       volume.json    size, identity, where the base is
       lock           held while a process has the volume open
       catalog.lmdb   what it consists of (rebuildable)
-      reserve        becomes a small segment where a full disk has no space for one: bookmarks, restores and undo go on
+      reserve        becomes a small segment where a full device has no space for one, for bookmarks, restores and undo
       spare.N        empty files, which give way to others where no file can be made
       base.img       content at the beginning of history (sparse; absent where all holes)
       disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything

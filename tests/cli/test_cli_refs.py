@@ -80,7 +80,7 @@ def test_locate_from_within_a_volume(monkeypatch):
 
 @pytest.mark.parametrize("text, hint", [
     ("nowhere", "'cdp create nowhere --size 10G' makes one"),
-    ("folder", "give the directory that 'cdp create' made"),
+    ("folder", "give the folder that 'cdp create' made"),
     ("file.img", "'cdp import file.img VOLUME' makes a volume"),
     ("web/none", "'cdp image list web' lists the images"),
     ("web/test/none", "'cdp image list web/test' lists the images"),

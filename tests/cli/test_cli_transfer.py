@@ -142,7 +142,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
 
 
 def test_what_cannot_be_imported(tmp_path):
-    with pytest.raises(InvalidRequest, match="is a directory"):
+    with pytest.raises(InvalidRequest, match="is a folder"):
         Source(str(tmp_path))
     with pytest.raises(InvalidRequest, match="neither a file nor a block device"):
         Source("/dev/null")

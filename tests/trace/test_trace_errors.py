@@ -136,7 +136,7 @@ def test_not_a_trace(tmp_path: Path) -> None:
     error, _ = failure(path, "msr")  # told to be MSR: then line and column
     assert error.message.startswith(f"{path}:1:1: msr: expected Timestamp") and "\\x00" in error.message
     assert isinstance(failure(tmp_path / "none")[0], NotFound)
-    assert "is a directory" in str(failure(tmp_path)[0])
+    assert "is a folder" in str(failure(tmp_path)[0])
     assert "no trace format 'nope'" in str(pytest.raises(InvalidRequest, open_trace, path, "nope").value)
 
 

@@ -1,6 +1,8 @@
 """The command line `cdp`: one module a command or group, named after it, each registering on the group made here.
 
-Root.get_command loads it when it is named.
+Root.get_command loads it when it is named. What commands share is beside them: base (common options, help, errors),
+exits, output, progress, stream, refs (paths and points), clients (NBD clients that are connected), extras (what is not
+installed), record_writers, transfer and conversion (content into and out of volumes), reference (docs/cli.md).
 """
 import click
 
@@ -24,7 +26,8 @@ def cli() -> None:
     POINT is a moment of a volume: an age (-90s, -10m, -2h, -3d), a time (2026-11-23T10:00:00Z; no zone: local time),
     a bookmark's name, #SEQ, or now. It means the state after the last write at or before that moment.
 
-    A volume that 'cdp serve' holds is reached through its server: every command works the same either way.
+    A volume that 'cdp serve' holds is reached through its server, and commands work the same either way. Only adopt,
+    delete, detach and check --rebuild are refused then.
     """
 
 

@@ -14,7 +14,7 @@ SECTOR_BYTES = 512
 
 
 @command(cli, "create", setting_flags=ENGINE_KEYS, examples=[
-    ("cdp create web --size 10G", "a new volume of 10 GiB in the directory web"),
+    ("cdp create web --size 10G", "a new volume of 10 GiB in the folder web"),
     ("cdp create /data/web --size 64T", "space is taken only as data is written"),
     ("cdp create web --mode before --base /srv/disk.img",
      "protect a raw disk that is there, in place; nothing is copied"),
@@ -31,7 +31,7 @@ SECTOR_BYTES = 512
 def create(state: State, volume: str, size: str | None, mode: str, base: str | None, image_format: str | None) -> None:
     """Make a volume: an empty one, or one of a disk in place.
 
-    VOLUME is a directory that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays
+    VOLUME is a folder that does not exist yet. With --mode before --base DISK nothing is copied: the disk stays
     where and what it is, a plain raw disk with the current content, and must be written through the volume from then
     on. A qcow2 image or another container is refused.
     """
@@ -67,7 +67,7 @@ def new_volume_path(volume: str) -> str:
     from cdp.store.layout import is_volume
 
     if not volume:
-        raise InvalidRequest("the path of the volume is empty", "give the directory to make")
+        raise InvalidRequest("the path of the volume is empty", "give the folder to make")
     path = checked(os.path.normpath(volume), len(".creating"))
     if is_volume(path):
         raise InvalidRequest(f"{volume} is a volume already", f"'cdp info {quote(volume)}' shows it; take another name")
@@ -75,7 +75,7 @@ def new_volume_path(volume: str) -> str:
         raise InvalidRequest(f"{volume} exists already", "take a path that does not exist yet")
     parent = os.path.dirname(path) or "."
     if not os.path.isdir(parent):
-        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {quote(parent)}")
+        raise NotFound(f"{parent}: no such folder", f"make it first: mkdir -p {quote(parent)}")
     if "@" in os.path.basename(path) or "/" == path:
         raise InvalidRequest(f"{volume}: the name of a volume cannot hold @, which begins a point", "take another name")
     return path

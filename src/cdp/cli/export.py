@@ -75,12 +75,12 @@ def _check_out(out: str, force: bool) -> None:
     if out == "-":
         return
     if os.path.isdir(out):
-        raise InvalidRequest(f"{out} is a directory", f"name a file: {os.path.join(out, 'disk.img')}")
+        raise InvalidRequest(f"{out} is a folder", f"name a file: {os.path.join(out, 'disk.img')}")
     if os.path.lexists(out) and not force:
         raise InvalidRequest(f"{out} exists", "take another name, or add --force to write over it")
     parent = os.path.dirname(os.path.realpath(out) if os.path.islink(out) else out) or "."
     if not os.path.isdir(parent):
-        raise NotFound(f"{parent}: no such directory", f"make it first: mkdir -p {quote(parent)}")
+        raise NotFound(f"{parent}: no such folder", f"make it first: mkdir -p {quote(parent)}")
     check_outside(out)      # before the volume is opened
 
 

@@ -26,7 +26,7 @@ def ha() -> None:
 @click.argument("paths", metavar="VOLUME...", nargs=-1, required=True)
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
 @click.option("--control", metavar="SOCK",
-              help="Unix socket for 'cdp ha status' and 'cdp ha switch' [default: in the runtime directory].")
+              help="Unix socket for 'cdp ha status' and 'cdp ha switch' [default: in the runtime folder].")
 @click.option("--hang-ms", type=click.IntRange(200, 60000), default=1000, show_default=True,
               help="A process that is silent for so many milliseconds is killed and replaced.")
 def ha_serve(state: State, paths: tuple[str, ...], read_only: bool, control: str | None, hang_ms: int) -> None:

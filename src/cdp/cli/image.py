@@ -37,7 +37,7 @@ def create(state: State, volume_at_point: str, name: str) -> None:
     path = f"{location.text}/{made['name']}"
     emit(state, made, fields(f"{path}: a writable image", [
         ("begins as", moment_text(made["at"])), ("size", approx_size(made["size_bytes"])),
-        ("directory", made["path"])]))
+        ("folder", made["path"])]))
 
 
 @command(image, "list", examples=[("cdp image list web", "all writable images of web")], exit_codes=VOLUME_EXITS)

@@ -22,7 +22,7 @@ class Ref:
 def split(text: str) -> Ref:
     """Path and point of a command-line word. Looks at the file system, opens nothing. Raises InvalidRequest."""
     if not text:
-        raise InvalidRequest("the name of the volume is empty", "give the directory of a volume")
+        raise InvalidRequest("the name of the volume is empty", "give the folder of a volume")
     if "@" not in text or os.path.exists(text):
         return Ref(text, None)
     head, _, point = text.rpartition("@")

@@ -99,7 +99,7 @@ class Source(Content):
         try:
             mode = os.fstat(self._fd).st_mode
             if stat.S_ISDIR(mode):
-                raise InvalidRequest(f"{path} is a directory", "give a raw disk image or a block device")
+                raise InvalidRequest(f"{path} is a folder", "give a raw disk image or a block device")
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
                 raise InvalidRequest(f"{path} is neither a file nor a block device", "copy it to a file first")
             self.file_bytes = os.lseek(self._fd, 0, os.SEEK_END)

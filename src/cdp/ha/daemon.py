@@ -217,7 +217,7 @@ class Daemon:
         assert self._volumes
         epoch = 0
         inherited: list[tuple[int, _Served]] = []
-        points: list[tuple[Message, list[int]]] = []    # time images: what they show may have to be replayed first
+        points: list[tuple[Message, list[int]]] = []    # time images: what they show may have to be redone first
         started = False
         while (got := link.receive()) is not None:
             message, fds = got
@@ -237,7 +237,7 @@ class Daemon:
                     elif served:
                         inherited.append((int(message["id"]), served))
                 case "start":
-                    if not self._replay([served for _, served in inherited]):
+                    if not self._redo([served for _, served in inherited]):
                         return
                     for number, served in inherited:
                         self._start(number, served)
@@ -294,7 +294,7 @@ class Daemon:
 
     # --- a failover ---------------------------------------------------------------------------------------------------
 
-    def _replay(self, served: list[_Served]) -> bool:
+    def _redo(self, served: list[_Served]) -> bool:
         """Do again what is not in the log, volume by volume in the order of seq. False: stopped meanwhile."""
         began = time.monotonic()
         lost: list[tuple[int, int, int, Executor]] = []
@@ -309,15 +309,15 @@ class Daemon:
                 try:
                     executor.redo(number)
                     break
-                except CdpError as error:     # a full disk: what was acknowledged must not be lost, so its clients wait
-                    log.error("replaying: %s; trying again", error)
+                except CdpError as error:     # a full device: nothing acknowledged may be lost, so its clients wait
+                    log.error("redoing what was lost: %s; trying again", error)
                     if self._stopping.wait(REDO_RETRY_SECONDS):
                         return False
         for one in served:
             one.channel.replayed()
         self.replayed = len(lost)
         if served:
-            log.info("%d connections taken over, %d changes replayed, %.0f ms", len(served), len(lost),
+            log.info("%d connections taken over, %d changes redone, %.0f ms", len(served), len(lost),
                      1e3 * (time.monotonic() - began))
         return True
 

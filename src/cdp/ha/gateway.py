@@ -116,7 +116,7 @@ class Gateway:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._owner: Link | None = None
-        self._ready = False                     # the owner has replayed, and may be asked
+        self._ready = False                     # the owner has redone what was lost, and may be asked
         self._epoch = 0
         self._numbers = itertools.count(1)
         self._exports: dict[int, RemoteExport] = {}     # connections

@@ -260,7 +260,7 @@ class Manager:
         if not first:
             self._failovers.append(Failover(why, old, child.pid, dead_ms, opened_ms, serving_ms, message["replayed"]))
         log.log(logging.INFO if first or why == "switch" else logging.WARNING,
-                "%s: process %d serves the volumes after %.0f ms (old one dead %.0f, open %.0f), %d changes replayed",
+                "%s: process %d serves the volumes after %.0f ms (old one dead %.0f, open %.0f), %d changes redone",
                 why, child.pid, serving_ms, dead_ms, opened_ms, message["replayed"])
         for answer in self._switching:
             answer({"pid": child.pid, "serving_ms": serving_ms})

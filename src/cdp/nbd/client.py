@@ -53,7 +53,7 @@ from cdp.nbd.tls import client_context, relay
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, OutOfSpace, Unavailable
 
 TIMEOUT_SECONDS = 10.0
-FORMS = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS, ?tls-certificates=DIRECTORY"
+FORMS = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS, ?tls-certificates=FOLDER"
 _MAX_REPLY_BYTES = 1 << 20
 _ERROR = 1 << 31
 _ENOSPC = 28
@@ -70,7 +70,7 @@ class ExportAddress:
     path: str | None  # of a Unix socket
     export: str
     tls: bool = False
-    certificates: str | None = None  # directory: ca-cert.pem; client-cert.pem and client-key.pem where the server asks
+    certificates: str | None = None  # folder: ca-cert.pem; client-cert.pem and client-key.pem where the server asks
     tls_hostname: str | None = None  # that the server's certificate must name, where that is not `host`
 
 

@@ -19,7 +19,7 @@ BOTH_OPTIONS = f"{UNIX_OPTION} and {ADMIN_OPTION}"      # where neither was give
 
 
 def runtime_directory() -> str:
-    """Where sockets go that nobody named: a directory that only this user can enter."""
+    """Where sockets go that nobody named: a folder that only this user can enter."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base):
         path = os.path.join(base, "cdp")
@@ -31,9 +31,9 @@ def runtime_directory() -> str:
         os.makedirs(path, mode=0o700, exist_ok=True)
         found = os.stat(path)
     except OSError as error:
-        raise Unavailable(f"{path}: cannot make the runtime directory: {error.strerror}", "give --unix SOCK") from None
+        raise Unavailable(f"{path}: cannot make the runtime folder: {error.strerror}", "give --unix SOCK") from None
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise Unavailable(f"{path}: others can write there", "give --unix SOCK in a directory of your own")
+        raise Unavailable(f"{path}: others can write there", "give --unix SOCK in a folder of your own")
     return path
 
 
@@ -59,7 +59,7 @@ def runtime_sockets(name: str) -> RuntimeSockets:
 def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
     """("unix", path) and ("tcp", host, port) where NBD is to be offered; `default`: the unix socket where nothing was
     said.
-    Raises NotFound for a missing directory, InvalidRequest for a path that no socket can have."""
+    Raises NotFound for a missing folder, InvalidRequest for a path that no socket can have."""
     listen = list[tuple[Any, ...]]()
     for path, option in ((settings.unix_socket, UNIX_OPTION), (settings.admin_socket, ADMIN_OPTION)):
         if path:
@@ -71,7 +71,7 @@ def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
     for path in (settings.unix_socket, settings.admin_socket):
         folder = os.path.dirname(path or "") or "."
         if not os.path.isdir(folder):
-            raise NotFound(f"{path}: no such directory", f"make it first: mkdir -p {quote(folder)}")
+            raise NotFound(f"{path}: no such folder", f"make it first: mkdir -p {quote(folder)}")
     return listen or [("unix", socket_path(default, UNIX_OPTION if settings.admin_socket else BOTH_OPTIONS))]
 
 

@@ -56,7 +56,7 @@ class Exports:
         self._target = target
 
     def list(self) -> Sequence[tuple[str, str]]:
-        """The volumes and all their images, from the directories: an image is not opened to be shown."""
+        """The volumes and all their images, from the folders: an image is not opened to be shown."""
         return [found for name, volume in self._volumes.items() for found in
                 [(name, f"volume of {volume.size_bytes} bytes"), *_images_in(name, volume.path)]]
 

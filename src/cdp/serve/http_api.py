@@ -111,7 +111,7 @@ class ZeroBody(_Body):
 
 
 class ServerView(BaseModel):
-    """The server and the volumes that it holds: name, and the identity of the directory
+    """The server and the volumes that it holds: name, and the identity of the folder
     (cdp.service.locate.identity)."""
 
     pid: int
@@ -123,7 +123,7 @@ U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 @dataclass(frozen=True)
 class Held:
-    """A served volume, what is open of its images, the identity of its directory (cdp.service.locate.identity), and by
+    """A served volume, what is open of its images, the identity of its folder (cdp.service.locate.identity), and by
     the name of an export its URIs and its NBD clients."""
 
     service: VolumeService
@@ -320,7 +320,7 @@ class AdminServer:
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
-        with suppress(CdpError):    # no runtime directory: 'cdp list' does not find it
+        with suppress(CdpError):    # no runtime folder: 'cdp list' does not find it
             self._link = link_socket(runtime_directory(), self.path)
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ class Server:
     def _start(self) -> None:
         self._take_signals()
         settings = self._settings
-        # TLS files, addresses and the runtime directory are looked at before a volume is.
+        # TLS files, addresses and the runtime folder are looked at before a volume is.
         tls = tls_settings(settings)
         for location in self._roots.values():
             _refuse_if_served(location)
@@ -135,7 +135,7 @@ class Server:
             write_serving(location.root, self._served(name))
 
     def _addresses(self) -> list[Any]:
-        """Where NBD is offered; decides the administration socket too. Raises NotFound for a missing directory."""
+        """Where NBD is offered; decides the administration socket too. Raises NotFound for a missing folder."""
         from cdp.nbd import TcpAddress, UnixAddress
 
         default = runtime_sockets(next(iter(self._roots)))

@@ -31,7 +31,7 @@ class Location:
 def locate(path: str) -> Location:
     """The volume at `path`, or the image VOLUME/IMAGE, VOLUME/images/IMAGE. Raises NotFound, InvalidRequest."""
     if not path:
-        raise InvalidRequest("the path of the volume is empty", "give the directory of a volume")
+        raise InvalidRequest("the path of the volume is empty", "give the folder of a volume")
     checked(path)
     path = os.path.normpath(path)
     root, names = path, list[str]()
@@ -55,7 +55,7 @@ def locate(path: str) -> Location:
 
 def _no_volume(path: str) -> CdpError:
     if os.path.isdir(path):
-        return NotFound(f"{path} is a directory, but not a volume", "give the directory that 'cdp create' made")
+        return NotFound(f"{path} is a folder, but not a volume", "give the folder that 'cdp create' made")
     if os.path.exists(path):
         return NotFound(f"{path} is a file, not a volume",
                         f"'cdp import {quote(path)} VOLUME' makes a volume of a raw disk image")
@@ -63,6 +63,6 @@ def _no_volume(path: str) -> CdpError:
 
 
 def identity(root: str) -> str:
-    """Which directory this is: the same after it was renamed, another one for a copy (which has the same uuid)."""
+    """Which folder this is: the same after it was renamed, another one for a copy (which has the same uuid)."""
     found = os.stat(root)
     return f"{found.st_dev}:{found.st_ino}"

@@ -1,4 +1,4 @@
-"""All servers of this user: found by their administration sockets in the runtime directory, where one that was given
+"""All servers of this user: found by their administration sockets in the runtime folder, where one that was given
 another place has a link.
 
 Any thread.
@@ -20,7 +20,7 @@ ENDING = ".admin.sock"
 
 
 def link_socket(directory: str, socket_path: str) -> str:
-    """Make a socket that is elsewhere known in the runtime directory; the link's path, "" where none is needed or can
+    """Make a socket that is elsewhere known in the runtime folder; the link's path, "" where none is needed or can
     be made."""
     if os.path.dirname(os.path.realpath(socket_path)) == os.path.realpath(directory):
         return ""

@@ -220,7 +220,7 @@ def _unreadable(path: str, error: OSError) -> CdpError:
         case errno.ENOENT | errno.ENOTDIR:
             return NotFound(f"{path}: no such file", "check the path")
         case errno.EISDIR:
-            return InvalidRequest(f"{path}: is a directory", "name the trace's files")
+            return InvalidRequest(f"{path}: is a folder", "name the trace's files")
         case errno.EACCES | errno.EPERM:
             return Unavailable(text, "run as a user who may read it")
         case errno.ENXIO | errno.EINVAL | errno.ESPIPE | errno.ENODEV | errno.EBADF:

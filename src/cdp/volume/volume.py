@@ -51,7 +51,7 @@ def create(path: str | Path, *, size: int | None = None, disk: str | Path | None
     """Make a volume in the folder `path`, which must not exist, and open it: of `size` bytes (a multiple of 512, up to
     64 PiB), or of before-images, to protect the raw file or block device `disk` in place.
 
-    Nothing is allocated up front but 1 MiB, an emergency reserve for a full disk. `base`: the content as #0
+    Nothing is allocated up front but 1 MiB, an emergency reserve for a full device. `base`: the content as #0
     (cdp.store.base_image.Base), which may give the size; the volume is there with it or not at all. Of a `disk` nothing
     is copied; it stays a plain raw disk with the current content, and must not be written by others while the volume is
     open. A qcow2 image or another container is refused as `disk`; `image_format` "raw" says that its own bytes are

@@ -75,7 +75,7 @@ class WriteBack:
         have to free is needed for the time before."""
         if self._store.unwritten() and (destructive or self._store.restores[-1].destructive):
             raise Busy(f"{self._store.directory}: restore #{self._store.restores[-1].seq} is still being written back",
-                       "repeat this when it is done ('cdp info'); on a full disk make room for the log first")
+                       "repeat this when it is done ('cdp info'); on a full device make room for the log first")
         for r in self._store.lineage_records() if destructive else []:
             if r.seq <= target.seq < r.done_seq:
                 raise RefusedPoint(f"{self._store.directory}: at #{target.seq}, restore #{r.seq} was still being "
@@ -160,7 +160,7 @@ class WriteBack:
             if self._reclaimer.waiting():
                 self._core.set_aside()  # what it discarded is freed once the record's own segment is sealed
                 store.step()
-            self._reclaimer.reclaim_all(at_once=True)   # a full disk needs the space to seal the record's own segment
+            self._reclaimer.reclaim_all(at_once=True)   # a full device needs the space to seal the record's own segment
             return False
         finally:
             self._lock.release()
