@@ -167,6 +167,7 @@ def simulated(sim: SimOs, content: bytes, **how: Any) -> Volume:
 
 def killed(sim: SimOs, volume: Volume) -> None:
     """The process ends, the machine goes on: its handles are gone, and so are their locks."""
+    volume._store.log.files.disown()
     volume._store._release()
 
 
