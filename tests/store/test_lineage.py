@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.seeds import examples
 
 import cdp
-from cdp.moments.lineage import NOW, PENDING, Interval, RestoreRecord, view
+from cdp.moments.lineage import NOW, PENDING, Interval, RestoreRecord, freed, gaps, view, view_before
 from cdpcore.base.errors import OutOfSpace
 from cdpcore.index.view import View
 
@@ -56,6 +56,15 @@ def test_as_defined(history: tuple[list[RestoreRecord], int]) -> None:
         for sector in range(start, end):
             assert intervals == by_definition(seq, restores, sector)
     assert all(a[2] != b[2] for a, b in itertools.pairwise(pieces)), "neighbours that say the same are one"
+
+
+def test_the_moment_between_two_gaps_can_be_opened() -> None:
+    """Its versions cannot: those of both intervals are freed, up to and including its own."""
+    first, second = (RestoreRecord(seq, seq, target, 0, 8, True, seq + 1) for seq, target in ((5, 1), (9, 5)))
+    assert gaps([first, second]) == [(1, 5), (5, 9)]
+    assert [freed(seq, gaps([first, second])) for seq in (1, 3, 5, 6, 9)] == [None, (1, 5), None, (5, 9), None]
+    assert gaps([first, RestoreRecord(9, 9, 4, 0, 8, True)]) == [(1, 9)]
+    assert view_before(NOW, [first, second], 8) == [(0, 8, [(0, NOW)], [(1, 9)])]
 
 
 def test_cost() -> None:
