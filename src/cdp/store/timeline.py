@@ -247,8 +247,8 @@ class Timeline:
     def _read(self, part: _Part, frames: Any, lo: int, hi: int) -> tuple[Any, Any]:
         """seq of each descriptor, and the descriptors, of frames [lo, hi)."""
         if not part.in_memory and lo < hi:
-            raw = self._open(part.number).record_batch(int(frames["offset_blocks"][lo]) * 4096, lo, hi - lo)
-            return np.frombuffer(raw[0], "<u8"), np.frombuffer(raw[1], DESC)
+            packed = self._open(part.number).record_batch(int(frames["offset_blocks"][lo]) * 4096, lo, hi - lo)
+            return np.frombuffer(packed[0], "<u8"), np.frombuffer(packed[1], DESC)
         segment = None
         seqs, descs = [], []
         for frame in range(lo, hi):
