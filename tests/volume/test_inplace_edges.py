@@ -169,8 +169,6 @@ def killed(sim: SimOs, volume: Volume) -> None:
     """The process ends, the machine goes on: its handles are gone, and so are their locks."""
     volume._store.log.files.disown()
     volume._store._release()
-    vars(volume._store).clear()
-    vars(volume).clear()        # the handles of segments, and their locks, end with the log
 
 
 def test_what_a_killed_process_noted_of_the_disk_is_made_durable_before_it_counts():
