@@ -37,17 +37,29 @@ class GapView(TypedDict):
     last: MomentView
 
 
+class ClockStepView(TypedDict):
+    """The clock went back at record `seq`: from `before`, the record before it, to `after`."""
+
+    seq: int
+    before: MomentView
+    after: MomentView
+
+
 class WindowView(TypedDict):
-    """What can be opened: oldest to newest, without the gaps."""
+    """What can be opened: oldest to newest, without the gaps. `clock_steps`: where the clock went back;
+    `clock_behind_ns`: how far it is behind the newest record now, or 0."""
 
     oldest: MomentView
     newest: MomentView
     gaps: list[GapView]
+    clock_steps: list[ClockStepView]
+    clock_behind_ns: int
 
 
 class ExplanationView(TypedDict):
     """How a point was understood. `asked` is None for a point that is not a time. `durability` of what it shows, as of
-    now: flushed (by the client), stored (on disk, though the client had not flushed all of it), or memory."""
+    now: flushed (by the client), stored (on disk, though the client had not flushed all of it), or memory.
+    `other_readings`: where the clock was set back, what a time might mean as well, though it hardly does."""
 
     point: str
     kind: str
@@ -59,6 +71,7 @@ class ExplanationView(TypedDict):
     last_flush: MomentView | None
     note: str
     durability: str
+    other_readings: list[MomentView]
 
 
 class BookmarkView(TypedDict):

@@ -38,8 +38,8 @@ BUSY = {**WEIGHTS, "write": 90, "restore": 12, "destroy": 4, "undo": 6, "reopen"
 
 
 class History:
-    def __init__(self, seed: int, kind: str = "after"):
-        self.seed = seed
+    def __init__(self, seed: int, kind: str = "after", usual: dict[str, int] = WEIGHTS):
+        self.seed, self.usual = seed, usual
         self.random = random.Random(seed)
         self.sim = SimOs(seed)
         self.world = World(seed, self.sim, "/v", replace(self.random.choice(SIZES), before=kind == "before"))
@@ -54,7 +54,7 @@ class History:
         self.live(lambda: world.create(with_base))
         for _ in range(rnd.choice((1, 1, 2, 3))):
             busy = rnd.random() < 0.4
-            program = world.program(rnd.choice((5, 20, 40)), BUSY if busy else WEIGHTS)
+            program = world.program(rnd.choice((5, 20, 40)), {**self.usual, **BUSY} if busy else self.usual)
             cut = rnd.randrange(len(program) + 1)
 
             def life(program=program, cut=cut) -> None:

@@ -105,8 +105,8 @@ def test_unknown_version_and_flags_are_refused(volume: Path):
         shutil.copy(GOLDEN / "v1/log/0000000001.log", log)
     (volume / "log/bad").unlink()
     text = (volume / "volume.json").read_text()
-    (volume / "volume.json").write_text(text.replace('"format": 1', '"format": 3'))
-    with pytest.raises(cdp.Corruption, match="format 3"):
+    (volume / "volume.json").write_text(text.replace('"format": 1', '"format": 4'))
+    with pytest.raises(cdp.Corruption, match="format 4"):
         cdp.open(volume)
     (volume / "volume.json").write_text(text.replace("1048576", "1048577"))
     with pytest.raises(cdp.Corruption, match="checksum"):

@@ -13,19 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from support import clock_model
 from support.model import BOOKMARK, FLUSH, RESTORE, RESTORED, SECTOR, UNBOOKMARK, WRITEBACK, Model
 from support.simcatalog import on
 
+from cdp.moments.points import Point
 from cdp.store import creation
 from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.log.clock_steps import CLOCK_STEP_NS
 from cdpcore.system.os import Os, SimOs
 
 Op = tuple[str, int]
 LETTER = {"data": b"d", "zero": b"z", "hole": b"h"}
 WEIGHTS = {"write": 46, "small": 14, "zero": 10, "flush": 6, "bookmark": 3, "unbookmark": 2, "restore": 3, "destroy": 1,
            "undo": 2, "image": 2, "unimage": 1, "shut": 2, "hold": 2, "look": 8, "history": 2, "reopen": 1}
+WRONG_CLOCK = {**WEIGHTS, "clock": 8, "history": 12}    # simulated: it is set, both ways, and slewed
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Node:
     images: dict[str, Node] = field(default_factory=dict)
     held: list[tuple[Any, int]] = field(default_factory=list)   # time images, their seqs
     ts: dict[int, int] = field(default_factory=dict)
+    shown: dict[int, tuple[int, int, bool]] = field(default_factory=dict)   # by the clock: from, to; times follow it
 
     def bookmarks(self) -> dict[str, tuple[int, int]]:
         """name -> (seq it names, seq of its record)."""
@@ -274,6 +279,7 @@ class World:
             lost += rows - seq
             node.model.cut(seq)
             node.ts = {s: ts for s, ts in node.ts.items() if s <= seq}
+            node.shown = {s: shown for s, shown in node.shown.items() if s <= seq}
             assert all(image.seq <= seq for image in node.images.values())
         self.pending = None
         for node in self.root.family():
@@ -295,13 +301,22 @@ class World:
         node = self.root if rnd.random() < 0.7 else rnd.choice(self.root.family())
         self.pending = None
         durable = node.model.durable
+        from_ns, rows = self.os.now_ns(), {id(n): len(n.model.rows) for n in self.root.family()}
+        follows = {id(n): self.follows(n) for n in self.root.family()}
         try:
             getattr(self, f"op_{op[0]}")(node, rnd)
         except BaseException:
             node.model.durable = durable        # nothing was acknowledged
             raise
         self.catch_up(self.root)
-        self.done[op[0]] += 1
+        self.done[op[0]] = self.done.get(op[0], 0) + 1
+        to_ns = self.os.now_ns()
+        for n in self.root.family() if self.sim and op[0] != "clock" else []:
+            for seq in range(rows.get(id(n), 0) + 1, len(n.model.rows) + 1):
+                n.shown[seq] = from_ns, to_ns, follows.get(id(n), False)
+
+    def follows(self, node: Node) -> bool:
+        return node.volume is not None and node.volume.geometry().format >= 3
 
     def range(self, rnd: random.Random, most: int) -> tuple[int, int]:
         size = self.size.volume
@@ -321,6 +336,16 @@ class World:
 
     def most(self, node: Node) -> int:
         return self.size.most * node.model.max_request - (SECTOR if self.size.most == 1 else 0)
+
+    def op_clock(self, node: Node, rnd: random.Random) -> None:
+        """The clock is set: by mistake, or to put it right; or it is slewed. As a rule the volume's threads see that
+        before the next record comes."""
+        assert self.sim
+        change_ns = clock_model.change(rnd) if rnd.random() < 0.8 else 0
+        self.sim.set_clock(max(1, self.sim.now_ns() + change_ns), rnd.choice((1, 900, 1000, 1000, 1100, 50_000)))
+        if rnd.random() < 0.7:
+            node.volume = self.open_node(node)
+            node.volume._store.clock.look()
 
     def op_small(self, node: Node, rnd: random.Random) -> None:
         volume = self.open_node(node)
@@ -551,7 +576,7 @@ class World:
         refused(RefusedPoint, lambda: volume.at(len(node.model.rows) + 1))
 
     def learn(self, node: Node, after: int = 0) -> None:
-        """records() is the model's history, and timestamps are strictly increasing and do not change."""
+        """records() is the model's history. Its times are what the clock showed, and do not change."""
         volume = self.open_node(node)
         after = after if node.openable(after) and after in node.ts else 0
         got, rows, last = volume.records(since=after), node.model.rows, (after, node.ts.get(after, volume.created_ns))
@@ -561,13 +586,31 @@ class World:
         for r in got.tolist():
             seq, ts, kind, flags, offset, length = r
             row = rows[seq - 1]
-            assert seq > last[0] and ts > last[1], f"record #{seq} at {ts} after #{last[0]} at {last[1]}"
+            assert seq > last[0]
+            if seq == last[0] + 1:
+                self.check_time(node, seq, ts, last[1])
             assert (kind, bool(flags & 2)) == (row.kind, row.fua), f"record #{seq}: {r}, should be {row}"
             if kind not in (FLUSH, BOOKMARK, UNBOOKMARK, RESTORED):
                 assert (offset, length) == (row.offset, row.length), f"record #{seq}: {r}, should be {row}"
             assert node.ts.setdefault(seq, ts) == ts, f"record #{seq} changed its time"
             last = seq, ts
         assert volume._core.position() == (len(rows), node.ts[len(rows)] if rows else volume.created_ns)
+        times = self.times(node)
+        want = [(seq, times[seq - 1], times[seq]) for seq in clock_model.steps(times)]
+        assert [(s.seq, s.before_ns, s.after_ns) for s in volume.window().clock_steps] == want
+        assert not want or self.follows(node), "times go back in a volume whose format says that they do not"
+
+    def check_time(self, node: Node, seq: int, ts: int, before: int) -> None:
+        what = f"record #{seq} at {ts} after {before}"
+        if seq not in node.shown:       # an operation that failed
+            return
+        from_ns, to_ns, follows = node.shown[seq]
+        if not from_ns <= ts <= to_ns:
+            assert ts == before + 1 and before >= from_ns, f"{what}, the clock showed {from_ns} to {to_ns}"
+            assert not follows or before < to_ns + CLOCK_STEP_NS, f"{what}: did not follow the clock to {to_ns}"
+
+    def times(self, node: Node) -> list[int]:
+        return [node.volume.created_ns, *(node.ts[s] for s in range(1, len(node.model.rows) + 1))]
 
     def compare_lists(self, node: Node) -> None:
         volume = self.open_node(node)
@@ -581,20 +624,25 @@ class World:
     def compare_time(self, node: Node, rnd: random.Random) -> None:
         """The last record at or before a time; refused where that is not known any more."""
         volume = self.open_node(node)
-        times = [volume.created_ns, *(node.ts[s] for s in range(1, len(node.model.rows) + 1))]
+        times = self.times(node)
         seq = rnd.randrange(len(times))
         top = times[seq + 1] if seq + 1 < len(times) else times[seq]
-        ts = rnd.randint(times[seq], max(times[seq], top - 1))
-        from cdp.moments.points import Point
+        ts = rnd.choice((times[seq], rnd.randint(times[seq], max(times[seq], top - 1))))
         point = Point(f"time {ts}", "time", ts_ns=ts)
-        if any(times[lo] < ts < times[hi] for lo, hi in node.gaps()) or not node.openable(seq):
+        meant = clock_model.meant(times, node.gaps(), ts, self.os.now_ns())
+        if meant is None:
             refused(RefusedPoint, lambda: volume.resolve(point))
             return
+        if len(meant[0]) > 1:
+            refused(InvalidRequest, lambda: volume.resolve(point))
+            return
+        seq = meant[0][0]
         found = volume.resolve(point)
         assert (found.seq, found.ts_ns) == (seq, times[seq]), f"{ts} is #{found.seq}, should be #{seq}"
         flush = [s for s in range(1, seq + 1) if node.model.rows[s - 1].kind == FLUSH or node.model.rows[s - 1].fua]
         explained = volume.explain(point)
         assert explained.resolved == found
+        assert sorted(m.seq for m in explained.other_readings) == sorted(set(meant[1]) - {seq})
         expected = flush[-1] if flush and node.openable(flush[-1]) else None
         got = explained.last_flush.seq if explained.last_flush else None
         assert got == expected or not node.openable(seq - 1), (

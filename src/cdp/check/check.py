@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from cdp.check.catalog import differences
 from cdp.moments.lineage import gaps
+from cdp.moments.model import ClockStep
 from cdp.settings import Settings
 from cdp.store import description as geometries
 from cdp.store import kinds, layout
 from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, WritebackRow, lmdb_catalog_to_read
 from cdp.store.layout import segment_numbers
 from cdp.store.records import Event
+from cdp.store.recovery import clock_steps
 from cdp.text.paths import absolute
 from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, NotFound
@@ -158,12 +160,14 @@ def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, 
                      progress: Progress | None, events: list[Event]) -> int:
     """Sealed segments and runs; bookmarks and restores in them are added to `events`. Returns the last seq."""
     rows: list[Segment] = catalog.rows(Segment)
+    steps: list[ClockStep] = catalog.rows(ClockStep)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)
     freed = [(r.target_seq, r.seq, r.start, r.end) for r in restores if r.destructive]
     free_gaps = gaps(r.in_lineage() for r in restores)
     runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
     total = sum(r.file_bytes for r in rows) + sum(r.file_bytes for r in runs)
     seq, done = 0, 0
+    last_ts_ns: int | None = None
     for row in rows:
         path = files.segment(row.number)
         if row.first_seq > seq + 1 and not any(lo <= seq and row.first_seq <= hi for lo, hi in free_gaps):
@@ -171,13 +175,15 @@ def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, 
                        "put the segment before it back")
         try:
             segment = SegmentFile(os, path, uuid, row.number)
-            _check_segment(segment, row, freed, report, events)
+            if _check_segment(segment, row, freed, report, events):
+                before_ns = segment.created_ns if not seq else last_ts_ns if row.first_seq == seq + 1 else None
+                _check_steps(segment, before_ns, steps, report)
             count(report, segment)
             segment.close()
         except CdpError as e:
             if row in catalog.rows(Segment):    # else it was freed meanwhile, of an open volume
                 report.add(path, e.message, "put the file back from a copy")
-        seq = row.last_seq
+        seq, last_ts_ns = row.last_seq, row.last_ts_ns
         done += row.file_bytes
         if progress:
             progress(done, total)
@@ -205,11 +211,12 @@ def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, 
 
 
 def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, int, int, int]], report: Report,
-                   events: list[Event]) -> None:
+                   events: list[Event]) -> bool:
+    """Whether the file is sound."""
     if not segment.sealed:
         report.add(segment.path, "the catalog says sealed, but there is no valid trailer",
                    "put the file back from a copy")
-        return
+        return False
     promised = (segment.first_seq, segment.last_seq, segment.n_frames)
     directory = segment.directory()
     events += [Event(*e) for e in segment.scan(row.first_seq, verify_data=True, freed=freed)]
@@ -228,3 +235,11 @@ def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, in
                                                                segment.file_bytes):
         report.add(segment.path, "the catalog has other times or another size than the file",
                    "run 'cdp check --rebuild'")
+    return (segment.first_seq, segment.last_seq, segment.n_frames) == promised
+
+
+def _check_steps(segment: SegmentFile, before_ns: int | None, steps: list[ClockStep], report: Report) -> None:
+    """before_ns: the time of the record before the segment's first; None: it was freed."""
+    first_seq = segment.first_seq if before_ns is not None else segment.first_seq + 1
+    if clock_steps(segment, before_ns or 0) != [s for s in steps if first_seq <= s.seq <= segment.last_seq]:
+        report.add(segment.path, "the catalog has other steps of the clock than the file", "run 'cdp check --rebuild'")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cdp.check.check import Progress, Report, check_catalogued, check_events, count, lock_existing
 from cdp.moments.lineage import gaps
+from cdp.moments.model import ClockStep
 from cdp.settings import Settings, checked
 from cdp.store import description as geometries
 from cdp.store import kinds
@@ -17,6 +18,7 @@ from cdp.store.catalog import Catalog, LmdbCatalog, Run, Segment, lmdb_catalog
 from cdp.store.description import Geometry
 from cdp.store.layout import clear_rebuild, run_ids, segment_numbers
 from cdp.store.records import Event, apply_event
+from cdp.store.recovery import clock_steps
 from cdp.store.tuning import Tuning
 from cdp.text.paths import absolute
 from cdp.volume_files import VolumeFiles
@@ -44,10 +46,10 @@ def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | No
     geometry = geometries.load(os, files)
     uuid = bytes.fromhex(geometry.uuid)
     report = Report()
-    segments, events = _survey(os, files, uuid, report, progress)
+    segments, events, steps = _survey(os, files, geometry, report, progress)
     clear_rebuild(os, files)
     try:
-        _fill(os, files, uuid, segments, events, tuning, progress)
+        _fill(os, files, uuid, segments, events, steps, tuning, progress)
     except BaseException:       # also an interrupt
         clear_rebuild(os, files)
         raise
@@ -72,8 +74,8 @@ def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | No
     return finished
 
 
-def _fill(os: Os, files: VolumeFiles, uuid: bytes, segments: list[Segment], events: list[Event], tuning: Tuning,
-          progress: Progress | None) -> None:
+def _fill(os: Os, files: VolumeFiles, uuid: bytes, segments: list[Segment], events: list[Event],
+          steps: list[ClockStep], tuning: Tuning, progress: Progress | None) -> None:
     """Pass 2: runs, and a new catalog that has everything. Runs that no catalog knows are removed by the next
     opening."""
     builder = _Runs(os, files, uuid, max(run_ids(os, files), default=0) + 1)
@@ -93,6 +95,8 @@ def _fill(os: Os, files: VolumeFiles, uuid: bytes, segments: list[Segment], even
             txn.put(run)
         for event in events:
             apply_event(txn, event)
+        for step in steps:
+            txn.put(step)
 
 
 def _recover(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
@@ -113,10 +117,13 @@ def opened_records(segment: SegmentFile) -> int:
     return int(segment.last_seq - segment.first_seq + 1)
 
 
-def _survey(os: Os, files: VolumeFiles, uuid: bytes, report: Report,
-            progress: Progress | None) -> tuple[list[Segment], list[Event]]:
-    """Pass 1: every segment that is sealed, checked frame by frame; the bookmarks and restores in them."""
-    numbers = segment_numbers(os, files)
+def _survey(os: Os, files: VolumeFiles, geometry: Geometry, report: Report,
+            progress: Progress | None) -> tuple[list[Segment], list[Event], list[ClockStep]]:
+    """Pass 1: every segment that is sealed, checked frame by frame; the bookmarks and restores in them, and where the
+    clock went back."""
+    numbers, uuid = segment_numbers(os, files), bytes.fromhex(geometry.uuid)
+    steps: list[ClockStep] = []
+    last_ts_ns = geometry.created_ns
     rows: list[Segment] = []
     events: list[Event] = []
     tail: list[Event] = []
@@ -138,6 +145,8 @@ def _survey(os: Os, files: VolumeFiles, uuid: bytes, report: Report,
             raise Corruption(f"{path}: damaged at byte {segment.end_bytes}",
                              "put the file back from a copy, then rebuild")
         events += [Event(*e) for e in found if e[1] <= segment.last_seq]
+        steps += clock_steps(segment, last_ts_ns)
+        last_ts_ns = segment.last_ts_ns if segment.n_records else last_ts_ns
         rows.append(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns,
                             segment.file_bytes))
         count(report, segment)
@@ -145,7 +154,7 @@ def _survey(os: Os, files: VolumeFiles, uuid: bytes, report: Report,
         if progress:
             progress(done + 1, 2 * len(numbers))
     _check_missing(files, rows, events + tail)
-    return rows, events
+    return rows, events, steps
 
 
 def _tail_events(os: Os, files: VolumeFiles, uuid: bytes, numbers: list[int]) -> list[Event]:

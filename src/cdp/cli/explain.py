@@ -6,10 +6,13 @@ import click
 from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, State, command, emit, fields
 from cdp.cli.refs import volume_and_point
-from cdp.text.timestamps import local_utc_and_age
+from cdp.text.sizes import approx_duration
+from cdp.text.timestamps import NS, local_utc_and_age, utc
 
 if TYPE_CHECKING:
-    from cdp.views import ExplanationView, MomentView
+    from cdp.views import ExplanationView, MomentView, WindowView
+
+MOST_STEPS = 3     # of the clock, that are shown
 
 
 def moment_text(moment: "MomentView") -> str:
@@ -29,8 +32,8 @@ def explain(state: State, volume_at_point: str) -> None:
     from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
-        got = service.explain(point)
-    emit(state, got, fields(volume_at_point, explanation_pairs(got)))
+        got, window = service.explain(point), service.window()
+    emit(state, got, fields(volume_at_point, [*explanation_pairs(got), *clock_pairs(window)]))
 
 
 def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
@@ -44,11 +47,15 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
     if resolved["seq"] == 0:
         what = ", the volume as it was made"
     pairs.append(("it means", f"#{resolved['seq']}{what}, {local_utc_and_age(resolved['ts_ns'])}"))
+    for other in got["other_readings"]:
+        pairs.append(("hardly", (f"#{other['seq']}, {local_utc_and_age(other['ts_ns'])}: the clock was set back, and "
+                      "may have shown that time twice")))
     if following is None:
         pairs.append(("next record", "none: this is the newest state"))
     else:
-        later = _span(following["ts_ns"] - resolved["ts_ns"])
-        pairs.append(("next record", f"#{following['seq']}, {later} later, {local_utc_and_age(following['ts_ns'])}"))
+        later_ns = following["ts_ns"] - resolved["ts_ns"]
+        later = f"{_span(later_ns)} later" if later_ns >= 0 else f"with the clock set {_span(-later_ns)} back"
+        pairs.append(("next record", f"#{following['seq']}, {later}, {local_utc_and_age(following['ts_ns'])}"))
     pairs.append(("durable", _durability(got)))
     return pairs
 
@@ -62,6 +69,20 @@ def _durability(got: "ExplanationView") -> str:
     if got["durability"] == "memory":
         return f"not yet: only in memory; the client had not flushed {since}"
     return f"yes: on disk, though the client had not flushed {since}"
+
+
+def clock_pairs(got: "WindowView") -> list[tuple[str, str]]:
+    """Where the clock went back; and that it is behind."""
+    pairs = []
+    steps = got["clock_steps"]
+    if len(steps) > MOST_STEPS:
+        pairs.append(("clock", f"was set back {len(steps)} times; the last {MOST_STEPS}:"))
+    for step in steps[-MOST_STEPS:]:
+        pairs.append(("clock set back", f"at {moment_text(step['after'])}, after {utc(step['before']['ts_ns'])}"))
+    if got["clock_behind_ns"] >= NS:
+        pairs.append(("clock now", (f"{approx_duration(got['clock_behind_ns'])} behind the newest record: it was ahead "
+                      "once, or is wrong now")))
+    return pairs
 
 
 def _span(ns: int) -> str:

@@ -3,7 +3,7 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, State, command, emit, fields
-from cdp.cli.explain import moment_text
+from cdp.cli.explain import clock_pairs, moment_text
 from cdp.cli.refs import volume_only
 
 
@@ -22,4 +22,5 @@ def window(state: State, volume: str) -> None:
     for gap in got["gaps"]:
         span = f"{moment_text(gap['first'])} to {moment_text(gap['last'])}"
         pairs.append(("not between", f"{span}: freed by a destructive restore"))
+    pairs += clock_pairs(got)
     emit(state, got, fields(f"{volume}: any moment from the oldest to the newest can be opened", pairs))

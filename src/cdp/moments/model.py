@@ -13,18 +13,32 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class ClockStep:
+    """The clock went back between two records: `seq` is the first one after it, with the time after_ns; before_ns is
+    the time of the record before. UTC ns since 1970."""
+
+    seq: int
+    before_ns: int
+    after_ns: int
+
+
+@dataclass(frozen=True)
 class Window:
-    """The moments that can be opened: oldest to newest, less the gaps (whose two ends can be opened)."""
+    """The moments that can be opened: oldest to newest by seq, less the gaps (whose two ends can be opened).
+    clock_steps: where the clock went back. clock_behind_ns: how far it is behind the newest record; 0: it is not."""
 
     oldest: Moment
     newest: Moment
     gaps: list[tuple[Moment, Moment]] = field(default_factory=list)
+    clock_steps: list[ClockStep] = field(default_factory=list)
+    clock_behind_ns: int = 0
 
 
 @dataclass(frozen=True)
 class Explanation:
     """How a point was resolved. `kind`: now, time, age, seq or bookmark. `durability` of what it shows, as of the call:
-    flushed (the client had flushed all of it), stored (it is on disk, though the client had not), or memory."""
+    flushed (the client had flushed all of it), stored (it is on disk, though the client had not), or memory.
+    other_readings: where the clock was set back, what a time might mean as well, though it hardly does."""
 
     point: str
     kind: str
@@ -35,6 +49,7 @@ class Explanation:
     last_flush: Moment | None
     note: str
     durability: str = ""
+    other_readings: list[Moment] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from cdp.views import (
     CaptureView,
     CheckView,
     ClientView,
+    ClockStepView,
     ExplanationView,
     ExtentView,
     GapView,
@@ -84,7 +85,11 @@ class VolumeService:
     def window(self) -> WindowView:
         window = self.volume.window()
         return WindowView(oldest=_moment(window.oldest), newest=_moment(window.newest),
-                          gaps=[GapView(first=_moment(first), last=_moment(last)) for first, last in window.gaps])
+                          gaps=[GapView(first=_moment(first), last=_moment(last)) for first, last in window.gaps],
+                          clock_steps=[ClockStepView(
+                              seq=step.seq, before=_time(step.seq - 1, step.before_ns),
+                              after=_time(step.seq, step.after_ns)) for step in window.clock_steps],
+                          clock_behind_ns=window.clock_behind_ns)
 
     def explain(self, point: str) -> ExplanationView:
         got = self.volume.explain(point)
@@ -93,7 +98,8 @@ class VolumeService:
             asked=None if got.asked_ts_ns is None else utc(got.asked_ts_ns), resolved=_moment(got.resolved),
             next=None if got.next is None else _moment(got.next), flush_durable=got.flush_durable,
             last_flush=None if got.last_flush is None else _moment(got.last_flush), note=got.note,
-            durability=got.durability)
+            durability=got.durability,
+            other_readings=[_moment(moment) for moment in got.other_readings])
 
     def bookmark(self, name: str, at: str = "now") -> BookmarkView:
         return _bookmark(self.volume.bookmark(name, at=at))
@@ -242,7 +248,11 @@ def _piece(length: int) -> None:
 
 
 def _moment(moment: "Moment") -> MomentView:
-    return MomentView(seq=int(moment.seq), ts_ns=int(moment.ts_ns), time=utc(int(moment.ts_ns)))
+    return _time(int(moment.seq), int(moment.ts_ns))
+
+
+def _time(seq: int, ts_ns: int) -> MomentView:
+    return MomentView(seq=seq, ts_ns=ts_ns, time=utc(ts_ns))
 
 
 def _bookmark(mark: "Bookmark") -> BookmarkView:

@@ -14,5 +14,6 @@
     output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;
                          free_space: whether a segment fits; spare_files: for when no file can be made
+    clock_watch          whether the clock went back, and what is to be done then
     tuning               the numbers that the engine runs with
 """

@@ -8,6 +8,7 @@ to. A transaction is durable when it returns. Values are JSON: a few hundred byt
     bookmarks name -> BookmarkRow
     restores  seq (u64 big-endian) -> RestoreRow
     writebacks seq (u64 big-endian) -> WritebackRow
+    clock_steps seq (u64 big-endian) -> ClockStep
 
 Threading: any thread; writers one after the other, beside readers.
 """
@@ -25,6 +26,7 @@ from typing import Any, Protocol
 import lmdb
 
 from cdp.moments.lineage import RestoreRecord
+from cdp.moments.model import ClockStep
 from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption, OutOfSpace, Unavailable
 
@@ -96,7 +98,7 @@ class WritebackRow:
 class Transaction(Protocol):
     """Changes that become durable together."""
 
-    def put(self, row: Segment | Run | BookmarkRow | RestoreRow | WritebackRow) -> None: ...
+    def put(self, row: Segment | Run | BookmarkRow | RestoreRow | WritebackRow | ClockStep) -> None: ...
     def remove(self, kind: type, key: int | str) -> None: ...
 
 
@@ -109,7 +111,7 @@ class Catalog(Protocol):
 
 
 TABLES: dict[type, bytes] = {Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores",
-                            WritebackRow: b"writebacks"}
+                            WritebackRow: b"writebacks", ClockStep: b"clock_steps"}
 
 
 def key_of(kind: type, key: int | str) -> bytes:
@@ -144,7 +146,10 @@ class LmdbCatalog:
                                   create=create, readonly=read_only, lock=not read_only)
             if not read_only and self._env.info()["map_size"] < MAP_BYTES:
                 self._env.set_mapsize(MAP_BYTES)
-            self._dbs = {kind: self._env.open_db(name, create=not read_only) for kind, name in TABLES.items()}
+            self._dbs = {}
+            for kind, name in TABLES.items():
+                with suppress(lmdb.NotFoundError):      # of an older release: made with its first row
+                    self._dbs[kind] = self._env.open_db(name, create=create)
             if create:      # LMDB syncs its file, but not the name
                 fd = os.open(path, os.O_RDONLY)
                 try:
@@ -165,6 +170,8 @@ class LmdbCatalog:
                 self._reading.wait()
             self._readers += 1
         try:
+            if kind not in self._dbs:
+                return []
             with self._env.begin(db=self._dbs[kind]) as txn:
                 return [kind(**json.loads(value)) for _, value in txn.cursor()]
         except (lmdb.Error, ValueError, TypeError) as e:
@@ -182,12 +189,16 @@ class LmdbCatalog:
         with self._writing:
             while True:
                 try:
+                    dbs = dict(self._dbs)
                     with self._env.begin(write=True) as txn:
                         for kind, key, value in recorded.changes:
+                            if kind not in dbs:
+                                dbs[kind] = self._env.open_db(TABLES[kind], txn=txn)
                             if value is None:
-                                txn.delete(key, db=self._dbs[kind])
+                                txn.delete(key, db=dbs[kind])
                             else:
-                                txn.put(key, value, db=self._dbs[kind])
+                                txn.put(key, value, db=dbs[kind])
+                    self._dbs = dbs
                     self._keep_ahead()
                     return
                 except lmdb.MapFullError:

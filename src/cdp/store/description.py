@@ -3,8 +3,9 @@
     {"crc32c": "...", "volume": {"uuid": ..., "size_bytes": ..., ...}}
 
 Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is
-1, or 2 for a volume of before-images. It is written when the volume is made, and again when its base is filled or its
-size changes; it makes a folder a volume.
+1, or 2 for a volume of before-images, or 3 for either, once times of its records may go back. It is written when the
+volume is made, when its base is filled or its size changes, and before the first time that goes back; it makes a folder
+a volume.
 """
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from cdp.volume_files import VolumeFiles
 from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption
 from cdpcore.system.os import Os
+
+FOLLOWS_CLOCK = 3   # the first format in which the times of records follow the clock back
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def load(os: Os, files: VolumeFiles) -> Geometry:
     raw = os.read_file(path)
     try:
         outer = json.loads(raw)
-        if outer["volume"].get("format") not in (1, 2):
+        if outer["volume"].get("format") not in (1, 2, FOLLOWS_CLOCK):
             raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here",
                              "use the version of cdp that made it")
         geometry = Geometry(**outer["volume"])

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from cdp.moments.model import ClockStep
 from cdp.store import spare_files
 from cdp.store.catalog import Catalog, Run, Segment, Transaction
 from cdp.store.records import Event, apply_event
@@ -36,16 +37,18 @@ RETRY_MS = 500
 
 class Maintainer:
     """Args: os, files, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
-    check_folder: raises Unavailable while the volume's folder is not where it was."""
+    check_folder: raises Unavailable while the volume's folder is not where it was; watch_clock: called now and
+    then."""
 
     def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline,
                  tuning: Tuning, dropped: Callable[[], list[tuple[int, int]]],
                  check_folder: Callable[[], None] = lambda: None,
-                 before_seal: Callable[[Any, int], None] = lambda log, last_seq: None):
+                 before_seal: Callable[[Any, int], None] = lambda log, last_seq: None,
+                 watch_clock: Callable[[], None] = lambda: None):
         self._os, self._files, self._uuid, self._core, self._catalog = os, files, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
         self._check_folder, self._away = check_folder, False
-        self._before_seal = before_seal
+        self._before_seal, self._watch_clock = before_seal, watch_clock
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
         self._next_id = max((r.id for r in self._runs), default=0) + 1
@@ -112,6 +115,7 @@ class Maintainer:
                     self._watch_folder()
                 finally:
                     self.step()     # then too: a writer may be waiting for the segment, and gets the error
+                self._watch_clock()
                 self._core.log.files.prepare_spare()
                 reported = ""
             except Exception as e:      # noqa: BLE001  (the thread must survive: the next writer gets the error)
@@ -193,6 +197,9 @@ class Maintainer:
                 txn.put(segment)
                 self._put_runs(txn, [*self._runs, run])
                 n = self._put_events(txn, last_seq)
+                for step in (ClockStep(*s) for s in self._core.log.clock.since(0)):
+                    if first_seq <= step.seq <= last_seq:
+                        txn.put(step)
             del self._events[:n]
             self._install([*self._runs, run], keep=[r.id for r in self._runs], seal=True)
             self._timeline.add(segment)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cdp.moments.lineage import NOW
+from cdp.moments.model import ClockStep
 from cdp.store import spare_files
 from cdp.store.catalog import Catalog, Run, Segment
 from cdp.store.description import Geometry
@@ -185,11 +186,21 @@ def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tun
             for event in (Event(*e) for e in events):
                 if event.seq <= segment.last_seq:
                     apply_event(txn, event)
+            for step in clock_steps(segment, found.last_ts_ns):
+                txn.put(step)
         found.last_seq, found.last_ts_ns = segment.last_seq, segment.last_ts_ns
         found.flush_seq = max(found.flush_seq, segment.flush_seq)
         return False
     finally:
         segment.close()
+
+
+def clock_steps(segment: SegmentFile, before_ns: int) -> list[ClockStep]:
+    """Of a segment that was scanned. before_ns: the time of the record before its first."""
+    steps = [ClockStep(*s) for s in segment.clock_steps]
+    if segment.n_records and segment.first_ts_ns <= before_ns:
+        steps.insert(0, ClockStep(segment.first_seq, before_ns, segment.first_ts_ns))
+    return steps
 
 
 def has_data(os: Os, path: str) -> bool:

@@ -12,13 +12,16 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from cdp.moments import lineage
+from cdp.moments.model import ClockStep
 from cdp.store import description as geometries
 from cdp.store import kinds, spare_files
 from cdp.store.base_image import Base, fill
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
-from cdp.store.description import Geometry
+from cdp.store.clock_watch import ClockWatch
+from cdp.store.description import FOLLOWS_CLOCK, Geometry
 from cdp.store.folder_watch import FolderWatch
 from cdp.store.kinds import Parent
 from cdp.store.layout import RESERVE_BYTES, clear_rebuild, lock
@@ -63,6 +66,7 @@ class Store:
         self.more_work: Callable[[], object] | None = None      # without threads: called by step()
         self._catalog: Catalog | None = None
         self.unclean = ""        # why close() left more to the next opening than it should
+        self._describing = threading.Lock()     # an import, and the thread that watches the clock
         self._open()
 
     def _open(self) -> None:
@@ -131,9 +135,17 @@ class Store:
         self.core: VolumeCore = VolumeCore(self.kind.content(self.log, self._segments, t, parent))
         if self.unwritten():
             self.kind.lineage_changed(True, self.restores[-1].destructive)
-        self.timeline = Timeline(self.os, self.files, self.uuid, g.created_ns, self.catalog.rows(Segment), self.core)
+        self.timeline = Timeline(self.os, self.files, self.uuid, g.created_ns, self.catalog.rows(Segment), self.core,
+                                 self.catalog.rows(ClockStep))
+        self.clock = ClockWatch(self.os, self.directory, self.core, self._describe_clock)
+        if self.read_only:
+            self.clock.report(self.clock.behind_ns())
+        else:
+            if g.format >= FOLLOWS_CLOCK:
+                self.clock.follow()
+            self.clock.look()
         self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t,
-                                     self.dropped, self.check_folder, self.kind.before_seal)
+                                     self.dropped, self.check_folder, self.kind.before_seal, self.clock.look)
         if t.threads:
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
             for name, body in (("cdp-writer", self.log.run_writer), *self.kind.threads()):
@@ -224,12 +236,22 @@ class Store:
                                      "write to it instead: the import becomes part of its history")
             fill(self.os, self.files, self.geometry.size_bytes, base)
             self.os.sync_dir(self.directory)
-            geometry = replace(self.geometry, base="file")
-            geometries.save(self.os, self.files, geometry)
-            self.geometry = geometry
+            self._describe(base="file")
             self.kind.set_base(self.files.base)
         finally:
             self.log.hold("import", False)
+
+    def _describe_clock(self) -> None:
+        if self.geometry.format < FOLLOWS_CLOCK:
+            self.check_folder()
+            self._describe(format=FOLLOWS_CLOCK)
+
+    def _describe(self, **changes: Any) -> None:
+        """volume.json says so, durably."""
+        with self._describing:
+            geometry = replace(self.geometry, **changes)
+            geometries.save(self.os, self.files, geometry)
+            self.geometry = geometry
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
@@ -246,6 +268,7 @@ class Store:
     def step(self) -> None:
         """Without threads: do the maintenance that a call has made necessary."""
         if not self.tuning.threads:
+            self.clock.look()
             self.maintainer.step()
             if self.more_work is not None:
                 self.more_work()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import bisect
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from cdp.moments.model import Moment
+from cdp.moments.clock import NO_END
+from cdp.moments.model import ClockStep, Moment
 from cdp.moments.records import FLUSH, FUA, META, MORE, RECORD, has_range
 from cdp.store.catalog import Segment
 from cdp.volume_files import VolumeFiles
@@ -70,12 +71,14 @@ class Timeline:
     """The history of one volume.
 
     Args: os, files, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments, ascending;
-        core: the volume's VolumeCore; None: sealed segments only.
+        core: the volume's VolumeCore; None: sealed segments only; steps: of the clock, before the volume was opened.
     """
 
-    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, created_ns: int, rows: list[Segment], core: Any = None):
+    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, created_ns: int, rows: list[Segment], core: Any = None,
+                 steps: Sequence[ClockStep] = ()):
         self._os, self._files, self._uuid, self._created_ns, self._core = os, files, uuid, created_ns, core
         self._rows = [r for r in rows if r.last_seq >= r.first_seq]
+        self._steps = steps
         self._changing = threading.Lock()       # the seal thread adds, a destructive restore removes
 
     def add(self, row: Segment) -> None:
@@ -95,19 +98,30 @@ class Timeline:
 
     # --- one record ---------------------------------------------------------------------------------------------------
 
+    def clock_steps(self, upto: int) -> list[ClockStep]:
+        """Where the clock went back, up to record `upto`."""
+        here = () if self._core is None else self._core.log.clock.since(0)
+        return [*self._steps, *(ClockStep(*s) for s in here if s[0] <= upto)]
+
     @_again
-    def at_time(self, ts_ns: int) -> Moment:
-        """The last record at or before `ts_ns`; the base where there is none."""
-        part = self._part(lambda p: p.first_ts_ns, ts_ns, lambda row: row.last_ts_ns)
+    def at_time(self, ts_ns: int, first_seq: int = 0, last_seq: int = NO_END) -> Moment:
+        """The last record at or before `ts_ns` of a stretch (cdp.moments.clock), which has the records first_seq to
+        last_seq and begins at or before `ts_ns`; the base where there is none. Raises NotFound where it was freed."""
+        part = self._part_at(ts_ns, first_seq, last_seq)
         if part is None:
             return Moment(0, self._created_ns)
         frames = self._frames(part)
-        frame = int(_find(frames["first_ts_ns"], ts_ns, side="right")) - 1
-        records = self._records(part, frames, frame)
-        while not len(records):         # a torn tail can end with frames of parts of a void record
+        begun = int(_find(frames["first_seq"], first_seq, side="right"))
+        within = frames["first_ts_ns"][begun:int(_find(frames["first_seq"], last_seq, side="right"))]
+        frame = max(0, begun - 1 + int(_find(within, ts_ns, side="right")))
+        records = self._records(part, frames, frame, first_seq, last_seq)
+        while not len(records) and frame:       # a torn tail can end with frames of parts of a void record
             frame -= 1
-            records = self._records(part, frames, frame)
+            records = self._records(part, frames, frame, first_seq, last_seq)
         found = int(_find(records["ts_ns"], ts_ns, side="right")) - 1
+        if found < 0:
+            raise NotFound("that moment was freed by a destructive restore",
+                           "choose a point inside the window ('cdp window')")
         return Moment(int(records["seq"][found]), int(records["ts_ns"][found]))
 
     @_again
@@ -215,6 +229,20 @@ class Timeline:
         at = bisect.bisect_right(rows, value, key=key) - 1
         return _sealed(rows[at]) if at >= 0 else None
 
+    def _part_at(self, ts_ns: int, first_seq: int, last_seq: int) -> _Part | None:
+        """The part with the last record at or before `ts_ns` of a stretch: the last one of those that begin in it, at
+        or before `ts_ns`, or else the one with the stretch's first record."""
+        rows = self._rows
+        end = rows[-1] if rows else None
+        if end is None or last_seq > end.last_seq and not (first_seq <= end.last_seq and ts_ns <= end.last_ts_ns):
+            rows, tail = self._now()
+            for part in reversed(tail):
+                if part.first_seq <= first_seq or part.first_seq <= last_seq and part.first_ts_ns <= ts_ns:
+                    return part
+        lo, hi = (bisect.bisect_right(rows, seq, key=lambda r: r.first_seq) for seq in (first_seq, last_seq))
+        at = bisect.bisect_right(rows, ts_ns, lo, hi, key=lambda r: r.first_ts_ns) - 1
+        return _sealed(rows[at]) if at >= 0 else None
+
     def _parts(self, after: int) -> list[_Part]:
         """From the part that has record `after` on."""
         rows, tail = self._now()
@@ -240,9 +268,9 @@ class Timeline:
             raise Corruption(f"{self._files.segment(part.number)}: no frames", "run 'cdp check' on the volume")
         return part.frames
 
-    def _records(self, part: _Part, frames: Any, frame: int) -> Any:
+    def _records(self, part: _Part, frames: Any, frame: int, first_seq: int = 0, last_seq: int = NO_END) -> Any:
         records = group(*self._read(part, frames, frame, frame + 1))
-        return records[records["seq"] <= part.last_seq]
+        return records[(records["seq"] >= first_seq) & (records["seq"] <= min(part.last_seq, last_seq))]
 
     def _read(self, part: _Part, frames: Any, lo: int, hi: int) -> tuple[Any, Any]:
         """seq of each descriptor, and the descriptors, of frames [lo, hi)."""

@@ -80,18 +80,22 @@ def format_duration_ms(duration_ms: int) -> str:
 
 def approx_age(age_ns: int) -> str:
     """For people's eyes: `now`, `350 ms ago`, `12 s ago`, `5 min 3 s ago`, `2 h 10 min ago`, `3 d ago`, `in 5 s`."""
-    seconds, rest_ns = divmod(abs(age_ns), 1_000_000_000)
-    if seconds == 0:
-        millis = rest_ns // 1_000_000
-        text = f"{millis} ms" if millis else ""
-    elif seconds < 60:
-        text = f"{seconds} s"
-    elif seconds < 3600:
-        text = f"{seconds // 60} min" + (f" {seconds % 60} s" if seconds % 60 else "")
-    elif seconds < 86400:
-        text = f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 // 60 else "")
-    else:
-        text = f"{seconds // 86400} d" + (f" {seconds % 86400 // 3600} h" if seconds % 86400 // 3600 else "")
+    text = approx_duration(abs(age_ns))
     if not text:
         return "now"
     return f"{text} ago" if age_ns >= 0 else f"in {text}"
+
+
+def approx_duration(duration_ns: int) -> str:
+    """`350 ms`, `12 s`, `5 min 3 s`, `2 h 10 min`, `3 d`; empty below a millisecond."""
+    seconds, rest_ns = divmod(duration_ns, 1_000_000_000)
+    if seconds == 0:
+        millis = rest_ns // 1_000_000
+        return f"{millis} ms" if millis else ""
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min" + (f" {seconds % 60} s" if seconds % 60 else "")
+    if seconds < 86400:
+        return f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 // 60 else "")
+    return f"{seconds // 86400} d" + (f" {seconds % 86400 // 3600} h" if seconds % 86400 // 3600 else "")

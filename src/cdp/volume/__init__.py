@@ -1,7 +1,8 @@
 """The library's object: volume, time images, writable images, restores.
 
     volume           Volume: the public API, put together from the parts below, none of which knows it
-    resolver         turns a point into a moment, for all of them; bookmarks: moments with names
+    resolver         turns a point into a moment, for all of them; bookmarks: moments with names;
+                     times: what a time means where the clock was wrong
     time_image       a read-only disk that shows a moment; buffers: what both have in common
     writable_images  volumes under images/NAME whose base is their parent at a moment
     restores         restore, undo, their preview; reclaimer: when what a destructive one discarded is freed

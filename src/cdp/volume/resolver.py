@@ -3,26 +3,30 @@
     now          the newest record
     #SEQ         that record
     @NAME        what the bookmark names
-    a time, age  the last record at or before it
+    a time, age  the last record at or before it, by what the clock showed (cdp.moments.clock)
 
 What a destructive restore freed is refused, and so is what lies before the base or after the newest record; the error
-names the nearest moments that can be opened. cdp.moments.points parses the text; cdp.store.timeline finds the record.
+names the nearest moments that can be opened. A time that the clock showed more than once is refused, too, with all that
+it may mean. cdp.moments.points parses the text; cdp.store.timeline finds the record.
 
 Threading: any thread.
 """
 from __future__ import annotations
 
+import logging
 import threading
 
-from cdp.moments import lineage, points
+from cdp.moments import clock, lineage, points
 from cdp.moments.model import Bookmark, Explanation, Moment, Window
 from cdp.moments.points import Point, PointLike
 from cdp.moments.records import changes_content
 from cdp.store.store import Store
 from cdp.text.timestamps import utc
 from cdp.volume.bookmarks import Bookmarks
+from cdp.volume.times import Times
 from cdpcore.base.errors import InvalidRequest, NotFound, RefusedPoint
 
+log = logging.getLogger("cdp.volume")
 _FREED = "is in history that a destructive restore freed"
 
 
@@ -35,19 +39,26 @@ class Resolver:
     def window(self) -> Window:
         """Which moments can be opened."""
         with self._lock:
-            moment = self._store.timeline.moment
-            return Window(self._base(), self._newest(), [(moment(lo), moment(hi)) for lo, hi in self._store.gaps()])
+            moment, newest = self._store.timeline.moment, self._newest()
+            return Window(self._base(), newest, [(moment(lo), moment(hi)) for lo, hi in self._store.gaps()],
+                          self._store.timeline.clock_steps(newest.seq), self._store.clock.behind_ns())
 
     def resolve(self, point: PointLike) -> Moment:
-        """The moment that a point means. Raises InvalidRequest, NotFound (no such bookmark), RefusedPoint (outside the
+        """The moment that a point means; logs a warning where it has another, doubtful reading. Raises InvalidRequest
+        (also of a time that was shown more than once), NotFound (no such bookmark), RefusedPoint (outside the
         window)."""
-        return self._resolve(point)[1]
+        parsed, at, others = self._resolve(point)
+        if others:
+            log.warning("%s: the clock was set back: %s is taken as %s, not as %s", self._store.directory, parsed.text,
+                        _name(at), _either(others))
+        return at
 
     def span(self, since: PointLike, until: PointLike) -> tuple[int, int]:
         """The seqs of two moments, the first not later than the second. Raises as resolve()."""
-        (asked_since, first), (asked_until, last) = self._resolve(since), self._resolve(until)
+        (asked_since, first, _), (asked_until, last, _) = self._resolve(since), self._resolve(until)
         times = asked_since.ts_ns, asked_until.ts_ns
-        if first.seq > last.seq or times[0] is not None and times[1] is not None and times[0] > times[1]:
+        backwards = times[0] is not None and times[1] is not None and times[0] > times[1]
+        if first.seq > last.seq or first == last and backwards:
             raise InvalidRequest(
                 f"records since {asked_since.text} until {asked_until.text}: the first is the later one",
                 "exchange the two")
@@ -56,7 +67,7 @@ class Resolver:
     def explain(self, point: PointLike) -> Explanation:
         """How a point is resolved: which record, which one comes next, and whether it was flush-durable (every write
         that the point shows had been followed by a flush)."""
-        parsed, at = self._resolve(point)
+        parsed, at, others = self._resolve(point)
         timeline, gaps = self._store.timeline, self._store.gaps()
         following = None
         if at.seq < self._newest().seq and not lineage.freed(at.seq + 1, gaps):
@@ -66,10 +77,13 @@ class Resolver:
             flushed = 0
         durable = at.seq == 0 or flushed == at.seq or not self._changes_between(flushed, at.seq)
         note = "the base, before the first write" if at.seq == 0 else "the last record at or before the point"
+        if others:
+            note += "; the clock was set back, and may have shown that time more than once"
         if not durable:
             note += "; writes after the last flush are shown, as a disk that loses power might not have kept them"
         return Explanation(parsed.text, parsed.kind, parsed.ts_ns, at, following, durable,
-                           timeline.moment(flushed) if flushed else None, note, self._durability(at, durable))
+                           timeline.moment(flushed) if flushed else None, note, self._durability(at, durable),
+                           others)
 
     def _durability(self, at: Moment, flushed: bool) -> str:
         if flushed:
@@ -82,17 +96,19 @@ class Resolver:
     def _newest(self) -> Moment:
         return Moment(*self._store.core.position())
 
-    def _resolve(self, point: PointLike) -> tuple[Point, Moment]:
+    def _resolve(self, point: PointLike) -> tuple[Point, Moment, list[Moment]]:
+        """The point, its moment, and doubtful readings of it."""
         now_ns = self._store.os.now_ns()
         parsed = points.parse(point, now_ns)
         if parsed.kind == "now":
-            return parsed, self._newest()
+            return parsed, self._newest(), []
         if parsed.name is not None:
-            return parsed, self._bookmark(parsed, parsed.name)
+            return parsed, self._bookmark(parsed, parsed.name), []
         if parsed.seq is not None:
-            return parsed, self._seq(parsed, parsed.seq)
+            return parsed, self._seq(parsed, parsed.seq), []
         assert parsed.ts_ns is not None
-        return parsed, self._time(parsed, parsed.ts_ns, now_ns)
+        found, *others = self._time(parsed, parsed.ts_ns, now_ns)
+        return parsed, found, others
 
     def _bookmark(self, parsed: Point, name: str) -> Moment:
         found = self._find(name)
@@ -111,19 +127,25 @@ class Resolver:
         self._check_not_freed(parsed, seq)
         return self._store.timeline.moment(seq)
 
-    def _time(self, parsed: Point, ts_ns: int, now_ns: int) -> Moment:
+    def _time(self, parsed: Point, ts_ns: int, now_ns: int) -> list[Moment]:
+        """The moment, and doubtful readings."""
         if points.valid_name(parsed.text) and self._find(parsed.text) is not None:
             raise InvalidRequest(f"{self._store.directory}: {parsed.text!r} is a time, and a bookmark is called so",
                                  f"write @{parsed.text} for the bookmark, or {utc(ts_ns)} for the time")
-        if ts_ns < self._base().ts_ns:
-            raise self._refusal(parsed, "is before the oldest moment")
-        if ts_ns > max(now_ns, self._newest().ts_ns):
-            raise self._refusal(parsed, "is in the future")
-        if any(r.destructive and r.target_ts_ns < ts_ns < r.ts_ns for r in self._store.restores):
-            raise self._refusal(parsed, _FREED)
-        moment = self._store.timeline.at_time(ts_ns)
-        self._check_not_freed(parsed, moment.seq)
-        return moment
+        times = Times(self._store, self._newest(), now_ns)
+        try:
+            readings = (times.of_age if parsed.kind == "age" else times.of_time)(ts_ns)
+        except LookupError:
+            raise self._refusal(parsed, _FREED) from None
+        if not readings:
+            raise self._refusal(parsed, "is before the oldest moment" if ts_ns < times.earliest_ns else
+                                "is in the future")
+        found = clock.meant(readings)
+        if len(found) > 1:
+            at = " at " + ", ".join(f"#{step.seq}" for step in times.steps[-3:]) if times.steps else ""
+            raise InvalidRequest(f"{self._store.directory}: the clock was set back{at}, and {parsed.text} may mean "
+                                 f"{_either(found)}", "write the number of the one that is meant")
+        return [*found, *(m for m in clock.distinct(readings) if m not in found)]
 
     def _check_not_freed(self, parsed: Point, seq: int) -> None:
         if lineage.freed(seq, self._store.gaps()):
@@ -137,10 +159,17 @@ class Resolver:
 
         ends = [window.oldest, *(moment for gap in window.gaps for moment in gap), window.newest]
         nearest = sorted(set(sorted(ends, key=distance)[:2]), key=lambda moment: moment.seq)
-        text = " or ".join(f"#{moment.seq} ({utc(moment.ts_ns)})" for moment in nearest)
         return RefusedPoint(
             f"{self._store.directory}: {parsed.text} {why}: the window is {utc(window.oldest.ts_ns)} (#0) to "
-            f"{utc(window.newest.ts_ns)} (#{window.newest.seq})", f"nearest valid: {text}")
+            f"{utc(window.newest.ts_ns)} (#{window.newest.seq})", f"nearest valid: {_either(nearest)}")
 
     def _changes_between(self, after: int, upto: int) -> bool:
         return any(bool(changes_content(batch["kind"]).any()) for batch in self._store.timeline.records(after, upto))
+
+
+def _name(moment: Moment) -> str:
+    return f"#{moment.seq} ({utc(moment.ts_ns)})"
+
+
+def _either(moments: list[Moment]) -> str:
+    return " or ".join(map(_name, moments))

@@ -4,8 +4,8 @@ Recovery puts back what the records after that one overwrote. Two copies in turn
 cut while one is written leaves the other: an older answer, which only means that more is put back. A copy lies inside a
 sector, which a device writes whole or not at all; so one that fails was damaged later, and may have been the newer one.
 
-It also says when the disk's file was changed last. Where the log ends with the record that it names, no cdp process has
-written to the disk since, and a later time is somebody else's write.
+It also says the latest time at which the disk's file was changed. Where the log ends with the record that it names, no
+cdp process has written to the disk since, and a later time is somebody else's write.
 
 Threading: one user at a time.
 """
@@ -86,7 +86,7 @@ cdef class DiskState:
         """No cdp process writes to the disk now: say when it was changed last. Durable at return. Raises what the OS
         says."""
         cdef cdp_status st
-        if self.disk_fd >= 0 and self.table.changed_ns(self.table.ctx, self.disk_fd) != self.changed_ns:
+        if self.disk_fd >= 0 and self.table.changed_ns(self.table.ctx, self.disk_fd) > self.changed_ns:
             check(self.put(self.applied_seq, &st), &st, self.path)
 
     def __dealloc__(self):
@@ -107,7 +107,11 @@ cdef class DiskState:
         memcpy(s.volume_uuid, self.uuid, 16)
         s.generation = self.generation + 1
         s.applied_seq = applied_seq
-        s.changed_ns = self.table.changed_ns(self.table.ctx, self.disk_fd) if self.disk_fd >= 0 else self.changed_ns
+        # The latest: no sync makes a file's time durable, so where the clock went back, a power cut may bring an
+        # earlier time back that is the later one.
+        s.changed_ns = self.changed_ns
+        if self.disk_fd >= 0:
+            s.changed_ns = max(s.changed_ns, self.table.changed_ns(self.table.ctx, self.disk_fd))
         s.crc = cdp_crc32c(0, &s, sizeof(s))
         rc = self.table.pwrite(self.table.ctx, self.fd, &s, sizeof(s), s.generation % 2 * CDP_BLOCK)
         if rc >= 0:

@@ -7,6 +7,7 @@
     sealing       what the maintenance thread does with the segment that was set aside
     segment_file  a segment read, and what recovery makes of one that a crash left open
     log_reader    the data of a record: from a pool slot that still has it, or from a segment file
+    clock_steps   the times of records, and where the clock went back
     tail          the end of the log as readers see it, from memory
     frame.c       frames built and parsed; segment.c: segment files made
     record_text   records of the history as lines of JSON

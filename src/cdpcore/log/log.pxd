@@ -8,6 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.index.versions cimport Versions
+from cdpcore.log.clock_steps cimport ClockSteps
 from cdpcore.log.pool cimport BufferPool
 from cdpcore.log.record cimport part, room
 from cdpcore.log.ring cimport FrameRing
@@ -26,6 +27,7 @@ cdef class Log:
     cdef readonly LogFiles files
     cdef readonly LogWriter writer
     cdef readonly Versions versions # the index of what is in the log
+    cdef readonly ClockSteps clock  # the times of its records
     cdef uint64_t kept_free_bytes     # of a segment: what writes leave free ...
     cdef uint64_t last_bytes        # ... and what events leave free of that
 

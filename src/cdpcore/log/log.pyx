@@ -7,8 +7,8 @@ caller waits for durability, or after the commit interval. In the log, the threa
 Invariants
  1. Records are appended in seq order; frames are written in order; durable_seq only grows. So what a crash leaves is a
     prefix in seq order that holds everything that was flushed.
- 2. The log numbers and dates records: seq is one more than the last one's, ts greater than the last one's. Versions has
-    the last record that is visible: between append_record() and publish() that is the one before.
+ 2. The log numbers and dates records: seq is one more than the last one's, ts as cdpcore.log.clock_steps says. Versions
+    has the last record that is visible: between append_record() and publish() that is the one before.
  3. The current segment and the current extent tree belong together: they are exchanged under one append lock.
  4. After a failed write or sync nothing more is appended or acknowledged (the kernel may have dropped the pages): the
     failure is sticky until the volume is opened again, which recovers from what is on disk. Running out of space while
@@ -25,6 +25,7 @@ from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_
                                   pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock)
 from cdpcore.index.versions cimport change
+from cdpcore.log.clock_steps cimport ClockSteps
 from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_bound, cdp_frame_finish, cdp_frame_fits,
                                 cdp_frame_size_with, cdp_frame_start)
 from cdpcore.log.record cimport MAX_PARTS, ROOM_EVENT, ROOM_WRITE
@@ -62,6 +63,7 @@ cdef class Log:
         self.pool = pool
         self.versions = versions
         self.ring = FrameRing(pool)
+        self.clock = ClockSteps()
         self.files = LogFiles(os, self.ring, directory, **of_files)
         self.writer = LogWriter(self.ring, self.files, versions.visible_seq)
         cdef uint64_t size = self.files.segment_bytes
@@ -92,7 +94,9 @@ cdef class Log:
         rc = self.make_room(data_bytes, kind, st)
         if rc == CDP_OK:
             seq[0] = self.last_seq + 1
-            ts_ns = max(self.table.now_ns(self.table.ctx), self.last_ts_ns + 1)
+            ts_ns = self.table.now_ns(self.table.ctx)
+            if ts_ns <= self.last_ts_ns:
+                ts_ns = self.clock.date(ts_ns, self.last_ts_ns)
             for i in range(n):
                 rc = self.append_part(&parts[i], seq[0], ts_ns, i + 1 < n, st)
                 if rc != CDP_OK:
@@ -100,6 +104,8 @@ cdef class Log:
         if rc != CDP_OK:
             seq[0] = 0      # the next record may get it
             return rc
+        if ts_ns <= self.last_ts_ns:
+            self.clock.note(seq[0], self.last_ts_ns, ts_ns)
         if self.files.current.last_seq < self.files.current.first_seq:
             self.files.current.first_seq = seq[0]
             self.files.current.first_ts_ns = ts_ns

@@ -82,7 +82,8 @@ cdef class SegmentFile:
 
     Raises Corruption where the header is not valid or belongs to another volume or number; NotFound.
     Attributes: number, volume_uuid, volume_bytes, created_ns, file_bytes, sealed; and where sealed first_seq, last_seq,
-    first_ts_ns, last_ts_ns, n_frames. After scan(): the same for an unsealed one, as found.
+    first_ts_ns, last_ts_ns, n_frames. After scan(): the same for an unsealed one, as found, and clock_steps: (seq,
+    ts before, ts) of each record whose time is not above that of the one before it in this file.
     """
     cdef Os os
     cdef const cdp_os *table
@@ -96,6 +97,7 @@ cdef class SegmentFile:
     cdef readonly uint32_t n_frames
     cdef readonly uint64_t n_records
     cdef readonly uint64_t end_bytes        # behind the last valid frame
+    cdef readonly list clock_steps
     cdef cdp_frame_entry *entries
     cdef uint32_t entries_cap
     cdef cdp_tree *tree
@@ -107,6 +109,7 @@ cdef class SegmentFile:
         cdef int64_t rc
         cdef uint8_t block[4096]
         self.fd = -1
+        self.clock_steps = []
         self.os = os
         self.table = os.table
         self.path = path
@@ -226,6 +229,7 @@ cdef class SegmentFile:
             self.n_records = 0
             self.first_seq, self.last_seq = 1, 0
             self.flush_seq = 0
+            self.clock_steps = []
             while (self.last_seq if self.n_records else expect_seq - 1) < until or not expect_seq:
                 with nogil:
                     rc = cdp_frame_reader_next(&r, verify_data and not some_freed, &st)
@@ -287,6 +291,8 @@ cdef class SegmentFile:
                     if self.n_records == 0:
                         self.first_seq = seq
                         self.first_ts_ns = d.ts_ns
+                    elif d.ts_ns <= self.last_ts_ns:
+                        self.clock_steps.append((seq, self.last_ts_ns, d.ts_ns))
                     self.last_seq = seq
                     self.last_ts_ns = d.ts_ns
                     if d.kind == CDP_KIND_FLUSH or d.flags & CDP_REC_FUA:
