@@ -10,9 +10,9 @@ takes over what is in flight. A lone frame is written by a blocking call, which 
 that goes on to sync starts what it needs only: Linux completes an operation in the context of the thread that submitted
 it, which is not before a blocking call such as a datasync returns.
 
-Space that was allocated and never written costs a small durable append a transaction of the file system: fio, 8 KiB and
-a datasync, 4,700 a second there and 7,900 over zeros. So while syncs are small, zeros are written some MiB ahead of the
-tail. A stream goes into fresh space, so that nothing is written twice.
+In space that was allocated and never written, a small durable append changes metadata of the file system, which its
+sync has to write: fio, 8 KiB and a datasync, 4,700 a second there and 7,900 over zeros. So while syncs are small, zeros
+are written some MiB ahead of the tail. A stream goes into fresh space, so that nothing is written twice.
 
 Invariants
  1. ring.written, written_seq and durable_seq only grow. Frames complete in any order, but `written` has no gap: all
@@ -47,7 +47,7 @@ cdef enum:
     BREAK_ZEROS = 4
     SMALL_SYNCS = 4         # in a row: then zeros pay
     SMALL_BYTES = 256 << 10
-    ZERO_BYTES = 4 << 20    # written ahead at once, or an eighth of a segment: one transaction each time
+    ZERO_BYTES = 4 << 20    # written ahead at once, or an eighth of a segment: metadata changes once for it
     ZERO_GAP = 64 << 10     # behind the tail: for frames that finish meanwhile; or an eighth of what is written
 
 RULES = {"sync": BREAK_SYNC, "gap": BREAK_GAP, "zeros": BREAK_ZEROS}
