@@ -38,6 +38,7 @@ from support.nbd_fixtures import dial
 from cdp.nbd import NbdServer, TcpAddress, UnixAddress, export_uri
 from cdp.nbd.handshake import MAX_OPTION_BYTES, MAX_OPTIONS, MAX_SKIP_BYTES, MAX_STRING_BYTES
 from cdp.nbd.tls import CHUNK_BYTES
+from cdp.settings import Settings
 from cdpcore.base.errors import Busy, Closed, InvalidRequest, NotFound, Unavailable
 from cdpcore.bench.ram_disk import RamDisk
 from cdpcore.nbd import connection as core
@@ -231,7 +232,7 @@ def test_the_documented_bounds_are_the_real_ones():
     text = (Path(__file__).parent.parent.parent / "docs/nbd.md").read_text()
     default = {name: p.default for name, p in inspect.signature(NbdServer.__init__).parameters.items()}
     for claim in (
-        f"`max_connections`, {default['max_connections']} |",
+        f"`max_connections`: {Settings().max_connections} by default as a setting, {default['max_connections']} of an",
         f"`max_handshakes`, {default['max_handshakes']} |",
         f"`handshake_timeout_s`, {default['handshake_timeout_s']:g} s |",
         f"options in a handshake | {MAX_OPTIONS} |",
