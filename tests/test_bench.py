@@ -243,7 +243,8 @@ def test_interrupted_it_cleans_up(tmp_path, number):
     ) as child:
         deadline = time.monotonic() + 100
         while not any("fio" in p and "--runtime=60000ms" in p for p in processes_naming("cdpb-")):
-            assert child.poll() is None and time.monotonic() < deadline
+            assert child.poll() is None, child.stdout.read().decode()
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         child.send_signal(number)
         said = child.communicate(timeout=60)[0].decode()

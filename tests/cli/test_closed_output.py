@@ -25,10 +25,16 @@ def web(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("line", ["info web", "records web --json", "--help", "bookmark web b"])
+@pytest.mark.parametrize("line", ["info web", "--help", "bookmark web b"])
 def test_no_output(web, line):
     done = run_closed(web, line, ">&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("line", ["records web --json", "export web -"])
+def test_data_that_nobody_could_get_is_an_error(web, line):
+    done = run_closed(web, line, ">&-")
+    assert (done.returncode, done.stdout) == (2, "") and "standard output is closed" in done.stderr
 
 
 def test_nothing_is_open(web):
