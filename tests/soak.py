@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 PYTEST = ["-p", "no:cacheprovider", "-o", "addopts=--strict-markers", "--tb=long"]
 SHARE_S = (5.0, 60.0)       # what one seeded test gets at a time: at least, at the most
 HANG_S = 900                # pytest gives up on a test
+GRACE_S = 60                # after the end, for tests that do not look at the time; then they are cut short
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,19 @@ class Soak:
                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
             with self.lock:
                 self.running.add(process)
-            out = process.communicate()[0]
+            cut = False
+            try:
+                out = process.communicate(timeout=None if job.seeded else max(1.0, self.until + GRACE_S - began))[0]
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                out, cut = process.communicate()[0], True
         with self.lock:
             self.running.discard(process)
             self.runs += 1
             self.seeds += sum(map(int, re.findall(r"^(\d+) seeds$", out, re.MULTILINE)))
-            verdict = "ok" if process.returncode == 0 else "FAILED"
+            verdict = "cut" if cut else "ok" if process.returncode == 0 else "FAILED"
             print(f"{verdict:6} {job.name} (seed {seed}, {time.monotonic() - began:.0f} s)", flush=True)
-            if process.returncode:
+            if process.returncode and not cut:
                 self.failed.append(shlex.join(argv))
                 print(out, f"The whole run again: {shlex.join(argv)}", sep="\n", flush=True)
 
@@ -126,7 +132,8 @@ class Soak:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=600, help="when no further test begins (600)")
+    parser.add_argument("--seconds", type=float, default=600,
+                        help=f"when no further test begins; what runs has {GRACE_S} s more (600)")
     parser.add_argument("--seed", type=int, default=None, help="all seeds follow from it (a new one, which is printed)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="tests at a time (one a core)")
     parser.add_argument("-k", dest="only", default="", help="an expression of pytest's -k: these tests alone")
