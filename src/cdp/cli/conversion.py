@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from shlex import quote
 from typing import IO, Any
 
-from cdp.cli.transfer import Content, Done, Range
+from cdp.cli.transfer import Done, Range, Seekable
 from cdp.ipc.stop_signals import ignore_if_ignored
 from cdp.nbd import NbdServer, UnixAddress
 from cdp.nbd.client import Client, unix_address
@@ -39,7 +39,7 @@ def needed(tool: str, path: str, command: str) -> str:
     return found
 
 
-class Converted(Content):
+class Converted(Seekable):
     """What a guest sees of the image at `path`, of the format that qemu-nbd calls `image_format`."""
 
     def __init__(self, path: str, image_format: str, volume: str):

@@ -33,9 +33,6 @@ class Stream(Content):
     def close(self) -> None:
         """The descriptor is not ours."""
 
-    def data_ranges(self) -> Iterator[Range]:
-        raise NotImplementedError("a stream is read once: nonzero() does")
-
     def pread(self, length: int, offset: int) -> bytes:
         """Of the first piece, before nonzero(); zeros beyond it."""
         return self._piece[offset:offset + length].ljust(length, b"\0")

@@ -57,10 +57,6 @@ class Content(ABC):
     def close(self) -> None: ...
 
     @abstractmethod
-    def data_ranges(self) -> Iterator[Range]:
-        """All that may be something else than zeros, in order."""
-
-    @abstractmethod
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the buffer; past the end of the file with zeros."""
 
@@ -76,8 +72,20 @@ class Content(ABC):
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
+    @abstractmethod
     def nonzero(self, scanned: Done) -> Iterator[Range]:
-        """Runs of blocks that are not all zeros, in order, in whole sectors, each at most PIECE_BYTES long."""
+        """Runs of blocks that are not all zeros, in order, in whole sectors, each at most PIECE_BYTES long. scanned: is
+        called with the bytes that were looked at so far."""
+
+
+class Seekable(Content):
+    """A disk that can be read at any place, and more than once."""
+
+    @abstractmethod
+    def data_ranges(self) -> Iterator[Range]:
+        """All that may be something else than zeros, in order."""
+
+    def nonzero(self, scanned: Done) -> Iterator[Range]:
         buffer = bytearray(PIECE_BYTES)
         for begin, length in self.data_ranges():
             for at in range(begin, begin + length, PIECE_BYTES):
@@ -89,7 +97,8 @@ class Content(ABC):
                 scanned(at + count)
         scanned(self.size_bytes)
 
-class Source(Content):
+
+class Source(Seekable):
     """A raw image, file or block device, open for reading."""
 
     def __init__(self, path: str):
