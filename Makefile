@@ -24,7 +24,7 @@ demo: $(INSTALLED) ## what cdp does, on a small disk: a file system is destroyed
 
 # One test at a time more than there are cores: they wait for a fifth of their time. Those of a group run in one worker.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-test: $(INSTALLED) $(TEST_DEPS) ## all tests, the seeded ones with a few seeds: 5 minutes on two cores
+test: $(INSTALLED) $(TEST_DEPS) ## all tests, the seeded ones with a few seeds: some 6 minutes on two cores
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 SECONDS ?= 600

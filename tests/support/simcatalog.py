@@ -9,8 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cdp.store import catalog as rows_of
+from cdp.store import creation
+from cdp.store.tuning import Tuning
+from cdp.volume.volume import Volume
 from cdpcore.base.errors import Corruption
-from cdpcore.system.os import Os
+from cdpcore.system.os import Os, SimOs
 
 KINDS = {kind.__name__: kind for kind in rows_of.TABLES}
 
@@ -76,3 +79,15 @@ def _key(key: int | str) -> str:
 def on(os: Os) -> Callable[..., SimCatalog]:
     """The catalog factory that cdp.store.store takes."""
     return lambda directory, create=False: SimCatalog(os, directory, create)
+
+
+def simulated(sim: SimOs, kind: str, size_bytes: int, small: Tuning) -> Volume:
+    """A new volume /v on the simulated machine, open: of after-images, or with `kind` "before" of the disk /disk."""
+    disk = "/disk" if kind == "before" else ""
+    if disk:
+        with sim.open(disk, write=True, create=True) as file:
+            file.pwrite(bytes(size_bytes), 0)
+            file.datasync()
+        sim.sync_dir("/")
+    creation.create("/v", size_bytes, small, os=sim, catalog=on(sim), disk=disk)
+    return Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))

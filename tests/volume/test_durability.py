@@ -1,12 +1,11 @@
 """What became of the writes that a moment shows: flushed by the client, on disk though it had not, only in memory."""
 import pytest
 from support.interop import world  # noqa: F401
-from support.simcatalog import on
+from support.simcatalog import on, simulated
 from support.world import KIB, tuning
 
 import cdp
 from cdp.nbd.client import Client
-from cdp.store import creation
 from cdp.volume.volume import Volume
 from cdpcore.system.os import SimOs
 
@@ -40,13 +39,7 @@ def test_what_is_not_in_memory_outlives_a_power_cut(kind, seed):
     """The word is kept: all that was said to be flushed or stored is there afterwards."""
     sim = SimOs(seed)
     small = tuning(128 * KIB, 1024 * KIB, slots=4)
-    if kind == "before":
-        with sim.open("/disk", write=True, create=True) as file:
-            file.pwrite(bytes(2048 * KIB), 0)
-            file.datasync()
-        sim.sync_dir("/")
-    creation.create("/v", 2048 * KIB, small, os=sim, catalog=on(sim), disk="/disk" if kind == "before" else "")
-    volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
+    volume = simulated(sim, kind, 2048 * KIB, small)
     for number in range(1, 60):
         volume.pwrite(bytes([number]) * 4096, number % 7 * 4096)
         if (number * 7 + seed) % 11 == 0:

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 from support import interop
-from support.simcatalog import on
+from support.simcatalog import on, simulated
 from support.world import KIB, tuning
 
 import cdp
 from cdp.check import check, rebuild
 from cdp.cli import exits
-from cdp.store import creation
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import OutOfSpace
 from cdpcore.system.os import SimOs
@@ -191,13 +190,7 @@ def test_simulated(again: bool, kind: str) -> None:
     """The same on the simulated disk, where nothing is left but a few blocks for its catalog; then power is lost."""
     sim = SimOs(3)
     small = tuning(128 * KIB, 1024 * KIB, slots=4)
-    if kind == "before":
-        with sim.open("/disk", write=True, create=True) as file:
-            file.pwrite(bytes(2048 * KIB), 0)
-            file.datasync()
-        sim.sync_dir("/")
-    creation.create("/v", 2048 * KIB, small, os=sim, catalog=on(sim), disk="/disk" if kind == "before" else "")
-    volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
+    volume = simulated(sim, kind, 2048 * KIB, small)
     volume.pwrite(b"first" * 100, 0)
     begin = volume.bookmark("begin").at
     sim.set_space((8 << 20) + (2048 * KIB if kind == "before" else 0))

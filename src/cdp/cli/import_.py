@@ -192,7 +192,7 @@ def _limit(source: "Content", size_bytes: int, what: str) -> None:
 
 @contextmanager
 def _progress(state: State, source: "Content") -> "Iterator[Done]":
-    """What is told how many bytes are done; the total of a stream is not known."""
+    """To be called with the bytes that are done. The total of a stream is not known."""
     whole, began_s = _is_whole(source), time.monotonic()
     with Progress(f"importing {source.path}", total=source.size_bytes if whole else None,
                   quiet=state.as_json) as progress:

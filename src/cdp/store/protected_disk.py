@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from shlex import quote
 from typing import Any
 
+from cdp.store.volume_files import VolumeFiles
 from cdp.text.timestamps import utc
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.inplace.disk_state import DiskState
@@ -134,9 +134,10 @@ def check_unchanged(os: Os, files: VolumeFiles, path: str, file: File, size_byte
 
 
 def check_left_alone(files: VolumeFiles, path: str, file: File, state: DiskState) -> None:
-    """After a crash: the log ends with the record that `state` names, so nobody of us has written to the disk since
-    that was noted, but for a destructive restore that was being written back (not to be called then). Raises Corruption
-    where somebody else has. An earlier time is none: a power cut loses times that no sync made durable."""
+    """After a crash, where the log ends with the record that `state` names: this program has not written to the disk
+    since that was noted, but for a destructive restore that was being written back (not to be called then). Raises
+    Corruption where another one has. An earlier time is no sign of it: a power cut loses times that no sync made
+    durable."""
     changed_ns = file.changed_ns()
     if state.changed_ns and changed_ns > state.changed_ns:
         raise _changed(files, path, f"it was not closed cleanly; its last write was at {utc(state.changed_ns)}, and "
