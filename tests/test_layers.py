@@ -24,7 +24,7 @@ CORE = {
     "bench": "base system",
 }
 
-# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings, views and volume_files
+# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings and views
 # are modules.
 SHELL = {
     "text": "",
@@ -32,22 +32,20 @@ SHELL = {
     "views": "",
     "ipc": "",
     "settings": "text",
-    "volume_files": "",
     "nbd": "ipc",
     "trace": "text",
-    "store": "text moments settings volume_files",
-    "volume": "text moments settings store volume_files",
+    "store": "text moments settings",
+    "volume": "text moments settings store",
     "cdp": "moments settings volume",
-    "check": "text moments settings store volume volume_files",
-    "capture": "text moments views volume_files trace cdp",
-    "replay": "text moments settings nbd trace store volume cdp volume_files",
+    "check": "text moments settings store volume",
+    "capture": "text moments views store trace cdp",
+    "replay": "text moments settings nbd trace store volume cdp",
     "platform": "ipc settings nbd cdp",
-    "service": "text moments views ipc settings store cdp check capture volume_files",
-    "serve": "moments views ipc settings nbd store cdp capture platform service volume_files",
+    "service": "text moments views ipc settings store cdp check capture",
+    "serve": "moments views ipc settings nbd store cdp capture platform service",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
-    "cli": "text moments views ipc settings volume_files nbd trace store volume cdp check replay service serve ha "
-           "conformance",
+    "cli": "text moments views ipc settings nbd trace store volume cdp check replay service serve ha conformance",
     "demo": "nbd cdp service cli",
     "__main__": "cli",
 }

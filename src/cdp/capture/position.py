@@ -19,8 +19,8 @@ from typing import Any
 from cdp.capture.log_entries import Place, Tail
 from cdp.capture.source import LogSource
 from cdp.moments.records import FUA, RESTORE, TRIM, WRITE, ZERO, changes_content
+from cdp.store.volume_files import VolumeFiles
 from cdp.trace.model import Flag, Kind
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption, NotFound, RefusedPoint
 from cdpcore.system.os import posix

@@ -19,8 +19,8 @@ from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Wr
 from cdp.store.layout import segment_numbers
 from cdp.store.records import Event
 from cdp.store.recovery import clock_steps
+from cdp.store.volume_files import VolumeFiles
 from cdp.text.paths import absolute
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.index import inspect as index
 from cdpcore.log.segment_file import SegmentFile

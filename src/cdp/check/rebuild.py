@@ -20,8 +20,8 @@ from cdp.store.layout import clear_rebuild, run_ids, segment_numbers
 from cdp.store.records import Event, apply_event
 from cdp.store.recovery import clock_steps
 from cdp.store.tuning import Tuning
+from cdp.store.volume_files import VolumeFiles
 from cdp.text.paths import absolute
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption
 from cdpcore.index import inspect as index
 from cdpcore.log.segment_file import SegmentFile

@@ -15,9 +15,9 @@ from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_and_point
 from cdp.store.image_formats import CONTAINERS
 from cdp.store.output_files import check_outside, output_file
+from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local_utc_and_age
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:

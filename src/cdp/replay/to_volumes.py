@@ -26,10 +26,10 @@ from cdp.replay.session import Acks, Session
 from cdp.replay.shape import MAX_REQUEST_BYTES
 from cdp.settings import Settings
 from cdp.store.output_files import output_file
+from cdp.store.volume_files import VolumeFiles
 from cdp.trace.info import TraceInfo
 from cdp.trace.reader import Trace
 from cdp.volume.volume import Volume
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest, NotFound
 from cdpcore.trace.driver import TargetDriver
 

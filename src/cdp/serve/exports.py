@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from cdp.moments.points import valid_name
 from cdp.serve.image_cache import ImageCache
 from cdp.store.layout import is_volume
-from cdp.volume_files import VolumeFiles, is_complete
+from cdp.store.volume_files import VolumeFiles, is_complete
 from cdpcore.base.errors import NotFound
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity, locate
 from cdp.service.remote import NoAnswer, RemoteService
 from cdp.service.serving_file import read_serving
+from cdp.store.volume_files import VolumeFiles
 from cdp.views import Service
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, CdpError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
 from cdp.views import (
@@ -37,7 +38,6 @@ from cdp.views import (
     WindowView,
     WritebackView,
 )
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, InvalidRequest
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from shlex import quote
 
 from cdp.store.layout import is_volume
+from cdp.store.volume_files import IMAGES
 from cdp.text.paths import checked
-from cdp.volume_files import IMAGES
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound
 
 

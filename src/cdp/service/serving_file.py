@@ -9,8 +9,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
+from cdp.store.volume_files import VolumeFiles
 from cdp.views import ServedView
-from cdp.volume_files import VolumeFiles
 
 log = logging.getLogger("cdp.serve")
 

@@ -1,6 +1,7 @@
 """A volume's folder, and what keeps it: opened and closed as one by store.Store.
 
-    layout, description  names of files and the lock; volume.json
+    volume_files         the names of all files, for all layers above; nothing is imported there
+    layout, description  the folder as a whole and the lock; volume.json
     records, catalog     kinds of records and what events do to the catalog; the catalog (LMDB, can be rebuilt)
     creation             a volume made: complete, or not there
     kinds                what a kind of volume (after-images, before-images) does in its own way

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cdp.store.image_formats import require_raw
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.system.os import Os
 

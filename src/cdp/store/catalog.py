@@ -27,7 +27,7 @@ import lmdb
 
 from cdp.moments.lineage import RestoreRecord
 from cdp.moments.model import ClockStep
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption, OutOfSpace, Unavailable
 
 MAP_BYTES = 64 << 20

@@ -21,7 +21,7 @@ from cdp.store.disk_watch import DiskWatch
 from cdp.store.image_formats import require_raw
 from cdp.store.layout import remove_tree
 from cdp.store.tuning import Tuning
-from cdp.volume_files import CREATING, VolumeFiles
+from cdp.store.volume_files import CREATING, VolumeFiles
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 from cdpcore.system.os import File, Os, PosixOs, posix
 

@@ -11,7 +11,7 @@ from cdp.store import protected_disk as disks
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
 from cdp.store.records import Event
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import Os

@@ -25,7 +25,7 @@ from cdp.store.disk_watch import DiskWatch
 from cdp.store.records import Event
 from cdp.store.recovery import Found, look, recover
 from cdp.store.tuning import Tuning
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest
 from cdpcore.index.view import View
 from cdpcore.inplace.before_images import BeforeImages as BeforeContent

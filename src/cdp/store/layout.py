@@ -1,7 +1,7 @@
 """What is done with the files in a volume's folder as a whole: which are there, its lock, what an interrupted rebuild
 left.
 
-cdp.volume_files has their names.
+cdp.store.volume_files has their names.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, CdpError, Unavailable
 
 if TYPE_CHECKING:       # the command line looks for volumes before it loads the engine

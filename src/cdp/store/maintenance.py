@@ -24,7 +24,7 @@ from cdp.store.catalog import Catalog, Run, Segment, Transaction
 from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption, OutOfSpace, Unavailable
 from cdpcore.index import runs as core_runs
 from cdpcore.log import sealing

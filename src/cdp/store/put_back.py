@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cdp.store.description import Geometry
 from cdp.store.recovery import Found, has_data
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log.segment_file import SegmentFile

@@ -23,7 +23,7 @@ from cdp.store.layout import segment_numbers
 from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, CdpError, Corruption, Unavailable
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import Os

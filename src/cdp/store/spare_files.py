@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, OutOfSpace
 from cdpcore.system.os import Os
 

@@ -29,7 +29,7 @@ from cdp.store.maintenance import Maintainer
 from cdp.store.records import Event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Closed, Corruption, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from cdpcore.index.versions import Versions
 from cdpcore.index.view import View

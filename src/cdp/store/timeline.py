@@ -22,7 +22,7 @@ from cdp.moments.clock import NO_END
 from cdp.moments.model import ClockStep, Moment
 from cdp.moments.records import FLUSH, FUA, META, MORE, RECORD, has_range
 from cdp.store.catalog import Segment
-from cdp.volume_files import VolumeFiles
+from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption, NotFound
 from cdpcore.log import tail as log_tail
 from cdpcore.log.segment_file import SegmentFile

@@ -18,10 +18,10 @@ from cdp.store.catalog import BookmarkRow, Segment, lmdb_catalog_to_read
 from cdp.store.image_formats import require_raw
 from cdp.store.recovery import has_data
 from cdp.store.tuning import Tuning
+from cdp.store.volume_files import VolumeFiles
 from cdp.text.paths import absolute
 from cdp.text.timestamps import utc
 from cdp.volume.volume import Volume
-from cdp.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption, InvalidRequest, NotFound, RefusedPoint, Unavailable
 from cdpcore.inplace.disk_state import DiskState
 from cdpcore.system.os import Os, posix

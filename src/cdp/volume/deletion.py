@@ -12,9 +12,9 @@ from pathlib import Path
 from cdp.settings import Settings
 from cdp.store import description as geometries
 from cdp.store import layout
+from cdp.store.volume_files import DELETED, VolumeFiles, is_complete
 from cdp.text.paths import absolute
 from cdp.volume.adopt import detach, history
-from cdp.volume_files import DELETED, VolumeFiles, is_complete
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.system.os import posix
 

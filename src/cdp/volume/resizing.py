@@ -15,9 +15,9 @@ from cdp.moments.records import matching
 from cdp.settings import Settings
 from cdp.store import creation, layout
 from cdp.store import description as geometries
+from cdp.store.volume_files import VolumeFiles, is_complete
 from cdp.text.paths import absolute
 from cdp.volume.volume import Volume
-from cdp.volume_files import VolumeFiles, is_complete
 from cdpcore.base.errors import InvalidRequest, RefusedPoint
 from cdpcore.system.os import posix
 

@@ -28,6 +28,7 @@ from cdp.store.catalog import CatalogFactory, lmdb_catalog, lmdb_catalog_to_read
 from cdp.store.description import Geometry
 from cdp.store.store import Store
 from cdp.store.tuning import Tuning
+from cdp.store.volume_files import CREATING, IMAGES, VolumeFiles
 from cdp.text.paths import absolute
 from cdp.volume.bookmarks import Bookmarks
 from cdp.volume.buffers import byte_count, bytes_of, extents_of, keep
@@ -37,7 +38,6 @@ from cdp.volume.restores import Restores
 from cdp.volume.time_image import TimeImage
 from cdp.volume.writable_images import Images
 from cdp.volume.writeback import WriteBack
-from cdp.volume_files import CREATING, IMAGES, VolumeFiles
 from cdpcore.base.errors import Closed, InvalidRequest, Unavailable
 from cdpcore.index.view import View
 from cdpcore.system.os import Os, PosixOs, posix

@@ -18,7 +18,7 @@ from cdp.store.description import load
 from cdp.store.layout import remove_tree
 from cdp.store.store import Store
 from cdp.store.tuning import Tuning
-from cdp.volume_files import DELETED, VolumeFiles, is_complete
+from cdp.store.volume_files import DELETED, VolumeFiles, is_complete
 from cdpcore.base.errors import Busy, InvalidRequest, NotFound, RefusedPoint
 
 SEGMENT_BYTES = 64 << 20
