@@ -59,7 +59,7 @@ class WindowView(TypedDict):
 class ExplanationView(TypedDict):
     """How a point was understood. `asked` is None for a point that is not a time. `durability` of what it shows, as of
     now: flushed (by the client), stored (on disk, though the client had not flushed all of it), or memory.
-    `other_readings`: where the clock was set back, what a time might mean as well, though it hardly does."""
+    `other_readings`: where the clock was set back, what a time might mean as well, though that is less likely."""
 
     point: str
     kind: str

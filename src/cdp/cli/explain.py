@@ -48,8 +48,8 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
         what = ", the volume as it was made"
     pairs.append(("it means", f"#{resolved['seq']}{what}, {local_utc_and_age(resolved['ts_ns'])}"))
     for other in got["other_readings"]:
-        pairs.append(("hardly", (f"#{other['seq']}, {local_utc_and_age(other['ts_ns'])}: the clock was set back, and "
-                      "may have shown that time twice")))
+        pairs.append(("less likely", (f"#{other['seq']}, {local_utc_and_age(other['ts_ns'])}: the clock was set back, "
+                      "and may have shown that time twice")))
     if following is None:
         pairs.append(("next record", "none: this is the newest state"))
     else:

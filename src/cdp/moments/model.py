@@ -38,7 +38,7 @@ class Window:
 class Explanation:
     """How a point was resolved. `kind`: now, time, age, seq or bookmark. `durability` of what it shows, as of the call:
     flushed (the client had flushed all of it), stored (it is on disk, though the client had not), or memory.
-    other_readings: where the clock was set back, what a time might mean as well, though it hardly does."""
+    other_readings: where the clock was set back, what a time might mean as well, though that is less likely."""
 
     point: str
     kind: str
