@@ -28,7 +28,7 @@ CORE = {
 # are modules.
 SHELL = {
     "text": "",
-    "moments": "",
+    "moments": "text",
     "views": "",
     "ipc": "",
     "settings": "text",
