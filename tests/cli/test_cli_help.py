@@ -173,6 +173,19 @@ print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"""
     assert got.stderr.strip() == "[]"
 
 
+def test_short_commands_import_no_numpy(tmp_path):
+    """It would be half of the time that they take. What reads records has it."""
+    volume = str(tmp_path / "v")
+    code = """import sys
+from cdp.cli import cli
+for line in sys.argv[2:]:
+    cli(line.replace("VOLUME", sys.argv[1]).split(), standalone_mode=False)
+    print(line, "numpy" in sys.modules, file=sys.stderr)"""
+    lines = ["create VOLUME --size 1M", "info VOLUME", "bookmark VOLUME here", "records VOLUME"]
+    got = subprocess.run([sys.executable, "-c", code, volume, *lines], capture_output=True, text=True, check=True)
+    assert got.stderr.splitlines() == [f"{line} {line == lines[-1]}" for line in lines]
+
+
 def test_version():
     result = run("--version")
     assert result.exit_code == 0 and result.stdout == f"cdp {cdp.__version__}\n"

@@ -215,7 +215,7 @@ def claims(sim: SimOs, path: str) -> tuple[list[int], int]:
     number = int(path[-14:-4])
     segment = SegmentFile(sim, path, None, number)
     segment.scan(0, verify_data=True)
-    frames = np.frombuffer(segment.directory(), timeline.FRAME)
+    frames = np.frombuffer(segment.directory(), timeline.arrays.FRAME)
     offsets = [int(n) * 4096 for n in frames["offset_blocks"]]
     durable = [FRAME.unpack(sim.open(path).pread(FRAME.size, at))[3] for at in offsets]
     segment.close()

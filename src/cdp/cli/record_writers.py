@@ -16,7 +16,7 @@ from cdp.moments.records import FUA, KIND_NAMES, META, RECORD
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local
 
-ROW_BYTES = RECORD.itemsize
+ROW_BYTES = np.dtype(RECORD).itemsize
 
 
 class Writer:
@@ -118,7 +118,7 @@ class Columns(Packed):
 
         rows = np.frombuffer(page, RECORD)
         names = pa.array([KIND_NAMES.get(kind, str(kind)) for kind in range(max(KIND_NAMES) + 1)])
-        column = {name: np.ascontiguousarray(rows[name]) for name in RECORD.names or ()}
+        column = {name: np.ascontiguousarray(rows[name]) for name, _ in RECORD}
         self._writer.write_batch(pa.record_batch([
             pa.array(column["seq"]), pa.array(column["ts_ns"].astype("datetime64[ns]")).cast(self._schema.types[1]),
             pa.DictionaryArray.from_arrays(column["kind"].astype("i1"), names), pa.array(column["flags"] & FUA != 0),

@@ -8,6 +8,7 @@
     store                an open volume's parts put together
     recovery             what the log holds after the last segment that the catalog knows
     timeline             from a time or seq to its record: where a point is found in the log
+    record_arrays        frames and records of the log as NumPy arrays, for it
     maintenance          sealing, runs and merges beside the data path
     reclaim              freeing what a destructive restore discarded
     base_image           the content before the first record, filled by an import; image_formats: whether it is raw

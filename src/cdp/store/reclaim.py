@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cdp.moments.records import keeps_data
 from cdp.store.catalog import RestoreRow, Segment
 from cdp.store.layout import segment_numbers
@@ -78,7 +76,7 @@ def _punch(store: Store, sealed: Timeline, number: int, row: RestoreRow) -> None
     segment = SegmentFile(store.os, store.files.segment(number), store.uuid, number, writable=True)
     try:
         for seqs, descs in sealed.descriptors(number):
-            for d in descs[np.flatnonzero(discarded(seqs, descs, row))]:
+            for d in descs[discarded(seqs, descs, row)]:
                 segment.punch(int(d["data_sector"]) * 512, int(d["data_bytes"]))
     finally:
         segment.close()

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
 from cdp.moments.clock import NO_END
 from cdp.moments.model import ClockStep, Moment
-from cdp.moments.records import FLUSH, FUA, META, MORE, RECORD, has_range
+from cdp.moments.records import FLUSH, FUA, MORE
 from cdp.store.catalog import Segment
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Corruption, NotFound
@@ -28,14 +26,20 @@ from cdpcore.log import tail as log_tail
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import Os
 
-FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<u8"),
-                  ("offset_blocks", "<u4"), ("n_desc", "<u4")])
-DESC = np.dtype([("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8"), ("data_sector", "<u4"), ("crc", "<u4"),
-                 ("kind", "<u2"), ("flags", "<u2"), ("data_bytes", "<u4")])
-BATCH_RECORDS = 50_000      # parts of records, in as many frames as that takes
 TRIES = 8       # tries of a look whose records a destructive restore frees; that many would have to come in a row
 
 Look = TypeVar("Look", bound=Callable[..., Any])
+
+
+class _Late:
+    """cdp.store.record_arrays, imported when a record is first looked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        from cdp.store import record_arrays
+        return getattr(record_arrays, name)
+
+
+arrays: Any = _Late()
 
 
 class _Freed(NotFound):
@@ -111,14 +115,14 @@ class Timeline:
         if part is None:
             return Moment(0, self._created_ns)
         frames = self._frames(part)
-        begun = int(_find(frames["first_seq"], first_seq, side="right"))
-        within = frames["first_ts_ns"][begun:int(_find(frames["first_seq"], last_seq, side="right"))]
-        frame = max(0, begun - 1 + int(_find(within, ts_ns, side="right")))
+        begun = int(arrays.find(frames["first_seq"], first_seq, side="right"))
+        within = frames["first_ts_ns"][begun:int(arrays.find(frames["first_seq"], last_seq, side="right"))]
+        frame = max(0, begun - 1 + int(arrays.find(within, ts_ns, side="right")))
         records = self._records(part, frames, frame, first_seq, last_seq)
         while not len(records) and frame:       # a torn tail can end with frames of parts of a void record
             frame -= 1
             records = self._records(part, frames, frame, first_seq, last_seq)
-        found = int(_find(records["ts_ns"], ts_ns, side="right")) - 1
+        found = int(arrays.find(records["ts_ns"], ts_ns, side="right")) - 1
         if found < 0:
             raise NotFound("that moment was freed by a destructive restore",
                            "choose a point inside the window ('cdp window')")
@@ -130,11 +134,11 @@ class Timeline:
         part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
         if part is not None:
             frames = self._frames(part)
-            frame = int(_find(frames["first_seq"], seq, side="left"))
+            frame = int(arrays.find(frames["first_seq"], seq, side="left"))
             if frame == len(frames) or frames["first_seq"][frame] > seq:
                 frame -= 1
             records = self._records(part, frames, frame)
-            found = int(_find(records["seq"], seq))
+            found = int(arrays.find(records["seq"], seq))
             if found < len(records) and records["seq"][found] == seq:
                 return records[found]
         raise NotFound(f"record #{seq} is not in the log", "choose a point inside the window ('cdp window')")
@@ -149,7 +153,7 @@ class Timeline:
         part = self._part(lambda p: p.first_seq, seq, lambda row: row.last_seq)
         while part is not None:
             frames, limit = self._frames(part), min(seq, part.last_seq)
-            for frame in reversed(range(int(_find(frames["first_seq"], limit, side="right")))):
+            for frame in reversed(range(int(arrays.find(frames["first_seq"], limit, side="right")))):
                 if frames["flush_seq"][frame] <= limit:     # the last one at or before the frame's end
                     return int(frames["flush_seq"][frame])
                 records = self._records(part, frames, frame)
@@ -175,17 +179,16 @@ class Timeline:
 
     def _records_of(self, part: _Part, after: int, upto: int) -> Iterator[Any]:
         frames = self._frames(part)
-        lo = max(0, int(_find(frames["first_seq"], after + 1, side="left")) - 1)
-        hi = int(_find(frames["first_seq"], upto, side="right"))
-        held = (np.empty(0, "<u8"), np.empty(0, DESC))
-        for at, end in _batches(frames, lo, hi):
-            seqs, descs = self._read(part, frames, at, end)
-            seqs, descs = np.concatenate((held[0], seqs)), np.concatenate((held[1], descs))
+        lo = max(0, int(arrays.find(frames["first_seq"], after + 1, side="left")) - 1)
+        hi = int(arrays.find(frames["first_seq"], upto, side="right"))
+        held = arrays.joined([])
+        for at, end in arrays.batches(frames, lo, hi):
+            seqs, descs = arrays.joined([held, self._read(part, frames, at, end)])
             whole = len(seqs)
             while whole and descs["flags"][whole - 1] & MORE:   # its last part is in the next batch
                 whole -= 1
             held = seqs[whole:], descs[whole:]
-            records = group(seqs[:whole], descs[:whole])
+            records = arrays.group(seqs[:whole], descs[:whole])
             records = records[(records["seq"] > after) & (records["seq"] <= upto)]
             if len(records):
                 yield records
@@ -196,7 +199,7 @@ class Timeline:
         if row is not None:
             part = _sealed(row)
             frames = self._frames(part)
-            for at, end in _batches(frames, 0, len(frames)):
+            for at, end in arrays.batches(frames, 0, len(frames)):
                 yield self._read(part, frames, at, end)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ class Timeline:
         if self._core is not None:
             upto = self._core.position()[0]         # before the tail is looked at, which may show more than is visible
             for number, raw in log_tail.directories(self._core.log):
-                frames = np.frombuffer(raw, FRAME)
+                frames = arrays.frames_of(raw)
                 frames = frames[frames["first_seq"] <= upto]
                 if len(frames):
                     tail.append(_Part(number, int(frames["first_seq"][0]), int(frames["first_ts_ns"][0]), upto, frames,
@@ -263,69 +266,32 @@ class Timeline:
 
     def _frames(self, part: _Part) -> Any:
         if part.frames is None:
-            part.frames = np.frombuffer(self._open(part.number).directory(), FRAME)
+            part.frames = arrays.frames_of(self._open(part.number).directory())
         if not len(part.frames):
             raise Corruption(f"{self._files.segment(part.number)}: no frames", "run 'cdp check' on the volume")
         return part.frames
 
     def _records(self, part: _Part, frames: Any, frame: int, first_seq: int = 0, last_seq: int = NO_END) -> Any:
-        records = group(*self._read(part, frames, frame, frame + 1))
+        records = arrays.group(*self._read(part, frames, frame, frame + 1))
         return records[(records["seq"] >= first_seq) & (records["seq"] <= min(part.last_seq, last_seq))]
 
     def _read(self, part: _Part, frames: Any, lo: int, hi: int) -> tuple[Any, Any]:
         """seq of each descriptor, and the descriptors, of frames [lo, hi)."""
         if not part.in_memory and lo < hi:
             packed = self._open(part.number).record_batch(int(frames["offset_blocks"][lo]) * 4096, lo, hi - lo)
-            return np.frombuffer(packed[0], "<u8"), np.frombuffer(packed[1], DESC)
+            both: tuple[Any, Any] = arrays.unpacked(packed[0], packed[1])
+            return both
         segment = None
-        seqs, descs = [], []
+        read = []
         for frame in range(lo, hi):
             found = log_tail.descriptors(self._core.log, part.number, frame) if part.in_memory else None
             if found is None:
                 segment = segment or self._open(part.number)
                 found = segment.records(int(frames["offset_blocks"][frame]) * 4096, frame)
-            first_seq, raw = found
-            d = np.frombuffer(raw, DESC)
-            ends = (d["flags"] & MORE) == 0
-            seqs.append(first_seq + np.concatenate(([0], np.cumsum(ends)[:-1])).astype("<u8"))
-            descs.append(d)
-        if not seqs:
-            return np.empty(0, "<u8"), np.empty(0, DESC)
-        return np.concatenate(seqs), np.concatenate(descs)
-
-
-def _batches(frames: Any, lo: int, hi: int) -> Iterator[tuple[int, int]]:
-    """[lo, hi) in pieces of some BATCH_RECORDS, at least a frame each."""
-    done = np.cumsum(frames["n_desc"][lo:hi], dtype="<u8")
-    at = lo
-    while at < hi:
-        before = int(done[at - lo - 1]) if at > lo else 0
-        end = max(at + 1, lo + int(_find(done, before + BATCH_RECORDS, side="right")))
-        yield at, end
-        at = end
+            read.append(arrays.descriptors_of(*found))
+        both = arrays.joined(read)
+        return both
 
 
 def _sealed(row: Segment) -> _Part:
     return _Part(row.number, row.first_seq, row.first_ts_ns, row.last_seq)
-
-
-def _find(column: Any, value: int, side: Any = "left") -> Any:
-    """np.searchsorted; a plain int would be compared as float64, which cannot distinguish nanoseconds of
-    today."""
-    return np.searchsorted(column, np.uint64(value), side=side)
-
-
-def group(seqs: Any, descs: Any) -> Any:
-    """Records from descriptors: the parts of one record (same seq, adjacent in the volume) become one row."""
-    if not len(seqs):
-        return np.empty(0, RECORD)
-    first = np.flatnonzero(np.concatenate(([True], seqs[1:] != seqs[:-1])))
-    out = np.empty(len(first), RECORD)
-    out["seq"] = seqs[first]
-    out["ts_ns"] = descs["ts_ns"][first]
-    out["kind"] = np.maximum.reduceat(descs["kind"], first)     # the edges of a zero or trim are writes
-    out["flags"] = descs["flags"][first] & (FUA | META)
-    place = has_range(descs["kind"][first])
-    out["offset"] = np.where(place, descs["start"][first] * 512, 0)
-    out["length"] = np.add.reduceat(descs["sectors"], first) * 512
-    return out

@@ -4,11 +4,10 @@ Any thread.
 """
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
-
-import numpy as np
 
 from cdp.moments.model import Extent
 from cdpcore.base.errors import InvalidRequest
@@ -20,7 +19,7 @@ KINDS = {0: "data", 1: "zero", 2: "hole"}
 
 def byte_count(value: int, bound: int = (1 << 63) - 1) -> int:
     """`value` as a number of bytes from 0 to `bound`. Raises InvalidRequest."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise InvalidRequest(f"{value!r} is not a number of bytes", "give offset and length as whole numbers")
     if not 0 <= value <= bound:
         raise InvalidRequest(f"{value} bytes", f"use 0 to {bound}")

@@ -9,8 +9,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cdp.moments import lineage
 from cdp.moments.model import Moment, Restore
 from cdp.moments.records import RESTORE, changes_content
@@ -133,7 +131,7 @@ class Restores:
         total = 0
         for batch in self._store.timeline.records(seq, self._store.core.position()[0]):
             changes = batch[changes_content(batch["kind"])]
-            lo = np.maximum(changes["offset"], start)
-            hi = np.minimum(changes["offset"] + changes["length"], end)
+            lo = changes["offset"].clip(min=start)
+            hi = (changes["offset"] + changes["length"]).clip(max=end)
             total += int((hi - lo)[hi > lo].sum())
         return total

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import numbers
 import sys
 import threading
 import warnings
@@ -15,8 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
 
 from cdp.moments.model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
 from cdp.moments.points import PointLike
@@ -254,8 +253,9 @@ class Volume:
     def records(self, since: PointLike = "#0", until: PointLike = "now", limit: int | None = None) -> Any:
         """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags,
         offset, length), at most `limit` records. 34 bytes a record: use iter_records for a long history."""
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 0):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit < 0):
             raise InvalidRequest(f"limit {limit!r} is not a number of records", "give a whole number from 0 up")
+        import numpy as np  # late: half of the time that a short command takes
         found: list[Any] = []
         count = 0
         for batch in self.iter_records(since, until):
