@@ -208,9 +208,9 @@ def test_history(tmp_path):
 @needs_fio
 def test_failover(tmp_path):
     """Kills and a hand-over: no error for fio, no wrong block, every moment right, one owner at a time."""
-    said, [line] = run(tmp_path, "failover", "--kills", "2")
-    assert sorted(kind for kind, _ in line["pauses_ms"]) == ["kill -9"] * 2 + ["switch"]
-    assert line["verified_bytes"] > 0 and line["bookmarks"] == 4 and line["moments"] > 0
+    said, [line] = run(tmp_path, "failover", "--kills", "1")
+    assert sorted(kind for kind, _ in line["pauses_ms"]) == ["kill -9", "switch"]
+    assert line["verified_bytes"] > 0 and line["bookmarks"] == 3 and line["moments"] > 0
     assert "longest pause of a client" in said and "no error" in said
 
 
