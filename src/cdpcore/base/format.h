@@ -111,12 +111,14 @@ struct cdp_segment_trailer { /* last 4096 bytes of a sealed segment; rest zero *
     uint64_t salt;
     uint64_t first_seq, last_seq;     /* last < first: no records */
     uint64_t first_ts_ns, last_ts_ns;
-    uint64_t directory_offset;        /* bytes; entries, then zeros up to the trailer */
+    uint64_t directory_offset;        /* bytes; entries, then zeros up to a block */
     uint32_t n_frames;
     uint32_t directory_crc;           /* CRC-32C of n_frames entries */
     uint32_t segment;
     uint32_t crc;                     /* CRC-32C of the 4096 bytes with this field zero */
+    uint64_t sums_offset;             /* bytes: the table of block checksums; 0: there is none */
 };
+#define CDP_SUMS_PER_PAGE 1023u       /* u32 a page of that table, then the page's own checksum */
 
 struct cdp_restore_data {
     uint64_t target_seq;
@@ -179,7 +181,7 @@ _Static_assert(sizeof(struct cdp_disk_state) == 64, "disk state");
 _Static_assert(sizeof(struct cdp_record_desc) == 40, "record descriptor");
 _Static_assert(sizeof(struct cdp_frame_header) == 64, "frame header");
 _Static_assert(sizeof(struct cdp_frame_entry) == 32, "frame entry");
-_Static_assert(sizeof(struct cdp_segment_trailer) == 72, "segment trailer");
+_Static_assert(sizeof(struct cdp_segment_trailer) == 80, "segment trailer");
 _Static_assert(sizeof(struct cdp_restore_data) == 40, "restore data");
 _Static_assert(sizeof(struct cdp_run_header) == 112, "run header");
 _Static_assert(sizeof(struct cdp_run_extent) == 16, "run extent");

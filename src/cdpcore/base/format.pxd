@@ -7,6 +7,7 @@ cdef extern from "base/format.h" nogil:
         CDP_SECTOR
         CDP_BLOCK
         CDP_FORMAT_VERSION
+        CDP_SUMS_PER_PAGE
 
         CDP_KIND_WRITE
         CDP_KIND_ZERO
@@ -81,6 +82,7 @@ cdef extern from "base/format.h" nogil:
         uint32_t n_frames
         uint32_t directory_crc
         uint32_t segment
+        uint64_t sums_offset
 
     # disk.state
     struct cdp_disk_state:

@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/crc32c.h"
@@ -115,6 +116,29 @@ void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq)
     f->total_bytes = data_end + tail;
 }
 
+/* Descriptor i of a finished frame. */
+static struct cdp_record_desc *finished_desc(const cdp_frame *f, uint32_t i)
+{
+    return desc_at(f->slot, f->slot + f->total_bytes - tail_bytes_for(f->n_desc), i);
+}
+
+void cdp_frame_sums(const cdp_frame *f, uint32_t *sums)
+{
+    const uint64_t first = f->file_off / CDP_SECTOR;
+    uint32_t block = 0, end = f->total_bytes / CDP_BLOCK;
+    for (uint32_t i = 0; i < f->n_desc; i++) { /* their data lie one behind the other */
+        const struct cdp_record_desc *d = finished_desc(f, i);
+        uint64_t at = (d->data_sector - first) * CDP_SECTOR;
+        if (d->data_bytes != CDP_BLOCK || at % CDP_BLOCK)
+            continue;
+        for (; block < at / CDP_BLOCK; block++)
+            sums[block] = cdp_crc32c(0, f->slot + (uint64_t)block * CDP_BLOCK, CDP_BLOCK);
+        sums[block++] = d->crc;
+    }
+    for (; block < end; block++)
+        sums[block] = cdp_crc32c(0, f->slot + (uint64_t)block * CDP_BLOCK, CDP_BLOCK);
+}
+
 int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_t segment, uint64_t salt, uint64_t end,
                           uint64_t expect_seq)
 {
@@ -126,21 +150,15 @@ int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_
     r->end = end;
     r->off = CDP_BLOCK;
     r->expect_seq = expect_seq;
-    r->scratch_bytes = 1u << 20;
     r->meta = malloc(CDP_BLOCK + CDP_FRAME_TAIL_BYTES);
-    r->scratch = malloc(r->scratch_bytes);
-    if (!r->meta || !r->scratch) {
-        cdp_frame_reader_free(r);
-        return -1;
-    }
-    return 0;
+    return r->meta ? 0 : -1;
 }
 
 void cdp_frame_reader_free(cdp_frame_reader *r)
 {
     free(r->meta);
-    free(r->scratch);
-    r->meta = r->scratch = 0;
+    free(r->data);
+    r->meta = r->data = 0;
 }
 
 const struct cdp_record_desc *cdp_frame_reader_desc(const cdp_frame_reader *r, uint32_t i)
@@ -178,6 +196,7 @@ static int load_header(cdp_frame_reader *r, uint64_t off, cdp_status *st)
     uint32_t crc = cdp_crc32c(cdp_crc32c(0, r->meta, CDP_BLOCK), r->meta + CDP_BLOCK, h->tail_bytes);
     if (crc != h->crc)
         return 0;
+    memcpy(r->meta, h, sizeof *h);
     /* A valid checksum over data that breaks a rule is a writer's bug or an attack: not a frame either. */
     for (uint32_t i = 0; i < h->n_desc; i++) {
         const struct cdp_record_desc *d = cdp_frame_reader_desc(r, i);
@@ -195,28 +214,53 @@ static int load_header(cdp_frame_reader *r, uint64_t off, cdp_status *st)
     return 1;
 }
 
+/* The data of the current frame. 1, 0 (the file ends before), or a negative code. */
+static int load_data(cdp_frame_reader *r, cdp_status *st)
+{
+    uint64_t n = r->head.data_bytes, at = r->frame_off + CDP_BLOCK;
+    if (r->data_off == at)
+        return 1;
+    r->data_off = 0;
+    if (r->data_room < n) {
+        free(r->data);
+        r->data_room = n < 1u << 20 ? 1u << 20 : n;
+        r->data = malloc(r->data_room);
+        if (!r->data) {
+            r->data_room = 0;
+            return -cdp_fail_os(st, -ENOMEM, at, "reading a frame");
+        }
+    }
+    int64_t got = n ? r->os->pread(r->os->ctx, r->fd, r->data, n, at) : 0;
+    if (got < 0)
+        return -cdp_fail_os(st, got, at, "reading a record's data");
+    if ((uint64_t)got != n)
+        return 0;
+    r->data_off = at;
+    return 1;
+}
+
 int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st)
 {
     const struct cdp_record_desc *d = cdp_frame_reader_desc(r, i);
     uint64_t at = (uint64_t)d->data_sector * CDP_SECTOR;
-    uint32_t crc = 0;
-    for (uint64_t done = 0; done < d->data_bytes;) {
-        uint64_t n = d->data_bytes - done < r->scratch_bytes ? d->data_bytes - done : r->scratch_bytes;
-        int64_t got = r->os->pread(r->os->ctx, r->fd, r->scratch, n, at + done);
-        if (got < 0)
-            return -cdp_fail_os(st, got, at + done, "reading a record's data");
-        if ((uint64_t)got != n)
-            return 0;
-        crc = cdp_crc32c(crc, r->scratch, n);
-        done += n;
-    }
-    if (d->data_bytes && crc != d->crc) {
-        cdp_fail(st, CDP_CORRUPT, 0, at, "a record's data fails its checksum");
-        st->expected = d->crc;
-        st->actual = crc;
-        return 0;
-    }
-    return 1;
+    if (!d->data_bytes)
+        return 1;
+    int rc = load_data(r, st);
+    if (rc != 1)
+        return rc;
+    uint32_t crc = cdp_crc32c(0, r->data + (at - r->data_off), d->data_bytes);
+    if (crc == d->crc)
+        return 1;
+    cdp_fail(st, CDP_CORRUPT, 0, at, "a record's data fails its checksum");
+    st->expected = d->crc;
+    st->actual = crc;
+    return 0;
+}
+
+static void sum_blocks(uint32_t *sums, const uint8_t *p, uint64_t n)
+{
+    for (; n; n -= CDP_BLOCK, p += CDP_BLOCK)
+        *sums++ = cdp_crc32c(0, p, CDP_BLOCK);
 }
 
 int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st)
@@ -226,10 +270,18 @@ int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st)
         return rc;
     if (r->head.frame != r->frame || (r->expect_seq && r->head.first_seq != r->expect_seq))
         return 0;
+    r->frame_off = r->off;
     for (uint32_t i = 0; verify_data && i < r->head.n_desc; i++)
         if ((rc = cdp_frame_reader_data_ok(r, i, st)) != 1)
             return rc;
-    r->frame_off = r->off;
+    if (verify_data && r->sums) {
+        if ((rc = load_data(r, st)) != 1)
+            return rc;
+        uint64_t block = r->off / CDP_BLOCK, data = r->head.data_bytes / CDP_BLOCK;
+        sum_blocks(r->sums + block, r->meta, CDP_BLOCK);
+        sum_blocks(r->sums + block + 1, r->data, r->head.data_bytes);
+        sum_blocks(r->sums + block + 1 + data, r->meta + CDP_BLOCK, r->head.tail_bytes);
+    }
     r->off += CDP_BLOCK + r->head.data_bytes + r->head.tail_bytes;
     r->frame++;
     r->expect_seq = r->head.first_seq;

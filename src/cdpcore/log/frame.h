@@ -45,6 +45,9 @@ uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t star
 uint32_t cdp_frame_descs(const cdp_frame *f, struct cdp_record_desc *out, uint32_t cap);
 /* Seal with checksum: slot[0..total_bytes) is then what goes to file_off. */
 void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq);
+/* The checksums of the blocks of a finished frame, total_bytes / CDP_BLOCK of them. A block that is the data of one
+ * descriptor has that one's; the others are computed. */
+void cdp_frame_sums(const cdp_frame *f, uint32_t *sums);
 /* What the frame comes to with one more small descriptor and its data. */
 uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes);
 /* The most bytes that a frame with this much used can come to. */
@@ -66,10 +69,11 @@ typedef struct cdp_frame_reader {
     uint32_t frame;       /* number expected next */
     uint64_t expect_seq;  /* 0: take the first frame's */
     uint8_t *meta;        /* CDP_BLOCK + CDP_FRAME_TAIL_BYTES */
-    uint8_t *scratch;     /* scratch_bytes, for checking data */
-    uint64_t scratch_bytes;
+    uint8_t *data;        /* of the frame at data_off, in room for data_room bytes */
+    uint64_t data_room, data_off; /* data_off 0: of none */
     struct cdp_frame_header head;
     uint64_t frame_off;   /* of the current frame */
+    uint32_t *sums;       /* NULL, or gets the checksums of the blocks of verified frames, by block of the file */
 } cdp_frame_reader;
 
 int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_t segment, uint64_t salt, uint64_t end,

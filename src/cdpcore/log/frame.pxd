@@ -32,6 +32,7 @@ cdef extern from "log/frame.h" nogil:
     uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t start, uint64_t sectors, uint16_t kind,
                            uint16_t flags, const void *data, uint32_t bytes, uint32_t crc)
     void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq)
+    void cdp_frame_sums(const cdp_frame *f, uint32_t *sums)
     uint64_t cdp_frame_bound(const cdp_frame *f)
     uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes)
     uint32_t cdp_frame_descs(const cdp_frame *f, cdp_record_desc *out, uint32_t cap)
@@ -44,6 +45,7 @@ cdef extern from "log/frame.h" nogil:
         uint64_t expect_seq
         cdp_frame_header head
         uint64_t frame_off
+        uint32_t *sums
     int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_t segment, uint64_t salt,
                               uint64_t end, uint64_t expect_seq)
     void cdp_frame_reader_free(cdp_frame_reader *r)

@@ -30,6 +30,7 @@ from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_b
                                 cdp_frame_size_with, cdp_frame_start)
 from cdpcore.log.record cimport MAX_PARTS, ROOM_EVENT, ROOM_WRITE
 from cdpcore.log.ring cimport ring_frame
+from cdpcore.log.segment cimport cdp_segment_seal_bytes
 from cdpcore.log.segments cimport segment
 
 
@@ -171,7 +172,7 @@ cdef class Log:
         if self.frame_open:
             used += cdp_frame_size_with(&self.ring.last().f, <uint32_t>data_bytes)
         used += CDP_BLOCK + (data_bytes + CDP_BLOCK - 1) // CDP_BLOCK * CDP_BLOCK       # it may need a frame of its own
-        used += (s.n_frames + 4) * sizeof(cdp_frame_entry) + 2 * CDP_BLOCK   # directory and trailer
+        used += cdp_segment_seal_bytes(used, s.n_frames + 4)
         if kind == ROOM_EVENT and s.capacity_bytes == self.files.segment_bytes:
             used += self.last_bytes
         return used <= s.capacity_bytes
@@ -241,6 +242,7 @@ cdef class Log:
                         <uint32_t>self.pool.slot_bytes,
                         s.number, s.n_frames, s.tail_bytes, s.salt, self.last_seq + 1, self.flush_seq)
         r.fd = s.fd
+        r.sums = s.sums + s.tail_bytes // CDP_BLOCK
         r.whole_seq = self.last_seq
         r.complete = False
         self.ring.opened += 1

@@ -10,6 +10,7 @@ from cdpcore.system.io_queue cimport cdp_io
 cdef struct ring_frame:
     cdp_frame f
     int fd              # of its segment
+    uint32_t *sums      # of its blocks: filled in before it is written
     uint32_t pins       # readers copying from the slot
     uint64_t whole_seq  # the last record that ends in it or before: its last one may go on in the next frame
     cdp_io io           # its write, where that is submitted

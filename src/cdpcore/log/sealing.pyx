@@ -68,7 +68,7 @@ cdef int seal_file(Log log, cdp_status *st) noexcept nogil:
     tr.first_ts_ns = s.first_ts_ns
     tr.last_ts_ns = s.last_ts_ns
     tr.segment = s.number
-    return cdp_segment_seal(log.table, s.fd, s.tail_bytes, s.frames, s.n_frames, &tr, &s.file_bytes, st)
+    return cdp_segment_seal(log.table, s.fd, s.tail_bytes, s.frames, s.n_frames, s.sums, &tr, &s.file_bytes, st)
 
 
 def done(Log log not None):
@@ -78,6 +78,7 @@ def done(Log log not None):
         pthread_mutex_lock(&log.ring.mutex)
         fd = log.files.sealing.fd
         free(log.files.sealing.frames)
+        free(log.files.sealing.sums)
         memset(&log.files.sealing, 0, sizeof(segment))
         log.files.sealing_published = False
         log.files.maintenance_errno = 0

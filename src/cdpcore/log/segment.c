@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/crc32c.h"
+#include "log/block_sums.h"
 #include "log/segment.h"
 
 static uint32_t block_crc(uint8_t *block, size_t crc_at)
@@ -111,32 +112,44 @@ int cdp_segment_of_reserve(const cdp_os *os, const char *from, const char *direc
     return CDP_OK;
 }
 
-int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
-                     struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
+static uint64_t directory_bytes(uint32_t n_frames)
 {
-    uint64_t used = (uint64_t)n_frames * sizeof *entries, n = (used + CDP_BLOCK - 1) / CDP_BLOCK * CDP_BLOCK;
-    uint8_t *buf = os->pages(os->ctx, n + CDP_BLOCK);
+    return ((uint64_t)n_frames * sizeof(struct cdp_frame_entry) + CDP_BLOCK - 1) / CDP_BLOCK * CDP_BLOCK;
+}
+
+uint64_t cdp_segment_seal_bytes(uint64_t end, uint32_t n_frames)
+{
+    return directory_bytes(n_frames) + (cdp_sums_pages(end / CDP_BLOCK) + 1) * CDP_BLOCK;
+}
+
+int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
+                     const uint32_t *sums, struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
+{
+    uint64_t used = (uint64_t)n_frames * sizeof *entries, table = directory_bytes(n_frames);
+    uint64_t n = cdp_segment_seal_bytes(end, n_frames);
+    uint8_t *buf = os->pages(os->ctx, n); /* zeros */
     if (!buf)
         return cdp_fail_os(st, -ENOMEM, end, "sealing a segment");
     if (used)
         memcpy(buf, entries, used);
-    memset(buf + used, 0, n - used);
+    cdp_sums_put(buf + table, sums, end / CDP_BLOCK, t->salt);
     t->magic = CDP_TRAILER_MAGIC;
     t->directory_offset = end;
     t->n_frames = n_frames;
     t->directory_crc = cdp_crc32c(0, entries, used);
-    trailer_put(buf + n, t);
+    t->sums_offset = end + table;
+    trailer_put(buf + n - CDP_BLOCK, t);
     /* Over what is allocated already, then cut: a full device has room for that, even if others take the space that the
      * cut frees. Until both are durable, the frame that ended the segment is no more valid than it was; afterwards
      * nothing stale is left behind it. */
-    int64_t rc = os->pwrite(os->ctx, fd, buf, n + CDP_BLOCK, end);
+    int64_t rc = os->pwrite(os->ctx, fd, buf, n, end);
     if (rc >= 0)
-        rc = os->truncate(os->ctx, fd, end + n + CDP_BLOCK);
+        rc = os->truncate(os->ctx, fd, end + n);
     if (rc >= 0)
         rc = os->datasync(os->ctx, fd);
-    os->free_pages(os->ctx, buf, n + CDP_BLOCK);
+    os->free_pages(os->ctx, buf, n);
     if (rc < 0)
         return cdp_fail_os(st, rc, end, "sealing a segment");
-    *file_bytes = end + n + CDP_BLOCK;
+    *file_bytes = end + n;
     return CDP_OK;
 }

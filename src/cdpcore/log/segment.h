@@ -25,9 +25,12 @@ int cdp_segment_create(const cdp_os *os, const char *directory, struct cdp_segme
 int cdp_segment_of_reserve(const cdp_os *os, const char *from, const char *directory, struct cdp_segment_header *h,
                            int direct, uint64_t *bytes, int *fd, cdp_status *st);
 
-/* Write the directory and the trailer at `end` (behind the last frame), cut the file behind them, sync. `t` has salt,
- * segment and the seq and time range; the rest is filled in. May be repeated after a failure. */
+/* Bytes that sealing adds to a segment whose last frame ends at `end`: directory, table of checksums, trailer. */
+uint64_t cdp_segment_seal_bytes(uint64_t end, uint32_t n_frames);
+/* Write them at `end`, cut the file behind them, sync. sums: of the file's blocks up to `end`; the first one, of the
+ * header, does not count. `t` has salt, segment and the seq and time range; the rest is filled in. May be repeated
+ * after a failure. */
 int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
-                     struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st);
+                     const uint32_t *sums, struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st);
 
 #endif

@@ -12,5 +12,6 @@ cdef extern from "log/segment.h" nogil:
                                int direct, uint64_t *bytes, int *fd, cdp_status *st)
     int cdp_segment_header_get(const uint8_t *block, cdp_segment_header *h)
     int cdp_segment_trailer_get(const uint8_t *block, cdp_segment_trailer *t)
+    uint64_t cdp_segment_seal_bytes(uint64_t end, uint32_t n_frames)
     int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
-                         cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
+                         const uint32_t *sums, cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)

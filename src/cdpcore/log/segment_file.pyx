@@ -27,7 +27,7 @@ from cdpcore.log.segment cimport cdp_segment_header_get, cdp_segment_seal, cdp_s
 from cdpcore.system.file cimport File
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR, cdp_os
-from cdpcore.base.errors import Corruption, OutOfSpace
+from cdpcore.base.errors import Corruption, InvalidRequest, OutOfSpace
 
 
 cdef enum:
@@ -100,6 +100,7 @@ cdef class SegmentFile:
     cdef readonly list clock_steps
     cdef cdp_frame_entry *entries
     cdef uint32_t entries_cap
+    cdef uint32_t *sums                     # of the blocks of frames whose data was verified
     cdef cdp_tree *tree
     cdef cdp_status damage
 
@@ -148,6 +149,7 @@ cdef class SegmentFile:
         if self.fd >= 0:
             self.table.close(self.table.ctx, self.fd)
         free(self.entries)
+        free(self.sums)
         cdp_tree_free(self.tree)
 
     def close(self):
@@ -225,6 +227,8 @@ cdef class SegmentFile:
                                  self.end_bytes if self.sealed else self.file_bytes, expect_seq) != 0:
             raise MemoryError()
         try:
+            if verify_data and not some_freed:
+                r.sums = self.new_sums()
             self.n_frames = 0
             self.n_records = 0
             self.first_seq, self.last_seq = 1, 0
@@ -305,6 +309,13 @@ cdef class SegmentFile:
         finally:
             cdp_frame_reader_free(&r)
         return events
+
+    cdef uint32_t *new_sums(self) except NULL:
+        free(self.sums)
+        self.sums = <uint32_t *>calloc(self.file_bytes // CDP_BLOCK + 1, sizeof(uint32_t))
+        if self.sums == NULL:
+            raise MemoryError()
+        return self.sums
 
     def undo(self, disk: File, uint64_t after):
         """After scan() of a segment of before-images: put back what the records after `after` overwrote, the newest
@@ -478,10 +489,15 @@ cdef class SegmentFile:
         self.sync()
 
     def seal(self) -> int:
-        """After scan(): cut the file behind its last valid frame and give it its trailer, durable. Returns its size in
-        bytes."""
+        """After scan(): the sealed file becomes durable. One that is not, after scan(verify_data=True): cut the file behind its last valid frame and give it its directory, its table
+        of checksums and its trailer, durable. Returns its size in bytes."""
         cdef cdp_status st
         cdef int rc
+        if self.sealed and self.end_bytes == self.trailer.directory_offset:
+            self.sync()         # frames were durable before the trailer was written; it may not be
+            return self.file_bytes
+        if self.sums == NULL:
+            raise InvalidRequest(f"{self.path}: sealed without its data being verified")
         # A process that was killed leaves frames that are not on the device yet: they come before the trailer that
         # vouches for them.
         self.sync()
@@ -493,8 +509,8 @@ cdef class SegmentFile:
         self.trailer.first_ts_ns = self.first_ts_ns
         self.trailer.last_ts_ns = self.last_ts_ns
         with nogil:
-            rc = cdp_segment_seal(self.table, self.fd, self.end_bytes, self.entries, self.n_frames, &self.trailer,
-                                  &self.file_bytes, &st)
+            rc = cdp_segment_seal(self.table, self.fd, self.end_bytes, self.entries, self.n_frames, self.sums,
+                                  &self.trailer, &self.file_bytes, &st)
         check(rc, &st, self.path)
         self.sealed = True
         return self.file_bytes

@@ -21,6 +21,7 @@ cdef struct segment:
     uint64_t first_ts_ns, last_ts_ns
     uint32_t n_frames, frames_cap
     cdp_frame_entry *frames # directory, one per closed frame
+    uint32_t *sums          # checksums of the blocks of the file; those of frames that are written are valid
     uint64_t end_frame      # ring number one past its last frame (set when it was rolled away)
 
 
@@ -60,9 +61,12 @@ cdef class LogFiles:
     cdef bint put_aside(self) noexcept nogil
     # The tree of the segment that was set aside is, too.
     cdef void publish_sealing(self) noexcept nogil
+    # io lock not held. The checksums of blocks of segment `number`, which are written; False: it is sealed.
+    cdef bint sums_of(self, uint32_t number, uint64_t block, uint32_t n, uint32_t *out) noexcept nogil
     # io lock held: it is time to make a spare.
     cdef bint wants_spare(self) noexcept nogil
 
     # internal
+    cdef void let_go(self, segment *s) noexcept nogil
     cdef void move_aside(self) noexcept nogil
     cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil

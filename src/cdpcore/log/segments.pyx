@@ -10,8 +10,8 @@ Invariants
 Threading: see the fields. Appenders hold the append lock; one maintenance thread waits, seals and prepares the spare.
 """
 cimport cython
-from libc.errno cimport EIO
-from libc.stdlib cimport free
+from libc.errno cimport EIO, ENOMEM
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from cdpcore.base.clock cimport cdp_monotonic_ms
 from cdpcore.base.errors cimport check
@@ -68,15 +68,9 @@ cdef class LogFiles:
         memset(&self.sealing, 0, sizeof(segment))
 
     def __dealloc__(self):
-        if self.current.number:
-            self.table.close(self.table.ctx, self.current.fd)
-        if self.spare.number:
-            self.table.close(self.table.ctx, self.spare.fd)
-        if self.sealing.number:
-            self.table.close(self.table.ctx, self.sealing.fd)
-        free(self.current.frames)
-        free(self.spare.frames)
-        free(self.sealing.frames)
+        self.let_go(&self.current)
+        self.let_go(&self.spare)
+        self.let_go(&self.sealing)
         pthread_cond_destroy(&self.upkeep)
 
     # --- the next segment (append lock held) --------------------------------------------------------------------------
@@ -155,19 +149,44 @@ cdef class LogFiles:
         h.segment = number
         h.flags = CDP_SEGMENT_BEFORE if self.before else 0
         s.capacity_bytes = self.segment_bytes
+        s.sums = <uint32_t *>calloc(self.segment_bytes // CDP_BLOCK + 1, sizeof(uint32_t))   # paged in as it is used
+        if s.sums == NULL:
+            return cdp_fail_os(st, -ENOMEM, 0, b"memory for a log segment")
         rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
         if rc == CDP_NOSPACE and kind != ROOM_WRITE and self.reserve_c[0]:
             if cdp_segment_of_reserve(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes,
                                       &s.fd, &other) == CDP_OK:
                 rc = CDP_OK         # else st keeps the first failure
         if rc != CDP_OK:
+            free(s.sums)
+            s.sums = NULL
             return rc
+        s.capacity_bytes = min(s.capacity_bytes, self.segment_bytes)
         s.number = number
         s.salt = h.salt
         s.tail_bytes = CDP_BLOCK
         s.first_seq = 1
         s.last_seq = 0
         return CDP_OK
+
+    cdef void let_go(self, segment *s) noexcept nogil:
+        """Its handle and memory; it is none then."""
+        if s.number:
+            self.table.close(self.table.ctx, s.fd)
+        free(s.frames)
+        free(s.sums)
+        memset(s, 0, sizeof(segment))
+
+    cdef bint sums_of(self, uint32_t number, uint64_t block, uint32_t n, uint32_t *out) noexcept nogil:
+        cdef const segment *s
+        pthread_mutex_lock(&self.ring.mutex)
+        s = &self.current if self.current.number == number else &self.sealing
+        if s.number == number:
+            memcpy(out, s.sums + block, n * sizeof(uint32_t))
+            pthread_mutex_unlock(&self.ring.mutex)
+            return True
+        pthread_mutex_unlock(&self.ring.mutex)
+        return False
 
     # --- maintenance --------------------------------------------------------------------------------------------------
 
@@ -232,7 +251,5 @@ cdef class LogFiles:
             if s.number:
                 if s.n_frames == 0:
                     empty.append(s.number)
-                self.table.close(self.table.ctx, s.fd)
-                free(s.frames)
-                memset(s, 0, sizeof(segment))
+                self.let_go(s)
         return empty

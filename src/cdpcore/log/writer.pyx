@@ -35,6 +35,7 @@ from cdpcore.base.format cimport CDP_BLOCK
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
                                   pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.log.frame cimport cdp_frame_sums
 from cdpcore.log.ring cimport ring_frame
 from cdpcore.log.segments cimport segment
 from cdpcore.system.io_queue cimport CDP_IO_WRITE, cdp_io
@@ -169,6 +170,7 @@ cdef class LogWriter:
         if self.queue != NULL:
             for i in range(n):
                 r = self.ring.at(self.submitted + i)
+                cdp_frame_sums(&r.f, r.sums)
                 r.io.op = CDP_IO_WRITE
                 r.io.durable = 0
                 r.io.fd = r.fd
@@ -187,7 +189,9 @@ cdef class LogWriter:
     cdef int write_one(self, cdp_status *st) noexcept nogil:
         """The next frame; nothing is in flight."""
         cdef ring_frame *r = self.ring.at(self.submitted)
-        cdef int64_t rc = self.table.pwrite(self.table.ctx, r.fd, r.f.slot, r.f.total_bytes, r.f.file_off)
+        cdef int64_t rc
+        cdp_frame_sums(&r.f, r.sums)
+        rc = self.table.pwrite(self.table.ctx, r.fd, r.f.slot, r.f.total_bytes, r.f.file_off)
         if rc < 0:
             return cdp_fail_os(st, rc, r.f.file_off, b"writing the log")
         r.complete = True
