@@ -227,6 +227,9 @@ def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, in
     elif segment.directory() != directory:
         report.add(segment.path, "the directory of frames does not agree with the frames",
                    "put the file back from a copy")
+    elif wrong := segment.wrong_blocks(bool(freed)):
+        for offset, what in wrong:
+            report.add(segment.path, f"byte {offset}: {what}", "put the file back from a copy")
     elif (row.first_seq, row.last_seq) != promised[:2]:
         report.add(segment.path,
                    f"the catalog says #{row.first_seq} to #{row.last_seq}, the file #{promised[0]} to #{promised[1]}",

@@ -6,7 +6,10 @@
     segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones
     sealing       what the maintenance thread does with the segment that was set aside
     segment_file  a segment read, and what recovery makes of one that a crash left open
-    log_reader    the data of a record: from a pool slot that still has it, or from a segment file
+    log_reader    the data of a record: from a pool slot that still has it, or, checked, from a segment file
+    block_sums.c  checksums of the blocks of a file, and checked reads; segment_sums.c: of a sealed segment
+    sums_cache    pages of the tables of sealed segments
+    damage        the blocks that did not match
     clock_steps   the times of records, and where the clock went back
     tail          the end of the log as readers see it, from memory
     frame.c       frames built and parsed; segment.c: segment files made

@@ -214,8 +214,7 @@ static int load_header(cdp_frame_reader *r, uint64_t off, cdp_status *st)
     return 1;
 }
 
-/* The data of the current frame. 1, 0 (the file ends before), or a negative code. */
-static int load_data(cdp_frame_reader *r, cdp_status *st)
+int cdp_frame_reader_load(cdp_frame_reader *r, cdp_status *st)
 {
     uint64_t n = r->head.data_bytes, at = r->frame_off + CDP_BLOCK;
     if (r->data_off == at)
@@ -245,7 +244,7 @@ int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st)
     uint64_t at = (uint64_t)d->data_sector * CDP_SECTOR;
     if (!d->data_bytes)
         return 1;
-    int rc = load_data(r, st);
+    int rc = cdp_frame_reader_load(r, st);
     if (rc != 1)
         return rc;
     uint32_t crc = cdp_crc32c(0, r->data + (at - r->data_off), d->data_bytes);
@@ -275,7 +274,7 @@ int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st)
         if ((rc = cdp_frame_reader_data_ok(r, i, st)) != 1)
             return rc;
     if (verify_data && r->sums) {
-        if ((rc = load_data(r, st)) != 1)
+        if ((rc = cdp_frame_reader_load(r, st)) != 1)
             return rc;
         uint64_t block = r->off / CDP_BLOCK, data = r->head.data_bytes / CDP_BLOCK;
         sum_blocks(r->sums + block, r->meta, CDP_BLOCK);

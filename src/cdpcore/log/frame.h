@@ -86,6 +86,8 @@ int cdp_frame_reader_next(cdp_frame_reader *r, int verify_data, cdp_status *st);
 const struct cdp_record_desc *cdp_frame_reader_desc(const cdp_frame_reader *r, uint32_t i);
 /* Does the data of descriptor i match its checksum? 1, 0 (st says where), or a negative code. */
 int cdp_frame_reader_data_ok(cdp_frame_reader *r, uint32_t i, cdp_status *st);
+/* The data of the current frame to r->data. 1, 0 (the file ends before), or a negative code. */
+int cdp_frame_reader_load(cdp_frame_reader *r, cdp_status *st);
 /* From r->off on, past what is invalid: the highest durable_seq that any later valid frame of this segment claims; 0 if
  * there is none. Distinguishes a torn tail (nothing later was durable) from damage. */
 int cdp_frame_reader_later_durable(cdp_frame_reader *r, uint64_t *durable_seq, cdp_status *st);

@@ -3,48 +3,54 @@
 Threading: any thread, no GIL, no lock held. Whoever reads holds a snapshot of the index (see index/versions.pyx), so
 that the data is not freed meanwhile.
 """
-from libc.errno cimport EAGAIN
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from cdpcore.base.format cimport CDP_SECTOR
-from cdpcore.base.status cimport CDP_CORRUPT, CDP_OK, CDP_WOULD_WAIT, cdp_fail, cdp_fail_os
+from cdpcore.base.status cimport CDP_CORRUPT, CDP_OK
+from cdpcore.log.block_sums cimport cdp_read_checked
+
+
+cdef struct log_file:
+    void *reader
+    uint32_t number
+    int fd
+
+
+cdef int sums_of(void *ctx, uint64_t block, uint32_t n, uint32_t *out, bint wait, cdp_status *st) noexcept nogil:
+    cdef log_file *f = <log_file *>ctx
+    if (<LogReader>f.reader).log.files.sums_of(f.number, block, n, out):
+        return CDP_OK
+    return (<LogReader>f.reader).sums.find(f.number, f.fd, block, n, out, wait, st)
 
 
 cdef class LogReader:
-    """Args: log: whose records are read; files: the read handles of its segment files."""
+    """Args: log: whose records are read; files: the read handles of its segment files; damage: learns what does not
+    match its checksum."""
 
-    def __cinit__(self, Log log not None, SegmentFds files not None):
+    def __cinit__(self, Log log not None, SegmentFds files not None, Damage damage not None):
         self.log = log
         self.files = files
+        self.sums = SegmentSums(log.os, files.directory)
+        self.damage = damage
         self.table = log.table
 
     cdef int read(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, bint wait,
                   cdp_status *st) noexcept nogil:
         cdef uint64_t token, off
-        cdef int fd, rc
+        cdef log_file f
+        cdef int rc
         cdef bint cached
-        cdef int64_t got
         cdef uint8_t *resident = self.log.ring.pin(loc, &token)
         if resident != NULL:
             memcpy(buf, resident + skip, n)
             self.log.ring.unpin(token)
             return CDP_OK
-        rc = self.files.acquire(<uint32_t>(loc >> 32), &fd, &cached, st)
+        f.reader = <void *>self
+        f.number = <uint32_t>(loc >> 32)
+        rc = self.files.acquire(f.number, &f.fd, &cached, st)
         if rc != CDP_OK:
             return rc
         off = <uint64_t><uint32_t>loc * CDP_SECTOR + skip
-        if wait:
-            got = self.table.pread(self.table.ctx, fd, buf, n, off)
-        else:
-            got = self.table.pread_now(self.table.ctx, fd, buf, n, off)
-        self.files.release(<uint32_t>(loc >> 32), fd, cached)
-        if got == -EAGAIN and not wait:
-            return CDP_WOULD_WAIT
-        if got < 0:
-            return cdp_fail_os(st, got, off, b"reading a log segment")
-        if <uint64_t>got != n:
-            rc = cdp_fail(st, CDP_CORRUPT, 0, off, b"a log segment ends before its data")
-            st.expected = n
-            st.actual = <uint64_t>got
-            return rc
-        return CDP_OK
+        rc = cdp_read_checked(self.table, f.fd, buf, n, off, wait, sums_of, &f, b"reading a log segment", st)
+        self.files.release(f.number, f.fd, cached)
+        return self.damage.note(f.number, st) if rc == CDP_CORRUPT else rc

@@ -7,19 +7,19 @@ Threading: one thread per object.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.errno cimport EIO
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.crc32c cimport cdp_crc32c
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_BOOKMARK, CDP_KIND_FLUSH, CDP_KIND_TRIM, CDP_LOC_HOLE,
                                   CDP_LOC_ZERO, CDP_REC_BEFORE, CDP_REC_FUA, CDP_REC_HOLE, CDP_REC_MORE, CDP_REC_SAME,
-                                  CDP_SECTOR, CDP_SEGMENT_BEFORE, cdp_frame_entry, cdp_kind_changes, cdp_loc,
-                                  cdp_record_desc, cdp_segment_header, cdp_segment_trailer)
+                                  CDP_SECTOR, CDP_SEGMENT_BEFORE, CDP_SUMS_PER_PAGE, cdp_frame_entry,
+                                  cdp_kind_changes, cdp_loc, cdp_record_desc, cdp_segment_header, cdp_segment_trailer)
 from cdpcore.base.status cimport cdp_fail_os, cdp_status
 from cdpcore.base.zeros cimport cdp_is_zero
 from cdpcore.index.index cimport (cdp_run_meta, cdp_run_write_tree, cdp_tree, cdp_tree_free, cdp_tree_has_room,
                                   cdp_tree_insert, cdp_tree_new)
+from cdpcore.log.block_sums cimport cdp_sums_page_ok, cdp_sums_pages
 from cdpcore.log.frame cimport (cdp_frame_reader, cdp_frame_reader_data_ok, cdp_frame_reader_desc,
                                 cdp_frame_reader_free, cdp_frame_reader_init, cdp_frame_reader_later_durable,
                                 cdp_frame_reader_next)
@@ -45,32 +45,22 @@ cdef uint64_t location(uint32_t segment, const cdp_record_desc *d) noexcept nogi
     return CDP_LOC_ZERO
 
 
-cdef int64_t copy_back(const cdp_os *os, int log_fd, uint64_t from_, int disk_fd, uint64_t at, uint64_t n,
-                       uint8_t *buffer, uint64_t step) noexcept nogil:
-    """n bytes of the log at `from_` (0: zeros) to the disk at `at`; 0 or a negative errno."""
+cdef int64_t zero_back(const cdp_os *os, int disk_fd, uint64_t at, uint64_t n, uint8_t *buffer,
+                       uint64_t step) noexcept nogil:
+    """n zeros to the disk at `at`; 0 or a negative errno. Zeros that are there need no space: a full file system must
+    not be in the way."""
     cdef int64_t rc
     cdef uint64_t k
     while n:
         k = min(n, step)
-        if not from_:       # zeros that are there need no space: a full file system must not be in the way
-            rc = os.pread(os.ctx, disk_fd, buffer, k, at)
-            if rc < 0:
-                return rc
-            if <uint64_t>rc == k and cdp_is_zero(buffer, k):
-                at += k
-                n -= k
-                continue
-            memset(buffer, 0, k)
-        if from_:
-            rc = os.pread(os.ctx, log_fd, buffer, k, from_)
-            if rc < 0:
-                return rc
-            if <uint64_t>rc != k:
-                return -EIO
-            from_ += k
-        rc = os.pwrite(os.ctx, disk_fd, buffer, k, at)
+        rc = os.pread(os.ctx, disk_fd, buffer, k, at)
         if rc < 0:
             return rc
+        if <uint64_t>rc != k or not cdp_is_zero(buffer, k):
+            memset(buffer, 0, k)
+            rc = os.pwrite(os.ctx, disk_fd, buffer, k, at)
+            if rc < 0:
+                return rc
         at += k
         n -= k
     return 0
@@ -347,14 +337,18 @@ cdef class SegmentFile:
         if not d.data_bytes:
             if d.flags & CDP_REC_HOLE and self.table.punch(self.table.ctx, disk.fd, at, n) >= 0:
                 return
-        step = min(n, <uint64_t>(4 << 20))
-        buffer = <uint8_t *>calloc(1, step)
+        step = d.data_bytes if d.data_bytes else min(n, <uint64_t>(4 << 20))
+        buffer = <uint8_t *>malloc(step)
         if buffer == NULL:
             raise MemoryError()
         try:
+            if d.data_bytes:
+                self.read_data(buffer, d, "a before-image")
             with nogil:
-                rc = copy_back(self.table, self.fd, <uint64_t>d.data_sector * CDP_SECTOR if d.data_bytes else 0,
-                               disk.fd, at, n, buffer, step)
+                if d.data_bytes:
+                    rc = self.table.pwrite(self.table.ctx, disk.fd, buffer, n, at)
+                else:
+                    rc = zero_back(self.table, disk.fd, at, n, buffer, step)
             if rc < 0:
                 check(cdp_fail_os(&st, rc, at, b"putting a before-image back on the protected disk"), &st, self.path)
         finally:
@@ -366,6 +360,53 @@ cdef class SegmentFile:
             return ""
         return (f"{self.damage.where.decode()} at byte {self.damage.offset} (expected {self.damage.expected:#x}, "
                 f"found {self.damage.actual:#x})")
+
+    def wrong_blocks(self, bint freed=False) -> list:
+        """[(offset in bytes, what is wrong)] of the table of checksums of a sealed segment, and of the blocks that do
+        not match it, at most 16; [] where there is no table. freed: blocks of zeros may have been freed."""
+        cdef uint64_t n = self.end_bytes // CDP_BLOCK, page, i, k, at
+        cdef uint8_t table[4096]
+        cdef const uint32_t *sums = <const uint32_t *>table
+        cdef uint8_t *blocks
+        cdef uint8_t *block
+        cdef uint32_t found
+        cdef list wrong = []
+        if not self.sealed or not self.trailer.sums_offset:
+            return wrong
+        blocks = <uint8_t *>malloc(CDP_SUMS_PER_PAGE * CDP_BLOCK)
+        if blocks == NULL:
+            raise MemoryError()
+        try:
+            for page in range(cdp_sums_pages(n)):
+                at = self.trailer.sums_offset + page * CDP_BLOCK
+                self.read_whole(table, CDP_BLOCK, at, "the table of checksums")
+                if not cdp_sums_page_ok(table, page, self.header.salt):
+                    wrong.append((at, "a page of the table of checksums is damaged"))
+                    continue
+                at = page * CDP_SUMS_PER_PAGE * CDP_BLOCK
+                k = min(<uint64_t>CDP_SUMS_PER_PAGE, n - page * CDP_SUMS_PER_PAGE)
+                self.read_whole(blocks, k * CDP_BLOCK, at, "the log")
+                for i in range(1 if page == 0 else 0, k):
+                    block = blocks + i * CDP_BLOCK
+                    found = cdp_crc32c(0, block, CDP_BLOCK)
+                    if found != sums[i] and not (freed and cdp_is_zero(block, CDP_BLOCK)):
+                        wrong.append((at + i * CDP_BLOCK, "a block does not match its checksum (expected "
+                                      f"{sums[i]:#x}, found {found:#x})"))
+                if len(wrong) >= 16:
+                    break
+        finally:
+            free(blocks)
+        return wrong[:16]
+
+    cdef read_whole(self, uint8_t *to, uint64_t n, uint64_t at, str what):
+        cdef cdp_status st
+        cdef int64_t rc
+        with nogil:
+            rc = self.table.pread(self.table.ctx, self.fd, to, n, at)
+        if rc < 0:
+            check(cdp_fail_os(&st, rc, at, b"reading a log segment"), &st, self.path)
+        if <uint64_t>rc != n:
+            raise Corruption(f"{self.path}: ends inside {what}", "put the file back from a copy")
 
     def later_durable(self) -> int:
         """After scan() of an unsealed segment: the highest seq that any later valid frame claims was durable; 0:
@@ -489,8 +530,9 @@ cdef class SegmentFile:
         self.sync()
 
     def seal(self) -> int:
-        """After scan(): the sealed file becomes durable. One that is not, after scan(verify_data=True): cut the file behind its last valid frame and give it its directory, its table
-        of checksums and its trailer, durable. Returns its size in bytes."""
+        """After scan(): a sealed file becomes durable. One that is not, after scan(verify_data=True), is cut behind its
+        last valid frame and gets its directory, its table of checksums and its trailer, durable. Returns its size in
+        bytes."""
         cdef cdp_status st
         cdef int rc
         if self.sealed and self.end_bytes == self.trailer.directory_offset:
@@ -560,11 +602,18 @@ cdef class SegmentFile:
 
     cdef bytes data_of(self, cdp_record_desc *d):
         cdef bytearray out = bytearray(d.data_bytes)
-        cdef uint8_t *p = out
-        cdef int64_t rc
         if d.data_bytes:
-            rc = self.table.pread(self.table.ctx, self.fd, p, d.data_bytes, <uint64_t>d.data_sector * CDP_SECTOR)
-            if rc != d.data_bytes or cdp_crc32c(0, p, d.data_bytes) != d.crc:
-                raise Corruption(f"{self.path}: a bookmark or restore fails its checksum at byte "
-                                 f"{<uint64_t>d.data_sector * CDP_SECTOR}", "run 'cdp check' on the volume")
+            self.read_data(out, d, "a bookmark or restore")
         return bytes(out)
+
+    cdef read_data(self, uint8_t *to, const cdp_record_desc *d, str what):
+        """A descriptor's data, checked."""
+        cdef cdp_status st
+        cdef uint64_t at = <uint64_t>d.data_sector * CDP_SECTOR
+        cdef int64_t rc
+        with nogil:
+            rc = self.table.pread(self.table.ctx, self.fd, to, d.data_bytes, at)
+        if rc < 0:
+            check(cdp_fail_os(&st, rc, at, b"reading a record's data"), &st, self.path)
+        if rc != d.data_bytes or cdp_crc32c(0, to, d.data_bytes) != d.crc:
+            raise Corruption(f"{self.path}: {what} fails its checksum at byte {at}", "run 'cdp check' on the volume")

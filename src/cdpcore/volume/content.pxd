@@ -13,6 +13,7 @@ from cdpcore.base.target cimport CDP_FUA, CDP_META
 from cdpcore.index.index cimport cdp_view
 from cdpcore.index.versions cimport Versions
 from cdpcore.log.log cimport Log
+from cdpcore.log.damage cimport Damage
 from cdpcore.log.log_reader cimport LogReader
 from cdpcore.log.segment_fds cimport SegmentFds
 from cdpcore.system.os cimport Os
@@ -35,6 +36,7 @@ cdef class Content:
     cdef readonly Log log
     cdef SegmentFds segments
     cdef LogReader log_data
+    cdef readonly Damage damage
     cdef readonly Versions versions             # which version of a sector is visible
     cdef readonly uint64_t size_bytes
     cdef uint64_t part_bytes                    # of data in one descriptor; a multiple of 4096

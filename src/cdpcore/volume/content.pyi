@@ -1,9 +1,12 @@
 from typing import Any
 
 from cdpcore.index.versions import Versions
+from cdpcore.log.damage import Damage
 from cdpcore.log.log import Log
 
 class Content:
+    @property
+    def damage(self) -> Damage: ...
     @property
     def log(self) -> Log: ...
     @property

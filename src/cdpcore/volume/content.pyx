@@ -28,7 +28,8 @@ cdef class Content:
         self.table = log.table
         self.log = log
         self.segments = segments
-        self.log_data = LogReader(log, segments)
+        self.damage = Damage()
+        self.log_data = LogReader(log, segments, self.damage)
         self.versions = log.versions
         self.size_bytes = size_bytes
         # Three parts of 1 MiB to a slot of 4 MiB; at least two to a smaller one, so that little of it is left empty.
@@ -73,4 +74,4 @@ cdef class Content:
     def stats(self) -> dict:
         """Counters since opening, and the memory of the extent trees in bytes."""
         return {"writes": self.n_writes, "zeroes": self.n_zeroes, "bytes_written": self.bytes_written,
-                "tree_bytes": self.versions.tree_bytes(), **self.log.stats()}
+                "tree_bytes": self.versions.tree_bytes(), **self.log.stats(), **self.damage.stats()}

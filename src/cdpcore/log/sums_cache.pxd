@@ -1,0 +1,38 @@
+"""The checksums of the blocks of sealed segments: a bounded cache of the pages of their tables."""
+from libc.stdint cimport uint32_t, uint64_t
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.thread cimport pthread_mutex_t
+from cdpcore.system.os cimport Os
+from cdpcore.system.os_table cimport cdp_os
+
+
+cdef extern from "log/segment_sums.h" nogil:
+    enum:
+        CDP_SUMS_TABLE
+        CDP_SUMS_FRAMES
+    int cdp_segment_sums(const cdp_os *os, int fd, const char *beside, uint32_t number, uint64_t page, uint32_t *sums,
+                         int *source, cdp_status *st)
+
+
+cdef struct sums_page:
+    uint32_t number         # of the segment; 0: empty
+    uint32_t page
+    uint32_t *sums
+
+
+cdef class SegmentSums:
+    # constant after construction
+    cdef Os os
+    cdef const cdp_os *table
+    cdef bytes directory
+    cdef const char *directory_c
+    # guarded by mutex
+    cdef pthread_mutex_t mutex
+    cdef sums_page *pages           # direct-mapped
+    cdef readonly uint64_t loaded, from_frames      # counters: pages
+
+    # Of blocks [block, block + n) of the sealed segment `number`, open as fd. CDP_WOULD_WAIT without `wait`, where they
+    # are not in memory.
+    cdef int find(self, uint32_t number, int fd, uint64_t block, uint32_t n, uint32_t *out, bint wait,
+                  cdp_status *st) noexcept nogil
+    cdef int load(self, uint32_t number, int fd, uint64_t page, cdp_status *st) noexcept nogil

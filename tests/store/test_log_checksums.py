@@ -1,0 +1,162 @@
+"""What comes from a log file is checked: a bit that flips is found, or harmless, and never a wrong byte."""
+from __future__ import annotations
+
+import os
+import random
+import struct
+from pathlib import Path
+
+import pytest
+from support.seeds import Seeds
+
+import cdp
+from cdp.check import check
+from cdpcore.base.checksum import crc32c
+
+pytestmark = pytest.mark.plain
+
+SIZE, BLOCK = 1 << 20, 4096
+KINDS = ["after", "before"]
+
+
+class Place:
+    """A closed volume with a small log, and what it shows at each of its moments."""
+
+    def __init__(self, folder: Path, kind: str):
+        self.path = folder / "v"
+        rnd = random.Random(kind)
+        disk = None
+        if kind == "before":
+            disk = folder / "disk.img"
+            disk.write_bytes(rnd.randbytes(SIZE))
+        self.moments: dict[int, bytes] = {}
+        content = bytearray(disk.read_bytes() if disk else bytes(SIZE))
+        with cdp.create(self.path, size=None if disk else SIZE, disk=disk) as v:
+            self.moments[0] = bytes(content)
+            # Sectors, so that blocks of the log hold parts of several records; whole blocks; several at once.
+            for n in (512, 4096, 1536, 8192, 4096, 512, 16384):
+                at, data = rnd.randrange(SIZE // 512 - n // 512) * 512, rnd.randbytes(n)
+                content[at:at + n] = data
+                v.pwrite(data, at)
+                self.moments[v.resolve("now").seq] = bytes(content)
+            v.flush()
+        self.log = self.path / "log/0000000001.log"
+        self.whole = self.log.read_bytes()
+        self.frames_end, = struct.unpack_from("<Q", self.whole, len(self.whole) - BLOCK + 48)
+        self.table, = struct.unpack_from("<Q", self.whole, len(self.whole) - BLOCK + 72)
+
+    def flip(self, at: int, bit: int) -> None:
+        with self.log.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([self.whole[at] ^ 1 << bit]))
+
+    def restore(self, at: int) -> None:
+        with self.log.open("r+b") as file:
+            file.seek(at)
+            file.write(self.whole[at:at + 1])
+
+    def look(self, seqs: list[int]) -> str:
+        """What a user sees of these moments: "fine", "found", or "wrong"."""
+        found = False
+        try:
+            with cdp.open(self.path, read_only=True) as v:
+                for seq in seqs:
+                    with v.at(f"#{seq}") as image:
+                        for at in range(0, SIZE, 64 << 10):
+                            try:
+                                if image.pread(64 << 10, at) != self.moments[seq][at:at + (64 << 10)]:
+                                    return "wrong"
+                            except cdp.Corruption:
+                                found = True
+        except cdp.Corruption:
+            found = True
+        return "found" if found else "fine"
+
+
+@pytest.fixture(params=KINDS)
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    return Place(tmp_path, request.param)
+
+
+def test_table_by_the_document(place: Place) -> None:
+    raw = place.whole
+    salt, = struct.unpack_from("<Q", raw, 56)
+    page = raw[place.table:place.table + BLOCK]
+    assert place.table % BLOCK == 0 and len(raw) == place.table + 2 * BLOCK
+    n = place.frames_end // BLOCK
+    sums = struct.unpack_from("<1023I", page)
+    assert list(sums[1:n]) == [crc32c(raw[b * BLOCK:(b + 1) * BLOCK]) for b in range(1, n)] and not any(sums[n:])
+    assert struct.unpack_from("<I", page, 4092)[0] == crc32c(struct.pack("<QQ", salt, 0) + page[:4092])
+
+
+def test_flips_are_found_or_harmless(place: Place) -> None:
+    rnd = random.Random(11)
+    seen = {"fine": 0, "found": 0, "wrong": 0}
+    n = len(place.whole)
+    data = [rnd.randrange(BLOCK, place.frames_end) for _ in range(30)]
+    ends = [rnd.randrange(start, start + 96) for start in (0, BLOCK, place.frames_end, place.table, n - BLOCK)
+            for _ in range(2)]
+    for at in [*data, *ends]:
+        place.flip(at, rnd.randrange(8))
+        seen[place.look(rnd.sample(sorted(place.moments), 2))] += 1
+        place.restore(at)
+    assert seen["wrong"] == 0 and seen["found"] > 10 and seen["fine"], seen
+    assert place.look(list(place.moments)) == "fine"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bit_of_every_byte(tmp_path: Path, kind: str, seeds: Seeds) -> None:
+    for seed in seeds(1):
+        rnd = random.Random(seed)
+        (tmp_path / str(seed)).mkdir()
+        place = Place(tmp_path / str(seed), kind)
+        for at in range(len(place.whole)):
+            place.flip(at, rnd.randrange(8))
+            assert place.look(rnd.sample(sorted(place.moments), 2)) != "wrong", at
+            place.restore(at)
+
+
+def test_a_damaged_table_is_made_up_for_by_the_frames(place: Place) -> None:
+    place.flip(place.table + 40, 3)
+    assert place.look(list(place.moments)) == "fine"
+    report = check.check(place.path)
+    assert [p.what for p in report.problems] == [f"byte {place.table}: a page of the table of checksums is damaged"]
+    place.flip(place.frames_end - 1, 0)     # the last byte of the last frame, too
+    place.flip(len(place.whole) - 1, 0)     # and the trailer
+    assert place.look(list(place.moments)) != "wrong"
+
+
+def test_check_finds_what_no_record_has(tmp_path: Path) -> None:
+    """Padding between records is nobody's data, but it shows that the device changes bits."""
+    place = Place(tmp_path, "after")
+    zeros = next(at for at in range(place.frames_end - 1, BLOCK, -1) if place.whole[at - 64:at] == bytes(64))
+    place.flip(zeros, 1)
+    assert place.look(list(place.moments)) in ("fine", "found")
+    assert not check.check(place.path).ok
+
+
+def test_reads_of_the_open_volume(tmp_path: Path) -> None:
+    """Of the segment that is open, whose table is in memory; the ring is made to forget what was written."""
+    settings = cdp.Settings(pool_bytes=16 << 20)
+    with cdp.create(tmp_path / "v", size=64 << 20, settings=settings) as v:
+        data = os.urandom(24 << 20)
+        for at in range(0, len(data), 1 << 20):
+            v.pwrite(data[at:at + (1 << 20)], at)
+        v.flush()
+        log = tmp_path / "v/log/0000000001.log"
+        assert v.pread(len(data), 0) == data
+        at = log.read_bytes().find(data[12288:12288 + 512])
+        with log.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([data[12288] ^ 4]))
+        with pytest.raises(cdp.Corruption, match=r"log/0000000001\.log: a block does not match its checksum at byte"):
+            v.pread(512, 12288)
+        with pytest.raises(cdp.Corruption):
+            v.pread(512, 12288 + 1024)      # another sector of that block
+        assert v.pread(4096, 1 << 20) == data[1 << 20:(1 << 20) + 4096]
+        with log.open("r+b") as file:
+            file.seek(at)
+            file.write(data[12288:12289])
+        assert v.pread(len(data), 0) == data
