@@ -9,12 +9,15 @@ from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce,
     ("cdp serve web", "on a unix socket; prints the URI of every export"),
     ("cdp serve web db --tcp localhost:10809", "two volumes over TCP"),
     ("cdp serve web --tcp 0.0.0.0:10809 --tls require --tls-cert c.pem --tls-key k.pem", "over TLS only"),
+    ("cdp serve web --replace", "a new process, of a new version for instance, takes over; clients stay connected"),
     ("nbdinfo 'nbd+unix:///web@-10m?socket=/run/cdp/web.sock'",
      "in another terminal: the volume as of ten minutes ago"),
 ], exit_codes=SERVE_EXITS)
 @click.argument("paths", metavar="VOLUME...", nargs=-1, required=True)
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
-def serve(state: State, paths: tuple[str, ...], read_only: bool) -> None:
+@click.option("--replace", is_flag=True, help="Take over from the running server of these volumes.")
+@click.option("--force", is_flag=True, help="With --replace: cut connections and commands that it would wait for.")
+def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, force: bool) -> None:
     """Serve volumes over NBD.
 
     The exports of a volume NAME (the last part of its path): NAME, the volume; NAME@POINT, any past moment of it,
@@ -22,9 +25,15 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool) -> None:
 
     Prints the URI of every export on standard output, then "ready" on standard error, and runs until SIGTERM, SIGINT or
     SIGHUP; a second one ends it at once. A kill loses nothing that a client flushed.
+
+    With --replace it takes listeners and connections over from the running server of the same volumes, which then ends:
+    clients, a mounted file system for instance, wait for a moment and notice nothing else. Where that fails, the
+    running server goes on. Settings are this command's; addresses stay. To survive a crash: 'cdp ha serve'.
     """
     from cdp.serve.server import Server
 
-    with Server(paths, state.settings, read_only=read_only) as server:
+    if force and not replace:
+        raise click.UsageError("--force is said with --replace")
+    with Server(paths, state.settings, read_only=read_only, replace=replace, force=force) as server:
         announce(state, () if state.as_json else server.uris(), server.view())
         server.wait()

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from cdpcore.nbd.connection import End
@@ -15,6 +15,9 @@ class Transmission(Protocol):
 
     def serve(self) -> End: ...
     def stop(self, *, now: bool = False) -> None: ...
+    def pause(self) -> None: ...
+    def rest(self) -> tuple[bytes, int]: ...
+    def resume(self, received: bytes, skipped: int = 0, counters: Mapping[str, int] | None = None) -> None: ...
     def counters(self) -> dict[str, int]: ...
 
 
@@ -53,7 +56,10 @@ class Resolver(Protocol):
         """(name, description) of what to show; names that are made up on the fly (points) need not be in it."""
 
     def open(self, name: str) -> Export:
-        """Open for one connection. Raises CdpError, whose text the client gets."""
+        """Open for one connection. Raises CdpError, whose text the client gets.
+
+        A resolver may also have resume(handed: cdp.nbd.handover.HandedConnection), to open what another server had
+        open."""
 
 
 def close_export(export: Export, name: str) -> None:

@@ -7,11 +7,14 @@ Invariants
     phase; a further one is refused with that reason.
  2. A connection's socket is closed by its own thread alone, so a file descriptor is never used after it was reused.
  3. An export is opened for one connection and closed when that ends, however it ends.
+ 4. hand_over() gives away either everything or nothing: where a connection does not come to a request boundary in time,
+    all go on.
 Threading: one accept thread; one thread a connection (no GIL once it serves), a second one with TLS. Public methods may
-be called from any thread.
+be called from any thread, adopt(), start() and hand_over() by one at a time.
 """
 from __future__ import annotations
 
+import enum
 import logging
 import selectors
 import socket
@@ -26,10 +29,11 @@ from types import TracebackType
 from typing import Self
 
 from cdp.nbd.exports import Resolver, Transmission, close_export
+from cdp.nbd.handover import Handed, HandedConnection
 from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
 from cdp.nbd.listeners import Address, Listener, export_uri, listen
 from cdp.nbd.tls import TlsSettings, hang_up, relay
-from cdpcore.base.errors import Closed, InvalidRequest, NotFound
+from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, RefusedPoint
 from cdpcore.nbd import connection as core
 
 log = logging.getLogger("cdp.nbd")
@@ -37,6 +41,7 @@ log = logging.getLogger("cdp.nbd")
 FIRST_BYTE_S = 3.0  # a client answers the greeting at once; this is for bad networks
 SILENT_S = 0.2  # before a silent connection gives way: a round trip
 NO_TLS = TlsSettings()
+HANDSHAKES_END_S = 1.0  # before a hand-over: then nobody has lost more than a handshake
 UNIX_SEND_BUFFER_BYTES = 1 << 20  # replies of a batch go out without blocking half-way; TCP tunes itself
 
 
@@ -54,6 +59,12 @@ class ConnectionInfo:
     counters: dict[str, int]
 
 
+class _Phase(enum.Enum):
+    SERVING = enum.auto()
+    PAUSING = enum.auto()       # connections stop at a request boundary, and wait for what comes next
+    RELEASED = enum.auto()      # they are somebody else's
+
+
 class _Client:
     """One accepted connection. All but `thread` is guarded by the server's lock once the thread runs."""
 
@@ -69,6 +80,9 @@ class _Client:
         self.connection: Transmission | None = None  # while it serves
         self.admitted = False  # counts against max_connections
         self.silent = True  # has not sent a byte yet
+        self.paused = False
+        self.relay: threading.Thread | None = None  # with TLS
+        self.handed: HandedConnection | None = None
         self.thread: threading.Thread | None = None
 
 
@@ -119,19 +133,19 @@ class NbdServer:
     """NbdServer(exports, listen, *, tls=TlsSettings(), max_connections=64, max_handshakes=16, handshake_timeout_s=10.0)
 
     exports  a Resolver: list() and open(name), called from many threads
-    listen   addresses; start() binds them
+    listen   addresses; start() binds them. None: adopt() brings listeners
 
     A context manager: start() on entry, close() at exit.
     """
 
-    def __init__(self, exports: Resolver, listen: Sequence[Address], *, tls: TlsSettings = NO_TLS,
+    def __init__(self, exports: Resolver, listen: Sequence[Address] | None, *, tls: TlsSettings = NO_TLS,
                  max_connections: int = 64, max_handshakes: int = 16, handshake_timeout_s: float = 10.0):
-        if not listen:
+        if listen is not None and not listen:
             raise InvalidRequest("an NBD server without an address", "give at least one")
         if max_connections < 1 or max_handshakes < 1 or not handshake_timeout_s > 0:
             raise InvalidRequest("the NBD server's bounds must be positive")
         self._exports = exports
-        self._listen = tuple(listen)
+        self._listen = tuple(listen or ())
         self._tls_mode = tls.mode
         self._context = tls.context()
         self._max_connections = max_connections
@@ -142,6 +156,10 @@ class NbdServer:
         self._stopping = threading.Event()
         self._acceptor: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._phase = _Phase.SERVING  # guarded by _lock
+        self._held = threading.Event()  # nothing is accepted
+        self._adopted: list[tuple[_Client, Agreed, HandedConnection]] = []  # start() starts them
         self._clients: dict[int, _Client] = {}  # guarded by _lock
         self._serving = 0  # guarded by _lock
         self._accepted = 0  # accept thread only
@@ -168,8 +186,94 @@ class NbdServer:
                 listener.close()
             self._listeners = []
             raise
+        while self._adopted:
+            client, agreed, handed = self._adopted.pop(0)
+            with self._lock:
+                self._clients[client.number] = client
+                self._serving += 1
+            client.thread = threading.Thread(target=self._resume, args=(client, agreed, handed), daemon=True,
+                                             name=f"nbd-{client.number}")
+            client.thread.start()
+        self._start_accepting()
+
+    def _start_accepting(self) -> None:
         self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
         self._acceptor.start()
+
+    def adopt(self, handed: Handed, lenient: bool = False) -> None:
+        """Before start(), of a server made with listen=None: open the exports of connections that another server
+        handed over; start() goes on with them and with its listeners. They are this server's from start() on.
+
+        Raises what opening an export raises, RefusedPoint where it cannot be written any more; `lenient`: that
+        connection ends instead."""
+        self._listeners = list(handed.listeners)
+        for one in handed.connections:
+            self._accepted = max(self._accepted, one.number)
+            try:
+                export = self._exports.resume(one) if hasattr(self._exports, "resume") else self._exports.open(one.name)
+                if export.read_only and not one.read_only:
+                    close_export(export, one.name)
+                    raise RefusedPoint(f"{one.name} is open for writing, by {one.who}", "serve it for writing")
+            except CdpError as error:
+                if not lenient:
+                    raise
+                log.error("connection %d (%s) ends: %s", one.number, one.peer, error)
+                one.sock.close()
+                continue
+            client = _Client(one.number, one.sock, one.peer, one.who)
+            client.since_s, client.tls, client.relay = one.since_s, one.tls, one.relay
+            client.silent, client.admitted = False, True
+            self._adopted.append((client, Agreed(one.name, export, one.read_only, one.structured, one.context_id,
+                                                 one.fast_zero), one))
+
+    def hand_over(self, timeout_s: float, force: bool = False) -> Handed:
+        """Stop, and give away listeners and connections, each of them at a request boundary. What was received has been
+        answered; exports are closed. Handshakes have HANDSHAKES_END_S to end.
+
+        Raises Busy where a connection needs longer than timeout_s: then all go on; `force`: it is cut."""
+        self._held.set()
+        with suppress(BlockingIOError):
+            self._wake_w.send(b"x")
+        if self._acceptor:
+            self._acceptor.join()
+        with self._changed:
+            self._changed.wait_for(lambda: all(c.connection for c in self._clients.values()), HANDSHAKES_END_S)
+            self._phase = _Phase.PAUSING
+            late = self._late(timeout_s, cut=False)
+            if late and force:
+                late = self._late(timeout_s, cut=True)
+            self._phase = _Phase.SERVING if late else _Phase.RELEASED
+            self._changed.notify_all()
+            if not late:
+                self._stopping.set()
+                for client in self._clients.values():
+                    if not client.connection:
+                        hang_up(client.sock)
+        if late:
+            self._wake_r.recv(64)
+            self._held.clear()
+            self._start_accepting()
+            raise Busy(f"{late[0].who} at {late[0].name} does not take its replies, or its requests take longer than "
+                       f"{timeout_s:.0f} s" + (f"; and {len(late) - 1} more" if len(late) > 1 else ""),
+                       "continue or end that client, or cut its connection with --force")
+        clients = list(self._clients.values())
+        self._join(10.0)
+        listeners, self._listeners = self._listeners, []
+        return Handed(listeners, [c.handed for c in clients if c.handed])
+
+    def _late(self, timeout_s: float, cut: bool) -> list[_Client]:
+        """_lock held: pause the connections (or `cut` them); those that have not stopped in time."""
+        def late() -> list[_Client]:
+            return [c for c in self._clients.values() if c.connection and not c.paused]
+
+        for client in late():
+            if client.connection and cut:
+                client.connection.stop(now=True)
+                hang_up(client.sock)
+            elif client.connection:
+                client.connection.pause()
+        self._changed.wait_for(lambda: not late(), timeout_s)
+        return late()
 
     def close(self, grace_s: float = 2.0) -> None:
         """Stop: no new connections; requests already received are answered within grace_s, then sockets are cut.
@@ -181,10 +285,13 @@ class NbdServer:
             self._wake_w.send(b"x")
         if self._acceptor:
             self._acceptor.join()
-        for listener in self._listeners:
-            listener.close()
+            for listener in self._listeners:    # not those of an adopt() that no start() followed
+                listener.close()
         self._hang_up_all(now=False)
         self._join(grace_s)
+        for _, agreed, _ in self._adopted:
+            close_export(agreed.export, agreed.name)
+        self._adopted = []
         self._hang_up_all(now=True)
         for client in self._join(10.0):
             log.error("connection %d (%s) did not end: its target is still at work", client.number, client.peer)
@@ -242,7 +349,7 @@ class NbdServer:
             selector.register(self._wake_r, selectors.EVENT_READ)
             for listener in self._listeners:
                 selector.register(listener.sock, selectors.EVENT_READ, listener)
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not self._held.is_set():
                 if not self._handshake_slots.acquire(timeout=0.02):
                     self._give_way(selector)
                     continue
@@ -303,19 +410,30 @@ class NbdServer:
             finally:
                 self._handshake_slots.release()
             if agreed:
-                try:
-                    self._transmit(client, agreed)
-                finally:
-                    close_export(agreed.export, agreed.name)
+                self._transmit(client, agreed)
         except (HandshakeError, OSError) as error:
             log.info("connection %d (%s): %s", client.number, client.peer, error)
         except Exception:
             log.exception("connection %d (%s) failed", client.number, client.peer)
         finally:
-            with self._lock:
-                del self._clients[client.number]
-                self._serving -= client.admitted
+            self._ended(client)
+
+    def _resume(self, client: _Client, agreed: Agreed, handed: HandedConnection) -> None:
+        """An adopted connection's thread."""
+        try:
+            self._serve_export(client, client.sock, agreed, handed)
+        except Exception:
+            log.exception("connection %d (%s) failed", client.number, client.peer)
+        finally:
+            self._ended(client)
+
+    def _ended(self, client: _Client) -> None:
+        with self._changed:
+            del self._clients[client.number]
+            self._serving -= client.admitted
+            if not client.handed:
                 client.sock.close()
+            self._changed.notify_all()
 
     def _handshake(self, client: _Client) -> Agreed | None:
         sock = client.sock
@@ -338,31 +456,69 @@ class NbdServer:
 
     def _transmit(self, client: _Client, agreed: Agreed) -> None:
         if not isinstance(client.sock, ssl.SSLSocket):
-            self._serve(client, client.sock, agreed)
+            self._serve_export(client, client.sock, agreed)
             return
         ours, theirs = socket.socketpair()
-        pump = threading.Thread(target=relay, args=(client.sock, theirs), name=f"nbd-{client.number}-tls", daemon=True)
-        with ours:
-            pump.start()
-            self._serve(client, ours, agreed)
-        pump.join()
+        client.relay = threading.Thread(target=relay, args=(client.sock, theirs), name=f"nbd-{client.number}-tls",
+                                        daemon=True)
+        try:
+            client.relay.start()
+            self._serve_export(client, ours, agreed)
+        finally:
+            if not client.handed:
+                ours.close()
+        if not client.handed:
+            client.relay.join()
 
-    def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed) -> None:
+    def _serve_export(self, client: _Client, sock: socket.socket, agreed: Agreed,
+                      handed: HandedConnection | None = None) -> None:
+        try:
+            self._serve(client, sock, agreed, handed)
+        finally:
+            close_export(agreed.export, agreed.name)
+
+    def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed, handed: HandedConnection | None) -> None:
+        """Until the client goes, the server stops, or the connection is handed over (`client.handed`)."""
         if hasattr(agreed.export, "connect"):
             make = partial(agreed.export.connect, who=client.who)
         else:
             make = partial(core.Connection, capsule=agreed.export.capsule,
                            own_fua=getattr(agreed.export, "own_fua", False))
-        connection: Transmission = make(sock, read_only=agreed.read_only, structured=agreed.structured,
-                                        context_id=agreed.context_id, fast_zero=agreed.fast_zero)
-        with self._lock:
-            client.name = getattr(agreed.export, "name", agreed.name)     # the client's may be empty, or an age
-            client.read_only = agreed.read_only
-            client.connection = connection
-            if self._stopping.is_set():
-                return
-        log.info("connection %d (%s): serving %r", client.number, client.peer, agreed.name)
-        end = connection.serve()
-        with self._lock:
+        name = getattr(agreed.export, "name", agreed.name)     # the client's may be empty, or an age
+        while True:
+            connection: Transmission = make(sock, read_only=agreed.read_only, structured=agreed.structured,
+                                            context_id=agreed.context_id, fast_zero=agreed.fast_zero)
+            if handed:
+                connection.resume(handed.received, handed.skipped, handed.counters)
+            with self._changed:
+                client.name = name
+                client.read_only = agreed.read_only
+                client.connection = connection
+                self._changed.notify_all()
+                if self._stopping.is_set():
+                    return
+                if self._phase is _Phase.PAUSING:
+                    connection.pause()
+            log.info("connection %d (%s): serving %r", client.number, client.peer, agreed.name)
+            end = connection.serve()
+            if end is not core.End.PAUSED:
+                break
+            received, skipped = connection.rest()
+            handed = HandedConnection(
+                sock, client.number, name, client.who, client.peer, client.tls, client.since_s, agreed.read_only,
+                agreed.structured, agreed.context_id, agreed.fast_zero, agreed.export.size_bytes,
+                agreed.export.description, getattr(agreed.export, "multi_conn", True), received, skipped,
+                connection.counters(), client.relay)
+            with self._changed:
+                client.paused = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._phase is not _Phase.PAUSING)
+                client.paused = False
+                if self._phase is _Phase.RELEASED:
+                    client.connection = None
+                    client.handed = handed
+                    return
+        with self._changed:
             client.connection = None
+            self._changed.notify_all()
         log.info("connection %d (%s): %s, %s", client.number, client.peer, end.name, connection.counters())

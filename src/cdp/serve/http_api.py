@@ -10,6 +10,7 @@ own methods belong to the thread that made it.
 """
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from cdp.ipc.errors import encode_error
-from cdp.ipc.unix_socket import bind_unix
+from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.serve.addresses import runtime_directory
 from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
@@ -110,6 +112,14 @@ class ZeroBody(_Body):
     hole: bool = False
 
 
+class HandOverBody(_Body):
+    """A new process's unix socket for the hand-over, and its version of cdp.serve.handover's messages."""
+
+    socket: str
+    version: int
+    force: bool = False
+
+
 class ServerView(BaseModel):
     """The server and the volumes that it holds: name, and the identity of the folder
     (cdp.service.locate.identity)."""
@@ -133,8 +143,9 @@ class Held:
     clients: Callable[[str], list[ClientView]] = lambda name: []
 
 
-def build_app(held: Mapping[str, Held]) -> FastAPI:
-    """The application over the served volumes, by name. The mapping may not change while it runs."""
+def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], None] | None = None) -> FastAPI:
+    """The application over the served volumes, by name. The mapping may not change while it runs. hand_over: begins to
+    hand the server over (socket, version, force), or raises why not."""
     app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
         status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
 
@@ -187,6 +198,13 @@ def build_app(held: Mapping[str, Held]) -> FastAPI:
     @app.get("/v1/server")
     async def server() -> ServerView:  # on the loop itself: answered also when every thread of the pool is at work
         return ServerView(pid=os.getpid(), volumes={name: one.identity for name, one in held.items()})
+
+    @app.post("/v1/server/handover", status_code=202)
+    def handover(body: HandOverBody) -> None:
+        if hand_over is None:
+            raise Unavailable("this server is not handed over to another process: it is none of 'cdp serve'",
+                              "'cdp ha switch' replaces parts of 'cdp ha serve'; end a capture, and start it again")
+        hand_over(body.socket, body.version, body.force)
 
     @app.get("/v1/volumes/{volume}")
     def info(service: Service) -> InfoView:
@@ -304,24 +322,58 @@ async def _bounded_body(request: Request) -> bytes:
     return bytes(data)
 
 
-class AdminServer:
-    """The application on a unix socket, in a thread of its own, until close()."""
+class _Counted:
+    """An ASGI application that knows how many requests it is at."""
 
-    def __init__(self, path: str, held: Mapping[str, Held]):
+    def __init__(self, app: FastAPI):
+        self._app = app
+        self.running = 0    # of the event loop's thread; others only look
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.running -= 1
+
+
+class AdminServer:
+    """The application on a unix socket, in a thread of its own, until close(). listener: of the server before, which
+    has handed it over; it is this one's from start() on."""
+
+    def __init__(self, path: str, held: Mapping[str, Held], hand_over: Callable[[str, int, bool], None] | None = None,
+                 listener: UnixListener | None = None):
         self.path = path
         self._link = ""
-        self._listener = bind_unix(path, option="--admin-socket SOCK")    # from here on the kernel queues clients
-        config = uvicorn.Config(build_app(held), log_config=None, access_log=False, lifespan="off", ws="none",
+        self._given = listener is not None
+        # From here on the kernel queues clients.
+        self._listener: UnixListener | None = listener or bind_unix(path, option="--admin-socket SOCK")
+        self._app = _Counted(build_app(held, hand_over))
+        config = uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off", ws="none",
                                 timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._listener.sock],), name="cdp-admin",
-                                        daemon=True)
+        sock = self._listener.sock.dup()    # it closes what it is given
+        self._thread = threading.Thread(target=self._server.run, args=([sock],), name="cdp-admin", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
+        self._given = False
         self._thread.start()
         with suppress(CdpError):    # no runtime folder: 'cdp list' does not find it
             self._link = link_socket(runtime_directory(), self.path)
+
+    def hand_over(self, force: bool) -> UnixListener:
+        """Stop, and give away the listening socket: who connects waits for the next server. Raises Busy where a request
+        does not end within STOP_SECONDS; `force`: it is cut."""
+        until_s = time.monotonic() + STOP_SECONDS
+        while self._app.running and not force and time.monotonic() < until_s:
+            time.sleep(0.005)
+        if self._app.running and not force:
+            raise Busy("a command is at work through this server, a check for instance", "let it end, or give --force")
+        listener, self._listener = self._listener, None
+        assert listener
+        self.close()
+        return listener
 
     def close(self) -> None:
         """Stop accepting, let running requests end for up to STOP_SECONDS, remove the socket. Twice is no error."""
@@ -331,7 +383,8 @@ class AdminServer:
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=2 * STOP_SECONDS)
-        self._listener.close()
+        if self._listener and not self._given:
+            self._listener.close()
 
 
 def serving_view(admin_socket: str, name: str, uris: list[str]) -> ServedView:

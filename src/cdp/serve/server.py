@@ -7,7 +7,10 @@ Invariants
      what was done before it.
   2. Order of stop: serving.json goes first, then the administration and NBD sockets and their connections, then the
      volumes. The second signal ends the process at once.
-  3. A signal wakes wait() through a socket, whichever thread the kernel gives it to: after SIGCONT that may be any, and
+  3. A hand-over (cdp.serve.handover) stops everything in an order of its own: the administration's requests, the NBD
+     connections at a request boundary, then the volumes. What was stopped is given away, or begun again here: both by
+     _begin(). serving.json stays as it is: the administration socket is never closed.
+  4. A signal wakes wait() through a socket, whichever thread the kernel gives it to: after SIGCONT that may be any, and
      a handler runs in the main thread only when that wakes.
 Server belongs to the main thread (signals); Exports is called from many threads.
 """
@@ -26,41 +29,60 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cdp.ipc.stop_signals import stop_on_signal
 from cdp.ipc.unix_socket import clear_stale_socket, socket_path
-from cdp.serve.addresses import ADMIN_OPTION, BOTH_OPTIONS, listen_addresses, named_roots, runtime_sockets, tls_settings
+from cdp.serve.addresses import (
+    ADMIN_OPTION,
+    BOTH_OPTIONS,
+    listen_addresses,
+    named_roots,
+    runtime_directory,
+    runtime_sockets,
+    tls_settings,
+)
 from cdp.serve.exports import Exports, shows
+from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity
+from cdp.service.remote import RemoteService
 from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings
 from cdp.views import ClientView, ServedView
-from cdpcore.base.errors import Busy, CdpError, Unavailable
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from cdp import Volume
+    from cdp.ipc.unix_socket import UnixListener
+    from cdp.serve.http_api import AdminServer
 
 log = logging.getLogger("cdp.serve")
 
 FORCED_EXIT = 130
+RELAY_LOOK_S = 0.2
 
 
 class Server:
     """`with Server(paths, settings) as server: server.wait()`.
 
     service: what administers a volume. target: what NBD clients of the volumes themselves get (a cdp_target, which gets
-    a flush only where a client sends one); None: the volume.
+    a flush only where a client sends one); None: the volume. A server with one of them is not handed over.
+
+    replace: take over from the server that has these volumes, a running process; `force`: cut what it waits for.
     """
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False, *,
+                 replace: bool = False, force: bool = False,
                  service: "Callable[[Volume, ServedView], VolumeService]" = VolumeService,
                  target: "Callable[[Volume], object] | None" = None):
         self._settings = settings
         self._service, self._target = service, target
         self._roots = named_roots(paths)
         self._read_only = read_only
+        self._replace, self._force = replace, force
+        self._own_parts = service is VolumeService and target is None
         self._stack = ExitStack()
+        self._parts = ExitStack()       # what a hand-over stops
         self._stopped = False
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_w.setblocking(False)
@@ -70,6 +92,10 @@ class Server:
         self._image_caches: dict[str, ImageCache] = {}
         self._admin_socket = ""
         self._signalled = False
+        self._handing = threading.Lock()    # held from the request for a hand-over to its end
+        self._giving: Giving | None = None
+        self._force_giving = False
+        self._admin: Any = None
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -89,50 +115,75 @@ class Server:
 
     def _start(self) -> None:
         self._take_signals()
-        settings = self._settings
         # TLS files, addresses and the runtime folder are looked at before a volume is.
-        tls = tls_settings(settings)
+        tls_settings(self._settings)
+        self._stack.callback(self._close_parts)
+        if self._replace:
+            self._take_over()
+            return
         for location in self._roots.values():
             _refuse_if_served(location)
-        listen = self._addresses()
+        self._listen = self._addresses()
+        clear_stale_socket(self._admin_socket)
+        self._begin()
+
+    def _begin(self, stopped: Stopped | None = None, *, lenient: bool = False,
+               taken: Callable[[], None] = lambda: None) -> None:
+        """Open the volumes and serve them, to new clients and to those of `stopped`; `taken` is called when nothing can
+        fail any more and no client has been answered yet."""
         from cdp.nbd import NbdServer
-        from cdp.serve.http_api import AdminServer, Held
         from cdp.store.free_space import shortage
 
-        clear_stale_socket(self._admin_socket)
-        roots = list(self._roots.values())
-        luns = Luns(settings.platform, [location.root for location in roots],
-                    lambda lun: _open_to_serve(roots[lun.lun], settings))
-        self._stack.callback(luns.close)
-        for (name, location), volume in zip(self._roots.items(), luns.start(), strict=True):
-            self._volumes[name] = volume
-            self._image_caches[name] = ImageCache(volume)
-            self._stack.callback(self._image_caches[name].close)
-            if not volume.read_only and (short := shortage(location.root, volume.geometry().segment_bytes)):
-                log.warning("%s", short)
-            log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
+        settings, roots = self._settings, list(self._roots.values())
+        with ExitStack() as parts:
+            luns = Luns(settings.platform, [location.root for location in roots],
+                        lambda lun: _open_to_serve(roots[lun.lun], settings, taking_over=stopped is not None))
+            parts.callback(luns.close)
+            for (name, location), volume in zip(self._roots.items(), luns.start(), strict=True):
+                self._volumes[name] = volume
+                self._image_caches[name] = ImageCache(volume)
+                parts.callback(self._image_caches[name].close)
+                if not volume.read_only and (short := shortage(location.root, volume.geometry().segment_bytes)):
+                    log.warning("%s", short)
+                log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
-        self._exports = Exports(self._image_caches, self._volumes, self._read_only, luns, self._target)
-        self._nbd = NbdServer(self._exports, listen, tls=tls, max_connections=settings.max_connections)
-        self._stack.callback(self._nbd.close)
-        try:
-            self._nbd.start()
-        except CdpError as error:
-            raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
-
-        held = {name: Held(self._service(volume, self._served(name)), self._image_caches[name],
-                           identity(self._roots[name].root), self._uris, self.clients)
-                for name, volume in self._volumes.items()}
-        admin = AdminServer(self._admin_socket, held)
-        self._stack.callback(admin.close)
-        admin.start()
+            self._exports = Exports(self._image_caches, self._volumes, self._read_only, luns, self._target)
+            nbd = NbdServer(self._exports, None if stopped else self._listen, tls=tls_settings(settings),
+                            max_connections=settings.max_connections)
+            parts.callback(nbd.close)
+            if stopped:
+                nbd.adopt(stopped.nbd, lenient)
+            taken()
+            try:
+                nbd.start()
+            except CdpError as error:
+                raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
+            self._nbd = nbd
+            # After the clients of a hand-over: to make the application takes longer than all before it.
+            parts.callback(lambda: self._admin and self._admin.close())
+            self._make_admin(stopped.admin if stopped else None).start()
+            self._parts = parts.pop_all()
         for name, location in self._roots.items():
             if self._volumes[name].read_only:
                 log.warning("%s: cannot be written: it is served to read, and other commands do not find this server",
                             location.root)
                 continue
-            self._stack.callback(remove_serving, location.root)
             write_serving(location.root, self._served(name))
+
+    def _make_admin(self, listener: "UnixListener | None") -> "AdminServer":
+        from cdp.serve.http_api import AdminServer, Held
+
+        held = {name: Held(self._service(volume, self._served(name)), self._image_caches[name],
+                           identity(self._roots[name].root), self._uris, self.clients)
+                for name, volume in self._volumes.items()}
+        self._admin = AdminServer(self._admin_socket, held, self.offer if self._own_parts else None, listener)
+        return self._admin
+
+    def _close_parts(self) -> None:
+        for name, location in self._roots.items():
+            if (volume := self._volumes.get(name)) and not volume.read_only:
+                remove_serving(location.root)
+        self._parts.close()
 
     def _addresses(self) -> list[Any]:
         """Where NBD is offered; decides the administration socket too. Raises NotFound for a missing folder."""
@@ -168,6 +219,9 @@ class Server:
         """Until a signal or stop(), which gives True, or the time is up."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._stopped:
+            if self._giving:
+                self._hand_over()
+                continue
             left = None if until is None else max(0.0, until - time.monotonic())
             if not select.select([self._wake_r], [], [], left)[0]:
                 return self._stopped
@@ -195,9 +249,149 @@ class Server:
                            written_bytes=c.counters["written_bytes"])
                 for c in self._nbd.connections() if shows(c.export, name)]
 
+    # --- hand-over ----------------------------------------------------------------------------------------------------
+
+    def offer(self, path: str, version: int, force: bool) -> None:
+        """A new process listens at `path`, to take over: wait() hands it everything. Any thread. Raises why it does
+        not."""
+        check_version(version)
+        if not self._handing.acquire(blocking=False):
+            raise Busy("this server is being handed over already", "wait for it, then repeat")
+        try:
+            self._giving, self._force_giving = Giving(path), force
+            self._wake()
+        except BaseException:
+            self._handing.release()
+            raise
+
+    def _hand_over(self) -> None:
+        """In wait(): afterwards either the new process serves, and _stopped is set, or this one goes on."""
+        giving, self._giving = self._giving, None
+        assert giving
+        try:
+            if giving.offer({"volumes": {name: identity(location.root) for name, location in self._roots.items()},
+                             "addresses": [str(address) for address in self._nbd.addresses],
+                             "admin_socket": self._admin_socket}):
+                self._give(giving)
+            else:
+                log.error("not handed over: the new process did not want it")
+        except CdpError as error:
+            log.error("not handed over: %s; going on", error)
+        finally:
+            giving.close()
+            self._handing.release()
+
+    def _give(self, giving: Giving) -> None:
+        volumes = list(self._volumes.values())
+        for volume in volumes:
+            if not volume.read_only:
+                volume.flush()      # while clients are served: closing takes less then
+        stopped = Stopped()
+        try:
+            stopped.admin = self._admin.hand_over(self._force_giving)
+            stopped.paused_s = time.monotonic()
+            stopped.nbd = self._nbd.hand_over(PAUSE_SECONDS, self._force_giving)
+        except CdpError as error:
+            giving.refuse(error)
+            if stopped.admin:
+                self._make_admin(stopped.admin).start()
+            raise
+        self._parts.close()
+        try:
+            if left := [volume for volume in volumes if volume.unclean]:
+                raise Unavailable(f"{left[0].path} was not closed cleanly: {left[0].unclean}")
+            pid = giving.give(stopped)
+        except CdpError as error:
+            giving.refuse(error)
+            self._go_on(stopped)
+            raise
+        log.info("process %d serves %s now", pid, ", ".join(self._roots))
+        self._stopped = True
+        self._volumes = {}
+        relays = stopped.nbd.relays()
+        stopped.close()
+        self._carry_tls(relays)
+
+    def _go_on(self, stopped: Stopped) -> None:
+        try:
+            self._begin(stopped, lenient=True)
+        except BaseException:
+            stopped.hang_up()
+            raise
+        log.warning("clients waited for %.0f ms for nothing", 1e3 * (time.monotonic() - stopped.paused_s))
+
+    def _carry_tls(self, relays: list[threading.Thread]) -> None:
+        """The keys of TLS connections are this process's: it stays to carry them, until they end or a signal comes."""
+        if relays:
+            log.info("this process stays to carry %d TLS connections until they end", len(relays))
+        while not self._signalled and any(thread.is_alive() for thread in relays):
+            if select.select([self._wake_r], [], [], RELAY_LOOK_S)[0]:
+                self._wake_r.recv(64)
+
+    def _take_over(self) -> None:
+        """Be the new process: everything is loaded before the other one stops."""
+        import cdp
+        import cdp.nbd
+        import cdp.serve.http_api
+        import cdp.store.free_space
+
+        _ = cdp.Volume
+        remote = self._running_server()
+        with remote, Taking(os.path.join(runtime_directory(), f"{os.getpid()}.handover.sock")) as taking:
+            offer = taking.meet(lambda: remote.hand_over(taking.path, VERSION, self._force))
+            self._check_offer(offer)
+            self._admin_socket = offer["admin_socket"]
+            taking.take()
+
+            def taken() -> None:
+                if self._signalled:
+                    raise Unavailable("a signal ended this process before it took over")
+                taking.taken()
+
+            try:
+                self._begin(taking.stopped, taken=taken)
+            except BaseException as error:
+                taking.failed(error)
+                raise
+            log.info("took over %d connections from process %d: their clients waited %.0f ms",
+                     len(taking.stopped.nbd.connections), offer["pid"],
+                     1e3 * (taking.taken_s - taking.stopped.paused_s))
+
+    def _running_server(self) -> RemoteService:
+        """The one that has all the volumes. Raises NotFound, InvalidRequest."""
+        found: RemoteService | None = None
+        for location in self._roots.values():
+            remote = find_server(location)
+            if remote is None:
+                raise NotFound(f"{location.root} is not served", "start it without --replace")
+            if found and found.socket_path != remote.socket_path:
+                raise InvalidRequest("these volumes are served by several servers", "replace one after the other")
+            found = remote
+        assert found
+        return found
+
+    def _check_offer(self, offer: dict[str, Any]) -> None:
+        """Whether this server would be the other's equal. Raises InvalidRequest."""
+        ours = {name: identity(location.root) for name, location in self._roots.items()}
+        if ours != offer["volumes"]:
+            raise InvalidRequest(f"the running server serves {', '.join(sorted(offer['volumes']))}",
+                                 "name all of its volumes, and no others")
+        settings = self._settings
+        if settings.unix_socket or settings.tcp_listen:
+            asked = sorted(str(address) for address in self._addresses())
+            if asked != sorted(offer["addresses"]):
+                raise InvalidRequest(f"the running server listens at {', '.join(offer['addresses'])}",
+                                     "with --replace give the same addresses or none")
+        if settings.admin_socket and os.path.abspath(settings.admin_socket) != offer["admin_socket"]:
+            raise InvalidRequest(f"the administration socket of the running server is {offer['admin_socket']}",
+                                 "with --replace give the same one or none")
+
     def stop(self) -> None:
         """Ask wait() to return; from any thread."""
         self._stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
         with suppress(OSError):  # full: it wakes all the same
             self._wake_w.send(b"x")
 
@@ -222,13 +416,14 @@ def _refuse_if_served(location: Location) -> None:
                    f"'cdp info {quote(location.root)}' shows where")
 
 
-def _open_to_serve(location: Location, settings: Settings) -> Any:
+def _open_to_serve(location: Location, settings: Settings, taking_over: bool) -> Any:
     deadline = time.monotonic() + LOCK_WAIT_SECONDS  # a command holds a volume for milliseconds
     while True:
         try:
             return open_volume(location.root, settings)
         except Busy as error:
-            _refuse_if_served(location)  # another server was faster
+            if not taking_over:
+                _refuse_if_served(location)  # another server was faster
             if time.monotonic() >= deadline:
                 raise Busy(error.message, error.hint or "end the process that has it open, then repeat") from None
         time.sleep(LOCK_RETRY_SECONDS)

@@ -28,7 +28,7 @@ from cdp.views import (
     RestoreView,
     WindowView,
 )
-from cdpcore.base.errors import CdpError, Unavailable
+from cdpcore.base.errors import CdpError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -129,6 +129,18 @@ class RemoteService:
             raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
                               "see whether 'cdp serve' still runs, then repeat") from None
         raise _as_error(answer)
+
+    @property
+    def socket_path(self) -> str:
+        return self._socket_path
+
+    def hand_over(self, socket_path: str, version: int, force: bool) -> None:
+        """Ask the server to hand itself over to the process that listens at `socket_path` (cdp.serve.handover)."""
+        try:
+            self._call("POST", "/v1/server/handover", body={"socket": socket_path, "version": version, "force": force})
+        except NotFound:
+            raise Unavailable(f"{self._text}: its server is of a version that cannot be replaced while it serves",
+                              "stop it and start the new one: clients must connect again") from None
 
     def info(self) -> InfoView:
         return cast(InfoView, self._volume("GET", "").json())

@@ -170,7 +170,7 @@ cdef class Executor:
         """Until the gateway rings. 0: it is gone."""
         cdp_channel_set32(&self.c.daemon_sleeps, 1)
         if cdp_channel_get(&self.c.head) == self.done and not cdp_channel_get32(&self.c.want_written):
-            nbd_wait(self.door, -1)
+            nbd_wait(self.door, -1, -1)
         cdp_channel_set32(&self.c.daemon_sleeps, 0)
         return cdp_channel_drain(self.door)
 

@@ -30,7 +30,8 @@ from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_exte
 from cdpcore.base.workers cimport cdp_job, cdp_job_any, cdp_job_push, cdp_job_take_all, work
 from cdpcore.nbd.loop cimport STATUS_MAX, nbd_parked
 from cdpcore.nbd.nbd_sock cimport (NBD_RELEASES_PAGES, nbd_add, nbd_awake, nbd_doze, nbd_enter, nbd_flag, nbd_get,
-                                   nbd_leave, nbd_more, nbd_pause, nbd_release, nbd_rouse, nbd_sleep, nbd_wait)
+                                   nbd_leave, nbd_more, nbd_pause, nbd_release, nbd_ring, nbd_rouse, nbd_sleep,
+                                   nbd_wait)
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_EINVAL, CDP_NBD_FLAG_DF,
                                    CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH,
                                    CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD, CDP_NBD_MIN_BLOCK,
@@ -110,13 +111,12 @@ cdef class Connection(RequestLoop):
         if self.parked == NULL or self.tasks == NULL:
             raise MemoryError()
         self.parked_max = PARKED_MAX
-        if self.target.tells_seq and self.target.pread_now != NULL:
-            try:
-                self.bell_r, self.bell_w = _os.pipe()
-                _os.set_blocking(self.bell_w, False)
-                self.can_park = True
-            except OSError:
-                pass    # no more files may be open: then everything waits on the spot
+        try:
+            self.bell_r, self.bell_w = _os.pipe()
+            _os.set_blocking(self.bell_w, False)
+            self.can_park = self.target.tells_seq and self.target.pread_now != NULL
+        except OSError:
+            pass    # no more files may be open: then everything waits on the spot, and pause() for the client
 
     def __dealloc__(self):
         if self.rx != NULL:
@@ -198,6 +198,13 @@ cdef class Connection(RequestLoop):
             nbd_sleep(-1 if self.ending or self.blocked else self.fd, self.bell_r)
         nbd_awake(&self.dozing)
 
+    cdef void wake(self) noexcept nogil:
+        if self.bell_w >= 0:
+            nbd_ring(self.bell_w)
+
+    cdef int bell(self) noexcept nogil:
+        return self.bell_r
+
     cdef void finish(self) noexcept nogil:
         """Workers write into this object's memory: what they were given must end first."""
         while nbd_flag(&self.inside):
@@ -224,7 +231,7 @@ cdef class Connection(RequestLoop):
         if self.round_bytes > KEEP_BYTES:
             self.high_bytes = self.round_bytes
             self.round_bytes = 0
-            if nbd_wait(self.fd, IDLE_MS):
+            if nbd_wait(self.fd, self.bell_r, IDLE_MS):
                 return  # more comes: let a stream of large requests keep its pages
         self.round_bytes = 0
         if self.high_bytes > KEEP_BYTES:

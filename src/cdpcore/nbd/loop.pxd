@@ -35,6 +35,7 @@ cdef enum:
     END_OVERSIZE = 5
     END_RECV = 6
     END_SEND = 7
+    END_PAUSED = 8
 
 # What the next request waits for; 0: nothing.
 cdef enum:
@@ -97,6 +98,7 @@ cdef class RequestLoop:
     # Any thread, atomic.
     cdef nbd_counters counts
     cdef int stopping                # 1: after what was received; 2: now
+    cdef int pausing
     cdef int started
 
     # The seam: what carries requests out.
@@ -106,6 +108,7 @@ cdef class RequestLoop:
     cdef void send(self) noexcept nogil
     cdef void wait(self, bint moved) noexcept nogil
     cdef void wake(self) noexcept nogil
+    cdef int bell(self) noexcept nogil
     cdef void finish(self) noexcept nogil
 
     # For its implementations.

@@ -21,11 +21,14 @@ Invariants
     and keeps the room for its reply, and all room taken after it; from `tail` on they keep their bytes in rx.
  5. A reply is not held back for longer than gather_ns and the request that is being started.
  6. run() returns when nothing is parked, or at once after stop(now=True).
-Threading: serve() runs in one thread for the connection's life. stop() and counters() are for any thread.
+ 7. After pause() nothing more is received: every request of which all bytes were received is answered, and what is left
+    (rest()) is less than one request. What the client sent meanwhile is in the socket. So another loop, in this process
+    or in another one, can go on with the socket and the rest: resume().
+Threading: serve() runs in one thread for the connection's life. stop(), pause() and counters() are for any thread.
 """
 cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.string cimport memmove
+from libc.string cimport memcpy, memmove
 
 from cdpcore.base.zeros cimport cdp_is_zero
 from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_get, nbd_now_ns, nbd_raise,
@@ -33,13 +36,14 @@ from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE, CDP_NBD_DATA_BYTES, CDP_NBD_DISC,
                                    CDP_NBD_EIO, CDP_NBD_ERROR_MAX_BYTES, CDP_NBD_FLAG_DF, CDP_NBD_FLUSH,
                                    CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES,
-                                   CDP_NBD_SIMPLE_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
+                                   CDP_NBD_REQUEST_MAGIC, CDP_NBD_SIMPLE_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
                                    cdp_nbd_parse, cdp_nbd_payload_bytes, cdp_nbd_put_chunk, cdp_nbd_put_data,
                                    cdp_nbd_put_error, cdp_nbd_put_hole, cdp_nbd_put_simple, cdp_nbd_put_status,
                                    cdp_nbd_validate)
 
 import socket as _socket
 from enum import IntEnum as _IntEnum
+from struct import Struct as _Struct
 
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 
@@ -53,6 +57,10 @@ cdef enum:
     STOP_NOW = 2
 
 
+_REQUEST = _Struct(">IHHQQI")
+_REQUEST_MAGIC = CDP_NBD_REQUEST_MAGIC
+
+
 class End(_IntEnum):
     """Why a connection's transmission phase ended."""
 
@@ -63,6 +71,7 @@ class End(_IntEnum):
     OVERSIZE = END_OVERSIZE      # a payload longer than MAX_DRAIN_BYTES
     RECV_FAILED = END_RECV
     SEND_FAILED = END_SEND
+    PAUSED = END_PAUSED          # pause() here: the connection goes on, with another object
 
 
 cdef class RequestLoop:
@@ -109,6 +118,52 @@ cdef class RequestLoop:
             pass  # closed, or the client went first
         self.wake()
 
+    def pause(self):
+        """End serve() when the requests already received have been answered, and leave the connection as it is. Any
+        thread; idempotent."""
+        nbd_raise_flag(&self.pausing)
+        self.wake()
+
+    def rest(self):
+        """After serve() gave PAUSED, once: (bytes, int): what was received and not begun, less than one request; and how
+        many bytes of the payload of a refused request that it begins with were received and thrown away."""
+        cdef uint64_t n = self.rx_end - self.rx_begin
+        received = <bytes>(<char *>self.rx)[self.rx_begin:self.rx_end] if n else b""
+        if not self.drain_bytes:
+            return received, 0
+        if self.drain_bytes == cdp_nbd_payload_bytes(&self.drained):
+            self.counts.requests -= 1   # it is begun anew
+        return (_REQUEST.pack(_REQUEST_MAGIC, self.drained.flags, self.drained.type, self.drained.cookie,
+                              self.drained.offset, self.drained.length) + received,
+                cdp_nbd_payload_bytes(&self.drained) - self.drain_bytes)
+
+    def resume(self, const uint8_t[::1] received not None, uint64_t skipped=0, counters=None):
+        """Before serve(): go on where rest() says that another object stopped. counters: what it had counted. Raises
+        InvalidRequest for a rest that is none."""
+        cdef uint64_t n = received.shape[0]
+        cdef cdp_nbd_request r
+        cdef const char *why = b"the server was replaced in the middle of this request"
+        if n > self.rx_bytes or skipped and n < CDP_NBD_REQUEST_BYTES:
+            raise _InvalidRequest(f"{n} bytes are not the rest of a connection")
+        if n:
+            memcpy(self.rx, &received[0], n)
+        self.rx_end = n
+        if skipped:
+            if cdp_nbd_parse(self.rx, n, &r) <= 0 or skipped >= cdp_nbd_payload_bytes(&r):
+                raise _InvalidRequest("the rest of a connection does not begin with a refused request")
+            self.drain_error = cdp_nbd_validate(&r, &self.rules, &why) or CDP_NBD_EIO
+            self.drain_why = why
+            self.drained = r
+            self.drain_bytes = cdp_nbd_payload_bytes(&r) - skipped
+            self.rx_begin = CDP_NBD_REQUEST_BYTES
+        cdef nbd_counters *c = &self.counts
+        if counters:
+            c.requests, c.errors, c.reads, c.writes = [counters[k] for k in ("requests", "errors", "reads", "writes")]
+            c.zeroes, c.flushes, c.batches = [counters[k] for k in ("zeroes", "flushes", "batches")]
+            c.read_bytes, c.written_bytes = [counters[k] for k in ("read_bytes", "written_bytes")]
+            c.zeroed_bytes, c.received_bytes = [counters[k] for k in ("zeroed_bytes", "received_bytes")]
+            c.sent_bytes = counters["sent_bytes"]
+
     def counters(self):
         """A copy of the counters: dict of name to int. Any thread, while running too; not all of one moment."""
         cdef nbd_counters *c = &self.counts
@@ -144,7 +199,11 @@ cdef class RequestLoop:
         done. Where nothing is under way, what is gathered must have been sent before this sleeps."""
 
     cdef void wake(self) noexcept nogil:
-        """stop() was called: end wait(), where shutting the socket down does not. Any thread."""
+        """stop() or pause() was called: end wait(), where shutting the socket down does not. Any thread."""
+
+    cdef int bell(self) noexcept nogil:
+        """What becomes readable by wake(), for a fill() that blocks; -1: nothing."""
+        return -1
 
     cdef void finish(self) noexcept nogil:
         """run() has returned."""
@@ -253,17 +312,24 @@ cdef class RequestLoop:
     @cython.final
     cdef bint fill(self, bint blocking) noexcept nogil:
         """Receive what there is, or `blocking` at least one byte. False: nothing; `blocked` or `ending` may say why."""
-        cdef uint64_t want = self.make_room()
+        cdef uint64_t want
         cdef ssize_t n
+        if nbd_flag(&self.pausing):     # process() has begun all that is complete
+            self.ending = END_PAUSED
+            return False
+        want = self.make_room()
         if not want:
             self.blocked = BLOCKED_KEPT
             return False
         while True:
+            if blocking and nbd_flag(&self.pausing):
+                self.ending = END_PAUSED
+                return False
             if blocking and nbd_flag(&self.stopping):   # a TCP socket that was shut down may still receive
                 self.ending = END_STOPPED
                 return False
             if blocking:
-                n = nbd_recv(self.fd, self.rx + self.rx_end, want, SPIN_NS)
+                n = nbd_recv(self.fd, self.bell(), self.rx + self.rx_end, want, SPIN_NS)
             else:
                 n = c_recv(self.fd, self.rx + self.rx_end, want, MSG_DONTWAIT)
             if n > 0:

@@ -12,6 +12,7 @@ cdef extern from "nbd/nbd_sock.h" nogil:
     void nbd_raise(int *p, int v)
     int64_t nbd_now_ns()
     void nbd_doze(int *dozing)
+    void nbd_ring(int bell)
     void nbd_rouse(int *dozing, int bell)
     void nbd_sleep(int fd, int bell)
     void nbd_awake(int *dozing)
@@ -20,9 +21,9 @@ cdef extern from "nbd/nbd_sock.h" nogil:
     void nbd_enter(int *inside)
     void nbd_leave(int *inside)
 
-    int nbd_wait(int fd, int ms)
+    int nbd_wait(int fd, int bell, int ms)
     int nbd_poll(int fd, int out, int ms)
-    ssize_t nbd_recv(int fd, void *p, size_t n, int64_t spin_ns)
+    ssize_t nbd_recv(int fd, int bell, void *p, size_t n, int64_t spin_ns)
     ssize_t nbd_send(int fd, iovec *v, uint32_t n)
     void nbd_release(void *p, uint64_t n)
 

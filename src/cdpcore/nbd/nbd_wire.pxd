@@ -5,6 +5,7 @@ from cdpcore.base.target cimport cdp_extent
 
 cdef extern from "nbd/nbd_wire.h" nogil:
     enum:
+        CDP_NBD_REQUEST_MAGIC
         CDP_NBD_REQUEST_BYTES
         CDP_NBD_SIMPLE_BYTES
         CDP_NBD_CHUNK_BYTES
