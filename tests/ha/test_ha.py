@@ -13,7 +13,10 @@ import pytest
 from support.interop import cdp_argv, environ, run
 
 import cdp
+from cdp.ipc.link import Link
 from cdp.nbd.client import Client, unix_address
+from cdp.serve.handover import VERSION, Taking
+from cdpcore.base.errors import Unavailable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
@@ -224,3 +227,83 @@ def test_a_volume_that_somebody_has(tmp_path, sockets):
         made = Ha(tmp_path, sockets)
         assert made.process.wait(WAIT_S) == 7
     assert "cdp: error: " in made.log.read_text() and "another process has the volume open" in made.log.read_text()
+
+
+def test_the_gateway_is_replaced_under_its_clients(ha, tmp_path):
+    """... again and again, and once the new one dies in the middle; commands and moments too."""
+    client, other = ha.client(), ha.client()
+    client.pwrite(b"0" * 4096, 0)
+    past = ha.client("web@now")
+    active = ha.pid("active")
+    gateways = [ha.pid("gateway")]
+    with ThreadPoolExecutor(1) as pool:
+        stop = []
+
+        def write():
+            done = 0
+            while not stop:
+                other.pwrite(done.to_bytes(8, "little") * 64, 512 * (done % 64) + 65536)
+                done += 1
+            return done
+
+        writing = pool.submit(write)
+        try:
+            for n in range(1, 3):
+                told = json.loads(words(tmp_path, "ha", "switch", "--gateway", "--json", "--control",
+                                        ha.sockets / "ha"))
+                gateways.append(ha.another("gateway", "serving", gateways[-1]))
+                assert told["pid"] == gateways[-1]
+                client.pwrite(bytes([n]) * 4096, 4096 * n)
+                assert past.pread(4096, 0) == b"0" * 4096
+                assert not writing.done()
+        finally:
+            stop.append(True)
+        done = writing.result(WAIT_S)
+    assert len(set(gateways)) == 3 and ha.pid("active") == active and not ha.status()["failovers"]
+    until(lambda: not any(alive(pid) for pid in gateways[:-1]), "the former gateways end")
+    with ha.client() as late:
+        assert late.pread(12288, 0) == b"0" * 4096 + b"".join(bytes([n]) * 4096 for n in range(1, 3))
+        assert late.pread(8, 512 * ((done - 1) % 64) + 65536) == (done - 1).to_bytes(8, "little")
+    standby = ha.standby()
+    os.kill(active, signal.SIGKILL)         # the new gateway keeps what a dead daemon had not written
+    client.pwrite(b"f" * 4096, 0)
+    assert ha.pid("active") == standby
+    for each in (client, other, past):
+        each.close()
+    ha.stop()
+    said = ha.log.read_text()
+    assert said.count("the gateway was replaced") == 2 and "is dead (exit status" not in said, said
+    with cdp.open(tmp_path / "web") as volume:
+        assert volume.pread(4096, 0) == b"f" * 4096
+        assert sum(int(r["kind"]) == 1 for r in volume.records()) == done + 4
+
+
+def test_a_gateway_that_does_not_take_over(tmp_path, sockets):
+    """By hand; another version, and a new process that dies in the middle."""
+    cdp.create(tmp_path / "web", size=8 * MIB).close()
+    args = ("gateway", "--daemons", sockets / "gw")
+    first = Service(tmp_path, *args, "--unix", sockets / "nbd").ready()
+    daemon = Service(tmp_path, "tsd", "web", "--gateway", sockets / "gw", "--admin-socket", sockets / "admin").ready()
+    with Client(unix_address(sockets / "nbd", "web")) as client:
+        client.pwrite(b"1" * 512, 0)
+        with Link.connect(str(sockets / "gw")) as link:
+            link.send({"op": "replace", "version": VERSION + 1, "force": False})
+            with pytest.raises(Unavailable, match=f"version {VERSION + 1}"):
+                Taking(link).offer()
+        with Link.connect(str(sockets / "gw")) as link:
+            link.send({"op": "replace", "version": VERSION, "force": False})
+            taking = Taking(link)
+            taking.offer()
+            taking.take()
+            assert [c.name for c in taking.stopped.nbd.connections] == ["web"]
+            taking.stopped.close()
+        client.pwrite(b"2" * 512, 512)
+        wrong = run(*cdp_argv(*args, "--replace", "--unix", sockets / "else"), cwd=tmp_path, status=2)
+        assert f"listens at {sockets / 'nbd'}" in wrong.stderr
+        second = Service(tmp_path, *args, "--replace").ready()
+        assert first.process.wait(WAIT_S) == 0 and "Traceback" not in first.log.read_text()
+        assert client.pread(1024, 0) == b"1" * 512 + b"2" * 512
+        client.pwrite(b"3" * 512, 0)
+    second.stop()
+    daemon.stop()
+    assert not (sockets / "nbd").exists() and not (sockets / "gw").exists()

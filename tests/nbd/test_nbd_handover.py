@@ -28,7 +28,7 @@ from support.nbd_fixtures import dial
 from cdp.ipc.link import Link
 from cdp.nbd import NbdServer, TcpAddress, TlsMode, UnixAddress
 from cdp.nbd.handover import Handed, connection_of, listener_of, send_handed
-from cdpcore.base.errors import Busy, NotFound, RefusedPoint
+from cdpcore.base.errors import Busy, NotFound
 
 
 def _through_a_link(handed):
@@ -169,7 +169,7 @@ def test_what_cannot_go_on(shelf, path):
         wire, lost = Talk(sock).go("disk"), Talk(other).go("frozen")
         handed = first.hand_over(5)
         disk = shelf.exports["disk"]
-        for broken, kind in (({"disk": lambda: FakeExport(Spy(MIB), read_only=True)}, RefusedPoint), ({}, NotFound)):
+        for broken, kind in (({"disk": lambda: FakeExport(Spy(MIB), read_only=True)}, Busy), ({}, NotFound)):
             other_shelf = Shelf(**broken)
             new = NbdServer(other_shelf, None)
             with pytest.raises(kind):

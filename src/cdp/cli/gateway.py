@@ -12,9 +12,12 @@ LISTEN_KEYS = tuple(key for key in SERVER_KEYS if key != "admin_socket")
 
 @command(cli, "gateway", setting_flags=LISTEN_KEYS, quiet=False, examples=[
     ("cdp gateway --daemons /run/gw.sock --unix /run/web.sock", "for daemons that 'cdp tsd' starts"),
+    ("cdp gateway --daemons /run/gw.sock --replace", "a new process takes over; clients stay connected"),
 ], exit_codes=SERVE_EXITS)
 @click.option("--daemons", metavar="SOCK", required=True, help="Unix socket that daemons connect to.")
-def gateway(state: State, daemons: str) -> None:
+@click.option("--replace", is_flag=True, help="Take over from the running gateway with this --daemons SOCK.")
+@click.option("--force", is_flag=True, help="With --replace: cut connections that it would wait for.")
+def gateway(state: State, daemons: str, replace: bool, force: bool) -> None:
     """Keep clients' connections for daemons that come and go.
 
     'cdp ha serve' starts one itself. By hand: a gateway, and one 'cdp tsd' at a time. Clients wait while there is none.
@@ -24,12 +27,16 @@ def gateway(state: State, daemons: str) -> None:
     from cdp.nbd import Address, TcpAddress, UnixAddress
     from cdp.serve.addresses import listen_addresses, runtime_sockets, tls_settings
 
+    if force and not replace:
+        raise click.UsageError("--force is said with --replace")
     stop = threading.Event()
-    addresses: list[Address] = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
-                                for where in listen_addresses(state.settings, runtime_sockets("gateway").nbd)]
+    settings, addresses = state.settings, list[Address]()
+    if not replace or settings.unix_socket or settings.tcp_listen:
+        addresses = [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
+                     for where in listen_addresses(settings, runtime_sockets("gateway").nbd)]
     with (stop_on_signal(stop.set),
-          Gateway(daemons, addresses, tls=tls_settings(state.settings),
-                  max_connections=state.settings.max_connections) as made):
+          Gateway(daemons, addresses, tls=tls_settings(settings),
+                  max_connections=settings.max_connections, replace=replace, force=force, replaced=stop.set) as made):
         uris = [made.uri("", i) for i in range(len(made.addresses))]
         announce(state, uris, {"pid": os.getpid(), "daemons": made.control, "uris": uris})
         stop.wait()

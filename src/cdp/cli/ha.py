@@ -87,15 +87,25 @@ def ha_status(state: State, control: str | None) -> None:
 
 @command(ha, "switch", examples=[
     ("cdp ha switch", "hand the volumes to the standby, as after an upgrade of the program"),
+    ("cdp ha switch --gateway", "replace the gateway; clients stay connected"),
 ], exit_codes=ASK_EXITS)
 @CONTROL
-def ha_switch(state: State, control: str | None) -> None:
+@click.option("--gateway", is_flag=True, help="Replace the gateway by a new process instead.")
+@click.option("--force", is_flag=True, help="With --gateway: cut connections that it would wait for.")
+def ha_switch(state: State, control: str | None, gateway: bool, force: bool) -> None:
     """Hand the volumes over to the standby.
 
     The active daemon makes everything durable and ends; clients wait meanwhile, and see no error. A new standby is
-    started: do it twice, and both run the program as it is now.
+    started: do it twice, and both run the program as it is now. With --gateway the clients' connections are handed over
+    to a new gateway in the same way.
     """
     from cdp.ha.manager import ask
 
+    if force and not gateway:
+        raise click.UsageError("--force is said with --gateway")
+    if gateway:
+        view = ask(_control(control), {"op": "replace gateway", "force": force})
+        emit(state, view, f"process {view['pid']} keeps the connections")
+        return
     view = ask(_control(control), {"op": "switch"})
     emit(state, view, f"process {view['pid']} serves the volumes, after {view['serving_ms']:.0f} ms")

@@ -138,6 +138,7 @@ class Daemon:
         self._stopping = threading.Event()
         self.ready = threading.Event()
         self.ending = False     # the gateway is about to end, and that is no accident
+        self._replaced = False  # the gateway was, by another process
         self.replayed = 0
         self._administered = False
 
@@ -176,7 +177,10 @@ class Daemon:
                     with self._lock:
                         self._link = None
                     self._end_all()
-            if not self._stopping.is_set():
+            if self._replaced:      # what its clients sent is written, and the next one listens already
+                self._replaced = False
+                log.info("the gateway was replaced")
+            elif not self._stopping.is_set():
                 log.log(logging.INFO if self.ending else logging.WARNING,
                         "the gateway is gone: its connections end, what was acknowledged is made durable")
                 self._flush()
@@ -251,6 +255,8 @@ class Daemon:
                     if not self._administered:
                         self._volumes.start_admin()
                         self._administered = True
+                case "replaced":
+                    self._replaced = True
                 case "refused":
                     log.warning("the gateway refuses: %s", message.get("why"))
                 case "list" | "open":

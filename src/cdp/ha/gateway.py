@@ -7,7 +7,9 @@ had not written, and goes on.
 Invariants
   1. There is at most one owner. A new one is taken on when its predecessor's link has ended, and gets a higher epoch; a
      channel's memory names the epoch that may touch it.
-  2. Whatever was acknowledged to a client is in a file of the volume, or kept here (cdpcore.channel.gateway).
+  2. Whatever was acknowledged to a client is in a file of the volume, or kept here (cdpcore.channel.gateway). A gateway
+     that is replaced by a new process (cdp.serve.handover) has nothing of that kind any more: its connections stop at a
+     request boundary, with everything written.
 Threading: one thread accepts daemons; the owner's link has one that reads; clients' threads call. _lock guards who owns
 and the connections; _calls what is being asked.
 """
@@ -19,18 +21,21 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from cdp.ipc.errors import decode_error
 from cdp.ipc.link import Link, Message, accept_links
-from cdp.ipc.unix_socket import bind_unix
+from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
-from cdpcore.base.errors import Unavailable
+from cdp.nbd.handover import HandedConnection
+from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest, Unavailable
 from cdpcore.channel.channel import Channel
 from cdpcore.channel.gateway import GateConnection
 from cdpcore.nbd.connection import End
@@ -66,6 +71,8 @@ class RemoteExport:
     def connect(self, sock: socket.socket, *, who: str, read_only: bool, structured: bool, context_id: int | None,
                 fast_zero: bool) -> RemoteConnection:
         self.who = who
+        if self.channel is not None:    # paused, and going on here: for the owner it is another one
+            self.id = self.gateway.number()
         self.channel = Channel()
         self.connection = GateConnection(sock, self.channel, -1, size_bytes=self.size_bytes, read_only=read_only,
                                          structured=structured, context_id=context_id, fast_zero=fast_zero)
@@ -98,19 +105,35 @@ class RemoteConnection:
     def stop(self, *, now: bool = False) -> None:
         self.core.stop(now=now)
 
+    def pause(self) -> None:
+        self.core.pause()
+
+    def rest(self) -> tuple[bytes, int]:
+        return self.core.rest()
+
+    def resume(self, received: bytes, skipped: int = 0, counters: Mapping[str, int] | None = None) -> None:
+        self.core.resume(received, skipped, counters)
+
     def counters(self) -> dict[str, int]:
         return self.core.counters()
 
 
 class Gateway:
     """`with Gateway(control, listen) as gateway:` listens for clients at `listen` and for daemons at the unix socket
-    `control`."""
+    `control`.
+
+    replace: take over from the gateway that listens at `control`, with its addresses; `force`: cut connections that it
+    would wait for. replaced(): called when another process has taken over; any thread.
+    """
 
     def __init__(self, control: str, addresses: Sequence[Address], *, tls: TlsSettings | None = None,
-                 max_connections: int = 64):
+                 max_connections: int = 64, replace: bool = False, force: bool = False,
+                 replaced: Callable[[], None] = lambda: None):
         self.control = os.path.abspath(control)
         self._addresses = list(addresses)
-        self._server = NbdServer(self, self._addresses, tls=tls or TlsSettings(), max_connections=max_connections)
+        self._replace, self._force, self._replaced = replace, force, replaced
+        self._handing = threading.Lock()
+        self._make_server = partial(NbdServer, self, tls=tls or TlsSettings(), max_connections=max_connections)
         self._tls = tls is not None and tls.mode.name != "OFF"
         self._stack = ExitStack()
         self._lock = threading.RLock()
@@ -127,14 +150,23 @@ class Gateway:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        if self._replace:
+            with Link.connect(self.control, "--daemons SOCK") as link:
+                self._take_over(link)
+            return self
         with ExitStack() as stack:
-            self._listener = bind_unix(self.control, option="--daemons SOCK, or a shorter TMPDIR,")
+            self._listener: UnixListener | None = bind_unix(self.control,
+                                                            option="--daemons SOCK, or a shorter TMPDIR,")
             stack.callback(self._unlisten)
-            accept_links(self._listener, self._serve_daemon, "gateway")
+            self._stop_accepting = accept_links(self._listener, self._serve_daemon, "gateway")
+            self._server = self._make_server(self._addresses)
             self._server.start()
-            stack.callback(self._server.close)
+            stack.callback(self._close_server)
             self._stack = stack.pop_all()
         return self
+
+    def _close_server(self) -> None:
+        self._server.close()
 
     def __exit__(self, *_exc: object) -> None:
         """Clients' last requests are carried out and written, then all links end."""
@@ -144,9 +176,94 @@ class Gateway:
         with self._lock:
             self._closing = True
             links = list(self._links)
-        self._listener.close()
+        if self._listener:
+            self._listener.close()
         for link in links:
             link.hang_up()
+
+    # --- another process ----------------------------------------------------------------------------------------------
+
+    def _take_over(self, link: Link) -> None:
+        """Be the new process."""
+        link.send({"op": "replace", "version": VERSION, "force": self._force})
+        taking = Taking(link)
+        offer = taking.offer()
+        if self._addresses and sorted(map(str, self._addresses)) != sorted(offer["addresses"]):
+            raise InvalidRequest(f"the running gateway listens at {', '.join(offer['addresses'])}",
+                                 "with --replace give the same addresses or none")
+        taking.take()
+        try:
+            self._begin(taking.stopped)
+            taking.taken()
+        except BaseException as error:
+            taking.failed(error)
+            raise
+        self._go_on(taking.stopped)
+        self._stack.callback(self._unlisten)
+        self._stack.callback(self._close_server)
+        log.info("took over %d connections from process %d: their clients waited %.0f ms",
+                 len(taking.stopped.nbd.connections), offer["pid"],
+                 1e3 * (taking.taken_s - taking.stopped.paused_s))
+
+    def _begin(self, stopped: Stopped) -> None:
+        self._server = self._make_server(None)
+        self._server.adopt(stopped.nbd)
+
+    def _go_on(self, stopped: Stopped) -> None:
+        assert stopped.control
+        self._listener = stopped.control
+        self._listener.sock.setblocking(True)
+        self._server.start()
+        self._stop_accepting = accept_links(self._listener, self._serve_daemon, "gateway")
+
+    def _be_replaced(self, link: Link, order: Message) -> None:
+        """Be the old process: afterwards the new one has everything, or this one goes on. A thread of its own."""
+        giving = Giving(link)
+        if not self._handing.acquire(blocking=False):
+            giving.refuse(Busy("this gateway is being replaced already", "wait for it, then repeat"))
+            return
+        try:
+            check_version(int(order["version"]))
+            if not giving.offer({"addresses": [str(address) for address in self._server.addresses]}):
+                return
+            stopped = Stopped(paused_s=time.monotonic())
+            stopped.nbd = self._server.hand_over(PAUSE_SECONDS, bool(order["force"]))
+            self._stop_accepting()
+            stopped.control, self._listener = self._listener, None
+            try:
+                pid = giving.give(stopped)
+            except CdpError:
+                self._begin(stopped)
+                self._go_on(stopped)
+                raise
+        except CdpError as error:
+            giving.refuse(error)
+            log.error("not replaced: %s; going on", error)
+            return
+        finally:
+            self._handing.release()
+        log.info("process %d keeps the connections now", pid)
+        relays = stopped.nbd.relays()
+        stopped.close()
+        with self._lock:
+            self._closing = True
+            if self._owner:
+                self._owner.send({"op": "replaced"})
+                self._owner.hang_up()
+        if relays:
+            log.info("this process stays to carry %d TLS connections until they end", len(relays))
+        for relay in relays:
+            relay.join()
+        self._replaced()
+
+    def resume(self, handed: HandedConnection) -> RemoteExport:
+        """cdp.nbd.exports.Resolver: a connection that another gateway had, or this one."""
+        return RemoteExport(self, self.number(), handed.name, handed.size_bytes, handed.read_only, handed.description,
+                            handed.multi_conn)
+
+    def number(self) -> int:
+        """Of a connection: never used again."""
+        return next(self._numbers)
 
     def uri(self, name: str = "", listener: int = 0) -> str:
         return self._server.uri(name, listener)
@@ -233,7 +350,9 @@ class Gateway:
                 self._links.add(link)
             try:
                 first = link.receive()
-                if first and first[0].get("op") == "attach" and self._take_on(link, first[0]):
+                if first and first[0].get("op") == "replace":
+                    self._be_replaced(link, first[0])
+                elif first and first[0].get("op") == "attach" and self._take_on(link, first[0]):
                     while (got := link.receive()) is not None:
                         self._answered(got[0])
             except Exception:

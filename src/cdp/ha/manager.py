@@ -53,7 +53,7 @@ HISTORY = 1000      # failovers that status remembers
 @dataclass(eq=False)
 class Child:
     """A process that this one started. state: starting, shadow, opening, active, releasing; a gateway: starting,
-    serving."""
+    serving, replaced (by another one, or about to be)."""
 
     role: str
     process: subprocess.Popen[bytes]
@@ -102,12 +102,15 @@ class Manager:
         self._events: queue.Queue[Event] = queue.Queue(4096)
         self._stack = ExitStack()
         self._gateway: Child | None = None
+        self._next_gateway: Child | None = None     # takes over from it
+        self._retired: list[Child] = []             # gateways that were replaced and carry TLS connections
         self._daemons: list[Child] = []
         self._failures, self._failed_s = 0, 0.0
         # The change of owner under way: why, old pid, since, dead after ms.
         self._why = ("start", 0, time.monotonic(), 0.0)
         self._failovers: deque[Failover] = deque(maxlen=HISTORY)
         self._switching: list[Callable[[Message], None]] = []
+        self._replacing: list[Callable[[Message], None]] = []
         self._served = False
         self._stopping = False
         self.uris: list[str] = []
@@ -174,7 +177,7 @@ class Manager:
                 child.beat_s = time.monotonic()
             else:
                 self._events.put((child, got[0], None))
-        if child.state not in ("releasing", "stopping"):
+        if child.state not in ("releasing", "stopping", "replaced"):
             child.process.kill()
         child.process.wait()
         self._events.put((child, None, None))
@@ -182,6 +185,37 @@ class Manager:
     def _start_gateway(self) -> None:
         self._gateway = self._spawn("gateway", {"control": f"{self._folder}/gateway.sock", "addresses": self._addresses,
                                                  "names": list(self._roots)})
+
+    def _replace_gateway(self, force: bool) -> None:
+        assert self._gateway
+        self._gateway.state = "replaced"
+        self._next_gateway = self._spawn("gateway", {
+            "control": f"{self._folder}/gateway.sock", "addresses": [], "names": list(self._roots), "replace": True,
+            "force": force})
+
+    def _gateway_replaced(self, child: Child) -> None:
+        """The next one serves."""
+        assert self._gateway
+        if self._gateway.process.poll() is None:
+            self._retired.append(self._gateway)
+        log.info("the gateway, process %d, was replaced by process %d", self._gateway.pid, child.pid)
+        self._gateway, self._next_gateway = child, None
+        for answer in self._replacing:
+            answer({"pid": child.pid})
+        self._replacing.clear()
+
+    def _gateway_not_replaced(self, child: Child) -> None:
+        """The next one is dead: the one before goes on, or died meanwhile."""
+        assert self._gateway
+        self._next_gateway = None
+        error = child.error or Unavailable(f"the new gateway is dead ({_status(child)})", "see the log")
+        for answer in self._replacing:
+            answer({"error": encode_error(error)})
+        self._replacing.clear()
+        self._gateway.state = "serving"
+        self._gateway.beat_s = time.monotonic()
+        if self._gateway.process.poll() is not None:
+            self._died(self._gateway)
 
     def _start_daemon(self) -> None:
         order = {"gateway": f"{self._folder}/gateway.sock", "read_only": self._read_only}
@@ -193,7 +227,7 @@ class Manager:
         deadline = time.monotonic() + STOP_SECONDS
         for child in self._daemons:
             child.link.send({"op": "ending"})
-        for child in [c for c in [self._gateway, *self._daemons] if c]:
+        for child in [c for c in [*self._retired, self._next_gateway, self._gateway, *self._daemons] if c]:
             child.state = "stopping"
             child.link.send({"op": "stop" if child.role == "gateway" else "release"})
             try:
@@ -241,6 +275,8 @@ class Manager:
             case "serving":
                 child.state = "serving"
                 self.uris = message["uris"]
+                if child is self._next_gateway:
+                    self._gateway_replaced(child)
             case "shadow":
                 child.state = "shadow"
             case "active":
@@ -271,6 +307,14 @@ class Manager:
     def _died(self, child: Child) -> None:
         now = time.monotonic()
         child.link.close()
+        if child in self._retired:
+            self._retired.remove(child)
+            return
+        if child is self._next_gateway:
+            self._gateway_not_replaced(child)
+            return
+        if child.state == "replaced":       # the next one tells whether it was
+            return
         if child is self._gateway:
             if child.error or self._stopping:
                 raise child.error or Unavailable("the gateway ended")
@@ -331,6 +375,12 @@ class Manager:
                 self._why = ("switch", owner.pid, time.monotonic(), 0.0)
                 owner.state = "releasing"
                 owner.link.send({"op": "release"})
+            case "replace gateway":
+                if self._gateway is None or self._gateway.state != "serving":
+                    answer({"error": encode_error(Busy("there is no gateway to replace yet", "wait, then repeat"))})
+                    return
+                self._replacing.append(answer)
+                self._replace_gateway(bool(message.get("force")))
             case _:
                 answer({"error": encode_error(Unavailable("an unknown request", "use a client of the same version"))})
 

@@ -34,7 +34,8 @@ def run_gateway(link: Link, order: Message) -> None:
     addresses = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in order["addresses"]]
     try:
         with Gateway(order["control"], addresses, tls=tls_settings(settings),
-                     max_connections=settings.max_connections) as gateway:
+                     max_connections=settings.max_connections, replace=bool(order.get("replace")),
+                     force=bool(order.get("force")), replaced=link.hang_up) as gateway:
             uris = [gateway.uri(name, i) for name in order.get("names", [""]) for i in range(len(gateway.addresses))]
             link.send({"op": "serving", "uris": uris})
             threading.Thread(target=_beat, args=(link,), daemon=True).start()

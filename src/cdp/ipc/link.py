@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import struct
 import threading
@@ -106,16 +107,28 @@ class Link:
         self.close()
 
 
-def accept_links(listener: UnixListener, converse: Callable[[Link], None], name: str) -> None:
+def accept_links(listener: UnixListener, converse: Callable[[Link], None], name: str) -> Callable[[], None]:
     """Start a thread that accepts connections until listener.close(); each gets a thread of its own, which runs
-    converse(link). That closes the link."""
+    converse(link). That closes the link. Returns what ends the thread and leaves the listener as it is."""
+    wake_r, wake_w = socket.socketpair()
 
     def accept() -> None:
-        while True:
-            try:
-                sock, _ = listener.sock.accept()
-            except OSError:
-                return
-            threading.Thread(target=converse, args=(Link(sock),), name=f"{name}-link", daemon=True).start()
+        with wake_r, wake_w:
+            while True:
+                try:
+                    if wake_r in select.select([listener.sock, wake_r], [], [])[0]:
+                        return
+                    sock, _ = listener.sock.accept()
+                except (OSError, ValueError):   # closed
+                    return
+                threading.Thread(target=converse, args=(Link(sock),), name=f"{name}-link", daemon=True).start()
 
-    threading.Thread(target=accept, name=f"{name}-accept", daemon=True).start()
+    thread = threading.Thread(target=accept, name=f"{name}-accept", daemon=True)
+
+    def stop() -> None:
+        with suppress(OSError):
+            wake_w.send(b"x")
+        thread.join()
+
+    thread.start()
+    return stop

@@ -3,6 +3,7 @@
     protocol           numbers and layouts, for both sides: where a new NBD option begins
     handshake          options answered, up to an export and what was negotiated
     exports            what a server is given: names to exports
+    handover           listeners and connections for another server
     server, listeners  connections and their bounds; sockets
     tls                certificates, and the relay between TLS and the transmission loop
     client             the client's side: an address, a socket in transmission, a simple disk

@@ -33,7 +33,7 @@ from cdp.nbd.handover import Handed, HandedConnection
 from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
 from cdp.nbd.listeners import Address, Listener, export_uri, listen
 from cdp.nbd.tls import TlsSettings, hang_up, relay
-from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound, RefusedPoint
+from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound
 from cdpcore.nbd import connection as core
 
 log = logging.getLogger("cdp.nbd")
@@ -204,8 +204,8 @@ class NbdServer:
         """Before start(), of a server made with listen=None: open the exports of connections that another server
         handed over; start() goes on with them and with its listeners. They are this server's from start() on.
 
-        Raises what opening an export raises, RefusedPoint where it cannot be written any more; `lenient`: that
-        connection ends instead."""
+        Raises what opening an export raises, Busy where its client may write and it cannot be written any more;
+        `lenient`: that connection ends instead."""
         self._listeners = list(handed.listeners)
         for one in handed.connections:
             self._accepted = max(self._accepted, one.number)
@@ -213,7 +213,7 @@ class NbdServer:
                 export = self._exports.resume(one) if hasattr(self._exports, "resume") else self._exports.open(one.name)
                 if export.read_only and not one.read_only:
                     close_export(export, one.name)
-                    raise RefusedPoint(f"{one.name} is open for writing, by {one.who}", "serve it for writing")
+                    raise Busy(f"{one.name} is open for writing, by {one.who}", "serve it for writing")
             except CdpError as error:
                 if not lenient:
                     raise

@@ -1,6 +1,7 @@
 """The server: volumes over NBD, and their administration over HTTP.
 
     server                       start, stop, and what is served
+    handover                     replacing a server, or a gateway, while its clients stay connected
     exports, addresses           names to exports; where they are offered
     http_api                     cdp.service.local behind HTTP on a unix socket
     luns                         the platform and the TSD that it stands on

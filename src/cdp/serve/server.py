@@ -27,6 +27,7 @@ from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from cdp.ipc.link import Link
 from cdp.ipc.stop_signals import stop_on_signal
 from cdp.ipc.unix_socket import clear_stale_socket, socket_path
 from cdp.serve.addresses import (
@@ -39,7 +40,7 @@ from cdp.serve.addresses import (
     tls_settings,
 )
 from cdp.serve.exports import Exports, shows
-from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version
+from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version, meet
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
@@ -161,7 +162,7 @@ class Server:
             self._nbd = nbd
             # After the clients of a hand-over: to make the application takes longer than all before it.
             parts.callback(lambda: self._admin and self._admin.close())
-            self._make_admin(stopped.admin if stopped else None).start()
+            self._make_admin(stopped.control if stopped else None).start()
             self._parts = parts.pop_all()
         for name, location in self._roots.items():
             if self._volumes[name].read_only:
@@ -176,8 +177,9 @@ class Server:
         held = {name: Held(self._service(volume, self._served(name)), self._image_caches[name],
                            identity(self._roots[name].root), self._uris, self.clients)
                 for name, volume in self._volumes.items()}
-        self._admin = AdminServer(self._admin_socket, held, self.offer if self._own_parts else None, listener)
-        return self._admin
+        admin = AdminServer(self._admin_socket, held, self.offer if self._own_parts else None, listener)
+        self._admin = admin
+        return admin
 
     def _close_parts(self) -> None:
         for name, location in self._roots.items():
@@ -258,7 +260,7 @@ class Server:
         if not self._handing.acquire(blocking=False):
             raise Busy("this server is being handed over already", "wait for it, then repeat")
         try:
-            self._giving, self._force_giving = Giving(path), force
+            self._giving, self._force_giving = Giving(Link.connect(path)), force
             self._wake()
         except BaseException:
             self._handing.release()
@@ -288,13 +290,13 @@ class Server:
                 volume.flush()      # while clients are served: closing takes less then
         stopped = Stopped()
         try:
-            stopped.admin = self._admin.hand_over(self._force_giving)
+            stopped.control = self._admin.hand_over(self._force_giving)
             stopped.paused_s = time.monotonic()
             stopped.nbd = self._nbd.hand_over(PAUSE_SECONDS, self._force_giving)
         except CdpError as error:
             giving.refuse(error)
-            if stopped.admin:
-                self._make_admin(stopped.admin).start()
+            if stopped.control:
+                self._make_admin(stopped.control).start()
             raise
         self._parts.close()
         try:
@@ -337,8 +339,10 @@ class Server:
 
         _ = cdp.Volume
         remote = self._running_server()
-        with remote, Taking(os.path.join(runtime_directory(), f"{os.getpid()}.handover.sock")) as taking:
-            offer = taking.meet(lambda: remote.hand_over(taking.path, VERSION, self._force))
+        path = os.path.join(runtime_directory(), f"{os.getpid()}.handover.sock")
+        with remote, meet(path, lambda: remote.hand_over(path, VERSION, self._force)) as link:
+            taking = Taking(link)
+            offer = taking.offer()
             self._check_offer(offer)
             self._admin_socket = offer["admin_socket"]
             taking.take()

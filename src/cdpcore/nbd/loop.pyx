@@ -36,7 +36,8 @@ from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE, CDP_NBD_DATA_BYTES, CDP_NBD_DISC,
                                    CDP_NBD_EIO, CDP_NBD_ERROR_MAX_BYTES, CDP_NBD_FLAG_DF, CDP_NBD_FLUSH,
                                    CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES,
-                                   CDP_NBD_REQUEST_MAGIC, CDP_NBD_SIMPLE_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
+                                   CDP_NBD_REQUEST_MAGIC, CDP_NBD_SIMPLE_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE,
+                                   CDP_NBD_WRITE_ZEROES,
                                    cdp_nbd_parse, cdp_nbd_payload_bytes, cdp_nbd_put_chunk, cdp_nbd_put_data,
                                    cdp_nbd_put_error, cdp_nbd_put_hole, cdp_nbd_put_simple, cdp_nbd_put_status,
                                    cdp_nbd_validate)
@@ -125,8 +126,8 @@ cdef class RequestLoop:
         self.wake()
 
     def rest(self):
-        """After serve() gave PAUSED, once: (bytes, int): what was received and not begun, less than one request; and how
-        many bytes of the payload of a refused request that it begins with were received and thrown away."""
+        """After serve() gave PAUSED, once: (bytes, int): what was received and not begun, less than one request; and
+        how many bytes of the payload of a refused request that it begins with were received and thrown away."""
         cdef uint64_t n = self.rx_end - self.rx_begin
         received = <bytes>(<char *>self.rx)[self.rx_begin:self.rx_end] if n else b""
         if not self.drain_bytes:
