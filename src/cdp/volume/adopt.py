@@ -1,6 +1,7 @@
 """The two ends of protecting a disk in place: beginning anew with a disk that was changed outside, and letting go of
 one.
 
+look    what is known of such a disk and its history, before anything is decided
 adopt   the folder of the volume is made anew beside its place and takes it in two renames; the old one goes after that
 detach  what a close does, plus the word that the disk is plain and where it is
 
@@ -8,6 +9,7 @@ Both want the volume for themselves: Busy while any process has it open.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdp.settings import Settings, checked
@@ -35,6 +37,48 @@ def _protected(directory: str) -> geometries.Geometry:
     if not geometry.before:
         raise InvalidRequest(f"{directory}: protects no disk in place", "only a volume made with --mode before does")
     return geometry
+
+
+@dataclass(frozen=True)
+class Found:
+    """A protected disk that may have been changed outside.
+
+    difference  how it differs from what the volume left; "" where it does not, or that cannot be said
+    compared    size and samples are what they were
+    may_keep    `keep_history` is possible: that, or the volume was not closed cleanly, so that it cannot be compared,
+                and it is the very file that it was
+    lost        what a new history would delete, in words; "" for nothing
+    """
+
+    disk: str
+    difference: str
+    compared: bool
+    may_keep: bool
+    lost: str
+
+
+def look(path: str | Path) -> Found:
+    """What adopt() would find. Changes nothing. Raises NotFound, Busy, InvalidRequest for a volume without such a
+    disk."""
+    os, directory = posix(), absolute(path)
+    geometry, files = _protected(directory), VolumeFiles(directory)
+    held = layout.lock(os, files)
+    try:
+        with disks.open_disk(os, geometry.disk, write=False) as file:
+            now = disks.stamp(os, geometry.disk, file)
+        try:
+            was = disks.left(os, files)
+        except CdpError as e:
+            return Found(geometry.disk, e.message, False, False, history(os, files))
+        may = _same(was, now)
+        return Found(geometry.disk, was.differs(now), was.clean and may, may, history(os, files))
+    finally:
+        held.close()
+
+
+def _same(was: disks.Stamp, now: disks.Stamp) -> bool:
+    """As far as a description tells. Without a clean close the disk must be the very file: its content is not known."""
+    return (was.size_bytes, was.samples_crc) == (now.size_bytes, now.samples_crc) if was.clean else not was.differs(now)
 
 
 def adopt(path: str | Path, *, keep_history: bool = False, discard_history: bool = False,
@@ -133,7 +177,7 @@ def _accept_as_it_is(os: Os, files: VolumeFiles, geometry: geometries.Geometry) 
                 finally:
                     state.close()
                 return
-        if not was.clean or (was.size_bytes, was.samples_crc) != (now.size_bytes, now.samples_crc):
+        if not was.clean or not _same(was, now):
             raise Corruption(f"{geometry.disk}: its content is not what it was when {directory} was closed" if was.clean
                              else f"{directory}: was not closed cleanly, so its disk must be the very file that it was",
                              "put that back, or adopt it without --keep-history")
