@@ -274,7 +274,7 @@ static void check_lookup(uint64_t last_seq)
         CHECK(n > 0 && reached == b);
         m = cdp_lookup(&view, trees, n_trees, runs, n_runs, a, b, two, 4096, NULL, &n_two, &st);
         CHECK(m > 0 && n_two == b);
-        k = cdp_lookup_runs(&view, runs, n_runs, trees_only, (uint64_t)n, one, cap, NULL, &reached, &st);
+        k = cdp_lookup_runs(&view, runs, n_runs, 0, trees_only, (uint64_t)n, one, cap, NULL, &reached, &st);
         CHECK(k > 0 && memcmp(one, two, ((size_t)k - 1) * sizeof *one) == 0 && one[k - 1].end == reached);
         CHECK(reached == b ? k == m && memcmp(one, two, (size_t)k * sizeof *one) == 0 : k == (int64_t)cap);
     }

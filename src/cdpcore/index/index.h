@@ -127,9 +127,10 @@ int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_tree
                    uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *steps,
                    uint64_t *reached, cdp_status *st);
 /* Copies in[0..n_in), adjacent pieces in order, to out with every CDP_LOC_BASE piece replaced by what the runs know of
- * it. `in` and `out` do not overlap. Returns, *steps and *reached as above. */
-int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *in, uint64_t n_in,
-                        cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st);
+ * it, but for versions of seqs up to `floor`. `in` and `out` do not overlap. Returns, *steps and *reached as above. */
+int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, uint64_t floor,
+                        const cdp_piece *in, uint64_t n_in, cdp_piece *out, uint64_t cap, uint64_t *steps,
+                        uint64_t *reached, cdp_status *st);
 
 /* --- lookup of before-images ----------------------------------------------------------------------------------- */
 

@@ -77,9 +77,9 @@ cdef extern from "index/index.h" nogil:
     int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
                        uint32_t n_runs, uint64_t start, uint64_t end, cdp_piece *out, uint64_t cap, uint64_t *steps,
                        uint64_t *reached, cdp_status *st)
-    int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *pieces,
-                            uint64_t n_in, cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached,
-                            cdp_status *st)
+    int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, uint64_t floor,
+                            const cdp_piece *pieces, uint64_t n_in, cdp_piece *out, uint64_t cap, uint64_t *steps,
+                            uint64_t *reached, cdp_status *st)
     int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t n_trees, cdp_run *const *runs,
                               uint32_t n_runs, const cdp_piece *pieces, uint64_t n_in, cdp_piece *out, uint64_t cap,
                               uint64_t *steps, uint64_t *reached, cdp_status *st)

@@ -420,7 +420,7 @@ def lookup_runs(view, runs, pieces, uint64_t cap=4096):
             known[n_in].loc = loc
             n_in += 1
         with nogil:
-            n = cdp_lookup_runs(&v.view, used.items, used.n, known, n_in, out, cap, NULL, &reached, &st)
+            n = cdp_lookup_runs(&v.view, used.items, used.n, 0, known, n_in, out, cap, NULL, &reached, &st)
         check(<int>-n if n < 0 else 0, &st, "lookup")
         return _pieces(out, n), reached
     finally:

@@ -19,6 +19,7 @@ typedef struct source {
 typedef struct cursor {
     const cdp_view *view;
     const cdp_view_piece *piece; /* of the view, around the current sector */
+    uint64_t floor;              /* versions up to here are the base's by now */
     uint32_t n_sources;
     source sources[CDP_MAX_TREES + CDP_MAX_RUNS];
 } cursor;
@@ -30,6 +31,7 @@ static int start_cursor(cursor *c, const cdp_view *view, cdp_tree *const *trees,
         return cdp_fail(st, CDP_INVALID, 0, 0, "lookup: too many sources");
     c->view = view;
     c->piece = NULL;
+    c->floor = 0;
     c->n_sources = n_trees + n_runs;
     for (uint32_t i = 0; i < n_trees; i++) {
         source *s = &c->sources[i];
@@ -68,7 +70,7 @@ static int enter_piece(cursor *c, uint64_t at, cdp_status *st)
         source *s = &c->sources[i];
         int visible = 0;
         for (uint32_t k = 0; k < p->count; k++)
-            visible |= s->lo < iv[k].hi && iv[k].lo < s->hi;
+            visible |= s->lo < iv[k].hi && iv[k].lo < s->hi && c->floor < s->hi;
         s->found = 0;
         s->from = s->until = at;
         if (!visible)
@@ -100,7 +102,7 @@ static int next_piece(cursor *c, uint64_t at, uint64_t *end, uint64_t *loc, cdp_
                 cdp_tree_find_near(s->tree, at, iv, n_iv, &hit, &s->place);
             else if (cdp_run_find_near(s->run, at, iv, n_iv, &hit, &s->place, st) != CDP_OK)
                 return CDP_CORRUPT;
-            s->found = hit.found;
+            s->found = hit.found && hit.seq > c->floor; /* the newest visible one: all others are older */
             s->from = at;
             s->until = hit.until;
             s->loc = hit.loc;
@@ -164,12 +166,14 @@ int64_t cdp_lookup(const cdp_view *view, cdp_tree *const *trees, uint32_t n_tree
     return rc < 0 ? rc : (int64_t)n;
 }
 
-int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, const cdp_piece *in, uint64_t n_in,
-                        cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st)
+int64_t cdp_lookup_runs(const cdp_view *view, cdp_run *const *runs, uint32_t n_runs, uint64_t floor,
+                        const cdp_piece *in, uint64_t n_in, cdp_piece *out, uint64_t cap, uint64_t *steps,
+                        uint64_t *reached, cdp_status *st)
 {
     uint64_t n = 0;
     cursor c;
     int rc = -start_cursor(&c, view, NULL, 0, runs, n_runs, st);
+    c.floor = floor;
     *reached = n_in > 0 ? in[0].start : 0;
     for (uint64_t i = 0; rc >= 0 && i < n_in; i++) {
         *reached = in[i].start;

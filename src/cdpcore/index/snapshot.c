@@ -27,7 +27,7 @@ void cdp_run_ref_drop(cdp_run_ref *r)
     }
 }
 
-cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs)
+cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs, uint64_t floor)
 {
     size_t pieces = view->n_pieces * sizeof *view->pieces, intervals = view->n_intervals * sizeof *view->intervals;
     size_t freed = view->n_freed * sizeof *view->freed;
@@ -39,6 +39,7 @@ cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, u
     s->older = 0;
     s->next = 0;
     s->n_runs = n_runs;
+    s->floor = floor;
     s->view = *view;
     s->view.pieces = memcpy(tail, view->pieces, pieces);
     s->view.intervals = memcpy(tail + pieces, view->intervals, intervals);

@@ -21,6 +21,7 @@ typedef struct cdp_snapshot {
     int32_t older; /* 1: its predecessor lives */
     uint32_t n_runs;
     struct cdp_snapshot *next; /* its successor, kept; NULL: it is the current one */
+    uint64_t floor; /* versions of seqs up to here count no more: the base has them */
     cdp_view view;
     cdp_run *runs[CDP_MAX_RUNS];        /* newest first */
     cdp_run_ref *run_refs[CDP_MAX_RUNS];
@@ -32,7 +33,7 @@ cdp_run_ref *cdp_run_ref_keep(cdp_run_ref *r);
 void cdp_run_ref_drop(cdp_run_ref *r);
 
 /* A copy of the view's arrays and a reference to each run; refs = 1. NULL: no memory. */
-cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs);
+cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs, uint64_t floor);
 static inline cdp_snapshot *cdp_snapshot_ref(cdp_snapshot *s)
 {
     __atomic_fetch_add(&s->refs, 1, __ATOMIC_RELAXED);

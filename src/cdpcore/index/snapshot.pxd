@@ -9,13 +9,14 @@ cdef extern from "index/snapshot.h" nogil:
         uint64_t id
     ctypedef struct cdp_snapshot:
         uint32_t n_runs
+        uint64_t floor
         cdp_view view
         cdp_run *runs[64]
         cdp_run_ref *run_refs[64]
     cdp_run_ref *cdp_run_ref_new(cdp_run *run, uint64_t id)
     cdp_run_ref *cdp_run_ref_keep(cdp_run_ref *r)
     void cdp_run_ref_drop(cdp_run_ref *r)
-    cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs)
+    cdp_snapshot *cdp_snapshot_new(const cdp_view *view, cdp_run_ref *const *runs, uint32_t n_runs, uint64_t floor)
     cdp_snapshot *cdp_snapshot_ref(cdp_snapshot *s)
     void cdp_snapshot_unref(cdp_snapshot *s)
     void cdp_snapshot_succeed(cdp_snapshot *s, cdp_snapshot *next)

@@ -49,6 +49,7 @@ cdef class Versions:
     cdef cdp_tree *tree             # of the log's current segment
     cdef cdp_tree *sealing_tree     # of the one set aside, until its run is installed
     cdef cdp_snapshot *snapshot
+    cdef readonly uint64_t floor            # versions up to here are the base's by now; the snapshot's
     cdef readonly uint64_t visible_seq      # the last record that is visible; Log numbers and dates records
     cdef readonly uint64_t visible_ts_ns
     cdef uint64_t generation        # how often trees or runs were exchanged

@@ -8,6 +8,7 @@ Invariants
  2. tree covers the log's current segment, sealing_tree the one set aside, the snapshot's runs everything older.
  3. A snapshot never changes; a restore replaces its lineage, maintenance its runs, each keeping the other half.
  4. A reader has its snapshot until it has read the data, so freeing waits for the readers of older ones (readers_gone).
+ 5. Versions of seqs up to a snapshot's floor are in the base, which has what they would show; no tree has any.
 """
 cimport cython
 from libc.errno cimport ENOMEM
@@ -35,17 +36,18 @@ cdef void drop(pieces *p) noexcept nogil:
 cdef class Versions:
     """The index of one volume. `os`: where its runs are mapped; `view`: its lineage; `max_records`: a segment is closed
     after that many, which bounds the extent tree; `last_seq`, `last_ts_ns`: of the last record, as recovery found
-    it."""
+    it; `floor`: versions up to that seq do not count."""
 
     def __cinit__(self, Os os not None, View view not None, uint32_t max_records, uint64_t last_seq,
-                  uint64_t last_ts_ns):
+                  uint64_t last_ts_ns, uint64_t floor=0):
         pthread_mutex_init(&self.mutex, NULL)
         self.os = os
         self.max_records = max_records
         self.visible_seq = last_seq
         self.visible_ts_ns = last_ts_ns
         self.tree = cdp_tree_new(max_records)
-        self.snapshot = cdp_snapshot_new(&view.v, NULL, 0)
+        self.floor = floor
+        self.snapshot = cdp_snapshot_new(&view.v, NULL, 0, floor)
         if self.tree == NULL or self.snapshot == NULL:
             raise MemoryError()
 
@@ -102,7 +104,7 @@ cdef class Versions:
                            &of_trees if most else NULL, &reached, st)
             pthread_mutex_unlock(&self.mutex)
             if n >= 0 and (most or reached == end):
-                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, trees_know, <uint64_t>n, p.at, cap,
+                n = cdp_lookup_runs(seen, snap.runs, snap.n_runs, snap.floor, trees_know, <uint64_t>n, p.at, cap,
                                     &of_runs if most else NULL, &reached, st)
             if n < 0 or most or reached == end:
                 break
@@ -230,7 +232,7 @@ cdef class Versions:
             n_runs = old.n_runs
         if view == NULL:
             view = &old.view
-        fresh = cdp_snapshot_new(view, runs, n_runs)
+        fresh = cdp_snapshot_new(view, runs, n_runs, self.floor)
         if fresh != NULL:
             cdp_snapshot_succeed(old, fresh)
             self.snapshot = fresh
@@ -244,6 +246,18 @@ cdef class Versions:
         cdp_snapshot_unref(old)
         cdp_tree_free(dead)
         return CDP_OK
+
+    def raise_floor(self, uint64_t seq):
+        """From now on the base has what versions up to `seq` would show: new reads do not look at them. Until
+        readers_gone(), others do. With the floor that there is: only to tell reads of before from those that follow."""
+        cdef int rc
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.floor = max(self.floor, seq)
+            pthread_mutex_unlock(&self.mutex)
+            rc = self.install(NULL, NULL, 0, False)
+        if rc != CDP_OK:
+            raise MemoryError()
 
     def readers_gone(self, uint32_t timeout_ms) -> bool:
         """Wait until every read that began before this call has ended. False where the time was over first."""
