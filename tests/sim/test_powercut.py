@@ -14,11 +14,13 @@ from dataclasses import replace
 
 import pytest
 from support.seeds import Seeds
-from support.world import SIZES, WEIGHTS, Node, World
+from support.world import FREEING, SIZES, WEIGHTS, Node, World
 
 from cdp.store import store
+from cdp.store.fold import Fold
 from cdp.store.maintenance import Maintainer
 from cdp.volume.reclaimer import Reclaimer
+from cdp.volume.retention import Retention
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.log.log import Log
@@ -30,9 +32,13 @@ pytestmark = pytest.mark.sanitize
 MODES = ["seeded"] * 6 + ["drop", "keep"] + ["killed"] * 3      # killed: the machine goes on
 PLACES = {"_seal": "sealing", "merge_once": "merging", "write_back": "writing a restore back",
           "settle_disk": "settling the disk",
-          "_finish": "ending a restore", "reclaim": "freeing", "recover": "recovering"}
+          "_finish": "ending a restore", "reclaim": "freeing", "recover": "recovering",
+          "move_start": "moving the start", "_fold_on": "folding", "take_out": "taking segments out",
+          "_delete_files": "deleting segments"}
 INSIDE = [(Maintainer, "_seal"), (Maintainer, "merge_once"), (WriteBack, "_step"), (WriteBack, "_finish"),
           (Reclaimer, "reclaim")]
+GIVING_UP: list[tuple[type, str]] = [(Fold, "step"), *((Retention, name) for name in (
+    "free_before", "_take_out", "_delete_files"))]
 # much that goes on for many calls
 BUSY = {**WEIGHTS, "write": 90, "restore": 12, "destroy": 4, "undo": 6, "reopen": 8}
 
@@ -68,14 +74,17 @@ class History:
 
             with self.cut_inside(*rnd.choice(INSIDE)) if busy else nullcontext():
                 self.live(life)
-        world.close()
-        world.forget()
+        self.end()
+
+    def end(self) -> None:
+        self.world.close()
+        self.world.forget()
         assert (self.sim.open_handles, self.sim.open_maps, self.sim.misuse) == (0, 0, 0)
 
     @contextmanager
     def cut_inside(self, owner: type, name: str) -> Iterator[None]:
         """What goes on beside the requests has few calls among many: the cut comes some calls after it has begun."""
-        left, whole = self.random.randint(1, 3), getattr(owner, name)
+        left, whole = self.random.randint(1, 1 if (owner, name) in GIVING_UP else 3), getattr(owner, name)
         call = self.random.randint(1, self.random.choice((3, 12)))
 
         def cut(it, *args, **how):
@@ -154,6 +163,52 @@ def test_histories(seeds: Seeds, kind: str) -> None:
     hit = {"_seal"} if kind == "after" else {"_seal", "_finish", "settle_disk"}
     # the cuts did hit something
     assert seeds.done < 50 or (cuts > seeds.done // 2 and again and lost and places >= hit)
+
+
+class GivenUp(History):
+    """The oldest history is given up, and the power goes in the middle of that."""
+
+    def run(self) -> None:
+        rnd, world = self.random, self.world
+        world.create(rnd.random() < 0.5)
+        for _ in range(3):
+            program = world.program(60, FREEING)
+
+            def life(program=program) -> None:
+                if world.root.volume is None:
+                    world.open_all()
+                for op in program:
+                    world.run(op)
+                if rnd.random() < 0.3:
+                    world.close()
+
+            with self.cut_inside(*rnd.choice([(Fold, "step")] * (not self.world.size.before) * 2 + GIVING_UP)):
+                self.live(life)
+        if world.root and world.root.volume is None:
+            world.open_all()
+        world.finish_freeing()
+        world.every_moment()
+        self.end()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["after", "before"])
+def test_histories_that_are_given_up(seeds: Seeds, kind: str) -> None:
+    """The same while the oldest history is given up: nothing that can be opened changes, and all that was given up is
+    freed in the end."""
+    cuts = moved = 0
+    places: set[str] = set()
+    for seed in seeds(20):
+        history = GivenUp(seed, kind)
+        history.run()
+        assert history.world.root
+        moved += history.world.root.start > 0
+        places |= history.places & set(PLACES)
+        cuts += history.cuts
+    print(f"{seeds.done} histories, {moved} of which start later, {cuts} power cuts; in the middle of "
+          f"{', '.join(sorted(PLACES[p] for p in places))}")
+    hit = {"_delete_files", "take_out", *(["_fold_on"] if kind == "after" else [])}
+    assert seeds.done < 20 or (moved > 10 and places >= hit)
 
 
 @pytest.mark.parametrize("kind", ["after", "before"])

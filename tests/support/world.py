@@ -19,6 +19,7 @@ from support.simcatalog import on
 
 from cdp.moments.points import Point
 from cdp.store import creation
+from cdp.store.catalog import Segment
 from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, RefusedPoint
@@ -29,6 +30,8 @@ Op = tuple[str, int]
 LETTER = {"data": b"d", "zero": b"z", "hole": b"h"}
 WEIGHTS = {"write": 46, "small": 14, "zero": 10, "flush": 6, "bookmark": 3, "unbookmark": 2, "restore": 3, "destroy": 1,
            "undo": 2, "image": 2, "unimage": 1, "shut": 2, "hold": 2, "look": 8, "history": 2, "reopen": 1}
+FREEING = {"write": 60, "small": 8, "zero": 12, "flush": 3, "bookmark": 1, "restore": 3, "destroy": 1, "undo": 1,
+           "image": 1, "unimage": 4, "shut": 2, "hold": 1, "look": 1, "free": 14, "reopen": 1}    # from the oldest end
 WRONG_CLOCK = {**WEIGHTS, "clock": 8, "history": 12}    # simulated: it is set, both ways, and slewed
 
 
@@ -65,6 +68,8 @@ class Node:
     path: str
     model: Model
     seq: int = 0                                    # of the parent, for an image
+    start: int = 0                                  # the oldest moment that can be opened
+    asked: int = 0                                  # ... or this one, where it moved when the power went
     volume: Any = None
     images: dict[str, Node] = field(default_factory=dict)
     held: list[tuple[Any, int]] = field(default_factory=list)   # time images, their seqs
@@ -88,13 +93,14 @@ class Node:
         return [(seq, row.note[0], row.offset, row.length, row.note[1], row.note[2],
                  not row.note[1] and not row.note[2] and seq not in undone and self.openable(seq - 1)
                  and self.openable(seq))
-                for seq, row in rows]
+                for seq, row in rows if seq > self.start]
 
     def gaps(self) -> list[tuple[int, int]]:
-        return [(row.note[0], seq) for seq, row in self.model.notes if row.kind == RESTORE and row.note[1]]
+        return [(row.note[0], seq) for seq, row in self.model.notes
+                if row.kind == RESTORE and row.note[1] and seq > self.start]
 
     def openable(self, seq: int) -> bool:
-        return not any(lo < seq < hi for lo, hi in self.gaps())
+        return seq >= self.start and not any(lo < seq < hi for lo, hi in self.gaps())
 
     def family(self) -> list[Node]:
         return [self, *(n for image in self.images.values() for n in image.family())]
@@ -275,6 +281,7 @@ class World:
             self.catch_up(node)
             seq = node.volume._core.position()[0]
             rows, durable = len(node.model.rows), node.model.durable
+            self.find_start(node)
             assert durable <= seq <= rows, f"{node.path}: #{seq} is there, of #{rows}, durable #{durable}"
             lost += rows - seq
             node.model.cut(seq)
@@ -288,6 +295,12 @@ class World:
             self.learn(node)
             self.compare_time(node, rnd)
         return lost
+
+    def find_start(self, node: Node) -> None:
+        """After something went wrong while the oldest history was given up: it was, or it was not."""
+        start = node.volume.window().oldest.seq
+        assert node.start <= start <= max(node.start, node.asked), f"starts at #{start}, not at #{node.start}"
+        node.start = node.asked = start
 
     # --- operations ---------------------------------------------------------------------------------------------------
 
@@ -502,6 +515,60 @@ class World:
             node.held.pop(0)[0].close()
         node.held.append((volume.at(seq), seq))
 
+    def op_free(self, node: Node, rnd: random.Random) -> None:
+        """Give up the oldest history, as much as may be, or let go on what was given up."""
+        if node is not self.root:
+            refused(InvalidRequest, lambda: self.open_node(node).free_before(1))
+            return
+        volume = self.open_node(node)
+        if rnd.random() < 0.5:
+            self.learn(node)        # what is gone cannot be learned
+            newest = len(node.model.rows)
+            seq, undo = rnd.choice((newest, newest, rnd.randint(0, newest))), rnd.random() < 0.5
+            node.asked = seq
+            ends = [row.last_seq for row in volume._store.timeline.rows()[:-1]]
+            freed = volume.free_before(seq, undo=undo)
+            may = [end for end in ends if end <= seq and self.may_start(node, end, undo)]
+            assert freed.start.seq == max([node.start, *may]), f"#{freed.start.seq} of {ends}: {freed.holds}"
+            node.start = node.asked = freed.start.seq
+        for _ in range(rnd.choice((0, 1, 3))):
+            volume._retention.step()
+        self.compare(node, rnd)
+
+    def finish_freeing(self) -> None:
+        """Everything that was given up is freed: the files are those that the catalog names, and what is not sealed."""
+        assert self.root
+        volume = self.open_node(self.root)
+        for _ in range(1000):
+            if volume._retention.step() is None:
+                break
+        store, rows = volume._store, volume._store.timeline.rows()
+        assert volume.freeing() is None and (not rows or rows[0].last_seq > self.root.start)
+        sealed = {f"{row.number:010d}.log" for row in store.catalog.rows(Segment)}
+        there = set(store.os.list_dir(store.files.log))
+        assert there >= sealed and not [name for name in there if name < min(sealed, default="")]
+        runs = {f"{run.id:010d}.run" for run in store.maintainer.runs}
+        assert set(store.os.list_dir(store.files.runs)) == runs
+
+    def every_moment(self) -> None:
+        node = self.root
+        assert node
+        for seq in range(node.start, len(node.model.rows) + 1):
+            if node.openable(seq):
+                with self.open_node(node).at(seq) as image:
+                    self.same(image, node, seq)
+
+    def may_start(self, node: Node, start: int, undo: bool) -> bool:
+        """Whether everything that must stay at and after that moment can be made of what comes after it."""
+        volume = node.volume
+        done = {r.seq: r.done_seq or len(node.model.rows) + 1 for r in volume._store.lineage_records()}
+        waiting = {r.seq for r in volume._store.restores if r.destructive and not r.reclaimed}
+        last = next((r for r in reversed(node.restores()) if r[6]), None)
+        return (all(seq >= start for _, seq in node.held) and all(i.seq >= start for i in node.images.values())
+                and not any(target < start and (start < done.get(seq, seq) or seq in waiting)
+                            for seq, target, *_ in node.restores())
+                and not (undo and last is not None and last[0] - 1 < start))
+
     def op_look(self, node: Node, rnd: random.Random) -> None:
         self.compare(node, rnd)
         assert {b.name: (b.at.seq, b.made.seq) for b in node.volume.bookmarks()} == node.bookmarks()
@@ -524,13 +591,15 @@ class World:
     def some_seq(self, node: Node, rnd: random.Random) -> int:
         """A seq that can be opened."""
         newest = len(node.model.rows)
-        seq = rnd.choice((rnd.randint(0, newest), max(0, newest - rnd.randrange(40))))
+        seq = rnd.choice((rnd.randint(node.start, newest), max(node.start, newest - rnd.randrange(40))))
         return seq if node.openable(seq) else newest
 
     def same(self, what: Any, node: Node, seq: int) -> None:
         """`what`, a volume or time image, has the model's content and extents at seq."""
         # what is zero, and what a hole, only the disk's file system knows
         content, letters = self.base_of(node, seq)
+        if self.root and self.root.start:   # what was folded is data or holes
+            letters = b"b" * len(letters)
         got = what.pread(self.size.volume, 0)
         if got != content:
             at = next(i for i in range(len(content)) if got[i] != content[i])
@@ -574,11 +643,13 @@ class World:
             if hi - lo > 1:
                 refused(RefusedPoint, lambda: volume.at(rnd.randrange(lo + 1, hi)))
         refused(RefusedPoint, lambda: volume.at(len(node.model.rows) + 1))
+        if node.start:
+            refused(RefusedPoint, lambda: volume.at(rnd.randrange(node.start)))
 
     def learn(self, node: Node, after: int = 0) -> None:
         """records() is the model's history. Its times are what the clock showed, and do not change."""
         volume = self.open_node(node)
-        after = after if node.openable(after) and after in node.ts else 0
+        after = after if node.openable(after) and after in node.ts else node.start
         got, rows, last = volume.records(since=after), node.model.rows, (after, node.ts.get(after, volume.created_ns))
         there = set(map(int, got["seq"]))
         missing = [seq for seq in range(after + 1, len(rows) + 1) if seq not in there]
@@ -596,7 +667,7 @@ class World:
             last = seq, ts
         assert volume._core.position() == (len(rows), node.ts[len(rows)] if rows else volume.created_ns)
         times = self.times(node)
-        want = [(seq, times[seq - 1], times[seq]) for seq in clock_model.steps(times)]
+        want = [(seq, times[seq - 1], times[seq]) for seq in clock_model.steps(times) if seq > node.start]
         assert [(s.seq, s.before_ns, s.after_ns) for s in volume.window().clock_steps] == want
         assert not want or self.follows(node), "times go back in a volume whose format says that they do not"
 
@@ -619,33 +690,36 @@ class World:
                 for r in volume.restores()] \
             == node.restores()
         assert {i.name: i.at.seq for i in volume.images()} == {name: n.seq for name, n in node.images.items()}
-        assert volume.window().newest.seq == len(node.model.rows)
+        window = volume.window()
+        assert (window.oldest.seq, window.newest.seq) == (node.start, len(node.model.rows))
 
     def compare_time(self, node: Node, rnd: random.Random) -> None:
         """The last record at or before a time; refused where that is not known any more."""
         volume = self.open_node(node)
         times = self.times(node)
-        seq = rnd.randrange(len(times))
+        seq = rnd.randrange(max(0, node.start - 5), len(times))
         top = times[seq + 1] if seq + 1 < len(times) else times[seq]
         ts = rnd.choice((times[seq], rnd.randint(times[seq], max(times[seq], top - 1))))
         point = Point(f"time {ts}", "time", ts_ns=ts)
-        meant = clock_model.meant(times, node.gaps(), ts, self.os.now_ns())
+        start = node.start
+        meant = clock_model.meant(times[start:], [(lo - start, hi - start) for lo, hi in node.gaps()], ts,
+                                  self.os.now_ns())
         if meant is None:
             refused(RefusedPoint, lambda: volume.resolve(point))
             return
         if len(meant[0]) > 1:
             refused(InvalidRequest, lambda: volume.resolve(point))
             return
-        seq = meant[0][0]
+        seq, others = start + meant[0][0], {start + other for other in meant[1]}
         found = volume.resolve(point)
         assert (found.seq, found.ts_ns) == (seq, times[seq]), f"{ts} is #{found.seq}, should be #{seq}"
         flush = [s for s in range(1, seq + 1) if node.model.rows[s - 1].kind == FLUSH or node.model.rows[s - 1].fua]
         explained = volume.explain(point)
         assert explained.resolved == found
-        assert sorted(m.seq for m in explained.other_readings) == sorted(set(meant[1]) - {seq})
+        assert sorted(m.seq for m in explained.other_readings) == sorted(others - {seq})
         expected = flush[-1] if flush and node.openable(flush[-1]) else None
         got = explained.last_flush.seq if explained.last_flush else None
-        assert got == expected or not node.openable(seq - 1), (
+        assert got == expected or not node.openable(seq - 1) or expected == node.start, (
             f"last flush at or before #{seq} is #{expected}, told #{got}"
         )
 

@@ -106,7 +106,7 @@ def test_smaller(tmp_path):
     assert check.check(path).ok and (path / "base.img").stat().st_size == 3 * MIB
     (tmp_path / "other").mkdir()
     other = with_base(tmp_path / "other/v", 4 * MIB)
-    with pytest.raises(RefusedPoint, match="data at byte 1048576 since it was made"):
+    with pytest.raises(RefusedPoint, match="data at byte 1048576 at its oldest moment"):
         resize(tmp_path / "other/v", MIB, shrink=True)
     with cdp.open(tmp_path / "other/v", settings=SETTINGS) as volume:
         assert volume.pread(4 * MIB, 0) == other

@@ -16,6 +16,7 @@ from cdp.settings import Settings
 from cdp.store import description as geometries
 from cdp.store import kinds, layout
 from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, WritebackRow, lmdb_catalog_to_read
+from cdp.store.description import Geometry
 from cdp.store.layout import segment_numbers
 from cdp.store.records import Event
 from cdp.store.recovery import clock_steps
@@ -81,7 +82,7 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
     report = Report()
     volume.flush()
     store = volume._store
-    check_catalogued(store.os, store.files, store.uuid, store.catalog, report, progress, [])   # events go on being made
+    check_catalogued(store.os, store.files, store.geometry, store.catalog, report, progress, [])    # events go on
     return report
 
 
@@ -105,10 +106,10 @@ def _check_directory(os: Os, files: VolumeFiles, report: Report, progress: Progr
         return
     try:
         events: list[Event] = []
-        seq = check_catalogued(os, files, uuid, catalog, report, progress, events)
+        seq = check_catalogued(os, files, geometry, catalog, report, progress, events)
         end = _check_tail(os, files, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
         kinds.of(os, files, geometry).check((seq, end), catalog, events, report.add)
-        check_events(files, catalog, report, events, seq + 1)
+        check_events(files, geometry, catalog, report, events, seq + 1)
     except CdpError as e:
         report.add(files.catalog, e.message, "run 'cdp check --rebuild'")
         return
@@ -142,7 +143,7 @@ def count(report: Report, segment: SegmentFile) -> None:
     report.bytes_read += segment.file_bytes
 
 
-def check_events(files: VolumeFiles, catalog: Catalog, report: Report, events: list[Event],
+def check_events(files: VolumeFiles, geometry: Geometry, catalog: Catalog, report: Report, events: list[Event],
                  tail_from: int | None) -> None:
     """tail_from: first seq of the open part of the log, where that was read."""
     rows: list[Segment] = catalog.rows(Segment)
@@ -152,13 +153,15 @@ def check_events(files: VolumeFiles, catalog: Catalog, report: Report, events: l
         return any(r.first_seq <= seq <= r.last_seq for r in rows) or (tail_from is not None and seq >= tail_from)
 
     for what in differences(events, catalog.rows(BookmarkRow), restores, catalog.rows(WritebackRow), read,
-                            max((r.seq for r in restores if r.destructive), default=0), tail_from is not None):
+                            max((r.seq for r in restores if r.destructive), default=0),
+                            tail_from is not None):
         report.add(files.catalog, what, "run 'cdp check --rebuild'")
 
 
-def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, report: Report,
+def check_catalogued(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, report: Report,
                      progress: Progress | None, events: list[Event]) -> int:
     """Sealed segments and runs; bookmarks and restores in them are added to `events`. Returns the last seq."""
+    uuid = bytes.fromhex(geometry.uuid)
     rows: list[Segment] = catalog.rows(Segment)
     steps: list[ClockStep] = catalog.rows(ClockStep)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)
@@ -166,8 +169,8 @@ def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, 
     free_gaps = gaps(r.in_lineage() for r in restores)
     runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
     total = sum(r.file_bytes for r in rows) + sum(r.file_bytes for r in runs)
-    seq, done = 0, 0
-    last_ts_ns: int | None = None
+    seq, done = gone_before(geometry, rows), 0
+    last_ts_ns = geometry.start_ts_ns if seq and seq == geometry.start_seq else None
     for row in rows:
         path = files.segment(row.number)
         if row.first_seq > seq + 1 and not any(lo <= seq and row.first_seq <= hi for lo, hi in free_gaps):
@@ -187,7 +190,7 @@ def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, 
         done += row.file_bytes
         if progress:
             progress(done, total)
-    covered = 0
+    covered = gone_before(geometry, rows)
     for run in runs:
         path = files.run(run.id)
         if run.first_seq > covered + 1 and not any(lo <= covered and run.first_seq <= hi for lo, hi in free_gaps):
@@ -208,6 +211,12 @@ def check_catalogued(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, 
     if covered < seq:
         report.add(files.runs, f"the index ends at #{covered}, the log at #{seq}", "run 'cdp check --rebuild'")
     return seq
+
+
+def gone_before(geometry: Geometry, rows: list[Segment]) -> int:
+    """The log may begin after this record: older ones were given up. rows: its segments."""
+    first_seq = next((r.first_seq for r in rows if r.last_seq >= r.first_seq), 1)
+    return min(geometry.start_seq, first_seq - 1)
 
 
 def _check_segment(segment: SegmentFile, row: Segment, freed: list[tuple[int, int, int, int]], report: Report,

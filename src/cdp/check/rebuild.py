@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from cdp.check.check import Progress, Report, check_catalogued, check_events, count, lock_existing
+from cdp.check.check import Progress, Report, check_catalogued, check_events, count, gone_before, lock_existing
 from cdp.moments.lineage import gaps
 from cdp.moments.model import ClockStep
 from cdp.settings import Settings, checked
@@ -67,8 +67,8 @@ def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | No
         except CdpError as e:
             finished.add(files.log, e.message, e.hint)
         found: list[Event] = []
-        check_catalogued(os, files, uuid, fresh, finished, None, found)
-        check_events(files, fresh, finished, found, None)
+        check_catalogued(os, files, geometry, fresh, finished, None, found)
+        check_events(files, geometry, fresh, finished, found, None)
     finally:
         fresh.close()
     return finished
@@ -145,6 +145,8 @@ def _survey(os: Os, files: VolumeFiles, geometry: Geometry, report: Report,
             raise Corruption(f"{path}: damaged at byte {segment.end_bytes}",
                              "put the file back from a copy, then rebuild")
         events += [Event(*e) for e in found if e[1] <= segment.last_seq]
+        if segment.first_seq == geometry.start_seq + 1:
+            last_ts_ns = geometry.start.ts_ns
         steps += clock_steps(segment, last_ts_ns)
         last_ts_ns = segment.last_ts_ns if segment.n_records else last_ts_ns
         rows.append(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns,
@@ -153,7 +155,7 @@ def _survey(os: Os, files: VolumeFiles, geometry: Geometry, report: Report,
         segment.close()
         if progress:
             progress(done + 1, 2 * len(numbers))
-    _check_missing(files, rows, events + tail)
+    _check_missing(files, geometry, rows, events + tail)
     return rows, events, steps
 
 
@@ -170,10 +172,11 @@ def _tail_events(os: Os, files: VolumeFiles, uuid: bytes, numbers: list[int]) ->
     return events
 
 
-def _check_missing(files: VolumeFiles, rows: list[Segment], events: list[Event]) -> None:
-    """Gaps in the log must be those that destructive restores made."""
+def _check_missing(files: VolumeFiles, geometry: Geometry, rows: list[Segment], events: list[Event]) -> None:
+    """Gaps in the log must be those that destructive restores made; it begins with the first record, or at most behind
+    the oldest moment."""
     free = gaps(row.in_lineage() for row in (e.restore() for e in events) if row is not None)
-    seq = 0
+    seq = gone_before(geometry, rows)
     for row in rows:
         if row.first_seq > seq + 1 and not any(lo <= seq and row.first_seq <= hi for lo, hi in free):
             raise Corruption(f"{files.log}: records #{seq + 1} to #{row.first_seq - 1} are missing",

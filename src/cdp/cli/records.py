@@ -23,7 +23,7 @@ FORMATS = ("text", "ndjson", "binary", "arrow", "parquet")
     ("cdp records web --limit 0 --format parquet > history.parquet", "for a data frame"),
 ], exit_codes=POINT_EXITS)
 @click.argument("volume")
-@click.option("--since", metavar="POINT", default="#0", help="Records after this moment; default: the beginning.")
+@click.option("--since", metavar="POINT", help="Records after this moment; default: the oldest.")
 @click.option("--until", metavar="POINT", default="now", help="Records up to and including this moment; default: now.")
 @click.option("--range", "byte_range", metavar="OFF:LEN", help="Only what is about these bytes, in part or whole.")
 @click.option("--kind", "kinds", metavar="KIND,...", default="", help="Only records of these kinds.")
@@ -32,7 +32,7 @@ FORMATS = ("text", "ndjson", "binary", "arrow", "parquet")
 @click.option("--count", is_flag=True, help="Only how many there are, of each kind.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text",
               help="On standard output. ndjson: as --json; arrow: a stream; binary: 34 bytes each, see below.")
-def records(state: State, volume: str, since: str, until: str, byte_range: str | None, kinds: str, limit: int,
+def records(state: State, volume: str, since: str | None, until: str, byte_range: str | None, kinds: str, limit: int,
             count: bool, form: str) -> None:
     """List the history, record by record.
 
@@ -52,6 +52,7 @@ def records(state: State, volume: str, since: str, until: str, byte_range: str |
 
     left, more = 0 if count else limit, None
     with connect(location, state.settings) as service, writer:
+        since = since or f"#{service.window()['oldest']['seq']}"
         first, last = service.explain(since), service.explain(until)
         times = first["asked_ts_ns"] or 0, last["asked_ts_ns"] or sys.maxsize   # may differ with no record between them
         if times[0] > times[1] or first["resolved"]["seq"] > last["resolved"]["seq"]:

@@ -2,7 +2,7 @@
 
 Records are ordered by seq alone, and each has the time that the clock showed. Where that went back is known: between
 two steps back, times ascend with seq: such a part of the history is a *stretch*. The first one begins with the volume
-itself (#0, created_ns). A time that lies in several stretches has several *readings*.
+itself: its oldest moment, at first #0 and created_ns. A time that lies in several stretches has several *readings*.
 
 Not all of them are as good. A clock that is set ahead by mistake and back later leaves two records between which it
 jumped, and what lies between them was never shown, though it looks like a pause. So a reading is *doubtful* where it
@@ -32,8 +32,8 @@ NO_END = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Stretch:
-    """Records first_seq..last_seq (#0 counts as one), with times ascending from start_ns to end_ns. back_ns: how far
-    the clock went back where it begins, and where it ends; NO_END: it did not."""
+    """Records first_seq..last_seq (the oldest moment counts as one), with times ascending from start_ns to end_ns.
+    back_ns: how far the clock went back where it begins, and where it ends; NO_END: it did not."""
 
     first_seq: int
     last_seq: int
@@ -61,13 +61,13 @@ class Reading:
     exact: bool = False     # it is the time of that record
 
 
-def stretches_of(steps: Sequence[ClockStep], created_ns: int, newest: Moment, now_ns: int) -> list[Stretch]:
-    """In order; the last one goes on, and ends now. `steps` ascend, up to `newest`. A clock that is behind `newest` now
-    has begun a stretch without records."""
+def stretches_of(steps: Sequence[ClockStep], oldest: Moment, newest: Moment, now_ns: int) -> list[Stretch]:
+    """In order; the last one goes on, and ends now. `steps` ascend, after `oldest` and up to `newest`. A clock that is
+    behind `newest` now has begun a stretch without records."""
     end_ns = max(now_ns, newest.ts_ns)
     if newest.ts_ns >= now_ns + CLOCK_STEP_NS:
         steps, end_ns = [*steps, ClockStep(newest.seq + 1, newest.ts_ns, now_ns)], now_ns
-    starts = [(0, created_ns), *((s.seq, s.after_ns) for s in steps)]
+    starts = [(oldest.seq, oldest.ts_ns), *((s.seq, s.after_ns) for s in steps)]
     ends = [*((s.seq - 1, s.before_ns) for s in steps), (NO_END, end_ns)]
     backs = [NO_END, *(s.before_ns - s.after_ns for s in steps), NO_END]
     return [Stretch(starts[i][0], ends[i][0], starts[i][1], ends[i][1], backs[i], backs[i + 1])

@@ -35,6 +35,34 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """What keeps history: the oldest moment can be no later than `seq`, because of `what`."""
+
+    seq: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Freed:
+    """The oldest history was given up, or would be: `start` is the oldest moment from then on, freed_bytes of the log
+    go; `holds` kept more from going."""
+
+    start: Moment
+    freed_bytes: int
+    holds: list[Hold]
+
+
+@dataclass(frozen=True)
+class Freeing:
+    """History before `start` was given up, and bytes_left of the log are still to be freed. folded_percent: how much of
+    the volume's address space was gone through to take over what those bytes changed; 100: all."""
+
+    start: Moment
+    bytes_left: int
+    folded_percent: float
+
+
+@dataclass(frozen=True)
 class Explanation:
     """How a point was resolved. `kind`: now, time, age, seq or bookmark. `durability` of what it shows, as of the call:
     flushed (the client had flushed all of it), stored (it is on disk, though the client had not), or memory.

@@ -261,14 +261,14 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
         return service.clients()
 
     @app.get("/v1/volumes/{volume}/records")
-    def records(service: Service, since: str = "#0", until: str = "now",
+    def records(service: Service, since: str | None = None, until: str = "now",
                 limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> RecordsPage:
         return service.records(since=since, until=until, limit=limit)
 
     @app.get("/v1/volumes/{volume}/history", response_class=Response,
              responses={200: {"content": {"application/octet-stream": {}}, "headers": {"Cdp-Next": {
                  "description": "the point to give as `since` for more", "schema": {"type": "string"}}}}})
-    def history(service: Service, since: str = "#0", until: str = "now",
+    def history(service: Service, since: str | None = None, until: str = "now",
                 limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = MAX_PAGE_ROWS, kinds: str = "",
                 offset: U64 | None = None, length: U64 | None = None) -> Response:
         rows, following = service.history(since, until, limit, kinds, offset, length)

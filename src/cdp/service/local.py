@@ -150,7 +150,7 @@ class VolumeService:
     def restores(self) -> list[RestoreView]:
         return [_restore(done, False) for done in self.volume.restores()]
 
-    def records(self, since: str = "#0", until: str = "now", limit: int = 1000) -> RecordsPage:
+    def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage:
         """At most `limit` (1..MAX_PAGE_RECORDS) records after `since`, up to and including `until`."""
         if not 1 <= limit <= MAX_PAGE_RECORDS:
             raise InvalidRequest(f"limit {limit} is out of range", f"write 1 .. {MAX_PAGE_RECORDS}")
@@ -163,7 +163,7 @@ class VolumeService:
             for seq, ts_ns, kind, flags, offset, length in array[:limit].tolist()]
         return RecordsPage(records=records, next=f"#{records[-1]['seq']}" if len(array) > limit else None)
 
-    def history(self, since: str = "#0", until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
+    def history(self, since: str | None = None, until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
                 offset: int | None = None, length: int | None = None) -> tuple[bytes, str | None]:
         """As records(), packed (cdp.moments.records.RECORD, 34 bytes each), at most `limit` (1..MAX_PAGE_ROWS) of them,
         and the point to give as `since` for more, None at the end. Only of `kinds` (names, with commas), only what

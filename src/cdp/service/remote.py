@@ -184,11 +184,11 @@ class RemoteService:
     def restores(self) -> list[RestoreView]:
         return cast(list[RestoreView], self._volume("GET", "/restores").json())
 
-    def records(self, since: str = "#0", until: str = "now", limit: int = 1000) -> RecordsPage:
+    def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage:
         query = {"since": since, "until": until, "limit": limit}
         return cast(RecordsPage, self._volume("GET", "/records", query).json())
 
-    def history(self, since: str = "#0", until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
+    def history(self, since: str | None = None, until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
                 offset: int | None = None, length: int | None = None) -> tuple[bytes, str | None]:
         query = {"since": since, "until": until, "limit": limit, "kinds": kinds, "offset": offset, "length": length}
         answer = self._volume("GET", "/history", query)

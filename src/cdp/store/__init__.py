@@ -10,7 +10,7 @@
     timeline             from a time or seq to its record: where a point is found in the log
     record_arrays        frames and records of the log as NumPy arrays, for it
     maintenance          sealing, runs and merges beside the data path
-    reclaim              freeing what a destructive restore discarded
+    reclaim              freeing what a destructive restore discarded; fold: the oldest history goes into the base
     base_image           the content before the first record, filled by an import; image_formats: whether it is raw
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
     output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage

@@ -32,6 +32,17 @@ class Base:
     size_bytes: Callable[[], int] | None = None
 
 
+def make_empty(os: Os, files: VolumeFiles, size_bytes: int) -> None:
+    """Make base.img, all holes; the name is durable with the directory. What an interrupted call left is replaced."""
+    building = files.base_creating
+    if os.exists(building):
+        os.unlink(building)
+    with os.open(building, write=True, create=True) as file:
+        file.truncate(size_bytes)
+        file.datasync()
+    os.rename(building, files.base)
+
+
 def fill(os: Os, files: VolumeFiles, size_bytes: int, base: Base) -> None:
     """Make base.img, whole and synced, or not at all; the name is durable with the directory. size_bytes 0: as
     base.size_bytes says."""

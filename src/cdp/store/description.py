@@ -3,28 +3,32 @@
     {"crc32c": "...", "volume": {"uuid": ..., "size_bytes": ..., ...}}
 
 Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is
-1, or 2 for a volume of before-images, or 3 for either, once times of its records may go back. It is written when the
-volume is made, when its base is filled or its size changes, and before the first time that goes back; it makes a folder
-a volume.
+1, or 2 for a volume of before-images, or 3 for either, once times of its records may go back, or 5 for either, once
+its history starts later than with the first record. It is written when the volume is made, when its base is filled or
+its size changes, before the first time that goes back, and before the oldest history is given up; it makes a folder a
+volume.
 """
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 
+from cdp.moments.model import Moment
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption
 from cdpcore.system.os import Os
 
 FOLLOWS_CLOCK = 3   # the first format in which the times of records follow the clock back
+STARTS_LATER = 5    # the first format in which the history may start later than with the first record
 
 
 @dataclass(frozen=True)
 class Geometry:
     """uuid: 32 hex digits. base: "none" (all holes), "file" (base.img), "parent", or "disk": the disk at the absolute
     path `disk`, written in place, with a log of before-images. parent_seq and what follows: for a writable image, the
-    moment of its parent that it shows."""
+    moment of its parent that it shows. start_seq, start_ts_ns: the oldest moment that can be opened, once it is not the
+    base of #0; start_flushed: whether it is flush-durable."""
 
     uuid: str
     size_bytes: int
@@ -36,17 +40,28 @@ class Geometry:
     parent_uuid: str = ""
     format: int = 1
     disk: str = ""
+    start_seq: int = 0
+    start_ts_ns: int = 0
+    start_flushed: bool = True
 
     @property
     def before(self) -> bool:
         """Whether the log keeps before-images."""
         return self.base == "disk"
 
+    @property
+    def start(self) -> Moment:
+        """The oldest moment that can be opened."""
+        return Moment(self.start_seq, self.start_ts_ns if self.start_seq else self.created_ns)
+
 
 def _text(geometry: Geometry) -> str:
     fields = asdict(geometry)
     if not geometry.before:
         del fields["disk"]      # format 1 does not have it
+    if not geometry.start_seq:
+        for name in ("start_seq", "start_ts_ns", "start_flushed"):      # nor do formats before 5
+            del fields[name]
     return json.dumps(fields, sort_keys=True)
 
 
@@ -62,7 +77,7 @@ def load(os: Os, files: VolumeFiles) -> Geometry:
     raw = os.read_file(path)
     try:
         outer = json.loads(raw)
-        if outer["volume"].get("format") not in (1, 2, FOLLOWS_CLOCK):
+        if outer["volume"].get("format") not in (1, 2, FOLLOWS_CLOCK, STARTS_LATER):
             raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here",
                              "use the version of cdp that made it")
         geometry = Geometry(**outer["volume"])

@@ -1,7 +1,7 @@
 """Kinds of volume: what a volume of after-images and one of before-images do differently, in one object each.
 
-    AfterImages     the log holds what was written, over a base that never changes: nothing, base.img, or the volume
-                    that a writable image was made from
+    AfterImages     the log holds what was written, over a base that changes only where nobody looks: nothing, base.img,
+                    or the volume that a writable image was made from
     BeforeImages    a disk outside the folder holds what was written, and the log what that overwrote
 
 A store, a check and a rebuild have a Kind and never ask which one. In the engine the same seam is
@@ -22,6 +22,7 @@ from cdp.store import protected_disk as disks
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
 from cdp.store.disk_watch import DiskWatch
+from cdp.store.fold import Fold
 from cdp.store.records import Event
 from cdp.store.recovery import Found, look, recover
 from cdp.store.tuning import Tuning
@@ -53,6 +54,7 @@ class Kind(ABC):
 
     log_before: ClassVar[bool]      # the log's segments say that they hold before-images
     splits_zeroes: ClassVar[bool]   # a long trim or zero becomes several records, as a long write does
+    folds: ClassVar[bool]           # before the oldest segments go, what they changed is written into the base
 
     def __init__(self, os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False):
         self._os, self._files, self._geometry, self._read_only = os, files, geometry, read_only
@@ -107,8 +109,13 @@ class Kind(ABC):
         """Raises Unavailable where what lies outside the folder was moved, deleted or cut short since open()."""
 
     def set_base(self, path: str) -> None:
-        """The base, so far all holes, is from now on the file at `path`; no records yet."""
+        """The base, so far all holes, is from now on the file at `path`, if it is not already. The file is all holes
+        too, or there are no records yet."""
         raise InvalidRequest(f"{self._files.directory}: has content already", "write to it instead")
+
+    def fold(self, core: VolumeCore, view: View) -> Fold | None:
+        """Where `folds`: what writes into the base what the log shows at `view`."""
+        return None
 
     # --- lineage ------------------------------------------------------------------------------------------------------
 
@@ -149,6 +156,7 @@ class Kind(ABC):
 class AfterImages(Kind):
     log_before = False
     splits_zeroes = False
+    folds = True
     _base: File | None = None
 
     def open(self) -> None:
@@ -173,8 +181,12 @@ class AfterImages(Kind):
         return self._content
 
     def set_base(self, path: str) -> None:
-        self._lock_base(path)
+        if self._base is None:
+            self._lock_base(path)
         self._content.set_base(path)
+
+    def fold(self, core: VolumeCore, view: View) -> Fold | None:
+        return Fold(self._os, self._files.base, core, self._content, view)
 
     def _lock_base(self, path: str) -> None:
         """By its lock, writers of output files (cdp.store.output_files) know that it is in use, whatever its name."""
@@ -217,6 +229,7 @@ class AfterImages(Kind):
 class BeforeImages(Kind):
     log_before = True
     splits_zeroes = True
+    folds = False
 
     def __init__(self, os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False):
         super().__init__(os, files, geometry, read_only)

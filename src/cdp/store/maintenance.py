@@ -20,7 +20,7 @@ from typing import Any
 
 from cdp.moments.model import ClockStep
 from cdp.store import spare_files
-from cdp.store.catalog import Catalog, Run, Segment, Transaction
+from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction, WritebackRow
 from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
@@ -58,7 +58,8 @@ class Maintainer:
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self.threads: list[threading.Thread] = []
-        self.upkeep: Callable[[], None] | None = None   # what else is to be done, now and then
+        self.upkeep: Callable[[], float | None] | None = None   # what else is to be done, now and then; returns the
+        #                                                         seconds until it is to be called again at the latest
         for older, newer in zip(self._runs, self._runs[1:]):
             if older.last_seq >= newer.first_seq:
                 raise Corruption(f"{files.directory}: runs {older.id} and {newer.id} index the same records",
@@ -140,15 +141,17 @@ class Maintainer:
 
     def _merge_loop(self) -> None:
         """Merges, and the freeing of space: what may take long, and takes no lock that a seal waits for."""
+        again_s: float | None = None
         while not self._stopping:
-            self._merge_wanted.wait(1)
+            self._merge_wanted.wait(1 if again_s is None else again_s)
             self._merge_wanted.clear()
+            again_s = None
             try:
                 while not self._stopping and self.merge_once():
                     pass
                 self._merge_failed = ""
                 if not self._stopping and self.upkeep is not None:
-                    self.upkeep()
+                    again_s = self.upkeep()
             except Exception as e:      # noqa: BLE001  (as above)
                 if str(e) != self._merge_failed:
                     log.error("merging runs of %s: %s", self._files.directory, e)
@@ -227,6 +230,31 @@ class Maintainer:
         for r in group:
             self._os.unlink(self._files.run(r.id))      # snapshots in use keep their mapping
         return True
+
+    def take_out(self, upto: int) -> list[Segment]:
+        """The catalog forgets the segments, runs, bookmarks, restores and steps of the clock up to record `upto`, the
+        end of a segment; at once, durably. Returns the segments, whose files are still there. New reads must not need
+        them any more; reads of before may go on, so the files of runs go, which those have mapped, but no segment."""
+        with self._lock:
+            kept = [r for r in self._runs if r.last_seq > upto]
+            gone = [r for r in self._catalog.rows(Segment) if r.last_seq <= upto]
+            with self._catalog.write() as txn:
+                for segment in gone:
+                    txn.remove(Segment, segment.number)
+                for mark in self._catalog.rows(BookmarkRow):
+                    if mark.made_seq <= upto:
+                        txn.remove(BookmarkRow, mark.name)
+                for kind in (RestoreRow, WritebackRow, ClockStep):
+                    for row in self._catalog.rows(kind):
+                        if row.seq <= upto:
+                            txn.remove(kind, row.seq)
+                self._put_runs(txn, kept)
+            runs = self._runs
+            self._install(kept, keep=[r.id for r in kept], seal=False)
+        for run in runs:
+            if run not in kept:
+                self._os.unlink(self._files.run(run.id))
+        return gone
 
     def _put_runs(self, txn: Transaction, runs: list[Run]) -> None:
         """The catalog's runs become `runs`, whatever it has: a transaction may have gone through before what followed

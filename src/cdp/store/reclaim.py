@@ -40,7 +40,7 @@ def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
     if not (known or at_once) or not store.core.versions.readers_gone(READERS_MS):
         return False
     # Without the log: this may be the maintenance thread, for which a writer waits that holds the append lock.
-    sealed = Timeline(store.os, store.files, store.uuid, store.geometry.created_ns, rows)
+    sealed = Timeline(store.os, store.files, store.uuid, store.geometry.start, rows)
     stays = 0 if known else max((r.number for r in rows), default=0)
     gone = [r for r in rows if whole and r.first_seq > row.target_seq and r.last_seq < row.seq and r.number != stays]
     if gone:

@@ -96,7 +96,7 @@ def _end_of_catalog(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Cat
     found = Found(0, geometry.created_ns, 0, 1)
     if last:
         found.last_seq, found.last_ts_ns = last.last_seq, last.last_ts_ns
-        timeline = Timeline(os, files, bytes.fromhex(geometry.uuid), geometry.created_ns, rows)
+        timeline = Timeline(os, files, bytes.fromhex(geometry.uuid), geometry.start, rows)
         found.flush_seq = timeline.last_flush(last.last_seq)
     newest = max((r.number for r in rows), default=0)
     found.next_number = newest + 1

@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 from cdp.moments import lineage
-from cdp.moments.model import ClockStep
+from cdp.moments.model import ClockStep, Moment
 from cdp.store import description as geometries
 from cdp.store import kinds, spare_files
-from cdp.store.base_image import Base, fill
+from cdp.store.base_image import Base, fill, make_empty
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.clock_watch import ClockWatch
-from cdp.store.description import FOLLOWS_CLOCK, Geometry
+from cdp.store.description import FOLLOWS_CLOCK, STARTS_LATER, Geometry
 from cdp.store.folder_watch import FolderWatch
 from cdp.store.kinds import Parent
 from cdp.store.layout import RESERVE_BYTES, clear_rebuild, lock
@@ -63,7 +63,7 @@ class Store:
         self._lock_file: File | None = None
         self._threads: list[threading.Thread] = []
         self._folder: FolderWatch | None = None
-        self.more_work: Callable[[], object] | None = None      # without threads: called by step()
+        self.more_work: list[Callable[[], object]] = []     # without threads: called by step()
         self._catalog: Catalog | None = None
         self.unclean = ""        # why close() left more to the next opening than it should
         self._describing = threading.Lock()     # an import, and the thread that watches the clock
@@ -113,15 +113,18 @@ class Store:
         if g.base != "parent":
             self.parent = None
         elif above is None or above.geometry.uuid != g.parent_uuid or above.geometry.size_bytes < g.size_bytes or \
-                above.core.position()[0] < g.parent_seq:
+                not above.geometry.start_seq <= g.parent_seq <= above.core.position()[0]:
             raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks "
                              f"#{g.parent_seq}", "put the image back under images/ of its volume, and open it there")
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
         self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
+        rows: list[Segment] = self.catalog.rows(Segment)
+        # What has left the catalog is in the base, or nobody's to see: runs may still have versions of it.
+        floor = max(0, min((r.first_seq for r in rows if r.last_seq >= r.first_seq), default=1) - 1)
         versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq,
-                            self.found.last_ts_ns)
+                            self.found.last_ts_ns, floor)
         self.log = Log(self.os, self.pool, versions, self.files.log, uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        last_flush_seq=self.found.flush_seq, direct=t.direct_io, inline_maintenance=not t.threads,
@@ -135,7 +138,7 @@ class Store:
         self.core: VolumeCore = VolumeCore(self.kind.content(self.log, self._segments, t, parent))
         if self.unwritten():
             self.kind.lineage_changed(True, self.restores[-1].destructive)
-        self.timeline = Timeline(self.os, self.files, self.uuid, g.created_ns, self.catalog.rows(Segment), self.core,
+        self.timeline = Timeline(self.os, self.files, self.uuid, g.start, rows, self.core,
                                  self.catalog.rows(ClockStep))
         self.clock = ClockWatch(self.os, self.directory, self.core, self._describe_clock)
         if self.read_only:
@@ -183,12 +186,16 @@ class Store:
         return self.kind.view(lineage.NOW, [*self.lineage_records(), restore])
 
     def gaps(self) -> list[tuple[int, int]]:
-        return lineage.gaps(self.lineage_records())
+        start_seq = self.timeline.start.seq
+        return [gap for gap in lineage.gaps(self.lineage_records()) if gap[1] > start_seq]
 
     def dropped(self) -> list[tuple[int, int]]:
-        """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume."""
+        """Seqs that no view can ever see again, for merges: gaps of destructive restores of the whole volume, and what
+        is older than the history."""
         rows = self.kind.mergeable(self.catalog.rows(RestoreRow))       # durable ones only: what a merge drops is gone
-        return lineage.gaps(r.in_lineage() for r in rows if r.start == 0 and r.end == self.sectors)
+        gone = lineage.gaps(r.in_lineage() for r in rows if r.start == 0 and r.end == self.sectors)
+        floor: int = self.core.versions.floor
+        return [(0, floor), *gone] if floor else gone       # of an interval, the last seq goes as well
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -241,6 +248,23 @@ class Store:
         finally:
             self.log.hold("import", False)
 
+    def have_base(self) -> None:
+        """There is a file for the base, durably; all holes where it was none."""
+        if self.geometry.base == "none":
+            self.check_folder()
+            make_empty(self.os, self.files, self.geometry.size_bytes)
+            self.os.sync_dir(self.directory)
+            self._describe(base="file")
+        self.kind.set_base(self.files.base)
+
+    def move_start(self, start: Moment, flushed: bool) -> None:
+        """From now on `start` is the oldest moment that can be opened, durably. flushed: it is flush-durable."""
+        self.check_folder()
+        self._describe(start_seq=start.seq, start_ts_ns=start.ts_ns, start_flushed=flushed,
+                       format=max(self.geometry.format, STARTS_LATER))
+        self.timeline.start = start
+        self.clock.follow()     # as volume.json says now
+
     def _describe_clock(self) -> None:
         if self.geometry.format < FOLLOWS_CLOCK:
             self.check_folder()
@@ -270,8 +294,8 @@ class Store:
         if not self.tuning.threads:
             self.clock.look()
             self.maintainer.step()
-            if self.more_work is not None:
-                self.more_work()
+            for work in self.more_work:
+                work()
                 self.maintainer.step()
 
     def renew_reserves(self) -> None:
@@ -355,7 +379,7 @@ class Store:
         self.kind.leave()
 
     def _release(self) -> None:
-        self.more_work = None
+        self.more_work = []
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None

@@ -74,13 +74,14 @@ class _Part:
 class Timeline:
     """The history of one volume.
 
-    Args: os, files, uuid: where the segments are; created_ns: the time of seq 0; rows: sealed segments, ascending;
-        core: the volume's VolumeCore; None: sealed segments only; steps: of the clock, before the volume was opened.
+    Args: os, files, uuid: where the segments are; start: the oldest moment; rows: sealed segments, ascending; core: the
+        volume's VolumeCore; None: sealed segments only; steps: of the clock, before the volume was opened.
     """
 
-    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, created_ns: int, rows: list[Segment], core: Any = None,
+    def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, start: Moment, rows: list[Segment], core: Any = None,
                  steps: Sequence[ClockStep] = ()):
-        self._os, self._files, self._uuid, self._created_ns, self._core = os, files, uuid, created_ns, core
+        self._os, self._files, self._uuid, self._core = os, files, uuid, core
+        self.start = start
         self._rows = [r for r in rows if r.last_seq >= r.first_seq]
         self._steps = steps
         self._changing = threading.Lock()       # the seal thread adds, a destructive restore removes
@@ -105,15 +106,17 @@ class Timeline:
     def clock_steps(self, upto: int) -> list[ClockStep]:
         """Where the clock went back, up to record `upto`."""
         here = () if self._core is None else self._core.log.clock.since(0)
-        return [*self._steps, *(ClockStep(*s) for s in here if s[0] <= upto)]
+        return [*(s for s in self._steps if s.seq > self.start.seq),
+                *(ClockStep(*s) for s in here if self.start.seq < s[0] <= upto)]
 
     @_again
     def at_time(self, ts_ns: int, first_seq: int = 0, last_seq: int = NO_END) -> Moment:
         """The last record at or before `ts_ns` of a stretch (cdp.moments.clock), which has the records first_seq to
-        last_seq and begins at or before `ts_ns`; the base where there is none. Raises NotFound where it was freed."""
+        last_seq and begins at or before `ts_ns`; the oldest moment where there is none. Raises NotFound where it was
+        freed."""
         part = self._part_at(ts_ns, first_seq, last_seq)
         if part is None:
-            return Moment(0, self._created_ns)
+            return self.start
         frames = self._frames(part)
         begun = int(arrays.find(frames["first_seq"], first_seq, side="right"))
         within = frames["first_ts_ns"][begun:int(arrays.find(frames["first_seq"], last_seq, side="right"))]
@@ -124,7 +127,7 @@ class Timeline:
             records = self._records(part, frames, frame, first_seq, last_seq)
         found = int(arrays.find(records["ts_ns"], ts_ns, side="right")) - 1
         if found < 0:
-            raise NotFound("that moment was freed by a destructive restore",
+            raise NotFound("that moment was freed",
                            "choose a point inside the window ('cdp window')")
         return Moment(int(records["seq"][found]), int(records["ts_ns"][found]))
 
@@ -144,8 +147,9 @@ class Timeline:
         raise NotFound(f"record #{seq} is not in the log", "choose a point inside the window ('cdp window')")
 
     def moment(self, seq: int) -> Moment:
-        """The moment of `seq`, 0 included."""
-        return Moment(seq, int(self.record(seq)["ts_ns"])) if seq else Moment(0, self._created_ns)
+        """The moment of `seq`, the oldest one included, whose record may be gone."""
+        start = self.start
+        return start if seq == start.seq else Moment(seq, int(self.record(seq)["ts_ns"]))
 
     @_again
     def last_flush(self, seq: int) -> int:
@@ -261,7 +265,7 @@ class Timeline:
             tail = [] if self._core is None else [n for n, _ in log_tail.directories(self._core.log)]
             if self._core is None or number in tail or any(r.number == number for r in self._rows):
                 raise
-            raise _Freed(f"{path}: was freed by a destructive restore",
+            raise _Freed(f"{path}: was freed",
                          "choose a point inside the window ('cdp window')") from None
 
     def _frames(self, part: _Part) -> Any:

@@ -21,10 +21,10 @@ class Bookmarks:
 
     def all(self) -> list[Bookmark]:
         """All that can be opened, by the moment they name."""
-        gaps = self._store.gaps()
+        gaps, start_seq = self._store.gaps(), self._store.timeline.start.seq
         rows: list[BookmarkRow] = self._store.catalog.rows(BookmarkRow)
         found = [Bookmark(r.name, Moment(r.at_seq, r.at_ts_ns), Moment(r.made_seq, r.made_ts_ns)) for r in rows
-                 if not lineage.freed(r.at_seq, gaps)]
+                 if r.at_seq >= start_seq and not lineage.freed(r.at_seq, gaps)]
         return sorted(found, key=lambda b: (b.at.seq, b.name))
 
     def find(self, name: str) -> Bookmark | None:

@@ -54,9 +54,9 @@ def _check_nothing_beyond(volume: Volume, size_bytes: int, shrink: bool) -> None
         if len(found):
             raise RefusedPoint(f"{volume.path}: record #{found['seq'][0]} is about bytes beyond {size_bytes}, which "
                                "would be lost with what came later", "copy what is needed into a new volume")
-    for extent in volume.extents(*beyond, at="#0"):
+    for extent in volume.extents(*beyond, at=volume.window().oldest.seq):
         if extent.kind != "hole":
-            raise RefusedPoint(f"{volume.path}: there is data at byte {extent.offset} since it was made",
+            raise RefusedPoint(f"{volume.path}: there is data at byte {extent.offset} at its oldest moment",
                                "copy what is needed into a new volume")
     if any(is_complete(name) for name in posix().list_dir(VolumeFiles(volume.path).images)):
         raise RefusedPoint(f"{volume.path}: it has writable images, which are as large as it is",

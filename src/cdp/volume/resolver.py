@@ -5,9 +5,9 @@
     @NAME        what the bookmark names
     a time, age  the last record at or before it, by what the clock showed (cdp.moments.clock)
 
-What a destructive restore freed is refused, and so is what lies before the base or after the newest record; the error
-names the nearest moments that can be opened. A time that the clock showed more than once is refused, too, with all that
-it may mean. cdp.moments.points parses the text; cdp.store.timeline finds the record.
+What a destructive restore freed is refused, and so is what lies before the oldest moment or after the newest record;
+the error names the nearest moments that can be opened. A time that the clock showed more than once is refused, too,
+with all that it may mean. cdp.moments.points parses the text; cdp.store.timeline finds the record.
 
 Threading: any thread.
 """
@@ -28,6 +28,7 @@ from cdpcore.base.errors import InvalidRequest, NotFound, RefusedPoint
 
 log = logging.getLogger("cdp.volume")
 _FREED = "is in history that a destructive restore freed"
+_BEFORE = "is before the oldest moment"
 
 
 class Resolver:
@@ -39,9 +40,10 @@ class Resolver:
     def window(self) -> Window:
         """Which moments can be opened."""
         with self._lock:
-            moment, newest = self._store.timeline.moment, self._newest()
-            return Window(self._base(), newest, [(moment(lo), moment(hi)) for lo, hi in self._store.gaps()],
-                          self._store.timeline.clock_steps(newest.seq), self._store.clock.behind_ns())
+            timeline, newest = self._store.timeline, self._newest()
+            gaps = [(timeline.moment(lo), timeline.moment(hi)) for lo, hi in self._store.gaps()]
+            return Window(timeline.start, newest, gaps, timeline.clock_steps(newest.seq),
+                          self._store.clock.behind_ns())
 
     def resolve(self, point: PointLike) -> Moment:
         """The moment that a point means; logs a warning where it has another, doubtful reading. Raises InvalidRequest
@@ -53,8 +55,10 @@ class Resolver:
                         _name(at), _either(others))
         return at
 
-    def span(self, since: PointLike, until: PointLike) -> tuple[int, int]:
-        """The seqs of two moments, the first not later than the second. Raises as resolve()."""
+    def span(self, since: PointLike | None, until: PointLike) -> tuple[int, int]:
+        """The seqs of two moments, the first not later than the second; since None: the oldest. Raises as resolve()."""
+        if since is None:
+            since = self._store.timeline.start.seq
         (asked_since, first, _), (asked_until, last, _) = self._resolve(since), self._resolve(until)
         times = asked_since.ts_ns, asked_until.ts_ns
         backwards = times[0] is not None and times[1] is not None and times[0] > times[1]
@@ -72,10 +76,7 @@ class Resolver:
         following = None
         if at.seq < self._newest().seq and not lineage.freed(at.seq + 1, gaps):
             following = timeline.moment(at.seq + 1)
-        flushed = timeline.last_flush(at.seq)
-        if lineage.freed(flushed, gaps):
-            flushed = 0
-        durable = at.seq == 0 or flushed == at.seq or not self._changes_between(flushed, at.seq)
+        flushed, durable = self.flushed(at.seq)
         note = "the base, before the first write" if at.seq == 0 else "the last record at or before the point"
         if others:
             note += "; the clock was set back, and may have shown that time more than once"
@@ -85,13 +86,21 @@ class Resolver:
                            timeline.moment(flushed) if flushed else None, note, self._durability(at, durable),
                            others)
 
+    def flushed(self, seq: int) -> tuple[int, bool]:
+        """The last flush at or before an openable `seq` that is known, 0: none; and whether that moment is
+        flush-durable."""
+        start = self._store.timeline.start.seq
+        flushed = self._store.timeline.last_flush(seq)
+        if flushed < start:     # what lies between is not known any more, but for what it came to
+            return 0, self._store.geometry.start_flushed and not self._changes_between(start, seq)
+        if lineage.freed(flushed, self._store.gaps()):
+            flushed = 0
+        return flushed, seq == 0 or flushed == seq or not self._changes_between(max(flushed, start), seq)
+
     def _durability(self, at: Moment, flushed: bool) -> str:
         if flushed:
             return "flushed"
         return "stored" if at.seq <= self._store.durable_seq() else "memory"
-
-    def _base(self) -> Moment:
-        return Moment(0, self._store.geometry.created_ns)
 
     def _newest(self) -> Moment:
         return Moment(*self._store.core.position())
@@ -124,6 +133,8 @@ class Resolver:
     def _seq(self, parsed: Point, seq: int) -> Moment:
         if seq > self._newest().seq:
             raise self._refusal(parsed, "is after the newest moment")
+        if seq < self._store.timeline.start.seq:
+            raise self._refusal(parsed, _BEFORE)
         self._check_not_freed(parsed, seq)
         return self._store.timeline.moment(seq)
 
@@ -138,7 +149,7 @@ class Resolver:
         except LookupError:
             raise self._refusal(parsed, _FREED) from None
         if not readings:
-            raise self._refusal(parsed, "is before the oldest moment" if ts_ns < times.earliest_ns else
+            raise self._refusal(parsed, _BEFORE if ts_ns < times.earliest_ns else
                                 "is in the future")
         found = clock.meant(readings)
         if len(found) > 1:
@@ -160,8 +171,9 @@ class Resolver:
         ends = [window.oldest, *(moment for gap in window.gaps for moment in gap), window.newest]
         nearest = sorted(set(sorted(ends, key=distance)[:2]), key=lambda moment: moment.seq)
         return RefusedPoint(
-            f"{self._store.directory}: {parsed.text} {why}: the window is {utc(window.oldest.ts_ns)} (#0) to "
-            f"{utc(window.newest.ts_ns)} (#{window.newest.seq})", f"nearest valid: {_either(nearest)}")
+            f"{self._store.directory}: {parsed.text} {why}: the window is {utc(window.oldest.ts_ns)} "
+            f"(#{window.oldest.seq}) to {utc(window.newest.ts_ns)} (#{window.newest.seq})",
+            f"nearest valid: {_either(nearest)}")
 
     def _changes_between(self, after: int, upto: int) -> bool:
         return any(bool(changes_content(batch["kind"]).any()) for batch in self._store.timeline.records(after, upto))

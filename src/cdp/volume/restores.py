@@ -37,7 +37,7 @@ class Restores:
 
     def all(self) -> list[Restore]:
         """All restores, oldest first."""
-        rows = self._store.restores
+        rows = [r for r in self._store.restores if r.seq > self._store.timeline.start.seq]
         undone = {r.undo_of for r in rows if r.undo_of}
         gaps = self._store.gaps()
 

@@ -19,10 +19,10 @@ class Times:
     def __init__(self, store: Store, newest: Moment, now_ns: int):
         self._store, self._newest = store, newest
         self.steps: list[ClockStep] = store.timeline.clock_steps(newest.seq)
-        self._stretches = clock.stretches_of(self.steps, store.geometry.created_ns, newest, now_ns)
+        self._stretches = clock.stretches_of(self.steps, store.timeline.start, newest, now_ns)
         self._gaps = store.gaps()
         self._freed = [Freed(Moment(r.target_seq, r.target_ts_ns), r.seq, r.ts_ns)
-                       for r in store.restores if r.destructive]
+                       for r in store.restores if r.destructive and r.seq > store.timeline.start.seq]
 
     @property
     def earliest_ns(self) -> int:

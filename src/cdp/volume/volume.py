@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cdp.moments.model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+from cdp.moments.model import Bookmark, Explanation, Extent, Freed, Freeing, ImageInfo, Moment, Restore, Window
 from cdp.moments.points import PointLike
 from cdp.moments.records import RECORD
 from cdp.settings import Settings, checked
@@ -34,6 +34,7 @@ from cdp.volume.buffers import byte_count, bytes_of, extents_of, keep
 from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.resolver import Resolver
 from cdp.volume.restores import Restores
+from cdp.volume.retention import Retention
 from cdp.volume.time_image import TimeImage
 from cdp.volume.writable_images import Images
 from cdp.volume.writeback import WriteBack
@@ -134,9 +135,11 @@ class Volume:
         if written_back is not None:
             self.writeback = WriteBack(store, written_back, self._lock, self._reclaimer)
         self._restores = Restores(store, self._bookmarks, self._images, self._views, self._reclaimer, self.writeback)
+        self._retention = Retention(store, self._lock, self._views, self._images, self._restores, self._resolver,
+                                    self._reclaimer)
         if not self.read_only:
             self._reclaimer.reclaim_all()
-            store.maintainer.upkeep = self._reclaimer.upkeep
+            store.maintainer.upkeep = self._retention.upkeep
 
     def _open_parent(self) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
@@ -250,9 +253,10 @@ class Volume:
             self._views[view] = moment
             return moment, view
 
-    def records(self, since: PointLike = "#0", until: PointLike = "now", limit: int | None = None) -> Any:
-        """The history after `since` up to and including `until`: a numpy array of RECORD (seq, ts_ns, kind, flags,
-        offset, length), at most `limit` records. 34 bytes a record: use iter_records for a long history."""
+    def records(self, since: PointLike | None = None, until: PointLike = "now", limit: int | None = None) -> Any:
+        """The history after `since` (None: the oldest moment), up to and including `until`: a numpy array of RECORD
+        (seq, ts_ns, kind, flags, offset, length), at most `limit` records. 34 bytes a record: use iter_records for a
+        long history."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit < 0):
             raise InvalidRequest(f"limit {limit!r} is not a number of records", "give a whole number from 0 up")
         import numpy as np  # late: half of the time that a short command takes
@@ -265,7 +269,7 @@ class Volume:
                 break
         return np.concatenate(found) if found else np.empty(0, RECORD)
 
-    def iter_records(self, since: PointLike = "#0", until: PointLike = "now") -> Iterator[Any]:
+    def iter_records(self, since: PointLike | None = None, until: PointLike = "now") -> Iterator[Any]:
         """As records(), in batches of some ten thousand."""
         self._alive()
         return keep(self, self._store.timeline.records(*self._resolver.span(since, until)))
@@ -356,6 +360,22 @@ class Volume:
         self._alive()
         return self._restores.all()
 
+    # --- giving up history --------------------------------------------------------------------------------------------
+
+    def free_before(self, seq: int, *, undo: bool = True, dry_run: bool = False) -> Freed:
+        """Give up the oldest history: the last moment at or before record `seq` that can be the oldest one becomes it,
+        at the end of a segment; what lies before can no longer be opened, durably, and is freed in the background. What
+        is still needed is kept, and said: open time images, writable images, targets of restores, and, with `undo`,
+        what undo() would show. `dry_run`: nothing is done. Raises InvalidRequest for a writable image."""
+        with self._lock:
+            self._writable()
+            return self._retention.free_before(seq, undo, dry_run)
+
+    def freeing(self) -> Freeing | None:
+        """What free_before() gave up and is not freed yet; None: nothing."""
+        self._alive()
+        return self._retention.progress()
+
     # --- filling the base ---------------------------------------------------------------------------------------------
 
     def import_base(self, read: Callable[[int, memoryview], None], extents: Iterable[tuple[int, int]],
@@ -423,7 +443,10 @@ class Volume:
                 if self.writeback is not None:
                     self.writeback.finish()
                 self._references, parent = 0, self._parent
-                self._store.close()
+                try:
+                    self._store.close()
+                finally:
+                    self._retention.close()
         finally:
             # After our lock is free: who opens or deletes this image meanwhile holds the parent's lock and waits for
             # ours.

@@ -63,7 +63,7 @@ class WriteBack:
         self._upto = 0          # the last restore when we were there
         self._done_bytes = 0
         self.unfinished = ""    # after finish(): why there is still something to be written back
-        store.more_work = self.step
+        store.more_work.append(self.step)
         if self._store.unwritten():
             self.begin()
 

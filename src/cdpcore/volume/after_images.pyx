@@ -24,7 +24,7 @@ from cdpcore.index.versions cimport ALL, drop, pieces
 from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_part
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY
 from cdpcore.volume.content cimport record_flags
-from cdpcore.volume.extents cimport add_extent, add_file, free_place, init_place, kind_of
+from cdpcore.volume.extents cimport add_extent, add_file, forget_data, free_place, init_place, kind_of
 
 
 @cython.final
@@ -232,9 +232,32 @@ cdef class AfterImages(Content):
 
     # --- for Python ---------------------------------------------------------------------------------------------------
 
+    def of_log(self, View view not None, uint64_t offset, uint32_t most):
+        """What the log, and not the base, shows from byte `offset` on at `view`: ([(offset, length, kind), ...], end),
+        in bytes, in order; kind 0 data, 1 zero, 2 hole. `end` is where the look ended, after some `most` steps. For the
+        writer of the base."""
+        cdef pieces p
+        cdef cdp_status st
+        cdef uint64_t i
+        cdef int rc
+        with nogil:
+            rc = self.versions.resolve(&view.v, offset // CDP_SECTOR, self.size_bytes // CDP_SECTOR, most, &p, &st)
+        check(rc, &st, None)
+        try:
+            return [(p.at[i].start * CDP_SECTOR, (p.at[i].end - p.at[i].start) * CDP_SECTOR, kind_of(p.at[i].loc))
+                    for i in range(p.n) if p.at[i].loc != CDP_LOC_BASE], p.end * CDP_SECTOR
+        finally:
+            drop(&p)
+
+    def base_changed(self):
+        """The file of the base has other holes than before."""
+        forget_data(&self.base_data)
+
     def set_base(self, path: str):
-        """The base, so far all holes, is from now on the file at `path`. The volume has no records yet."""
-        self.base_fd = self.open_base(path)     # one store; readers see none or the file
+        """The base, so far all holes, is from now on the file at `path`, if it is not already. The file is all holes,
+        or the volume has no records yet."""
+        if self.base_fd < 0:
+            self.base_fd = self.open_base(path)     # one store; readers see none or the file
 
     cpdef release(self):
         Content.release(self)

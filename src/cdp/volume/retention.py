@@ -1,0 +1,238 @@
+"""Giving up the oldest history: the oldest moment that can be opened moves, and what only older ones need is freed.
+
+    free_before(seq)    chooses the new oldest moment, the *start*: the last record of a sealed segment, at or before
+                        `seq`, and no later than what holds it back allows; volume.json says so, durably. From then on
+                        no older moment can be opened.
+    upkeep()            later, in the background, in small steps: of after-images, what the segments before the start
+                        changed is folded into the base (cdp.store.fold); the catalog forgets those segments; their
+                        files are deleted, the oldest first, each durably before the next.
+
+What is begun is finished by the next opening, from the beginning: the segments before the start that the catalog still
+has say so, and files of segments in front of its first one.
+
+Invariants
+ 1. No segment leaves the catalog before the base holds, durably, what it changed; no file goes while a read needs it.
+ 2. Nothing that can be opened at or after the start depends on a record before it: see holds().
+
+Threading: free_before() and holds() under the volume's lock; upkeep() by one thread at a time, which takes it itself.
+"""
+from __future__ import annotations
+
+import numbers
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdp.moments import lineage
+from cdp.moments.model import Freed, Freeing, Hold, Moment
+from cdp.store.fold import Fold
+from cdp.store.layout import segment_numbers
+from cdp.store.reclaim import READERS_MS
+from cdp.store.store import Store
+from cdp.volume.reclaimer import Reclaimer
+from cdp.volume.resolver import Resolver
+from cdp.volume.restores import Restores
+from cdp.volume.writable_images import Images
+from cdpcore.base.errors import InvalidRequest
+from cdpcore.index.view import View
+
+SLICE_BYTES = 4 << 20       # folded at a time
+LATER_S = 0.05              # where the volume's lock is taken, or a read of before goes on
+CLIENTS_SHARE = 4           # while clients write, folding takes a part of its rate that is so much smaller
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The start may not lie in lo < seq < hi."""
+
+    lo: int
+    hi: int
+    what: str
+
+    def hold(self) -> Hold:
+        return Hold(self.lo, self.what)
+
+
+class Retention:
+    """Of one open volume. lock: the volume's; views: what is being read; images, restores: as the volume has them;
+    reclaimer: its upkeep is done here, too."""
+
+    def __init__(self, store: Store, lock: threading.RLock, views: Mapping[View, Moment], images: Images[Any],
+                 restores: Restores, resolver: Resolver, reclaimer: Reclaimer):
+        self._store, self._lock, self._views, self._images = store, lock, views, images
+        self._restores, self._resolver, self._reclaimer = restores, resolver, reclaimer
+        self._fold: Fold | None = None
+        self._fold_seq = 0          # ... up to there
+        self._folding = threading.Lock()        # guards _fold, against progress()
+        self._folded_seq = 0        # the base holds everything up to there, durably
+        self._readers_seq = 0       # no read goes on that began when records up to there were still to come
+        self._files_left = bool(store.geometry.start_seq) and not store.read_only     # files in front of the catalog
+        self._written = -1          # by clients, when a slice was folded last
+        self._folding_since_s, self._folded_bytes = 0.0, 0
+        if not store.read_only:
+            store.more_work.append(self.step)
+
+    # --- the decision -------------------------------------------------------------------------------------------------
+
+    def holds(self, undo: bool = True) -> list[_Span]:
+        """What keeps the start where it is: time images that are open, writable images, restores whose target must
+        stay, because moments after them show it, or because they are not done; with `undo`, the restore that undo would
+        take back."""
+        store, spans = self._store, []
+        for moment in list(self._views.values()):
+            spans.append(_Span(moment.seq, lineage.NOW, f"a time image of #{moment.seq} is open"))
+        for image in self._images.all():
+            spans.append(_Span(image.at.seq, lineage.NOW, f"image {image.name!r} shows #{image.at.seq}"))
+        for row in store.restores:
+            done_seq = store.done_seq(row.seq)
+            if not done_seq:
+                spans.append(_Span(row.target_seq, lineage.NOW, f"restore #{row.seq} is being written back"))
+            elif row.destructive and not row.reclaimed:
+                spans.append(_Span(row.target_seq, lineage.NOW, f"restore #{row.seq} is still being freed"))
+            else:
+                spans.append(_Span(row.target_seq, done_seq, f"restore #{row.seq} shows #{row.target_seq}"))
+        last = next((r for r in reversed(self._restores.all()) if r.undoable), None) if undo else None
+        if last is not None:
+            spans.append(_Span(last.seq - 1, lineage.NOW, f"undo of restore #{last.seq} would show #{last.seq - 1}"))
+        return spans
+
+    def free_before(self, seq: int, undo: bool, dry_run: bool) -> Freed:
+        """The start becomes the last moment at or before `seq` that can be it; what is before is freed in the
+        background. undo: cdp undo must stay possible. Raises InvalidRequest for a writable image, Unavailable,
+        OutOfSpace."""
+        store = self._store
+        if isinstance(seq, bool) or not isinstance(seq, numbers.Integral) or seq < 0:
+            raise InvalidRequest(f"record {seq!r} is not a number of a record", "give a whole number from 0 up")
+        if store.geometry.base == "parent":
+            raise InvalidRequest(f"{store.directory}: is a writable image, whose history is kept whole",
+                                 "delete the image when it is not needed any more")
+        rows, spans, held = store.timeline.rows(), self.holds(undo), []
+        start = store.timeline.start
+        found = start
+        for row in reversed(rows[:-1]):     # the newest one stays: the log goes on behind it
+            if row.last_seq > seq:
+                continue
+            if row.last_seq <= start.seq:
+                break
+            inside = [s for s in spans if s.lo < row.last_seq < s.hi]
+            if not inside:
+                found = Moment(row.last_seq, row.last_ts_ns)
+                break
+            held += [s for s in inside if s not in held]
+        freed_bytes = sum(r.file_bytes for r in rows if start.seq < r.last_seq <= found.seq)
+        if found != start and not dry_run:
+            flushed = self._resolver.flushed(found.seq)[1]
+            if store.kind.folds:
+                store.have_base()
+            store.move_start(found, flushed)
+        return Freed(found, freed_bytes, [s.hold() for s in held])
+
+    # --- what is done about it ----------------------------------------------------------------------------------------
+
+    def progress(self) -> Freeing | None:
+        """What is still to be freed; None: nothing."""
+        store = self._store
+        start = store.timeline.start
+        left = [r for r in store.timeline.rows() if r.last_seq <= start.seq]
+        if not left:
+            return None
+        with self._folding:
+            at, size = (self._fold.at, self._fold.size_bytes) if self._fold else (0, store.core.size_bytes)
+        if not store.kind.folds or self._folded_seq == start.seq:
+            at = size
+        return Freeing(start, sum(r.file_bytes for r in left), at * 1000 // size / 10)
+
+    def upkeep(self) -> float | None:
+        """From the maintenance thread: a small step. Returns the seconds until the next one; None: there is none."""
+        self._reclaimer.upkeep()
+        return self.step()
+
+    def step(self) -> float | None:
+        """The same of this alone."""
+        store = self._store
+        start, rows = store.timeline.start, store.timeline.rows()
+        if rows and rows[0].last_seq <= start.seq:
+            if store.kind.folds and self._folded_seq != start.seq:
+                return self._fold_on(start)
+            if not self._lock.acquire(blocking=False):      # whoever has it may be waiting for this thread
+                return LATER_S
+            try:
+                if start != store.timeline.start:
+                    return LATER_S
+                self._take_out(start.seq)
+            finally:
+                self._lock.release()
+        if self._files_left:
+            if not store.core.versions.readers_gone(READERS_MS):
+                return LATER_S
+            self._delete_files()
+        return None
+
+    def _fold_on(self, start: Moment) -> float:
+        """A slice of the fold up to `start`. Returns the seconds until the next."""
+        store = self._store
+        if self._readers_seq != start.seq:
+            # A read of the current content that began before the start's record and is not done yet might find in the
+            # base what later records wrote.
+            store.core.versions.raise_floor(0)
+            if not store.core.versions.readers_gone(READERS_MS):
+                return LATER_S
+            self._readers_seq = start.seq
+        if self._fold_seq != start.seq:     # of an older start, all of which this one will write again
+            self._drop_fold()
+        with self._folding:
+            if self._fold is None:
+                self._fold_seq = start.seq
+                self._fold = store.kind.fold(store.core, store.view_at(start.seq))
+                self._folding_since_s, self._folded_bytes = time.monotonic(), 0
+            fold = self._fold
+        assert fold is not None
+        before = fold.written_bytes
+        if fold.step(SLICE_BYTES):
+            self._folded_seq = start.seq
+            self._drop_fold()
+            return 0.0
+        return self._pause_s(fold.written_bytes - before)
+
+    def _pause_s(self, n_bytes: int) -> float:
+        """So that folding keeps to its rate, and to a part of it while clients write."""
+        rate, written = self._store.tuning.maintenance_rate_bytes, int(self._store.log.stats()["log_bytes_written"])
+        busy, self._written = written != self._written, written
+        return n_bytes * (CLIENTS_SHARE if busy else 1) / rate if rate else 0.0
+
+    def _drop_fold(self) -> None:
+        with self._folding:
+            fold, self._fold = self._fold, None
+        if fold is not None:
+            fold.close()
+
+    def _take_out(self, upto: int) -> None:
+        """Nothing shows the segments up to record `upto` any more, and the catalog forgets them."""
+        store = self._store
+        store.check_folder()
+        store.core.versions.raise_floor(upto)
+        store.maintainer.take_out(upto)
+        store.restores = [r for r in store.restores if r.seq > upto]
+        store.writebacks = [w for w in store.writebacks if w.seq > upto]
+        store.timeline.remove({r.number for r in store.timeline.rows() if r.last_seq <= upto})
+        self._files_left = True
+
+    def _delete_files(self) -> None:
+        """Segments in front of the first one that the catalog has; the oldest first, so that what is left always joins
+        it."""
+        store = self._store
+        rows = store.timeline.rows()
+        for number in segment_numbers(store.os, store.files):
+            if not rows or number >= rows[0].number:
+                break
+            store.core.forget_segment(number)
+            store.os.unlink(store.files.segment(number))
+            store.os.sync_dir(store.files.log)
+        self._files_left = False
+        store.renew_reserves()
+
+    def close(self) -> None:
+        """The volume closes: what is not done is begun anew by the next opening."""
+        self._drop_fold()
