@@ -7,6 +7,7 @@ import time
 import pytest
 from support.handover import Replaced, Writer
 from support.interop import MIB, cdp_argv, environ, run
+from support.nbd_fixtures import pki
 
 import cdp
 from cdp.cli import exits
@@ -16,6 +17,8 @@ from cdp.serve.handover import VERSION, Taking, meet
 from cdp.service.connect import find_server
 from cdp.service.locate import locate
 from cdpcore.base.errors import Unavailable
+
+__all__ = ["pki"]
 
 
 @pytest.fixture(params=["after", "before"])
@@ -176,3 +179,27 @@ def test_a_kill_of_the_old_process_in_the_middle(web):
         _take(web, kill)
     with cdp.open(str(web.path / "web")) as volume:
         assert volume.pread(512, 0) == b"1" * 512
+
+
+def test_the_old_process_stays_as_long_as_a_tls_connection(web, pki):
+    tls = ("--tls", "require", "--tls-cert", pki / "server-cert.pem", "--tls-key", pki / "server-key.pem")
+    web.serve("web", *tls)
+    uri = f"nbds+unix:///web?socket={web.socket}&tls-certificates={pki}&tls-hostname=localhost"
+    old = web.server
+    with Client(uri) as client:
+        client.pwrite(b"1" * 512, 0)
+        new = subprocess.Popen(cdp_argv("serve", "web", "--replace", *map(str, tls)), cwd=web.path, env=environ(),
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        web.server = new
+        assert "cdp: ready\n" in iter(new.stderr.readline, "")
+        assert client.pread(512, 0) == b"1" * 512
+        client.pwrite(b"2" * 512, 0, fua=True)
+        with Client(uri) as late:
+            assert late.pread(512, 0) == b"2" * 512
+        assert old.poll() is None
+    assert old.wait(30) == 0
+    old.stdout.close()
+    new.send_signal(signal.SIGTERM)
+    _, said = new.communicate(timeout=60)
+    web.server = None
+    assert new.returncode == 0 and "Traceback" not in said
