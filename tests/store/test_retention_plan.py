@@ -30,7 +30,7 @@ class Records:
 
     def __post_init__(self) -> None:
         self.oldest, self.newest = self.moment(self.rows[0][0]), self.moment(self.rows[-1][0])
-        self.stretches = stretches_of(self.steps, self.rows[0][1], self.newest, self.newest.ts_ns)
+        self.stretches = stretches_of(self.steps, self.oldest, self.newest, self.newest.ts_ns)
 
     def moment(self, seq: int) -> Moment:
         row = max((row for row in self.rows if row[0] <= seq), default=self.rows[0])
@@ -147,7 +147,11 @@ def test_pins_and_restores_hold(policy: Policy, history: Records, idle: int, seq
     pins = [Pin("bookmark", f"b{seq}", "", history.moment(seq)) for seq in seqs]
     got = plan(policy, history, pins, ages_of(history, history.newest.ts_ns + idle))
     assert got.first_seq <= min([got.ruled_seq, *(pin.at.seq for pin in pins)])
-    assert not [1 for target, seq in history.restores if target < got.first_seq < seq]
+    history.segments = [(seq, 10) for seq in range(2, newest, 3)]
+    start = plan(policy, history, pins, ages_of(history, history.newest.ts_ns + idle)).start_seq
+    assert start <= got.first_seq
+    for at in (got.first_seq, start):
+        assert not [1 for target, seq in history.restores if target < at < seq]
     assert bool(got.held_by) == (got.first_seq < got.ruled_seq)
 
 
@@ -162,12 +166,13 @@ def test_the_limit_takes_whole_segments_and_never_the_floor(policy: Policy, hist
     got, unlimited = plan(limited, history, [], ages), plan(policy, history, [], ages)
     floor = model(Policy((Tier(0, policy.floor_ns),)), history, ages)[0][0]
     assert unlimited.first_seq <= got.first_seq <= max(floor, unlimited.first_seq)
+    assert got.start_seq in {0, *(s[0] for s in history.segments)} and got.start_seq <= got.first_seq
     if when_full == REFUSE:
         assert got.first_seq == unlimited.first_seq
-    left = history.total_bytes - sum(size for last, size in history.segments if last < got.first_seq)
+    left = history.total_bytes - sum(size for last, size in history.segments if last <= got.start_seq)
     assert got.over_bytes == max(0, left - limit)
     if when_full == THIN and got.over_bytes:    # nothing more could go
-        assert got.first_seq >= floor or left - 10 * sum(s[0] < floor for s in history.segments) <= limit
+        assert not [s for s in history.segments if got.start_seq < s[0] <= floor]
     if got.limited:
         assert all(rule.oldest.seq >= got.first_seq or not rule.seqs for rule in got.kept)
 

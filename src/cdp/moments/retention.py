@@ -5,11 +5,12 @@ S. A tier `I for S` keeps, of each slot of I in which a record was made, the las
 one; and that until the next one that it keeps is older than S. A slot without records keeps nothing: a time in it means
 the kept point before it.
 
-Everything before `first_seq` is given up. Pins hold that back, and so do restores: while one is inside the history, so
-is what it shows. The limit may move it on, the floor says how far at most.
+Nothing before `first_seq` is needed. Pins hold that back, and so do restores: while one is inside the history, so is
+what it shows. The limit may move it on, the floor says how far at most. What goes is whole segments of the log, the
+oldest first: from `start_seq` on, all is there yet.
 
 Invariants
-  1. No moment that the floor, `all`, a tier or a pin keeps is before first_seq.
+  1. No moment that the floor, `all`, a tier or a pin keeps is before first_seq, and start_seq is not behind it.
   2. What is kept of a history at a later time, of that which there is now, is kept now.
   3. plan() reads of the history what it needs to answer: not more than some records for each point that is kept.
 
@@ -73,13 +74,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
-    """first_seq: the oldest moment that is kept; everything before it is given up.
-    whole_seq: from it on every moment is kept.
+    """first_seq: the oldest moment that is needed. start_seq: the oldest one that is left where whole segments go.
+    whole_seq: from it on every moment is kept by the rules.
     ruled_seq: what first_seq would be without pins and restores; held_by: which of them hold it, the oldest first.
-    freed_bytes: of whole segments before first_seq. over_bytes: by how much the rest is over the limit.
+    freed_bytes: of the segments before start_seq. over_bytes: by how much the rest is over the limit.
     limited: the limit takes moments that the rules would keep."""
 
     first_seq: int
+    start_seq: int
     whole_seq: int
     ruled_seq: int
     kept: list[Kept]
@@ -106,10 +108,11 @@ def plan(policy: Policy, history: History, pins: Sequence[Pin], ages: Ages) -> P
         if limited:
             kept = [_from(rule, ruled_seq, history) for rule in kept]
     first_seq, held_by = held(ruled_seq, history, pins)
-    freed = sum(size for last_seq, size in history.segments if last_seq < first_seq)
+    start_seq = _start(first_seq, history, pins)
+    freed = sum(size for last_seq, size in history.segments if last_seq <= start_seq)
     over = 0 if policy.limit_bytes is None else max(0, history.total_bytes - freed - policy.limit_bytes)
-    return Plan(first_seq, max(whole_seq, first_seq), ruled_seq, kept, sorted(pins, key=lambda p: p.at.seq), held_by,
-                freed, over, limited)
+    return Plan(first_seq, start_seq, max(whole_seq, first_seq), ruled_seq, kept,
+                sorted(pins, key=lambda pin: pin.at.seq), held_by, freed, over, limited)
 
 
 def since(history: History, ages: Ages, span_ns: int | None) -> int:
@@ -134,6 +137,15 @@ def held(seq: int, history: History, pins: Sequence[Pin]) -> tuple[int, list[str
     return max(seq, history.oldest.seq), held_by[::-1]
 
 
+def _start(seq: int, history: History, pins: Sequence[Pin]) -> int:
+    """The last end of a segment up to `seq` that can be the oldest moment; the oldest that there is where there is
+    none."""
+    for last_seq, _ in reversed(history.segments):
+        if last_seq <= seq and held(last_seq, history, pins)[0] == last_seq:
+            return max(last_seq, history.oldest.seq)
+    return history.oldest.seq
+
+
 def _from(rule: Kept, seq: int, history: History) -> Kept:
     """What is left of a rule where nothing before `seq` is kept."""
     if rule.oldest.seq >= seq:
@@ -145,11 +157,11 @@ def _from(rule: Kept, seq: int, history: History) -> Kept:
 
 
 def _end_of(history: History, wanted_bytes: int) -> int:
-    """The seq before which there are so many bytes, in whole segments; the newest where there are less."""
+    """The seq up to which there are so many bytes, in whole segments; the newest where there are less."""
     for last_seq, size in history.segments:
         wanted_bytes -= size
         if wanted_bytes <= 0:
-            return min(last_seq + 1, history.newest.seq)
+            return last_seq
     return history.newest.seq
 
 

@@ -17,5 +17,7 @@
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;
                          free_space: whether a segment fits; spare_files: for when no file can be made
     clock_watch          whether the clock went back, and what is to be done then
+    retention_file       retention.json; steady_clock: what ages are counted by;
+                         history: the timeline as retention looks at it; space: what the files take
     tuning               the numbers that the engine runs with
 """

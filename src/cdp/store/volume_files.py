@@ -14,6 +14,7 @@
       images/NAME/   writable images: volumes whose base is this volume at a point
       serving.json   which server has the volume open
       capture.json   how far a capture into this volume has come
+      retention.json the retention policy, and what ages are counted by
 
 docs/format.md says what is in them. Nothing is imported here, and no file is looked at: the command line asks for these
 names before it needs the engine.
@@ -46,6 +47,7 @@ class VolumeFiles:
         self.images = f"{directory}/{IMAGES}"
         self.serving = f"{directory}/serving.json"
         self.capture = f"{directory}/capture.json"
+        self.retention = f"{directory}/retention.json"
 
     def spares(self) -> list[str]:
         return [f"{self.directory}/spare.{number}" for number in range(SPARES)]
@@ -57,7 +59,8 @@ class VolumeFiles:
             stem = stem.removesuffix(ending)
         own = [path.rpartition("/")[2] for path in (
             self.description, self.lock, self.catalog, self.reserve, self.base, self.disk_state, self.disk_description,
-            self.log, self.runs, self.images, self.serving, self.capture, *self.spares())]
+            self.log, self.runs, self.images, self.serving, self.capture, self.retention,
+            *self.spares())]
         return stem in own or name == "spare.tmp"
 
     def segment(self, number: int) -> str:

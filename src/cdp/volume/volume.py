@@ -19,18 +19,23 @@ from typing import Any, Self
 
 from cdp.moments.model import Bookmark, Explanation, Extent, Freed, Freeing, ImageInfo, Moment, Restore, Window
 from cdp.moments.points import PointLike
+from cdp.moments.policy import parse as parse_policy
+from cdp.moments.policy import to_toml
 from cdp.moments.records import RECORD
+from cdp.moments.retention import Pin, Plan
 from cdp.settings import Settings, checked
 from cdp.store import creation
 from cdp.store.base_image import Base
 from cdp.store.catalog import CatalogFactory, lmdb_catalog, lmdb_catalog_to_read
 from cdp.store.description import Geometry
+from cdp.store.space import Usage, usage
 from cdp.store.store import Store
 from cdp.store.tuning import Tuning
 from cdp.store.volume_files import CREATING, IMAGES, VolumeFiles
 from cdp.text.paths import absolute
 from cdp.volume.bookmarks import Bookmarks
 from cdp.volume.buffers import byte_count, bytes_of, extents_of, keep
+from cdp.volume.policy_keeper import PolicyKeeper
 from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.resolver import Resolver
 from cdp.volume.restores import Restores
@@ -137,9 +142,13 @@ class Volume:
         self._restores = Restores(store, self._bookmarks, self._images, self._views, self._reclaimer, self.writeback)
         self._retention = Retention(store, self._lock, self._views, self._images, self._restores, self._resolver,
                                     self._reclaimer)
+        retention = self._retention
+        self.policy_keeper = PolicyKeeper(
+            store, self._lock, self._bookmarks, self._images, self._restores, self._views,
+            lambda seq, dry_run: retention.free_before(seq, False, dry_run))
         if not self.read_only:
             self._reclaimer.reclaim_all()
-            store.maintainer.upkeep = self._retention.upkeep
+            store.maintainer.upkeep = _both(self._retention.upkeep, self.policy_keeper.upkeep)
 
     def _open_parent(self) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
@@ -276,12 +285,15 @@ class Volume:
 
     # --- bookmarks ----------------------------------------------------------------------------------------------------
 
-    def bookmark(self, name: str, at: PointLike = "now") -> Bookmark:
-        """Name a moment, durably. Raises InvalidRequest for a bad name or one that is taken."""
+    def bookmark(self, name: str, at: PointLike = "now", keep_ns: int | None = None) -> Bookmark:
+        """Name a moment, durably. keep_ns: so long retention does not take it; None: what the policy says counts.
+        Raises InvalidRequest for a bad name or one that is taken."""
         with self._lock:
             self._writable()
             self._bookmarks.check_name(name)
-            return self._bookmarks.create(name, self.resolve(at))
+            moment = self.resolve(at)
+            self.policy_keeper.pin_bookmark(name, keep_ns)
+            return self._bookmarks.create(name, moment)
 
     def bookmarks(self) -> list[Bookmark]:
         """All bookmarks that can be opened, by the moment they name."""
@@ -376,6 +388,43 @@ class Volume:
         self._alive()
         return self._retention.progress()
 
+    # --- retention ----------------------------------------------------------------------------------------------------
+
+    def policy(self) -> str | None:
+        """The retention policy in TOML; None: everything is kept."""
+        self._alive()
+        policy = self.policy_keeper.policy
+        return None if policy is None else to_toml(policy)
+
+    def set_policy(self, policy: str | None) -> None:
+        """The retention policy from now on, in TOML (docs/retention.md), durably; None: everything is kept. It is
+        applied in the background, while the volume is open. Raises InvalidRequest for what is no policy or cannot be
+        carried out."""
+        with self._lock:
+            self._writable()
+            self.policy_keeper.set_policy(None if policy is None else parse_policy(policy))
+
+    def prune(self, dry_run: bool = False) -> tuple[Plan, Freed]:
+        """Apply the policy now: what it keeps, and what was given up; the space is freed in the background. Raises
+        InvalidRequest without a policy."""
+        with self._lock:
+            if dry_run:
+                self._alive()
+            else:
+                self._writable()
+            return self.policy_keeper.run(dry_run)
+
+    def pins(self) -> list[Pin]:
+        """What keeps moments from being given up, by the moment."""
+        with self._lock:
+            self._alive()
+            return self.policy_keeper.pins()
+
+    def usage(self) -> Usage:
+        """What its files take on the device."""
+        self._alive()
+        return usage(self._store)
+
     # --- filling the base ---------------------------------------------------------------------------------------------
 
     def import_base(self, read: Callable[[int, memoryview], None], extents: Iterable[tuple[int, int]],
@@ -442,6 +491,7 @@ class Volume:
                 self._images.check_closed()
                 if self.writeback is not None:
                     self.writeback.finish()
+                self.policy_keeper.close()
                 self._references, parent = 0, self._parent
                 try:
                     self._store.close()
@@ -487,6 +537,13 @@ class Volume:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.size_bytes} bytes, #{self._core.position()[0]}"
         return f"<cdp.Volume {self.path} {state}>"
+
+
+def _both(*works: Callable[[], float | None]) -> Callable[[], float | None]:
+    """Upkeep that does all of these, and is called again when the first of them wants to be."""
+    def upkeep() -> float | None:
+        return min((again_s for work in works if (again_s := work()) is not None), default=None)
+    return upkeep
 
 
 _OPEN: weakref.WeakSet[Volume] = weakref.WeakSet()

@@ -1,0 +1,277 @@
+"""A volume's retention policy: kept, refused where it cannot be carried out, and applied: to the record, by a clock
+that is never set, and never against the floor or a pin."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.simcatalog import on
+from support.world import KIB, tuning
+
+import cdp
+from cdp.service import retention as answers
+from cdp.service.local import VolumeService
+from cdp.store import creation
+from cdp.volume import policy_keeper
+from cdp.volume.volume import Volume
+from cdpcore.base.errors import InvalidRequest, RefusedPoint
+from cdpcore.system.os import SimOs
+
+NS = 10**9
+T0 = 1795168800 * NS
+DAY, YEAR = 86400 * NS, 365 * 86400 * NS
+TUNING = tuning(80 * KIB, 640 * KIB)
+
+
+class Machine:
+    """A volume on a simulated machine, with its two clocks. A record a second, a segment every ten."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, before: bool = False):
+        self.sim, self.wall_ns, self.steady = SimOs(1), T0, ("boot 1", 5 * NS)
+        monkeypatch.setattr(policy_keeper, "steady", lambda: self.steady)
+        disk = "/disk" if before else ""
+        if before:
+            with self.sim.open(disk, write=True, create=True) as file:
+                file.truncate(64 * KIB)
+                file.datasync()
+        self.go(0)
+        creation.create("/v", 64 * KIB, TUNING, os=self.sim, catalog=on(self.sim), disk=disk)
+        self.open()
+
+    def open(self) -> None:
+        self.volume = Volume("/v", _tuning=TUNING, _os=self.sim, _catalog=on(self.sim))
+        self.keeper = self.volume.policy_keeper
+
+    def reopen(self) -> None:
+        self.volume.close()
+        self.open()
+
+    def go(self, ns: int) -> None:
+        """Time passes."""
+        self.set(ns)
+        self.steady = (self.steady[0], self.steady[1] + ns)
+
+    def set(self, by_ns: int) -> None:
+        """The wall clock is set."""
+        self.wall_ns += by_ns
+        self.sim.set_clock(self.wall_ns, 0)
+
+    def write(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.go(NS)
+            self.keeper.upkeep()
+            seq = self.volume.window().newest.seq + 1
+            self.volume.pwrite(seq.to_bytes(8, "little") * 64, seq % 128 * 512, fua=True)
+            if seq % 10 == 0:
+                self.volume._store.core.set_aside()
+                self.volume._store.step()
+
+    def oldest(self) -> int:
+        return self.volume.window().oldest.seq
+
+    def check(self) -> None:
+        """Every moment that can be opened shows what was written up to it."""
+        window = self.volume.window()
+        for seq in range(window.oldest.seq, window.newest.seq + 1):
+            if seq and self.volume._store.timeline.moment(seq):
+                with self.volume.at(seq) as image:
+                    at = seq % 128 * 512
+                    assert image.pread(512, at)[:8] == seq.to_bytes(8, "little"), f"#{seq}"
+
+
+@pytest.fixture(params=["after", "before"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch, request.param == "before")
+
+
+@pytest.fixture
+def after(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_a_policy_is_kept_and_carried_out(machine: Machine):
+    machine.volume.set_policy('keep = ["all for 30s"]')
+    machine.write(100)
+    assert machine.oldest() == 70       # what was shown 30 s ago, before #100 came
+    machine.check()
+    machine.reopen()
+    assert machine.volume.policy() == 'keep = ["all for 30s"]\nfloor = "30s"\nundo = "7d"\n'
+    machine.write(12)
+    assert machine.oldest() == 80
+    machine.volume.set_policy(None)
+    machine.write(50)
+    assert machine.oldest() == 80 and machine.volume.policy() is None
+    machine.check()
+
+
+def test_what_is_planned_is_what_is_done(after: Machine):
+    after.write(95)
+    service = VolumeService(after.volume)
+    plan = service.simulate('keep = ["all for 30s"]')
+    assert (plan["start"]["seq"], plan["needed"]["seq"], plan["records_lost"]) == (60, 65, 60)
+    assert plan["bytes_a_day"] and not plan["held_by"] and plan["cannot"] is None
+    with pytest.raises(RefusedPoint, match=r"would give up .* everything before #60.*") as refused:
+        service.set_policy('keep = ["all for 30s"]')
+    assert refused.value.hint == "look at it with --simulate; --yes sets it"
+    service.set_policy('keep = ["all for 30s"]', yes=True)
+    dry = service.prune(dry_run=True)
+    assert (dry["start"]["seq"], dry["before"]["seq"], dry["freed_bytes"]) == (60, 0, plan["freed_bytes"])
+    assert after.oldest() == 0
+    done = service.prune()
+    assert {**done, "dry_run": True} == dry and after.oldest() == 60
+    assert service.prune()["freed_bytes"] == 0
+    assert service.policy()["freed_bytes"] == plan["freed_bytes"] and service.policy()["last_run"]
+
+
+def test_a_policy_that_frees_little_needs_no_confirmation(after: Machine):
+    after.write(95)
+    service = VolumeService(after.volume)
+    assert service.set_policy('keep = ["all for 94s"]')["keep"] == ["all for 94s"]
+
+
+@pytest.mark.parametrize(("policy", "says"), [
+    ('keep = ["all for 30s", "1m for 1h"]', "gives up the oldest history only: .*'1m for 1h'"),
+    ('keep = ["all for 30s"]\nlimit = "1G"\nwhen_full = "refuse"', "does not refuse writes at the limit"),
+    ('keep = ["all"]', "'all' is not a rule")])
+def test_what_cannot_be_kept_is_not_promised(after: Machine, policy: str, says: str):
+    with pytest.raises(InvalidRequest, match=says):
+        VolumeService(after.volume).set_policy(policy, yes=True)
+    assert after.volume.policy() is None
+    with pytest.raises(InvalidRequest, match="has no retention policy"):
+        after.volume.prune()
+
+
+def test_no_clock_that_is_set_expires_anything(machine: Machine, caplog: pytest.LogCaptureFixture):
+    machine.volume.set_policy('keep = ["all for 60s"]')
+    machine.write(50)
+    for by_ns in (YEAR, -YEAR - 3600 * NS, 3600 * NS):
+        machine.set(by_ns)
+        machine.write(2)
+        machine.volume.prune()
+        assert machine.oldest() == 0
+    assert "the clock was set forward by 365 d" in caplog.text
+    assert "the clock was set back by 365 d" in caplog.text
+    machine.write(104)
+    assert machine.oldest() in (90, 100)    # seconds in which the clock was set count as the last of them
+
+
+def test_time_without_a_clock_that_can_be_trusted_does_not_count(machine: Machine):
+    machine.volume.set_policy('keep = ["all for 60s"]')
+    machine.write(50)
+    machine.volume.close()
+    machine.set(YEAR)                   # off, or so the clock says
+    machine.steady = ("boot 2", 10 * NS)    # the machine has been on for ten seconds
+    machine.open()
+    machine.volume.prune()
+    assert machine.oldest() == 0
+    machine.write(25)
+    machine.volume.prune()
+    assert machine.oldest() == 20       # 50 + 10 + 25 s
+    machine.volume.close()
+    machine.go(40 * NS)                 # closed, while the machine is on: that counts
+    machine.open()
+    machine.volume.prune()
+    assert machine.oldest() == 50       # 125 s in all, less 60: #55
+
+
+def test_pins_hold_until_they_end(machine: Machine):
+    volume = machine.volume
+    volume.set_policy("""keep = ["all for 20s", "bookmarks 'keep-*' forever", "bookmarks 'while-*' for 50s"]""")
+    machine.write(12)
+    volume.bookmark("name")
+    volume.bookmark("mine", at="#12", keep_ns=100 * NS)
+    volume.bookmark("while-1", at="#12")
+    assert [(pin.kind, pin.owner, pin.at.seq, pin.left_ns) for pin in volume.pins()] == [
+        ("bookmark", "mine", 12, 100 * NS), ("bookmark", "while-1", 12, 50 * NS)]
+    machine.write(80)
+    assert machine.oldest() == 10 and "while-1" not in {pin.owner for pin in volume.pins()}
+    held = VolumeService(volume).prune(dry_run=True)["held_by"]
+    assert held == ["bookmark mine"]
+    explained = VolumeService(volume).explain("mine")
+    assert explained["kept_by"] == ["bookmark mine, which holds #12 and what came after, for 20 s yet"]
+    machine.reopen()
+    machine.write(25)
+    assert machine.oldest() > 50 and not machine.volume.bookmarks()
+    machine.volume.bookmark("keep-1", at=machine.oldest() + 1)
+    machine.write(60)
+    assert machine.oldest() <= machine.volume.bookmarks()[0].at.seq
+    machine.volume.delete_bookmark("keep-1")
+    machine.write(3)
+    assert machine.oldest() > 100
+
+
+def test_images_hold_and_undo_does_for_a_while(after: Machine):
+    volume = after.volume
+    volume.set_policy('keep = ["all for 20s"]\nundo = "60s"')
+    after.write(12)
+    with volume.at("#12"):
+        after.write(40)
+        assert after.oldest() == 10
+        assert [(pin.kind, pin.at.seq) for pin in volume.pins()] == [("time image", 12)]
+    after.write(2)
+    assert after.oldest() == 30
+    volume.create_image("trial", at="#40")
+    after.write(40)
+    assert after.oldest() == 40
+    volume.delete_image("trial")
+    restore = volume.restore("now", length=512, offset=0)
+    assert [(pin.kind, pin.owner, pin.at.seq) for pin in volume.pins()] == [
+        ("undo", f"of restore #{restore.seq}", restore.seq - 1)]
+    after.write(55)
+    assert after.oldest() <= restore.seq - 1
+    after.write(30)
+    assert after.oldest() > restore.seq
+
+
+def test_the_limit_takes_more_than_the_rules_and_never_the_floor(after: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cdp.moments.policy.LEAST_LIMIT_BYTES", 1)
+    after.write(100)
+    each = after.volume._store.timeline.rows()[0].file_bytes
+    after.volume.set_policy(f'keep = ["all for 90s"]\nfloor = "20s"\nlimit = "{6 * each}"')
+    after.volume.prune()
+    view = VolumeService(after.volume).simulate()
+    assert 20 < after.oldest() <= 60 and view["limit_bytes"] == 6 * each
+    after.volume.set_policy(f'keep = ["all for 90s"]\nfloor = "45s"\nlimit = "{each}"')
+    after.volume.prune()
+    assert after.oldest() == 50         # 45 s are #55
+    assert VolumeService(after.volume).simulate()["over_bytes"] > 0
+
+
+def test_a_damaged_file_expires_nothing_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with cdp.create(tmp_path / "v", size=1 << 20) as volume:
+        volume.set_policy('keep = ["all for 1s"]')
+    file = tmp_path / "v/retention.json"
+    line = json.loads(file.read_text())
+    assert line["format"] == 1 and line["retention"]["policy"].startswith('keep = ["all for 1s"]')
+    file.write_text(file.read_text().replace("1s", "2s"))
+    with cdp.open(tmp_path / "v") as volume:
+        view = VolumeService(volume).info()["retention"]
+        assert view["policy"] is None and "retention.json: damaged (checksum" in str(view["failed"])
+        assert "retention.json: damaged" in caplog.text
+        volume.set_policy('keep = ["all for 5s"]')
+        assert VolumeService(volume).policy()["failed"] is None
+    with cdp.open(tmp_path / "v", read_only=True) as volume:
+        assert volume.policy() and VolumeService(volume).simulate()["freed_bytes"] == 0
+        assert VolumeService(volume).policy()["next_run_ns"] is None
+
+
+def test_an_image_has_no_policy(tmp_path: Path):
+    with cdp.create(tmp_path / "v", size=1 << 20) as volume:
+        volume.create_image("i")
+        with volume.open_image("i") as image, pytest.raises(InvalidRequest, match="is a writable image, whose history"):
+            answers.set_policy(image, 'keep = ["all for 1s"]', yes=True)
+
+
+def test_space_adds_up(tmp_path: Path):
+    with cdp.create(tmp_path / "v", size=1 << 20) as volume:
+        volume.pwrite(b"x" * (1 << 20), 0)
+        volume.create_image("i")
+        volume.flush()
+        got = VolumeService(volume).space()
+        parts = ("log", "index", "base", "images", "catalog", "reserve", "other")
+        assert got["total_bytes"] == sum(got[f"{part}_bytes"] for part in parts)
+        assert got["history_bytes"] >= 1 << 20 and got["images_bytes"] > 0 and got["reserve_bytes"] >= 1 << 20
+        assert got["log_bytes"] - got["log_ahead_bytes"] >= 1 << 20
+        files = sum(path.lstat().st_blocks * 512 for path in [tmp_path / "v", *(tmp_path / "v").rglob("*")])
+        assert abs(got["total_bytes"] - files) <= 64 << 10      # files may come and go meanwhile
