@@ -59,7 +59,9 @@ class WindowView(TypedDict):
 class ExplanationView(TypedDict):
     """How a point was understood. `asked` is None for a point that is not a time. `durability` of what it shows, as of
     now: flushed (by the client), stored (on disk, though the client had not flushed all of it), or memory.
-    `other_readings`: where the clock was set back, what a time might mean as well, though that is less likely."""
+    `other_readings`: where the clock was set back, what a time might mean as well, though that is less likely.
+    `kept_by`: the rules of the retention policy and the pins that keep it, and for how long; none where there is no
+    policy."""
 
     point: str
     kind: str
@@ -72,6 +74,7 @@ class ExplanationView(TypedDict):
     note: str
     durability: str
     other_readings: list[MomentView]
+    kept_by: list[str]
 
 
 class BookmarkView(TypedDict):
@@ -135,6 +138,106 @@ class CaptureView(TypedDict):
     note: str
 
 
+class PinView(TypedDict):
+    """What needs a moment. kind: bookmark, image, time image or undo; `left_ns`: so long it is a pin yet, None: until
+    its owner ends it."""
+
+    kind: str
+    owner: str
+    reason: str
+    at: MomentView
+    left_ns: int | None
+
+
+class PolicyView(TypedDict):
+    """The retention policy: `policy` is its TOML text, None where there is none; `keep` its rules. `last_run`: when it
+    was applied; `next_run_ns`: from now; `freed_bytes`: by all runs; `failed`: why the last run did not do it."""
+
+    policy: str | None
+    keep: list[str]
+    floor_ns: int | None
+    undo_ns: int | None
+    limit_bytes: int | None
+    when_full: str | None
+    last_run: str | None
+    next_run_ns: int | None
+    freed_bytes: int
+    failed: str | None
+
+
+class KeptView(TypedDict):
+    """What one rule keeps: so many points, from `oldest` to `newest`."""
+
+    rule: str
+    points: int
+    oldest: MomentView
+    newest: MomentView
+
+
+class PlanView(TypedDict):
+    """What a policy keeps of a volume now. `start`: the oldest moment that could be opened after it was applied;
+    `needed`: the oldest one that it asks for (history goes in whole segments, so `start` may be older); `whole`: from
+    it on every moment is kept. `held_by`: what keeps more than the rules do. `over_bytes`: by how much the rest is over
+    the limit; `limited`: the limit takes what the rules would keep. `bytes_a_day`: at today's rate, None where that
+    is not known; `days_in_limit` at that rate. `cannot`: why this release does not carry such a policy out."""
+
+    keep: list[str]
+    limit_bytes: int | None
+    oldest: MomentView
+    newest: MomentView
+    start: MomentView
+    needed: MomentView
+    whole: MomentView
+    kept: list[KeptView]
+    pins: list[PinView]
+    held_by: list[str]
+    history_bytes: int
+    freed_bytes: int
+    over_bytes: int
+    limited: bool
+    records_lost: int
+    bookmarks_lost: list[str]
+    bytes_a_day: int | None
+    days_in_limit: float | None
+    cannot: str | None
+
+
+class PruneView(TypedDict):
+    """History that was given up by the policy, or (`dry_run`) would be: the oldest moment was `before`, and is
+    `start`."""
+
+    dry_run: bool
+    before: MomentView
+    start: MomentView
+    freed_bytes: int
+    held_by: list[str]
+
+
+class SpaceView(TypedDict):
+    """What a volume takes on the device, in allocated bytes, by what: `log_ahead_bytes` of `log_bytes` are allocated
+    and not written yet. `history_bytes`: what a limit counts. `bytes_a_day`: how fast that grows; `levels_off_bytes`:
+    what it comes to with the policy at that rate; `days_to_limit`, `days_to_full`: until it meets the limit, and until
+    the device is full; None: never, or not known."""
+
+    total_bytes: int
+    log_bytes: int
+    log_ahead_bytes: int
+    index_bytes: int
+    base_bytes: int
+    images_bytes: int
+    catalog_bytes: int
+    reserve_bytes: int
+    other_bytes: int
+    device_free_bytes: int
+    device_bytes: int
+    history_bytes: int
+    bytes_a_day: int | None
+    limit_bytes: int | None
+    levels_off_bytes: int | None
+    days_to_limit: float | None
+    days_to_full: float | None
+
+
 class ServedVolumeView(TypedDict):
     """A volume that some server has; or a server that does not answer, with little more than its socket. `clients`: NBD
     connections to the volume and its moments."""
@@ -180,8 +283,18 @@ class WritebackView(TypedDict):
     bytes_left: int
 
 
+class FreeingView(TypedDict):
+    """History that was given up and is not freed yet: `bytes_left` of the log; `folded_percent`: of the volume's
+    address space, how much of it is in the base."""
+
+    start: MomentView
+    bytes_left: int
+    folded_percent: float
+
+
 class InfoView(TypedDict):
-    """A volume at a glance; `stats` are the engine's counters."""
+    """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
+    none."""
 
     name: str
     path: str
@@ -199,6 +312,8 @@ class InfoView(TypedDict):
     writeback: WritebackView | None
     stats: dict[str, int]
     capture: CaptureView | None
+    retention: PolicyView
+    freeing: FreeingView | None
 
 
 class ExtentView(TypedDict):
@@ -264,7 +379,7 @@ class Service(Protocol):
     def info(self) -> InfoView: ...
     def window(self) -> WindowView: ...
     def explain(self, point: str) -> ExplanationView: ...
-    def bookmark(self, name: str, at: str = "now") -> BookmarkView: ...
+    def bookmark(self, name: str, at: str = "now", keep_ns: int | None = None) -> BookmarkView: ...
     def bookmarks(self) -> list[BookmarkView]: ...
     def delete_bookmark(self, name: str) -> None: ...
     def create_image(self, name: str, at: str = "now") -> ImageView: ...
@@ -275,6 +390,12 @@ class Service(Protocol):
     def undo(self, dry_run: bool = False, force: bool = False) -> RestoreView: ...
     def clients(self) -> list[ClientView]: ...
     def restores(self) -> list[RestoreView]: ...
+    def pins(self) -> list[PinView]: ...
+    def policy(self) -> PolicyView: ...
+    def set_policy(self, policy: str | None, yes: bool = False) -> PolicyView: ...
+    def simulate(self, policy: str | None = None) -> PlanView: ...
+    def prune(self, dry_run: bool = False) -> PruneView: ...
+    def space(self) -> SpaceView: ...
     def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage: ...
     def history(self, since: str | None = None, until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
                 offset: int | None = None, length: int | None = None) -> tuple[bytes, str | None]: ...

@@ -90,7 +90,9 @@ def settled(text: str) -> list[str]:
     text = re.sub(r"[\d.]+ sec \([^)]*\)", "SPEED", text)
     text = re.sub(r'"(ts_ns|asked_ts_ns|created_ns)": ?\d+', r'"\1": NS', text)
     # What the engine makes of it may change without a word on the page being wrong.
-    text = re.sub(r"(?m)^  (log|index|segments|frames|read) .*", r"  \1 N", text)
+    text = re.sub(r"(?m)^  (log|index|segments|frames|read|base|images|catalog|reserve|other|history|growth|device|"
+                  r"full|limit met|freed|next run) .*", r"  \1 N", text)
+    text = re.sub(r"(?m): [\d.]+ \w+ on the device$", ": N on the device", text)
     text = re.sub(r"with [\d.]+ \w+ of log", "with N of log", text)
     text = re.sub(r"\d+(\.\d)? [KM]?i?B +(?=\d+$)", "N ", text, flags=re.MULTILINE)
     return [re.sub(r"  +", "  ", line).rstrip() for line in text.splitlines()]

@@ -57,6 +57,7 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
         later = f"{_span(later_ns)} later" if later_ns >= 0 else f"with the clock set {_span(-later_ns)} back"
         pairs.append(("next record", f"#{following['seq']}, {later}, {local_utc_and_age(following['ts_ns'])}"))
     pairs.append(("durable", _durability(got)))
+    pairs += [("kept by", what) for what in got["kept_by"]]
     return pairs
 
 

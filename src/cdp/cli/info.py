@@ -45,6 +45,13 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         ("images", str(got["images"])),
         ("restores", str(got["restores"])),
     ]
+    if got["retention"]["policy"] is not None or got["retention"]["failed"]:
+        from cdp.cli.policy import policy_pairs
+
+        pairs += policy_pairs(got["retention"])
+    if (freeing := got["freeing"]) is not None:
+        left = f"{units.approx_size(freeing['bytes_left'])} left, {freeing['folded_percent']:g} % folded"
+        pairs.append(("freeing", f"what is before #{freeing['start']['seq']}: {left}"))
     if got["disk"]:
         pairs.insert(1, ("disk", f"{got['disk']}, written in place"))
     if (writing := got["writeback"]) is not None:

@@ -43,9 +43,14 @@ from cdp.views import (
     ImageView,
     InfoView,
     MapPage,
+    PinView,
+    PlanView,
+    PolicyView,
+    PruneView,
     RecordsPage,
     RestoreView,
     ServedView,
+    SpaceView,
     WindowView,
 )
 from cdpcore.base.errors import (
@@ -85,6 +90,7 @@ class _Body(BaseModel):
 class BookmarkBody(_Body):
     name: str
     at: str = "now"
+    keep_ns: int | None = None
 
 
 class ImageBody(_Body):
@@ -104,6 +110,19 @@ class RestoreBody(_Body):
 class UndoBody(_Body):
     dry_run: bool = False
     force: bool = False
+
+
+class PolicyBody(_Body):
+    policy: str | None = None
+    yes: bool = False
+
+
+class SimulateBody(_Body):
+    policy: str | None = None
+
+
+class PruneBody(_Body):
+    dry_run: bool = False
 
 
 class ZeroBody(_Body):
@@ -224,7 +243,7 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
 
     @app.post("/v1/volumes/{volume}/bookmarks", status_code=201)
     def bookmark(service: Service, body: BookmarkBody) -> BookmarkView:
-        return service.bookmark(body.name, at=body.at)
+        return service.bookmark(body.name, at=body.at, keep_ns=body.keep_ns)
 
     @app.delete("/v1/volumes/{volume}/bookmarks", status_code=204)
     def delete_bookmark(service: Service, name: str) -> None:
@@ -259,6 +278,30 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
     @app.get("/v1/volumes/{volume}/clients")
     def clients(service: Service) -> list[ClientView]:
         return service.clients()
+
+    @app.get("/v1/volumes/{volume}/pins")
+    def pins(service: Service) -> list[PinView]:
+        return service.pins()
+
+    @app.get("/v1/volumes/{volume}/policy")
+    def policy(service: Service) -> PolicyView:
+        return service.policy()
+
+    @app.put("/v1/volumes/{volume}/policy")
+    def set_policy(service: Service, body: PolicyBody) -> PolicyView:
+        return service.set_policy(body.policy, yes=body.yes)
+
+    @app.post("/v1/volumes/{volume}/policy/simulate")
+    def simulate(service: Service, body: Annotated[SimulateBody, Body()]) -> PlanView:
+        return service.simulate(body.policy)
+
+    @app.post("/v1/volumes/{volume}/prune")
+    def prune(service: Service, body: Annotated[PruneBody, Body()]) -> PruneView:
+        return service.prune(dry_run=body.dry_run)
+
+    @app.get("/v1/volumes/{volume}/space")
+    def space(service: Service) -> SpaceView:
+        return service.space()
 
     @app.get("/v1/volumes/{volume}/records")
     def records(service: Service, since: str | None = None, until: str = "now",

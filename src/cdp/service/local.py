@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cdp.service import retention
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
@@ -30,11 +31,16 @@ from cdp.views import (
     InfoView,
     MapPage,
     MomentView,
+    PinView,
+    PlanView,
+    PolicyView,
     ProblemView,
+    PruneView,
     RecordsPage,
     RecordView,
     RestoreView,
     ServedView,
+    SpaceView,
     WindowView,
     WritebackView,
 )
@@ -67,7 +73,8 @@ class VolumeService:
             created_ns=volume.created_ns, created=utc(volume.created_ns), parent=volume.parent, window=self.window(),
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
             served=self.served, disk=volume.geometry().disk or None, writeback=self._writeback(),
-            stats={name: int(count) for name, count in volume.stats().items()}, capture=self.capture())
+            stats={name: int(count) for name, count in volume.stats().items()}, capture=self.capture(),
+            retention=retention.policy_view(volume), freeing=retention.freeing_view(volume))
 
     def _writeback(self) -> WritebackView | None:
         progress = self.volume.writeback.progress() if self.volume.writeback is not None else None
@@ -99,10 +106,11 @@ class VolumeService:
             next=None if got.next is None else _moment(got.next), flush_durable=got.flush_durable,
             last_flush=None if got.last_flush is None else _moment(got.last_flush), note=got.note,
             durability=got.durability,
-            other_readings=[_moment(moment) for moment in got.other_readings])
+            other_readings=[_moment(moment) for moment in got.other_readings],
+            kept_by=self.volume.policy_keeper.kept_by(got.resolved, got.next))
 
-    def bookmark(self, name: str, at: str = "now") -> BookmarkView:
-        return _bookmark(self.volume.bookmark(name, at=at))
+    def bookmark(self, name: str, at: str = "now", keep_ns: int | None = None) -> BookmarkView:
+        return _bookmark(self.volume.bookmark(name, at=at, keep_ns=keep_ns))
 
     def bookmarks(self) -> list[BookmarkView]:
         return [_bookmark(mark) for mark in self.volume.bookmarks()]
@@ -149,6 +157,27 @@ class VolumeService:
 
     def restores(self) -> list[RestoreView]:
         return [_restore(done, False) for done in self.volume.restores()]
+
+    def pins(self) -> list[PinView]:
+        return [retention.pin_view(pin) for pin in self.volume.pins()]
+
+    def policy(self) -> PolicyView:
+        return retention.policy_view(self.volume)
+
+    def set_policy(self, policy: str | None, yes: bool = False) -> PolicyView:
+        """`policy`: TOML; None: keep everything. `yes`: also where more than a tenth of the history would go."""
+        return retention.set_policy(self.volume, policy, yes)
+
+    def simulate(self, policy: str | None = None) -> PlanView:
+        """What a policy (TOML; None: the volume's own) keeps now, and what it would free."""
+        return retention.simulate(self.volume, policy)
+
+    def prune(self, dry_run: bool = False) -> PruneView:
+        """Apply the policy now."""
+        return retention.prune(self.volume, dry_run)
+
+    def space(self) -> SpaceView:
+        return retention.space_view(self.volume)
 
     def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage:
         """At most `limit` (1..MAX_PAGE_RECORDS) records after `since`, up to and including `until`."""

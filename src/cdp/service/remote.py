@@ -24,8 +24,13 @@ from cdp.views import (
     ImageView,
     InfoView,
     MapPage,
+    PinView,
+    PlanView,
+    PolicyView,
+    PruneView,
     RecordsPage,
     RestoreView,
+    SpaceView,
     WindowView,
 )
 from cdpcore.base.errors import CdpError, NotFound, Unavailable
@@ -151,8 +156,9 @@ class RemoteService:
     def explain(self, point: str) -> ExplanationView:
         return cast(ExplanationView, self._volume("GET", "/explain", {"point": point}).json())
 
-    def bookmark(self, name: str, at: str = "now") -> BookmarkView:
-        return cast(BookmarkView, self._volume("POST", "/bookmarks", body={"name": name, "at": at}).json())
+    def bookmark(self, name: str, at: str = "now", keep_ns: int | None = None) -> BookmarkView:
+        body = {"name": name, "at": at, "keep_ns": keep_ns}
+        return cast(BookmarkView, self._volume("POST", "/bookmarks", body=body).json())
 
     def bookmarks(self) -> list[BookmarkView]:
         return cast(list[BookmarkView], self._volume("GET", "/bookmarks").json())
@@ -183,6 +189,24 @@ class RemoteService:
 
     def restores(self) -> list[RestoreView]:
         return cast(list[RestoreView], self._volume("GET", "/restores").json())
+
+    def pins(self) -> list[PinView]:
+        return cast(list[PinView], self._volume("GET", "/pins").json())
+
+    def policy(self) -> PolicyView:
+        return cast(PolicyView, self._volume("GET", "/policy").json())
+
+    def set_policy(self, policy: str | None, yes: bool = False) -> PolicyView:
+        return cast(PolicyView, self._volume("PUT", "/policy", body={"policy": policy, "yes": yes}).json())
+
+    def simulate(self, policy: str | None = None) -> PlanView:
+        return cast(PlanView, self._volume("POST", "/policy/simulate", body={"policy": policy}).json())
+
+    def prune(self, dry_run: bool = False) -> PruneView:
+        return cast(PruneView, self._volume("POST", "/prune", body={"dry_run": dry_run}).json())
+
+    def space(self) -> SpaceView:
+        return cast(SpaceView, self._volume("GET", "/space").json())
 
     def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage:
         query = {"since": since, "until": until, "limit": limit}
