@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.seeds import Seeds
 from support.simcatalog import on
-from support.world import KIB, SIZES, WEIGHTS, Size, World, tuning
+from support.world import FREEING, KIB, SIZES, WEIGHTS, Size, World, tuning
 
 from cdp.store import timeline
 from cdp.volume.volume import Volume
@@ -44,8 +44,8 @@ def succeeds(call: Callable[[], object]) -> bool:
 class Faults:
     """A volume in use while calls fail; after each failure it goes on, is opened again, or loses power."""
 
-    def __init__(self, seed: int, kind: str):
-        self.random = random.Random(seed)
+    def __init__(self, seed: int, kind: str, weights: dict[str, int] = WEIGHTS):
+        self.random, self.weights = random.Random(seed), weights
         self.sim = SimOs(seed)
         self.world = World(seed, self.sim, "/v", replace(self.random.choice(SIZES), before=kind == "before"))
         self.parts = PARTS + (DISK_PARTS if kind == "before" else ())
@@ -55,8 +55,8 @@ class Faults:
         rnd, world, sim = self.random, self.world, self.sim
         world.create(rnd.random() < 0.3)
         left = 3
-        for op in world.program(60):
-            if left and rnd.random() < 0.08:
+        for op in world.program(60, self.weights):
+            if left and rnd.random() < (0.6 if op[0] == "free" else 0.08):
                 left -= 1
                 self.arm()
             if not succeeds(lambda: world.run(op)):     # noqa: B023  (its traceback would keep handles open)
@@ -77,6 +77,8 @@ class Faults:
         if rnd.random() < 0.7:
             self.sim.clear_faults()
         sticky = False
+        if name == "free":
+            world.find_start(world.root)
         for node in world.root.family():
             if node.volume is None or node.volume.closed:
                 continue
@@ -122,6 +124,9 @@ class Faults:
         assert (self.sim.open_handles, self.sim.open_maps, self.sim.misuse) == (0, 0, 0)
         world.open_all()
         world.recovered(self.random)
+        if self.weights is FREEING:
+            world.finish_freeing()
+            world.every_moment()
         world.close()
 
 
@@ -137,6 +142,20 @@ def test_failing_calls(seeds: Seeds, kind: str) -> None:
         failures, sticky = failures + faults.failures, sticky + faults.sticky
     print(f"{seeds.done} histories, {failures} failed operations, {sticky} times the log gave up")
     assert seeds.done < 50 or (failures > seeds.done // 4 and sticky)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+def test_failing_calls_while_history_is_given_up(seeds: Seeds, kind: str) -> None:
+    """The same. What had begun goes on when calls succeed again, and all is freed in the end."""
+    failures = moved = 0
+    for seed in seeds(20):
+        faults = Faults(seed, kind, FREEING)
+        faults.run()
+        assert faults.world.root
+        failures, moved = failures + faults.failures, moved + (faults.world.root.start > 0)
+    print(f"{seeds.done} histories, {moved} of which start later, {failures} failed operations")
+    assert seeds.done < 20 or (failures > 5 and moved > 5)
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.seeds import Seeds
@@ -19,10 +20,12 @@ from support.world import FREEING, SIZES, WEIGHTS, Node, World
 from cdp.store import store
 from cdp.store.fold import Fold
 from cdp.store.maintenance import Maintainer
+from cdp.store.store import Store
 from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.retention import Retention
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
+from cdpcore.index.versions import Versions
 from cdpcore.log.log import Log
 from cdpcore.log.writer import RULES
 from cdpcore.system.os import SimOs
@@ -209,6 +212,86 @@ def test_histories_that_are_given_up(seeds: Seeds, kind: str) -> None:
           f"{', '.join(sorted(PLACES[p] for p in places))}")
     hit = {"_delete_files", "take_out", *(["_fold_on"] if kind == "after" else [])}
     assert seeds.done < 20 or (moved > 10 and places >= hit)
+
+
+def _no_sync(patch: pytest.MonkeyPatch) -> None:
+    """Segments go before the base is synced."""
+    def step(fold: Fold, most_bytes: int) -> bool:
+        file, fold._file = fold._file, _Unsynced(fold._file)
+        try:
+            return whole(fold, most_bytes)
+        finally:
+            fold._file = file
+
+    whole = Fold.step
+    patch.setattr(Fold, "step", step)
+
+
+class _Unsynced:
+    def __init__(self, file: Any):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda: None) if name == "datasync" else getattr(self._file, name)
+
+
+def _start_later(patch: pytest.MonkeyPatch) -> None:
+    """volume.json says where the history starts only when the segments are gone."""
+    def describe(store: Store, **changes: Any) -> None:
+        if "start_seq" in changes:
+            store.geometry = replace(store.geometry, **changes)
+        else:
+            whole(store, **changes)
+
+    def delete(retention: Retention) -> None:
+        delete_files(retention)
+        whole(retention._store)
+
+    whole, delete_files = Store._describe, Retention._delete_files
+    patch.setattr(Store, "_describe", describe)
+    patch.setattr(Retention, "_delete_files", delete)
+
+
+def _no_trims(patch: pytest.MonkeyPatch) -> None:
+    """Zeroes and trims are not folded."""
+    def put(fold: Fold, a: int, b: int, data: bool) -> None:
+        if data:
+            whole(fold, a, b, data)
+
+    whole = Fold._put
+    patch.setattr(Fold, "_put", put)
+
+
+def _no_holds(patch: pytest.MonkeyPatch) -> None:
+    """What is open, or shown by a restore, is not looked at."""
+    patch.setattr(Retention, "holds", lambda retention, undo=True: [])
+
+
+def _no_floor(patch: pytest.MonkeyPatch) -> None:
+    """Runs that reach across the start go on showing what the base has by now."""
+    def floorless(*args: Any) -> Versions:
+        return Versions(*args[:5])
+
+    patch.setattr(store, "Versions", floorless)
+
+
+BUGS = {"no sync": ("after", _no_sync), "start later": ("before", _start_later), "no trims": ("after", _no_trims),
+        "no holds": ("after", _no_holds), "no holds, before-images": ("before", _no_holds),
+        "no floor": ("after", _no_floor)}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_in_giving_up_is_noticed(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the histories above, which find nothing without it."""
+    kind, plant = BUGS[bug]
+    plant(monkeypatch)
+    for seed in range(60):
+        try:
+            GivenUp(seed, kind).run()
+        except (AssertionError, CdpError) as e:
+            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
+            return
+    pytest.fail("nothing was noticed")
 
 
 @pytest.mark.parametrize("kind", ["after", "before"])
