@@ -166,9 +166,9 @@ class Settings:
         "Before-image volumes: how much of a restore is written back per second; 0: as fast as the disk takes it.",
         low=0, high=1024 * GIB)
     maintenance_rate_bytes: int = _engine(
-        "size", 64 * MIB,
+        "size", 128 * MIB,
         "How much of the history that was given up is folded into the base per second; a quarter of it while clients "
-        "write; 0: as fast as the disk takes it.", low=0, high=1024 * GIB)
+        "write, unless it falls behind; 0: as fast as the disk takes it.", low=0, high=1024 * GIB)
     direct_io: bool = _engine(
         "bool", True, "Write the log past the page cache where the file system can.")
     unix_socket: str | None = _server(

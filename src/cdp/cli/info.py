@@ -57,6 +57,8 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     if (writing := got["writeback"]) is not None:
         pairs.append(("writing back",
                       f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
+    if stats.get("freeing_bytes"):
+        pairs.append(("freeing", f"{units.approx_size(stats['freeing_bytes'])} of history that was given up"))
     if got["parent"]:
         pairs.insert(1, ("image of", got["parent"]))
     if capture := got["capture"]:

@@ -35,12 +35,13 @@ from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.resolver import Resolver
 from cdp.volume.restores import Restores
 from cdp.volume.writable_images import Images
-from cdpcore.base.errors import InvalidRequest
+from cdpcore.base.errors import Closed, InvalidRequest
 from cdpcore.index.view import View
 
 SLICE_BYTES = 4 << 20       # folded at a time
 LATER_S = 0.05              # where the volume's lock is taken, or a read of before goes on
-CLIENTS_SHARE = 4           # while clients write, folding takes a part of its rate that is so much smaller
+CLIENTS_SHARE = 4           # while clients write, folding takes a part of its rate that is so much smaller,
+BEHIND_SEGMENTS = 8         # unless more segments than these wait for it
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,6 @@ class Retention:
         self._readers_seq = 0       # no read goes on that began when records up to there were still to come
         self._files_left = bool(store.geometry.start_seq) and not store.read_only     # files in front of the catalog
         self._written = -1          # by clients, when a slice was folded last
-        self._folding_since_s, self._folded_bytes = 0.0, 0
         if not store.read_only:
             store.more_work.append(self.step)
 
@@ -140,7 +140,7 @@ class Retention:
             return None
         with self._folding:
             at, size = (self._fold.at, self._fold.size_bytes) if self._fold else (0, store.core.size_bytes)
-        if not store.kind.folds or self._folded_seq == start.seq:
+        if not store.kind.folds or self._folded_seq >= left[0].last_seq:
             at = size
         return Freeing(start, sum(r.file_bytes for r in left), at * 1000 // size / 10)
 
@@ -151,56 +151,63 @@ class Retention:
 
     def step(self) -> float | None:
         """The same of this alone."""
+        try:
+            return self._step()
+        except Closed:
+            return None
+
+    def _step(self) -> float | None:
         store = self._store
-        start, rows = store.timeline.start, store.timeline.rows()
-        if rows and rows[0].last_seq <= start.seq:
-            if store.kind.folds and self._folded_seq != start.seq:
-                return self._fold_on(start)
+        start_seq, rows = store.timeline.start.seq, store.timeline.rows()
+        if rows and rows[0].last_seq <= start_seq:
+            if store.kind.folds and self._folded_seq < rows[0].last_seq:
+                return self._fold_on()
             if not self._lock.acquire(blocking=False):      # whoever has it may be waiting for this thread
                 return LATER_S
             try:
-                if start != store.timeline.start:
-                    return LATER_S
-                self._take_out(start.seq)
+                self._take_out(self._folded_seq if store.kind.folds else start_seq)
             finally:
                 self._lock.release()
         if self._files_left:
             if not store.core.versions.readers_gone(READERS_MS):
                 return LATER_S
             self._delete_files()
+            return 0.0 if store.timeline.start.seq > start_seq else None
         return None
 
-    def _fold_on(self, start: Moment) -> float:
-        """A slice of the fold up to `start`. Returns the seconds until the next."""
+    def _fold_on(self) -> float:
+        """A slice of a fold. It goes to its end even where the start moves on meanwhile, or it would never come to one:
+        what is true of the start that it began with is true of all later ones. Returns the seconds until the next."""
         store = self._store
-        if self._readers_seq != start.seq:
-            # A read of the current content that began before the start's record and is not done yet might find in the
-            # base what later records wrote.
-            store.core.versions.raise_floor(0)
-            if not store.core.versions.readers_gone(READERS_MS):
-                return LATER_S
-            self._readers_seq = start.seq
-        if self._fold_seq != start.seq:     # of an older start, all of which this one will write again
-            self._drop_fold()
-        with self._folding:
-            if self._fold is None:
-                self._fold_seq = start.seq
-                self._fold = store.kind.fold(store.core, store.view_at(start.seq))
-                self._folding_since_s, self._folded_bytes = time.monotonic(), 0
-            fold = self._fold
+        if self._fold is None:
+            start_seq = store.timeline.start.seq
+            if self._readers_seq != start_seq:
+                # A read of the current content that began before that record and is not done yet might find in the
+                # base what later records wrote.
+                store.core.versions.raise_floor(0)
+                if not store.core.versions.readers_gone(READERS_MS):
+                    return LATER_S
+                self._readers_seq = start_seq
+            with self._folding:
+                self._fold = store.kind.fold(store.core, store.view_at(start_seq))
+                self._fold_seq = start_seq
+        fold = self._fold
         assert fold is not None
-        before = fold.written_bytes
+        before, began_s = fold.written_bytes, time.monotonic()
         if fold.step(SLICE_BYTES):
-            self._folded_seq = start.seq
+            self._folded_seq = self._fold_seq
             self._drop_fold()
             return 0.0
-        return self._pause_s(fold.written_bytes - before)
+        return max(0.0, self._pause_s(fold.written_bytes - before) - (time.monotonic() - began_s))
 
     def _pause_s(self, n_bytes: int) -> float:
-        """So that folding keeps to its rate, and to a part of it while clients write."""
+        """So that folding keeps to its rate, and to a part of it while clients write, unless it falls behind."""
         rate, written = self._store.tuning.maintenance_rate_bytes, int(self._store.log.stats()["log_bytes_written"])
-        busy, self._written = written != self._written, written
-        return n_bytes * (CLIENTS_SHARE if busy else 1) / rate if rate else 0.0
+        waits, self._written = written != self._written, written
+        rows, start_seq = self._store.timeline.rows(), self._store.timeline.start.seq
+        if len(rows) > BEHIND_SEGMENTS and rows[BEHIND_SEGMENTS].last_seq <= start_seq:
+            waits = False
+        return n_bytes * (CLIENTS_SHARE if waits else 1) / rate if rate else 0.0
 
     def _drop_fold(self) -> None:
         with self._folding:

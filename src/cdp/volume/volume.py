@@ -446,11 +446,12 @@ class Volume:
         s = self._store
         runs = s.maintainer.runs
         rows = s.timeline.rows()
-        core = self._core.stats()
+        core, freeing = self._core.stats(), self._retention.progress()
         return {"records": self._core.position()[0],
                 "segments": len(rows) + (core["open_log_bytes"] > 0), "runs": len(runs),
                 "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"],
-                "index_bytes": sum(r.file_bytes for r in runs), "pool_bytes": s.pool.bytes, **core}
+                "index_bytes": sum(r.file_bytes for r in runs), "pool_bytes": s.pool.bytes,
+                "freeing_bytes": freeing.bytes_left if freeing else 0, **core}
 
     def geometry(self) -> Geometry:
         return self._store.geometry
