@@ -225,7 +225,7 @@ def _line(
         "job": asdict(workload),
         "options": asdict(options),
         "facts": found,
-        "rounds": mine,
+        "rounds": [{key: value for key, value in load.items() if key != "histograms"} for load in mine],
         "per_second": spread(_rates(mine)),
     }
     if name == OURS:

@@ -1,4 +1,4 @@
-"""Latency histograms (base/latency.h)."""
+"""Latency histograms of one thread (base/latency.h)."""
 from libc.stdint cimport uint32_t, uint64_t
 
 

@@ -1,5 +1,6 @@
 from typing import TypedDict
 
+KIND_NAMES: tuple[str, ...]
 MAX_THREADS: int
 MAX_LENGTH_BYTES: int
 MAX_REQUESTS: int
@@ -15,6 +16,7 @@ class Load(TypedDict):
     p99_ns: int
     p999_ns: int
     max_ns: int
+    histograms: dict[str, list[tuple[int, int]]]
 
 def run(
     capsule: object,

@@ -4,7 +4,7 @@ and the ceiling that a trace replay can be compared with.
 Invariants
  1. A rate never counts a failed request: the first failure of any worker ends all of them, and run() raises it.
  2. A worker's requests follow from its seed alone; those of random load are aligned to their length.
- 3. Memory: one buffer of length_bytes and one histogram a worker, whatever the length of the run.
+ 3. Memory: one buffer of length_bytes and four histograms a worker, whatever the length of the run.
 Threading: run() may be called from any thread, also several times at once; its workers end before it returns, also when
 it is interrupted.
 """
@@ -12,6 +12,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from cdpcore.base.errors cimport check
+from cdpcore.base.latency cimport CDP_LATENCY_BUCKETS, cdp_latency_bucket, cdp_latency_upper
 from cdpcore.base.status cimport CDP_OK, cdp_status
 from cdpcore.base.target cimport CDP_FUA, CDP_TARGET_CAPSULE, cdp_target
 from cdpcore.system.os_table cimport cdp_os_posix
@@ -48,40 +49,27 @@ cdef extern from *:
     {
         return (uint64_t)(((unsigned __int128)load_random(state) * n) >> 64);
     }
-
-    /* Latencies in buckets of 1/16 octave: 6 % wide. */
-    #define LOAD_BUCKETS 1024
-    static inline uint32_t load_bucket(uint64_t ns)
-    {
-        uint32_t octave;
-        if (ns < 16)
-            return (uint32_t)ns;
-        octave = 63u - (uint32_t)__builtin_clzll(ns);
-        return (octave - 3) * 16 + (uint32_t)((ns >> (octave - 4)) & 15);
-    }
-    static inline uint64_t load_bucket_end(uint32_t bucket)
-    {
-        if (bucket < 16)
-            return bucket;
-        return ((16ull + bucket % 16 + 1) << (bucket / 16 - 1)) - 1;
-    }
     """
-    enum:
-        LOAD_BUCKETS
     uint64_t load_now_ns() noexcept nogil
     int load_flag(const int *) noexcept nogil
     void load_raise(int *) noexcept nogil
     uint64_t load_random(uint64_t *) noexcept nogil
     uint64_t load_below(uint64_t *, uint64_t) noexcept nogil
-    uint32_t load_bucket(uint64_t) noexcept nogil
-    uint64_t load_bucket_end(uint32_t) noexcept nogil
 
+cdef enum:
+    READ = 0
+    WRITE = 1
+    FLUSH = 2
+    KINDS = 3
+
+KIND_NAMES = ("read", "write", "flush")
 MAX_THREADS = 64
 MAX_LENGTH_BYTES = 32 << 20
 MAX_REQUESTS = 1 << 40
 
 Load = TypedDict("Load", {"requests": int, "reads": int, "writes": int, "flushes": int, "bytes": int, "elapsed_ns": int,
-                          "p50_ns": int, "p99_ns": int, "p999_ns": int, "max_ns": int})
+                          "p50_ns": int, "p99_ns": int, "p999_ns": int, "max_ns": int,
+                          "histograms": dict[str, list[tuple[int, int]]]})
 
 
 cdef class _Stop:
@@ -101,7 +89,8 @@ cdef class _Worker:
     cdef bint sequential
     # The worker's thread only, until it has ended.
     cdef uint64_t state, reads, writes, flushes, started_ns, ended_ns, longest_ns
-    cdef uint64_t latency[LOAD_BUCKETS]
+    cdef uint64_t latency[CDP_LATENCY_BUCKETS]          # of requests, a flush within the write before it ...
+    cdef uint64_t by_kind[KINDS][CDP_LATENCY_BUCKETS]   # ... and by itself
     cdef cdp_status st
     cdef int rc
 
@@ -122,6 +111,7 @@ cdef class _Worker:
         self.flush_every = flush_every
         self.flags = CDP_FUA if fua else 0
         memset(self.latency, 0, sizeof(self.latency))
+        memset(self.by_kind, 0, sizeof(self.by_kind))
         self.buffer = <uint8_t *>cdp_os_posix().pages(cdp_os_posix().ctx, length_bytes)
         if self.buffer == NULL:
             raise MemoryError()
@@ -140,7 +130,8 @@ cdef class _Worker:
 
     cdef void loop(self) noexcept nogil:
         cdef const cdp_target *t = self.target
-        cdef uint64_t i, off, now, then, word
+        cdef uint64_t i, off, now, then, word, answered
+        cdef uint32_t kind
         cdef uint64_t left = self.requests
         for i in range(self.length_bytes // 8):     # incompressible, so that no layer below can be clever
             word = load_random(&self.state)
@@ -154,18 +145,26 @@ cdef class _Worker:
             if self.read_percent and load_below(&self.state, 100) < self.read_percent:
                 self.rc = t.pread(t.ctx, self.buffer, off, self.length_bytes, &self.st)
                 self.reads += 1
+                kind = READ
+                answered = 0
             else:
                 memcpy(self.buffer, &i, min(<uint64_t>8, self.length_bytes))     # no two writes alike
                 self.rc = t.pwrite(t.ctx, self.buffer, off, self.length_bytes, self.flags, &self.st)
                 self.writes += 1
+                kind = WRITE
+                answered = 0
                 if self.flush_every and self.writes % self.flush_every == 0 and self.rc == CDP_OK:
+                    answered = load_now_ns()
                     self.rc = t.flush(t.ctx, &self.st)
                     self.flushes += 1
             if self.rc != CDP_OK:
                 load_raise(&self.stop.raised)
                 break
             then = load_now_ns()
-            self.latency[load_bucket(then - now)] += 1
+            self.latency[cdp_latency_bucket(then - now)] += 1
+            if answered:
+                self.by_kind[FLUSH][cdp_latency_bucket(then - answered)] += 1
+            self.by_kind[kind][cdp_latency_bucket((answered if answered else then) - now)] += 1
             self.longest_ns = max(self.longest_ns, then - now)
             now = then
             left -= 1
@@ -190,7 +189,8 @@ def run(capsule, *, length_bytes: int, threads: int = 1, read_percent: int = 0, 
     seed            the same seed gives the same requests
 
     Returns a Load, a dict: counts over all threads, from the first thread's start to the last one's end; latencies of
-    single requests, 6 % too high at most.
+    single requests, 3 % too high at most. histograms: of reads, writes and flushes, each kind by itself, (upper end in
+    ns, count) of the buckets that are not empty.
     Raises InvalidRequest for bad arguments, and whatever the target's first failed request was.
     """
     if not PyCapsule_IsValid(capsule, CDP_TARGET_CAPSULE):
@@ -248,10 +248,12 @@ def _drive(workers, _Stop stop):
 
 def _result(workers, length_bytes):
     cdef _Worker w
-    cdef uint64_t latency[LOAD_BUCKETS]
+    cdef uint64_t latency[CDP_LATENCY_BUCKETS]
+    cdef uint64_t by_kind[KINDS][CDP_LATENCY_BUCKETS]
     cdef uint64_t began = (<uint64_t>1 << 63), ended = 0, reads = 0, writes = 0, flushes = 0, longest = 0
-    cdef uint32_t i
+    cdef uint32_t i, k
     memset(latency, 0, sizeof(latency))
+    memset(by_kind, 0, sizeof(by_kind))
     for w in workers:
         check(w.rc, &w.st, "load")
         began = min(began, w.started_ns)
@@ -260,13 +262,18 @@ def _result(workers, length_bytes):
         reads += w.reads
         writes += w.writes
         flushes += w.flushes
-        for i in range(LOAD_BUCKETS):
+        for i in range(CDP_LATENCY_BUCKETS):
             latency[i] += w.latency[i]
-    counts = [latency[i] for i in range(LOAD_BUCKETS)]
+            for k in range(KINDS):
+                by_kind[k][i] += w.by_kind[k][i]
+    counts = [latency[i] for i in range(CDP_LATENCY_BUCKETS)]
+    histograms = {name: [(cdp_latency_upper(i), by_kind[k][i]) for i in range(CDP_LATENCY_BUCKETS) if by_kind[k][i]]
+                  for k, name in enumerate(KIND_NAMES)}
     return {"requests": reads + writes, "reads": reads, "writes": writes, "flushes": flushes,
             "bytes": (reads + writes) * length_bytes, "elapsed_ns": ended - began,
             "p50_ns": _percentile(counts, 0.5, longest), "p99_ns": _percentile(counts, 0.99, longest),
-            "p999_ns": _percentile(counts, 0.999, longest), "max_ns": longest}
+            "p999_ns": _percentile(counts, 0.999, longest), "max_ns": longest,
+            "histograms": histograms}
 
 
 def _percentile(counts, part, longest):
@@ -275,7 +282,7 @@ def _percentile(counts, part, longest):
     for i, count in enumerate(counts):
         seen += count
         if count and seen >= wanted:
-            return min(load_bucket_end(i), longest)
+            return min(cdp_latency_upper(i), longest)
     return 0
 
 

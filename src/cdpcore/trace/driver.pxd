@@ -1,6 +1,7 @@
 """What the drivers of a replay share: the record of a trace, the shape of a request, counters, acknowledgements."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from cdpcore.base.latency cimport CDP_LATENCY_BUCKETS
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.target cimport cdp_target
 from cdpcore.trace.trace_rec cimport cdp_trace_rec
@@ -11,7 +12,7 @@ cdef enum:
 
 ctypedef struct kind_stats:
     uint64_t count, length_bytes, total_ns, max_ns
-    uint64_t histogram[1920]
+    uint64_t histogram[CDP_LATENCY_BUCKETS]
 
 
 cdef class Driver:
