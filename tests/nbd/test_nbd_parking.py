@@ -108,7 +108,7 @@ def test_a_device_has_many_requests_at_a_time() -> None:
     with crowded(device) as s:
         s.wire.send(*(request(READ, COLD + i, 1, cookie=i) for i in range(workers.WORKERS_MAX + 10)))
         until(lambda: device.waiting == workers.WORKERS_MAX, "as many as there are workers")
-        assert workers.counters() == {"threads": workers.WORKERS_MAX, "jobs": 10}
+        assert workers.counters() == {"threads": workers.WORKERS_MAX, "busy": workers.WORKERS_MAX, "jobs": 10}
         device.answers.set()
         reads = {i: (1, COLD + i) for i in range(workers.WORKERS_MAX + 10)}
         assert {s.wire.reply(reads=reads).cookie for _ in reads} == set(reads)

@@ -74,6 +74,7 @@ class _Table(ctypes.Structure):
         ("map", _MAP),
         ("of_sequences", _P * 5),   # not called by a connection; "expect", the last, may be NULL
         ("pread_now", _PREAD),
+        ("stages", _P),
     ]
 
 

@@ -4,5 +4,6 @@
     errors    the kinds of error, and check(): the one converter from a C status to an exception
     format.h  what is on disk (docs/format.md); target.h: a disk as a front end sees it, eleven C functions
     workers   the process's threads for calls that wait for a device (worker_threads.h)
+    histogram, stages  where the time of a volume's requests goes (histogram.h, stages.h)
     status.h, gate.h, thread.h, clock.h, latency.h, zeros.h, crc32c.h: small C, each declared in its .pxd
 """

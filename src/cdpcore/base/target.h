@@ -8,6 +8,7 @@
 #ifndef CDP_TARGET_H
 #define CDP_TARGET_H
 #include <stdint.h>
+#include "base/stages.h"
 #include "base/status.h"
 
 enum cdp_request_flags {
@@ -59,6 +60,8 @@ typedef struct cdp_target {
      * said. Where it is there, pread, map and flush may be called from any number of threads, and may take as long as
      * the device does. */
     int (*pread_now)(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st);
+    /* Looked at only where tells_seq, too; then it may be NULL. Where the front end counts its requests. */
+    cdp_stages *stages;
 } cdp_target;
 
 #define CDP_TARGET_CAPSULE "cdpcore.target" /* PyCapsule name; the capsule's context keeps the owner alive */

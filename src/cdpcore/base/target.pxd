@@ -1,5 +1,6 @@
 """A disk as a front end sees it (base/target.h)."""
 from libc.stdint cimport uint32_t, uint64_t
+from cdpcore.base.stages cimport cdp_stages
 from cdpcore.base.status cimport cdp_status
 
 
@@ -39,3 +40,4 @@ cdef extern from "base/target.h" nogil:
         int (*write_out)(void *ctx, uint64_t beyond, cdp_status *st) noexcept nogil
         void (*expect)(void *ctx, uint64_t offset, uint64_t length) noexcept nogil
         int (*pread_now)(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st) noexcept nogil
+        cdp_stages *stages

@@ -96,10 +96,11 @@ void cdp_work(cdp_job *job)
     (void)pthread_mutex_unlock(&mutex);
 }
 
-void cdp_work_counters(unsigned *threads, unsigned *jobs)
+void cdp_work_counters(unsigned *threads, unsigned *busy, unsigned *jobs)
 {
     (void)pthread_mutex_lock(&mutex);
     *threads = n_threads;
+    *busy = n_threads - idle;
     *jobs = n_jobs;
     (void)pthread_mutex_unlock(&mutex);
 }

@@ -31,7 +31,7 @@ static inline cdp_job *cdp_job_take_all(cdp_job **stack)
     return cdp_job_any(stack) ? __atomic_exchange_n(stack, (cdp_job *)0, __ATOMIC_ACQ_REL) : 0;
 }
 
-/* Threads that there are, and jobs that none of them has begun. */
-void cdp_work_counters(unsigned *threads, unsigned *jobs);
+/* Threads that there are, those of them that carry out a job, and jobs that none of them has begun. */
+void cdp_work_counters(unsigned *threads, unsigned *busy, unsigned *jobs);
 
 #endif

@@ -13,7 +13,7 @@ cdef extern from "base/worker_threads.h" nogil:
     void cdp_job_push(cdp_job **stack, cdp_job *job)
     int cdp_job_any(cdp_job **stack)
     cdp_job *cdp_job_take_all(cdp_job **stack)
-    void cdp_work_counters(unsigned *threads, unsigned *jobs)
+    void cdp_work_counters(unsigned *threads, unsigned *busy, unsigned *jobs)
 
 
 # cdp_work(), of the process's pool. Any thread, no GIL.

@@ -8,7 +8,8 @@ cdef void work(cdp_job *job) noexcept nogil:
 
 
 def counters() -> dict:
-    """threads: how many there are, at most WORKERS_MAX; jobs: how many calls wait for one. Any thread."""
-    cdef unsigned threads, jobs
-    cdp_work_counters(&threads, &jobs)
-    return {"threads": threads, "jobs": jobs}
+    """threads: how many there are, at most WORKERS_MAX; busy: how many of them carry out a call; jobs: how many calls
+    wait for one. Any thread."""
+    cdef unsigned threads, busy, jobs
+    cdp_work_counters(&threads, &busy, &jobs)
+    return {"threads": threads, "busy": busy, "jobs": jobs}

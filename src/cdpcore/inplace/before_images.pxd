@@ -49,5 +49,5 @@ cdef class BeforeImages(Content):
     cdef int change_bytes(self, uint16_t kind, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags,
                           uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int read_old(self, uint8_t *content, uint64_t start, uint64_t end, cdp_status *st) noexcept nogil
-    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, part *old, uint32_t n_old, uint64_t *seq,
-                           cdp_status *st) noexcept nogil
+    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, part *old, uint32_t n_old,
+                           uint64_t began, uint64_t *seq, cdp_status *st) noexcept nogil

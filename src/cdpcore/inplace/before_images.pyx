@@ -28,6 +28,8 @@ from libc.string cimport memcpy, memset
 from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_WRITEBACK, CDP_KIND_ZERO, CDP_LOC_HOLE,
                                   CDP_REC_BEFORE, CDP_REC_HOLE, CDP_REC_SAME, CDP_SECTOR)
+from cdpcore.base.stages cimport (CDP_STAGE_APPEND, CDP_STAGE_OLD_READ, CDP_STAGE_PUBLISH, cdp_stage_add,
+                                  cdp_stage_add_sampled, cdp_stage_sampled)
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_HOLE
 from cdpcore.index.index cimport cdp_view
@@ -62,7 +64,7 @@ cdef class BeforeImages(Content):
     def __cinit__(self, log, segments, *, disk: str, DiskState state not None, uint64_t pending_bytes,
                   uint32_t pending_changes, bint skip_same, bint read_only=False, **_of_content):
         cdef uint64_t seq = self.log.last_seq
-        self.disk = Disk(self.os, disk, read_only)
+        self.disk = Disk(self.os, disk, log.stages, read_only)
         self.skip_same = skip_same
         self.reads_first = True
         self.ranges = RangeLock()
@@ -201,7 +203,7 @@ cdef class BeforeImages(Content):
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t generation,
                          uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef part old[MAX_PARTS]
-        cdef uint64_t start = s[0].start, end = s[n - 1].end, until = start, new_bytes
+        cdef uint64_t start = s[0].start, end = s[n - 1].end, until = start, new_bytes, began
         cdef uint64_t size = (end - start) * CDP_SECTOR
         cdef uint16_t rec_flags = CDP_REC_BEFORE | record_flags(flags)
         cdef uint32_t n_old = 1
@@ -232,8 +234,11 @@ cdef class BeforeImages(Content):
         new_bytes = data_bytes(s, n)
         rc = self.claim(new_bytes, n, st)
         if rc == CDP_OK:
+            began = cdp_monotonic_ns() if cdp_stage_sampled(self.stages) else 0
             self.log.lock_append()
-            rc = self.append_change(kind, s, n, old, n_old, seq, st) if generation == self.reader.generation else AGAIN
+            rc = AGAIN
+            if generation == self.reader.generation:
+                rc = self.append_change(kind, s, n, old, n_old, began, seq, st)
             self.log.unlock_append()
             if rc != CDP_OK:
                 self.pending.unclaim(new_bytes, n)
@@ -252,7 +257,9 @@ cdef class BeforeImages(Content):
                 rc = self.reader.read_now(content, start * CDP_SECTOR, size, True, &m, st)
             else:
                 rc = self.reader.read_disk(content, start * CDP_SECTOR, size, True, &m, st)
-        if cdp_monotonic_ns() - began > COLD_NS + size // 4:
+        began = cdp_monotonic_ns() - began
+        cdp_stage_add(self.stages, CDP_STAGE_OLD_READ, began)
+        if began > COLD_NS + size // 4:
             self.cold = COLD_FOR
         elif self.cold:
             self.cold -= 1
@@ -269,16 +276,22 @@ cdef class BeforeImages(Content):
             return self.settler.settle_all(True, st)
         return CDP_OK
 
-    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, part *old, uint32_t n_old, uint64_t *seq,
-                           cdp_status *st) noexcept nogil:
-        """Append lock held, room in Pending claimed. n == 0: the record changed nothing."""
+    cdef int append_change(self, uint16_t kind, const span *s, uint32_t n, part *old, uint32_t n_old,
+                           uint64_t began, uint64_t *seq, cdp_status *st) noexcept nogil:
+        """Append lock held, room in Pending claimed. n == 0: the record changed nothing. began: of its appending, where
+        that is measured; else 0."""
+        cdef uint64_t appended
         cdef uint32_t i
         cdef int rc = self.log.append_record(old, n_old, ROOM_WRITE, seq, st)
         if rc != CDP_OK:
             return rc
         for i in range(n):      # before it is visible: a reader that sees the version looks for the content
             self.pending.push(seq[0], True, s[i].start, s[i].end, s[i].kind, s[i].data)
+        appended = cdp_monotonic_ns() if began else 0
         self.log.publish(old, n_old)
+        if began:
+            cdp_stage_add_sampled(self.stages, CDP_STAGE_APPEND, appended - began)
+            cdp_stage_add_sampled(self.stages, CDP_STAGE_PUBLISH, cdp_monotonic_ns() - appended)
         if n == 0:
             self.n_same += 1
         if kind == CDP_KIND_WRITE:

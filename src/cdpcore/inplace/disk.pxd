@@ -1,5 +1,6 @@
 """The disk that a before-image volume protects: one file or block device, open for the volume's life."""
 from libc.stdint cimport uint8_t, uint64_t
+from cdpcore.base.stages cimport Stages
 from cdpcore.base.status cimport cdp_status
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport cdp_os
@@ -13,6 +14,7 @@ cdef class Disk:
     cdef int fd
     cdef bytes path
     cdef const char *path_text      # in `path`
+    cdef Stages stages              # the volume's
     cdef uint64_t size_bytes        # when it was opened
 
     # any thread

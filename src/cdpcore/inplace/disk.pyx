@@ -7,7 +7,10 @@ Threading: any thread, no GIL; close() when nobody is inside.
 cimport cython
 from libc.errno cimport EAGAIN, EIO
 from libc.stdint cimport int64_t
+from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.errors cimport check
+from cdpcore.base.stages cimport (CDP_FROM_CACHE, CDP_STAGE_DISK_SYNC, CDP_STAGE_DISK_WRITE, CDP_STAGE_FILE_READ,
+                                  cdp_source_add, cdp_source_of, cdp_stage_add)
 from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, CDP_WOULD_WAIT, cdp_fail, cdp_fail_os
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR
 from cdpcore.volume.extents cimport add_file, forget_data, free_place, init_place
@@ -21,14 +24,16 @@ cdef uint8_t ZEROS[ZEROS_BYTES]
 @cython.final
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class Disk:
-    """The raw disk at `path`; `read_only`: it is never written, and may be unwritable. Raises NotFound, Unavailable."""
+    """The raw disk at `path`; stages: where the time is counted; `read_only`: it is never written, and may be
+    unwritable. Raises NotFound, Unavailable."""
 
-    def __cinit__(self, Os os not None, path: str, bint read_only=False):
+    def __cinit__(self, Os os not None, path: str, Stages stages not None, bint read_only=False):
         cdef cdp_status st
         cdef int64_t size
         self.fd = -1
         init_place(&self.data)
         self.os = os
+        self.stages = stages
         self.table = os.table
         self.path = path.encode()
         self.path_text = self.path
@@ -52,13 +57,19 @@ cdef class Disk:
 
     cdef int read(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
         cdef int64_t got
+        cdef uint64_t ns
         cdef int rc
         if wait:
+            ns = cdp_monotonic_ns()
             got = self.table.pread(self.table.ctx, self.fd, buf, n, off)
+            ns = cdp_monotonic_ns() - ns
+            cdp_stage_add(self.stages.s, CDP_STAGE_FILE_READ, ns)
+            cdp_source_add(self.stages.s, cdp_source_of(ns, n), n)
         else:
             got = self.table.pread_now(self.table.ctx, self.fd, buf, n, off)
             if got == -EAGAIN:
                 return CDP_WOULD_WAIT
+            cdp_source_add(self.stages.s, CDP_FROM_CACHE, n)
         if got < 0:
             return cdp_fail_os(st, got, off, b"reading the disk")
         if <uint64_t>got != n:
@@ -70,7 +81,9 @@ cdef class Disk:
         return CDP_OK
 
     cdef int write(self, const uint8_t *buf, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil:
+        cdef uint64_t began = cdp_monotonic_ns()
         cdef int64_t rc = self.table.pwrite(self.table.ctx, self.fd, buf, n, off)
+        cdp_stage_add(self.stages.s, CDP_STAGE_DISK_WRITE, cdp_monotonic_ns() - began)
         return cdp_fail_os(st, rc, off, b"writing the disk") if rc < 0 else CDP_OK
 
     cdef int zero(self, uint64_t off, uint64_t n, bint hole, cdp_status *st) noexcept nogil:
@@ -89,7 +102,9 @@ cdef class Disk:
         return CDP_OK
 
     cdef int sync(self, cdp_status *st) noexcept nogil:
+        cdef uint64_t began = cdp_monotonic_ns()
         cdef int64_t rc = self.table.datasync(self.table.ctx, self.fd)
+        cdp_stage_add(self.stages.s, CDP_STAGE_DISK_SYNC, cdp_monotonic_ns() - began)
         return cdp_fail_os(st, rc, 0, b"making the disk durable") if rc < 0 else CDP_OK
 
     cdef int still_there(self, cdp_status *st) noexcept nogil:

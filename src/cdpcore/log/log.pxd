@@ -5,6 +5,7 @@ Two locks, taken in this order:
     io      (FrameRing.mutex) guards the frame ring, what is written and durable, and who writes and syncs.
 """
 from libc.stdint cimport uint32_t, uint64_t
+from cdpcore.base.stages cimport Stages
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.index.versions cimport Versions
@@ -28,6 +29,7 @@ cdef class Log:
     cdef readonly LogWriter writer
     cdef readonly Versions versions # the index of what is in the log
     cdef readonly ClockSteps clock  # the times of its records
+    cdef readonly Stages stages     # the volume's
     cdef uint64_t kept_free_bytes     # of a segment: what writes leave free ...
     cdef uint64_t last_bytes        # ... and what events leave free of that
 

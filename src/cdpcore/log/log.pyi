@@ -1,5 +1,6 @@
 from typing import Any, final
 
+from cdpcore.base.stages import Stages
 from cdpcore.index.versions import Versions
 from cdpcore.log.clock_steps import ClockSteps
 from cdpcore.log.pool import BufferPool
@@ -16,6 +17,8 @@ class Log:
     def files(self) -> LogFiles: ...
     @property
     def writer(self) -> LogWriter: ...
+    @property
+    def stages(self) -> Stages: ...
     @property
     def versions(self) -> Versions: ...
     @property

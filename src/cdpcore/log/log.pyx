@@ -17,9 +17,10 @@ Invariants
 """
 from libc.errno cimport EBUSY, ENOMEM, EROFS
 from libc.stdlib cimport realloc
-from cdpcore.base.clock cimport cdp_monotonic_ms
+from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_monotonic_ns
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc_is_data)
+from cdpcore.base.stages cimport CDP_STAGE_COMMIT, Stages, cdp_stage_add
 from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
                                   pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
@@ -66,7 +67,8 @@ cdef class Log:
         self.ring = FrameRing(pool)
         self.clock = ClockSteps()
         self.files = LogFiles(os, self.ring, directory, **of_files)
-        self.writer = LogWriter(self.ring, self.files, versions.visible_seq)
+        self.stages = Stages()
+        self.writer = LogWriter(self.ring, self.files, self.stages, versions.visible_seq)
         cdef uint64_t size = self.files.segment_bytes
         self.kept_free_bytes = max(size // 16, min(size // 8, <uint64_t>(128 << 10)))
         self.last_bytes = min(self.kept_free_bytes // 4, <uint64_t>(64 << 10))
@@ -304,9 +306,12 @@ cdef class Log:
     cdef int wait_durable(self, uint64_t seq, cdp_status *st) noexcept nogil:
         """The first caller leads a round; those that come meanwhile share the next one: a frame and a sync for all of
         them, and one wake-up each."""
+        cdef uint64_t began = 0
         cdef int rc = CDP_OK
         pthread_mutex_lock(&self.ring.mutex)
         while rc == CDP_OK and self.writer.durable_seq < seq:
+            if not began:
+                began = cdp_monotonic_ns()
             if self.round_busy:
                 pthread_cond_wait(&self.rounds, &self.ring.mutex)
                 continue
@@ -323,6 +328,8 @@ cdef class Log:
             self.round_busy = False
             pthread_cond_broadcast(&self.rounds)
         pthread_mutex_unlock(&self.ring.mutex)
+        if began:
+            cdp_stage_add(self.stages.s, CDP_STAGE_COMMIT, cdp_monotonic_ns() - began)
         if self.files.inline_maintenance:
             self.writer.write_zeros()
         return rc
@@ -433,10 +440,11 @@ cdef class Log:
 
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, bytes of zeros written ahead of them, syncs; durable_seq;
-        sticky failure errno; bytes in use of the segments that are not sealed (their files are larger:
-        preallocated)."""
+        sticky failure errno; frames that are being written, and that are finished and not written yet; bytes in use of
+        the segments that are not sealed (their files are larger: preallocated)."""
         cdef LogWriter w = self.writer
         return {"log_bytes_written": w.bytes_written, "frames_written": w.frames_written,
                 "zero_bytes_written": w.zeros_written, "syncs": w.syncs, "durable_seq": w.durable_seq,
                 "failed_errno": self.ring.failed,
+                "frames_in_flight": w.in_flight, "frames_waiting": self.ring.queued - self.ring.written,
                 "open_log_bytes": self.files.current.tail_bytes + self.files.sealing.tail_bytes}

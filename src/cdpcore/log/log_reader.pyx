@@ -5,7 +5,10 @@ that the data is not freed meanwhile.
 """
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
+from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.stages cimport (CDP_FROM_CACHE, CDP_FROM_MEMORY, CDP_STAGE_FILE_READ, cdp_source_add, cdp_source_of,
+                                  cdp_stage_add)
 from cdpcore.base.status cimport CDP_CORRUPT, CDP_OK
 from cdpcore.log.block_sums cimport cdp_read_checked
 
@@ -36,7 +39,7 @@ cdef class LogReader:
 
     cdef int read(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, bint wait,
                   cdp_status *st) noexcept nogil:
-        cdef uint64_t token, off
+        cdef uint64_t token, off, ns
         cdef log_file f
         cdef int rc
         cdef bint cached
@@ -44,6 +47,7 @@ cdef class LogReader:
         if resident != NULL:
             memcpy(buf, resident + skip, n)
             self.log.ring.unpin(token)
+            cdp_source_add(self.log.stages.s, CDP_FROM_MEMORY, n)
             return CDP_OK
         f.reader = <void *>self
         f.number = <uint32_t>(loc >> 32)
@@ -51,6 +55,12 @@ cdef class LogReader:
         if rc != CDP_OK:
             return rc
         off = <uint64_t><uint32_t>loc * CDP_SECTOR + skip
+        ns = cdp_monotonic_ns() if wait else 0
         rc = cdp_read_checked(self.table, f.fd, buf, n, off, wait, sums_of, &f, b"reading a log segment", st)
         self.files.release(f.number, f.fd, cached)
+        if wait:
+            ns = cdp_monotonic_ns() - ns
+            cdp_stage_add(self.log.stages.s, CDP_STAGE_FILE_READ, ns)
+        if rc == CDP_OK:
+            cdp_source_add(self.log.stages.s, cdp_source_of(ns, n) if wait else CDP_FROM_CACHE, n)
         return self.damage.note(f.number, st) if rc == CDP_CORRUPT else rc

@@ -14,6 +14,7 @@ cdef struct ring_frame:
     uint32_t pins       # readers copying from the slot
     uint64_t whole_seq  # the last record that ends in it or before: its last one may go on in the next frame
     cdp_io io           # its write, where that is submitted
+    uint64_t began_ns   # ... when its write began
     bint complete       # its write is; those before it may still be in flight
 
 

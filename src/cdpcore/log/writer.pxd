@@ -3,6 +3,7 @@
 All under the io lock (FrameRing.mutex), which is not held while the device works.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from cdpcore.base.stages cimport Stages
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t
 from cdpcore.log.pool cimport BufferPool
@@ -20,6 +21,7 @@ cdef class LogWriter:
     cdef BufferPool pool            # outlives what is in flight from it
     cdef FrameRing ring
     cdef LogFiles files
+    cdef Stages stages              # the volume's
     cdef uint64_t zero_bytes, zero_gap  # ZERO_BYTES and ZERO_GAP, or less in small segments
 
     # guarded by the io lock

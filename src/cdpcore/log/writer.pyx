@@ -31,7 +31,9 @@ Threading: any thread; see the fields.
 cimport cython
 from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport int64_t
+from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.format cimport CDP_BLOCK
+from cdpcore.base.stages cimport CDP_STAGE_LOG_SYNC, CDP_STAGE_LOG_WRITE, cdp_stage_add
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal,
                                   pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
@@ -56,13 +58,16 @@ RULES = {"sync": BREAK_SYNC, "gap": BREAK_GAP, "zeros": BREAK_ZEROS}
 
 @cython.no_gc_clear   # what is in flight ends in __dealloc__
 cdef class LogWriter:
-    """Made by Log. ring, files: what is written and where; durable_seq: the last record of the log so far."""
+    """Made by Log. ring, files: what is written and where; stages: where the time is counted; durable_seq: the last
+    record of the log so far."""
 
-    def __cinit__(self, FrameRing ring not None, LogFiles files not None, uint64_t durable_seq):
+    def __cinit__(self, FrameRing ring not None, LogFiles files not None, Stages stages not None,
+                  uint64_t durable_seq):
         cdp_cond_init(&self.work)
         self.ring = ring
         self.pool = ring.pool
         self.files = files
+        self.stages = stages
         self.os = files.os
         self.table = files.table
         self.written_seq = self.durable_seq = durable_seq
@@ -157,7 +162,7 @@ cdef class LogWriter:
     cdef int start_some(self, uint64_t end, cdp_status *st) noexcept nogil:
         """Frames [submitted, end), as many as may be in flight."""
         cdef ring_frame *r
-        cdef uint64_t n = end - self.submitted if end > self.submitted else 0, i
+        cdef uint64_t n = end - self.submitted if end > self.submitted else 0, i, now
         cdef uint32_t taken
         if n == 1 and not self.in_flight:
             return self.write_one(st)
@@ -168,9 +173,11 @@ cdef class LogWriter:
         if n == 0:
             return CDP_OK
         if self.queue != NULL:
+            now = cdp_monotonic_ns()
             for i in range(n):
                 r = self.ring.at(self.submitted + i)
                 cdp_frame_sums(&r.f, r.sums)
+                r.began_ns = now
                 r.io.op = CDP_IO_WRITE
                 r.io.durable = 0
                 r.io.fd = r.fd
@@ -189,11 +196,14 @@ cdef class LogWriter:
     cdef int write_one(self, cdp_status *st) noexcept nogil:
         """The next frame; nothing is in flight."""
         cdef ring_frame *r = self.ring.at(self.submitted)
+        cdef uint64_t began
         cdef int64_t rc
         cdp_frame_sums(&r.f, r.sums)
+        began = cdp_monotonic_ns()
         rc = self.table.pwrite(self.table.ctx, r.fd, r.f.slot, r.f.total_bytes, r.f.file_off)
         if rc < 0:
             return cdp_fail_os(st, rc, r.f.file_off, b"writing the log")
+        cdp_stage_add(self.stages.s, CDP_STAGE_LOG_WRITE, cdp_monotonic_ns() - began)
         r.complete = True
         self.submitted += 1
         self.advance()
@@ -203,18 +213,20 @@ cdef class LogWriter:
         """Waits for some of what is in flight. A failure: of one of them at least."""
         cdef cdp_io *done[DEPTH]
         cdef ring_frame *r
-        cdef uint64_t k
+        cdef uint64_t k, now
         cdef uint32_t n = self.table.complete(self.table.ctx, self.queue, done, DEPTH, 1), i
         cdef int rc = CDP_OK
         if n == 0:      # in the child of a fork
             self.in_flight = 0
             return cdp_fail_os(st, -EIO, 0, b"writing the log")
         self.in_flight -= n
+        now = cdp_monotonic_ns()
         for i in range(n):
             r = <ring_frame *>done[i].owner
             if done[i].result < 0:
                 rc = cdp_fail_os(st, done[i].result, r.f.file_off, b"writing the log")
                 continue
+            cdp_stage_add(self.stages.s, CDP_STAGE_LOG_WRITE, now - r.began_ns)
             r.complete = True
             k = self.ring.written
             while self.broken & BREAK_GAP and k < self.submitted and self.ring.at(k) != r:
@@ -281,11 +293,13 @@ cdef class LogWriter:
         return rc
 
     cdef int sync_segments(self, int old_fd, int new_fd, cdp_status *st) noexcept nogil:
+        cdef uint64_t began = cdp_monotonic_ns()
         cdef int rc = 0
         if old_fd >= 0:
             rc = self.table.datasync(self.table.ctx, old_fd)
         if rc >= 0 and new_fd >= 0:
             rc = self.table.datasync(self.table.ctx, new_fd)
+        cdp_stage_add(self.stages.s, CDP_STAGE_LOG_SYNC, cdp_monotonic_ns() - began)
         return CDP_OK if rc >= 0 else cdp_fail_os(st, rc, 0, b"making the log durable")
 
     # --- zeros ahead of the tail --------------------------------------------------------------------------------------

@@ -96,6 +96,8 @@ cdef class Connection(RequestLoop):
         self.bell_r = self.bell_w = -1
         self.target = target_of(capsule)
         self.capsule = capsule
+        if self.target.tells_seq:
+            self.stages = self.target.stages
         self.own_fua = own_fua
         self.rules.size_bytes = self.target.size_bytes
         self.rules.read_only = read_only or self.target.read_only

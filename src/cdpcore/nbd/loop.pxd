@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from cdpcore.base.stages cimport CDP_REQUEST_KINDS, cdp_stages
 from cdpcore.base.target cimport cdp_extent
 from cdpcore.nbd.nbd_wire cimport cdp_nbd_request, cdp_nbd_rules
 
@@ -55,6 +56,8 @@ cdef struct nbd_parked:
     uint64_t tx_at           # the room for its reply in tx ...
     uint64_t tx_bytes        # ... 0: none
     uint32_t state
+    int64_t received_ns      # when it was received whole ...
+    int64_t parked_ns        # ... and parked
     nbd_parked *next         # of those whose replies were gathered
 
 
@@ -73,6 +76,7 @@ cdef class RequestLoop:
     cdef uint64_t tx_bytes, tx_soft
     cdef nbd_parked *parked          # by number, modulo parked_max; NULL: nothing is ever parked
     cdef uint64_t parked_max
+    cdef cdp_stages *stages          # of the disk; NULL: nothing is counted there
     # The connection's thread only.
     cdef uint64_t rx_begin, rx_end   # bytes received and not yet parsed
     cdef uint64_t rx_low             # the oldest byte that a parked request keeps
@@ -91,6 +95,9 @@ cdef class RequestLoop:
     cdef uint32_t n_iov
     cdef uint64_t gathered           # bytes in iov
     cdef int64_t gathered_ns         # since when
+    cdef int64_t received_ns         # when something was last received
+    cdef uint64_t noted_read, noted_written      # bytes that are counted there
+    cdef uint64_t on_spot[CDP_REQUEST_KINDS]     # gathered replies to requests that were not parked
     cdef bint counted                # the next request is in `counts`: it was blocked
     cdef int blocked                 # 0, or what the next request waits for
     cdef bint deaf                   # the client takes no more replies
@@ -117,6 +124,7 @@ cdef class RequestLoop:
     cdef nbd_parked *park(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil
     cdef void replied(self, nbd_parked *m) noexcept nogil
     cdef void release(self, uint64_t tail) noexcept nogil
+    cdef void note_sent(self, int64_t began) noexcept nogil
     cdef bint is_full(self) noexcept nogil
     cdef bint is_overdue(self) noexcept nogil
     cdef void transmit(self) noexcept nogil

@@ -30,6 +30,9 @@ cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.string cimport memcpy, memmove
 
+from cdpcore.base.stages cimport (CDP_REQUEST_KINDS, CDP_STAGE_FLUSH, CDP_STAGE_PARKED, CDP_STAGE_READ,
+                                  CDP_STAGE_RECEIVE, CDP_STAGE_REPLY, CDP_STAGE_WRITE, cdp_count, cdp_histogram_add,
+                                  cdp_stage_add, cdp_uncount)
 from cdpcore.base.zeros cimport cdp_is_zero
 from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_get, nbd_now_ns, nbd_raise,
                                    nbd_raise_flag, nbd_recv, nbd_send)
@@ -75,6 +78,15 @@ class End(_IntEnum):
     PAUSED = END_PAUSED          # pause() here: the connection goes on, with another object
 
 
+cdef inline uint32_t kind_of(uint32_t type) noexcept nogil:
+    """Of a request; CDP_REQUEST_KINDS: none that is counted."""
+    if type == CDP_NBD_READ:
+        return CDP_STAGE_READ
+    if type == CDP_NBD_WRITE or type == CDP_NBD_WRITE_ZEROES or type == CDP_NBD_TRIM:
+        return CDP_STAGE_WRITE
+    return CDP_STAGE_FLUSH if type == CDP_NBD_FLUSH else CDP_REQUEST_KINDS
+
+
 cdef class RequestLoop:
     """What every connection has. Not to be made itself: a subclass sets the memory and the rules for its disk.
 
@@ -107,6 +119,8 @@ cdef class RequestLoop:
         with nogil:
             end = self.run()
             self.finish()
+            if self.stages != NULL:
+                cdp_uncount(&self.stages.parked, self.under_way)
         return End(end)
 
     def stop(self, *, bint now=False):
@@ -288,10 +302,13 @@ cdef class RequestLoop:
             else:
                 if not self.counted:
                     self.count(&r)
+                n = self.head
                 self.counted = not self.start(&r, self.rx + self.rx_begin - payload)
                 if self.counted:
                     self.rx_begin -= CDP_NBD_REQUEST_BYTES + payload
                     return moved
+                if self.head == n and kind_of(r.type) < CDP_REQUEST_KINDS:
+                    self.on_spot[kind_of(r.type)] += 1
             moved = True
 
     @cython.final
@@ -314,6 +331,7 @@ cdef class RequestLoop:
     cdef bint fill(self, bint blocking) noexcept nogil:
         """Receive what there is, or `blocking` at least one byte. False: nothing; `blocked` or `ending` may say why."""
         cdef uint64_t want
+        cdef int64_t began = 0
         cdef ssize_t n
         if nbd_flag(&self.pausing):     # process() has begun all that is complete
             self.ending = END_PAUSED
@@ -330,12 +348,16 @@ cdef class RequestLoop:
                 self.ending = END_STOPPED
                 return False
             if blocking:
-                n = nbd_recv(self.fd, self.bell(), self.rx + self.rx_end, want, SPIN_NS)
+                n = nbd_recv(self.fd, self.bell(), self.rx + self.rx_end, want, SPIN_NS, &began)
             else:
                 n = c_recv(self.fd, self.rx + self.rx_end, want, MSG_DONTWAIT)
             if n > 0:
                 nbd_add(&self.counts.received_bytes, n)
                 self.rx_end += n
+                if self.stages != NULL:
+                    self.received_ns = nbd_now_ns()
+                    if began:
+                        cdp_stage_add(self.stages, CDP_STAGE_RECEIVE, self.received_ns - began)
                 return True
             if n == 0:
                 self.ending = END_STOPPED if nbd_flag(&self.stopping) else END_EOF
@@ -416,6 +438,10 @@ cdef class RequestLoop:
         m.r = r[0]
         m.rx_at = <uint64_t>(payload - self.rx) - CDP_NBD_REQUEST_BYTES
         m.state = UNDER_WAY
+        if self.stages != NULL:
+            m.received_ns = self.received_ns
+            m.parked_ns = nbd_now_ns()
+            cdp_count(&self.stages.parked, 1)
         self.head += 1
         self.under_way += 1
         return m
@@ -427,6 +453,9 @@ cdef class RequestLoop:
         m.next = self.to_send
         self.to_send = m
         self.under_way -= 1
+        if self.stages != NULL:
+            cdp_stage_add(self.stages, CDP_STAGE_PARKED, nbd_now_ns() - m.parked_ns)
+            cdp_uncount(&self.stages.parked, 1)
 
     @cython.final
     cdef void release(self, uint64_t tail) noexcept nogil:
@@ -468,12 +497,15 @@ cdef class RequestLoop:
         """Send what was gathered, blocking. The memory that it lay in is free then."""
         cdef nbd_parked *m
         cdef ssize_t sent
+        cdef int64_t began = nbd_now_ns() if self.stages != NULL else 0
         if not self.deaf:
             sent = nbd_send(self.fd, self.iov, self.n_iov)
             self.deaf = sent < 0
             if not self.deaf:
                 nbd_add(&self.counts.sent_bytes, <uint64_t>sent)
                 nbd_add(&self.counts.batches, 1)
+                if self.stages != NULL:
+                    self.note_sent(began)
             elif not self.ending:
                 self.ending = END_SEND
         self.n_iov = 0
@@ -489,6 +521,28 @@ cdef class RequestLoop:
                 self.tx_low = m.tx_at + m.tx_bytes
                 self.tx_live -= 1
             self.answered += 1
+
+    @cython.final
+    cdef void note_sent(self, int64_t began) noexcept nogil:
+        """What was gathered is sent. All requests that were answered on the spot were complete with what was received
+        last: nothing is received while replies to such requests wait."""
+        cdef int64_t now = nbd_now_ns()
+        cdef nbd_parked *m = self.to_send
+        cdef uint32_t kind
+        cdp_stage_add(self.stages, CDP_STAGE_REPLY, now - began)
+        for kind in range(CDP_REQUEST_KINDS):
+            if self.on_spot[kind]:
+                cdp_histogram_add(&self.stages.stage[kind], now - self.received_ns, self.on_spot[kind])
+                self.on_spot[kind] = 0
+        while m != NULL:
+            kind = kind_of(m.r.type)
+            if kind < CDP_REQUEST_KINDS:
+                cdp_stage_add(self.stages, kind, now - m.received_ns)
+            m = m.next
+        cdp_count(&self.stages.read_bytes, nbd_get(&self.counts.read_bytes) - self.noted_read)
+        cdp_count(&self.stages.written_bytes, nbd_get(&self.counts.written_bytes) - self.noted_written)
+        self.noted_read = nbd_get(&self.counts.read_bytes)
+        self.noted_written = nbd_get(&self.counts.written_bytes)
 
     @cython.final
     cdef uint32_t header_bytes(self) noexcept nogil:

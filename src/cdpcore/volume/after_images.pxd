@@ -25,6 +25,6 @@ cdef class AfterImages(Content):
     cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags,
                       part *parts) noexcept nogil
     # Append lock held: one WRITE record, then visible.
-    cdef int append_write(self, part *parts, uint32_t n, uint64_t *seq, cdp_status *st) noexcept nogil
+    cdef int append_write(self, part *parts, uint32_t n, uint64_t began, uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil
     cdef int map_parent(self, uint64_t a, uint64_t b, extents *out, cdp_status *st) noexcept nogil

@@ -15,8 +15,12 @@ from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.errors cimport check
+from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, CDP_LOC_BASE, CDP_LOC_HOLE,
                                   CDP_LOC_ZERO, CDP_SECTOR, cdp_loc_is_data)
+from cdpcore.base.stages cimport (CDP_FROM_BASE, CDP_STAGE_APPEND, CDP_STAGE_FILE_READ, CDP_STAGE_LOOK_UP,
+                                  CDP_STAGE_PUBLISH, cdp_source_add, cdp_stage_add, cdp_stage_add_sampled,
+                                  cdp_stage_sampled)
 from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT, cdp_fail_os
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.index.index cimport cdp_piece, cdp_view
@@ -64,15 +68,18 @@ cdef class AfterImages(Content):
                     cdp_status *st) noexcept nogil:
         """Checksums first: the append lock covers one copy of the data and no more."""
         cdef part parts[MAX_PARTS]
+        cdef uint64_t began = 0
         cdef uint32_t n_parts
         cdef int rc
         if buf == NULL:
             return self.zero(off, n, flags, seq, st)
         if off % CDP_SECTOR or n % CDP_SECTOR:
             return self.write_bytes(buf, off, n, flags, seq, st)
+        if cdp_stage_sampled(self.stages):
+            began = cdp_monotonic_ns()
         n_parts = self.cut(buf, off // CDP_SECTOR, (off + n) // CDP_SECTOR, flags, parts)
         self.log.lock_append()
-        rc = self.append_write(parts, n_parts, seq, st)
+        rc = self.append_write(parts, n_parts, began, seq, st)
         self.log.unlock_append()
         return rc
 
@@ -87,10 +94,14 @@ cdef class AfterImages(Content):
             n += 1
         return n
 
-    cdef int append_write(self, part *parts, uint32_t n, uint64_t *seq, cdp_status *st) noexcept nogil:
+    cdef int append_write(self, part *parts, uint32_t n, uint64_t began, uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef int rc = self.log.append_record(parts, n, ROOM_WRITE, seq, st)
+        cdef uint64_t appended = cdp_monotonic_ns() if began else 0
         if rc == CDP_OK:
             self.log.publish(parts, n)
+            if began:
+                cdp_stage_add_sampled(self.stages, CDP_STAGE_APPEND, appended - began)
+                cdp_stage_add_sampled(self.stages, CDP_STAGE_PUBLISH, cdp_monotonic_ns() - appended)
             self.n_writes += 1
             self.bytes_written += (parts[n - 1].end - parts[0].start) * CDP_SECTOR
         return rc
@@ -113,7 +124,7 @@ cdef class AfterImages(Content):
         if rc == CDP_OK and head + n < whole:
             rc = self.read(NULL, merged + head + n, off + n, whole - head - n, True, st)
         if rc == CDP_OK:
-            rc = self.append_write(parts, self.cut(merged, start, end, flags, parts), seq, st)
+            rc = self.append_write(parts, self.cut(merged, start, end, flags, parts), 0, seq, st)
         self.log.unlock_append()
         free(merged)
         return rc
@@ -155,11 +166,13 @@ cdef class AfterImages(Content):
                   cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef cdp_piece *q
-        cdef uint64_t i, a, b
+        cdef uint64_t i, a, b, began = cdp_monotonic_ns() if cdp_stage_sampled(self.stages) else 0
         cdef int rc = self.versions.resolve(view, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR, ALL, &p,
                                             st)
         if rc != CDP_OK:
             return rc
+        if began:
+            cdp_stage_add_sampled(self.stages, CDP_STAGE_LOOK_UP, cdp_monotonic_ns() - began)
         for i in range(p.n):
             q = &p.at[i]
             a = max(q.start * CDP_SECTOR, off)
@@ -177,13 +190,20 @@ cdef class AfterImages(Content):
 
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
         cdef int64_t got
+        cdef uint64_t ns
+        cdef int rc
         if self.parent is not None:
-            return self.parent.read(&self.parent_view.v, buf, off, n, wait, st)
+            rc = self.parent.read(&self.parent_view.v, buf, off, n, wait, st)
+            if rc == CDP_OK:
+                cdp_source_add(self.stages, CDP_FROM_BASE, n)
+            return rc
         if self.base_fd < 0:
             memset(buf, 0, n)
             return CDP_OK
         if wait:
+            ns = cdp_monotonic_ns()
             got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
+            cdp_stage_add(self.stages, CDP_STAGE_FILE_READ, cdp_monotonic_ns() - ns)
         else:
             got = self.table.pread_now(self.table.ctx, self.base_fd, buf, n, off)
             if got == -EAGAIN:
@@ -191,6 +211,7 @@ cdef class AfterImages(Content):
         if got < 0:
             return cdp_fail_os(st, got, off, b"reading the base")
         memset(buf + got, 0, n - <uint64_t>got)
+        cdp_source_add(self.stages, CDP_FROM_BASE, n)
         return CDP_OK
 
     cdef int map(self, const cdp_view *view, uint64_t off, uint64_t end, uint64_t most, extents *out, uint64_t *reached,

@@ -8,6 +8,7 @@ Nothing above asks which one it is.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cdpcore.base.format cimport CDP_REC_FUA, CDP_REC_META
+from cdpcore.base.stages cimport cdp_stages
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.target cimport CDP_FUA, CDP_META
 from cdpcore.index.index cimport cdp_view
@@ -41,6 +42,7 @@ cdef class Content:
     cdef readonly uint64_t size_bytes
     cdef uint64_t part_bytes                    # of data in one descriptor; a multiple of 4096
     cdef readonly uint64_t max_request_bytes    # of data in one record; a multiple of 512
+    cdef cdp_stages *stages                     # the log's
     cdef bint reads_first                       # a write reads what it overwrites: to announce it pays
 
     # append lock

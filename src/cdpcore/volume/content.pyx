@@ -31,6 +31,7 @@ cdef class Content:
         self.damage = Damage()
         self.log_data = LogReader(log, segments, self.damage)
         self.versions = log.versions
+        self.stages = log.stages.s
         self.size_bytes = size_bytes
         # Three parts of 1 MiB to a slot of 4 MiB; at least two to a smaller one, so that little of it is left empty.
         cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - CDP_FRAME_TAIL_BYTES

@@ -49,6 +49,7 @@ cdef class VolumeCore:
     cdef int enter(self, uint64_t off, uint64_t n, cdp_status *st) noexcept nogil
 
     # --- internal
+    cdef void done(self, uint32_t stage, uint64_t began, uint64_t n) noexcept nogil
     cdef int change(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                     cdp_status *st) noexcept nogil
     # Append lock held: one record that changes no content, visible at return. `data`: n bytes, a multiple of 512.

@@ -8,9 +8,11 @@ Invariant: a record is in one segment, whole; if it can't be, for want of space,
 """
 cimport cython
 from libc.stdlib cimport free, malloc
+from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_KIND_FLUSH, CDP_SECTOR
 from cdpcore.base.gate cimport cdp_gate_close, cdp_gate_enter, cdp_gate_is_closed, cdp_gate_leave, cdp_gate_shut
+from cdpcore.base.stages cimport (CDP_STAGE_FLUSH, CDP_STAGE_READ, CDP_STAGE_WRITE, Stages, cdp_count, cdp_stage_add)
 from cdpcore.base.status cimport CDP_CLOSED, CDP_INVALID, CDP_OK, cdp_fail
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE
 from cdpcore.index.view cimport View
@@ -174,6 +176,13 @@ cdef class VolumeCore:
 
     # --- for Python -----------------------------------------------------------------------------------------------
 
+    cdef void done(self, uint32_t stage, uint64_t began, uint64_t n) noexcept nogil:
+        """A request of n bytes that came through Python. An NBD connection counts its own."""
+        cdp_stage_add(self.log.stages.s, stage, cdp_monotonic_ns() - began)
+        if n:
+            cdp_count(&self.log.stages.s.read_bytes if stage == CDP_STAGE_READ else
+                      &self.log.stages.s.written_bytes, n)
+
     def pread_into(self, unsigned char[::1] buffer not None, uint64_t offset, View view=None):
         """Fill `buffer` from `offset` at `view` (None: now)."""
         cdef cdp_status st
@@ -182,9 +191,11 @@ cdef class VolumeCore:
         if view is not None:
             v = &view.v
         cdef uint64_t n = buffer.shape[0]
+        cdef uint64_t began = cdp_monotonic_ns()
         if n:
             with nogil:
                 rc = self.read(v, &buffer[0], offset, n, True, &st)
+                self.done(CDP_STAGE_READ, began, n)
         check(rc, &st, None)
 
     def pwrite(self, const unsigned char[::1] buffer not None, uint64_t offset, bint fua=False):
@@ -192,26 +203,31 @@ cdef class VolumeCore:
         cdef cdp_status st
         cdef int rc = CDP_OK
         cdef uint64_t n = buffer.shape[0], seq
+        cdef uint64_t began = cdp_monotonic_ns()
         if n:
             with nogil:
                 rc = self.write(&buffer[0], offset, n, CDP_FUA if fua else 0, &seq, &st)
+                self.done(CDP_STAGE_WRITE, began, n)
         check(rc, &st, None)
 
     def pzero(self, uint64_t length, uint64_t offset, bint hole, bint fua=False):
         """Zero a range; `hole`: a trim."""
         cdef cdp_status st
-        cdef uint64_t seq
+        cdef uint64_t seq, began = cdp_monotonic_ns()
         cdef int rc
         with nogil:
             rc = self.zero(offset, length, (CDP_HOLE if hole else 0) | (CDP_FUA if fua else 0), &seq, &st)
+            self.done(CDP_STAGE_WRITE, began, 0)
         check(rc, &st, None)
 
     def pflush(self):
         """Everything acknowledged is durable at return."""
         cdef cdp_status st
+        cdef uint64_t began = cdp_monotonic_ns()
         cdef int rc
         with nogil:
             rc = self.flush(&st)
+            self.done(CDP_STAGE_FLUSH, began, 0)
         check(rc, &st, None)
 
     def extents(self, uint64_t offset, uint64_t length, View view=None, uint32_t most=MAP_EXTENTS) -> list:
@@ -305,6 +321,11 @@ cdef class VolumeCore:
     def position(self):
         """(last_seq, last_ts_ns), of one moment."""
         return self.versions.position()
+
+    @property
+    def stages(self) -> Stages:
+        """Where the time of requests goes."""
+        return self.log.stages
 
     def stats(self) -> dict:
         """Counters since opening; see also the stats of its kind."""

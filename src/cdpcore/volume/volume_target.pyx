@@ -85,6 +85,7 @@ cdef class Target:
         self.t.zero_seq = target_zero_seq
         self.t.written_seq = target_written_seq
         self.t.write_out = target_write_out
+        self.t.stages = core.log.stages.s
         if core.content.reads_first and view is None:
             self.t.expect = target_expect
 
