@@ -8,7 +8,7 @@ Invariants
   2. Every call is bounded: content by MAX_PIECE_BYTES, extents and records by a page.
 """
 import sys
-from typing import Protocol
+from typing import NotRequired, Protocol
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -292,6 +292,42 @@ class FreeingView(TypedDict):
     folded_percent: float
 
 
+class HistogramView(TypedDict):
+    """Of times in ns. Quantiles are at most 12.5 % too high, and never above the maximum. buckets: [upper end, count],
+    those that are not empty, where they were asked for."""
+
+    count: int
+    total_ns: int
+    p50_ns: int
+    p90_ns: int
+    p99_ns: int
+    p999_ns: int
+    max_ns: int
+    buckets: NotRequired[list[list[int]]]
+
+
+class SourceView(TypedDict):
+    """Reads, or parts of them, that one source answered."""
+
+    count: int
+    bytes: int
+
+
+class MetricsView(TypedDict):
+    """Where the time of a volume's requests goes since it was opened, at `at_ns` of the monotonic clock. By name:
+    requests (read, write, flush) and their bytes, stages, sources of reads, queues as they are now
+    (docs/architecture.md). log_bytes: what the log takes; log_bytes_written: what was written to it."""
+
+    at_ns: int
+    requests: dict[str, HistogramView]
+    stages: dict[str, HistogramView]
+    request_bytes: dict[str, int]
+    sources: dict[str, SourceView]
+    queues: dict[str, int]
+    log_bytes: int
+    log_bytes_written: int
+
+
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
     none."""
@@ -311,6 +347,7 @@ class InfoView(TypedDict):
     disk: str | None
     writeback: WritebackView | None
     stats: dict[str, int]
+    metrics: MetricsView
     capture: CaptureView | None
     retention: PolicyView
     freeing: FreeingView | None
@@ -377,6 +414,7 @@ class Service(Protocol):
     cdpcore.base.errors."""
 
     def info(self) -> InfoView: ...
+    def metrics(self, buckets: bool = False) -> MetricsView: ...
     def window(self) -> WindowView: ...
     def explain(self, point: str) -> ExplanationView: ...
     def bookmark(self, name: str, at: str = "now", keep_ns: int | None = None) -> BookmarkView: ...

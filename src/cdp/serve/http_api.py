@@ -43,6 +43,7 @@ from cdp.views import (
     ImageView,
     InfoView,
     MapPage,
+    MetricsView,
     PinView,
     PlanView,
     PolicyView,
@@ -228,6 +229,10 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
     @app.get("/v1/volumes/{volume}")
     def info(service: Service) -> InfoView:
         return service.info()
+
+    @app.get("/v1/volumes/{volume}/metrics")
+    def metrics(service: Service, buckets: bool = False) -> MetricsView:
+        return service.metrics(buckets)
 
     @app.get("/v1/volumes/{volume}/window")
     def window(service: Service) -> WindowView:

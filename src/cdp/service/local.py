@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cdp.service import retention
 from cdp.store.volume_files import VolumeFiles
@@ -30,6 +30,7 @@ from cdp.views import (
     ImageView,
     InfoView,
     MapPage,
+    MetricsView,
     MomentView,
     PinView,
     PlanView,
@@ -73,8 +74,11 @@ class VolumeService:
             created_ns=volume.created_ns, created=utc(volume.created_ns), parent=volume.parent, window=self.window(),
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
             served=self.served, disk=volume.geometry().disk or None, writeback=self._writeback(),
-            stats={name: int(count) for name, count in volume.stats().items()}, capture=self.capture(),
-            retention=retention.policy_view(volume), freeing=retention.freeing_view(volume))
+            stats={name: int(count) for name, count in volume.stats().items()}, metrics=self.metrics(),
+            capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume))
+
+    def metrics(self, buckets: bool = False) -> MetricsView:
+        return cast(MetricsView, self.volume.metrics(buckets))
 
     def _writeback(self) -> WritebackView | None:
         progress = self.volume.writeback.progress() if self.volume.writeback is not None else None

@@ -44,6 +44,7 @@ from cdp.volume.time_image import TimeImage
 from cdp.volume.writable_images import Images
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import Closed, InvalidRequest, Unavailable
+from cdpcore.base.workers import counters as worker_counters
 from cdpcore.index.view import View
 from cdpcore.system.os import Os, PosixOs, posix
 from cdpcore.volume.volume_target import Target
@@ -452,6 +453,20 @@ class Volume:
                 "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"],
                 "index_bytes": sum(r.file_bytes for r in runs), "pool_bytes": s.pool.bytes,
                 "freeing_bytes": freeing.bytes_left if freeing else 0, **core}
+
+    def metrics(self, buckets: bool = False) -> dict[str, Any]:
+        """Where the time of requests goes, since opening: histograms in ns of requests (read, write, flush) and of the
+        stages that they go through, what reads were answered from, and what waits now. With `buckets` each histogram
+        also has its buckets that are not empty, as [upper end, count], of which two calls show what came between them.
+        A copy; not all of one moment. docs/architecture.md says what each name is."""
+        self._alive()
+        stats, workers = self.stats(), worker_counters()
+        found = self._core.stages.describe(buckets)
+        queues = {"frames_in_flight": stats["frames_in_flight"], "frames_waiting": stats["frames_waiting"],
+                  "parked": found.pop("parked"), "workers_busy": workers["busy"], "workers_waiting": workers["jobs"],
+                  "pending_bytes": stats.get("pending_bytes", 0)}
+        return {**found, "queues": queues, "log_bytes": stats["log_bytes"],
+                "log_bytes_written": stats["log_bytes_written"]}
 
     def geometry(self) -> Geometry:
         return self._store.geometry
