@@ -155,10 +155,9 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "list", "capture", "info", "window", "explain", "bookmark", "bookmarks", "pins",
-             "policy", "prune", "space", "records",
-             "image", "export", "import", "restore", "undo", "restores", "adopt", "detach", "resize", "delete",
-             "check", "trace", "replay", "ha", "gateway", "tsd", "conformance", "config")
+    ORDER = ("create", "serve", "list", "top", "capture", "info", "window", "explain", "bookmark", "bookmarks", "pins",
+             "policy", "prune", "space", "records", "image", "export", "import", "restore", "undo", "restores",
+             "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway", "tsd", "conformance", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -62,7 +62,7 @@ class RemoteService:
         # No limit on an answer: a check takes as long as the history is big. A dead server closes the socket, a live
         # one is watched.
         self._http = _http(socket_path, None)
-        self.socket_path = socket_path
+        self._socket_path = socket_path
         self._pid = pid if isinstance(pid, int) else None
         self._base = f"/v1/volumes/{_quoted(volume)}"
         self._image = "/".join(location.images) or None
@@ -86,7 +86,7 @@ class RemoteService:
         try:
             answer = self._watched(lambda: self._http.request(method, path, params=params, json=body, content=content))
         except httpx.HTTPError as error:
-            raise Unavailable(f"{self._text}: its server at {self.socket_path} does not answer: {error}",
+            raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
                               "see whether 'cdp serve' still runs, then repeat") from None
         if answer.is_success:
             return answer
@@ -122,17 +122,17 @@ class RemoteService:
         import httpx
 
         try:
-            with _http(self.socket_path, PING_SECONDS) as http:
+            with _http(self._socket_path, PING_SECONDS) as http:
                 answer = http.get("/v1/server")
                 if answer.is_success:
                     return cast(dict[str, Any], answer.json())
         except httpx.TimeoutException:
-            who = f"process {self._pid}" if self._pid else f"the process behind {self.socket_path}"
+            who = f"process {self._pid}" if self._pid else f"the process behind {self._socket_path}"
             command = f" (kill -CONT {self._pid})" if self._pid else ""
             raise NoAnswer(f"{self._text}: its server ({who}) has not answered for {PING_SECONDS:.0f} s: "
                            "it is stopped or stuck", f"continue it{command} or end it, then repeat") from None
         except (httpx.HTTPError, ValueError) as error:
-            raise Unavailable(f"{self._text}: its server at {self.socket_path} does not answer: {error}",
+            raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
                               "see whether 'cdp serve' still runs, then repeat") from None
         raise _as_error(answer)
 

@@ -42,6 +42,19 @@ def served_volumes(directory: str) -> list[ServedVolumeView]:
     return sorted(found, key=lambda view: (view["path"] or "", view["admin_socket"]))
 
 
+def servers(directory: str) -> Iterator[tuple[str, list[str] | None]]:
+    """The administration socket of every server of this user, and the names of its volumes; None where it does not
+    answer."""
+    for path in _sockets(directory):
+        with RemoteService(path, "", Location(path)) as server:
+            try:
+                yield path, list(server.server()["volumes"])
+            except NoAnswer:
+                yield path, None
+            except CdpError:
+                pass    # nobody listens
+
+
 def _sockets(directory: str) -> Iterator[str]:
     seen = set()
     for name in sorted(os.listdir(directory)):

@@ -99,3 +99,14 @@ def approx_duration(duration_ns: int) -> str:
     if seconds < 86400:
         return f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 // 60 else "")
     return f"{seconds // 86400} d" + (f" {seconds % 86400 // 3600} h" if seconds % 86400 // 3600 else "")
+
+
+def approx_ns(ns: float) -> str:
+    """Three digits: `850 ns`, `12.3 us`, `4.56 ms`, `1.20 s`; `-` for nothing."""
+    if not ns:
+        return "-"
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= scale:
+            value = ns / scale
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{ns:.0f} ns"
