@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cdp.bench.machine import cpu_model, file_system, kernel, load, memory_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,8 +26,8 @@ def facts(directory: Path) -> dict[str, Any]:
         "version": cdp.__version__,
         "cpu": cpu_model(),
         "cpus": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "memory_bytes": memory_bytes(),
+        "kernel": kernel(),
         "python": platform.python_version(),
         "crc32c": crc32c_name(),
         "file_system": file_system(directory),
@@ -46,36 +48,6 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
-
-
-def file_system(directory: Path) -> str:
-    """Type and mount options of the file system that `directory` is on, e.g. "ext4 rw,relatime"."""
-    best = ("", "unknown")
-    try:
-        for line in Path("/proc/self/mounts").read_text().splitlines():
-            _, mount, kind, options = line.split()[:4]
-            mount = mount.replace("\\040", " ")
-            inside = str(directory.resolve()) + "/"
-            if inside.startswith(mount.rstrip("/") + "/") and len(mount) >= len(best[0]):
-                best = (mount, f"{kind} {options}")
-    except OSError:
-        pass
-    return best[1]
-
-
-def load() -> float:
-    """Load average of the last minute."""
-    return round(os.getloadavg()[0], 2)
 
 
 def tool_version(command: list[str]) -> str | None:

@@ -157,7 +157,8 @@ class Root(click.Group):
 
     ORDER = ("create", "serve", "list", "top", "capture", "info", "window", "explain", "bookmark", "bookmarks", "pins",
              "policy", "prune", "space", "records", "image", "export", "import", "restore", "undo", "restores",
-             "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway", "tsd", "conformance", "config")
+             "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway", "tsd",
+             "conformance", "bench", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
