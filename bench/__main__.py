@@ -1,4 +1,4 @@
-"""`python -m bench`: all benchmarks; `python -m bench nbd|choosing|engine|history|micro|failover`: one of them."""
+"""`python -m bench`: all benchmarks; `python -m bench nbd` (choosing, engine, history, micro, failover, table): one."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import choosing, engine, failover, history, micro, nbd, peers
+from bench import choosing, engine, failover, history, micro, nbd, peers, reach
 from bench.fio import FioFailed
 from bench.history import StepFailed
 from bench.peers import PeerFailed
@@ -116,6 +116,22 @@ def choosing_command(quick: bool, json_path: Path | None, directory: Path | None
     """Which kind of volume for which load: after-images, before-images, no history, qcow2 snapshots."""
     options = overridden(choosing.QUICK if quick else choosing.OPTIONS, **given)
     guarded(lambda place: choosing.run(place, options, speak, json_path), directory)
+
+
+@main.command("table")
+@options_of(
+    count("--rounds", 1, 1000, reach.DEFAULTS.rounds),
+    click.option("--seconds", type=click.FloatRange(0.05, 600),
+                 help=f"Of each measurement. [default: {reach.DEFAULTS.seconds:g}]"),
+    count("--size-mib", 8, 1 << 20, reach.DEFAULTS.size_bytes >> 20, "Of the disk."),
+    click.option("--row", "workloads", multiple=True, type=click.Choice(list(reach.ROWS)), help="[default: all]"),
+)
+def table_command(quick: bool, json_path: Path | None, directory: Path | None, **given: Any) -> None:
+    """The table of docs/performance.md: what is to be reached, and what is. Kept in bench/results/ too, but for
+    --quick."""
+    options = overridden(reach.QUICK if quick else reach.DEFAULTS, **given)
+    kept = json_path or (None if quick else reach.RESULTS)
+    guarded(lambda place: reach.run(place, options, speak, kept), directory)
 
 
 @main.command("engine")

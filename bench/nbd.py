@@ -31,6 +31,7 @@ class Workload:
     what: str
     job: Job
     warmed: bool = False  # random writes over half the blocks first, then one full read pass
+    cold: bool = False  # dropped from the page cache before each measurement
 
 
 WORKLOADS = {
@@ -148,7 +149,7 @@ def measure(
             for name in order(list(running), number):
                 with by_name[name].during(running[name]):
                     cells[name].append(_cell(running[name], workload.job, options, seed=number + 1))
-                running[name].settle()
+                running[name].settle(drop=workload.cold)
         after(running)
     return cells
 

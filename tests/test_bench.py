@@ -169,6 +169,16 @@ def test_choosing_of_what_is_asked_for(tmp_path):
     assert lines[0]["iops"]["median"] > 0 and lines[0]["job"]["hot_bytes"] == 4 << 20
 
 
+@needs_fio
+def test_table(tmp_path):
+    said, lines = run(tmp_path, "table", "--row", "write-4k-qd1", "--row", "nbdcopy", "--row", "before-4k-cold")
+    for line in lines:
+        assert line["ratio"]["n"] == 1 and set(line["rates"]) == {line["ours"], line["peer"]}
+        assert f"| {line['what']} | {line['peer']} | {line['ratio']['median']:.2f} (" in said
+        assert str(tmp_path) not in json.dumps(line)
+    assert len(lines) + said.count("skipped: ") == 3
+
+
 def test_engine(tmp_path):
     _, lines = run(
         tmp_path,
