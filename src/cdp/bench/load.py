@@ -170,4 +170,5 @@ class _Job:
             flush["kind"] = Kind.FLUSH
             batch = np.insert(batch, after, flush)
             self._writes = int(written[-1])
-        return batch
+        made: Records = batch
+        return made

@@ -30,7 +30,7 @@ class Screen:
 
     def size(self) -> tuple[int, int]:
         """Columns and lines."""
-        return tuple(shutil.get_terminal_size())
+        return shutil.get_terminal_size()
 
     def show(self, lines: list[str]) -> None:
         """The whole screen; what is too much for it is cut off."""

@@ -44,7 +44,7 @@ class RatesView(TypedDict):
 
 
 class _Change(NamedTuple):
-    count: int
+    events: int
     total_ns: int
     buckets: list[tuple[int, int]]
 
@@ -67,7 +67,7 @@ def between(first: MetricsView, last: MetricsView) -> RatesView:
     def rate(before: HistogramView, after: HistogramView) -> RateView:
         change = _change(before, after)
         p50_ns, p99_ns, p999_ns = (min(quantile(change.buckets, q), after["max_ns"]) for q in (500, 990, 999))
-        return RateView(per_second=change.count / seconds, busy=change.total_ns / interval_ns, p50_ns=p50_ns,
+        return RateView(per_second=change.events / seconds, busy=change.total_ns / interval_ns, p50_ns=p50_ns,
                         p99_ns=p99_ns, p999_ns=p999_ns)
 
     def grown(before: int, after: int) -> float:
