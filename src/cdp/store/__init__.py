@@ -12,6 +12,7 @@
     maintenance          sealing, runs and merges beside the data path
     reclaim              freeing what a destructive restore discarded; fold: the oldest history goes into the base
     base_image           the content before the first record, filled by an import; image_formats: whether it is raw
+    checksums            tables of checksums for what was made without; damage_watch: reports what does not match
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
     output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from cdp.store.image_formats import require_raw
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import InvalidRequest
+from cdpcore.log.sums_file import SumsWriter
 from cdpcore.system.os import Os
 
 PIECE_BYTES = 8 << 20
@@ -43,15 +44,15 @@ def make_empty(os: Os, files: VolumeFiles, size_bytes: int) -> None:
     os.rename(building, files.base)
 
 
-def fill(os: Os, files: VolumeFiles, size_bytes: int, base: Base) -> None:
-    """Make base.img, whole and synced, or not at all; the name is durable with the directory. size_bytes 0: as
-    base.size_bytes says."""
-    building = files.base_creating
-    if os.exists(building):
-        os.unlink(building)
+def fill(os: Os, files: VolumeFiles, uuid: bytes, size_bytes: int, base: Base) -> None:
+    """Make base.img and its checksums, whole and synced, or not at all; the names are durable with the directory.
+    size_bytes 0: as base.size_bytes says."""
+    building, table = files.base_creating, files.base_sums_creating
+    remove(os, building, table)
     buffer = memoryview(bytearray(PIECE_BYTES))
     try:
-        with os.open(building, write=True, create=True) as file:
+        with os.open(building, write=True, create=True) as file, os.open(table, write=True, create=True) as summed:
+            sums = SumsWriter(summed, uuid, 0, base_salt(uuid), file)
             most_bytes = size_bytes or MOST_BYTES
             for offset, length in base.extents:
                 if offset < 0 or length < 0 or offset + length > most_bytes:
@@ -60,6 +61,7 @@ def fill(os: Os, files: VolumeFiles, size_bytes: int, base: Base) -> None:
                     piece = buffer[: min(PIECE_BYTES, offset + length - at)]
                     base.read(at, piece)
                     file.pwrite(piece, at)
+                    sums.put(at, piece)
                     if base.progress:
                         base.progress(len(piece))
             if not size_bytes and base.size_bytes:
@@ -68,7 +70,21 @@ def fill(os: Os, files: VolumeFiles, size_bytes: int, base: Base) -> None:
             require_raw("the content", file.pread, size_bytes, base.image_format,
                         "make a raw disk of it first, with 'qemu-img convert -O raw'")
             file.datasync()
+            sums.finish(size_bytes)
     except BaseException:
-        os.unlink(building)
+        remove(os, building, table)
         raise
+    os.rename(table, files.base_sums)
     os.rename(building, files.base)
+
+
+def base_salt(uuid: bytes) -> int:
+    """Of the table of checksums of a volume's base."""
+    return int.from_bytes(uuid[:8], "little")
+
+
+def remove(os: Os, *paths: str) -> None:
+    """Those that are there."""
+    for path in paths:
+        if os.exists(path):
+            os.unlink(path)

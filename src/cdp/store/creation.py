@@ -30,7 +30,8 @@ _FILES = VolumeFiles("")
 _FOLDERS = [path[1:] for path in (_FILES.log, _FILES.runs, _FILES.images)]
 _MADE = frozenset([     # beside the catalog, all that a creation makes; the first opening adds more
     *_FOLDERS, *(f"{path[1:]}{end}" for end in ("", ".tmp") for path in (
-        _FILES.lock, _FILES.description, _FILES.base, _FILES.base_creating, _FILES.disk_state))])
+        _FILES.lock, _FILES.description, _FILES.base, _FILES.base_creating, _FILES.base_sums,
+        _FILES.base_sums_creating, _FILES.disk_state))])
 
 
 def check_size(size: int, disk: str = "") -> None:
@@ -84,7 +85,7 @@ def create(directory: str, size: int, tuning: Tuning, *, os: Os | None = None, c
         for folder in (files.log, files.runs, files.images):
             os.mkdir(folder)
         if base:
-            fill(os, files, size, base)
+            fill(os, files, bytes.fromhex(geometry.uuid), size, base)
         if base and base.size_bytes and later:
             size = base.size_bytes()
             check_size(size)

@@ -34,6 +34,10 @@ class Fold:
         self.written_bytes = 0
         self._file = os.open(path, write=True)
 
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
     def close(self) -> None:
         """Idempotent."""
         self._file.close()

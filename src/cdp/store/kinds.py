@@ -19,6 +19,7 @@ from typing import ClassVar
 from cdp.moments import lineage
 from cdp.store import disk_check, put_back
 from cdp.store import protected_disk as disks
+from cdp.store.base_image import remove
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
 from cdp.store.disk_watch import DiskWatch
@@ -34,6 +35,7 @@ from cdpcore.inplace.disk_state import DiskState
 from cdpcore.log import sealing
 from cdpcore.log.log import Log
 from cdpcore.log.segment_fds import SegmentFds
+from cdpcore.log.sums_file import wrong_blocks
 from cdpcore.system.os import File, Os, PosixOs
 from cdpcore.volume.after_images import AfterImages as AfterContent
 from cdpcore.volume.content import Content
@@ -108,6 +110,11 @@ class Kind(ABC):
     def check_outside(self) -> None:
         """Raises Unavailable where what lies outside the folder was moved, deleted or cut short since open()."""
 
+    def unchecked_base(self) -> Callable[[str], bool] | None:
+        """What makes reads of the base checked against a table of checksums; None: they are, or there is none, or it is
+        being written."""
+        return None
+
     def set_base(self, path: str) -> None:
         """The base, so far all holes, is from now on the file at `path`, if it is not already. The file is all holes
         too, or there are no records yet."""
@@ -158,10 +165,12 @@ class AfterImages(Kind):
     splits_zeroes = False
     folds = True
     _base: File | None = None
+    _checked = False
+    _fold: Fold | None = None
 
     def open(self) -> None:
-        if not self._read_only and self._os.exists(self._files.base_creating):    # of an import that was killed
-            self._os.unlink(self._files.base_creating)
+        if not self._read_only:     # of an import that was killed
+            remove(self._os, self._files.base_creating, self._files.base_sums_creating)
 
     def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
         if self._read_only:
@@ -175,18 +184,36 @@ class AfterImages(Kind):
             self._lock_base(base)
         if parent is None:
             self._content = AfterContent(log, segments, size_bytes=self._geometry.size_bytes, base=base)
+            if base:
+                self._checked = self._content.check_base(self._files.base_sums)
         else:
             self._content = AfterContent(log, segments, size_bytes=self._geometry.size_bytes, parent=parent.core,
                                          parent_view=parent.view, parent_pin=parent.pin)
         return self._content
 
+    def unchecked_base(self) -> Callable[[str], bool] | None:
+        if self._checked or self._base is None or self._fold is not None and not self._fold.closed:
+            return None
+        return self._check_from_now_on
+
+    def _check_from_now_on(self, path: str) -> bool:
+        self._checked = self._content.check_base(path)
+        return self._checked
+
     def set_base(self, path: str) -> None:
         if self._base is None:
             self._lock_base(path)
+        self._checked = self._content.check_base(self._files.base_sums)
         self._content.set_base(path)
 
     def fold(self, core: VolumeCore, view: View) -> Fold | None:
-        return Fold(self._os, self._files.base, core, self._content, view)
+        # While the base is written in place it is not checked; then it gets a table from what it holds.
+        self._content.check_base("")
+        self._checked = False
+        remove(self._os, self._files.base_sums, self._files.base_sums_creating)
+        self._os.sync_dir(self._files.directory)
+        self._fold = Fold(self._os, self._files.base, core, self._content, view)
+        return self._fold
 
     def _lock_base(self, path: str) -> None:
         """By its lock, writers of output files (cdp.store.output_files) know that it is in use, whatever its name."""
@@ -219,6 +246,11 @@ class AfterImages(Kind):
                 self._check_base()
             except Corruption as e:
                 add(self._files.base, e.message.partition(": ")[2], e.hint)
+                return
+            if self._os.exists(self._files.base_sums):
+                with self._os.open(self._files.base) as base, self._os.open(self._files.base_sums) as table:
+                    for offset, what in wrong_blocks(base, table, bytes.fromhex(self._geometry.uuid), 0):
+                        add(self._files.base, f"byte {offset}: {what}", "put the file back from a copy")
 
     def _check_base(self) -> None:
         path, size = self._files.base, self._geometry.size_bytes

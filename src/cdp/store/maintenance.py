@@ -58,6 +58,7 @@ class Maintainer:
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
         self.threads: list[threading.Thread] = []
+        self.background: Callable[[], object] | None = None     # a piece of work that has time
         self.upkeep: Callable[[], float | None] | None = None   # what else is to be done, now and then; returns the
         #                                                         seconds until it is to be called again at the latest
         for older, newer in zip(self._runs, self._runs[1:]):
@@ -150,6 +151,8 @@ class Maintainer:
                 while not self._stopping and self.merge_once():
                     pass
                 self._merge_failed = ""
+                if not self._stopping and self.background is not None:
+                    self.background()
                 if not self._stopping and self.upkeep is not None:
                     again_s = self.upkeep()
             except Exception as e:      # noqa: BLE001  (as above)

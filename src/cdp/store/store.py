@@ -20,7 +20,9 @@ from cdp.store import description as geometries
 from cdp.store import kinds, spare_files
 from cdp.store.base_image import Base, fill, make_empty
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
+from cdp.store.checksums import Checksums
 from cdp.store.clock_watch import ClockWatch
+from cdp.store.damage_watch import DamageWatch
 from cdp.store.description import FOLLOWS_CLOCK, STARTS_LATER, Geometry
 from cdp.store.folder_watch import FolderWatch
 from cdp.store.kinds import Parent
@@ -135,11 +137,14 @@ class Store:
         parent = None
         if self.parent is not None:
             parent = Parent(self.parent.core, self.parent.view_at(g.parent_seq), self.parent)
-        self.core: VolumeCore = VolumeCore(self.kind.content(self.log, self._segments, t, parent))
+        content = self.kind.content(self.log, self._segments, t, parent)
+        self.core: VolumeCore = VolumeCore(content)
         if self.unwritten():
             self.kind.lineage_changed(True, self.restores[-1].destructive)
         self.timeline = Timeline(self.os, self.files, self.uuid, g.start, rows, self.core,
                                  self.catalog.rows(ClockStep))
+        self.damage = DamageWatch(self.directory, content.damage, self.timeline, self.kind.log_before)
+        self.checksums = Checksums(self.os, self.files, self.uuid, self.timeline, self.kind.unchecked_base)
         self.clock = ClockWatch(self.os, self.directory, self.core, self._describe_clock)
         if self.read_only:
             self.clock.report(self.clock.behind_ns())
@@ -150,10 +155,19 @@ class Store:
         self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t,
                                      self.dropped, self.check_folder, self.kind.before_seal, self.clock.look)
         if t.threads:
+            self.maintainer.background = self._background(self.damage, self.checksums)
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
             for name, body in (("cdp-writer", self.log.run_writer), *self.kind.threads()):
                 self._thread(body, name)
             self.maintainer.start()
+
+    @staticmethod
+    def _background(damage: DamageWatch, checksums: Checksums) -> Callable[[], None]:
+        def step() -> None:
+            damage.look()
+            checksums.step()
+
+        return step
 
     def _thread(self, body: Callable[[int], None], name: str) -> None:
         thread = threading.Thread(target=body, args=(self.tuning.commit_interval_ms,), name=name, daemon=True)
@@ -241,7 +255,7 @@ class Store:
             if self.core.position()[0] or self.geometry.base != "none":
                 raise InvalidRequest(f"{self.directory}: has content already",
                                      "write to it instead: the import becomes part of its history")
-            fill(self.os, self.files, self.geometry.size_bytes, base)
+            fill(self.os, self.files, self.uuid, self.geometry.size_bytes, base)
             self.os.sync_dir(self.directory)
             self._describe(base="file")
             self.kind.set_base(self.files.base)
@@ -356,6 +370,8 @@ class Store:
         for thread in self._threads:
             thread.join()
         self.maintainer.stop()
+        self.checksums.close()
+        self.damage.look()
         try:
             self.maintainer.step()
             self.core.set_aside()

@@ -7,9 +7,10 @@
       reserve        becomes a small segment where a full device has no space for one, for bookmarks, restores and undo
       spare.N        empty files, which give way to others where no file can be made
       base.img       content at the beginning of history (sparse; absent where all holes)
+      base.sums      the checksums of its blocks
       disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
       disk.json      ... and how it looked when the volume was closed
-      log/N.log      segments
+      log/N.log      segments; N.sums: checksums of one that was sealed without
       runs/N.run     their index
       images/NAME/   writable images: volumes whose base is this volume at a point
       serving.json   which server has the volume open
@@ -40,6 +41,8 @@ class VolumeFiles:
         self.reserve = f"{directory}/reserve"
         self.base = f"{directory}/base.img"
         self.base_creating = f"{self.base}{CREATING}"
+        self.base_sums = f"{directory}/base.sums"
+        self.base_sums_creating = f"{self.base_sums}{CREATING}"
         self.disk_state = f"{directory}/disk.state"
         self.disk_description = f"{directory}/disk.json"
         self.log = f"{directory}/log"
@@ -58,13 +61,17 @@ class VolumeFiles:
         for ending in (".tmp", ".new", ".old", CREATING):
             stem = stem.removesuffix(ending)
         own = [path.rpartition("/")[2] for path in (
-            self.description, self.lock, self.catalog, self.reserve, self.base, self.disk_state, self.disk_description,
-            self.log, self.runs, self.images, self.serving, self.capture, self.retention,
+            self.description, self.lock, self.catalog, self.reserve, self.base, self.base_sums, self.disk_state,
+            self.disk_description, self.log, self.runs, self.images, self.serving, self.capture, self.retention,
             *self.spares())]
         return stem in own or name == "spare.tmp"
 
     def segment(self, number: int) -> str:
         return f"{self.log}/{number:010d}.log"
+
+    def segment_sums(self, number: int) -> str:
+        """The checksums of the blocks of a segment that was sealed without them."""
+        return f"{self.log}/{number:010d}.sums"
 
     def run(self, run_id: int) -> str:
         return f"{self.runs}/{run_id:010d}.run"

@@ -18,6 +18,7 @@
 #define CDP_TRAILER_MAGIC 0x31444e45504443ull /* "CDPEND1" */
 #define CDP_FRAME_MAGIC 0x314d5246504443ull   /* "CDPFRM1" */
 #define CDP_DISK_MAGIC 0x314b5344504443ull    /* "CDPDSK1" */
+#define CDP_SUMS_MAGIC 0x314d5553504443ull    /* "CDPSUM1" */
 #define CDP_RUN_MAGIC 0x314e5552504443ull     /* "CDPRUN1" */
 
 enum cdp_kind {           /* of a record */
@@ -120,6 +121,17 @@ struct cdp_segment_trailer { /* last 4096 bytes of a sealed segment; rest zero *
 };
 #define CDP_SUMS_PER_PAGE 1023u       /* u32 a page of that table, then the page's own checksum */
 
+struct cdp_sums_header { /* first 4096 bytes of log/N.sums and base.sums; rest zero */
+    uint64_t magic;
+    uint32_t version;
+    uint32_t crc;           /* CRC-32C of the 4096 bytes with this field zero */
+    uint8_t volume_uuid[16];
+    uint32_t segment;       /* 0: the base */
+    uint32_t zero;
+    uint64_t salt;          /* of the segment; of the base random */
+    uint64_t n_blocks;
+};
+
 struct cdp_restore_data {
     uint64_t target_seq;
     uint32_t flags;         /* 1: destructive */
@@ -182,6 +194,7 @@ _Static_assert(sizeof(struct cdp_record_desc) == 40, "record descriptor");
 _Static_assert(sizeof(struct cdp_frame_header) == 64, "frame header");
 _Static_assert(sizeof(struct cdp_frame_entry) == 32, "frame entry");
 _Static_assert(sizeof(struct cdp_segment_trailer) == 80, "segment trailer");
+_Static_assert(sizeof(struct cdp_sums_header) == 56, "header of a table of checksums");
 _Static_assert(sizeof(struct cdp_restore_data) == 40, "restore data");
 _Static_assert(sizeof(struct cdp_run_header) == 112, "run header");
 _Static_assert(sizeof(struct cdp_run_extent) == 16, "run extent");

@@ -84,6 +84,13 @@ cdef extern from "base/format.h" nogil:
         uint32_t segment
         uint64_t sums_offset
 
+    # log/N.sums, base.sums
+    struct cdp_sums_header:
+        uint8_t volume_uuid[16]
+        uint32_t segment
+        uint64_t salt
+        uint64_t n_blocks
+
     # disk.state
     struct cdp_disk_state:
         uint64_t magic

@@ -9,6 +9,7 @@
     log_reader    the data of a record: from a pool slot that still has it, or, checked, from a segment file
     block_sums.c  checksums of the blocks of a file, and checked reads; segment_sums.c: of a sealed segment
     sums_cache    pages of the tables of sealed segments
+    sums_file     a table in a file of its own: of the base, and of segments that were sealed without one
     damage        the blocks that did not match
     clock_steps   the times of records, and where the clock went back
     tail          the end of the log as readers see it, from memory

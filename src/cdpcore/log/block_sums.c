@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/crc32c.h"
+#include "base/zeros.h"
 #include "log/block_sums.h"
 
 #define AT_ONCE 128u /* blocks whose sums are looked up together */
@@ -12,14 +13,14 @@ static uint32_t page_crc(const uint8_t *page, uint64_t number, uint64_t salt)
     return cdp_crc32c(cdp_crc32c(0, seed, sizeof seed), page, 4 * CDP_SUMS_PER_PAGE);
 }
 
-void cdp_sums_put(uint8_t *pages, const uint32_t *sums, uint64_t n_blocks, uint64_t salt)
+void cdp_sums_put(uint8_t *pages, const uint32_t *sums, uint64_t n_blocks, uint64_t salt, uint64_t first_page)
 {
     for (uint64_t page = 0; page < cdp_sums_pages(n_blocks); page++, pages += CDP_BLOCK) {
         uint64_t first = page * CDP_SUMS_PER_PAGE;
         uint64_t n = n_blocks - first < CDP_SUMS_PER_PAGE ? n_blocks - first : CDP_SUMS_PER_PAGE;
         memcpy(pages, sums + first, 4 * n);
         memset(pages + 4 * n, 0, CDP_BLOCK - 4 * n);
-        uint32_t crc = page_crc(pages, page, salt);
+        uint32_t crc = page_crc(pages, first_page + page, salt);
         memcpy(pages + 4 * CDP_SUMS_PER_PAGE, &crc, 4);
     }
 }
@@ -29,6 +30,56 @@ int cdp_sums_page_ok(const uint8_t *page, uint64_t number, uint64_t salt)
     uint32_t crc;
     memcpy(&crc, page + 4 * CDP_SUMS_PER_PAGE, 4);
     return crc == page_crc(page, number, salt);
+}
+
+static uint32_t header_crc(const uint8_t *block)
+{
+    uint8_t copy[CDP_BLOCK];
+    memcpy(copy, block, CDP_BLOCK);
+    memset(copy + offsetof(struct cdp_sums_header, crc), 0, 4);
+    return cdp_crc32c(0, copy, CDP_BLOCK);
+}
+
+void cdp_sums_header_put(uint8_t *block, struct cdp_sums_header *h)
+{
+    memset(block, 0, CDP_BLOCK);
+    h->magic = CDP_SUMS_MAGIC;
+    h->version = CDP_FORMAT_VERSION;
+    memcpy(block, h, sizeof *h);
+    h->crc = header_crc(block);
+    memcpy(block, h, sizeof *h);
+}
+
+int cdp_sums_header_get(const uint8_t *block, struct cdp_sums_header *h)
+{
+    memcpy(h, block, sizeof *h);
+    return h->magic == CDP_SUMS_MAGIC && h->version == CDP_FORMAT_VERSION && h->crc == header_crc(block);
+}
+
+void cdp_sums_zeros(uint32_t *sums)
+{
+    static const uint8_t zeros[CDP_BLOCK];
+    sums[0] = cdp_crc32c(0, zeros, CDP_BLOCK);
+    for (uint32_t i = 1; i < CDP_SUMS_PER_PAGE; i++)
+        sums[i] = sums[0];
+}
+
+int cdp_sums_load(const cdp_os *os, int fd, const struct cdp_sums_header *h, uint64_t page, uint32_t *sums)
+{
+    uint8_t block[CDP_BLOCK];
+    const uint64_t first = page * CDP_SUMS_PER_PAGE;
+    cdp_sums_zeros(sums);
+    if (first >= h->n_blocks)
+        return 1;
+    if (os->pread(os->ctx, fd, block, CDP_BLOCK, (page + 1) * CDP_BLOCK) != CDP_BLOCK)
+        return 0;
+    if (cdp_is_zero(block, CDP_BLOCK))
+        return 1;
+    if (!cdp_sums_page_ok(block, page, h->salt))
+        return 0;
+    uint64_t n = h->n_blocks - first < CDP_SUMS_PER_PAGE ? h->n_blocks - first : CDP_SUMS_PER_PAGE;
+    memcpy(sums, block, 4 * n);
+    return 1;
 }
 
 static int load(const cdp_os *os, int fd, uint8_t *buf, uint64_t n, uint64_t off, int wait, const char *what,

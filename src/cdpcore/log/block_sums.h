@@ -15,10 +15,19 @@ static inline uint64_t cdp_sums_pages(uint64_t n_blocks)
     return (n_blocks + CDP_SUMS_PER_PAGE - 1) / CDP_SUMS_PER_PAGE;
 }
 
-/* The table of sums[0..n_blocks): cdp_sums_pages(n_blocks) pages of CDP_BLOCK bytes. */
-void cdp_sums_put(uint8_t *pages, const uint32_t *sums, uint64_t n_blocks, uint64_t salt);
+/* The table of sums[0..n_blocks), or a part of it that begins with page `first`: cdp_sums_pages(n_blocks) pages. */
+void cdp_sums_put(uint8_t *pages, const uint32_t *sums, uint64_t n_blocks, uint64_t salt, uint64_t first);
 /* Is this page `number` of the table with that salt? */
 int cdp_sums_page_ok(const uint8_t *page, uint64_t number, uint64_t salt);
+
+/* A table in a file of its own: a header, then the pages. header_put fills in magic, version and crc. */
+void cdp_sums_header_put(uint8_t *block, struct cdp_sums_header *h);
+int cdp_sums_header_get(const uint8_t *block, struct cdp_sums_header *h);
+/* Page `page` of such a table to sums[CDP_SUMS_PER_PAGE]; 1: it is valid. What is behind its last block, and a page of
+ * zeros, is for blocks of zeros. */
+int cdp_sums_load(const cdp_os *os, int fd, const struct cdp_sums_header *h, uint64_t page, uint32_t *sums);
+/* CDP_SUMS_PER_PAGE times the sum of a block of zeros. */
+void cdp_sums_zeros(uint32_t *sums);
 
 /* The sums of blocks [block, block + n) of a file to out: CDP_OK, CDP_WOULD_WAIT (never with `wait`), or a failure. */
 typedef int (*cdp_sums_of)(void *ctx, uint64_t block, uint32_t n, uint32_t *out, int wait, cdp_status *st);

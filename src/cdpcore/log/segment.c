@@ -132,7 +132,7 @@ int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_fr
         return cdp_fail_os(st, -ENOMEM, end, "sealing a segment");
     if (used)
         memcpy(buf, entries, used);
-    cdp_sums_put(buf + table, sums, end / CDP_BLOCK, t->salt);
+    cdp_sums_put(buf + table, sums, end / CDP_BLOCK, t->salt, 0);
     t->magic = CDP_TRAILER_MAGIC;
     t->directory_offset = end;
     t->n_frames = n_frames;

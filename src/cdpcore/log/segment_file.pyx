@@ -24,6 +24,7 @@ from cdpcore.log.frame cimport (cdp_frame_reader, cdp_frame_reader_data_ok, cdp_
                                 cdp_frame_reader_free, cdp_frame_reader_init, cdp_frame_reader_later_durable,
                                 cdp_frame_reader_next)
 from cdpcore.log.segment cimport cdp_segment_header_get, cdp_segment_seal, cdp_segment_trailer_get
+from cdpcore.log.sums_cache cimport cdp_segment_sums
 from cdpcore.system.file cimport File
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR, cdp_os
@@ -90,7 +91,7 @@ cdef class SegmentFile:
     cdef readonly list clock_steps
     cdef cdp_frame_entry *entries
     cdef uint32_t entries_cap
-    cdef uint32_t *sums                     # of the blocks of frames whose data was verified
+    cdef uint32_t *block_sums               # of the blocks of frames whose data was verified
     cdef cdp_tree *tree
     cdef cdp_status damage
 
@@ -139,7 +140,7 @@ cdef class SegmentFile:
         if self.fd >= 0:
             self.table.close(self.table.ctx, self.fd)
         free(self.entries)
-        free(self.sums)
+        free(self.block_sums)
         cdp_tree_free(self.tree)
 
     def close(self):
@@ -301,11 +302,11 @@ cdef class SegmentFile:
         return events
 
     cdef uint32_t *new_sums(self) except NULL:
-        free(self.sums)
-        self.sums = <uint32_t *>calloc(self.file_bytes // CDP_BLOCK + 1, sizeof(uint32_t))
-        if self.sums == NULL:
+        free(self.block_sums)
+        self.block_sums = <uint32_t *>calloc(self.file_bytes // CDP_BLOCK + 1, sizeof(uint32_t))
+        if self.block_sums == NULL:
             raise MemoryError()
-        return self.sums
+        return self.block_sums
 
     def undo(self, disk: File, uint64_t after):
         """After scan() of a segment of before-images: put back what the records after `after` overwrote, the newest
@@ -397,6 +398,25 @@ cdef class SegmentFile:
         finally:
             free(blocks)
         return wrong[:16]
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the file is sealed and has a table of checksums in it."""
+        return self.sealed and self.trailer.sums_offset != 0
+
+    @property
+    def salt(self) -> int:
+        return self.header.salt
+
+    def sums(self, uint64_t page) -> bytes:
+        """The checksums of the blocks of a page, packed, from the frames, which are verified."""
+        cdef uint32_t found[1023]
+        cdef cdp_status st
+        cdef int rc, source
+        with nogil:
+            rc = cdp_segment_sums(self.table, self.fd, b"", self.header.segment, page, found, &source, &st)
+        check(rc, &st, self.path)
+        return (<const char *>found)[:sizeof(found)]
 
     cdef read_whole(self, uint8_t *to, uint64_t n, uint64_t at, str what):
         cdef cdp_status st
@@ -538,7 +558,7 @@ cdef class SegmentFile:
         if self.sealed and self.end_bytes == self.trailer.directory_offset:
             self.sync()         # frames were durable before the trailer was written; it may not be
             return self.file_bytes
-        if self.sums == NULL:
+        if self.block_sums == NULL:
             raise InvalidRequest(f"{self.path}: sealed without its data being verified")
         # A process that was killed leaves frames that are not on the device yet: they come before the trailer that
         # vouches for them.
@@ -551,7 +571,7 @@ cdef class SegmentFile:
         self.trailer.first_ts_ns = self.first_ts_ns
         self.trailer.last_ts_ns = self.last_ts_ns
         with nogil:
-            rc = cdp_segment_seal(self.table, self.fd, self.end_bytes, self.entries, self.n_frames, self.sums,
+            rc = cdp_segment_seal(self.table, self.fd, self.end_bytes, self.entries, self.n_frames, self.block_sums,
                                   &self.trailer, &self.file_bytes, &st)
         check(rc, &st, self.path)
         self.sealed = True

@@ -67,6 +67,20 @@ static int load_page(const source *s, int fd, uint64_t at, uint64_t page, uint64
     return 1;
 }
 
+/* From the file beside the segment. 1: it is there, and the page valid. */
+static int load_beside(const source *s, const char *path, uint64_t page, uint32_t *sums)
+{
+    uint8_t block[CDP_BLOCK];
+    struct cdp_sums_header h;
+    int fd = s->os->open(s->os->ctx, path, CDP_OPEN_RDONLY | CDP_OPEN_RANDOM);
+    if (fd < 0)
+        return 0;
+    int ok = s->os->pread(s->os->ctx, fd, block, CDP_BLOCK, 0) == CDP_BLOCK && cdp_sums_header_get(block, &h) &&
+             h.segment == s->number && h.salt == s->salt && cdp_sums_load(s->os, fd, &h, page, sums);
+    s->os->close(s->os->ctx, fd);
+    return ok;
+}
+
 /* --- from the frames --------------------------------------------------------------------------------------------- */
 
 typedef struct blocks { /* the page's, from block `first` on */
@@ -210,6 +224,8 @@ int cdp_segment_sums(const cdp_os *os, int fd, const char *beside, uint32_t numb
     uint64_t at = s.trailer.sums_offset + page * CDP_BLOCK;
     if (s.sealed && s.trailer.sums_offset && at < s.file_bytes - CDP_BLOCK &&
         load_page(&s, fd, at, page, s.salt, sums))
+        return CDP_OK;
+    if (s.sealed && !s.trailer.sums_offset && load_beside(&s, beside, page, sums))
         return CDP_OK;
     *from = CDP_SUMS_FRAMES;
     return from_frames(&s, page, sums, st);

@@ -1,5 +1,6 @@
 """The checksums of the blocks of sealed segments: a bounded cache of the pages of their tables."""
 from libc.stdint cimport uint32_t, uint64_t
+from cdpcore.base.format cimport cdp_sums_header
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_mutex_t
 from cdpcore.system.os cimport Os
@@ -15,9 +16,9 @@ cdef extern from "log/segment_sums.h" nogil:
 
 
 cdef struct sums_page:
-    uint32_t number         # of the segment; 0: empty
+    uint32_t number         # of the segment; 0: the base
     uint32_t page
-    uint32_t *sums
+    uint32_t *sums          # NULL: empty
 
 
 cdef class SegmentSums:
@@ -29,10 +30,14 @@ cdef class SegmentSums:
     # guarded by mutex
     cdef pthread_mutex_t mutex
     cdef sums_page *pages           # direct-mapped
+    cdef int base_fd                # the table of the base; -1: there is none
+    cdef cdp_sums_header base
     cdef readonly uint64_t loaded, from_frames      # counters: pages
 
-    # Of blocks [block, block + n) of the sealed segment `number`, open as fd. CDP_WOULD_WAIT without `wait`, where they
-    # are not in memory.
+    # Of blocks [block, block + n) of the sealed segment `number`, open as fd; or of the base, as 0. CDP_WOULD_WAIT
+    # without `wait`, where they are not in memory.
     cdef int find(self, uint32_t number, int fd, uint64_t block, uint32_t n, uint32_t *out, bint wait,
                   cdp_status *st) noexcept nogil
     cdef int load(self, uint32_t number, int fd, uint64_t page, cdp_status *st) noexcept nogil
+    # The table of the base is from now on what fd, which this object closes, has; -1: none. False: it is not valid.
+    cdef bint set_base(self, int fd) noexcept nogil

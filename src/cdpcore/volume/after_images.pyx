@@ -21,14 +21,20 @@ from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, 
 from cdpcore.base.stages cimport (CDP_FROM_BASE, CDP_STAGE_APPEND, CDP_STAGE_FILE_READ, CDP_STAGE_LOOK_UP,
                                   CDP_STAGE_PUBLISH, cdp_source_add, cdp_stage_add, cdp_stage_add_sampled,
                                   cdp_stage_sampled)
-from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT, cdp_fail_os
+from cdpcore.base.status cimport CDP_CORRUPT, CDP_OK, CDP_WOULD_WAIT, cdp_fail_os
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.index.index cimport cdp_piece, cdp_view
 from cdpcore.index.versions cimport ALL, drop, pieces
+from cdpcore.log.block_sums cimport cdp_read_checked
 from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_part
-from cdpcore.system.os_table cimport CDP_OPEN_RDONLY
+from cdpcore.log.sums_cache cimport SegmentSums
+from cdpcore.system.os_table cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
 from cdpcore.volume.content cimport record_flags
 from cdpcore.volume.extents cimport add_extent, add_file, forget_data, free_place, init_place, kind_of
+
+
+cdef int base_sums(void *ctx, uint64_t block, uint32_t n, uint32_t *out, bint wait, cdp_status *st) noexcept nogil:
+    return (<SegmentSums>ctx).find(0, -1, block, n, out, wait, st)
 
 
 @cython.final
@@ -200,6 +206,18 @@ cdef class AfterImages(Content):
         if self.base_fd < 0:
             memset(buf, 0, n)
             return CDP_OK
+        if (<const volatile bint *>&self.base_checked)[0]:
+            ns = cdp_monotonic_ns()
+            rc = cdp_read_checked(self.table, self.base_fd, buf, n, off, wait, base_sums, <void *>self.log_data.sums,
+                                  b"reading the base", st)
+            if rc == CDP_OK:
+                cdp_source_add(self.stages, CDP_FROM_BASE, n)
+                if wait:
+                    cdp_stage_add(self.stages, CDP_STAGE_FILE_READ, cdp_monotonic_ns() - ns)
+            if rc != CDP_CORRUPT:
+                return rc
+            if (<const volatile bint *>&self.base_checked)[0]:
+                return self.damage.note(0, st)
         if wait:
             ns = cdp_monotonic_ns()
             got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
@@ -273,6 +291,17 @@ cdef class AfterImages(Content):
     def base_changed(self):
         """The file of the base has other holes than before."""
         forget_data(&self.base_data)
+
+    def check_base(self, path: str) -> bool:
+        """Reads of the base are from now on checked against the table in the file `path`; "": not any more. False:
+        there is no such file, or it is not valid."""
+        cdef int fd = -1
+        if not path:
+            self.base_checked = False
+            return False
+        fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY | CDP_OPEN_RANDOM)
+        self.base_checked = fd >= 0 and self.log_data.sums.set_base(fd)
+        return self.base_checked
 
     def set_base(self, path: str):
         """The base, so far all holes, is from now on the file at `path`, if it is not already. The file is all holes,
