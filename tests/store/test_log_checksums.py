@@ -104,15 +104,16 @@ def test_flips_are_found_or_harmless(place: Place) -> None:
     assert place.look(list(place.moments)) == "fine"
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bit_of_every_byte(tmp_path: Path, kind: str, seeds: Seeds) -> None:
+    """Of every 16th byte; 16 seeds in a row take every one."""
     for seed in seeds(1):
         rnd = random.Random(seed)
         (tmp_path / str(seed)).mkdir()
         place = Place(tmp_path / str(seed), kind)
-        for at in range(len(place.whole)):
+        for at in range(seed % 16, len(place.whole), 16):
             place.flip(at, rnd.randrange(8))
             assert place.look(rnd.sample(sorted(place.moments), 2)) != "wrong", at
             place.restore(at)

@@ -57,6 +57,8 @@ class Checksums:
             self._base = _BaseTable(self._os, self._files, self._uuid)
         if self._base.step():
             self.close()
+            if not self._os.exists(self._files.base_sums_creating):     # a fold wrote the base meanwhile: begin again
+                return True
             self._os.rename(self._files.base_sums_creating, self._files.base_sums)
             self._os.sync_dir(self._files.directory)
             check_base(self._files.base_sums)

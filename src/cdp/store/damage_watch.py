@@ -5,8 +5,7 @@ Threading: look() from one thread at a time.
 from __future__ import annotations
 
 import logging
-
-import numpy as np
+from typing import Any
 
 from cdp.store.timeline import Timeline
 from cdp.text.timestamps import utc
@@ -54,6 +53,7 @@ class DamageWatch:
         return f"{records} ({utc(ts_ns)}), bytes {ranges}{more} of the volume; {moments}"
 
 
-def _in_block(descs: np.ndarray, offset: int) -> np.ndarray:
-    at = descs["data_sector"].astype(np.int64) * 512
+def _in_block(descs: Any, offset: int) -> Any:
+    """Which of these descriptors (a bool array) have data in the block at `offset`."""
+    at = descs["data_sector"].astype("i8") * 512
     return (descs["data_bytes"] > 0) & (at < offset + BLOCK_BYTES) & (at + descs["data_bytes"] > offset)
