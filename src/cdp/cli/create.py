@@ -51,7 +51,9 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     import cdp
     from cdp.service.local import VolumeService
     from cdp.store.free_space import shortage
+    from cdp.store.timeline import import_numpy_late
 
+    import_numpy_late()
     with cdp.create(path, size=size_bytes, disk=base, settings=state.settings, image_format=image_format) as made:
         info = VolumeService(made).info()
     text = units.approx_size(info["size_bytes"])

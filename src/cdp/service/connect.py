@@ -37,6 +37,8 @@ def connect(where: str | Location, settings: "Settings | None" = None) -> Iterat
     Raises NotFound, Busy (held by a process that serves nothing), Corruption, InvalidRequest.
     """
     location = where if isinstance(where, Location) else locate(where)
+    from cdp.store.timeline import import_numpy_late
+
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         remote = find_server(location)
@@ -44,6 +46,7 @@ def connect(where: str | Location, settings: "Settings | None" = None) -> Iterat
             with remote:
                 yield remote
             return
+        import_numpy_late()
         try:
             volume = open_volume(location.path, settings)
             break

@@ -40,6 +40,15 @@ class _Late:
 
 
 arrays: Any = _Late()
+_late = False
+
+
+def import_numpy_late() -> None:
+    """For a process that opens a volume, asks something and ends: NumPy, half of its time, is imported when a record is
+    first looked for. All others import it with the first volume: in a process with busy threads an import takes long,
+    because it has to wait for the GIL at each file."""
+    global _late
+    _late = True
 
 
 class _Freed(NotFound):
@@ -84,6 +93,8 @@ class Timeline:
         self.start = start
         self._rows = [r for r in rows if r.last_seq >= r.first_seq]
         self._steps = steps
+        if not _late:
+            _ = arrays.FRAME
         self._changing = threading.Lock()       # the seal thread adds, a destructive restore removes
 
     def add(self, row: Segment) -> None:
