@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from support.interop import cdp_argv, environ, run, world  # noqa: F401
+from support.interop import cdp_argv, environ, in_foreground, run, world  # noqa: F401
 
 from cdp.cli.top_view import Row, details, rate, summary
 from cdp.service.rates import RatesView
@@ -66,8 +66,8 @@ def test_all_that_is_served_as_lines(busy, monkeypatch):
     runtime = {**environ(), "XDG_RUNTIME_DIR": str(busy.path / "run")}
     os.makedirs(busy.path / "run" / "cdp", mode=0o700)
     os.symlink(busy.sockets / "admin.sock", busy.path / "run" / "cdp" / "1.admin.sock")
-    with subprocess.Popen(cdp_argv("top", "--interval", "100ms"), cwd=busy.path, env=runtime, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(in_foreground(cdp_argv("top", "--interval", "100ms")), cwd=busy.path, env=runtime,
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         lines = [process.stdout.readline() for _ in range(40)]
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -80,7 +80,7 @@ def test_all_that_is_served_as_lines(busy, monkeypatch):
 def test_a_terminal_is_left_as_it_was(busy, end):
     ours, theirs = pty.openpty()
     before = subprocess.run(["stty", "-a"], stdin=theirs, capture_output=True, text=True, check=True).stdout
-    argv = [sys.executable, "-c", ON_TERMINAL, *cdp_argv("top", "web", "--interval", "100ms")]
+    argv = [sys.executable, "-c", ON_TERMINAL, *in_foreground(cdp_argv("top", "web", "--interval", "100ms"))]
     with subprocess.Popen(argv, cwd=busy.path, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE,
                           env={**environ(), "COLUMNS": "150", "LINES": "40"}, start_new_session=True) as process:
         seen, until_s = b"", time.monotonic() + 60

@@ -53,6 +53,12 @@ def environ():
     return {**kept, "PATH": PATH, "PYTHONPATH": packages, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
 
 
+def in_foreground(argv):
+    """The command line with interrupts as a job in the foreground has them, however the tests were started."""
+    code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", code, *map(str, argv)]
+
+
 def run(*argv, cwd=None, status=0, timeout_s=240):
     """Run a program that must end with `status` (None: any); the finished process, its output as text."""
     argv = [str(arg) for arg in argv]

@@ -7,6 +7,7 @@ import click
 from cdp.cli import cli
 from cdp.cli.base import WRITE_EXITS, State, command, emit, fields, note
 from cdp.cli.explain import moment_text
+from cdp.cli.output import say
 from cdp.cli.pins import left_text
 from cdp.cli.refs import volume_only
 from cdp.text import sizes as units
@@ -98,7 +99,7 @@ def _confirmed(state: State, name: str, plan: "PlanView") -> bool:
     if state.as_json or plan["cannot"] or not asks(plan) or not sys.stdin.isatty():
         return False
     for line in plan_lines(name, plan):
-        click.echo(line, err=True)
+        say(line)
     return click.confirm("Set this policy?", err=True)
 
 
