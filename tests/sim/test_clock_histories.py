@@ -34,6 +34,11 @@ def test_histories(seeds: Seeds, kind: str):
     assert seeds.done < 20 or set_ > seeds.done // 2 and cuts
 
 
+def test_a_trailer_that_outlives_its_directory():
+    """This power cut comes while a segment is sealed, and leaves the trailer alone."""
+    History(336548136, "after", WRONG_CLOCK).run()
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_silent_is_right(seeds: Seeds, kind: str):

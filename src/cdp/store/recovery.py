@@ -158,7 +158,8 @@ def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tun
         return True
     try:
         promised = segment.last_seq if segment.sealed else 0
-        events = segment.scan(found.last_seq + 1, verify_data=not segment.sealed or until != NOW,
+        whole = segment.sealed and segment.ends_whole()     # else its end is written again, from its frames
+        events = segment.scan(found.last_seq + 1, verify_data=not whole or until != NOW,
                               tree_records=tuning.max_records + 64, until=until)
         if segment.sealed and segment.last_seq != promised:     # all of it was durable before the trailer was
             raise Corruption(f"{path}: sealed up to #{promised}, damaged at byte {segment.end_bytes}",

@@ -257,8 +257,7 @@ cdef class SegmentFile:
                     if cdp_kind_changes(d.kind) and \
                             (d.flags & CDP_REC_BEFORE != 0) != (self.header.flags & CDP_SEGMENT_BEFORE != 0):
                         raise Corruption(f"{self.path}: its header and record #{seq} disagree on whether it keeps "
-                                         "before-images",
-                                         "run 'cdp check' on the volume")
+                                         "before-images", "run 'cdp check' on the volume")
                     if n_parts == MAX_PARTS:
                         raise Corruption(f"{self.path}: a record of more than {MAX_PARTS} parts", "run 'cdp check'")
                     parts[n_parts] = d[0]
@@ -398,6 +397,20 @@ cdef class SegmentFile:
         finally:
             free(blocks)
         return wrong[:16]
+
+    def ends_whole(self) -> bool:
+        """Whether directory and table of a sealed file are as they were written: a power cut may leave the trailer."""
+        cdef uint8_t table[4096]
+        cdef uint64_t page
+        try:
+            self.directory()
+            for page in range(cdp_sums_pages(self.end_bytes // CDP_BLOCK) if self.trailer.sums_offset else 0):
+                self.read_whole(table, CDP_BLOCK, self.trailer.sums_offset + page * CDP_BLOCK, "the table of checksums")
+                if not cdp_sums_page_ok(table, page, self.header.salt):
+                    return False
+            return True
+        except Corruption:
+            return False
 
     @property
     def has_table(self) -> bool:
@@ -550,19 +563,16 @@ cdef class SegmentFile:
         self.sync()
 
     def seal(self) -> int:
-        """After scan(): a sealed file becomes durable. One that is not, after scan(verify_data=True), is cut behind its
-        last valid frame and gets its directory, its table of checksums and its trailer, durable. Returns its size in
-        bytes."""
+        """After scan(): a sealed file becomes durable. Any file, after scan(verify_data=True), is cut behind its last
+        valid frame and gets its directory, its table of checksums and its trailer, durable. Returns its bytes."""
         cdef cdp_status st
         cdef int rc
-        if self.sealed and self.end_bytes == self.trailer.directory_offset:
+        if self.sealed and self.end_bytes == self.trailer.directory_offset and self.block_sums == NULL:
             self.sync()         # frames were durable before the trailer was written; it may not be
             return self.file_bytes
         if self.block_sums == NULL:
             raise InvalidRequest(f"{self.path}: sealed without its data being verified")
-        # A process that was killed leaves frames that are not on the device yet: they come before the trailer that
-        # vouches for them.
-        self.sync()
+        self.sync()     # a process that was killed leaves frames that are not on the device yet: they come first
         memset(&self.trailer, 0, sizeof(self.trailer))
         self.trailer.salt = self.header.salt
         self.trailer.segment = self.header.segment
