@@ -1,6 +1,8 @@
 """What comes from a log file is checked: a bit that flips is found, or harmless, and never a wrong byte."""
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import struct
@@ -12,6 +14,8 @@ from support.seeds import Seeds
 import cdp
 from cdp.check import check
 from cdpcore.base.checksum import crc32c
+from cdpcore.log.segment_file import SegmentFile
+from cdpcore.system.os import PosixOs
 
 pytestmark = pytest.mark.plain
 
@@ -127,6 +131,22 @@ def test_a_damaged_table_is_made_up_for_by_the_frames(place: Place) -> None:
     place.flip(place.frames_end - 1, 0)     # the last byte of the last frame, too
     place.flip(len(place.whole) - 1, 0)     # and the trailer
     assert place.look(list(place.moments)) != "wrong"
+
+
+@pytest.mark.parametrize("lost", ["directory", "table"])
+def test_a_trailer_without_what_was_written_with_it(place: Place, lost: str) -> None:
+    """As a power cut may leave it, before the sync: it is noticed, and written again from the frames."""
+    at = place.frames_end if lost == "directory" else place.table
+    with place.log.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(BLOCK))
+    uuid = bytes.fromhex(json.loads((place.path / "volume.json").read_text())["volume"]["uuid"])
+    with contextlib.closing(SegmentFile(PosixOs(), str(place.log), uuid, 1, writable=True)) as segment:
+        assert segment.sealed and not segment.ends_whole()
+        segment.scan(1, verify_data=True)
+        segment.seal()
+        assert segment.ends_whole()
+    assert place.log.read_bytes() == place.whole
 
 
 def test_check_finds_what_no_record_has(tmp_path: Path) -> None:
