@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
+
+from cdp.bench.place import undisturbed
 
 STOP_SECONDS = 15.0
 RESERVE_BYTES = 2 << 30  # of the device is left alone
@@ -60,7 +61,7 @@ def scratch(directory: Path | None) -> Iterator[Scratch]:
 
 
 def _remove(path: Path) -> None:
-    with unhurried():
+    with undisturbed():
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -79,27 +80,6 @@ def settle_files(path: Path, drop: bool = False) -> None:
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(fd)
-
-
-@contextlib.contextmanager
-def unhurried() -> Iterator[None]:
-    """Signals wait until the block is done: a second Ctrl-C must not interrupt the cleaning up, nor any the birth of a
-    child. By handlers, not by a mask, which children would inherit."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before: dict[int, Any] = {
-        n: signal.signal(n, lambda number, _frame: came.append(number))
-        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager
@@ -124,14 +104,14 @@ def process(
     """A child in a session of its own (Ctrl-C reaches us, not it), gone at the end of the block: asked, then killed."""
     child = None
     try:
-        with unhurried():
+        with undisturbed():
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
             )
         yield child
     finally:
         if child is not None:
-            with unhurried():
+            with undisturbed():
                 _end(child)
 
 

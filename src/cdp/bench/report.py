@@ -7,8 +7,8 @@ import cdp
 from cdp.bench import machine
 from cdp.bench.load import Load
 from cdp.bench.run import PATHS, Path, Side, kinds
+from cdp.text import pictures
 from cdp.text.sizes import approx_size
-from cdpcore.base.errors import InvalidRequest, Unavailable
 
 _COLOURS = ("#c1440e", "#2a6f97")
 
@@ -75,12 +75,7 @@ def picture(paths: list[Path], load: Load, target: str) -> None:
         for axes in (rates, latencies):
             axes.legend(fontsize="small")
     figure.suptitle(describe(load))
-    try:
-        figure.savefig(target, dpi=110)
-    except ValueError as error:
-        raise InvalidRequest(f"{target}: {' '.join(str(error).split())}", "name it .png, .svg or .pdf") from None
-    except OSError as error:
-        raise Unavailable(f"{target}: {error.strerror}") from None
+    pictures.save(figure, target)
 
 
 def _slower(axes: Any, side: Side, kind: str, colour: str, style: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cdp.replay.engine import Replay
+from cdp.text import pictures
 from cdp.trace.info import TraceInfo
-from cdpcore.base.errors import InvalidRequest, Unavailable
 
 _MIB = 1 << 20
 _COLOURS = {"write": "#c1440e", "read": "#2a6f97", "flush": "#5f5f5f", "trim": "#6a994e", "zero": "#8367c7"}
@@ -30,12 +30,7 @@ def save(replay: Replay, info: TraceInfo | None, report: dict[str, Any], path: s
     if has_trace and info is not None:
         _trace(axes[1], info)
     _latencies(axes[-1], replay, report)
-    try:
-        figure.savefig(path, dpi=110)
-    except ValueError as error:
-        raise InvalidRequest(f"{path}: {' '.join(str(error).split())}", "name it .png, .svg or .pdf") from None
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from None
+    pictures.save(figure, path)
 
 
 def _over_time(axis: Any, replay: Replay, report: dict[str, Any]) -> None:

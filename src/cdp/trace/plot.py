@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 
+from cdp.text import pictures
 from cdp.trace.info import TraceInfo
-from cdpcore.base.errors import InvalidRequest, Unavailable
 
 _MIB = 1 << 20
 _COLOURS = {"write": "#c1440e", "read": "#2a6f97"}
@@ -47,12 +47,7 @@ def save(info: TraceInfo, path: str) -> None:
         by_size.bar(places + offset, counts, 0.4, color=_COLOURS[name], alpha=0.8)
     by_size.set_xticks(places, [size_text(b.to_bytes) for b in info.sizes])
     by_size.set(xlabel="request size, at most", ylabel="requests")
-    try:
-        figure.savefig(path, dpi=110)
-    except ValueError as error:
-        raise InvalidRequest(f"{path}: {' '.join(str(error).split())}", "name it .png, .svg or .pdf") from None
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}", "choose another place") from None
+    pictures.save(figure, path)
 
 
 def size_text(size_bytes: int) -> str:
