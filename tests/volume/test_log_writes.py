@@ -38,7 +38,7 @@ def flush_until_zeros_are_written(volume: cdp.Volume) -> int:
 def test_zeros_go_ahead_of_small_syncs(tmp_path):
     with cdp.create(tmp_path / "v", size=1 << 24) as volume:
         n = flush_until_zeros_are_written(volume)
-        assert n > 4
+        assert n >= 4, "small syncs in a row, before zeros pay"
         for i in range(200):    # into the zeros, and on
             volume.pwrite(i.to_bytes(1, "little") * BLOCK, i * BLOCK)
             volume.flush()
