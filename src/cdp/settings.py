@@ -180,6 +180,9 @@ class Settings:
     admin_socket: str | None = _server(
         "path", None, "Socket through which the other commands reach a running server. "
         "Not set: NAME.admin.sock in the runtime folder.")
+    metrics_listen: str | None = _server(
+        "address", None, "Host and port on which `cdp serve` answers GET /metrics (Prometheus) and /healthz, to "
+        "anybody who can connect. Not set: only on the administration socket.", flag_name="--metrics")
     max_connections: int = _server(
         "count", 128, "NBD connections at once; a further client is refused with an error.", low=1, high=4096)
     tls: str = _server(

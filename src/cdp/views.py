@@ -253,6 +253,26 @@ class ServedVolumeView(TypedDict):
     clients: int | None
 
 
+class StatusView(TypedDict):
+    """One volume. state: serving, not served, does not answer, failed. flushed: the newest moment that a client
+    flushed; unflushed_ns: the age of the oldest write after it. days_left: until the device is full. attention: what
+    needs it, a line each. None: not known."""
+
+    volume: str
+    state: str
+    pid: int | None
+    oldest: MomentView | None
+    newest: MomentView | None
+    flushed: MomentView | None
+    unflushed_ns: int | None
+    clients: int | None
+    history_bytes: int | None
+    total_bytes: int | None
+    free_bytes: int | None
+    days_left: float | None
+    attention: list[str]
+
+
 class ServedView(TypedDict):
     """The server that holds a volume."""
 

@@ -22,6 +22,7 @@ import click
 from cdp.cli import exits
 from cdp.cli.extras import EXTRA_OF, missing
 from cdp.cli.output import put, say
+from cdp.ipc.service_manager import notify
 from cdp.settings import KEYS, InForce, Settings, load
 from cdpcore.base.errors import CdpError, InvalidRequest
 
@@ -155,9 +156,9 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "list", "top", "capture", "info", "window", "explain", "bookmark", "bookmarks", "pins",
-             "policy", "prune", "space", "records", "image", "export", "import", "restore", "undo", "restores",
-             "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway", "tsd",
+    ORDER = ("create", "serve", "list", "status", "top", "capture", "info", "window", "explain", "bookmark",
+             "bookmarks", "pins", "policy", "prune", "space", "records", "image", "export", "import", "restore", "undo",
+             "restores", "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway", "tsd",
              "conformance", "bench", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -319,6 +320,7 @@ def announce(state: State, uris: Iterable[str], view: object) -> None:
         for uri in uris:
             put(uri)
     note("ready")
+    notify(READY=1, MAINPID=os.getpid())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

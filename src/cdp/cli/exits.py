@@ -4,7 +4,7 @@
 for a wrong command line.
 """
 
-OK, OTHER, USAGE, NOT_FOUND, REFUSED, CORRUPT, NO_SPACE, BUSY, UNAVAILABLE = range(9)
+OK, OTHER, USAGE, NOT_FOUND, REFUSED, CORRUPT, NO_SPACE, BUSY, UNAVAILABLE, ATTENTION = range(10)
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -19,6 +19,7 @@ MEANING: dict[int, str] = {
     NO_SPACE: "no space on the device, or a configured bound is reached",
     BUSY: "another process holds the volume, or the object is in use",
     UNAVAILABLE: "the device, the server, a Python package or the permission that is needed is missing",
+    ATTENTION: "a volume needs attention",
     INTERRUPTED: "interrupted by the user",
     BROKEN_PIPE: "the reader of standard output went away",
 }

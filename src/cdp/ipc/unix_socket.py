@@ -27,7 +27,8 @@ PROBE_SECONDS = 2.0
 
 @dataclass(slots=True)
 class UnixListener:
-    """A listening unix socket and its file. Any thread may call sock.accept(); close() ends it."""
+    """A listening unix socket and its file. Any thread may call sock.accept(); close() ends it. inode: of the file;
+    None where another process made both and listens on as well."""
 
     sock: socket.socket
     path: str
@@ -35,8 +36,9 @@ class UnixListener:
 
     def close(self) -> None:
         """Stop listening: a thread in accept() gets OSError. Removes the file if it is still this one's. Idempotent."""
-        with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        if self.inode:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
         if self.inode and _inode(self.path) == self.inode:
             try:

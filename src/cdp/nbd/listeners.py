@@ -105,6 +105,15 @@ def listen(address: Address) -> list[Listener]:
         raise Unavailable(text) from None
 
 
+def listening(sock: socket.socket) -> Listener:
+    """A socket that listens already: whoever made it keeps its file, if it has one."""
+    sock.setblocking(False)
+    where = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return Listener(sock, UnixAddress(where), UnixListener(sock, where, None))
+    return Listener(sock, TcpAddress(where[0], where[1]))
+
+
 def _bind_tcp(address: TcpAddress) -> list[Listener]:
     """A listener for each IP address of the name, all at one port; those that this machine lacks are left out."""
     if not 0 <= address.port <= 65535:

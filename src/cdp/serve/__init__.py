@@ -4,6 +4,7 @@
     handover                     replacing a server, or a gateway, while its clients stay connected
     exports, addresses           names to exports; where they are offered
     http_api                     cdp.service.local behind HTTP on a unix socket
+    monitor, prometheus          /metrics and /healthz
     luns                         the platform and the TSD that it stands on
     image_cache                  writable images that are open
     capturing, capture_session   the server of a volume that is being captured, and one run of `cdp capture`

@@ -29,6 +29,7 @@ from cdp.ipc.errors import encode_error
 from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.serve.addresses import runtime_directory
 from cdp.serve.image_cache import ImageCache
+from cdp.serve.monitor import routes as monitoring
 from cdp.service.local import VolumeService
 from cdp.service.servers import link_socket
 from cdp.views import (
@@ -186,6 +187,8 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
         where = ".".join(str(part) for part in first["loc"])
         wrong = InvalidRequest(f"{where}: {first['msg']}", "see /openapi.json")
         return JSONResponse(encode_error(wrong), status_code=STATUS[InvalidRequest])
+
+    app.include_router(monitoring({name: one.service for name, one in held.items()}))
 
     @contextmanager
     def target(volume: str, image: str | None) -> Iterator[VolumeService]:

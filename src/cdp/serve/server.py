@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from cdp.ipc.link import Link
+from cdp.ipc.service_manager import given_sockets, notify
 from cdp.ipc.stop_signals import stop_on_signal
 from cdp.ipc.unix_socket import clear_stale_socket, socket_path
 from cdp.serve.addresses import (
@@ -48,14 +49,16 @@ from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity
 from cdp.service.remote import RemoteService
 from cdp.service.serving_file import remove_serving, write_serving
-from cdp.settings import Settings
+from cdp.settings import Settings, parse_address
 from cdp.views import ClientView, ServedView
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from cdp import Volume
     from cdp.ipc.unix_socket import UnixListener
+    from cdp.nbd.handover import Handed
     from cdp.serve.http_api import AdminServer
+    from cdp.serve.monitor import MonitorServer
 
 log = logging.getLogger("cdp.serve")
 
@@ -87,6 +90,7 @@ class Server:
         self._stopped = False
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_w.setblocking(False)
+        self._given_listeners: Handed | None = None
         self._nbd: Any = None
         self._exports: Exports | None = None
         self._volumes: dict[str, Volume] = {}
@@ -97,6 +101,8 @@ class Server:
         self._giving: Giving | None = None
         self._force_giving = False
         self._admin: Any = None
+        self._monitor: MonitorServer | None = None
+        self._services: dict[str, VolumeService] = {}
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -125,6 +131,7 @@ class Server:
         for location in self._roots.values():
             _refuse_if_served(location)
         self._listen = self._addresses()
+        self._given_listeners = self._take_listeners()
         clear_stale_socket(self._admin_socket)
         self._begin()
 
@@ -133,6 +140,7 @@ class Server:
         """Open the volumes and serve them, to new clients and to those of `stopped`; `taken` is called when nothing can
         fail any more and no client has been answered yet."""
         from cdp.nbd import NbdServer
+        from cdp.serve.monitor import MonitorServer
         from cdp.store.free_space import shortage
 
         settings, roots = self._settings, list(self._roots.values())
@@ -149,11 +157,12 @@ class Server:
                 log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 
             self._exports = Exports(self._image_caches, self._volumes, self._read_only, luns, self._target)
-            nbd = NbdServer(self._exports, None if stopped else self._listen, tls=tls_settings(settings),
+            begun = stopped.nbd if stopped else self._given_listeners
+            nbd = NbdServer(self._exports, None if begun else self._listen, tls=tls_settings(settings),
                             max_connections=settings.max_connections)
             parts.callback(nbd.close)
-            if stopped:
-                nbd.adopt(stopped.nbd, lenient)
+            if begun:
+                nbd.adopt(begun, lenient)
             taken()
             try:
                 nbd.start()
@@ -163,6 +172,10 @@ class Server:
             # After the clients of a hand-over: to make the application takes longer than all before it.
             parts.callback(lambda: self._admin and self._admin.close())
             self._make_admin(stopped.control if stopped else None).start()
+            if settings.metrics_listen:
+                self._monitor = MonitorServer(*parse_address(settings.metrics_listen), self._services)
+                parts.callback(self._monitor.close)
+                self._monitor.start()
             self._parts = parts.pop_all()
         for name, location in self._roots.items():
             if self._volumes[name].read_only:
@@ -174,9 +187,9 @@ class Server:
     def _make_admin(self, listener: "UnixListener | None") -> "AdminServer":
         from cdp.serve.http_api import AdminServer, Held
 
-        held = {name: Held(self._service(volume, self._served(name)), self._image_caches[name],
-                           identity(self._roots[name].root), self._uris, self.clients)
-                for name, volume in self._volumes.items()}
+        self._services = {name: self._service(volume, self._served(name)) for name, volume in self._volumes.items()}
+        held = {name: Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
+                           self.clients) for name, service in self._services.items()}
         admin = AdminServer(self._admin_socket, held, self.offer if self._own_parts else None, listener)
         self._admin = admin
         return admin
@@ -198,6 +211,20 @@ class Server:
         return [UnixAddress(where[1]) if where[0] == "unix" else TcpAddress(*where[1:])
                 for where in listen_addresses(self._settings, default.nbd)]
 
+    def _take_listeners(self) -> "Handed | None":
+        """The NBD sockets that systemd made; None where there are none."""
+        from cdp.nbd.handover import Handed
+        from cdp.nbd.listeners import listening
+
+        if not (given := given_sockets()):
+            return None
+        if self._settings.unix_socket or self._settings.tcp_listen:
+            raise InvalidRequest("systemd gives this server its sockets, and --unix or --tcp names others",
+                                 "leave one of them out")
+        handed = Handed([listening(sock) for sock in given])
+        self._stack.callback(handed.hang_up)    # before they are the NBD server's; after that it is no harm
+        return handed
+
     def _served(self, name: str) -> ServedView:
         return ServedView(pid=os.getpid(), admin_socket=self._admin_socket, name=name, uris=self._uris(name))
 
@@ -215,6 +242,7 @@ class Server:
         assert self._exports is not None
         exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._exports.list()]
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only,
+                "metrics": None if self._monitor is None else f"http://{self._monitor.address}/metrics",
                 "exports": exports}
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -229,6 +257,7 @@ class Server:
                 return self._stopped
             self._wake_r.recv(64)
         if timeout_s is None:
+            notify(STOPPING=1)
             log.info("stopping")
         return True
 

@@ -4,6 +4,7 @@
     local         what each operation does, with results that are plain JSON
     retention     what the operations on policies, pins and space answer
     servers       all servers of this user
+    status        whether volumes are well
     rates         what came between two looks at the metrics of a volume
     remote        the same operations through the administration API of a server (cdp.serve.http_api)
     locate        which volume or image a path names; serving_file: which server has it
