@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def facts(directory: Path) -> dict[str, Any]:
     """Of this run; `directory` is where its files lie."""
     import cdp
-    from cdpcore.base.checksum import crc32c_name
+    from cdpcore.base.checksum import crc32c_names
 
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -29,7 +29,7 @@ def facts(directory: Path) -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "kernel": kernel(),
         "python": platform.python_version(),
-        "crc32c": crc32c_name(),
+        "crc32c": crc32c_names()[0],
         "file_system": file_system(directory),
         "load_1m": load(),
     }

@@ -1,4 +1,5 @@
-"""CRC-32C: published vectors, and the two implementations against each other at every alignment and many lengths."""
+"""CRC-32C: published vectors, and the implementations against each other at every alignment and many lengths."""
+import functools
 import random
 from collections.abc import Callable
 
@@ -7,15 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.seeds import examples
 
-from cdpcore.base.checksum import crc32c, crc32c_name, crc32c_portable
+from cdpcore.base.checksum import crc32c, crc32c_by, crc32c_names
 
 pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 
 Crc = Callable[..., int]
-BOTH = pytest.mark.parametrize("crc", [crc32c, crc32c_portable], ids=["chosen", "portable"])
+NAMES = crc32c_names()
+ALL = pytest.mark.parametrize("crc", [crc32c, *(functools.partial(crc32c_by, name) for name in NAMES)],
+                              ids=["chosen", *NAMES])
+FAST = pytest.mark.parametrize("name", NAMES[:-1])
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -31,28 +35,35 @@ def test_vectors(crc: Crc, data: bytes, expected: int) -> None:
     assert crc(data) == expected
 
 
-def test_name_is_of_an_implementation() -> None:
-    assert crc32c_name() in ("sse4.2+pclmul", "armv8-crc", "portable")
+def test_names_are_of_implementations() -> None:
+    assert NAMES[-1] == "portable" and len(set(NAMES)) == len(NAMES)
+    assert set(NAMES) <= {"avx512+vpclmulqdq", "sse4.2+pclmul", "armv8-crc", "portable"}
+    with pytest.raises(KeyError):
+        crc32c_by("sse", b"")
 
 
-def test_twins_agree_at_all_alignments() -> None:
+@FAST
+def test_twins_agree_at_all_alignments(name: str) -> None:
     data = memoryview(random.Random(1).randbytes(600))
     for at in range(17):
         for n in range(540):
             piece = data[at : at + n]
-            assert crc32c(piece, 0xDEADBEEF) == crc32c_portable(piece, 0xDEADBEEF), (at, n)
+            assert crc32c_by(name, piece, 0xDEADBEEF) == crc32c_by("portable", piece, 0xDEADBEEF), (at, n)
 
 
-# Around the lengths where one stretch of the three chains gives way to another (120, 504, 4080) and their multiples.
-@pytest.mark.parametrize("edge", [120, 504, 624, 1008, 4080, 4096, 4080 + 504, 2 * 4080, 65536, 16 * 4080, 1 << 20])
-def test_twins_agree_around_edges(edge: int) -> None:
+# Around the lengths where one stretch of the three chains gives way to another (120, 504, 4080) and their multiples;
+# where folding begins (512) and steps by 256 and 64.
+@FAST
+@pytest.mark.parametrize("edge", [120, 504, 512, 576, 624, 768, 832, 1008, 1024, 4080, 4096, 4080 + 504, 2 * 4080,
+                                  65536, 16 * 4080, 1 << 20])
+def test_twins_agree_around_edges(edge: int, name: str) -> None:
     data = memoryview(random.Random(edge).randbytes(edge + 40))
     for n in range(edge - 17, edge + 18):
         at = n % 23
-        assert crc32c(data[at : at + n]) == crc32c_portable(data[at : at + n]), n
+        assert crc32c_by(name, data[at : at + n], n) == crc32c_by("portable", data[at : at + n], n), n
 
 
-@BOTH
+@ALL
 @pytest.mark.soak
 @examples(100)
 @given(st.lists(st.binary(max_size=6000), max_size=6))
@@ -73,7 +84,7 @@ def test_any_single_bit_changes_it(data: bytes, draw: st.DataObject) -> None:
     assert crc32c(data) != crc32c(other)
 
 
-@BOTH
+@ALL
 def test_arguments(crc: Crc) -> None:
     assert crc(memoryview(bytearray(b"123456789"))) == 0xE3069283
     assert crc(b"6789", crc(b"12345")) == 0xE3069283

@@ -6,20 +6,20 @@ Threading: any.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint32_t
 
-from cdpcore.base.crc32c cimport cdp_crc32c, cdp_crc32c_name, cdp_crc32c_portable
+from cdpcore.base.crc32c cimport cdp_crc32c, cdp_crc32c_fn, cdp_crc32c_implementation
 
 cdef Py_ssize_t LONG = 65536    # bytes from which a checksum is worth giving the GIL away
 
 
-cdef uint32_t _crc(object data, uint32_t crc, bint portable) except? 0:
+cdef uint32_t _crc(object data, uint32_t crc, cdp_crc32c_fn fn) except? 0:
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         if view.len >= LONG:
             with nogil:
-                crc = cdp_crc32c_portable(crc, view.buf, view.len) if portable else cdp_crc32c(crc, view.buf, view.len)
+                crc = fn(crc, view.buf, view.len)
         else:
-            crc = cdp_crc32c_portable(crc, view.buf, view.len) if portable else cdp_crc32c(crc, view.buf, view.len)
+            crc = fn(crc, view.buf, view.len)
     finally:
         PyBuffer_Release(&view)
     return crc
@@ -31,14 +31,31 @@ def crc32c(data, crc=0):
     data: contiguous bytes-like object. Returns 0 <= checksum < 2**32. Threading: any; the GIL is released for 64 KiB
     and more, so the buffer must not be resized meanwhile (its exporter sees to that).
     """
-    return _crc(data, crc, False)
+    return _crc(data, crc, cdp_crc32c)
 
 
-def crc32c_portable(data, crc=0):
-    """As crc32c, always by the implementation that needs no special instructions."""
-    return _crc(data, crc, True)
+def crc32c_by(str name, data, crc=0):
+    """As crc32c, by one of the implementations that crc32c_names() lists. Raises KeyError for another."""
+    cdef cdp_crc32c_fn fn = NULL
+    cdef uint32_t i = 0
+    while (found := named(i, &fn)) != name:
+        if found is None:
+            raise KeyError(name)
+        i += 1
+    return _crc(data, crc, fn)
 
 
-def crc32c_name():
-    """The name of the implementation that crc32c uses on this machine."""
-    return cdp_crc32c_name().decode()
+def crc32c_names():
+    """The implementations that this machine can run; the first one is what crc32c uses."""
+    cdef cdp_crc32c_fn fn
+    cdef uint32_t i = 0
+    names = []
+    while (name := named(i, &fn)) is not None:
+        names.append(name)
+        i += 1
+    return tuple(names)
+
+
+cdef named(uint32_t i, cdp_crc32c_fn *fn):
+    cdef const char *name = cdp_crc32c_implementation(i, fn)
+    return name.decode() if name != NULL else None

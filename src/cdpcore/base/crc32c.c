@@ -5,6 +5,9 @@
  * chains run side by side over neighbouring stretches of L bytes, and are then joined: the remainder of A|B|C is
  * a*x^(16L) + b*x^(8L) + c mod P. Measured in cache: 30 GB/s from 4 KiB on, 23 GB/s for a sector; portable 2.2 GB/s.
  *
+ * With carry-less products of 512 bits, FOLD_BYTES at a time are multiplied by x^(8*FOLD_BYTES) mod P and added to what
+ * follows. In cache: 97 GB/s at 4 KiB (42 ns instead of 140), 48 GB/s for a sector.
+ *
  * There is no copy-and-sum in one pass: it was 15-20 % faster than one after the other where both buffers lie in cache,
  * but two to three times slower into a buffer of many MiB, as a log's are (memcpy avoids reading the line first). */
 #include <pthread.h>
@@ -13,8 +16,6 @@
 #include "base/crc32c.h"
 
 #define POLY 0x82f63b78u /* P without x^32, reflected */
-
-typedef uint32_t (*crc_fn)(uint32_t, const void *, size_t);
 
 /* --- portable -------------------------------------------------------------------------------------------------- */
 
@@ -150,38 +151,125 @@ FAST static uint32_t crc_fast(uint32_t crc, const void *ptr, size_t n)
 }
 #endif
 
+/* --- folding --------------------------------------------------------------------------------------------------- */
+
+#if defined(__x86_64__)
+#define HAVE_WIDE 1
+#define WIDE __attribute__((target("avx512f,vpclmulqdq,sse4.2,pclmul")))
+#define WIDE_NAME "avx512+vpclmulqdq"
+#define LANES_BYTES 64u
+#define FOLD_BYTES 256u
+#define WIDE_BYTES 512u /* less than this: three chains are as fast */
+
+/* For a step of FOLD_BYTES and one of LANES_BYTES: what the first and the second half of each 128 bits are multiplied
+ * by. Constant once have_wide() has returned. */
+static uint64_t steps[2][2];
+static pthread_once_t steps_once = PTHREAD_ONCE_INIT;
+
+/* x^n mod P, as a reflected polynomial of 64 bits. */
+static uint64_t power(uint32_t n)
+{
+    uint32_t r = 1u << 31;
+    while (n--)
+        r = r >> 1 ^ (r & 1 ? POLY : 0);
+    return (uint64_t)r << 32;
+}
+
+static void make_steps(void)
+{
+    for (int i = 0; i < 2; i++) {
+        uint32_t bits = 8 * (i ? LANES_BYTES : FOLD_BYTES);
+        steps[i][0] = power(bits + 63); /* one less than 64: a reflected product has one factor x to spare */
+        steps[i][1] = power(bits - 1);
+    }
+}
+
+static int have_wide(void)
+{
+    if (!have_fast() || !__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("vpclmulqdq"))
+        return 0;
+    pthread_once(&steps_once, make_steps);
+    return 1;
+}
+
+WIDE static inline __m512i load512(const uint8_t *p) { return _mm512_loadu_si512(p); }
+
+/* z moved on by a step, and added to what is there. */
+WIDE static inline __m512i fold(__m512i z, __m512i step, __m512i there)
+{
+    return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(z, step, 0x00), _mm512_clmulepi64_epi128(z, step, 0x11),
+                                     there, 0x96);
+}
+
+WIDE static uint32_t crc_wide(uint32_t crc, const void *ptr, size_t n)
+{
+    const uint8_t *p = ptr;
+    uint64_t rest[8];
+    if (n < WIDE_BYTES)
+        return crc_fast(crc, ptr, n);
+    const __m512i far = _mm512_broadcast_i32x4(_mm_set_epi64x((long long)steps[0][1], (long long)steps[0][0]));
+    const __m512i near = _mm512_broadcast_i32x4(_mm_set_epi64x((long long)steps[1][1], (long long)steps[1][0]));
+    __m512i a = _mm512_xor_si512(load512(p), _mm512_zextsi128_si512(_mm_cvtsi32_si128((int)~crc)));
+    __m512i b = load512(p + 64), c = load512(p + 128), d = load512(p + 192);
+    for (p += FOLD_BYTES, n -= FOLD_BYTES; n >= FOLD_BYTES; p += FOLD_BYTES, n -= FOLD_BYTES) {
+        a = fold(a, far, load512(p));
+        b = fold(b, far, load512(p + 64));
+        c = fold(c, far, load512(p + 128));
+        d = fold(d, far, load512(p + 192));
+    }
+    a = fold(fold(fold(a, near, b), near, c), near, d);
+    for (; n >= LANES_BYTES; p += LANES_BYTES, n -= LANES_BYTES)
+        a = fold(a, near, load512(p));
+    _mm512_storeu_si512(rest, a);
+    uint32_t r = 0;
+    for (int i = 0; i < 8; i++)
+        r = STEP64(r, rest[i]);
+    return crc_fast(~r, p, n);
+}
+#endif
+
 /* --- choice ---------------------------------------------------------------------------------------------------- */
 
-static uint32_t choose(uint32_t crc, const void *p, size_t n);
-static _Atomic crc_fn chosen = choose;
+static int always(void) { return 1; }
 
-static crc_fn pick(void)
-{
-    crc_fn f = cdp_crc32c_portable;
-#ifdef HAVE_FAST
-    if (have_fast())
-        f = crc_fast;
+static const struct implementation {
+    const char *name;
+    cdp_crc32c_fn fn;
+    int (*here)(void);
+} best_first[] = {
+#ifdef HAVE_WIDE
+    {WIDE_NAME, crc_wide, have_wide},
 #endif
-    atomic_store_explicit(&chosen, f, memory_order_relaxed); /* racing threads store the same */
-    return f;
+#ifdef HAVE_FAST
+    {FAST_NAME, crc_fast, have_fast},
+#endif
+    {"portable", cdp_crc32c_portable, always},
+};
+#define IMPLEMENTATIONS (sizeof best_first / sizeof *best_first)
+
+const char *cdp_crc32c_implementation(uint32_t i, cdp_crc32c_fn *fn)
+{
+    for (uint32_t k = 0; k < IMPLEMENTATIONS; k++)
+        if (best_first[k].here() && !i--) {
+            *fn = best_first[k].fn;
+            return best_first[k].name;
+        }
+    return NULL;
 }
+
+static uint32_t choose(uint32_t crc, const void *p, size_t n);
+static _Atomic cdp_crc32c_fn chosen = choose;
 
 static uint32_t choose(uint32_t crc, const void *p, size_t n)
 {
-    return pick()(crc, p, n);
+    cdp_crc32c_fn fn;
+    cdp_crc32c_implementation(0, &fn);
+    /* Racing threads store the same. Release: a thread that loads it sees the constants that it needs, too. */
+    atomic_store_explicit(&chosen, fn, memory_order_release);
+    return fn(crc, p, n);
 }
 
 uint32_t cdp_crc32c(uint32_t crc, const void *p, size_t n)
 {
-    return atomic_load_explicit(&chosen, memory_order_relaxed)(crc, p, n);
-}
-
-const char *cdp_crc32c_name(void)
-{
-    crc_fn f = pick();
-#ifdef HAVE_FAST
-    if (f == crc_fast)
-        return FAST_NAME;
-#endif
-    return f == cdp_crc32c_portable ? "portable" : "unknown";
+    return atomic_load_explicit(&chosen, memory_order_acquire)(crc, p, n);
 }

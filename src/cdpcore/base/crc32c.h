@@ -13,7 +13,9 @@
 uint32_t cdp_crc32c(uint32_t crc, const void *p, size_t n);
 /* The twin without special instructions (slicing by 8). */
 uint32_t cdp_crc32c_portable(uint32_t crc, const void *p, size_t n);
-/* Name of the implementation that cdp_crc32c uses here. */
-const char *cdp_crc32c_name(void);
+/* The implementations that this machine can run, first the one that cdp_crc32c uses: *fn, and the name, of number i;
+ * NULL: there are no more. */
+typedef uint32_t (*cdp_crc32c_fn)(uint32_t crc, const void *p, size_t n);
+const char *cdp_crc32c_implementation(uint32_t i, cdp_crc32c_fn *fn);
 
 #endif
