@@ -10,6 +10,8 @@ SOURCES := pyproject.toml setup.py README.md \
 
 # What is built and tested is this checkout, with what .venv has.
 unexport PYTHONPATH PYTHONHOME
+# Else every process of the tests compiles the modules of the tests, or of an editable install, for itself.
+unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 
 .PHONY: help demo test soak lint bench plain sanitize dev clean

@@ -14,13 +14,15 @@ from click.testing import CliRunner
 
 import cdp
 from cdp.cli import cli, exits
-from cdp.serve.http_api import AdminServer, Held, serving_view
+from cdp.serve.admin import AdminServer
+from cdp.serve.held import Held
 from cdp.serve.image_cache import ImageCache
 from cdp.service import connect as connecting
 from cdp.service.connect import connect
 from cdp.service.local import VolumeService
 from cdp.service.locate import identity
 from cdp.service.serving_file import remove_serving, write_serving
+from cdp.views import ServedView
 from cdpcore.base import errors as kinds
 
 KIB, MIB = 1024, 1 << 20
@@ -40,7 +42,8 @@ class World:
         if not self.served:
             return
         self._volume = cdp.open("web")
-        served = serving_view(str(self.path / "admin.sock"), "web", ["nbd://test/web"])
+        served = ServedView(pid=os.getpid(), admin_socket=str(self.path / "admin.sock"), name="web",
+                            uris=["nbd://test/web"])
         self._image_cache = ImageCache(self._volume)
         held = Held(VolumeService(self._volume, served), self._image_cache, identity("web"),
                     lambda name: [f"nbd://test/{name}"])

@@ -1,13 +1,19 @@
 """The two ways to a volume offer the same; errors keep their kind over HTTP; images that a server has open."""
 import inspect
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 import cdp
 from cdp.ipc.errors import encode_error
-from cdp.serve.http_api import STATUS, Held, build_app
+from cdp.serve.admin import AdminServer
+from cdp.serve.held import Held
+from cdp.serve.http_api import STATUS, build_app
 from cdp.serve.image_cache import IDLE, ImageCache
 from cdp.service.local import VolumeService
 from cdp.service.remote import RemoteService
@@ -158,3 +164,63 @@ def test_many_at_once(volume):
     for name in "abcd":
         with volume.open_image(name) as image:
             assert image.pread(4096, 0) == b"".join(bytes([number + 1]) * 512 for number in range(8))
+
+
+ONE_SERVER = """
+import os, socket, sys
+from cdp.serve.admin import AdminServer
+def server(n):
+    made = AdminServer(f"admin{n}.sock", {})
+    made.start()
+    return made
+def asked(n, path):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"admin{n}.sock")
+        client.sendall(f"GET {path} HTTP/1.1\\r\\nHost: cdp\\r\\nConnection: close\\r\\n\\r\\n".encode())
+        return b"".join(iter(lambda: client.recv(65536), b""))
+server(0).close()
+AdminServer("admin1.sock", {}).close()
+one = server(2)
+assert "uvicorn" not in sys.modules
+assert asked(2, "/v1/server").startswith(b"HTTP/1.1 200 ") and "uvicorn" in sys.modules
+assert "fastapi" not in sys.modules
+assert b'"kind":"NotFound"' in asked(2, "/v1/volumes/none") and "fastapi" in sys.modules
+one.close()
+taken = server(3).hand_over(force=False)
+with socket.socket(socket.AF_UNIX) as waiting:      # a client of the next server, in the queue since before it
+    waiting.connect("admin3.sock")
+    after = AdminServer("admin3.sock", {}, listener=taken)
+    after.start()
+    waiting.sendall(b"GET /v1/server HTTP/1.1\\r\\nHost: cdp\\r\\nConnection: close\\r\\n\\r\\n")
+    assert waiting.recv(15) == b"HTTP/1.1 200 OK"
+after.close()
+assert not [name for name in os.listdir() if name.endswith(".sock")]
+"""
+
+
+def test_the_application_is_loaded_by_the_first_request_for_it(tmp_path):
+    done = subprocess.run([sys.executable, "-W", "error", "-c", ONE_SERVER], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=100, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_who_the_server_is_is_answered_while_the_application_is_loaded(tmp_path, monkeypatch):
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow(held, hand_over):
+        loading.set()
+        assert go_on.wait(100)
+        raise ImportError("no such module")
+
+    monkeypatch.setattr("cdp.serve.http_api.build_app", slow)
+    server = AdminServer(str(tmp_path / "admin.sock"), {})
+    server.start()
+    transport = httpx.HTTPTransport(uds=server.path)
+    with ThreadPoolExecutor(1) as pool, httpx.Client(transport=transport, timeout=100) as http:
+        answer = pool.submit(http.get, "http://cdp/v1/volumes/web")
+        assert loading.wait(100)
+        assert http.get("http://cdp/v1/server").json() == {"pid": os.getpid(), "volumes": {}}
+        assert not answer.done()
+        go_on.set()
+        assert answer.result(100).status_code == 500        # and it is in the log
+    server.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -146,11 +147,12 @@ def before_early(path: Path, stack: ExitStack) -> Disk:
 KINDS = [now, past, early, image, image_written, base, before, before_now, before_past, before_early]
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    with ExitStack() as stack:
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
+    """Made once for all tests, which only look at it."""
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         kind: Callable[[Path, ExitStack], Disk] = request.param
-        yield kind(tmp_path, stack)
+        yield kind(Path(folder), stack)
 
 
 def walk(disk: Disk, most: int) -> Iterator[tuple[int, int, int]]:

@@ -419,7 +419,13 @@ def everything_at_once(path: str, seed: int) -> None:
         assert [i.name for i in again.images()] == []
 
 
-def test_freed_history_is_never_read(path: str) -> None:
+@pytest.mark.soak
+def test_freed_history_is_never_read(tmp_path: Path, seeds: Seeds) -> None:
+    for seed in seeds(1):
+        freed_history_is_never_read(made(tmp_path / str(seed)), seeds.pick(25, 118))
+
+
+def freed_history_is_never_read(path: str, n_restores: int) -> None:
     """Destructive restores free the data of what they discard while others read: a read sees what was there before the
     restore or after it, never the hole."""
     volume = Volume(path, _tuning=SMALL)
@@ -431,7 +437,7 @@ def test_freed_history_is_never_read(path: str) -> None:
 
     def change() -> None:
         try:
-            for number in range(2, 120):
+            for number in range(2, 2 + n_restores):
                 for _ in range(4):
                     volume.pwrite(request(number, sectors), 0)
                     volume.pwrite(request(number, 100), 200 * SECTOR)
@@ -447,7 +453,7 @@ def test_freed_history_is_never_read(path: str) -> None:
             rounds[1] += 1
 
     together([change, read, read, read])
-    assert rounds[0] == 118 and rounds[1]
+    assert rounds[0] == n_restores and rounds[1]
     volume.close()
 
 

@@ -24,7 +24,9 @@ from cdp.ipc.link import Link, Message
 from cdp.ipc.unix_socket import socket_path
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
 from cdp.serve.addresses import ADMIN_OPTION, named_roots, runtime_sockets
+from cdp.serve.admin import AdminServer
 from cdp.serve.exports import Exports, OpenExport, shows
+from cdp.serve.held import Held
 from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
 from cdp.service.locate import identity
@@ -85,10 +87,7 @@ class Volumes:
         return list(self.opened.values())[number].target()
 
     def start_admin(self) -> None:
-        """The administration API, so that every command works on these volumes. A failover does not wait for it: it
-        takes longer than that."""
-        from cdp.serve.http_api import AdminServer, Held
-
+        """The administration API, so that every command works on these volumes. A failover does not wait for it."""
         default = runtime_sockets(next(iter(self._locations)))
         path = socket_path(self._settings.admin_socket or default.admin, ADMIN_OPTION)
         views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name))

@@ -46,10 +46,10 @@ def run_gateway(link: Link, order: Message) -> None:
 
 
 def run_daemon(link: Link, order: Message) -> None:
-    import cdp.serve.http_api
+    import cdp
     from cdp.ha.daemon import Daemon
 
-    _ = cdp.Volume, cdp.serve.http_api     # a second of imports that a failover must not wait for
+    _ = cdp.Volume      # imports that a failover must not wait for
 
     daemon = Daemon(order["gateway"], Settings(**order["settings"]), bool(order["read_only"]))
     worker: threading.Thread | None = None

@@ -3,7 +3,9 @@
     server                       start, stop, and what is served
     handover                     replacing a server, or a gateway, while its clients stay connected
     exports, addresses           names to exports; where they are offered
-    http_api                     cdp.service.local behind HTTP on a unix socket
+    admin                        the administration socket of a server; loads http_api with its first client
+    http_api                     cdp.service.local behind HTTP
+    held                         what the administration API is given of each served volume
     monitor, prometheus          /metrics and /healthz
     luns                         the platform and the TSD that it stands on
     image_cache                  writable images that are open

@@ -1,37 +1,28 @@
-"""Administration of a running server: cdp.service.local behind HTTP + JSON on a unix socket (OpenAPI at /openapi.json).
+"""Administration of a running server: cdp.service.local behind HTTP + JSON (OpenAPI at /openapi.json). cdp.serve.admin
+has the socket, and loads this module with its first client.
 
 Invariants
-  1. The socket is created with mode 0600: a process that can connect may do everything that the server's user may do.
-  2. An error of the engine is answered as {kind, message, hint, exit_code} with the status of STATUS; the client raises
+  1. An error of the engine is answered as {kind, message, hint, exit_code} with the status of STATUS; the client raises
      the same kind again.
-  3. No request body is larger than MAX_PIECE_BYTES, no answer larger than one page or piece.
-Handlers are plain functions on the framework's bounded thread pool; the engine's calls release the GIL. AdminServer's
-own methods belong to the thread that made it.
+  2. No request body is larger than MAX_PIECE_BYTES, no answer larger than one page or piece.
+Handlers are plain functions on the framework's bounded thread pool; the engine's calls release the GIL.
 """
-import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
-import uvicorn
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
 
 from cdp.ipc.errors import encode_error
-from cdp.ipc.unix_socket import UnixListener, bind_unix
-from cdp.serve.addresses import runtime_directory
-from cdp.serve.image_cache import ImageCache
+from cdp.serve.admin import server_view
+from cdp.serve.held import Held
 from cdp.serve.monitor import routes as monitoring
 from cdp.service.local import VolumeService
-from cdp.service.servers import link_socket
 from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
@@ -51,7 +42,6 @@ from cdp.views import (
     PruneView,
     RecordsPage,
     RestoreView,
-    ServedView,
     SpaceView,
     WindowView,
 )
@@ -66,8 +56,6 @@ from cdpcore.base.errors import (
     RefusedPoint,
     Unavailable,
 )
-
-STOP_SECONDS = 5
 
 STATUS: dict[type[CdpError], int] = {
     InvalidRequest: 400, NotFound: 404, RefusedPoint: 422, Busy: 409, OutOfSpace: 507, Unavailable: 503, Closed: 503,
@@ -152,18 +140,6 @@ class ServerView(BaseModel):
 U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 
-@dataclass(frozen=True)
-class Held:
-    """A served volume, what is open of its images, the identity of its folder (cdp.service.locate.identity), and by
-    the name of an export its URIs and its NBD clients."""
-
-    service: VolumeService
-    image_cache: ImageCache
-    identity: str
-    uris: Callable[[str], list[str]]
-    clients: Callable[[str], list[ClientView]] = lambda name: []
-
-
 def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], None] | None = None) -> FastAPI:
     """The application over the served volumes, by name. The mapping may not change while it runs. hand_over: begins to
     hand the server over (socket, version, force), or raises why not."""
@@ -219,8 +195,8 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
     Service = Annotated[VolumeService, Depends(service_of)]
 
     @app.get("/v1/server")
-    async def server() -> ServerView:  # on the loop itself: answered also when every thread of the pool is at work
-        return ServerView(pid=os.getpid(), volumes={name: one.identity for name, one in held.items()})
+    async def server() -> ServerView:       # cdp.serve.admin answers it by itself, before this is loaded
+        return ServerView(**server_view(held))
 
     @app.post("/v1/server/handover", status_code=202)
     def handover(body: HandOverBody) -> None:
@@ -371,72 +347,3 @@ async def _bounded_body(request: Request) -> bytes:
             raise InvalidRequest("the body is too large", f"send at most {MAX_PIECE_BYTES} bytes in one piece")
         data += part
     return bytes(data)
-
-
-class _Counted:
-    """An ASGI application that knows how many requests it is at."""
-
-    def __init__(self, app: FastAPI):
-        self._app = app
-        self.running = 0    # of the event loop's thread; others only look
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.running += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self.running -= 1
-
-
-class AdminServer:
-    """The application on a unix socket, in a thread of its own, until close(). listener: of the server before, which
-    has handed it over; it is this one's from start() on."""
-
-    def __init__(self, path: str, held: Mapping[str, Held], hand_over: Callable[[str, int, bool], None] | None = None,
-                 listener: UnixListener | None = None):
-        self.path = path
-        self._link = ""
-        self._given = listener is not None
-        # From here on the kernel queues clients.
-        self._listener: UnixListener | None = listener or bind_unix(path, option="--admin-socket SOCK")
-        self._app = _Counted(build_app(held, hand_over))
-        config = uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off", ws="none",
-                                timeout_graceful_shutdown=STOP_SECONDS)
-        self._server = uvicorn.Server(config)
-        sock = self._listener.sock.dup()    # it closes what it is given
-        self._thread = threading.Thread(target=self._server.run, args=([sock],), name="cdp-admin", daemon=True)
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._given = False
-        self._thread.start()
-        with suppress(CdpError):    # no runtime folder: 'cdp list' does not find it
-            self._link = link_socket(runtime_directory(), self.path)
-
-    def hand_over(self, force: bool) -> UnixListener:
-        """Stop, and give away the listening socket: who connects waits for the next server. Raises Busy where a request
-        does not end within STOP_SECONDS; `force`: it is cut."""
-        until_s = time.monotonic() + STOP_SECONDS
-        while self._app.running and not force and time.monotonic() < until_s:
-            time.sleep(0.005)
-        if self._app.running and not force:
-            raise Busy("a command is at work through this server, a check for instance", "let it end, or give --force")
-        listener, self._listener = self._listener, None
-        assert listener
-        self.close()
-        return listener
-
-    def close(self) -> None:
-        """Stop accepting, let running requests end for up to STOP_SECONDS, remove the socket. Twice is no error."""
-        if self._link:
-            with suppress(OSError):
-                os.unlink(self._link)
-        self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join(timeout=2 * STOP_SECONDS)
-        if self._listener and not self._given:
-            self._listener.close()
-
-
-def serving_view(admin_socket: str, name: str, uris: list[str]) -> ServedView:
-    return ServedView(pid=os.getpid(), admin_socket=admin_socket, name=name, uris=uris)

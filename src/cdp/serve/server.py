@@ -40,8 +40,10 @@ from cdp.serve.addresses import (
     runtime_sockets,
     tls_settings,
 )
+from cdp.serve.admin import AdminServer
 from cdp.serve.exports import Exports, shows
 from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version, meet
+from cdp.serve.held import Held
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
@@ -57,7 +59,6 @@ if TYPE_CHECKING:
     from cdp import Volume
     from cdp.ipc.unix_socket import UnixListener
     from cdp.nbd.handover import Handed
-    from cdp.serve.http_api import AdminServer
     from cdp.serve.monitor import MonitorServer
 
 log = logging.getLogger("cdp.serve")
@@ -140,7 +141,6 @@ class Server:
         """Open the volumes and serve them, to new clients and to those of `stopped`; `taken` is called when nothing can
         fail any more and no client has been answered yet."""
         from cdp.nbd import NbdServer
-        from cdp.serve.monitor import MonitorServer
         from cdp.store.free_space import shortage
 
         settings, roots = self._settings, list(self._roots.values())
@@ -169,10 +169,12 @@ class Server:
             except CdpError as error:
                 raise type(error)(error.message, error.hint or "choose another --unix or --tcp address") from None
             self._nbd = nbd
-            # After the clients of a hand-over: to make the application takes longer than all before it.
+            # After the clients of a hand-over, which do not wait for it.
             parts.callback(lambda: self._admin and self._admin.close())
             self._make_admin(stopped.control if stopped else None).start()
             if settings.metrics_listen:
+                from cdp.serve.monitor import MonitorServer  # its framework takes 0.5 s to load
+
                 self._monitor = MonitorServer(*parse_address(settings.metrics_listen), self._services)
                 parts.callback(self._monitor.close)
                 self._monitor.start()
@@ -184,9 +186,7 @@ class Server:
                 continue
             write_serving(location.root, self._served(name))
 
-    def _make_admin(self, listener: "UnixListener | None") -> "AdminServer":
-        from cdp.serve.http_api import AdminServer, Held
-
+    def _make_admin(self, listener: "UnixListener | None") -> AdminServer:
         self._services = {name: self._service(volume, self._served(name)) for name, volume in self._volumes.items()}
         held = {name: Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
                            self.clients) for name, service in self._services.items()}
@@ -363,7 +363,6 @@ class Server:
         """Be the new process: everything is loaded before the other one stops."""
         import cdp
         import cdp.nbd
-        import cdp.serve.http_api
         import cdp.store.free_space
 
         _ = cdp.Volume

@@ -1,0 +1,150 @@
+"""The administration socket of a server, and the HTTP application behind it (cdp.serve.http_api).
+
+Invariants
+  1. The socket is created with mode 0600: a process that can connect may do everything that the server's user may do.
+  2. The application is loaded by the first request that needs it: that takes 0.45 s of processor time, more than all
+     else that a server does before it is ready, and many servers are never asked anything. Requests wait meanwhile.
+  3. Who the server is (GET /v1/server) is answered at once, also while the application is loaded, and while every
+     thread of its pool is at work: that is how a client tells a server that works from one that is stopped.
+AdminServer's methods belong to the thread that made it; the event loop is its own thread's.
+"""
+import asyncio
+import json
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from cdp.ipc.unix_socket import UnixListener, bind_unix
+from cdp.serve.addresses import runtime_directory
+from cdp.serve.held import Held
+from cdp.service.servers import link_socket
+from cdpcore.base.errors import Busy, CdpError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+STOP_SECONDS = 5
+HandOver = Callable[[str, int, bool], None]      # socket, version, force; raises why not
+
+
+def server_view(held: Mapping[str, Held]) -> dict[str, Any]:
+    """The process, and the volumes that it holds: name, and the identity of the folder
+    (cdp.service.locate.identity)."""
+    return {"pid": os.getpid(), "volumes": {name: one.identity for name, one in held.items()}}
+
+
+class _Application:
+    """cdp.serve.http_api's, loaded when it is needed; an ASGI application of the event loop's thread. It knows how many
+    requests it is at."""
+
+    def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None):
+        self._held, self._hand_over = held, hand_over
+        self._app: ASGIApp | None = None
+        self._loading = asyncio.Lock()
+        self.running = 0    # other threads only look
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        self.running += 1
+        try:
+            if scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", "/v1/server"):
+                body = json.dumps(server_view(self._held)).encode()
+                await send({"type": "http.response.start", "status": 200, "headers": [
+                    (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
+                await send({"type": "http.response.body", "body": body})
+                return
+            async with self._loading:
+                if self._app is None:
+                    self._app = await asyncio.to_thread(self._load)
+            await self._app(scope, receive, send)
+        finally:
+            self.running -= 1
+
+    def _load(self) -> "ASGIApp":
+        from cdp.serve.http_api import build_app
+
+        return build_app(self._held, self._hand_over)
+
+
+class AdminServer:
+    """The application on a unix socket, in a thread of its own, until close(). listener: of the server before, which
+    has handed it over; it is this one's from start() on."""
+
+    def __init__(self, path: str, held: Mapping[str, Held], hand_over: HandOver | None = None,
+                 listener: UnixListener | None = None):
+        self.path = path
+        self._app = _Application(held, hand_over)
+        self._link = ""
+        self._given = listener is not None
+        # From here on the kernel queues clients.
+        self._listener: UnixListener | None = listener or bind_unix(path, option="--admin-socket SOCK")
+        self._sock = self._listener.sock.dup()      # of the thread, which closes it
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._lock = threading.Lock()               # guards _stopping, and _server until it is set
+        self._stopping = False
+        self._server: uvicorn.Server | None = None
+        self._thread = threading.Thread(target=self._run, name="cdp-admin", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._given = False
+        self._thread.start()
+        with suppress(CdpError):    # no runtime folder: 'cdp list' does not find it
+            self._link = link_socket(runtime_directory(), self.path)
+
+    def _run(self) -> None:
+        with self._sock, self._wake_r:
+            either = select.poll()      # not select(): of a server of many volumes they are above 1023
+            either.register(self._sock, select.POLLIN)
+            either.register(self._wake_r, select.POLLIN)
+            either.poll()
+            if not self._stopping:
+                self._answer()
+
+    def _answer(self) -> None:
+        import uvicorn
+
+        config = uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off", ws="none",
+                                timeout_graceful_shutdown=STOP_SECONDS)
+        server = uvicorn.Server(config)
+        with self._lock:
+            if self._stopping:
+                return
+            self._server = server
+        server.run([self._sock])
+
+    def hand_over(self, force: bool) -> UnixListener:
+        """Stop, and give away the listening socket: who connects waits for the next server. Raises Busy where a request
+        does not end within STOP_SECONDS; `force`: it is cut."""
+        until_s = time.monotonic() + STOP_SECONDS
+        while self._app.running and not force and time.monotonic() < until_s:
+            time.sleep(0.005)
+        if self._app.running and not force:
+            raise Busy("a command is at work through this server, a check for instance", "let it end, or give --force")
+        listener, self._listener = self._listener, None
+        assert listener
+        self.close()
+        return listener
+
+    def close(self) -> None:
+        """Stop accepting, let running requests end for up to STOP_SECONDS, remove the socket. Twice is no error."""
+        if self._link:
+            with suppress(OSError):
+                os.unlink(self._link)
+        with self._lock:
+            self._stopping = True
+            if self._server:
+                self._server.should_exit = True
+        self._wake_w.close()
+        if self._thread.ident is None:      # never started
+            self._sock.close()
+            self._wake_r.close()
+        elif self._thread.is_alive():
+            self._thread.join(timeout=2 * STOP_SECONDS)
+        if self._listener and not self._given:
+            self._listener.close()

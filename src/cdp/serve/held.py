@@ -1,0 +1,19 @@
+"""What the administration API is given of each served volume."""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cdp.serve.image_cache import ImageCache
+from cdp.service.local import VolumeService
+from cdp.views import ClientView
+
+
+@dataclass(frozen=True)
+class Held:
+    """A served volume, what is open of its images, the identity of its folder (cdp.service.locate.identity), and by
+    the name of an export its URIs and its NBD clients."""
+
+    service: VolumeService
+    image_cache: ImageCache
+    identity: str
+    uris: Callable[[str], list[str]]
+    clients: Callable[[str], list[ClientView]] = lambda name: []
