@@ -39,6 +39,12 @@ def test_a_trailer_that_outlives_its_directory():
     History(336548136, "after", WRONG_CLOCK).run()
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("before", 1883236938), ("after", 717681410), ("after", 757064345)])
+def test_the_time_at_which_the_last_write_before_a_step_was_done(kind: str, seed: int):
+    """These ask for it, where the clock showed it again later."""
+    test_what_is_silent_is_right(Seeds(seed, None), kind)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_silent_is_right(seeds: Seeds, kind: str):

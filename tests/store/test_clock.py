@@ -67,10 +67,11 @@ class Machine:
         return json.loads(self.sim.read_file("/v/volume.json"))["volume"]["format"]
 
 
-def time_of(minute: float) -> str:
-    seconds = round(minute * 60)
+def time_of(minute: float, digits: int = 0) -> str:
+    seconds, part = divmod(round(minute * 60 * 10**digits), 10**digits)
     day, second = divmod(seconds, 86400)
-    return f"2026-11-{20 + day}T{10 + second // 3600}:{second % 3600 // 60:02}:{second % 60:02}Z"
+    fraction = f".{part:0{digits}}" if digits else ""
+    return f"2026-11-{20 + day}T{10 + second // 3600}:{second % 3600 // 60:02}:{second % 60:02}{fraction}Z"
 
 
 @pytest.fixture
@@ -132,6 +133,23 @@ def test_a_clock_that_was_behind_once():
     assert machine.volume.resolve("-5.5m").seq == 15
     with pytest.raises(InvalidRequest, match=r"may mean #11 .* or #10 "):
         machine.volume.resolve(time_of(110.5))
+
+
+def test_a_time_that_the_pause_before_a_step_showed_too():
+    """A write is done, or comes next: who notes that time, beside a step back, gets what the volume held."""
+    machine = Machine()
+    for minute in (*range(1, 11), *(5.5 + i / 2 for i in range(20))):      # set back at #11
+        machine.write(minute)
+    machine.at(15.5)
+    second = 1 / 60
+    for minute, meant, pause in ((10 + second / 2, 20, 10), (10 + second, 20, 10), (5.5 - second / 2, 5, 10)):
+        found = machine.volume.explain(time_of(minute, 9))
+        assert (found.resolved.seq, [m.seq for m in found.other_readings]) == (meant, [pause])
+    for minute in (10 + 3 * second, 5.5 - 3 * second):
+        assert machine.volume.explain(time_of(minute, 9)).other_readings == []
+    machine.volume.restore("#12", destructive=True)      # the pause's record stays, what came later is gone
+    with pytest.raises(RefusedPoint):
+        machine.volume.explain(time_of(10 + second / 2, 9))
 
 
 @pytest.mark.parametrize("before", [False, True])

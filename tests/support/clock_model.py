@@ -95,6 +95,11 @@ def meant(times: list[int], gaps: list[tuple[int, int]], ts_ns: int, now_ns: int
         found += [(seq, True, False) for seq in doubts if seq is not None and not freed[seq]]
     if not found:
         return None
+    for i in range(1, len(bounds) - 1 + behind):        # the clock was set in the pause before that record
+        before = bounds[i] - 1
+        after = now_ns if bounds[i] == len(times) else times[bounds[i]]
+        if not freed[before] and (0 < ts_ns - times[before] <= SECOND or 0 < after - ts_ns <= SECOND):
+            found.append((before, True, False))
 
     def pick(holds: Callable[[tuple[int, bool, bool]], bool]) -> list[int]:
         return list(dict.fromkeys(f[0] for f in found if holds(f)))

@@ -10,6 +10,11 @@ lies between two records that are as far apart as a step back beside it: the jum
 undid it) may be there. Records that were made meanwhile have times of the wrong clock; who asks for a time between the
 last right one before them and the first right one after them gets both, to choose from.
 
+A step is known from the records beside it, and was made in the pause between them. So within a second after the time of
+the record before it, and within a second before the time of the record after it, the clock may have shown a time while
+that pause lasted: who notes the time when a write is done, or before the next one, notes such a time. The last record
+before the step is a doubtful reading then. What a longer pause showed is not known.
+
     one reading that is not doubtful    is meant
     one with exactly a record's time    is meant
     several                             refused, with all of them: to guess would be to restore the wrong state
@@ -21,13 +26,16 @@ Pure functions.
 """
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cdp.moments.model import ClockStep, Moment
+from cdp.text.timestamps import NS
 from cdpcore.log.clock_steps import CLOCK_STEP_NS
 
 NO_END = (1 << 64) - 1
+BESIDE_NS = NS
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,14 @@ def stretches_of(steps: Sequence[ClockStep], oldest: Moment, newest: Moment, now
 def showing(stretches: Iterable[Stretch], ts_ns: int) -> list[Stretch]:
     """Those in which the clock may have shown that time; the last one first."""
     return [e for e in stretches if e.start_ns <= ts_ns <= e.end_ns][::-1]
+
+
+def in_pauses(stretches: Sequence[Stretch], ts_ns: int) -> list[int]:
+    """The last records before the steps in whose pauses the clock may have shown that time, though no stretch has it;
+    the last one first."""
+    return [before.last_seq for before, after in itertools.pairwise(stretches)
+            if before.end_ns < ts_ns <= before.end_ns + BESIDE_NS
+            or after.start_ns - BESIDE_NS <= ts_ns < after.start_ns][::-1]
 
 
 def counted_back(stretches: Sequence[Stretch], ts_ns: int) -> tuple[Stretch, int] | None:

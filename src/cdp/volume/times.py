@@ -35,7 +35,9 @@ class Times:
         shown = [self._readings(stretch, ts_ns) for stretch in clock.showing(self._stretches, ts_ns)]
         if shown and not shown[0]:
             raise LookupError
-        return [reading for readings in shown for reading in readings]
+        beside = [self._doubtful(seq) for seq in clock.in_pauses(self._stretches, ts_ns)
+                  if shown and not lineage.freed(seq, self._gaps)]
+        return [reading for readings in (*shown, beside) for reading in readings]
 
     def of_age(self, ts_ns: int) -> list[Reading]:
         """The same for so long ago as `ts_ns` is, by the clock of now."""
@@ -76,4 +78,7 @@ class Times:
         if jumped_before and ts_ns > self._stretches[i - 1].end_ns:
             others.append(stretch.first_seq - 1)
         return (Reading(at, jumped_before or jumped_after),
-                *(Reading(timeline.moment(seq), True) for seq in others if not lineage.freed(seq, self._gaps)))
+                *(self._doubtful(seq) for seq in others if not lineage.freed(seq, self._gaps)))
+
+    def _doubtful(self, seq: int) -> Reading:
+        return Reading(self._store.timeline.moment(seq), True)
