@@ -53,7 +53,7 @@ def put_back(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], fo
             for segment in opened:
                 segment.sync()
             for segment in reversed(opened):
-                segment.undo(disk, applied_seq)
+                segment.undo(disk, applied_seq, state.undid)
             disk.datasync()
             state.note()
         gone = [s.number for s in opened if s.n_records and s.first_seq > applied_seq]

@@ -21,7 +21,11 @@ cdef class DiskState:
     cdef uint64_t generation
     cdef readonly uint64_t applied_seq
     cdef readonly uint64_t changed_ns   # of the disk when it held just that; 0: not known
+    cdef uint64_t clock_ns              # what the clock showed after the last write to the disk; 0: there was none
+    cdef uint64_t latest_ns             # a time of change from before the clock was set back, for the next put()
 
     cdef find(self)
     cpdef close(self)
+    cdef void wrote(self) noexcept nogil   # to the disk; the leader of a round, or recovery
+    cdef uint64_t latest(self) noexcept nogil
     cdef int put(self, uint64_t applied_seq, cdp_status *st) noexcept nogil     # durable at return

@@ -5,7 +5,9 @@ cut while one is written leaves the other: an older answer, which only means tha
 sector, which a device writes whole or not at all; so one that fails was damaged later, and may have been the newer one.
 
 It also says the latest time at which the disk's file was changed. Where the log ends with the record that it names, no
-cdp process has written to the disk since, and a later time is somebody else's write.
+cdp process has written to the disk since, and a later time is somebody else's write. The latest, not the last one: no
+sync makes a file's time durable, so a power cut may bring back any that it had, also one of before the clock was set
+back. The file itself shows only the last one; wrote() keeps the others.
 
 Threading: one user at a time.
 """
@@ -81,13 +83,30 @@ cdef class DiskState:
         """From now on each put() says when `disk` was changed last; it stays open as long as this."""
         self.disk = disk
         self.disk_fd = disk.fd
+        self.latest_ns = self.table.changed_ns(self.table.ctx, self.disk_fd)
 
     def note(self):
         """No cdp process writes to the disk now: say when it was changed last. Durable at return. Raises what the OS
         says."""
         cdef cdp_status st
-        if self.disk_fd >= 0 and self.table.changed_ns(self.table.ctx, self.disk_fd) > self.changed_ns:
+        if self.latest() > self.changed_ns:
             check(self.put(self.applied_seq, &st), &st, self.path)
+
+    def undid(self):
+        """wrote(), for recovery."""
+        self.wrote()
+
+    cdef void wrote(self) noexcept nogil:
+        """The disk was written to. Reads the clock (25 ns), and the file's time where that went back: the writes before
+        the step have times of up to what the clock showed after the last of them, or the time that the file has."""
+        cdef uint64_t now_ns = self.table.now_ns(self.table.ctx)
+        if now_ns < self.clock_ns:
+            self.latest_ns = max(self.latest(), self.clock_ns)
+        self.clock_ns = now_ns
+
+    cdef uint64_t latest(self) noexcept nogil:
+        return self.latest_ns if self.disk_fd < 0 else max(
+            self.latest_ns, self.table.changed_ns(self.table.ctx, self.disk_fd))
 
     def __dealloc__(self):
         self.close()
@@ -107,11 +126,7 @@ cdef class DiskState:
         memcpy(s.volume_uuid, self.uuid, 16)
         s.generation = self.generation + 1
         s.applied_seq = applied_seq
-        # The latest: no sync makes a file's time durable, so where the clock went back, a power cut may bring an
-        # earlier time back that is the later one.
-        s.changed_ns = self.changed_ns
-        if self.disk_fd >= 0:
-            s.changed_ns = max(s.changed_ns, self.table.changed_ns(self.table.ctx, self.disk_fd))
+        s.changed_ns = max(self.changed_ns, self.latest())
         s.crc = cdp_crc32c(0, &s, sizeof(s))
         rc = self.table.pwrite(self.table.ctx, self.fd, &s, sizeof(s), s.generation % 2 * CDP_BLOCK)
         if rc >= 0:

@@ -141,6 +141,7 @@ cdef class DiskSettler:
             if c == NULL:
                 return CDP_OK
             rc = self.apply_change(c, st)
+            self.state.wrote()
             if rc != CDP_OK:
                 return rc
             now.change += 1

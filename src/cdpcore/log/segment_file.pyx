@@ -307,9 +307,9 @@ cdef class SegmentFile:
             raise MemoryError()
         return self.block_sums
 
-    def undo(self, disk: File, uint64_t after):
+    def undo(self, disk: File, uint64_t after, wrote):
         """After scan() of a segment of before-images: put back what the records after `after` overwrote, the newest
-        first, so that the disk holds what it held then. Not synced. May be repeated."""
+        first, so that the disk holds what it held then. Not synced. May be repeated. Calls `wrote` after each write."""
         cdef const cdp_record_desc *d
         cdef uint64_t seq
         cdef Py_ssize_t n, i
@@ -326,6 +326,7 @@ cdef class SegmentFile:
                 seq -= not d.flags & CDP_REC_MORE
                 if seq > after and seq <= self.last_seq and cdp_kind_changes(d.kind) and not d.flags & CDP_REC_SAME:
                     self.put_back(disk, d)
+                    wrote()
             if seq <= after:
                 break
 

@@ -221,7 +221,7 @@ int64_t sim_write(cdp_sim *s, int fd, const void *buf, uint64_t n, uint64_t off,
     if (!h || n == 0)
         return end(s, verdict, verdict < 0 ? verdict : 0);
     sim_file *f = &h->inode->file;
-    f->changed_ns = s->clock_ns;
+    sim_file_touch(f, s->clock_ns);
     uint64_t part = n, at = off;
     if (verdict == LOSE)
         part = 0;
@@ -305,7 +305,7 @@ static int sm_truncate(void *ctx, int fd, uint64_t size)
     int verdict = begin_fd(s, CDP_SIM_TRUNCATE, fd, 1, &h);
     if (verdict >= 0) {
         sim_file_truncate(&s->tree.pool, &h->inode->file, size);
-        h->inode->file.changed_ns = s->clock_ns;
+        sim_file_touch(&h->inode->file, s->clock_ns);
     }
     return (int)end(s, verdict, verdict);
 }
@@ -321,7 +321,7 @@ static int sm_punch(void *ctx, int fd, uint64_t off, uint64_t n)
         rc = -EOPNOTSUPP;
     else if (verdict >= 0) {
         sim_file_punch(&s->tree.pool, &h->inode->file, off, n);
-        h->inode->file.changed_ns = s->clock_ns;
+        sim_file_touch(&h->inode->file, s->clock_ns);
     }
     return (int)end(s, verdict, rc);
 }

@@ -355,7 +355,16 @@ void sim_file_crash(sim_pool *pool, sim_file *f, const sim_fate *fate)
     f->cur_size = f->dur_size;
     if (fate->mode == CDP_SIM_DROP || (fate->mode == CDP_SIM_SEEDED && fate->keep % 2))
         f->changed_ns = f->dur_changed_ns;
-    f->dur_changed_ns = f->changed_ns;
+    else if (fate->mode == CDP_SIM_SEEDED && fate->keep == 4)
+        f->changed_ns = f->latest_ns;
+    f->dur_changed_ns = f->latest_ns = f->changed_ns;
+}
+
+void sim_file_touch(sim_file *f, uint64_t now_ns)
+{
+    f->changed_ns = now_ns;
+    if (now_ns > f->latest_ns)
+        f->latest_ns = now_ns;
 }
 
 /* --- damage ------------------------------------------------------------------------------------------------------- */

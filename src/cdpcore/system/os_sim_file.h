@@ -20,6 +20,7 @@ typedef struct sim_file {
     sim_map cur, dur;
     uint64_t cur_size, dur_size; /* bytes */
     uint64_t changed_ns, dur_changed_ns; /* of the content; no sync makes it durable, the last crash said what is */
+    uint64_t latest_ns;                  /* of the times since that crash */
     sim_op *first, *last;        /* un-synced, oldest first */
     uint64_t n_ops, op_pages, ops_made; /* ops_made: how many there have been, the number of the last one */
 } sim_file;
@@ -37,6 +38,8 @@ uint64_t sim_file_read(const sim_file *f, void *buf, uint64_t n, uint64_t off);
 void sim_file_write(sim_pool *pool, sim_file *f, const void *buf, uint64_t n, uint64_t off, int in_flight);
 /* The size becomes at least `size`; no data. */
 void sim_file_grow(sim_pool *pool, sim_file *f, uint64_t size);
+/* Its content changes at that time. */
+void sim_file_touch(sim_file *f, uint64_t now_ns);
 void sim_file_truncate(sim_pool *pool, sim_file *f, uint64_t size);
 void sim_file_punch(sim_pool *pool, sim_file *f, uint64_t off, uint64_t n);
 void sim_file_allocate(sim_pool *pool, sim_file *f, uint64_t off, uint64_t n);
