@@ -144,8 +144,10 @@ def test_what_needs_attention(tmp_path):
     with cdp.create(tmp_path / "web", size=MIB) as volume:
         info, space = VolumeService(volume).info(), VolumeService(volume).space()
     assert list(attention(info, space, 0, Limits())) == []
+    assert list(attention(info, {**space, "days_to_full": 0.1}, 0, Limits())) == [], "of the first hour"
+    later = {**info["window"]["newest"], "ts_ns": info["window"]["newest"]["ts_ns"] + 7200 * 10**9}
     found = attention({**info, "stats": {**info["stats"], "failed_errno": 5, "damaged_blocks": 1, "runs": 300},
-                       "window": {**info["window"], "clock_behind_ns": 60 * 10**9},
+                       "window": {**info["window"], "clock_behind_ns": 60 * 10**9, "newest": later},
                        "retention": {**info["retention"], "failed": "no reason"}},
                       {**space, "days_to_full": 6.5}, 3600 * 10**9, Limits())
     for text, word in zip(found, ("errno 5", "damaged", "flush", "clock", "6.5 days", "no reason", "300"), strict=True):

@@ -17,6 +17,7 @@ from cdpcore.base.errors import CdpError
 
 MAX_RUNS = 200
 SECOND_NS = 1_000_000_000
+FORECAST_FROM_NS = 3600 * SECOND_NS     # the growth of the first hour says little
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def attention(info: InfoView, space: SpaceView, unflushed_ns: int, limits: Limit
         yield f"no flush for {approx_duration(unflushed_ns)} of writes"
     if (behind := info["window"]["clock_behind_ns"]) > limits.clock_behind_ns:
         yield f"the clock is {approx_duration(behind)} behind the newest record"
-    if (days := space["days_to_full"]) is not None and days < limits.days_left:
+    span_ns = info["window"]["newest"]["ts_ns"] - info["window"]["oldest"]["ts_ns"]
+    if (days := space["days_to_full"]) is not None and days < limits.days_left and span_ns > FORECAST_FROM_NS:
         yield f"the device is full in {days:.1f} days: {approx_size(space['device_free_bytes'])} left"
     if retention["failed"]:
         yield f"its retention policy is not applied: {retention['failed']}"
