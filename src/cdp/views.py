@@ -151,7 +151,10 @@ class PinView(TypedDict):
 
 class PolicyView(TypedDict):
     """The retention policy: `policy` is its TOML text, None where there is none; `keep` its rules. `last_run`: when it
-    was applied; `next_run_ns`: from now; `freed_bytes`: by all runs; `failed`: why the last run did not do it."""
+    was applied; `next_run_ns`: from now; `freed_bytes`: by all runs; `failed`: why the last run did not do it.
+    `writes`: what the limit does to them: go on, slowed or refused; `room_bytes`: what may still be written until they
+    are refused, None: as much as comes; `rate_bytes`: a second, where they are slowed; `refused`, `slowed`: how many
+    were, since the volume was opened."""
 
     policy: str | None
     keep: list[str]
@@ -163,6 +166,11 @@ class PolicyView(TypedDict):
     next_run_ns: int | None
     freed_bytes: int
     failed: str | None
+    writes: str
+    room_bytes: int | None
+    rate_bytes: int | None
+    refused: int
+    slowed: int
 
 
 class KeptView(TypedDict):
@@ -178,11 +186,13 @@ class PlanView(TypedDict):
     """What a policy keeps of a volume now. `start`: the oldest moment that could be opened after it was applied;
     `needed`: the oldest one that it asks for (history goes in whole segments, so `start` may be older); `whole`: from
     it on every moment is kept. `held_by`: what keeps more than the rules do. `over_bytes`: by how much the rest is over
-    the limit; `limited`: the limit takes what the rules would keep. `bytes_a_day`: at today's rate, None where that
-    is not known; `days_in_limit` at that rate. `cannot`: why this release does not carry such a policy out."""
+    the limit; `when_full`: what happens then; `limited`: the limit takes what the rules would keep. `bytes_a_day`: at
+    today's rate, None where that is not known; `days_in_limit` at that rate. `cannot`: why this release does not carry
+    such a policy out."""
 
     keep: list[str]
     limit_bytes: int | None
+    when_full: str | None
     oldest: MomentView
     newest: MomentView
     start: MomentView

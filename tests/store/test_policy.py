@@ -77,7 +77,7 @@ def test_of_rules_that_fit_a_bookmark_the_longest_counts():
     ("keep = ['all for 1h']\nlimit = 5", "policy:2: limit = 5 is not a size"),
     ("keep = ['all for 1h']\nlimit = '1K'", "is too small; write 64MiB or more"),
     ("keep = ['all for 1h']\nlimit = 'much'", "is not a size"),
-    ("keep = ['all for 1h']\nlimit = '1G'\nwhen_full = 'throttle'", "'throttle' is not known; write thin or refuse"),
+    ("keep = ['all for 1h']\nlimit = '1G'\nwhen_full = 'slow'", "'slow' is not known; write thin, throttle or refuse"),
     ("keep = ['all for 1h']\nwhen_full = 'thin'", "there is no limit"),
 ])
 def test_what_is_not_a_policy_is_refused_and_said_where(text: str, says: str):

@@ -6,78 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from support.simcatalog import on
-from support.world import KIB, tuning
+from support.machine import NS, Machine
 
 import cdp
 from cdp.service import retention as answers
 from cdp.service.local import VolumeService
-from cdp.store import creation
-from cdp.volume import policy_keeper
-from cdp.volume.volume import Volume
 from cdpcore.base.errors import InvalidRequest, RefusedPoint
-from cdpcore.system.os import SimOs
 
-NS = 10**9
-T0 = 1795168800 * NS
 DAY, YEAR = 86400 * NS, 365 * 86400 * NS
-TUNING = tuning(80 * KIB, 640 * KIB)
-
-
-class Machine:
-    """A volume on a simulated machine, with its two clocks. A record a second, a segment every ten."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, before: bool = False):
-        self.sim, self.wall_ns, self.steady = SimOs(1), T0, ("boot 1", 5 * NS)
-        monkeypatch.setattr(policy_keeper, "steady", lambda: self.steady)
-        disk = "/disk" if before else ""
-        if before:
-            with self.sim.open(disk, write=True, create=True) as file:
-                file.truncate(64 * KIB)
-                file.datasync()
-        self.go(0)
-        creation.create("/v", 64 * KIB, TUNING, os=self.sim, catalog=on(self.sim), disk=disk)
-        self.open()
-
-    def open(self) -> None:
-        self.volume = Volume("/v", _tuning=TUNING, _os=self.sim, _catalog=on(self.sim))
-        self.keeper = self.volume.policy_keeper
-
-    def reopen(self) -> None:
-        self.volume.close()
-        self.open()
-
-    def go(self, ns: int) -> None:
-        """Time passes."""
-        self.set(ns)
-        self.steady = (self.steady[0], self.steady[1] + ns)
-
-    def set(self, by_ns: int) -> None:
-        """The wall clock is set."""
-        self.wall_ns += by_ns
-        self.sim.set_clock(self.wall_ns, 0)
-
-    def write(self, seconds: int) -> None:
-        for _ in range(seconds):
-            self.go(NS)
-            self.keeper.upkeep()
-            seq = self.volume.window().newest.seq + 1
-            self.volume.pwrite(seq.to_bytes(8, "little") * 64, seq % 128 * 512, fua=True)
-            if seq % 10 == 0:
-                self.volume._store.core.set_aside()
-                self.volume._store.step()
-
-    def oldest(self) -> int:
-        return self.volume.window().oldest.seq
-
-    def check(self) -> None:
-        """Every moment that can be opened shows what was written up to it."""
-        window = self.volume.window()
-        for seq in range(window.oldest.seq, window.newest.seq + 1):
-            if seq and self.volume._store.timeline.moment(seq):
-                with self.volume.at(seq) as image:
-                    at = seq % 128 * 512
-                    assert image.pread(512, at)[:8] == seq.to_bytes(8, "little"), f"#{seq}"
 
 
 @pytest.fixture(params=["after", "before"])
@@ -132,7 +68,6 @@ def test_a_policy_that_frees_little_needs_no_confirmation(after: Machine):
 
 @pytest.mark.parametrize(("policy", "says"), [
     ('keep = ["all for 30s", "1m for 1h"]', "gives up the oldest history only: .*'1m for 1h'"),
-    ('keep = ["all for 30s"]\nlimit = "1G"\nwhen_full = "refuse"', "does not refuse writes at the limit"),
     ('keep = ["all"]', "'all' is not a rule")])
 def test_what_cannot_be_kept_is_not_promised(after: Machine, policy: str, says: str):
     with pytest.raises(InvalidRequest, match=says):

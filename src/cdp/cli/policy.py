@@ -33,7 +33,7 @@ MOST_PINS = 5           # that are shown
 @click.option("--floor", metavar="SPAN", help="What is younger stays, whatever the limit says.")
 @click.option("--undo", metavar="SPAN", help="So long a restore can be undone.")
 @click.option("--limit", metavar="SIZE", help="What the history may take.")
-@click.option("--when-full", metavar="WHAT", help="What happens at the limit.")
+@click.option("--when-full", metavar="WHAT", help="What happens at the limit: thin, throttle or refuse.")
 @click.option("--simulate", is_flag=True, help="Say what it would keep and free, and change nothing.")
 @click.option("--yes", is_flag=True, help="Also where more than a tenth of the history goes.")
 def policy(state: State, volume: str, action: str | None, file: str | None, keep: tuple[str, ...], floor: str | None,
@@ -122,6 +122,11 @@ def policy_pairs(got: "PolicyView") -> list[tuple[str, str]]:
     pairs.append(("last run", f"{got['last_run'] or 'never'}, {units.approx_size(got['freed_bytes'])} freed in all"))
     if got["next_run_ns"] is not None:
         pairs.append(("next run", f"in {units.approx_duration(got['next_run_ns']) or '0 ms'}, while it is open"))
+    if got["writes"] == "refused":
+        pairs.append(("writes", f"refused: the history has reached its limit ({got['refused']} since it was opened)"))
+    elif got["rate_bytes"] is not None and got["room_bytes"] is not None:
+        rate, left = (units.approx_size(size) for size in (got["rate_bytes"], got["room_bytes"]))
+        pairs.append(("writes", f"slowed to {rate}/s: {left} left to the limit"))
     if got["failed"]:
         pairs.append(("failed", got["failed"]))
     return pairs
@@ -150,6 +155,8 @@ def plan_lines(name: str, got: "PlanView") -> list[str]:
         days = got["days_in_limit"]
         fits = "" if days is None else f": {days:.1f} days fit in it at that rate"
         over = f", {units.approx_size(got['over_bytes'])} too much even then" if got["over_bytes"] else ""
+        if over and got["when_full"] != "thin":
+            over += ": writes are refused"
         pairs.append(("limit", units.approx_size(got["limit_bytes"]) + fits + over))
         if got["limited"]:
             pairs.append(("", "the limit takes what the rules would keep"))

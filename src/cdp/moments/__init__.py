@@ -7,5 +7,6 @@
     records     kinds and flags of the log's records
     policy      what is to be kept for how long, as a user writes it
     ages        how old a record is, by clocks that do not jump
+    limit       what a limit of the history does to writes
     retention   what a policy keeps of a history, and what it gives up
 """

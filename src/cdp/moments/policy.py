@@ -4,7 +4,7 @@
     floor     = "24h"           # nothing that is younger goes, whatever the limit says
     undo      = "7d"            # so long a restore can be undone
     limit     = "200GiB"        # of the history
-    when_full = "thin"          # what happens at the limit: thin or refuse
+    when_full = "thin"          # what happens at the limit: thin, throttle or refuse
 
 A *tier* is a line of `keep` with an interval: `1m for 7d` keeps one moment of each *slot* of a minute, for seven days.
 Slots are counted from 1970-01-01T00:00Z, so they begin at whole minutes, hours and days of UTC. `all` keeps every
@@ -33,8 +33,8 @@ from cdpcore.base.errors import InvalidRequest
 
 NS = 10**9
 UNITS_NS = {"s": NS, "m": 60 * NS, "h": 3600 * NS, "d": 86400 * NS, "y": 365 * 86400 * NS}
-THIN, REFUSE = "thin", "refuse"
-WHEN_FULL = (THIN, REFUSE)
+THIN, THROTTLE, REFUSE = "thin", "throttle", "refuse"
+WHEN_FULL = (THIN, THROTTLE, REFUSE)
 DAY_NS = UNITS_NS["d"]
 FLOOR_NS, UNDO_NS = DAY_NS, 7 * DAY_NS      # where nothing is said; the floor is at most what `all` says
 LONGEST_NS = 1000 * UNITS_NS["y"]
@@ -128,7 +128,8 @@ def from_table(table: Mapping[str, Any], place: Any = lambda key: key) -> Policy
     limit_bytes = _limit(table["limit"], place("limit")) if "limit" in table else None
     when_full = table.get("when_full", THIN)
     if when_full not in WHEN_FULL:
-        _refuse(f"{place('when_full')} = {when_full!r} is not known", f"write {' or '.join(WHEN_FULL)}")
+        _refuse(f"{place('when_full')} = {when_full!r} is not known",
+                f"write {', '.join(WHEN_FULL[:-1])} or {WHEN_FULL[-1]}")
     if limit_bytes is None and "when_full" in table:
         _refuse(f"{place('when_full')}: there is no limit", 'add one, such as limit = "200GiB", or leave when_full out')
     return Policy(tiers, bookmarks, floor_ns, undo_ns, limit_bytes, when_full)

@@ -31,14 +31,16 @@ def pin_view(pin: Pin) -> PinView:
 
 def policy_view(volume: Volume) -> PolicyView:
     keeper = volume.policy_keeper
-    policy, report = keeper.policy, keeper.report()
+    policy, report, admitted, counts = keeper.policy, keeper.report(), keeper.admitted, volume.stats()
     return PolicyView(
         policy=policies.to_toml(policy) if policy else None, keep=policy.rules if policy else [],
         floor_ns=policy.floor_ns if policy else None, undo_ns=policy.undo_ns if policy else None,
         limit_bytes=policy.limit_bytes if policy else None,
         when_full=policy.when_full if policy and policy.limit_bytes is not None else None,
         last_run=utc(report.last_run_ns) if report.last_run_ns else None, next_run_ns=report.next_run_ns,
-        freed_bytes=report.freed_bytes, failed=report.failed or keeper.damaged or None)
+        freed_bytes=report.freed_bytes, failed=report.failed or keeper.damaged or None, writes=admitted.writes,
+        room_bytes=admitted.room_bytes, rate_bytes=admitted.rate_bytes or None, refused=counts["limit_refused_writes"],
+        slowed=counts["limit_slowed_writes"])
 
 
 def freeing_view(volume: Volume) -> FreeingView | None:
@@ -57,7 +59,8 @@ def plan_view(volume: Volume, policy: Policy | None) -> PlanView:
     rate = spaces.growth(history, ages)
     lost = [mark.name for mark in volume.bookmarks() if mark.at.seq < start.seq]
     return PlanView(
-        keep=used.rules, limit_bytes=used.limit_bytes, oldest=moment_view(history.oldest),
+        keep=used.rules, limit_bytes=used.limit_bytes,
+        when_full=None if used.limit_bytes is None else used.when_full, oldest=moment_view(history.oldest),
         newest=moment_view(history.newest), start=moment_view(start),
         needed=moment_view(history.moment(plan.first_seq)), whole=moment_view(history.moment(plan.whole_seq)),
         kept=[KeptView(rule=kept.rule, points=kept.points, oldest=moment_view(kept.oldest),

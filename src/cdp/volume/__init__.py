@@ -7,6 +7,7 @@
     writable_images  volumes under images/NAME whose base is their parent at a moment
     restores         restore, undo, their preview; reclaimer: when what a destructive one discarded is freed
     retention        the oldest history is given up: what holds it, and what is done in the background
+    limit_keeper     the limit of the history: writes are slowed or refused
     policy_keeper    the retention policy: kept, explained, and carried out now and then
     writeback        the background work of a restore of a before-image volume
     adopt            a new history for a disk that was changed outside; letting go of a disk; deletion: a volume deleted

@@ -16,8 +16,9 @@ from typing import Any
 
 from cdp.moments import policy as policies
 from cdp.moments.ages import Ages, Sample, agree, joined
+from cdp.moments.limit import GO_ON, Admitted
 from cdp.moments.model import Freed, Moment
-from cdp.moments.policy import REFUSE, Policy
+from cdp.moments.policy import Policy
 from cdp.moments.retention import Pin, Plan, plan
 from cdp.store import retention_file
 from cdp.store.history import StoreHistory
@@ -27,6 +28,7 @@ from cdp.store.store import Store
 from cdp.text.sizes import approx_duration, approx_size
 from cdp.text.timestamps import utc
 from cdp.volume.bookmarks import Bookmarks
+from cdp.volume.limit_keeper import LimitKeeper
 from cdp.volume.restores import Restores
 from cdp.volume.writable_images import Images
 from cdpcore.base.errors import CdpError, Corruption, InvalidRequest
@@ -63,6 +65,7 @@ class PolicyKeeper:
         self._store, self._lock, self._bookmarks, self._images = store, lock, bookmarks, images
         self._restores, self._views, self._free, self._clock = restores, views, free, clock or steady
         self._policy: Policy | None = None
+        self._limit = LimitKeeper(store)
         self._failed, self._damaged, self._closed = "", "", False
         self._due_ns = self._looked_ns = self._saved_ns = 0     # by the steady clock
         try:
@@ -74,6 +77,7 @@ class PolicyKeeper:
             log.error("%s", self._damaged)
         if self._policy is not None and not store.read_only:
             self._due_ns = self._clock()[1] + self._period_ns()
+            self._limit.look(self._policy, self._kept.first_seq)
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -89,6 +93,11 @@ class PolicyKeeper:
     def damaged(self) -> str:
         """Why what was kept cannot be read; "": it can."""
         return self._damaged
+
+    @property
+    def admitted(self) -> Admitted:
+        """What the limit does to writes."""
+        return self._limit.report()
 
     def report(self) -> Report:
         due = self._policy is not None and not self._store.read_only
@@ -185,8 +194,6 @@ class PolicyKeeper:
         if len(policy.tiers) > 1:
             return ("this release gives up the oldest history only: it cannot take out of the middle what "
                     f"{policy.tiers[1].text!r} does not keep")
-        if policy.when_full == REFUSE:
-            return "this release does not refuse writes at the limit"
         return None
 
     def _newest(self) -> Moment:
@@ -201,6 +208,7 @@ class PolicyKeeper:
         self._save(self._sampled(self._kept).changed(policy=text))
         self._policy, self._damaged, self._failed = policy, "", ""
         self._due_ns = self._clock()[1] + (0 if policy is None else min(self._period_ns(), 10 * NS))
+        self._limit.look(policy, self._kept.first_seq)
 
     def pin_bookmark(self, name: str, span_ns: int | None) -> None:
         """A bookmark of that name, which is to be made, is a pin for so long; None: it is none. Durable at return."""
@@ -245,9 +253,10 @@ class PolicyKeeper:
                 self._kept = self._sampled(self._kept)
                 if len(self._kept.samples) > max(2, before) or at_ns - self._saved_ns >= SAVE_NS:
                     self._save(self._kept)
-                if self._policy is not None and at_ns >= self._due_ns:
+                if self._policy is not None and (at_ns >= self._due_ns or self.admitted.writes != GO_ON):
                     self._due_ns = at_ns + self._period_ns()
                     self.run()
+                self._limit.look(self._policy, self._kept.first_seq)
             except CdpError as error:
                 if str(error) != self._failed:
                     self._failed = str(error)

@@ -121,6 +121,8 @@ cdef int check(int rc, cdp_status *st, object what) except -1:
             text += f" (expected {st.expected:#x}, found {st.actual:#x})"
         elif st.expected != st.actual:
             text += f" (expected {st.expected}, found {st.actual})"
+    if where.startswith("the history has reached the limit"):
+        hint = "'cdp policy' raises the limit, 'cdp pins' lists what holds history"
     if st.sys_errno:
         text += f": {_os.strerror(st.sys_errno)}"
         if st.sys_errno == _errno.EROFS and "time image" in where:

@@ -15,6 +15,7 @@ enum cdp_request_flags {
     CDP_FUA = 1,  /* durable before return */
     CDP_HOLE = 2, /* zero(): leave a hole (trim); without it the range counts as allocated */
     CDP_META = 4, /* pwrite(): its sender calls it file system metadata; a history keeps that, all else ignores it */
+    CDP_AGAIN = 8, /* acknowledged before, by a process that ended: no limit of the history refuses it */
 };
 
 enum cdp_extent_kind {

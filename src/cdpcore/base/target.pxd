@@ -9,6 +9,7 @@ cdef extern from "base/target.h" nogil:
         CDP_FUA
         CDP_HOLE
         CDP_META
+        CDP_AGAIN
         CDP_EXTENT_DATA
         CDP_EXTENT_ZERO
         CDP_EXTENT_HOLE

@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t, uint16_t
 
 from cdpcore.base.errors cimport check
 from cdpcore.base.status cimport CDP_INVALID, CDP_OK, cdp_fail
-from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
+from cdpcore.base.target cimport CDP_AGAIN, CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE,
                                       CDP_CHANNEL_REPLY, cdp_channel_data, cdp_channel_drain, cdp_channel_get,
                                       cdp_channel_get32, cdp_channel_packet, cdp_channel_ring, cdp_channel_set,
@@ -110,7 +110,7 @@ cdef class Executor:
         cdef cdp_status st
         cdef int rc
         with nogil:
-            rc = self.change(p, 0, &st)
+            rc = self.change(p, CDP_AGAIN, &st)
         if rc != CDP_OK:
             p.seq = seq
         check(rc, &st, None)

@@ -40,6 +40,8 @@ cdef class Log:
     cdef uint64_t last_seq          # of the last record
     cdef uint64_t last_ts_ns        # of the last record
     cdef uint64_t flush_seq         # last FLUSH or FUA record; 0: none
+    cdef uint64_t framed_bytes      # of frames that were closed since opening ...
+    cdef uint64_t unframed_bytes    # ... and of data in the open one
     cdef bint unflushed             # a record was appended since the last FLUSH or FUA record, or since opening
 
     # guarded by io
@@ -54,6 +56,8 @@ cdef class Log:
     cdef int append_record(self, part *parts, uint32_t n, room kind, uint64_t *seq, cdp_status *st) noexcept nogil
     # Append lock held: the record appended last becomes visible, whole.
     cdef void publish(self, const part *parts, uint32_t n) noexcept nogil
+    # No lock: how much was added to the log since opening, give or take what is being appended.
+    cdef uint64_t added_bytes(self) noexcept nogil
     # Append lock held: a flush after which nothing was appended. Refused while the volume's files are away.
     cdef int flushed(self, cdp_status *st) noexcept nogil
     # Append lock held: everything appended so far may be written. A failure is sticky.

@@ -112,6 +112,7 @@ cdef class Log:
         if self.files.current.last_seq < self.files.current.first_seq:
             self.files.current.first_seq = seq[0]
             self.files.current.first_ts_ns = ts_ns
+        self.unframed_bytes += data_bytes
         self.files.current.last_seq = self.last_seq = seq[0]
         self.files.current.last_ts_ns = self.last_ts_ns = ts_ns
         self.unflushed = self.flush_seq != seq[0]
@@ -135,6 +136,9 @@ cdef class Log:
                 changes[n_changes].loc = parts[i].loc
                 n_changes += 1
         self.versions.add(self.last_seq, self.last_ts_ns, changes, n_changes)
+
+    cdef uint64_t added_bytes(self) noexcept nogil:
+        return (<const volatile uint64_t *>&self.framed_bytes)[0] + (<const volatile uint64_t *>&self.unframed_bytes)[0]
 
     cdef int make_room(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil:
         """Room for a whole record of so much data in the current segment and tree, or in the next ones."""
@@ -278,6 +282,8 @@ cdef class Log:
         s.frames[s.n_frames].n_desc = r.f.n_desc
         s.n_frames += 1
         s.tail_bytes += r.f.total_bytes
+        self.framed_bytes += r.f.total_bytes
+        self.unframed_bytes = 0
         self.frame_open = False
         self.ring.queued = self.ring.opened
         if self.files.wants_spare():

@@ -1,6 +1,7 @@
 """The core of one volume: its requests, on the log and the index.
 
     core           every request enters and leaves here; flushes and events
+    admission      writes slowed or refused, where the history has a limit
     content        what a kind of volume does with a request: the seam between core and kind
     after_images   the kind whose content is in the log; the other one is cdpcore.inplace.before_images
     extents        block status while it is put together

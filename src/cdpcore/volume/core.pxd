@@ -10,6 +10,7 @@ from cdpcore.index.index cimport cdp_view
 from cdpcore.index.versions cimport Versions
 from cdpcore.log.log cimport Log
 from cdpcore.log.record cimport room
+from cdpcore.volume.admission cimport Admission
 from cdpcore.volume.content cimport Content
 
 
@@ -19,6 +20,7 @@ cdef class VolumeCore:
     cdef readonly Log log
     cdef readonly Versions versions # which version of a sector is visible
     cdef readonly uint64_t size_bytes
+    cdef readonly Admission admission       # of writes, where the history has a limit
 
     # atomic
     cdef cdp_gate gate              # counts the calls inside

@@ -6,6 +6,7 @@ from cdpcore.base.stages import Stages
 from cdpcore.index.versions import Versions
 from cdpcore.index.view import View
 from cdpcore.log.log import Log
+from cdpcore.volume.admission import Admission
 from cdpcore.volume.content import Content
 
 @final
@@ -17,6 +18,8 @@ class VolumeCore:
     def versions(self) -> Versions: ...
     @property
     def size_bytes(self) -> int: ...
+    @property
+    def admission(self) -> Admission: ...
     @property
     def max_request_bytes(self) -> int: ...
     @property

@@ -14,7 +14,7 @@ from cdpcore.base.format cimport CDP_KIND_FLUSH, CDP_SECTOR
 from cdpcore.base.gate cimport cdp_gate_close, cdp_gate_enter, cdp_gate_is_closed, cdp_gate_leave, cdp_gate_shut
 from cdpcore.base.stages cimport (CDP_STAGE_FLUSH, CDP_STAGE_READ, CDP_STAGE_WRITE, Stages, cdp_count, cdp_stage_add)
 from cdpcore.base.status cimport CDP_CLOSED, CDP_INVALID, CDP_OK, cdp_fail
-from cdpcore.base.target cimport CDP_FUA, CDP_HOLE
+from cdpcore.base.target cimport CDP_AGAIN, CDP_FUA, CDP_HOLE
 from cdpcore.index.view cimport View
 from cdpcore.log.record cimport ROOM_EVENT, ROOM_FREEING, part, set_part
 from cdpcore.volume.content cimport LOOK_AGAIN
@@ -51,6 +51,7 @@ cdef class VolumeCore:
         self.log = content.log
         self.versions = content.versions
         self.size_bytes = content.size_bytes
+        self.admission = Admission(content.log)
 
     # --- the write path -----------------------------------------------------------------------------------------------
 
@@ -81,6 +82,8 @@ cdef class VolumeCore:
         cdef int rc = self.enter(off, n, st)
         if rc != CDP_OK:
             return rc
+        if not flags & CDP_AGAIN:       # before any lock: it may wait
+            rc = self.admission.admit(CDP_SECTOR + (n if buf != NULL or self.content.reads_first else 0), st)
         while rc == CDP_OK and done < n:
             if buf != NULL:
                 size = min(n - done, self.content.max_request_bytes - (off + done) % CDP_SECTOR)
@@ -330,4 +333,4 @@ cdef class VolumeCore:
     def stats(self) -> dict:
         """Counters since opening; see also the stats of its kind."""
         return {"flushes": self.n_flushes, "map_steps": atomic_load(&self.n_map_steps, RELAXED),
-                "map_seeks": atomic_load(&self.n_map_seeks, RELAXED), **self.content.stats()}
+                "map_seeks": atomic_load(&self.n_map_seeks, RELAXED), **self.admission.stats(), **self.content.stats()}
