@@ -9,7 +9,7 @@
     recovery             what the log holds after the last segment that the catalog knows
     timeline             from a time or seq to its record: where a point is found in the log
     record_arrays        frames and records of the log as NumPy arrays, for it
-    maintenance          sealing, runs and merges beside the data path
+    maintenance          sealing, runs and merges beside the data path; shared_threads: what runs it, for all volumes
     reclaim              freeing what a destructive restore discarded; fold: the oldest history goes into the base
     base_image           the content before the first record, filled by an import; image_formats: whether it is raw
     checksums            tables of checksums for what was made without; damage_watch: reports what does not match

@@ -11,6 +11,8 @@ open.
 """
 from __future__ import annotations
 
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +42,10 @@ from cdpcore.system.os import File, Os, PosixOs
 from cdpcore.volume.after_images import AfterImages as AfterContent
 from cdpcore.volume.content import Content
 from cdpcore.volume.core import VolumeCore
+
+Writer = tuple[Callable[[int, int], bool], Callable[[int, int, int], None]]
+"""What is written beside the requests: wanted(commit_interval_ms, look_ms) says whether there is something to do for
+run(commit_interval_ms, linger_ms, turn_ms). See Log.wants_writer and Log.run_writer."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,12 @@ class Kind(ABC):
     def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> Content:
         """What the engine of the opened volume holds."""
 
-    def threads(self) -> list[tuple[str, Callable[[int], None]]]:
-        """(name, body) of the threads that it needs; a body takes commit_interval_ms. They hold nothing of the volume
-        but what they work on."""
+    def devices(self) -> tuple[int, ...]:
+        """What the volume is on, for its lanes (cdp.store.shared_threads)."""
+        return (_device(self._files.directory),) if isinstance(self._os, PosixOs) else ()
+
+    def writers(self) -> list[Writer]:
+        """What is to be done beside the requests; see Writer. They hold nothing of the volume but what they work on."""
         return []
 
     def stop(self) -> None:
@@ -321,8 +330,11 @@ class BeforeImages(Kind):
         assert self._content is not None
         return self._content
 
-    def threads(self) -> list[tuple[str, Callable[[int], None]]]:
-        return [("cdp-applier", self.opened_content.settler.run)]
+    def devices(self) -> tuple[int, ...]:
+        return (*super().devices(), _device(self._geometry.disk)) if isinstance(self._os, PosixOs) else ()
+
+    def writers(self) -> list[Writer]:
+        return [(self.opened_content.settler.wanted, self.opened_content.settler.run)]
 
     def stop(self) -> None:
         self.opened_content.settler.stop()
@@ -382,3 +394,8 @@ class BeforeImages(Kind):
 def of(os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False) -> Kind:
     """The volume's kind."""
     return (BeforeImages if geometry.before else AfterImages)(os, files, geometry, read_only)
+
+
+def _device(path: str) -> int:
+    found = os.stat(path)
+    return found.st_rdev if stat.S_ISBLK(found.st_mode) else found.st_dev

@@ -4,9 +4,9 @@
             instant)
     merge   `merge_fanin` neighbouring runs of a level become one of the next level: O(log n) runs
 
-Two threads, so that a long merge never holds up a seal. The list of runs, the catalog's copy of it and the core's
-change together under one lock. The log learns of a failed seal and refuses the writes that would need it; the seal is
-tried again.
+Two tasks of the shared threads (cdp.store.shared_threads), so that a long merge never holds up a seal. The list of
+runs, the catalog's copy of it and the core's change together under one lock. The log learns of a failed seal and
+refuses the writes that would need it; the seal is tried again.
 
 Threading: step() and merge_once() may also be called by the owner where there are no threads (Tuning.threads).
 """
@@ -15,13 +15,15 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from cdp.moments.model import ClockStep
-from cdp.store import spare_files
+from cdp.store import shared_threads, spare_files
 from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction, WritebackRow
 from cdp.store.records import Event, apply_event
+from cdp.store.shared_threads import Task
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdp.store.volume_files import VolumeFiles
@@ -33,6 +35,7 @@ from cdpcore.system.os import Os
 log = logging.getLogger("cdp.maintain")
 MAX_RUNS = 60       # of the 64 that a snapshot holds; a seal waits for merges beyond
 RETRY_MS = 500
+MERGE_S = 1.0       # how often there may be something to merge or free without being asked
 
 
 class Maintainer:
@@ -57,8 +60,10 @@ class Maintainer:
         self._merge_failed, self._merge_hint = "", ""
         self._stopping = False
         self._pause = threading.Event()             # set when stopping: nobody sleeps on
-        self.threads: list[threading.Thread] = []
         self.background: Callable[[], object] | None = None     # a piece of work that has time
+        self._tasks: list[Task] = []
+        self._looked_s = self._seal_not_before_s = self._merge_again_s = 0.0
+        self._reported = ""
         self.upkeep: Callable[[], float | None] | None = None   # what else is to be done, now and then; returns the
         #                                                         seconds until it is to be called again at the latest
         for older, newer in zip(self._runs, self._runs[1:]):
@@ -92,39 +97,43 @@ class Maintainer:
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        for name, body in (("seal", self._seal_loop), ("merge", self._merge_loop)):
-            thread = threading.Thread(target=body, name=f"cdp-{name}", daemon=True)
-            thread.start()
-            self.threads.append(thread)
+    def start(self, devices: Hashable) -> None:
+        """devices: what the volume's files and disk are on."""
         self._merge_wanted.set()
+        self._tasks = [Task("seal", devices, self._wants_seal, self._look_after),
+                       Task("merge", devices, self._wants_merge, self._merge_all)]
+        for task in self._tasks:
+            shared_threads.add(task)
 
     def stop(self) -> None:
-        """After Log.stop(): wait until both threads are done."""
+        """After Log.stop(): wait until neither task runs."""
         self._stopping = True
         self._pause.set()
-        self._merge_wanted.set()
-        for thread in self.threads:
-            thread.join()
-        self.threads.clear()
+        for task in self._tasks:
+            shared_threads.remove(task)
+        self._tasks.clear()
         self.upkeep = None
 
-    def _seal_loop(self) -> None:
-        reported = ""
-        while self._core.log.files.wait_work(RETRY_MS):
+    def _wants_seal(self, now_s: float) -> bool:
+        return not self._stopping and now_s >= self._seal_not_before_s and (
+            now_s >= self._looked_s + RETRY_MS / 1000 or self._core.log.files.has_work())
+
+    def _look_after(self) -> None:
+        """What is to be sealed, and the spare; and where the folder is, and the clock."""
+        self._looked_s = time.monotonic()
+        try:
             try:
-                try:
-                    self._watch_folder()
-                finally:
-                    self.step()     # then too: a writer may be waiting for the segment, and gets the error
-                self._watch_clock()
-                self._core.log.files.prepare_spare()
-                reported = ""
-            except Exception as e:      # noqa: BLE001  (the thread must survive: the next writer gets the error)
-                if str(e) != reported:
-                    log.error("upkeep of %s: %s", self._files.directory, e)
-                    reported = str(e)
-                self._pause.wait(RETRY_MS / 1000)
+                self._watch_folder()
+            finally:
+                self.step()     # then too: a writer may be waiting for the segment, and gets the error
+            self._watch_clock()
+            self._core.log.files.prepare_spare()
+            self._reported = ""
+        except Exception as e:      # noqa: BLE001  (it must go on: the next writer gets the error)
+            if str(e) != self._reported:
+                log.error("upkeep of %s: %s", self._files.directory, e)
+                self._reported = str(e)
+            self._seal_not_before_s = time.monotonic() + RETRY_MS / 1000
 
     def _watch_folder(self) -> None:
         """Every RETRY_MS: nothing is made by path, and no record taken, while another folder may be there."""
@@ -140,27 +149,32 @@ class Maintainer:
             self._core.log.hold("moved", False)
             log.warning("%s: is back, and goes on", self._files.directory)
 
-    def _merge_loop(self) -> None:
+    def _wants_merge(self, now_s: float) -> bool:
+        return not self._stopping and (self._merge_wanted.is_set() or now_s >= self._merge_again_s)
+
+    def _merge_all(self) -> None:
         """Merges, and the freeing of space: what may take long, and takes no lock that a seal waits for."""
+        self._merge_wanted.clear()
         again_s: float | None = None
-        while not self._stopping:
-            self._merge_wanted.wait(1 if again_s is None else again_s)
-            self._merge_wanted.clear()
-            again_s = None
-            try:
-                while not self._stopping and self.merge_once():
-                    pass
-                self._merge_failed = ""
-                if not self._stopping and self.background is not None:
-                    self.background()
-                if not self._stopping and self.upkeep is not None:
-                    again_s = self.upkeep()
-            except Exception as e:      # noqa: BLE001  (as above)
-                if str(e) != self._merge_failed:
-                    log.error("merging runs of %s: %s", self._files.directory, e)
-                    self._merge_failed = str(e)
-                    self._merge_hint = (e.hint if isinstance(e, OutOfSpace) else
-                                        "run 'cdp check --rebuild' on the volume")
+        try:
+            while not self._stopping and self.merge_once():
+                pass
+            self._merge_failed = ""
+            if not self._stopping and self.background is not None:
+                self.background()
+            if not self._stopping and self.upkeep is not None:
+                again_s = self.upkeep()
+        except Exception as e:      # noqa: BLE001  (as above)
+            if str(e) != self._merge_failed:
+                log.error("merging runs of %s: %s", self._files.directory, e)
+                self._merge_failed = str(e)
+                self._merge_hint = (e.hint if isinstance(e, OutOfSpace) else
+                                    "run 'cdp check --rebuild' on the volume")
+        self._merge_again_s = time.monotonic() + (MERGE_S if again_s is None else again_s)
+
+    def _ask_merge(self) -> None:
+        self._merge_wanted.set()
+        shared_threads.wake()
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -176,7 +190,8 @@ class Maintainer:
             sealing.failed(self._core.log, errno.ENOSPC if isinstance(e, (OutOfSpace, MemoryError)) else errno.EIO)
             raise
         sealing.done(self._core.log)
-        self._merge_wanted.set()
+        if self._tuning.threads:
+            self._ask_merge()
         if not self._tuning.threads:
             while self.merge_once():
                 pass
@@ -189,7 +204,7 @@ class Maintainer:
             if self._merge_failed:      # then waiting would be for ever: the writes that need this seal are refused
                 raise OutOfSpace(f"{self._files.directory}: {len(self._runs)} runs, and they cannot be merged: "
                                  f"{self._merge_failed}", self._merge_hint)
-            self._merge_wanted.set()
+            self._ask_merge()
             self._pause.wait(0.05)
         with self._lock:
             run_id, self._next_id = self._next_id, self._next_id + 1

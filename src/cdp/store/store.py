@@ -9,7 +9,7 @@ import logging
 import os as _os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from cdp.moments import lineage
 from cdp.moments.model import ClockStep, Moment
 from cdp.store import description as geometries
-from cdp.store import kinds, spare_files
+from cdp.store import kinds, shared_threads, spare_files
 from cdp.store.base_image import Base, fill, make_empty
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.checksums import Checksums
@@ -43,6 +43,8 @@ from cdpcore.volume.core import VolumeCore
 
 log = logging.getLogger("cdp.store")
 RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
+LINGER_MS = 50      # a writer waits so long for more before its thread goes to others, ...
+TURN_MS = 100       # ... and keeps it so long, even where there is more
 
 
 class Store:
@@ -63,7 +65,7 @@ class Store:
         self.parent = parent
         self.catalog_factory = catalog
         self._lock_file: File | None = None
-        self._threads: list[threading.Thread] = []
+        self._tasks: list[shared_threads.Task] = []
         self._folder: FolderWatch | None = None
         self.more_work: list[Callable[[], object]] = []     # without threads: called by step()
         self._catalog: Catalog | None = None
@@ -157,9 +159,11 @@ class Store:
         if t.threads:
             self.maintainer.background = self._background(self.damage, self.checksums)
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
-            for name, body in (("cdp-writer", self.log.run_writer), *self.kind.threads()):
-                self._thread(body, name)
-            self.maintainer.start()
+            devices = self.kind.devices()
+            for wanted, run in ((self.log.wants_writer, self.log.run_writer), *self.kind.writers()):
+                self._tasks.append(_writing(devices, wanted, run, t.commit_interval_ms))
+                shared_threads.add(self._tasks[-1])
+            self.maintainer.start(devices)
 
     @staticmethod
     def _background(damage: DamageWatch, checksums: Checksums) -> Callable[[], None]:
@@ -169,14 +173,9 @@ class Store:
 
         return step
 
-    def _thread(self, body: Callable[[int], None], name: str) -> None:
-        thread = threading.Thread(target=body, args=(self.tuning.commit_interval_ms,), name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
     def is_own_thread(self) -> bool:
         """Whether the caller is one of the threads that close() waits for."""
-        return threading.current_thread() in (*self._threads, *self.maintainer.threads)
+        return shared_threads.is_own()
 
     # --- lineage ------------------------------------------------------------------------------------------------------
 
@@ -367,8 +366,8 @@ class Store:
     def _stop(self) -> None:
         self.log.stop()
         self.kind.stop()
-        for thread in self._threads:
-            thread.join()
+        while self._tasks:
+            shared_threads.remove(self._tasks.pop())
         self.maintainer.stop()
         self.checksums.close()
         self.damage.look()
@@ -412,6 +411,13 @@ class Store:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+
+def _writing(devices: Hashable, wanted: Callable[[int, int], bool], run: Callable[[int, int, int], None],
+             interval_ms: int) -> shared_threads.Task:
+    look_ms = shared_threads.LOOK_MS
+    return shared_threads.Task("write", devices, lambda now_s: wanted(interval_ms, look_ms),
+                               lambda: run(interval_ms, LINGER_MS, TURN_MS))
 
 
 _OPEN: weakref.WeakSet[Store] = weakref.WeakSet()

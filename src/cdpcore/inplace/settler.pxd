@@ -1,5 +1,5 @@
 """Settling: new content goes from Pending to the disk, in rounds, once its before-images are durable."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.inplace.disk cimport Disk
@@ -28,6 +28,8 @@ cdef class DiskSettler:
     cdef reached applied            # on the disk
     cdef reached synced             # on the disk durably, and DiskState says so
     cdef bint stopping
+    cdef bint attended              # there is an applier thread
+    cdef uint64_t commit_due_ms     # as LogWriter's
 
     # --- no lock held; the log's failure is theirs
     # Records up to `seq`, durable in the log, and changes before number `change` are on the disk at return; `sync`:
@@ -42,6 +44,8 @@ cdef class DiskSettler:
     # The last record that survives the end of this process: recovery does not put it back.
     cdef uint64_t covered_seq(self) noexcept nogil
     cdef bint all_synced(self) noexcept nogil
+    cdef bint is_full(self) noexcept nogil
+    cdef void note_due(self, uint32_t interval_ms, uint32_t look_ms) noexcept nogil
 
     # --- internal
     cdef int round(self, bint sync, cdp_status *st) noexcept nogil

@@ -17,6 +17,7 @@ Threading: any thread, no GIL.
 """
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t
+from cdpcore.base.bell cimport ring
 from cdpcore.base.clock cimport cdp_monotonic_ms
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_SECTOR
@@ -93,8 +94,10 @@ cdef class DiskSettler:
         return rc
 
     cdef void wake_if_full(self) noexcept nogil:
-        if self.pending.used_bytes() > self.pending.data_bytes // FULL_SHARE and not self.busy:
+        if self.is_full() and not self.busy:
             pthread_cond_signal(&self.settled)
+            if not self.attended and not self.log.files.inline_maintenance:
+                ring()
 
     cdef void wait_for_readers(self) noexcept nogil:
         """Nothing is to be written, and yet Pending has no room: a reader pins a change, or did when it was to go."""
@@ -161,32 +164,64 @@ cdef class DiskSettler:
 
     # --- for Python ---------------------------------------------------------------------------------------------------
 
-    def run(self, uint32_t commit_interval_ms):
-        """The applier thread's life: keeps Pending from filling up, and makes everything durable once per
-        `commit_interval_ms` (0: only when asked). Returns after stop() or a failure."""
+    def run(self, uint32_t commit_interval_ms, uint32_t linger_ms, uint32_t turn_ms):
+        """The applier thread: keeps Pending from filling up, and makes everything durable when that is due (wanted).
+        Returns when there was nothing to do for `linger_ms`, after `turn_ms`, after stop(), or after a failure."""
         cdef cdp_status st
-        cdef uint64_t now, first, due = cdp_monotonic_ms() + commit_interval_ms
+        cdef uint64_t now, until, first, turn = cdp_monotonic_ms() + turn_ms
         cdef int rc = CDP_OK
-        cdef bint sync
+        cdef bint sync, full
         with nogil:
-            while rc == CDP_OK and not self.log.ring.failed:
+            while rc == CDP_OK:
                 pthread_mutex_lock(&self.settling)
+                self.attended = True
                 now = cdp_monotonic_ms()
-                while not self.stopping and self.pending.used_bytes() <= self.pending.data_bytes // FULL_SHARE and \
-                        (not commit_interval_ms or now < due):
-                    cdp_cond_wait_ms(&self.settled, &self.settling, PAUSE_MS)
+                until = min(now + linger_ms, turn)
+                while True:
+                    self.note_due(commit_interval_ms, 0)
+                    sync = self.commit_due_ms and now >= self.commit_due_ms
+                    full = self.is_full()
+                    if sync or full or self.stopping or self.log.ring.failed or now >= until:
+                        break
+                    cdp_cond_wait_ms(&self.settled, &self.settling, <uint32_t>min(until - now, <uint64_t>PAUSE_MS))
                     now = cdp_monotonic_ms()
-                sync = commit_interval_ms and now >= due
-                pthread_mutex_unlock(&self.settling)
-                if self.stopping:
+                if self.stopping or self.log.ring.failed or not sync and not full or now >= turn:
+                    self.attended = False
+                    pthread_mutex_unlock(&self.settling)
                     break
                 if sync:
-                    due = now + commit_interval_ms
-                if not sync or not self.all_synced():
+                    self.commit_due_ms = 0
+                pthread_mutex_unlock(&self.settling)
+                if full or not self.all_synced():
                     first = self.pending.gone()
                     rc = self.settle_all(sync, &st)
                     if rc == CDP_OK and not sync and self.pending.gone() == first:
                         self.wait_for_readers()
+            if rc != CDP_OK:
+                pthread_mutex_lock(&self.settling)
+                self.attended = False
+                pthread_mutex_unlock(&self.settling)
+
+    cdef bint is_full(self) noexcept nogil:
+        return self.pending.used_bytes() > self.pending.data_bytes // FULL_SHARE
+
+    cdef void note_due(self, uint32_t interval_ms, uint32_t look_ms) noexcept nogil:
+        """settling held; as Log.note_due()."""
+        if not self.commit_due_ms and interval_ms and not self.all_synced():
+            self.commit_due_ms = cdp_monotonic_ms() + interval_ms - min(look_ms, interval_ms - 1)
+
+    def wanted(self, uint32_t commit_interval_ms, uint32_t look_ms):
+        """As Log.wants_writer(), for run()."""
+        cdef bint some
+        cdef uint64_t now
+        with nogil:
+            pthread_mutex_lock(&self.settling)
+            now = cdp_monotonic_ms()
+            self.note_due(commit_interval_ms, look_ms)
+            some = not self.attended and not self.stopping and not self.log.ring.failed and (
+                self.is_full() or self.commit_due_ms and now >= self.commit_due_ms)
+            pthread_mutex_unlock(&self.settling)
+        return bool(some)
 
     def stop(self):
         """Let run() return."""

@@ -81,4 +81,6 @@ cdef class Log:
     cdef int open_frame(self, cdp_status *st) noexcept nogil
     # internal: no lock held
     cdef uint64_t queued(self) noexcept nogil               # the ring's
+    cdef bint has_frames(self) noexcept nogil
+    cdef void note_due(self, uint32_t interval_ms, uint32_t look_ms) noexcept nogil
     cdef int write_record(self, uint64_t seq, cdp_status *st) noexcept nogil

@@ -190,7 +190,7 @@ cdef class Log:
         self.close_frame()
         if self.ring.failed:
             return self.ring.fail_sticky(st)
-        pthread_cond_signal(&self.writer.work)
+        self.writer.call()
         rc = self.files.next_segment(kind, st)
         return rc if rc != CDP_OK or first else self.seal_tree(st)
 
@@ -211,7 +211,7 @@ cdef class Log:
             self.close_frame()
             if self.frame_open:                 # no memory to note it
                 return self.ring.fail_sticky(st)
-            pthread_cond_signal(&self.writer.work)     # full: the writer thread can write it while we go on
+            self.writer.call()     # full: the writer thread can write it while we go on
         if not self.frame_open:
             rc = self.open_frame(st)
             if rc != CDP_OK:
@@ -287,7 +287,7 @@ cdef class Log:
         self.frame_open = False
         self.ring.queued = self.ring.opened
         if self.files.wants_spare():
-            pthread_cond_signal(&self.files.upkeep)
+            self.files.call()
         pthread_mutex_unlock(&self.ring.mutex)
 
     # --- writing (no lock held) --------------------------------------------------------------------------------------
@@ -360,35 +360,68 @@ cdef class Log:
 
     # --- threads -----------------------------------------------------------------------------------------------------
 
-    def run_writer(self, uint32_t commit_interval_ms):
-        """The body of the writer thread: write finished frames at once, zeros ahead of the tail where they pay; make
-        everything durable once per `commit_interval_ms` (0: only when asked). Returns after stop() or a device
-        failure."""
+    def run_writer(self, uint32_t commit_interval_ms, uint32_t linger_ms, uint32_t turn_ms):
+        """The writer thread: write finished frames at once, zeros ahead of the tail where they pay, and make everything
+        durable when that is due (wants_writer). Returns when there was nothing to do for `linger_ms`, after `turn_ms`,
+        so that the thread can do the same for others, after stop(), or after a device failure."""
         cdef cdp_status st
-        cdef uint64_t now, due = cdp_monotonic_ms() + commit_interval_ms
+        cdef uint64_t now, until, turn = cdp_monotonic_ms() + turn_ms
         cdef int rc = CDP_OK
+        cdef bint commit, some
         with nogil:
             while rc == CDP_OK:
                 pthread_mutex_lock(&self.ring.mutex)
+                self.writer.attended = True
                 now = cdp_monotonic_ms()
-                while not self.ring.stopping and not self.ring.failed and (not commit_interval_ms or now < due) and \
-                        (self.ring.queued == self.ring.written or self.writer.write_busy) and \
-                        not self.writer.wants_zeros():
-                    if commit_interval_ms:
-                        cdp_cond_wait_ms(&self.writer.work, &self.ring.mutex, <uint32_t>(due - now))
-                        now = cdp_monotonic_ms()
-                    else:
-                        pthread_cond_wait(&self.writer.work, &self.ring.mutex)
-                if self.ring.stopping or self.ring.failed:
+                until = min(now + linger_ms, turn)
+                while True:
+                    self.note_due(commit_interval_ms, 0)
+                    commit = self.writer.commit_due_ms and now >= self.writer.commit_due_ms
+                    some = commit or self.has_frames() or self.writer.wants_zeros()
+                    if some or self.ring.stopping or self.ring.failed or now >= until:
+                        break
+                    cdp_cond_wait_ms(&self.writer.work, &self.ring.mutex, <uint32_t>(until - now))
+                    now = cdp_monotonic_ms()
+                if self.ring.stopping or self.ring.failed or not some or now >= turn:
+                    self.writer.attended = False
                     pthread_mutex_unlock(&self.ring.mutex)
                     break
+                if commit:
+                    self.writer.commit_due_ms = 0
                 pthread_mutex_unlock(&self.ring.mutex)
-                if not commit_interval_ms or now < due:
+                if commit:
+                    rc = self.wait_durable(self.newest(), &st)
+                else:
                     rc = self.writer.write(self.queued(), True, &st)
                     self.writer.write_zeros()
-                else:
-                    rc = self.wait_durable(self.newest(), &st)
-                    due = cdp_monotonic_ms() + commit_interval_ms
+            if rc != CDP_OK:
+                pthread_mutex_lock(&self.ring.mutex)
+                self.writer.attended = False
+                pthread_mutex_unlock(&self.ring.mutex)
+
+    cdef bint has_frames(self) noexcept nogil:
+        """io lock held: finished frames that nobody writes."""
+        return self.ring.queued > self.ring.written and not self.writer.write_busy
+
+    cdef void note_due(self, uint32_t interval_ms, uint32_t look_ms) noexcept nogil:
+        """io lock held. Looked at every look_ms: what was appended since may be that old."""
+        if not self.writer.commit_due_ms and interval_ms and self.last_seq > self.writer.durable_seq:
+            self.writer.commit_due_ms = cdp_monotonic_ms() + interval_ms - min(look_ms, interval_ms - 1)
+
+    def wants_writer(self, uint32_t commit_interval_ms, uint32_t look_ms):
+        """Whether there is something for run_writer(), and no thread in it. To be asked every `look_ms`: what was
+        appended since is durable after commit_interval_ms (0: only when asked)."""
+        cdef bint wanted
+        cdef uint64_t now
+        with nogil:
+            pthread_mutex_lock(&self.ring.mutex)
+            now = cdp_monotonic_ms()
+            self.note_due(commit_interval_ms, look_ms)
+            wanted = not self.writer.attended and not self.ring.stopping and not self.ring.failed and (
+                self.has_frames() or self.writer.wants_zeros() or
+                self.writer.commit_due_ms and now >= self.writer.commit_due_ms)
+            pthread_mutex_unlock(&self.ring.mutex)
+        return bool(wanted)
 
     def stop(self):
         """Let the writer and maintenance threads return. Appending is over; flush first."""
@@ -397,7 +430,6 @@ cdef class Log:
             self.ring.stopping = True
             pthread_cond_broadcast(&self.ring.changed)
             pthread_cond_broadcast(&self.writer.work)
-            pthread_cond_broadcast(&self.files.upkeep)
             pthread_mutex_unlock(&self.ring.mutex)
             self.writer.drain()
 

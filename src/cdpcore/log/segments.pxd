@@ -2,7 +2,6 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.base.format cimport cdp_frame_entry
 from cdpcore.base.status cimport cdp_status
-from cdpcore.base.thread cimport pthread_cond_t
 from cdpcore.log.record cimport room
 from cdpcore.log.ring cimport FrameRing
 from cdpcore.system.os cimport Os
@@ -46,7 +45,6 @@ cdef class LogFiles:
     cdef segment spare              # prepared; no frames yet
 
     # guarded by the io lock
-    cdef pthread_cond_t upkeep      # for the maintenance thread: a segment to seal, a spare to make
     cdef uint32_t next_number       # of the next file
     cdef segment sealing            # set aside, its run not made yet
     cdef bint sealing_published     # its tree is set aside too: maintenance may begin
@@ -63,6 +61,8 @@ cdef class LogFiles:
     cdef void publish_sealing(self) noexcept nogil
     # io lock not held. The checksums of blocks of segment `number`, which are written; False: it is sealed.
     cdef bint sums_of(self, uint32_t number, uint64_t block, uint32_t n, uint32_t *out) noexcept nogil
+    # io lock held: there is something for the maintenance thread.
+    cdef void call(self) noexcept nogil
     # io lock held: it is time to make a spare.
     cdef bint wants_spare(self) noexcept nogil
 

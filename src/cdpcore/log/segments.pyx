@@ -13,12 +13,12 @@ cimport cython
 from libc.errno cimport EIO, ENOMEM
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from cdpcore.base.clock cimport cdp_monotonic_ms
+from cdpcore.base.bell cimport ring
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_BLOCK, CDP_SEGMENT_BEFORE, cdp_segment_header
 from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, cdp_fail_os
-from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
-                                  pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.base.thread cimport (pthread_cond_broadcast, pthread_cond_wait, pthread_mutex_lock,
+                                  pthread_mutex_unlock)
 from cdpcore.log.record cimport ROOM_WRITE
 from cdpcore.log.segment cimport cdp_segment_create, cdp_segment_of_reserve
 from cdpcore.base.errors import InvalidRequest
@@ -61,7 +61,6 @@ cdef class LogFiles:
         self.direct = direct
         self.before = before
         self.inline_maintenance = inline_maintenance
-        cdp_cond_init(&self.upkeep)
         self.ring = ring
         memset(&self.current, 0, sizeof(segment))
         memset(&self.spare, 0, sizeof(segment))
@@ -71,7 +70,6 @@ cdef class LogFiles:
         self.let_go(&self.current)
         self.let_go(&self.spare)
         self.let_go(&self.sealing)
-        pthread_cond_destroy(&self.upkeep)
 
     # --- the next segment (append lock held) --------------------------------------------------------------------------
 
@@ -132,7 +130,7 @@ cdef class LogFiles:
     cdef void publish_sealing(self) noexcept nogil:
         pthread_mutex_lock(&self.ring.mutex)
         self.sealing_published = True
-        pthread_cond_signal(&self.upkeep)
+        self.call()
         pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil:
@@ -190,18 +188,19 @@ cdef class LogFiles:
 
     # --- maintenance --------------------------------------------------------------------------------------------------
 
-    def wait_work(self, uint32_t timeout_ms):
-        """Wait until a segment is to be sealed, a spare is wanted, or the time is over. False: stopped."""
-        cdef bint going
-        cdef uint64_t now = cdp_monotonic_ms(), until = now + timeout_ms
+    cdef void call(self) noexcept nogil:
+        """io lock held: there is something for the maintenance thread."""
+        if not self.inline_maintenance:
+            ring()
+
+    def has_work(self):
+        """A segment is to be sealed, or a spare is wanted."""
+        cdef bint some
         with nogil:
             pthread_mutex_lock(&self.ring.mutex)
-            while now < until and not self.ring.stopping and not self.sealing_published and not self.wants_spare():
-                cdp_cond_wait_ms(&self.upkeep, &self.ring.mutex, <uint32_t>(until - now))
-                now = cdp_monotonic_ms()
-            going = not self.ring.stopping
+            some = not self.ring.stopping and (self.sealing_published or self.wants_spare())
             pthread_mutex_unlock(&self.ring.mutex)
-        return bool(going)
+        return bool(some)
 
     cdef bint wants_spare(self) noexcept nogil:
         """io lock held. Half a segment ahead: early enough for the device, and a volume with few writes has one

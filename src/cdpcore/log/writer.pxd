@@ -26,6 +26,8 @@ cdef class LogWriter:
 
     # guarded by the io lock
     cdef pthread_cond_t work        # for the writer thread: a full frame
+    cdef bint attended              # there is a writer thread
+    cdef uint64_t commit_due_ms     # when what is not durable will be made so; 0: all was durable when last looked
     cdef bint write_busy            # a thread writes
     cdef bint sync_busy             # a thread syncs
     cdef uint64_t written_seq       # last record that is in a file, with all before it; read without a lock too
@@ -52,6 +54,8 @@ cdef class LogWriter:
     # No lock held. Frames up to the ring's number `upto` are in their files at return; upto <= ring.queued. more: start
     # others that are finished as well, and leave them in flight.
     cdef int write(self, uint64_t upto, bint more, cdp_status *st) noexcept nogil
+    # Any lock held: there is something for the writer thread.
+    cdef void call(self) noexcept nogil
     # No lock held. Records up to `seq` are durable at return; seq <= written_seq.
     cdef int sync(self, uint64_t seq, cdp_status *st) noexcept nogil
     # No lock held. Nothing is in flight at return.

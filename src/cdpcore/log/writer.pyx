@@ -31,6 +31,7 @@ Threading: any thread; see the fields.
 cimport cython
 from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport int64_t
+from cdpcore.base.bell cimport ring
 from cdpcore.base.clock cimport cdp_monotonic_ns
 from cdpcore.base.format cimport CDP_BLOCK
 from cdpcore.base.stages cimport CDP_STAGE_LOG_SYNC, CDP_STAGE_LOG_WRITE, cdp_stage_add
@@ -93,6 +94,12 @@ cdef class LogWriter:
         if rc != CDP_OK:
             self.ring.note_failure(st.sys_errno, st.where)
 
+    cdef void call(self) noexcept nogil:
+        pthread_cond_signal(&self.work)
+        # What there is was queued under the io lock, and `attended` is cleared under it by who finds nothing.
+        if not self.attended and not self.files.inline_maintenance:
+            ring()
+
     # --- writing ------------------------------------------------------------------------------------------------------
 
     cdef int write(self, uint64_t upto, bint more, cdp_status *st) noexcept nogil:
@@ -112,7 +119,7 @@ cdef class LogWriter:
             self.write_busy = False
             self.note_failure(rc, st)
             if self.ring.queued > self.ring.written:
-                pthread_cond_signal(&self.work)
+                self.call()
             pthread_cond_broadcast(&self.ring.changed)
         pthread_mutex_unlock(&self.ring.mutex)
         return rc
@@ -287,7 +294,7 @@ cdef class LogWriter:
                 self.durable_seq = covered
                 self.syncs += 1
             if self.wants_zeros():
-                pthread_cond_signal(&self.work)
+                self.call()
             pthread_cond_broadcast(&self.ring.changed)
         pthread_mutex_unlock(&self.ring.mutex)
         return rc
