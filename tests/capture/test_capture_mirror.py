@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from support.interop import cdp_argv, environ, need, run, wait
+from support.interop import cdp_argv, cdp_here, environ, need, run, wait
 
 import cdp
 from cdp.capture import position as positions
@@ -90,7 +90,7 @@ def capture(folder):
 
 
 def status(folder):
-    return json.loads(run(*cdp_argv("capture", folder / "web", "--status", "--json")).stdout)
+    return json.loads(cdp_here("capture", folder / "web", "--status", "--json"))
 
 
 def told(folder, condition):
@@ -98,16 +98,17 @@ def told(folder, condition):
     deadline = time.monotonic() + 20
     while not condition(got := status(folder)):
         assert time.monotonic() < deadline, got
+        time.sleep(0.02)
     return got
 
 
 def at(folder, point):
-    run(*cdp_argv("export", f"{folder}/web@{point}", folder / "out.img", "--force"))
+    cdp_here("export", f"{folder}/web@{point}", folder / "out.img", "--force")
     return (folder / "out.img").read_bytes()
 
 
 def marks(folder):
-    return {b["name"]: b["at"]["seq"] for b in json.loads(run(*cdp_argv("bookmarks", folder / "web", "--json")).stdout)}
+    return {b["name"]: b["at"]["seq"] for b in json.loads(cdp_here("bookmarks", folder / "web", "--json"))}
 
 
 def test_qemu_in_the_background(folder):

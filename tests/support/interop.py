@@ -79,6 +79,13 @@ def cdp_argv(*args):
     return [sys.executable, "-m", "cdp", *map(str, args)]
 
 
+def cdp_here(*args, status=0):
+    """Run `cdp ARGS` in this process, whose start would take most of its time; its standard output."""
+    done = CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
+    assert done.exit_code == status, f"cdp {' '.join(map(str, args))}: {done.exit_code}\n{done.output[-3000:]}"
+    return done.stdout
+
+
 class World:
     """A directory with volumes, and at most one server for them. Sockets go to a directory with a short path."""
 
@@ -91,11 +98,9 @@ class World:
         self.printed = []
 
     def cdp(self, *args, status=0):
-        """Run `cdp ARGS` in this process, whose start would take most of its time; its standard output."""
+        """cdp_here(), in the directory."""
         with contextlib.chdir(self.path):
-            done = CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
-        assert done.exit_code == status, f"cdp {' '.join(map(str, args))}: {done.exit_code}\n{done.output[-3000:]}"
-        return done.stdout
+            return cdp_here(*args, status=status)
 
     def json(self, *args):
         text = self.cdp(*args, "--json")
