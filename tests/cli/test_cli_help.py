@@ -191,3 +191,11 @@ def test_version():
     assert result.exit_code == 0 and result.stdout == f"cdp {cdp.__version__}\n"
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
     assert project["version"] == cdp.__version__
+
+
+@pytest.mark.parametrize("module", ["cdp.cli.trace", "cdp.cli.replay"])
+def test_a_group_has_its_commands_whatever_was_loaded_before(module):
+    code = f"import {module}; from cdp.cli import cli; sys.exit(cli.main(['trace', 'formats']))"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {code}"], capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert done.returncode == 0 and "families:" in done.stdout, done.stderr
