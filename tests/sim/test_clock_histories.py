@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 from sim.test_powercut import History
+from support import comparing
 from support.clock_model import SECOND, Shown, change
 from support.seeds import Seeds
-from support.world import SIZES, WRONG_CLOCK, World
+from support.sizes import SIZES, WRONG_CLOCK
+from support.world import World
 
 from cdp.moments.points import Point
 from cdpcore.base.errors import InvalidRequest, RefusedPoint
@@ -69,7 +71,7 @@ def test_what_is_silent_is_right(seeds: Seeds, kind: str):
                 sim.set_clock(sim.now_ns() + rnd.choice((10**6, SECOND, 20 * SECOND)))      # a pause
                 world.run(op)
                 shown.sample(len(world.root.model.rows))
-        world.learn(world.root)
+        comparing.learn(world, world.root)
         volume, times = world.root.volume, world.times(world.root)
         late = [times[seq] for seq, (lo, hi, _) in world.root.shown.items() if not lo <= times[seq] <= hi]
         for ts in {ts + rnd.randint(-1, 1) * rnd.choice((0, 1, SECOND // 3)) for s in shown.stretches

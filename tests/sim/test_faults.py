@@ -12,9 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support import comparing
 from support.seeds import Seeds
 from support.simcatalog import on
-from support.world import FREEING, KIB, SIZES, WEIGHTS, Size, World, tuning
+from support.sizes import FREEING, KIB, SIZES, WEIGHTS, Size, tuning
+from support.world import World
 
 from cdp.store import timeline
 from cdp.volume.volume import Volume
@@ -125,8 +127,8 @@ class Faults:
         world.open_all()
         world.recovered(self.random)
         if self.weights is FREEING:
-            world.finish_freeing()
-            world.every_moment()
+            comparing.finish_freeing(world)
+            comparing.every_moment(world)
         world.close()
 
 
@@ -300,6 +302,6 @@ def look(world: World, known: set[int], path: str, durable: int, rnd: random.Ran
         with node.volume.at(at) as image:
             assert image.pread(size, 0) == model.at(at)[0]
             list(image.extents())
-    world.learn(node)
+    comparing.learn(world, node)
     world.close()
     return "fine"

@@ -6,8 +6,10 @@ import random
 from dataclasses import replace
 
 import pytest
+from support import comparing
 from support.seeds import Seeds
-from support.world import FREEING, SIZES, World
+from support.sizes import FREEING, SIZES
+from support.world import World
 
 from cdpcore.system.os import SimOs
 
@@ -23,11 +25,11 @@ def live(seed: int, kind: str, n: int) -> World:
     for op in world.program(n, FREEING):
         world.run(op)
         if op[0] == "free" and rnd.random() < 0.3:
-            world.finish_freeing()
-            world.every_moment()
+            comparing.finish_freeing(world)
+            comparing.every_moment(world)
     world.run(("reopen", seed))
-    world.finish_freeing()
-    world.every_moment()
+    comparing.finish_freeing(world)
+    comparing.every_moment(world)
     world.run(("history", seed))
     world.close()
     world.forget()

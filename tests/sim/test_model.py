@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.seeds import Seeds
-from support.world import KIB, SIZES, Op, Size, World, shrink, tuning
+from support.sizes import KIB, SIZES, Size, tuning
+from support.world import Op, World, shrink
 
 from cdp.store.catalog import lmdb_catalog
 from cdpcore.system.os import SimOs, posix

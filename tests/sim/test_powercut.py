@@ -14,8 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support import comparing
+from support.node import Node
 from support.seeds import Seeds
-from support.world import FREEING, SIZES, WEIGHTS, Node, World
+from support.sizes import FREEING, SIZES, WEIGHTS
+from support.world import World
 
 from cdp.store import store
 from cdp.store.fold import Fold
@@ -189,8 +192,8 @@ class GivenUp(History):
                 self.live(life)
         if world.root and world.root.volume is None:
             world.open_all()
-        world.finish_freeing()
-        world.every_moment()
+        comparing.finish_freeing(world)
+        comparing.every_moment(world)
         self.end()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from support.simcatalog import on
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 from cdp.check import check, rebuild
 from cdp.cli import cli

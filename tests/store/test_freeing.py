@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.seeds import Seeds
 from support.simcatalog import on
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 import cdp
 from cdp.store import creation

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 import cdp
 from cdp.moments.points import Point

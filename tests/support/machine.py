@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 from support.simcatalog import on
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 from cdp.store import creation
 from cdp.volume import policy_keeper

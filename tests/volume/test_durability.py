@@ -2,7 +2,7 @@
 import pytest
 from support.interop import world  # noqa: F401
 from support.simcatalog import on, simulated
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 import cdp
 from cdp.nbd.client import Client

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import interop
 from support.simcatalog import on
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 import cdp
 from cdp.check import check

@@ -3,7 +3,7 @@ import errno
 
 import pytest
 from support.simcatalog import on
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 from cdp.store import creation
 from cdp.volume.volume import Volume

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support.seeds import Seeds
 from support.simcatalog import on
-from support.world import KIB, tuning
+from support.sizes import KIB, tuning
 
 from cdp.store import creation
 from cdp.volume.volume import Volume
