@@ -26,8 +26,8 @@ demo: $(INSTALLED) ## what cdp does, on a small disk: a file system is destroyed
 
 # One test at a time more than there are cores: they wait for a fifth of their time. Those of a group run in one worker.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-test: $(INSTALLED) $(TEST_DEPS) ## all tests, the seeded ones with a few seeds: some 6 minutes on two cores
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+test: $(INSTALLED) $(TEST_DEPS) ## all tests but those of `make lint`, the seeded ones with a few seeds
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m 'not long and not lint' $(ARGS)
 
 SECONDS ?= 600
 soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=600; SEED=... repeats an earlier run
@@ -86,14 +86,14 @@ endef
 plain: $(INSTALLED) $(TEST_DEPS) ## tests of the core built without a Linux-only call
 	$(call BUILD,CDP_PLAIN_POSIX=1,plain)
 	PYTHONPATH=$(abspath build/plain/src) $(PY) -c 'import cdpcore.nbd.connection as c, sys; sys.exit(c.RELEASES_PAGES)'
-	PYTHONPATH=$(abspath build/plain/src) $(PY) -m pytest -n $(WORKERS) --dist loadgroup -m plain $(ARGS)
+	PYTHONPATH=$(abspath build/plain/src) $(PY) -m pytest -n $(WORKERS) --dist loadgroup -m 'plain and not long and not once' $(ARGS)
 
 # Python itself is not instrumented: the runtimes are preloaded, and leaks are ignored (the interpreter has some).
 sanitize: $(INSTALLED) $(TEST_DEPS) ## tests of the core built with AddressSanitizer and UBSan (GCC, Linux)
 	$(call BUILD,CDP_SANITIZE=address$(comma)undefined,sanitize)
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(abspath build/sanitize/src) \
-		$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m sanitize $(ARGS)
+		$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m 'sanitize and not long and not once' $(ARGS)
 
 dev: | $(PY) ## for working on it: an editable install, built in place
 	$(PIP) install 'setuptools>=77' 'cython>=3.2'

@@ -1,6 +1,7 @@
 """What all tests have: the seeds of seeded tests, and how a failure is run again."""
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from support import seeds as seeding
 
 pytest_plugins = ("support.nbd_fixtures",)
 
+QUICK = ("core", "nbd", "trace")    # folders
 RUN = pytest.StashKey[int]()    # seeds, in `make soak`
 
 
@@ -24,6 +26,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--seconds"):
         seeding.examples_factor = seeding.SOAK_EXAMPLES
         config.stash[RUN] = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quickest last, so that the workers of `make test` end together."""
+    items.sort(key=lambda item: item.path.parent.name in QUICK)     # else as they were: the sort is stable
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays: gc.collect() in a test need not walk through it, which takes 0.3 s with all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -552,6 +552,7 @@ def test_short_transfers_signals_and_a_file_system_that_cannot_reserve(tmp_path:
     assert out.stdout.strip() == "whole", out.stderr
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("flags", [[], ["-DCDP_PLAIN_POSIX=1"],
                                    ["-fsanitize=address,undefined", "-fno-sanitize-recover"],
                                    ["-fsanitize=thread"]], ids=["linux", "plain", "asan", "tsan"])

@@ -63,6 +63,7 @@ both = pytest.mark.parametrize("structured", [False, True], ids=["simple", "stru
 
 
 @pytest.mark.soak
+@pytest.mark.once
 def test_leaves_under_sanitizers(tmp_path, seeds):
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:

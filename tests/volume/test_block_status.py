@@ -147,7 +147,8 @@ def before_early(path: Path, stack: ExitStack) -> Disk:
 KINDS = [now, past, early, image, image_written, base, before, before_now, before_past, before_early]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+@pytest.fixture(scope="module", params=[pytest.param(kind, id=kind.__name__, marks=pytest.mark.xdist_group(
+    f"block status {kind.__name__}")) for kind in KINDS])
 def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
     """Made once for all tests, which only look at it."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
