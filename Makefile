@@ -24,8 +24,8 @@ help: ## this list
 demo: $(INSTALLED) ## what cdp does, on a small disk: a file system is destroyed, and restored to the moment before
 	$(PY) -m cdp.demo $(ARGS)
 
-# One test at a time more than there are cores: they wait for a fifth of their time. Those of a group run in one worker.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Four tests at a time on two cores: they wait for two fifths of their time. Those of a group run in one worker.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2 + 1)
 test: $(INSTALLED) $(TEST_DEPS) ## all tests but those of `make lint`, the seeded ones with a few seeds
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m 'not long and not lint' $(ARGS)
 
