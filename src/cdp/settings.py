@@ -139,8 +139,15 @@ class Settings:
     """All settings; `Settings()` is the defaults. Raises InvalidRequest for a value out of its range."""
 
     pool_bytes: int = _engine(
-        "size", 64 * MIB, "Memory for data on its way to the log, shared by all connections of a volume.",
+        "size", 64 * MIB,
+        "Data of a volume that may wait in memory on its way to the log; more of it, up to half of memory_bytes, while "
+        "the device keeps up.",
         low=16 * MIB, high=4 * GIB)
+    memory_bytes: int = _engine(
+        "size", 0,
+        "Memory that all volumes of a process share for what was just written; given back when idle. 0: an eighth of "
+        "the machine's, or of what its control group allows.",
+        low=0, high=1024 * GIB)
     segment_bytes: int = _engine(
         "size", 256 * MIB, "Size of one log file, rounded up to 4MiB. Opening after a crash reads at most one.",
         low=16 * MIB, high=4 * GIB)

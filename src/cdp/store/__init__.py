@@ -20,5 +20,5 @@
     clock_watch          whether the clock went back, and what is to be done then
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take
-    tuning               the numbers that the engine runs with
+    tuning               the numbers that the engine runs with; memory: how much the logs of a process have
 """

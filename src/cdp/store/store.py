@@ -17,7 +17,7 @@ from typing import Any
 from cdp.moments import lineage
 from cdp.moments.model import ClockStep, Moment
 from cdp.store import description as geometries
-from cdp.store import kinds, shared_threads, spare_files
+from cdp.store import kinds, memory, shared_threads, spare_files
 from cdp.store.base_image import Base, fill, make_empty
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.checksums import Checksums
@@ -36,7 +36,6 @@ from cdpcore.base.errors import CdpError, Closed, Corruption, InvalidRequest, No
 from cdpcore.index.versions import Versions
 from cdpcore.index.view import View
 from cdpcore.log.log import Log
-from cdpcore.log.pool import BufferPool
 from cdpcore.log.segment_fds import SegmentFds
 from cdpcore.system.os import File, Os, PosixOs, posix
 from cdpcore.volume.core import VolumeCore
@@ -123,13 +122,13 @@ class Store:
 
     def _assemble(self) -> None:
         g, t = self.geometry, self.tuning
-        self.pool = BufferPool(self.os, slot_bytes=t.slot_bytes, n_slots=t.n_slots)
+        ring = memory.ring(self.os, t)
         rows: list[Segment] = self.catalog.rows(Segment)
         # What has left the catalog is in the base, or nobody's to see: runs may still have versions of it.
         floor = max(0, min((r.first_seq for r in rows if r.last_seq >= r.first_seq), default=1) - 1)
         versions = Versions(self.os, self.view_at(lineage.NOW), t.max_records, self.found.last_seq,
                             self.found.last_ts_ns, floor)
-        self.log = Log(self.os, self.pool, versions, self.files.log, uuid=self.uuid, volume_bytes=g.size_bytes,
+        self.log = Log(self.os, ring, versions, self.files.log, uuid=self.uuid, volume_bytes=g.size_bytes,
                        created_ns=g.created_ns, segment_bytes=t.segment_bytes, next_number=self.found.next_number,
                        last_flush_seq=self.found.flush_seq, direct=t.direct_io, inline_maintenance=not t.threads,
                        reserve="" if g.base == "parent" else self.files.reserve, before=self.kind.log_before)

@@ -4,18 +4,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cdp.store.memory import default_bytes
+
 SLOT_BYTES = 4 << 20
 """A pool slot, and so the largest write to the log: at 4 MiB direct writes reach the device's speed."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """slot_bytes x n_slots: the buffer pool. max_records: a segment is closed after so many. merge_fanin: so many runs
-    are merged into one. pending_bytes, pending_changes: what waits for a disk written in place. threads: False runs
-    writing and maintenance inside the calls (deterministic)."""
+    """slot_bytes x n_slots: what may wait in memory to be written to the log. memory_bytes: the bound of the memory
+    that all logs of the process share (0: the log has slot_bytes x n_slots for itself, and no more). max_records: a
+    segment is closed after so many. merge_fanin: so many runs are merged into one. pending_bytes, pending_changes: what
+    waits for a disk written in place. threads: False runs writing and maintenance inside the calls (deterministic)."""
 
     slot_bytes: int = SLOT_BYTES
     n_slots: int = 16
+    memory_bytes: int = 0
     segment_bytes: int = 256 << 20
     max_records: int = 262_144
     commit_interval_ms: int = 1000
@@ -40,7 +44,8 @@ class Tuning:
     def from_settings(cls, settings: Any) -> Tuning:
         """From cdp.settings.Settings (or anything with its engine keys)."""
         slot = min(SLOT_BYTES, settings.segment_bytes // 8 // 4096 * 4096, settings.pool_bytes // 4 // 4096 * 4096)
-        return cls(slot_bytes=slot, n_slots=max(4, settings.pool_bytes // slot), segment_bytes=settings.segment_bytes,
+        return cls(slot_bytes=slot, n_slots=max(4, settings.pool_bytes // slot),
+                   memory_bytes=settings.memory_bytes or default_bytes(), segment_bytes=settings.segment_bytes,
                    commit_interval_ms=settings.commit_interval_ms, merge_fanin=settings.merge_fanin,
                    max_open_files=settings.max_open_files, max_restores=settings.max_restores,
                    direct_io=settings.direct_io, pending_bytes=settings.pending_bytes,

@@ -451,7 +451,8 @@ class Volume:
         return {"records": self._core.position()[0],
                 "segments": len(rows) + (core["open_log_bytes"] > 0), "runs": len(runs),
                 "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"],
-                "index_bytes": sum(r.file_bytes for r in runs), "pool_bytes": s.pool.bytes,
+                "index_bytes": sum(r.file_bytes for r in runs), "pool_bytes": s.tuning.slot_bytes * s.tuning.n_slots,
+                "memory_bytes": s.log.ring.bytes,
                 "freeing_bytes": freeing.bytes_left if freeing else 0, **core}
 
     def metrics(self, buckets: bool = False) -> dict[str, Any]:

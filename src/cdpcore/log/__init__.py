@@ -1,12 +1,13 @@
-"""The log: pool, frame ring, segments, appending, sealing.
+"""The log: memory, frame ring, segments, appending, sealing.
 
     log           appending, group commit, durability: a write is durable when Log.wait_durable returns
     writer        frames written and synced: who does it, what is written and durable
-    pool, ring    the memory that frames are built in, and the frames in it
+    ring          the frames, in slots (slots.c: found by location); memory: how much of it the logs of a process have
+    pool          memory in fixed slots, for buffer groups
     segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones
     sealing       what the maintenance thread does with the segment that was set aside
     segment_file  a segment read, and what recovery makes of one that a crash left open
-    log_reader    the data of a record: from a pool slot that still has it, or, checked, from a segment file
+    log_reader    the data of a record: from a slot that still has it, or, checked, from a segment file
     block_sums.c  checksums of the blocks of a file, and checked reads; segment_sums.c: of a sealed segment
     sums_cache    pages of the tables of sealed segments
     sums_file     a table in a file of its own: of the base, and of segments that were sealed without one

@@ -10,7 +10,6 @@ from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.index.versions cimport Versions
 from cdpcore.log.clock_steps cimport ClockSteps
-from cdpcore.log.pool cimport BufferPool
 from cdpcore.log.record cimport part, room
 from cdpcore.log.ring cimport FrameRing
 from cdpcore.log.segments cimport LogFiles
@@ -23,8 +22,7 @@ cdef class Log:
     # constant after construction
     cdef Os os
     cdef const cdp_os *table
-    cdef BufferPool pool
-    cdef FrameRing ring
+    cdef readonly FrameRing ring
     cdef readonly LogFiles files
     cdef readonly LogWriter writer
     cdef readonly Versions versions # the index of what is in the log
@@ -47,6 +45,7 @@ cdef class Log:
     # guarded by io
     cdef bint round_busy            # a thread writes and syncs what others wait for ...
     cdef pthread_cond_t rounds      # ... and has done so
+    cdef uint64_t look_due_ms       # when to look for idle memory, monotonic; 0: there is no memory
 
     cdef void lock_append(self) noexcept nogil
     cdef void unlock_append(self) noexcept nogil
@@ -78,9 +77,11 @@ cdef class Log:
     cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil
     cdef int seal_tree(self, cdp_status *st) noexcept nogil
     cdef int append_part(self, part *p, uint64_t seq, uint64_t ts_ns, bint more, cdp_status *st) noexcept nogil
-    cdef int open_frame(self, cdp_status *st) noexcept nogil
+    # ... with room for a part of so much data
+    cdef int open_frame(self, uint64_t data_bytes, cdp_status *st) noexcept nogil
     # internal: no lock held
     cdef uint64_t queued(self) noexcept nogil               # the ring's
     cdef bint has_frames(self) noexcept nogil
+    cdef bint is_look_due(self, uint64_t now_ms) noexcept nogil
     cdef void note_due(self, uint32_t interval_ms, uint32_t look_ms) noexcept nogil
     cdef int write_record(self, uint64_t seq, cdp_status *st) noexcept nogil

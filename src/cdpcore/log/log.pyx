@@ -19,7 +19,8 @@ from libc.errno cimport EBUSY, ENOMEM, EROFS
 from libc.stdlib cimport realloc
 from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_monotonic_ns
 from cdpcore.base.errors cimport check
-from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc_is_data)
+from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc,
+                                  cdp_loc_is_data)
 from cdpcore.base.stages cimport CDP_STAGE_COMMIT, Stages, cdp_stage_add
 from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
@@ -39,6 +40,7 @@ cdef enum:
     HELD_READ_ONLY = 1
     HELD_IMPORT = 2
     HELD_MOVED = 4
+    LOOK_MS = 30_000        # how often run_writer() looks for memory that is idle
 
 cdef uint64_t NOW = 0xFFFFFFFFFFFFFFFF     # later than any record
 cdef const char *MOVED = b"the volume's folder or disk was moved or deleted while it is open, or cut short"
@@ -48,7 +50,7 @@ cdef class Log:
     """The log of one volume.
 
     Args:
-        os, pool: where it runs and what it builds frames in; both are kept.
+        os, ring: where it runs and what it builds frames in; both are kept. The ring is of this log only.
         versions: its index; says what the last record is.
         directory: VOLUME/log, must exist.
         last_flush_seq: the last flush in the log so far, or 0.
@@ -56,15 +58,14 @@ cdef class Log:
     Threading: the def methods are for the maintenance and writer threads and for the owner; they release the GIL.
     """
 
-    def __cinit__(self, Os os not None, BufferPool pool not None, Versions versions not None, directory: str, *,
+    def __cinit__(self, Os os not None, FrameRing ring not None, Versions versions not None, directory: str, *,
                   uint64_t last_flush_seq, **of_files):
         pthread_mutex_init(&self.append_mutex, NULL)
         cdp_cond_init(&self.rounds)
         self.os = os
         self.table = os.table
-        self.pool = pool
         self.versions = versions
-        self.ring = FrameRing(pool)
+        self.ring = ring
         self.clock = ClockSteps()
         self.files = LogFiles(os, self.ring, directory, **of_files)
         self.stages = Stages()
@@ -103,6 +104,8 @@ cdef class Log:
             for i in range(n):
                 rc = self.append_part(&parts[i], seq[0], ts_ns, i + 1 < n, st)
                 if rc != CDP_OK:
+                    if i:       # a part of it is in the log
+                        self.ring.fail(st.sys_errno, st.where)
                     break
         if rc != CDP_OK:
             seq[0] = 0      # the next record may get it
@@ -163,7 +166,7 @@ cdef class Log:
 
     cdef bint has_room(self, uint64_t data_bytes, room kind) noexcept nogil:
         cdef const segment *s = &self.files.current
-        cdef uint64_t slot = self.pool.slot_bytes, used = s.tail_bytes, frames
+        cdef uint64_t slot = self.ring.slot_bytes, used = s.tail_bytes, frames
         if s.number == 0:
             return False
         if kind == ROOM_WRITE:
@@ -213,7 +216,7 @@ cdef class Log:
                 return self.ring.fail_sticky(st)
             self.writer.call()     # full: the writer thread can write it while we go on
         if not self.frame_open:
-            rc = self.open_frame(st)
+            rc = self.open_frame(p.data_bytes, st)
             if rc != CDP_OK:
                 return rc
         r = self.ring.last()
@@ -226,32 +229,34 @@ cdef class Log:
             r.whole_seq = seq
         return CDP_OK
 
-    cdef int open_frame(self, cdp_status *st) noexcept nogil:
+    cdef int open_frame(self, uint64_t data_bytes, cdp_status *st) noexcept nogil:
         """Its first record is the one that is being appended."""
         cdef ring_frame *r = self.ring.at(self.ring.opened)
         cdef const segment *s = &self.files.current
+        cdef uint64_t upto
         cdef int rc
         pthread_mutex_lock(&self.ring.mutex)
-        while not self.ring.next_is_free():
+        while not self.ring.make_room(cdp_loc(s.number, s.tail_bytes), CDP_BLOCK + data_bytes + CDP_FRAME_TAIL_BYTES):
             if self.ring.failed:
                 pthread_mutex_unlock(&self.ring.mutex)
                 return self.ring.fail_sticky(st)
-            if self.writer.write_busy or r.pins:
+            upto = self.ring.in_the_way()
+            if not upto and not self.ring.slots.n:
+                pthread_mutex_unlock(&self.ring.mutex)
+                return cdp_fail_os(st, -ENOMEM, 0, b"memory for a frame of the log")
+            if self.writer.write_busy or not upto:
                 pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
                 continue
             pthread_mutex_unlock(&self.ring.mutex)
-            rc = self.writer.write(self.ring.opened - self.ring.n + 1, True, st)
+            rc = self.writer.write(upto, True, st)
             if rc != CDP_OK:
                 return rc
             pthread_mutex_lock(&self.ring.mutex)
-        cdp_frame_start(&r.f, self.pool.slot(<uint32_t>(self.ring.opened % self.pool.n_slots)),
-                        <uint32_t>self.pool.slot_bytes,
+        cdp_frame_start(&r.f, self.ring.place(r), <uint32_t>(self.ring.slot_bytes - self.ring.covered_bytes),
                         s.number, s.n_frames, s.tail_bytes, s.salt, self.last_seq + 1, self.flush_seq)
         r.fd = s.fd
         r.sums = s.sums + s.tail_bytes // CDP_BLOCK
         r.whole_seq = self.last_seq
-        r.complete = False
-        self.ring.opened += 1
         self.frame_open = True
         pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
@@ -285,7 +290,7 @@ cdef class Log:
         self.framed_bytes += r.f.total_bytes
         self.unframed_bytes = 0
         self.frame_open = False
-        self.ring.queued = self.ring.opened
+        self.ring.finished()
         if self.files.wants_spare():
             self.files.call()
         pthread_mutex_unlock(&self.ring.mutex)
@@ -362,13 +367,17 @@ cdef class Log:
 
     def run_writer(self, uint32_t commit_interval_ms, uint32_t linger_ms, uint32_t turn_ms):
         """The writer thread: write finished frames at once, zeros ahead of the tail where they pay, and make everything
-        durable when that is due (wants_writer). Returns when there was nothing to do for `linger_ms`, after `turn_ms`,
-        so that the thread can do the same for others, after stop(), or after a device failure."""
+        durable and give back memory that is idle when that is due (wants_writer). Returns when there was nothing to do
+        for `linger_ms`, after `turn_ms`, so that the thread can do the same for others, after stop(), or after a device
+        failure."""
         cdef cdp_status st
         cdef uint64_t now, until, turn = cdp_monotonic_ms() + turn_ms
         cdef int rc = CDP_OK
-        cdef bint commit, some
+        cdef bint commit, look, some
         with nogil:
+            pthread_mutex_lock(&self.ring.mutex)
+            self.ring.max_wait_ms = commit_interval_ms
+            pthread_mutex_unlock(&self.ring.mutex)
             while rc == CDP_OK:
                 pthread_mutex_lock(&self.ring.mutex)
                 self.writer.attended = True
@@ -377,7 +386,7 @@ cdef class Log:
                 while True:
                     self.note_due(commit_interval_ms, 0)
                     commit = self.writer.commit_due_ms and now >= self.writer.commit_due_ms
-                    some = commit or self.has_frames() or self.writer.wants_zeros()
+                    some = commit or self.is_look_due(now) or self.has_frames() or self.writer.wants_zeros()
                     if some or self.ring.stopping or self.ring.failed or now >= until:
                         break
                     cdp_cond_wait_ms(&self.writer.work, &self.ring.mutex, <uint32_t>(until - now))
@@ -388,7 +397,12 @@ cdef class Log:
                     break
                 if commit:
                     self.writer.commit_due_ms = 0
+                look = self.is_look_due(now)
+                if look:
+                    self.look_due_ms = 0
                 pthread_mutex_unlock(&self.ring.mutex)
+                if look:
+                    self.ring.give_back()
                 if commit:
                     rc = self.wait_durable(self.newest(), &st)
                 else:
@@ -408,6 +422,14 @@ cdef class Log:
         if not self.writer.commit_due_ms and interval_ms and self.last_seq > self.writer.durable_seq:
             self.writer.commit_due_ms = cdp_monotonic_ms() + interval_ms - min(look_ms, interval_ms - 1)
 
+    cdef bint is_look_due(self, uint64_t now_ms) noexcept nogil:
+        """io lock held: some of the log's memory may be idle."""
+        if not self.ring.slots.n:
+            self.look_due_ms = 0
+        elif not self.look_due_ms:
+            self.look_due_ms = now_ms + LOOK_MS
+        return self.look_due_ms and now_ms >= self.look_due_ms
+
     def wants_writer(self, uint32_t commit_interval_ms, uint32_t look_ms):
         """Whether there is something for run_writer(), and no thread in it. To be asked every `look_ms`: what was
         appended since is durable after commit_interval_ms (0: only when asked)."""
@@ -418,10 +440,16 @@ cdef class Log:
             now = cdp_monotonic_ms()
             self.note_due(commit_interval_ms, look_ms)
             wanted = not self.writer.attended and not self.ring.stopping and not self.ring.failed and (
-                self.has_frames() or self.writer.wants_zeros() or
+                self.has_frames() or self.writer.wants_zeros() or self.is_look_due(now) or
                 self.writer.commit_due_ms and now >= self.writer.commit_due_ms)
             pthread_mutex_unlock(&self.ring.mutex)
         return bool(wanted)
+
+    def give_back(self):
+        """Give back memory that was neither written nor read since the last call; run_writer() does so every
+        LOOK_MS."""
+        with nogil:
+            self.ring.give_back()
 
     def stop(self):
         """Let the writer and maintenance threads return. Appending is over; flush first."""

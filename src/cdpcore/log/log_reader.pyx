@@ -39,7 +39,8 @@ cdef class LogReader:
 
     cdef int read(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, bint wait,
                   cdp_status *st) noexcept nogil:
-        cdef uint64_t token, off, ns
+        cdef uint64_t off, ns
+        cdef uint32_t token
         cdef log_file f
         cdef int rc
         cdef bint cached

@@ -1,12 +1,6 @@
-"""The buffer pool: memory that log frames are built in and written from; the platform `local` has its buffer groups
-there.
+"""The buffer pool: one anonymous mapping, cut into equal slots. The platform `local` has its buffer groups there.
 
-Anonymous and aligned, so that a frame goes to the device by direct I/O: with the log in a shared file mapping or in
-buffered writes the page cache grows on the write path, and that alone cost a third to two thirds of the write rate
-(53 k/s and 94 k/s against 145 k/s, docs/architecture.md).
-
-Invariant: a slot of a log's belongs to exactly one frame, ring order (frame k lives in slot k mod n), so nothing is
-searched and nothing fragments. Threading: immutable after construction; its owner (the log) says who may touch a slot.
+Threading: immutable after construction; its owner says who may touch a slot.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo

@@ -42,7 +42,7 @@ cdef class LogFiles:
     def __cinit__(self, Os os not None, FrameRing ring not None, directory: str, *, bytes uuid, uint64_t volume_bytes,
                   uint64_t created_ns, uint64_t segment_bytes, uint32_t next_number, bint direct,
                   bint inline_maintenance, reserve: str = "", bint before=False):
-        cdef uint64_t slot_bytes = ring.pool.slot_bytes
+        cdef uint64_t slot_bytes = ring.slot_bytes
         if len(uuid) != 16:
             raise InvalidRequest("a volume's uuid has 16 bytes")
         if segment_bytes < 8 * slot_bytes or segment_bytes > 1 << 40:

@@ -14,7 +14,7 @@ from cdpcore.base.format cimport CDP_BLOCK, cdp_frame_entry, cdp_record_desc
 from cdpcore.base.thread cimport pthread_mutex_lock, pthread_mutex_unlock
 from cdpcore.log.frame cimport CDP_FRAME_MAX_DESCS, cdp_frame_descs
 from cdpcore.log.log cimport Log
-from cdpcore.log.ring cimport ring_frame
+from cdpcore.log.ring cimport FRAMES, ring_frame
 from cdpcore.log.segments cimport segment
 
 
@@ -68,10 +68,10 @@ def descriptors(Log log not None, uint32_t number, uint32_t frame):
     with nogil:
         pthread_mutex_lock(&log.ring.mutex)
         k = log.ring.opened
-        while k and log.ring.opened - k < log.ring.n:
+        while k and log.ring.opened - k < FRAMES:
             k -= 1
             r = log.ring.at(k)
-            if r.f.segment == number and r.f.frame == frame:
+            if r.f.segment == number and r.f.frame == frame and log.ring.has(k):
                 n = cdp_frame_descs(&r.f, out, CDP_FRAME_MAX_DESCS)
                 first_seq = r.f.first_seq
                 found = True

@@ -6,7 +6,6 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.base.stages cimport Stages
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t
-from cdpcore.log.pool cimport BufferPool
 from cdpcore.log.ring cimport FrameRing
 from cdpcore.log.segments cimport LogFiles
 from cdpcore.system.io_queue cimport cdp_ioq
@@ -18,8 +17,7 @@ cdef class LogWriter:
     # constant after construction
     cdef Os os
     cdef const cdp_os *table
-    cdef BufferPool pool            # outlives what is in flight from it
-    cdef FrameRing ring
+    cdef FrameRing ring             # its slots outlive what is in flight from them
     cdef LogFiles files
     cdef Stages stages              # the volume's
     cdef uint64_t zero_bytes, zero_gap  # ZERO_BYTES and ZERO_GAP, or less in small segments

@@ -66,7 +66,6 @@ cdef class LogWriter:
                   uint64_t durable_seq):
         cdp_cond_init(&self.work)
         self.ring = ring
-        self.pool = ring.pool
         self.files = files
         self.stages = stages
         self.os = files.os

@@ -34,7 +34,7 @@ cdef class Content:
         self.stages = log.stages.s
         self.size_bytes = size_bytes
         # Three parts of 1 MiB to a slot of 4 MiB; at least two to a smaller one, so that little of it is left empty.
-        cdef uint64_t usable = log.pool.slot_bytes - 2 * CDP_BLOCK - CDP_FRAME_TAIL_BYTES
+        cdef uint64_t usable = log.ring.slot_bytes - 2 * CDP_BLOCK - CDP_FRAME_TAIL_BYTES
         self.part_bytes = max(<uint64_t>CDP_BLOCK, min(usable // 2 // CDP_BLOCK * CDP_BLOCK, MIB))
         self.max_request_bytes = min(MAX_REQUEST, min(MAX_PARTS * self.part_bytes,
                                                       log.files.segment_bytes // 8 // CDP_SECTOR * CDP_SECTOR))
@@ -71,6 +71,7 @@ cdef class Content:
         """Let go of files and mappings; nobody is inside, and nobody comes any more. Idempotent."""
         self.versions.release()
         self.segments.close()
+        self.log.ring.release()
 
     def stats(self) -> dict:
         """Counters since opening, and the memory of the extent trees in bytes."""

@@ -1,0 +1,184 @@
+#include <signal.h>
+#include <unistd.h>
+#include "base/thread.h"
+#include "log/memory_bound.h"
+
+#define load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+
+void cdp_memory_init(cdp_memory *m, uint64_t limit_bytes)
+{
+    *m = (cdp_memory){.limit_bytes = limit_bytes};
+    pthread_mutex_init(&m->mutex, NULL);
+    pthread_mutex_init(&m->stock_mutex, NULL);
+    cdp_cond_init(&m->stock_wanted);
+}
+
+void cdp_memory_destroy(cdp_memory *m)
+{
+    if (m->has_thread && m->pid != getpid())
+        return; /* in the child of a fork: the thread, which may have held the mutex, is the parent's */
+    pthread_mutex_lock(&m->stock_mutex);
+    m->stopping = 1;
+    pthread_cond_signal(&m->stock_wanted);
+    int join = m->has_thread;
+    pthread_mutex_unlock(&m->stock_mutex);
+    if (join)
+        pthread_join(m->thread, NULL);
+    pthread_cond_destroy(&m->stock_wanted);
+    pthread_mutex_destroy(&m->stock_mutex);
+    pthread_mutex_destroy(&m->mutex);
+}
+
+void cdp_memory_join(cdp_memory *m, cdp_slots *t)
+{
+    pthread_mutex_lock(&m->mutex);
+    t->prev = NULL;
+    t->next = m->logs;
+    if (m->logs)
+        m->logs->prev = t;
+    m->logs = t;
+    pthread_mutex_unlock(&m->mutex);
+}
+
+void cdp_memory_leave(cdp_memory *m, cdp_slots *t)
+{
+    pthread_mutex_lock(&m->mutex);
+    *(t->prev ? &t->prev->next : &m->logs) = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    pthread_mutex_unlock(&m->mutex);
+    __atomic_sub_fetch(&m->used_bytes, t->n * t->slot_bytes, __ATOMIC_RELAXED);
+    cdp_slots_destroy(t);
+}
+
+static uint8_t *get_pages(cdp_memory *m, const cdp_os *os, uint64_t bytes, int beyond)
+{
+    uint64_t used = load(&m->used_bytes), most = load(&m->most_bytes);
+    do {
+        if (!beyond && used + bytes > load(&m->limit_bytes))
+            return NULL;
+    } while (!__atomic_compare_exchange_n(&m->used_bytes, &used, used + bytes, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    uint8_t *mem = os->pages(os->ctx, bytes);
+    if (!mem) {
+        __atomic_sub_fetch(&m->used_bytes, bytes, __ATOMIC_RELAXED);
+        return NULL;
+    }
+    used += bytes;
+    while (most < used && !__atomic_compare_exchange_n(&m->most_bytes, &most, used, 0, __ATOMIC_RELAXED,
+                                                       __ATOMIC_RELAXED))
+        ;
+    return mem;
+}
+
+static void free_pages(cdp_memory *m, const cdp_os *os, uint8_t *mem, uint64_t bytes)
+{
+    os->free_pages(os->ctx, mem, bytes);
+    __atomic_sub_fetch(&m->used_bytes, bytes, __ATOMIC_RELAXED);
+}
+
+uint8_t *cdp_memory_new(cdp_memory *m, cdp_slots *t, int beyond)
+{
+    return get_pages(m, t->os, t->slot_bytes, beyond || t->broken & CDP_BREAK_BOUND);
+}
+
+void cdp_memory_free(cdp_memory *m, const cdp_slots *t, uint8_t *mem) { free_pages(m, t->os, mem, t->slot_bytes); }
+
+/* --- prepared ----------------------------------------------------------------------------------------------------- */
+
+/* stock_mutex held: nothing is prepared any more. */
+static void clear_stock(cdp_memory *m)
+{
+    while (m->n_stock)
+        free_pages(m, m->stock_os, m->stock[--m->n_stock], m->stock_slot_bytes);
+}
+
+static void *prepare(void *m_)
+{
+    cdp_memory *m = m_;
+    cdp_os_give_way();
+    pthread_mutex_lock(&m->stock_mutex);
+    while (!m->stopping) {
+        if (m->wanted && m->n_stock < CDP_STOCK) {
+            const cdp_os *os = m->stock_os; /* stays what it is while this runs */
+            uint64_t bytes = m->stock_slot_bytes;
+            pthread_mutex_unlock(&m->stock_mutex);
+            uint8_t *mem = get_pages(m, os, bytes, 0);
+            for (uint64_t at = 0; mem && at < bytes; at += CDP_DIRECT_ALIGN)
+                ((volatile uint8_t *)mem)[at] = 0;
+            pthread_mutex_lock(&m->stock_mutex);
+            if (!mem)
+                m->wanted = 0;
+            else
+                m->stock[m->n_stock++] = mem;
+            continue;
+        }
+        m->wanted = 0;
+        if (cdp_cond_wait_ms(&m->stock_wanted, &m->stock_mutex, CDP_STOCK_IDLE_MS) && !m->wanted)
+            break;
+    }
+    clear_stock(m);
+    m->running = 0;
+    pthread_mutex_unlock(&m->stock_mutex);
+    return NULL;
+}
+
+/* Signals are for the threads that the program made. */
+static int start(cdp_memory *m)
+{
+    sigset_t all, old;
+    m->pid = getpid();
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(&m->thread, NULL, prepare, m);
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
+uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t)
+{
+    uint8_t *mem = NULL;
+    pthread_mutex_lock(&m->stock_mutex);
+    if (!m->running) { /* the stock is empty, too */
+        m->stock_os = t->os;
+        m->stock_slot_bytes = t->slot_bytes;
+        if (m->has_thread)
+            pthread_join(m->thread, NULL);
+        m->running = m->has_thread = !start(m);
+    }
+    if (m->stock_os == t->os && m->stock_slot_bytes == t->slot_bytes) { /* other sizes do without, while these go on */
+        if (m->n_stock)
+            mem = m->stock[--m->n_stock];
+        m->wanted = 1;
+        pthread_cond_signal(&m->stock_wanted);
+    }
+    pthread_mutex_unlock(&m->stock_mutex);
+    return mem;
+}
+
+int cdp_memory_is_over(cdp_memory *m) { return load(&m->used_bytes) > load(&m->limit_bytes); }
+
+uint8_t *cdp_memory_from_others(cdp_memory *m, cdp_slots *t, uint32_t has)
+{
+    uint8_t *mem = NULL;
+    uint64_t most = (uint64_t)has * t->slot_bytes + 2 * t->slot_bytes;
+    cdp_slots *richest = NULL;
+    pthread_mutex_lock(&m->mutex);
+    for (cdp_slots *o = m->logs; o; o = o->next) {
+        uint64_t bytes = load(&o->n) * o->slot_bytes;
+        if (o != t && bytes >= most) {
+            most = bytes;
+            richest = o;
+        }
+    }
+    if (richest) {
+        pthread_mutex_lock(richest->mutex);
+        mem = richest->n > 1 ? cdp_slots_take(richest, 0) : NULL;
+        pthread_mutex_unlock(richest->mutex);
+    }
+    if (mem && (richest->slot_bytes != t->slot_bytes || richest->os != t->os)) {
+        cdp_memory_free(m, richest, mem);
+        mem = cdp_memory_new(m, t, 0);
+    }
+    pthread_mutex_unlock(&m->mutex);
+    return mem;
+}
