@@ -90,9 +90,10 @@ def test_small_frames_share_a_slot(tmp_path: Path) -> None:
 
 
 def test_the_bound_holds_for_all_volumes_together(tmp_path: Path) -> None:
-    volumes = [made(tmp_path / f"v{i}") for i in range(3)]
-    contents = [fill(volume, i) for i, volume in enumerate(volumes)]
-    contents[0] = fill(volumes[0], 7)
+    volumes, contents = [made(tmp_path / f"v{i}") for i in range(3)], [b""] * 3
+    for i, seed in ((0, 0), (1, 1), (2, 2), (0, 7)):
+        contents[i] = fill(volumes[i], seed)
+        volumes[i].flush()      # there are no threads: what is not written by now stays so, and nobody can have it
     shared = memory.of_process(LIMIT)
     assert shared.most_bytes <= LIMIT + 3 * SLOT and shared.used_bytes <= LIMIT + 3 * SLOT
     assert shared.used_bytes == sum(ring(volume).bytes for volume in volumes)
@@ -133,6 +134,17 @@ def test_memory_that_waits_for_its_devices_stops_nobody(tmp_path: Path) -> None:
     for volume, content in zip(volumes, contents, strict=True):
         assert volume.pread(SIZE, 0) == content
         volume.close()
+
+
+def test_one_whose_device_is_busy_does_not_keep_others_from_giving(tmp_path: Path) -> None:
+    with made(tmp_path / "a") as busy, made(tmp_path / "b") as idle, made(tmp_path / "c") as third:
+        content = fill(busy, 1, 26 * PIECE)     # none of it is written
+        fill(idle, 2, 26 * PIECE)
+        idle.flush()
+        assert ring(busy).bytes == ring(idle).bytes == LIMIT // 2
+        fill(third, 3, SLOT)
+        assert ring(busy).bytes == LIMIT // 2 and ring(third).bytes == 2 * SLOT
+        assert memory.of_process(LIMIT).most_bytes == LIMIT and busy.pread(SIZE, 0) == content
 
 
 def test_a_log_grows_by_what_a_thread_prepared(tmp_path: Path) -> None:

@@ -157,27 +157,35 @@ uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t)
 
 int cdp_memory_is_over(cdp_memory *m) { return load(&m->used_bytes) > load(&m->limit_bytes); }
 
-uint8_t *cdp_memory_from_others(cdp_memory *m, cdp_slots *t, uint32_t has)
+/* mutex held: the log with the most bytes, `least` of them at least, that was not asked in this round; NULL: none. */
+static cdp_slots *richest_of(cdp_memory *m, const cdp_slots *t, uint64_t least)
 {
-    uint8_t *mem = NULL;
-    uint64_t most = (uint64_t)has * t->slot_bytes + 2 * t->slot_bytes;
     cdp_slots *richest = NULL;
-    pthread_mutex_lock(&m->mutex);
     for (cdp_slots *o = m->logs; o; o = o->next) {
         uint64_t bytes = load(&o->n) * o->slot_bytes;
-        if (o != t && bytes >= most) {
-            most = bytes;
+        if (o != t && bytes >= least && o->asked != m->round) {
+            least = bytes;
             richest = o;
         }
     }
-    if (richest) {
-        pthread_mutex_lock(richest->mutex);
-        mem = richest->n > 1 ? cdp_slots_take(richest, 0) : NULL;
-        pthread_mutex_unlock(richest->mutex);
-    }
-    if (mem && (richest->slot_bytes != t->slot_bytes || richest->os != t->os)) {
-        cdp_memory_free(m, richest, mem);
-        mem = cdp_memory_new(m, t, 0);
+    return richest;
+}
+
+uint8_t *cdp_memory_from_others(cdp_memory *m, cdp_slots *t, uint32_t has)
+{
+    uint8_t *mem = NULL;
+    cdp_slots *o;
+    pthread_mutex_lock(&m->mutex);
+    m->round++;
+    while (!mem && (o = richest_of(m, t, (has + 2ull) * t->slot_bytes))) {
+        o->asked = m->round; /* it may have nothing that is written, or only what readers have pinned */
+        pthread_mutex_lock(o->mutex);
+        mem = o->n > 1 ? cdp_slots_take(o, 0) : NULL;
+        pthread_mutex_unlock(o->mutex);
+        if (mem && (o->slot_bytes != t->slot_bytes || o->os != t->os)) {
+            cdp_memory_free(m, o, mem);
+            mem = cdp_memory_new(m, t, 0);
+        }
     }
     pthread_mutex_unlock(&m->mutex);
     return mem;

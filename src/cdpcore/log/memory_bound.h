@@ -1,8 +1,9 @@
 /* How much memory the logs of a process may have together, and who gives some to whom.
  *
- * A log takes a slot whenever it needs one and the bound allows it. At the bound the log with the most slots gives one
- * that is written to a log with fewer, and a log that has as many as any other reuses its own. A log without any gets
- * one in any case, or a log whose device hangs could stop all others: so the bound is limit_bytes and one slot a log.
+ * A log takes a slot whenever it needs one and the bound allows it. At the bound the log with the most slots that has a
+ * written one gives it to a log with fewer, and a log that has as many as any other reuses its own. A log without any
+ * gets one in any case, or a log whose device hangs could stop all others: so the bound is limit_bytes and one slot a
+ * log.
  *
  * Memory that is new has to be zeroed by the kernel, which takes 1 to 10 us for 4 KiB; a write takes one. So a thread
  * prepares slots ahead, which gives way to all others, and a log that has its share takes only what is prepared. The
@@ -22,7 +23,8 @@ typedef struct cdp_memory {
     uint64_t limit_bytes; /* atomic */
     uint64_t used_bytes;  /* atomic */
     uint64_t most_bytes;  /* the most that used_bytes ever was; atomic */
-    cdp_slots *logs;      /* guarded by mutex */
+    cdp_slots *logs;      /* guarded by mutex, as is ... */
+    uint64_t round;       /* ... the number of the last search for a log that gives */
 
     /* guarded by stock_mutex */
     pthread_mutex_t stock_mutex;
@@ -48,8 +50,8 @@ void cdp_memory_leave(cdp_memory *m, cdp_slots *t);
 uint8_t *cdp_memory_new(cdp_memory *m, cdp_slots *t, int beyond);
 /* The same, prepared; and has more prepared. NULL: there is none yet. Any lock may be held. */
 uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t);
-/* No lock. The same as cdp_memory_new, from the log with the most, where that has at least two slots more than t, which
- * has `has`. */
+/* No lock. The same as cdp_memory_new, from the log with the most of those that have a written slot and at least two
+ * slots more than t, which has `has`. */
 uint8_t *cdp_memory_from_others(cdp_memory *m, cdp_slots *t, uint32_t has);
 /* Give back what was taken from t's slots; any lock may be held. */
 void cdp_memory_free(cdp_memory *m, const cdp_slots *t, uint8_t *mem);

@@ -72,6 +72,7 @@ typedef struct cdp_slots {
 
     /* guarded by the mutex of the cdp_memory that these belong to */
     struct cdp_slots *next, *prev;
+    uint64_t asked;         /* the last search in which it was asked for a slot */
 } cdp_slots;
 
 /* 0, or -ENOMEM. */
