@@ -1,5 +1,6 @@
 """The demo, on a small disk: with the tools that are there, with none, and with something to find fault with."""
 import re
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -31,6 +32,9 @@ def test_with_the_tools_of_this_machine(scratch):
 
 
 def test_without_any_tool(scratch, monkeypatch):
+    """On a smaller disk: what differs is how the files get there and back."""
+    monkeypatch.setattr(demo, "QUICK", replace(demo.QUICK, disk_bytes=6 * demo.MIB, files_bytes=2 * demo.MIB,
+                                               garbage_bytes=demo.MIB, moments=2))
     monkeypatch.setattr(narrator.Teller, "has", lambda *_: False)
     result = run()
     assert result.exit_code == 0, result.output

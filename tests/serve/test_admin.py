@@ -181,8 +181,7 @@ def asked(n, path):
 server(0).close()
 AdminServer("admin1.sock", {}).close()
 one = server(2)
-assert "uvicorn" not in sys.modules
-assert asked(2, "/v1/server").startswith(b"HTTP/1.1 200 ") and "uvicorn" in sys.modules
+assert asked(2, "/v1/server").startswith(b"HTTP/1.1 200 ")
 assert "fastapi" not in sys.modules
 assert b'"kind":"NotFound"' in asked(2, "/v1/volumes/none") and "fastapi" in sys.modules
 one.close()

@@ -11,8 +11,6 @@ AdminServer's methods belong to the thread that made it; the event loop is its o
 import asyncio
 import json
 import os
-import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -84,8 +82,7 @@ class AdminServer:
         # From here on the kernel queues clients.
         self._listener: UnixListener | None = listener or bind_unix(path, option="--admin-socket SOCK")
         self._sock = self._listener.sock.dup()      # of the thread, which closes it
-        self._wake_r, self._wake_w = socket.socketpair()
-        self._lock = threading.Lock()               # guards _stopping, and _server until it is set
+        self._lock = threading.Lock()               # guards _stopping and _server
         self._stopping = False
         self._server: uvicorn.Server | None = None
         self._thread = threading.Thread(target=self._run, name="cdp-admin", daemon=True)
@@ -98,24 +95,14 @@ class AdminServer:
             self._link = link_socket(runtime_directory(), self.path)
 
     def _run(self) -> None:
-        with self._sock, self._wake_r:
-            either = select.poll()      # not select(): of a server of many volumes they are above 1023
-            either.register(self._sock, select.POLLIN)
-            either.register(self._wake_r, select.POLLIN)
-            either.poll()
-            if not self._stopping:
-                self._answer()
-
-    def _answer(self) -> None:
         import uvicorn
 
         config = uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off", ws="none",
                                 timeout_graceful_shutdown=STOP_SECONDS)
         server = uvicorn.Server(config)
         with self._lock:
-            if self._stopping:
-                return
             self._server = server
+            server.should_exit = self._stopping
         server.run([self._sock])
 
     def hand_over(self, force: bool) -> UnixListener:
@@ -140,10 +127,8 @@ class AdminServer:
             self._stopping = True
             if self._server:
                 self._server.should_exit = True
-        self._wake_w.close()
         if self._thread.ident is None:      # never started
             self._sock.close()
-            self._wake_r.close()
         elif self._thread.is_alive():
             self._thread.join(timeout=2 * STOP_SECONDS)
         if self._listener and not self._given:
