@@ -3,136 +3,20 @@
 What must hold both ways is written once; `way` is the parameter. Wrong uses give one line with a next step, the right
 exit status, and leave the volume as it was.
 """
+# ruff: noqa: F401, F811  (fixtures)
 import json
 import os
-import random
 import shutil
-from contextlib import contextmanager
 
 import pytest
-from click.testing import CliRunner
+from support.cli_world import MIB, SIZE, here, run, world, write
 
 import cdp
 from cdp.cli import cli, exits
-from cdp.serve.admin import AdminServer
-from cdp.serve.held import Held
-from cdp.serve.image_cache import ImageCache
-from cdp.service import connect as connecting
 from cdp.service.connect import connect
 from cdp.service.local import VolumeService
-from cdp.service.locate import identity
-from cdp.service.serving_file import remove_serving, write_serving
-from cdp.views import ServedView
+from cdp.service.serving_file import remove_serving
 from cdpcore.base import errors as kinds
-
-KIB, MIB = 1024, 1 << 20
-SIZE = 2 * MIB
-
-
-class World:
-    """A directory with the volume `web`, and how to reach it."""
-
-    def __init__(self, tmp_path, served):
-        self.path, self.served = tmp_path, served
-        self._volume = self._admin = None
-        cdp.create("web", size=SIZE).close()
-        self.serve()
-
-    def serve(self):
-        if not self.served:
-            return
-        self._volume = cdp.open("web")
-        served = ServedView(pid=os.getpid(), admin_socket=str(self.path / "admin.sock"), name="web",
-                            uris=["nbd://test/web"])
-        self._image_cache = ImageCache(self._volume)
-        held = Held(VolumeService(self._volume, served), self._image_cache, identity("web"),
-                    lambda name: [f"nbd://test/{name}"])
-        self._admin = AdminServer(served["admin_socket"], {"web": held})
-        self._admin.start()
-        write_serving("web", served)
-
-    def close(self):
-        if self._admin:
-            remove_serving("web")
-            self._admin.close()
-            self._image_cache.close()
-            self._volume.close()
-            self._admin = None
-
-    @contextmanager
-    def volume(self):
-        """The volume for the library, whoever holds it."""
-        if self._volume is not None:
-            yield self._volume
-        else:
-            with cdp.open("web") as volume:
-                yield volume
-
-    def run(self, *args):
-        return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
-
-    def ok(self, *args):
-        """Standard output of a command that must succeed."""
-        result = self.run(*args)
-        assert result.exit_code == 0, (args, result.output)
-        assert "error" not in result.stderr
-        return result.stdout
-
-    def json(self, *args):
-        return json.loads(self.ok(*args, "--json"))
-
-    def refused(self, status, *args, hint=""):
-        """A command that must fail, with one line, and change nothing."""
-        before = self.state()
-        result = self.run(*args)
-        assert result.exit_code == status, (args, result.exit_code, result.output)
-        assert result.stdout == ""
-        assert result.stderr.startswith("cdp: error: ") and result.stderr.count("\n") == 1, result.stderr
-        assert "; " in result.stderr.removeprefix("cdp: error: "), f"no next step: {result.stderr}"
-        assert hint in result.stderr, result.stderr
-        assert self.state() == before, args
-        return result.stderr
-
-    def state(self):
-        """All that a command could have changed, but for what is only shown."""
-        with connect("web") as service:
-            names = sorted(os.listdir(self.path))
-            return (service.window(), service.bookmarks(), service.images(), service.restores(),
-                    service.read(0, SIZE), names)
-
-
-@pytest.fixture(params=["local", "served"])
-def world(request, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(connecting, "LOCK_WAIT_SECONDS", 0.2)
-    monkeypatch.delenv("CDP_CONFIG", raising=False)
-    made = World(tmp_path, request.param == "served")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*args):
-    return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
-
-
-def write(world, *pieces):
-    """Write (offset, bytes) and flush; the seqs after each."""
-    with world.volume() as volume:
-        seqs = []
-        for offset, data in pieces:
-            volume.pwrite(data, offset)
-            seqs.append(volume.window().newest.seq)
-        volume.flush()
-    return seqs
-
-
-# create
 
 
 def test_create(here):
@@ -417,120 +301,6 @@ def test_records_in_many_pages(world, monkeypatch):
 
 
 # export and import
-
-
-def content(seed):
-    """A disk with data, zeros and holes."""
-    rng = random.Random(seed)
-    data = bytearray(SIZE)
-    for offset, length in ((0, 5000), (256 * KIB, 512 * KIB), (MIB + 512, 1024), (SIZE - 512, 512)):
-        data[offset : offset + length] = rng.randbytes(length)
-    return bytes(data)
-
-
-def test_export_and_import(world):
-    old, new = content(1), content(2)
-    (world.path / "old.img").write_bytes(old)
-    (world.path / "new.img").write_bytes(new)
-    world.ok("import", "old.img", "web")
-    before = world.json("window", "web")["newest"]["seq"]
-    result = world.run("import", "new.img", "web")
-    assert result.exit_code == 0 and f"cdp restore 'web@#{before}'" in result.stderr
-    world.ok("export", "web", "out.img")
-    assert (world.path / "out.img").read_bytes() == new
-    assert (world.path / "out.img").stat().st_blocks * 512 < MIB  # sparse
-    world.ok("export", f"web@#{before}", "out.img", "--force")
-    assert (world.path / "out.img").read_bytes() == old
-    assert not list(world.path.glob("out.img.part*"))
-    piped = CliRunner().invoke(cli, ["export", "web", "-"], prog_name="cdp")
-    assert piped.exit_code == 0 and piped.stdout_bytes == new and piped.stderr == ""
-    shown = world.json("export", "web", "again.img")
-    assert shown["out"] == "again.img" and shown["size_bytes"] == SIZE
-
-
-def test_import_makes_a_volume(here):
-    data = content(3) + b"tail"
-    (here / "disk.img").write_bytes(data)
-    result = run("import", "disk.img", "new")
-    assert result.exit_code == 0 and "508 zero bytes are added" in result.stderr
-    with cdp.open("new") as volume:
-        assert volume.size_bytes == SIZE + 512
-        assert volume.pread(volume.size_bytes, 0) == data + bytes(508)
-        assert volume.window().newest.seq == 0  # the base, not history
-    result = run("import", "disk.img", "more", "--json")
-    assert json.loads(result.stdout)["new"] is True
-
-
-def test_import_into_a_volume_that_nobody_wrote_to_becomes_its_base(here):
-    (here / "disk.img").write_bytes(content(4))
-    cdp.create("web", size=SIZE + MIB).close()
-    assert run("import", "disk.img", "web").exit_code == 0
-    with cdp.open("web") as volume:
-        assert volume.pread(SIZE, 0) == content(4) and volume.window().newest.seq == 0
-
-
-def test_exports_and_imports_that_are_refused(world, monkeypatch):
-    (world.path / "small.img").write_bytes(b"x" * 4096)
-    (world.path / "empty.img").write_bytes(b"")
-    (world.path / "large.img").write_bytes(bytes(SIZE + 512))
-    (world.path / "folder").mkdir()
-    world.ok("bookmark", "web", "mark")
-    world.refused(exits.USAGE, "export", "web", "small.img", hint="--force")
-    world.refused(exits.USAGE, "export", "web", "folder")
-    world.refused(exits.NOT_FOUND, "export", "web", "none/out.img", hint="mkdir -p none")
-    world.refused(exits.USAGE, "export", "web", "-", "--json")
-    world.refused(exits.NOT_FOUND, "import", "none.img", "web")
-    world.refused(exits.NOT_FOUND, "import", "none.img", "newvolume")
-    world.refused(exits.USAGE, "import", "empty.img", "newvolume", hint="empty")
-    world.refused(exits.USAGE, "import", "folder", "newvolume")
-    world.refused(exits.USAGE, "import", "-", "newvolume")
-    world.refused(exits.USAGE, "import", "large.img", "web", hint="import into a new volume")
-    world.refused(exits.USAGE, "import", "small.img", "web@mark", hint="cdp image create")
-    world.refused(exits.NOT_FOUND, "import", "small.img", "none/new")
-    world.refused(exits.NOT_FOUND, "import", "small.img", "folder")
-
-
-def test_what_lies_beside_an_export_stays(world):
-    (world.path / "out.img.part").write_text("precious")
-    world.ok("export", "web", "out.img")
-    assert (world.path / "out.img.part").read_text() == "precious"
-
-
-def test_a_pipe_is_no_image_and_is_not_waited_for(world):
-    os.mkfifo(world.path / "pipe")
-    result = world.run("import", "pipe", "new")
-    assert result.exit_code == exits.USAGE and "neither a file nor a block device" in result.stderr
-
-
-def test_a_failed_export_leaves_what_was_there(world, monkeypatch):
-    write(world, (0, b"a" * 4096))
-    (world.path / "out.img").write_text("precious")
-    from cdp.cli import transfer
-
-    def full(*_args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(transfer.os, "pwrite", full)
-    result = world.run("export", "web", "out.img", "--force")
-    monkeypatch.undo()
-    assert result.exit_code == exits.NO_SPACE and "No space left" in result.stderr
-    assert (world.path / "out.img").read_text() == "precious" and not list(world.path.glob("out.img.part*"))
-
-
-def test_a_failed_import_leaves_no_volume(here, monkeypatch):
-    (here / "disk.img").write_bytes(content(5))
-    from cdp.cli.transfer import Source
-
-    def broken(self, offset, buffer):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(Source, "read_into", broken)
-    result = run("import", "disk.img", "new")
-    assert result.exit_code == exits.UNAVAILABLE and result.stderr.count("\n") == 1
-    assert not (here / "new").exists()
-
-
-# check
 
 
 def test_check(world):

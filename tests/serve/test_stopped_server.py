@@ -46,8 +46,9 @@ def test_commands_give_up_and_a_signal_is_not_lost(world):  # noqa: F811
         return subprocess.Popen([sys.executable, "-c", HASTY, *args], cwd=world.path, env=interop.environ(), text=True,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    importing = start("import", "disk.img", "web")
     with connect(str(world.path / "web")) as service:
+        service.window()        # has the application loaded: the commands below have little patience
+        importing = start("import", "disk.img", "web")
         while service.window()["newest"]["seq"] < 2:
             assert importing.poll() is None
         os.kill(pid, signal.SIGSTOP)
