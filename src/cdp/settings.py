@@ -149,7 +149,8 @@ class Settings:
         "the machine's, or of what its control group allows.",
         low=0, high=1024 * GIB)
     segment_bytes: int = _engine(
-        "size", 256 * MIB, "Size of one log file, rounded up to 4MiB. Opening after a crash reads at most one.",
+        "size", 256 * MIB,
+        "Size of a full log file, rounded up to 4MiB; it grows in steps. Opening after a crash reads at most one.",
         low=16 * MIB, high=4 * GIB)
     commit_interval_ms: int = _engine(
         "duration", 1000,

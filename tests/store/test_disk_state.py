@@ -216,7 +216,7 @@ def test_detach_tells_where_a_restore_could_not_be_written_back(place: Place):
     cramped = f"""
 import resource, signal, sys, cdp
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({4 * MIB}, {4 * MIB}))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB // 2}, {MIB // 2}))
 try:
     cdp.detach({str(place.v)!r})
 except cdp.CdpError as e:

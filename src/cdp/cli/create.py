@@ -60,7 +60,7 @@ def create(state: State, volume: str, size: str | None, mode: str, base: str | N
     emit(state, info,
          [f"{volume}: protects {info['disk']} ({text}) in place" if base else f"{volume}: a volume of {text}, empty",
                        f"  serve it:  cdp serve {quote(volume)}"])
-    if short := shortage(path, made.geometry().segment_bytes, "remove it and repeat"):
+    if short := shortage(path):
         note(f"warning: {short}")
 
 

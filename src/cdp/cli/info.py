@@ -39,7 +39,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         ("oldest", f"#{window['oldest']['seq']}  {local_utc_and_age(window['oldest']['ts_ns'])}"),
         ("newest", f"#{window['newest']['seq']}  {local_utc_and_age(window['newest']['ts_ns'])}"),
         *clock_pairs(window),
-        ("log", _files(stats["segments"], "segment", stats["log_bytes"])),
+        ("log", _files(stats["segments"], "segment", stats["log_bytes"], _allocated(stats))),
         ("index", _files(stats["runs"], "run", stats["index_bytes"])),
         ("bookmarks", str(got["bookmarks"])),
         ("images", str(got["images"])),
@@ -70,6 +70,12 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     if served:
         lines += [f"             {uri}" for uri in served["uris"]]
     return lines
+
+
+def _allocated(stats: "dict[str, int]") -> str:
+    """What files of the log take beyond what is in use: they are allocated ahead."""
+    return f", {units.approx_size(ahead)} more allocated" if (ahead := stats["allocated_log_bytes"] -
+                                                              stats["open_log_bytes"]) > 0 else ""
 
 
 def _files(count: int, what: str, size_bytes: int, how: str = "") -> str:

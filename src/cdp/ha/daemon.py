@@ -75,7 +75,7 @@ class Volumes:
             for name, location in self._locations.items():
                 self.opened[name] = cdp.open(location.root, settings=settings)
                 stack.callback(self.opened[name].close)
-                if short := shortage(location.root, self.opened[name].geometry().segment_bytes):
+                if short := shortage(location.root):
                     log.warning("%s", short)
                 self._image_caches[name] = ImageCache(self.opened[name])
                 stack.callback(self._image_caches[name].close)

@@ -152,7 +152,7 @@ class Server:
                 self._volumes[name] = volume
                 self._image_caches[name] = ImageCache(volume)
                 parts.callback(self._image_caches[name].close)
-                if not volume.read_only and (short := shortage(location.root, volume.geometry().segment_bytes)):
+                if not volume.read_only and (short := shortage(location.root)):
                     log.warning("%s", short)
                 log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
 

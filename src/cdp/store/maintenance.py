@@ -119,21 +119,28 @@ class Maintainer:
             now_s >= self._looked_s + RETRY_MS / 1000 or self._core.log.files.has_work())
 
     def _look_after(self) -> None:
-        """What is to be sealed, and the spare; and where the folder is, and the clock."""
+        """What is to be allocated and sealed; and where the folder is, and the clock."""
         self._looked_s = time.monotonic()
         try:
             try:
                 self._watch_folder()
             finally:
-                self.step()     # then too: a writer may be waiting for the segment, and gets the error
+                self._grow_and_step()   # then too: a writer may be waiting for the segment, and gets the error
             self._watch_clock()
             self._core.log.files.prepare_spare()
+            self._core.log.cut_ahead()
             self._reported = ""
         except Exception as e:      # noqa: BLE001  (it must go on: the next writer gets the error)
             if str(e) != self._reported:
                 log.error("upkeep of %s: %s", self._files.directory, e)
                 self._reported = str(e)
             self._seal_not_before_s = time.monotonic() + RETRY_MS / 1000
+
+    def _grow_and_step(self) -> None:
+        try:
+            self._core.log.files.grow_ahead()
+        finally:
+            self.step()     # then too: it may be what frees space
 
     def _watch_folder(self) -> None:
         """Every RETRY_MS: nothing is made by path, and no record taken, while another folder may be there."""

@@ -306,6 +306,7 @@ class Store:
         if not self.tuning.threads:
             self.clock.look()
             self.maintainer.step()
+            self.log.cut_ahead()
             for work in self.more_work:
                 work()
                 self.maintainer.step()

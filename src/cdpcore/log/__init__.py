@@ -4,7 +4,8 @@
     writer        frames written and synced: who does it, what is written and durable
     ring          the frames, in slots (slots.c: found by location); memory: how much of it the logs of a process have
     pool          memory in fixed slots, for buffer groups
-    segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones
+    segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones;
+                  pace.pxd: in what steps they are allocated
     sealing       what the maintenance thread does with the segment that was set aside
     segment_file  a segment read, and what recovery makes of one that a crash left open
     log_reader    the data of a record: from a slot that still has it, or, checked, from a segment file

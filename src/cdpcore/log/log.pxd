@@ -74,6 +74,9 @@ cdef class Log:
     # internal: append lock held
     cdef int make_room(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil
     cdef bint has_room(self, uint64_t data_bytes, room kind) noexcept nogil
+    cdef int allocated(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil
+    cdef uint64_t event_end(self, uint64_t data_bytes, room kind) noexcept nogil
+    cdef uint64_t write_end(self, uint64_t data_bytes) noexcept nogil
     cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil
     cdef int seal_tree(self, cdp_status *st) noexcept nogil
     cdef int append_part(self, part *p, uint64_t seq, uint64_t ts_ns, bint more, cdp_status *st) noexcept nogil

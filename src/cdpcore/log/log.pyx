@@ -22,14 +22,15 @@ from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc,
                                   cdp_loc_is_data)
 from cdpcore.base.stages cimport CDP_STAGE_COMMIT, Stages, cdp_stage_add
-from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
+from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
                                   pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
-                                  pthread_mutex_lock, pthread_mutex_unlock)
+                                  pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock)
 from cdpcore.index.versions cimport change
 from cdpcore.log.clock_steps cimport ClockSteps
 from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_bound, cdp_frame_finish, cdp_frame_fits,
                                 cdp_frame_size_with, cdp_frame_start)
+from cdpcore.log.pace cimport KEPT_SHARE, RUN_BYTES
 from cdpcore.log.record cimport MAX_PARTS, ROOM_EVENT, ROOM_WRITE
 from cdpcore.log.ring cimport ring_frame
 from cdpcore.log.segment cimport cdp_segment_seal_bytes
@@ -145,7 +146,7 @@ cdef class Log:
 
     cdef int make_room(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil:
         """Room for a whole record of so much data in the current segment and tree, or in the next ones."""
-        cdef int held = (<const volatile int *>&self.held)[0]
+        cdef int held = (<const volatile int *>&self.held)[0], rc
         if self.ring.failed:
             return self.ring.fail_sticky(st)
         if held & HELD_MOVED:
@@ -155,8 +156,13 @@ cdef class Log:
                             b"the volume is open read-only" if held & HELD_READ_ONLY else
                             b"the base of the volume is being filled")
         if self.has_room(data_bytes, kind) and (kind != ROOM_WRITE or self.versions.has_room(MAX_PARTS)):
-            return CDP_OK
-        return self.next_segment(kind, st)
+            rc = self.allocated(data_bytes, kind, st)
+            # Without space to grow there may be a spare, and for events the reserve.
+            if rc != CDP_NOSPACE or not self.frame_open and not self.files.current.n_frames or \
+                    kind == ROOM_WRITE and not self.files.spare.number:
+                return rc
+        rc = self.next_segment(kind, st)
+        return rc if rc != CDP_OK else self.allocated(data_bytes, kind, st)
 
     cdef int flushed(self, cdp_status *st) noexcept nogil:
         """A flush that finds nothing to do: all is durable, but maybe not where the client takes it to be."""
@@ -178,13 +184,40 @@ cdef class Log:
                 used += cdp_frame_bound(&self.ring.last().f)
             frames = 2 * (data_bytes // (slot - CDP_BLOCK - CDP_FRAME_TAIL_BYTES) + 1)  # they may be left half empty
             return used + frames * slot + self.kept_free_bytes <= self.files.segment_bytes
+        return self.event_end(data_bytes, kind) <= s.capacity_bytes
+
+    cdef int allocated(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil:
+        """What a record for which the current segment has room needs of its file, and has to leave there, is."""
+        cdef uint64_t end = self.write_end(data_bytes) if kind == ROOM_WRITE else self.event_end(data_bytes, kind)
+        end = min(end, self.files.current.capacity_bytes)
+        if end > self.files.current.allocated_bytes:
+            return self.files.reach(end, st)
+        self.files.ask_growth(end)
+        return CDP_OK
+
+    cdef uint64_t event_end(self, uint64_t data_bytes, room kind) noexcept nogil:
+        cdef const segment *s = &self.files.current
+        cdef uint64_t end = s.tail_bytes
         if self.frame_open:
-            used += cdp_frame_size_with(&self.ring.last().f, <uint32_t>data_bytes)
-        used += CDP_BLOCK + (data_bytes + CDP_BLOCK - 1) // CDP_BLOCK * CDP_BLOCK       # it may need a frame of its own
-        used += cdp_segment_seal_bytes(used, s.n_frames + 4)
+            end += cdp_frame_size_with(&self.ring.last().f, <uint32_t>data_bytes)
+        end += CDP_BLOCK + (data_bytes + CDP_BLOCK - 1) // CDP_BLOCK * CDP_BLOCK        # it may need a frame of its own
+        end += cdp_segment_seal_bytes(end, s.n_frames + 4)
         if kind == ROOM_EVENT and s.capacity_bytes == self.files.segment_bytes:
-            used += self.last_bytes
-        return used <= s.capacity_bytes
+            end += self.last_bytes
+        return end
+
+    cdef uint64_t write_end(self, uint64_t data_bytes) noexcept nogil:
+        """With what it leaves to events, and to the run, which can be written when the file is cut behind its end."""
+        cdef const segment *s = &self.files.current
+        cdef uint64_t end = s.tail_bytes, records = s.last_seq + 1 - s.first_seq, kept
+        # One more where a part does not fit into what is left of a frame; each has a header and its data padded.
+        cdef uint64_t frames = 2 * (data_bytes // (self.ring.slot_bytes - CDP_BLOCK - CDP_FRAME_TAIL_BYTES) + 1)
+        if self.frame_open:
+            end += cdp_frame_size_with(&self.ring.last().f, 0) + CDP_BLOCK      # its tail may grow by a block
+        end += data_bytes + frames * 2 * CDP_BLOCK
+        end += cdp_segment_seal_bytes(end, s.n_frames + <uint32_t>frames + 4)
+        kept = max(self.files.pace.least // KEPT_SHARE, max(s.tail_bytes // 16, records * RUN_BYTES))
+        return end + min(kept, self.kept_free_bytes)
 
     cdef int next_segment(self, room kind, cdp_status *st) noexcept nogil:
         """The current segment and its tree wait for sealing; records go on in the next ones."""
@@ -419,7 +452,8 @@ cdef class Log:
 
     cdef void note_due(self, uint32_t interval_ms, uint32_t look_ms) noexcept nogil:
         """io lock held. Looked at every look_ms: what was appended since may be that old."""
-        if not self.writer.commit_due_ms and interval_ms and self.last_seq > self.writer.durable_seq:
+        cdef uint64_t newest = (<const volatile uint64_t *>&self.last_seq)[0]   # a word: no append lock
+        if not self.writer.commit_due_ms and interval_ms and newest > self.writer.durable_seq:
             self.writer.commit_due_ms = cdp_monotonic_ms() + interval_ms - min(look_ms, interval_ms - 1)
 
     cdef bint is_look_due(self, uint64_t now_ms) noexcept nogil:
@@ -486,6 +520,21 @@ cdef class Log:
                     self.seal_tree(&st)
             self.unlock_append()
 
+    def cut_ahead(self):
+        """Cut off what is allocated of the open segment beyond what its rate asks for. Waits for no lock: an appender
+        that holds it may be waiting for this thread to seal."""
+        cdef bint cut = False
+        with nogil:
+            if pthread_mutex_trylock(&self.append_mutex) == 0:
+                pthread_mutex_lock(&self.ring.mutex)
+                if not self.writer.zero_segment and not self.ring.failed and \
+                        self.files.current.capacity_bytes == self.files.segment_bytes:
+                    cut = self.files.begin_cut(self.write_end(0))
+                pthread_mutex_unlock(&self.ring.mutex)
+                self.unlock_append()
+                if cut:
+                    self.files.end_cut()
+
     # --- state -------------------------------------------------------------------------------------------------------
 
     def sync_all(self):
@@ -507,10 +556,12 @@ cdef class Log:
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, bytes of zeros written ahead of them, syncs; durable_seq;
         sticky failure errno; frames that are being written, and that are finished and not written yet; bytes in use of
-        the segments that are not sealed (their files are larger: preallocated)."""
+        the segments that are not sealed, and bytes allocated of their files and a spare one."""
         cdef LogWriter w = self.writer
         return {"log_bytes_written": w.bytes_written, "frames_written": w.frames_written,
                 "zero_bytes_written": w.zeros_written, "syncs": w.syncs, "durable_seq": w.durable_seq,
                 "failed_errno": self.ring.failed,
                 "frames_in_flight": w.in_flight, "frames_waiting": self.ring.queued - self.ring.written,
-                "open_log_bytes": self.files.current.tail_bytes + self.files.sealing.tail_bytes}
+                "open_log_bytes": self.files.current.tail_bytes + self.files.sealing.tail_bytes,
+                "allocated_log_bytes": self.files.current.allocated_bytes + self.files.sealing.allocated_bytes +
+                self.files.spare.allocated_bytes}

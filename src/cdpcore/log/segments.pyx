@@ -1,24 +1,32 @@
 """The files of the log: the segment that receives frames, a spare one, and one that was set aside for sealing.
 
+A file grows in steps, so that a volume with few writes takes little; the steps follow the rate (pace.pxd), so
+that a stream has whole segments: growing a file of ext4 waits for the direct writes that are in flight.
+
 Invariants
  1. At most one segment waits for its run; an appender that needs the next segment waits for that. It bounds memory and
     recovery.
- 2. A segment is made ahead of its need where it can be, so running out of space is noticed when nothing is lost by it.
-    For records that free space, and for small ones, the reserve becomes a segment where no other can be made.
- 3. After a failed write or sync of the log nothing waits here: the failure is returned.
+ 2. Nothing is appended that does not lie in space which is allocated, directory and trailer included, so running out
+    of space is noticed when nothing is lost by it. A segment is made, and grows, ahead of its need where it can. For
+    records that free space, and for small ones, the reserve becomes a segment where no other can be made.
+ 3. A file is grown or cut by one thread at a time. What is cut off was promised to nobody; a growth that no sync has
+    made durable is lost in a power cut with the frames that lie in it.
+ 4. After a failed write or sync of the log nothing waits here: the failure is returned.
 
 Threading: see the fields. Appenders hold the append lock; one maintenance thread waits, seals and prepares the spare.
 """
 cimport cython
-from libc.errno cimport EIO, ENOMEM
+from libc.errno cimport EDQUOT, EIO, ENOMEM, ENOSPC
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from cdpcore.base.bell cimport ring
+from cdpcore.base.clock cimport cdp_monotonic_ms
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_BLOCK, CDP_SEGMENT_BEFORE, cdp_segment_header
 from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport (pthread_cond_broadcast, pthread_cond_wait, pthread_mutex_lock,
                                   pthread_mutex_unlock)
+from cdpcore.log.pace cimport KEPT_SHARE, RUN_BYTES, pace_look, pace_start
 from cdpcore.log.record cimport ROOM_WRITE
 from cdpcore.log.segment cimport cdp_segment_create, cdp_segment_of_reserve
 from cdpcore.base.errors import InvalidRequest
@@ -65,6 +73,7 @@ cdef class LogFiles:
         memset(&self.current, 0, sizeof(segment))
         memset(&self.spare, 0, sizeof(segment))
         memset(&self.sealing, 0, sizeof(segment))
+        pace_start(&self.pace, segment_bytes, self.now_ms())
 
     def __dealloc__(self):
         self.let_go(&self.current)
@@ -120,6 +129,8 @@ cdef class LogFiles:
 
     cdef void move_aside(self) noexcept nogil:
         """io lock held, nothing waits for sealing: the current segment does from now on, and none is current."""
+        self.rolled_bytes += self.current.tail_bytes
+        self.growth_asked = False
         self.current.end_frame = self.ring.queued
         self.sealing = self.current
         self.sealing_dirty = self.current_dirty
@@ -134,8 +145,8 @@ cdef class LogFiles:
         pthread_mutex_unlock(&self.ring.mutex)
 
     cdef int open_segment(self, segment *s, uint32_t number, room kind, cdp_status *st) noexcept nogil:
-        """Create log/N.log: allocated, its header durable. A failure leaves no file behind. Without space for it the
-        reserve becomes the segment, but not for a write."""
+        """Create log/N.log: its first step allocated, its header durable. A failure leaves no file behind. Without
+        space for it the reserve becomes the segment, but not for a write."""
         cdef cdp_segment_header h
         cdef cdp_status other
         cdef int rc
@@ -150,10 +161,15 @@ cdef class LogFiles:
         s.sums = <uint32_t *>calloc(self.segment_bytes // CDP_BLOCK + 1, sizeof(uint32_t))   # paged in as it is used
         if s.sums == NULL:
             return cdp_fail_os(st, -ENOMEM, 0, b"memory for a log segment")
-        rc = cdp_segment_create(self.table, self.directory_c, &h, self.segment_bytes, self.direct, &s.fd, st)
+        s.allocated_bytes = self.pace.step      # a word: no lock
+        rc = cdp_segment_create(self.table, self.directory_c, &h, s.allocated_bytes, self.direct, &s.fd, st)
+        if rc == CDP_NOSPACE and s.allocated_bytes > self.pace.least:
+            s.allocated_bytes = self.pace.least
+            rc = cdp_segment_create(self.table, self.directory_c, &h, s.allocated_bytes, self.direct, &s.fd, st)
         if rc == CDP_NOSPACE and kind != ROOM_WRITE and self.reserve_c[0]:
             if cdp_segment_of_reserve(self.table, self.reserve_c, self.directory_c, &h, self.direct, &s.capacity_bytes,
                                       &s.fd, &other) == CDP_OK:
+                s.allocated_bytes = s.capacity_bytes
                 rc = CDP_OK         # else st keeps the first failure
         if rc != CDP_OK:
             free(s.sums)
@@ -186,6 +202,105 @@ cdef class LogFiles:
         pthread_mutex_unlock(&self.ring.mutex)
         return False
 
+    # --- growing ------------------------------------------------------------------------------------------------------
+
+    cdef uint64_t now_ms(self) noexcept nogil:
+        """Without threads the clock of the table, so that a history is the same each time."""
+        return self.table.now_ns(self.table.ctx) // 1000000 if self.inline_maintenance else cdp_monotonic_ms()
+
+    cdef int reach(self, uint64_t bytes, cdp_status *st) noexcept nogil:
+        cdef int rc = CDP_OK
+        pthread_mutex_lock(&self.ring.mutex)
+        while rc == CDP_OK and self.current.allocated_bytes < bytes:
+            if self.ring.failed:
+                pthread_mutex_unlock(&self.ring.mutex)
+                return self.ring.fail_sticky(st)
+            if self.grow_busy:
+                pthread_cond_wait(&self.ring.changed, &self.ring.mutex)
+            else:
+                rc = self.grow(bytes, bytes - self.pace.least // KEPT_SHARE, st)
+        pthread_mutex_unlock(&self.ring.mutex)
+        return rc
+
+    cdef void ask_growth(self, uint64_t bytes) noexcept nogil:
+        cdef const segment *s = &self.current
+        if s.allocated_bytes == s.capacity_bytes or bytes + self.pace.step // 4 <= s.allocated_bytes or \
+                self.growth_asked or self.inline_maintenance:
+            return
+        pthread_mutex_lock(&self.ring.mutex)
+        self.growth_asked = True
+        self.asked_bytes = bytes - self.pace.least // KEPT_SHARE
+        self.call()
+        pthread_mutex_unlock(&self.ring.mutex)
+
+    cdef int grow(self, uint64_t bytes, uint64_t used, cdp_status *st) noexcept nogil:
+        """A step, or less where there is less space, but `bytes` at least; `used` of it are in use. The io lock is
+        released meanwhile, and the segment may be set aside then, but not sealed."""
+        cdef segment s = self.current
+        cdef uint64_t upto, owed = 0
+        cdef int64_t rc
+        if self.sealing.number:     # its run needs space: what sealing frees is not for us
+            owed = max(self.pace.least // 2, (self.sealing.last_seq + 1 - self.sealing.first_seq) * RUN_BYTES)
+            owed = owed // CDP_BLOCK * CDP_BLOCK
+        pace_look(&self.pace, self.now_ms(), self.rolled_bytes + used)
+        bytes = min((bytes + CDP_BLOCK - 1) // CDP_BLOCK * CDP_BLOCK, s.capacity_bytes)
+        upto = min(max(s.allocated_bytes + self.pace.step, bytes), s.capacity_bytes)
+        self.grow_busy = True
+        pthread_mutex_unlock(&self.ring.mutex)
+        upto += owed
+        rc = self.allocate(s.fd, s.allocated_bytes, bytes + owed, &upto)
+        upto -= owed
+        if rc >= 0 and owed:
+            self.table.truncate(self.table.ctx, s.fd, upto)
+        pthread_mutex_lock(&self.ring.mutex)
+        self.grow_busy = self.growth_asked = False
+        if rc >= 0 and self.current.number == s.number:
+            self.current.allocated_bytes = upto
+        pthread_cond_broadcast(&self.ring.changed)
+        return CDP_OK if rc >= 0 else cdp_fail_os(st, rc, s.allocated_bytes, b"allocating space for the log")
+
+    cdef int64_t allocate(self, int fd, uint64_t old, uint64_t least, uint64_t *upto) noexcept nogil:
+        cdef int64_t rc
+        while True:
+            rc = self.table.allocate(self.table.ctx, fd, old, upto[0] - old)
+            if rc >= 0:
+                return rc
+            self.table.truncate(self.table.ctx, fd, old)    # some of it may have been allocated
+            if upto[0] <= least or rc != -ENOSPC and rc != -EDQUOT:
+                return rc
+            upto[0] = least + (upto[0] - least) // 2 // CDP_BLOCK * CDP_BLOCK
+
+    cdef bint begin_cut(self, uint64_t used) noexcept nogil:
+        cdef segment *s = &self.current
+        cdef uint64_t keep
+        pace_look(&self.pace, self.now_ms(), self.rolled_bytes + used - self.pace.least // KEPT_SHARE)
+        keep = (used + self.pace.step + CDP_BLOCK - 1) // CDP_BLOCK * CDP_BLOCK
+        if s.number == 0 or self.grow_busy or self.spare_busy:
+            return False
+        self.cut_fd = self.cut_spare_fd = -1
+        if s.allocated_bytes >= keep + self.pace.step + self.pace.least:
+            self.cut_fd = s.fd
+            s.allocated_bytes = self.cut_bytes = keep
+            s.zeroed_bytes = min(s.zeroed_bytes, keep)
+            self.grow_busy = True
+        if self.spare.number and self.spare.allocated_bytes >= 2 * (self.pace.step + self.pace.least):
+            self.cut_spare_fd = self.spare.fd
+            self.spare.allocated_bytes = self.cut_spare_bytes = self.pace.step
+            self.spare_busy = True
+        return self.grow_busy or self.spare_busy
+
+    cdef void end_cut(self) noexcept nogil:
+        """Where a file can't be cut, the space stays used."""
+        if self.cut_fd >= 0:
+            self.table.truncate(self.table.ctx, self.cut_fd, self.cut_bytes)
+        if self.cut_spare_fd >= 0:
+            self.table.truncate(self.table.ctx, self.cut_spare_fd, self.cut_spare_bytes)
+        pthread_mutex_lock(&self.ring.mutex)
+        self.grow_busy = self.grow_busy and self.cut_fd < 0
+        self.spare_busy = self.spare_busy and self.cut_spare_fd < 0
+        pthread_cond_broadcast(&self.ring.changed)
+        pthread_mutex_unlock(&self.ring.mutex)
+
     # --- maintenance --------------------------------------------------------------------------------------------------
 
     cdef void call(self) noexcept nogil:
@@ -194,11 +309,11 @@ cdef class LogFiles:
             ring()
 
     def has_work(self):
-        """A segment is to be sealed, or a spare is wanted."""
+        """A segment is to be sealed or grown, or a spare is wanted."""
         cdef bint some
         with nogil:
             pthread_mutex_lock(&self.ring.mutex)
-            some = not self.ring.stopping and (self.sealing_published or self.wants_spare())
+            some = not self.ring.stopping and (self.sealing_published or self.wants_spare() or self.growth_asked)
             pthread_mutex_unlock(&self.ring.mutex)
         return bool(some)
 
@@ -207,6 +322,17 @@ cdef class LogFiles:
         file."""
         return self.current.number and self.current.tail_bytes > self.segment_bytes // 2 and not self.spare.number and \
             not self.spare_busy and not self.ring.stopping
+
+    def grow_ahead(self):
+        """Grow the current segment by a step, where an appender has asked for it, so that no write waits for it."""
+        cdef cdp_status st
+        cdef int rc = CDP_OK
+        with nogil:
+            pthread_mutex_lock(&self.ring.mutex)
+            if self.growth_asked and not self.grow_busy and self.current.number:
+                rc = self.grow(self.current.allocated_bytes + self.pace.least, self.asked_bytes, &st)
+            pthread_mutex_unlock(&self.ring.mutex)
+        check(rc, &st, self.directory.decode())
 
     def prepare_spare(self):
         """Create the next segment ahead of its need, so that no write waits for it. No-op where none is wanted."""

@@ -31,8 +31,8 @@ Threading: any thread; see the fields.
 cimport cython
 from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport int64_t
-from cdpcore.base.bell cimport ring
 from cdpcore.base.clock cimport cdp_monotonic_ns
+from cdpcore.base.bell cimport ring
 from cdpcore.base.format cimport CDP_BLOCK
 from cdpcore.base.stages cimport CDP_STAGE_LOG_SYNC, CDP_STAGE_LOG_WRITE, cdp_stage_add
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
@@ -313,7 +313,7 @@ cdef class LogWriter:
     cdef bint wants_zeros(self) noexcept nogil:
         cdef const segment *s = &self.files.current
         return self.small_syncs >= SMALL_SYNCS and s.number != 0 and not self.zero_segment and not self.no_zeros and \
-            s.zeroed_bytes < s.capacity_bytes and s.zeroed_bytes < s.tail_bytes + self.zero_bytes // 4 and \
+            s.zeroed_bytes < s.allocated_bytes and s.zeroed_bytes < s.tail_bytes + self.zero_bytes // 4 and \
             not self.ring.failed
 
     cdef bint under_zeros(self, uint64_t end) noexcept nogil:
@@ -337,7 +337,7 @@ cdef class LogWriter:
         if self.wants_zeros():
             self.zero_segment = s.number
             self.zero_from = max(s.zeroed_bytes, s.tail_bytes + self.zero_gap)
-            self.zero_to = min(self.zero_from + self.zero_bytes, s.capacity_bytes)
+            self.zero_to = min(self.zero_from + self.zero_bytes, s.allocated_bytes)
             late = self.broken & BREAK_ZEROS
         elif self.broken & BREAK_ZEROS and self.zero_segment != s.number:
             self.zero_segment = 0
