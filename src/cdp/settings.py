@@ -177,6 +177,9 @@ class Settings:
         "size", 128 * MIB,
         "How much of the history that was given up is folded into the base per second; a quarter of it while clients "
         "write, unless it falls behind; 0: as fast as the disk takes it.", low=0, high=1024 * GIB)
+    low_space_bytes: int = _engine(
+        "size", GIB, "With less free on the volume's device than this, a warning is logged and 'cdp info' says so; 0: "
+        "never.", low=0, high=1024 * 1024 * GIB)
     direct_io: bool = _engine(
         "bool", True, "Write the log past the page cache where the file system can.")
     unix_socket: str | None = _server(

@@ -358,6 +358,16 @@ class MetricsView(TypedDict):
     log_bytes_written: int
 
 
+class DeviceSpaceView(TypedDict):
+    """Of a volume's device. state: "ok"; "low": less than the setting low_space_bytes is free; "full". left_s: seconds
+    until it is full at the present rate; None: it is not filling up, or that is not known."""
+
+    state: str
+    free_bytes: int
+    low_bytes: int
+    left_s: int | None
+
+
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
     none."""
@@ -381,6 +391,7 @@ class InfoView(TypedDict):
     capture: CaptureView | None
     retention: PolicyView
     freeing: FreeingView | None
+    space: DeviceSpaceView | None
 
 
 class ExtentView(TypedDict):

@@ -11,7 +11,7 @@ from cdp.text import sizes as units
 from cdp.text.timestamps import local_utc_and_age
 
 if TYPE_CHECKING:
-    from cdp.views import InfoView
+    from cdp.views import DeviceSpaceView, InfoView
 
 
 @command(cli, "info", examples=[
@@ -41,6 +41,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         *clock_pairs(window),
         ("log", _files(stats["segments"], "segment", stats["log_bytes"], _allocated(stats))),
         ("index", _files(stats["runs"], "run", stats["index_bytes"])),
+        *space_pairs(got["space"]),
         ("bookmarks", str(got["bookmarks"])),
         ("images", str(got["images"])),
         ("restores", str(got["restores"])),
@@ -76,6 +77,14 @@ def _allocated(stats: "dict[str, int]") -> str:
     """What files of the log take beyond what is in use: they are allocated ahead."""
     return f", {units.approx_size(ahead)} more allocated" if (ahead := stats["allocated_log_bytes"] -
                                                               stats["open_log_bytes"]) > 0 else ""
+
+
+def space_pairs(space: "DeviceSpaceView | None") -> list[tuple[str, str]]:
+    """Of the device, where there is something to be said."""
+    if space is None or space["state"] == "ok":
+        return []
+    left = "" if space["left_s"] is None else f", full in {units.approx_seconds(space['left_s'])} at the present rate"
+    return [("space", f"{space['state']}: {units.approx_size(space['free_bytes'])} free on its device{left}")]
 
 
 def _files(count: int, what: str, size_bytes: int, how: str = "") -> str:

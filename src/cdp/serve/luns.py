@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from cdp.platform import Lun, find
+from cdp.platform import Lun, Severity, find
 from cdp.platform.tsd import Tsd
+from cdp.store.space_watch import Space, report
 
 if TYPE_CHECKING:
     from cdp import Volume
@@ -60,6 +61,10 @@ class Luns:
                     with suppress(BaseException):
                         volume.result().close()
                 raise
+
+    def alert_space(self, path: str, space: Space) -> None:
+        """The device of a volume is running out of space, or has it again (cdp.store.space_watch)."""
+        self._platform.alerts.alert(Severity.INFO if space.state == "ok" else Severity.WARNING, report(path, space))
 
     def capsule(self, number: int) -> Any:
         """PyCapsule "cdpcore.target" of a LUN: for one connection, or for many."""

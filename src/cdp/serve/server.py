@@ -142,12 +142,14 @@ class Server:
         fail any more and no client has been answered yet."""
         from cdp.nbd import NbdServer
         from cdp.store.free_space import shortage
+        from cdp.store.space_watch import listen as listen_for_space
 
         settings, roots = self._settings, list(self._roots.values())
         with ExitStack() as parts:
             luns = Luns(settings.platform, [location.root for location in roots],
                         lambda lun: _open_to_serve(roots[lun.lun], settings, taking_over=stopped is not None))
             parts.callback(luns.close)
+            parts.callback(listen_for_space(luns.alert_space))
             for (name, location), volume in zip(self._roots.items(), luns.start(), strict=True):
                 self._volumes[name] = volume
                 self._image_caches[name] = ImageCache(volume)

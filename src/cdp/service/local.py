@@ -24,6 +24,7 @@ from cdp.views import (
     CheckView,
     ClientView,
     ClockStepView,
+    DeviceSpaceView,
     ExplanationView,
     ExtentView,
     GapView,
@@ -75,10 +76,16 @@ class VolumeService:
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
             served=self.served, disk=volume.geometry().disk or None, writeback=self._writeback(),
             stats={name: int(count) for name, count in volume.stats().items()}, metrics=self.metrics(),
-            capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume))
+            capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume),
+            space=self._space())
 
     def metrics(self, buckets: bool = False) -> MetricsView:
         return cast(MetricsView, self.volume.metrics(buckets))
+
+    def _space(self) -> DeviceSpaceView | None:
+        space = self.volume._store.space()
+        return space and DeviceSpaceView(state=space.state, free_bytes=space.free_bytes, low_bytes=space.low_bytes,
+                                         left_s=space.left_s)
 
     def _writeback(self) -> WritebackView | None:
         progress = self.volume.writeback.progress() if self.volume.writeback is not None else None

@@ -16,7 +16,8 @@
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
     output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;
-                         free_space: whether a write fits; spare_files: for when no file can be made
+                         free_space: whether a write fits; space_watch: whether space runs out;
+                         spare_files: for when no file can be made
     clock_watch          whether the clock went back, and what is to be done then
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take

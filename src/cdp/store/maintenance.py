@@ -40,18 +40,17 @@ MERGE_S = 1.0       # how often there may be something to merge or free without 
 
 class Maintainer:
     """Args: os, files, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
-    check_folder: raises Unavailable while the volume's folder is not where it was; watch_clock: called now and
-    then."""
+    check_folder: raises Unavailable while the volume's folder is not where it was; watch: called now and then."""
 
     def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline,
                  tuning: Tuning, dropped: Callable[[], list[tuple[int, int]]],
                  check_folder: Callable[[], None] = lambda: None,
                  before_seal: Callable[[Any, int], None] = lambda log, last_seq: None,
-                 watch_clock: Callable[[], None] = lambda: None):
+                 watch: Callable[[], None] = lambda: None):
         self._os, self._files, self._uuid, self._core, self._catalog = os, files, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
         self._check_folder, self._away = check_folder, False
-        self._before_seal, self._watch_clock = before_seal, watch_clock
+        self._before_seal, self._watch = before_seal, watch
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
         self._next_id = max((r.id for r in self._runs), default=0) + 1
@@ -119,14 +118,14 @@ class Maintainer:
             now_s >= self._looked_s + RETRY_MS / 1000 or self._core.log.files.has_work())
 
     def _look_after(self) -> None:
-        """What is to be allocated and sealed; and where the folder is, and the clock."""
+        """What is to be allocated and sealed; and where the folder is, the clock and the device."""
         self._looked_s = time.monotonic()
         try:
             try:
                 self._watch_folder()
             finally:
                 self._grow_and_step()   # then too: a writer may be waiting for the segment, and gets the error
-            self._watch_clock()
+            self._watch()
             self._core.log.files.prepare_spare()
             self._core.log.cut_ahead()
             self._reported = ""

@@ -12,12 +12,13 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cdp.moments import lineage
 from cdp.moments.model import ClockStep, Moment
 from cdp.store import description as geometries
-from cdp.store import kinds, memory, shared_threads, spare_files
+from cdp.store import kinds, memory, shared_threads, space_watch, spare_files
 from cdp.store.base_image import Base, fill, make_empty
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.checksums import Checksums
@@ -154,7 +155,8 @@ class Store:
                 self.clock.follow()
             self.clock.look()
         self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t,
-                                     self.dropped, self.check_folder, self.kind.before_seal, self.clock.look)
+                                     self.dropped, self.check_folder, self.kind.before_seal,
+                                     partial(_watch, self.clock, self.os, self.directory, t.low_space_bytes))
         if t.threads:
             self.maintainer.background = self._background(self.damage, self.checksums)
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
@@ -296,6 +298,14 @@ class Store:
         logged = int(self.log.stats()["durable_seq"])
         return min(logged, int(self.core.stats().get("synced_seq", logged)))
 
+    def space(self) -> space_watch.Space | None:
+        """Of its device; None: a simulated one, or the folder is away."""
+        try:
+            return space_watch.look(self.directory, self.tuning.low_space_bytes) if isinstance(self.os, PosixOs) else \
+                None
+        except OSError:
+            return None
+
     def flush(self) -> None:
         """Everything acknowledged before this call is durable when it returns."""
         self.core.pflush()
@@ -418,6 +428,13 @@ def _writing(devices: Hashable, wanted: Callable[[int, int], bool], run: Callabl
     look_ms = shared_threads.LOOK_MS
     return shared_threads.Task("write", devices, lambda now_s: wanted(interval_ms, look_ms),
                                lambda: run(interval_ms, LINGER_MS, TURN_MS))
+
+
+def _watch(clock: ClockWatch, os: Os, directory: str, low_space_bytes: int) -> None:
+    """What maintenance looks at, now and then."""
+    clock.look()
+    if isinstance(os, PosixOs) and low_space_bytes:
+        space_watch.look(directory, low_space_bytes)
 
 
 _OPEN: weakref.WeakSet[Store] = weakref.WeakSet()

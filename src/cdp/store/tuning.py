@@ -33,6 +33,7 @@ class Tuning:
     skip_unchanged: bool = False
     restore_rate_bytes: int = 0
     maintenance_rate_bytes: int = 0
+    low_space_bytes: int = 0
 
     def fitted(self, segment_bytes: int) -> Tuning:
         """For a volume that was made with segments of this size: a segment takes eight slots or more."""
@@ -50,4 +51,5 @@ class Tuning:
                    max_open_files=settings.max_open_files, max_restores=settings.max_restores,
                    direct_io=settings.direct_io, pending_bytes=settings.pending_bytes,
                    skip_unchanged=settings.skip_unchanged_writes, restore_rate_bytes=settings.restore_rate_bytes,
-                   maintenance_rate_bytes=settings.maintenance_rate_bytes)
+                   maintenance_rate_bytes=settings.maintenance_rate_bytes,
+                   low_space_bytes=settings.low_space_bytes)

@@ -110,3 +110,11 @@ def approx_ns(ns: float) -> str:
             value = ns / scale
             return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
     return f"{ns:.0f} ns"
+
+
+def approx_seconds(seconds: int) -> str:
+    """For people's eyes: `3 d`, `90 min`, `45 s`."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -448,12 +448,15 @@ class Volume:
         runs = s.maintainer.runs
         rows = s.timeline.rows()
         core, freeing = self._core.stats(), self._retention.progress()
+        space = s.space()
         return {"records": self._core.position()[0],
                 "segments": len(rows) + (core["open_log_bytes"] > 0), "runs": len(runs),
                 "log_bytes": sum(r.file_bytes for r in rows) + core["open_log_bytes"],
                 "index_bytes": sum(r.file_bytes for r in runs), "pool_bytes": s.tuning.slot_bytes * s.tuning.n_slots,
                 "memory_bytes": s.log.ring.bytes,
-                "freeing_bytes": freeing.bytes_left if freeing else 0, **core}
+                "freeing_bytes": freeing.bytes_left if freeing else 0,
+                "device_free_bytes": space.free_bytes if space else 0,
+                "device_low": int(space is not None and space.state != "ok"), **core}
 
     def metrics(self, buckets: bool = False) -> dict[str, Any]:
         """Where the time of requests goes, since opening: histograms in ns of requests (read, write, flush) and of the
