@@ -248,6 +248,15 @@ class SpaceView(TypedDict):
     days_to_full: float | None
 
 
+class NotOpenView(TypedDict):
+    """A volume of a server that is not served, yet. state: opening; cannot be opened, and `error` says why."""
+
+    name: str
+    path: str
+    state: str
+    error: str | None
+
+
 class ServedVolumeView(TypedDict):
     """A volume that some server has; or a server that does not answer, with little more than its socket. `clients`: NBD
     connections to the volume and its moments."""

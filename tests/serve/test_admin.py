@@ -206,7 +206,7 @@ def test_the_application_is_loaded_by_the_first_request_for_it(tmp_path):
 def test_who_the_server_is_is_answered_while_the_application_is_loaded(tmp_path, monkeypatch):
     loading, go_on = threading.Event(), threading.Event()
 
-    def slow(held, hand_over):
+    def slow(held, hand_over, not_open):
         loading.set()
         assert go_on.wait(100)
         raise ImportError("no such module")
@@ -218,7 +218,7 @@ def test_who_the_server_is_is_answered_while_the_application_is_loaded(tmp_path,
     with ThreadPoolExecutor(1) as pool, httpx.Client(transport=transport, timeout=100) as http:
         answer = pool.submit(http.get, "http://cdp/v1/volumes/web")
         assert loading.wait(100)
-        assert http.get("http://cdp/v1/server").json() == {"pid": os.getpid(), "volumes": {}}
+        assert http.get("http://cdp/v1/server").json() == {"pid": os.getpid(), "volumes": {}, "not_open": []}
         assert not answer.done()
         go_on.set()
         assert answer.result(100).status_code == 500        # and it is in the log

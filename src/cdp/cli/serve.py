@@ -17,14 +17,19 @@ from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce,
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
 @click.option("--replace", is_flag=True, help="Take over from the running server of these volumes.")
 @click.option("--force", is_flag=True, help="With --replace: cut connections and commands that it would wait for.")
-def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, force: bool) -> None:
+@click.option("--strict", is_flag=True, help="Serve nothing where one of the volumes cannot be opened.")
+def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, force: bool, strict: bool) -> None:
     """Serve volumes over NBD.
 
     The exports of a volume NAME (the last part of its path): NAME, the volume; NAME@POINT, any past moment of it,
     read-only; NAME/IMAGE, a writable image; NAME/IMAGE@POINT.
 
-    Prints the URI of every export on standard output, then "ready" on standard error, and runs until SIGTERM, SIGINT or
-    SIGHUP; a second one ends it at once. A kill loses nothing that a client flushed.
+    Each volume is served as soon as it is open; who asks for one before waits for some seconds. When the last one is
+    open, it prints the URI of every export on standard output, then "ready" on standard error, and says so to systemd.
+    It runs until SIGTERM, SIGINT or SIGHUP; a second one ends it at once. A kill loses nothing that a client flushed.
+
+    A volume that cannot be opened does not stop the others: that is logged, 'cdp list' shows it, and the exit status
+    will say it. Where none can be opened, and with --strict, it ends with the error.
 
     With --replace it takes listeners and connections over from the running server of the same volumes, which then ends:
     clients, a mounted file system for instance, wait for a moment and notice nothing else. Where that fails, the
@@ -34,6 +39,7 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
 
     if force and not replace:
         raise click.UsageError("--force is said with --replace")
-    with Server(paths, state.settings, read_only=read_only, replace=replace, force=force) as server:
+    with Server(paths, state.settings, read_only=read_only, replace=replace, force=force,
+                strict=strict or replace) as server:
         announce(state, () if state.as_json else server.uris(), server.view())
         server.wait()

@@ -79,7 +79,7 @@ class Volumes:
                     log.warning("%s", short)
                 self._image_caches[name] = ImageCache(self.opened[name])
                 stack.callback(self._image_caches[name].close)
-            self.exports = Exports(self._image_caches, self.opened, read_only, self)
+            self.exports = Exports(list(self.opened), self._image_caches, self.opened, read_only, self)
             self._stack = stack.pop_all()
 
     def capsule(self, number: int) -> object:

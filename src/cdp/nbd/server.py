@@ -1,10 +1,10 @@
 """The NBD server: listeners, connections and their bounds.
 
 Invariants
- 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, and FIRST_BYTE_S
-    while the client sends nothing. Where all slots are taken, the client that has been silent longest is dropped for a
-    new one after SILENT_S; further ones wait in the listener's backlog. At most max_connections are in the transmission
-    phase; a further one is refused with that reason.
+ 1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, beside what its
+    export takes to open, and FIRST_BYTE_S while the client sends nothing. Where all slots are taken, the client that
+    has been silent longest is dropped for a new one after SILENT_S; further ones wait in the listener's backlog. At
+    most max_connections are in the transmission phase; a further one is refused with that reason.
  2. A connection's socket is closed by its own thread alone, so a file descriptor is never used after it was reused.
  3. An export is opened for one connection and closed when that ends, however it ends.
  4. hand_over() gives away either everything or nothing: where a connection does not come to a request boundary in time,
@@ -28,7 +28,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from cdp.nbd.exports import Resolver, Transmission, close_export
+from cdp.nbd.exports import Export, Resolver, Transmission, close_export
 from cdp.nbd.handover import Handed, HandedConnection
 from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
 from cdp.nbd.listeners import Address, Listener, export_uri, listen
@@ -118,6 +118,10 @@ class _Stream:
     def sendall(self, data: bytes) -> None:
         self._armed().sendall(data)
 
+    def extend(self, seconds: float) -> None:
+        """What the client had to wait for is not its time."""
+        self._deadline_s += seconds
+
     def start_tls(self) -> None:
         """Wrap first, shake hands then: close() must find the new socket to cut a handshake short."""
         assert self._context
@@ -127,6 +131,23 @@ class _Stream:
             self._client.sock = secure
             self._client.tls = True
         secure.do_handshake()
+
+
+class _Timed:
+    """A resolver for one handshake, whose time does not count as the client's."""
+
+    def __init__(self, exports: Resolver, stream: _Stream):
+        self._exports, self._stream = exports, stream
+
+    def list(self) -> Sequence[tuple[str, str]]:
+        return self._exports.list()
+
+    def open(self, name: str) -> Export:
+        began_s = time.monotonic()
+        try:
+            return self._exports.open(name)
+        finally:
+            self._stream.extend(time.monotonic() - began_s)
 
 
 class NbdServer:
@@ -452,7 +473,8 @@ class NbdServer:
                 client.admitted = True
                 return None
 
-        return Handshake(stream, self._exports, tls=self._tls_mode, admit=admit, stopping=self._stopping.is_set).run()
+        return Handshake(stream, _Timed(self._exports, stream), tls=self._tls_mode, admit=admit,
+                         stopping=self._stopping.is_set).run()
 
     def _transmit(self, client: _Client, agreed: Agreed) -> None:
         if not isinstance(client.sock, ssl.SSLSocket):

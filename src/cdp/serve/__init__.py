@@ -7,6 +7,7 @@
     http_api                     cdp.service.local behind HTTP
     held                         what the administration API is given of each served volume
     monitor, prometheus          /metrics and /healthz
+    opening                      which volumes are being opened still, or could not be
     luns                         the platform and the TSD that it stands on
     image_cache                  writable images that are open
     capturing, capture_session   the server of a volume that is being captured, and one run of `cdp capture`

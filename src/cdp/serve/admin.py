@@ -21,6 +21,7 @@ from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.serve.addresses import runtime_directory
 from cdp.serve.held import Held
 from cdp.service.servers import link_socket
+from cdp.views import NotOpenView
 from cdpcore.base.errors import Busy, CdpError
 
 if TYPE_CHECKING:
@@ -29,20 +30,22 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 5
 HandOver = Callable[[str, int, bool], None]      # socket, version, force; raises why not
+NotOpen = Callable[[], list[NotOpenView]]
 
 
-def server_view(held: Mapping[str, Held]) -> dict[str, Any]:
-    """The process, and the volumes that it holds: name, and the identity of the folder
-    (cdp.service.locate.identity)."""
-    return {"pid": os.getpid(), "volumes": {name: one.identity for name, one in held.items()}}
+def server_view(held: Mapping[str, Held], not_open: NotOpen = list) -> dict[str, Any]:
+    """The process; the volumes that it holds: name, and the identity of the folder (cdp.service.locate.identity); and
+    those that it is opening, or could not open."""
+    return {"pid": os.getpid(), "volumes": {name: one.identity for name, one in list(held.items())},
+            "not_open": not_open()}
 
 
 class _Application:
     """cdp.serve.http_api's, loaded when it is needed; an ASGI application of the event loop's thread. It knows how many
     requests it is at."""
 
-    def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None):
-        self._held, self._hand_over = held, hand_over
+    def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None, not_open: NotOpen):
+        self._held, self._hand_over, self._not_open = held, hand_over, not_open
         self._app: ASGIApp | None = None
         self._loading = asyncio.Lock()
         self.running = 0    # other threads only look
@@ -51,7 +54,7 @@ class _Application:
         self.running += 1
         try:
             if scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", "/v1/server"):
-                body = json.dumps(server_view(self._held)).encode()
+                body = json.dumps(server_view(self._held, self._not_open)).encode()
                 await send({"type": "http.response.start", "status": 200, "headers": [
                     (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
                 await send({"type": "http.response.body", "body": body})
@@ -66,17 +69,18 @@ class _Application:
     def _load(self) -> "ASGIApp":
         from cdp.serve.http_api import build_app
 
-        return build_app(self._held, self._hand_over)
+        return build_app(self._held, self._hand_over, self._not_open)
 
 
 class AdminServer:
-    """The application on a unix socket, in a thread of its own, until close(). listener: of the server before, which
-    has handed it over; it is this one's from start() on."""
+    """The application on a unix socket, in a thread of its own, until close(). held: may become more meanwhile.
+    listener: of the server before, which has handed it over; it is this one's from start() on. not_open: the volumes
+    that are not held yet, or could not be opened."""
 
     def __init__(self, path: str, held: Mapping[str, Held], hand_over: HandOver | None = None,
-                 listener: UnixListener | None = None):
+                 listener: UnixListener | None = None, not_open: NotOpen = list):
         self.path = path
-        self._app = _Application(held, hand_over)
+        self._app = _Application(held, hand_over, not_open)
         self._link = ""
         self._given = listener is not None
         # From here on the kernel queues clients.

@@ -38,6 +38,12 @@ class OpenExport:
         self._close()
 
 
+class Waits(Protocol):
+    """Whether a volume is open yet (cdp.serve.opening.Opening)."""
+
+    def wait(self, name: str) -> None: ...
+
+
 class Capsules(Protocol):
     """Where the capsule of the volume with a number comes from (cdp.serve.luns.Luns)."""
 
@@ -45,10 +51,16 @@ class Capsules(Protocol):
 
 
 class Exports:
-    """Export names to exports (cdp.nbd.handshake.Resolver)."""
+    """Export names to exports (cdp.nbd.handshake.Resolver).
 
-    def __init__(self, image_caches: dict[str, ImageCache], volumes: "dict[str, Volume]", read_only: bool,
-                 luns: "Capsules", target: "Callable[[Volume], object] | None" = None):
+    names: of all volumes, in the order of their numbers; image_caches, volumes: of those that are open. With `opening`
+    others may come; open() waits for them."""
+
+    def __init__(self, names: Sequence[str], image_caches: dict[str, ImageCache], volumes: "dict[str, Volume]",
+                 read_only: bool, luns: "Capsules", target: "Callable[[Volume], object] | None" = None,
+                 opening: "Waits | None" = None):
+        self._names = tuple(names)
+        self._opening = opening
         self._image_caches = image_caches
         self._volumes = volumes
         self._read_only = read_only
@@ -57,25 +69,31 @@ class Exports:
 
     def list(self) -> Sequence[tuple[str, str]]:
         """The volumes and all their images, from the folders: an image is not opened to be shown."""
-        return [found for name, volume in self._volumes.items() for found in
-                [(name, f"volume of {volume.size_bytes} bytes"), *_images_in(name, volume.path)]]
+        found: list[tuple[str, str]] = []
+        for name in self._names:
+            volume = self._volumes.get(name)
+            found += [(name, "volume, not open")] if volume is None else [
+                (name, f"volume of {volume.size_bytes} bytes"), *_images_in(name, volume.path)]
+        return found
 
     def split(self, name: str) -> tuple[str, tuple[str, ...], str | None]:
         """Volume, image names and point of an export name. An empty name is the only volume. Raises NotFound."""
-        if not name and len(self._volumes) == 1:
-            name = next(iter(self._volumes))
+        if not name and len(self._names) == 1:
+            name = self._names[0]
         path, point = name, None
-        if name not in self._volumes and "@" in name:
+        if name not in self._names and "@" in name:
             path, _, point = name.rpartition("@")
             if path.endswith("@"):
                 path, point = path[:-1], f"@{point}"
         root, *images = path.split("/")
-        if root not in self._volumes:
-            raise NotFound(f"no export {name!r}", f"there are {', '.join(self._volumes)}")
+        if root not in self._names:
+            raise NotFound(f"no export {name!r}", f"there are {', '.join(self._names)}")
         return root, tuple(images), point
 
     def open(self, name: str) -> OpenExport:
         root, images, point = self.split(name)
+        if self._opening is not None:
+            self._opening.wait(root)
         image_cache = self._image_caches[root]
         with ExitStack() as stack:
             volume = image_cache.acquire(images)
@@ -86,7 +104,7 @@ class Exports:
                 if own is not None:
                     capsule = own(volume)
                 else:
-                    capsule = volume.target() if images else self._luns.capsule(list(self._volumes).index(root))
+                    capsule = volume.target() if images else self._luns.capsule(self._names.index(root))
                 return OpenExport(capsule=capsule, own_fua=own is not None,
                                   read_only=self._read_only or volume.read_only,
                                   size_bytes=volume.size_bytes, description=base, name=base, multi_conn=True,

@@ -1,5 +1,5 @@
 """What the administration API is given of each served volume."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cdp.serve.image_cache import ImageCache
@@ -17,3 +17,19 @@ class Held:
     identity: str
     uris: Callable[[str], list[str]]
     clients: Callable[[str], list[ClientView]] = lambda name: []
+
+
+class Services(Mapping[str, VolumeService]):
+    """The services of what is held, which may become more meanwhile."""
+
+    def __init__(self, held: Mapping[str, Held]):
+        self._held = held
+
+    def __getitem__(self, name: str) -> VolumeService:
+        return self._held[name].service
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._held))
+
+    def __len__(self) -> int:
+        return len(self._held)

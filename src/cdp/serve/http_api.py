@@ -7,7 +7,7 @@ Invariants
   2. No request body is larger than MAX_PIECE_BYTES, no answer larger than one page or piece.
 Handlers are plain functions on the framework's bounded thread pool; the engine's calls release the GIL.
 """
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from cdp.ipc.errors import encode_error
-from cdp.serve.admin import server_view
-from cdp.serve.held import Held
+from cdp.serve.admin import HandOver, NotOpen, server_view
+from cdp.serve.held import Held, Services
 from cdp.serve.monitor import routes as monitoring
 from cdp.service.local import VolumeService
 from cdp.views import (
@@ -36,6 +36,7 @@ from cdp.views import (
     InfoView,
     MapPage,
     MetricsView,
+    NotOpenView,
     PinView,
     PlanView,
     PolicyView,
@@ -130,24 +131,22 @@ class HandOverBody(_Body):
 
 
 class ServerView(BaseModel):
-    """The server and the volumes that it holds: name, and the identity of the folder
-    (cdp.service.locate.identity)."""
+    """The server; the volumes that it holds: name, and the identity of the folder (cdp.service.locate.identity); and
+    those that it is opening, or could not open."""
 
     pid: int
     volumes: dict[str, str]
+    not_open: list[NotOpenView]
 
 
 U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 
-def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], None] | None = None) -> FastAPI:
-    """The application over the served volumes, by name. The mapping may not change while it runs. hand_over: begins to
-    hand the server over (socket, version, force), or raises why not."""
+def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_open: NotOpen = list) -> FastAPI:
+    """The application over the served volumes, by name, which may become more. hand_over: begins to hand the server
+    over, or raises why not. not_open: the volumes that are not held yet, or could not be opened."""
     app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
         status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
-
-    for name, one in held.items():
-        one.service.connected = partial(one.clients, name)
 
     @app.exception_handler(CdpError)
     def engine_error(_request: Request, error: CdpError) -> JSONResponse:
@@ -164,13 +163,18 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
         wrong = InvalidRequest(f"{where}: {first['msg']}", "see /openapi.json")
         return JSONResponse(encode_error(wrong), status_code=STATUS[InvalidRequest])
 
-    app.include_router(monitoring({name: one.service for name, one in held.items()}))
+    app.include_router(monitoring(Services(held), not_open))
 
     @contextmanager
     def target(volume: str, image: str | None) -> Iterator[VolumeService]:
         served = held.get(volume)
         if served is None:
-            raise NotFound(f"no volume {volume!r} here", f"this server holds {', '.join(held)}")
+            for other in not_open():
+                if other["name"] == volume:
+                    raise Unavailable(f"{other['path']}: {other['error'] or 'is being opened by its server'}",
+                                      "repeat this when 'cdp list' shows that it is served")
+            raise NotFound(f"no volume {volume!r} here", f"this server holds {', '.join(list(held))}")
+        served.service.connected = partial(served.clients, volume)
         try:
             if image is None:
                 yield served.service
@@ -196,7 +200,7 @@ def build_app(held: Mapping[str, Held], hand_over: Callable[[str, int, bool], No
 
     @app.get("/v1/server")
     async def server() -> ServerView:       # cdp.serve.admin answers it by itself, before this is loaded
-        return ServerView(**server_view(held))
+        return ServerView(**server_view(held, not_open))
 
     @app.post("/v1/server/handover", status_code=202)
     def handover(body: HandOverBody) -> None:

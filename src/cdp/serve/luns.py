@@ -7,8 +7,8 @@ used after close(). Thread-safe after start().
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ OPENED_AT_A_TIME = 16
 
 
 class Luns:
-    """Luns("local", paths, open_lun): start() opens the volumes, close() closes them. Raises NotFound for an unknown
-    platform."""
+    """Luns("local", paths, open_lun): start() or open_each() opens the volumes, close() closes them. Raises NotFound
+    for an unknown platform."""
 
     def __init__(self, platform: str, paths: Sequence[str], open_lun: Callable[[Lun], Volume]):
         self._luns = tuple(Lun(number, path) for number, path in enumerate(paths))
@@ -46,6 +46,31 @@ class Luns:
             volumes = [self._tsd.volume(lun.lun) for lun in self._luns]
             opened.pop_all()        # the TSD closes them
         return volumes
+
+    def open_each(self) -> Generator[tuple[int, Volume | Exception]]:
+        """Each volume with its number as soon as it is open and may be served, in whatever order; or why it could not
+        be opened. What was not begun when the caller goes away is not opened."""
+        self._stack.enter_context(self._tsd)
+        assigned: list[Lun] = []
+        with ThreadPoolExecutor(OPENED_AT_A_TIME, "cdp-open") as pool:
+            opening = {pool.submit(self._open_lun, lun): lun for lun in self._luns}
+            try:
+                for ended in as_completed(list(opening)):
+                    lun = opening.pop(ended)
+                    try:
+                        self._opened[lun.lun] = ended.result()
+                        assigned.append(lun)
+                        self._platform.workload.assign(self._tsd.group, tuple(assigned))
+                        found: Volume | Exception = self._tsd.volume(lun.lun)
+                    except Exception as error:      # noqa: BLE001  (whatever it was, the others go on)
+                        found = error
+                    yield lun.lun, found
+            finally:
+                for volume in opening:
+                    volume.cancel()
+                for volume in opening:
+                    with suppress(BaseException):
+                        volume.result().close()
 
     def _open_all(self, opened: ExitStack) -> None:
         """Several at a time: opening waits for syncs of the device, and recovery for reads."""

@@ -15,6 +15,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from cdp.nbd.listeners import TcpAddress, listen
+from cdp.serve.admin import NotOpen
 from cdp.serve.prometheus import Exposition
 from cdp.service.local import VolumeService
 from cdpcore.base.errors import CdpError
@@ -36,8 +37,8 @@ def troubles(services: Mapping[str, VolumeService]) -> list[str]:
     return found
 
 
-def routes(services: Mapping[str, VolumeService]) -> APIRouter:
-    """The two routes over served volumes, by name. The mapping may not change while they are in use."""
+def routes(services: Mapping[str, VolumeService], not_open: NotOpen = list) -> APIRouter:
+    """The two routes over served volumes, by name; not_open: those that are not served, yet."""
     router, exposition = APIRouter(), Exposition(services)
 
     @router.get("/metrics", response_class=PlainTextResponse)
@@ -50,7 +51,8 @@ def routes(services: Mapping[str, VolumeService]) -> APIRouter:
                 responses={503: {"description": "a line for every volume with a trouble"}})
     def healthz() -> Response:
         """200 where every volume can be used."""
-        found = troubles(services)
+        found = troubles(services) + [f"{one['name']}: {one['state']}" + (f": {one['error']}" if one["error"] else "")
+                                      for one in not_open()]
         return PlainTextResponse("".join(f"{line}\n" for line in found) or "ok\n", 503 if found else 200)
 
     return router
@@ -59,14 +61,14 @@ def routes(services: Mapping[str, VolumeService]) -> APIRouter:
 class MonitorServer:
     """The routes on TCP, in a thread of its own, from start() to close(); both belong to one thread."""
 
-    def __init__(self, host: str, port: int, services: Mapping[str, VolumeService]):
+    def __init__(self, host: str, port: int, services: Mapping[str, VolumeService], not_open: NotOpen = list):
         self._stack = ExitStack()
         listeners = listen(TcpAddress(host, port))
         for listener in listeners:
             self._stack.callback(listener.close)
         self.address = str(listeners[0].address)
         app = FastAPI(title="cdp monitoring", version="1", docs_url=None, redoc_url=None, openapi_url=None)
-        app.include_router(routes(services))
+        app.include_router(routes(services, not_open))
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none",
                                 limit_concurrency=MAX_REQUESTS, timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)

@@ -3,8 +3,9 @@
 Exports of a volume NAME: NAME, NAME@POINT (a time image, opened for the connection), NAME/IMAGE, NAME/IMAGE@POINT.
 
 Invariants
-  1. Order of start: settings are valid already; paths; volumes; sockets; serving.json; then "ready". What fails undoes
-     what was done before it.
+  1. Order of start: settings are valid already; paths; sockets; volumes, each with its serving.json as soon as it is
+     open; then "ready". A volume that cannot be opened does not stop the others, unless none can be, or `strict`: then
+     volumes come before sockets. What fails undoes what was done before it.
   2. Order of stop: serving.json goes first, then the administration and NBD sockets and their connections, then the
      volumes. The second signal ends the process at once.
   3. A hand-over (cdp.serve.handover) stops everything in an order of its own: the administration's requests, the NBD
@@ -22,7 +23,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -43,9 +44,10 @@ from cdp.serve.addresses import (
 from cdp.serve.admin import AdminServer
 from cdp.serve.exports import Exports, shows
 from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version, meet
-from cdp.serve.held import Held
+from cdp.serve.held import Held, Services
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
+from cdp.serve.opening import Opening, unavailable
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity
@@ -74,17 +76,20 @@ class Server:
     a flush only where a client sends one); None: the volume. A server with one of them is not handed over.
 
     replace: take over from the server that has these volumes, a running process; `force`: cut what it waits for.
+
+    strict: nothing is served where a volume cannot be opened. Without it volumes are served one by one as they are
+    opened, while entry waits for the last; entry raises only where none could be, and exit where one could not.
     """
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False, *,
-                 replace: bool = False, force: bool = False,
+                 replace: bool = False, force: bool = False, strict: bool = True,
                  service: "Callable[[Volume, ServedView], VolumeService]" = VolumeService,
                  target: "Callable[[Volume], object] | None" = None):
         self._settings = settings
         self._service, self._target = service, target
         self._roots = named_roots(paths)
         self._read_only = read_only
-        self._replace, self._force = replace, force
+        self._replace, self._force, self._strict = replace, force, strict
         self._own_parts = service is VolumeService and target is None
         self._stack = ExitStack()
         self._parts = ExitStack()       # what a hand-over stops
@@ -94,6 +99,9 @@ class Server:
         self._given_listeners: Handed | None = None
         self._nbd: Any = None
         self._exports: Exports | None = None
+        self._opening = Opening({})
+        self._failures: dict[str, Exception] = {}   # of the volumes that could not be opened
+        self._held: dict[str, Held] = {}    # what the administration has
         self._volumes: dict[str, Volume] = {}
         self._image_caches: dict[str, ImageCache] = {}
         self._admin_socket = ""
@@ -103,7 +111,6 @@ class Server:
         self._force_giving = False
         self._admin: Any = None
         self._monitor: MonitorServer | None = None
-        self._services: dict[str, VolumeService] = {}
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -116,6 +123,10 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._stack.close()
+        if error is None and self._failures:
+            name, failure = next(iter(self._failures.items()))
+            more = f", and {len(self._failures) - 1} more" if len(self._failures) > 1 else ""
+            raise unavailable(f"{name} was not served{more}", failure)
         if error is None and (left := [volume for volume in self._volumes.values() if volume.unclean]):
             raise Unavailable(f"{left[0].path} was not closed cleanly: {left[0].unclean}" +
                               (f"; and {len(left) - 1} more" if len(left) > 1 else ""),
@@ -141,7 +152,6 @@ class Server:
         """Open the volumes and serve them, to new clients and to those of `stopped`; `taken` is called when nothing can
         fail any more and no client has been answered yet."""
         from cdp.nbd import NbdServer
-        from cdp.store.free_space import shortage
         from cdp.store.space_watch import listen as listen_for_space
 
         settings, roots = self._settings, list(self._roots.values())
@@ -150,15 +160,13 @@ class Server:
                         lambda lun: _open_to_serve(roots[lun.lun], settings, taking_over=stopped is not None))
             parts.callback(luns.close)
             parts.callback(listen_for_space(luns.alert_space))
-            for (name, location), volume in zip(self._roots.items(), luns.start(), strict=True):
-                self._volumes[name] = volume
-                self._image_caches[name] = ImageCache(volume)
-                parts.callback(self._image_caches[name].close)
-                if not volume.read_only and (short := shortage(location.root)):
-                    log.warning("%s", short)
-                log.info("%s: open, %d bytes, #%d", location.root, volume.size_bytes, volume.window().newest.seq)
-
-            self._exports = Exports(self._image_caches, self._volumes, self._read_only, luns, self._target)
+            parts.callback(self._close_image_caches)
+            self._opening = Opening({name: location.root for name, location in self._roots.items()})
+            early = not self._strict and stopped is None
+            for name, volume in () if early else zip(self._roots, luns.start(), strict=True):
+                self._add(name, volume)
+            self._exports = Exports(list(self._roots), self._image_caches, self._volumes, self._read_only, luns,
+                                    self._target, self._opening)
             begun = stopped.nbd if stopped else self._given_listeners
             nbd = NbdServer(self._exports, None if begun else self._listen, tls=tls_settings(settings),
                             max_connections=settings.max_connections)
@@ -177,22 +185,72 @@ class Server:
             if settings.metrics_listen:
                 from cdp.serve.monitor import MonitorServer  # its framework takes 0.5 s to load
 
-                self._monitor = MonitorServer(*parse_address(settings.metrics_listen), self._services)
+                self._monitor = MonitorServer(*parse_address(settings.metrics_listen), Services(self._held),
+                                              self._opening.not_open)
                 parts.callback(self._monitor.close)
                 self._monitor.start()
             self._parts = parts.pop_all()
-        for name, location in self._roots.items():
-            if self._volumes[name].read_only:
-                log.warning("%s: cannot be written: it is served to read, and other commands do not find this server",
-                            location.root)
-                continue
-            write_serving(location.root, self._served(name))
+        for name in list(self._volumes):
+            self._make_known(name)
+        if early:
+            self._open_each(luns)
+
+    def _open_each(self, luns: Luns) -> None:
+        """The volumes, each served as soon as it is open. A signal ends it: what was not begun is not opened."""
+        names = list(self._roots)
+        with closing(luns.open_each()) as each:
+            for number, found in each:
+                if isinstance(found, Exception):
+                    self._opening.failed(names[number], found)
+                    log.error("%s: not served: %s", self._roots[names[number]].root, found)
+                else:
+                    self._add(names[number], found)
+                    self._hold(names[number])
+                    self._make_known(names[number])
+                if self._stopped:
+                    self._opening.give_up(Unavailable("the server is stopped"))
+                    return
+        self._failures = self._opening.failures()
+        if self._failures and not self._volumes:
+            raise next(self._failures[name] for name in names if name in self._failures)
+        for name in self._failures:
+            del self._roots[name]       # a server that replaces this one names the others
+
+    def _add(self, name: str, volume: "Volume") -> None:
+        """It is open: clients get it from now on."""
+        from cdp.store.free_space import shortage
+
+        root = self._roots[name].root
+        self._image_caches[name] = ImageCache(volume)
+        self._volumes[name] = volume
+        if not volume.read_only and (short := shortage(root)):
+            log.warning("%s", short)
+        log.info("%s: open, %d bytes, #%d", root, volume.size_bytes, volume.window().newest.seq)
+        self._opening.opened(name)
+
+    def _hold(self, name: str) -> None:
+        """The administration has it from now on."""
+        self._held[name] = Held(self._service(self._volumes[name], self._served(name)), self._image_caches[name],
+                                identity(self._roots[name].root), self._uris, self.clients)
+
+    def _make_known(self, name: str) -> None:
+        """Other commands find this server by the volume."""
+        if self._volumes[name].read_only:
+            log.warning("%s: cannot be written: it is served to read, and other commands do not find this server",
+                        self._roots[name].root)
+            return
+        write_serving(self._roots[name].root, self._served(name))
+
+    def _close_image_caches(self) -> None:
+        for image_cache in self._image_caches.values():
+            image_cache.close()
 
     def _make_admin(self, listener: "UnixListener | None") -> AdminServer:
-        self._services = {name: self._service(volume, self._served(name)) for name, volume in self._volumes.items()}
-        held = {name: Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
-                           self.clients) for name, service in self._services.items()}
-        admin = AdminServer(self._admin_socket, held, self.offer if self._own_parts else None, listener)
+        self._held = {}
+        for name in self._volumes:
+            self._hold(name)
+        admin = AdminServer(self._admin_socket, self._held, self.offer if self._own_parts else None, listener,
+                            self._opening.not_open)
         self._admin = admin
         return admin
 
@@ -236,13 +294,16 @@ class Server:
 
     def uris(self) -> list[str]:
         """The URI of every export there is now, at every address."""
+        return [uri for name, _ in self._listed() for uri in self._uris(name)]
+
+    def _listed(self) -> list[tuple[str, str]]:
+        """The exports that are open."""
         assert self._exports is not None
-        return [uri for name, _ in self._exports.list() for uri in self._uris(name)]
+        return [found for found in self._exports.list() if found[0].split("/")[0] in self._volumes]
 
     def view(self) -> dict[str, Any]:
         """What `serve --json` prints."""
-        assert self._exports is not None
-        exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._exports.list()]
+        exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._listed()]
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only,
                 "metrics": None if self._monitor is None else f"http://{self._monitor.address}/metrics",
                 "exports": exports}

@@ -79,6 +79,10 @@ def _of(path: str) -> Iterator[ServedVolumeView]:
             return
         except CdpError:
             return      # nobody listens
+    for one in answer.get("not_open", []):
+        state = f"{one['state']}: {one['error']}" if one["error"] else one["state"]
+        yield ServedVolumeView(name=one["name"], path=one["path"], state=state, pid=answer["pid"], admin_socket=path,
+                               uris=[], size_bytes=None, newest_seq=None, clients=None)
     for name in answer["volumes"]:
         with RemoteService(path, name, Location(name), answer["pid"]) as volume, suppress(CdpError):
             yield _view(path, answer, volume.info(), len(volume.clients()))
