@@ -439,6 +439,39 @@ class RecordsPage(TypedDict):
     next: str | None
 
 
+class VersionView(TypedDict):
+    """A record that changed a range; kind, fua and meta as in RecordView. `offset`, `length`: from the first byte of
+    the range that it changed to the last; `bytes`: how many of those. present: what the volume shows now came through
+    it, at least in part; false: a restore took it back. target: of a restore, the seq it goes back to."""
+
+    seq: int
+    ts_ns: int
+    time: str
+    kind: str
+    fua: bool
+    meta: bool
+    offset: int
+    length: int
+    bytes: int
+    present: bool
+    target: int | None
+
+
+class VersionsPage(TypedDict):
+    """The versions of a range, in order. `next`: the point to give as `since` for more, None at the end."""
+
+    versions: list[VersionView]
+    next: str | None
+
+
+class DiffPage(TypedDict):
+    """Ranges that differ between two moments, in order, by the kind that they have at the second. `next_offset`: where
+    the next page begins, None at the end."""
+
+    ranges: list[ExtentView]
+    next_offset: int | None
+
+
 class ProblemView(TypedDict):
     """One thing that is wrong on disk."""
 
@@ -487,6 +520,10 @@ class Service(Protocol):
     def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage: ...
     def history(self, since: str | None = None, until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
                 offset: int | None = None, length: int | None = None) -> tuple[bytes, str | None]: ...
+    def versions(self, offset: int, length: int, since: str | None = None, until: str = "now",
+                 limit: int = 1000) -> VersionsPage: ...
+    def diff(self, a: str, b: str = "now", offset: int = 0, length: int | None = None, compared: bool = True,
+             limit: int = MAX_PAGE_EXTENTS) -> DiffPage: ...
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage: ...
     def read(self, offset: int, length: int, at: str | None = None) -> bytes: ...

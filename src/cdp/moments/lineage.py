@@ -86,6 +86,23 @@ def _chain(seq: int, past: list[RestoreRecord], covering: list[int]) -> list[Int
     return intervals
 
 
+def restores_shown(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[tuple[int, int, list[int]]]:
+    """Pieces (start, end, [seq of a restore, ...]) of [0, sectors): the restores that what is shown at `seq` came
+    through, newest first. One that a later one took back is not among them."""
+    past = [r for r in restores if r.seq <= seq]
+    return _sweep(past, sectors, lambda past, covering: (_through(past, covering),))
+
+
+def _through(past: list[RestoreRecord], covering: list[int]) -> list[int]:
+    found: list[int] = []
+    k = len(covering)
+    while k:
+        r = past[covering[k - 1]]
+        found.append(r.seq)
+        k = bisect.bisect_right(covering, r.target_seq, hi=k - 1, key=lambda i: past[i].seq)
+    return found
+
+
 def view_before(seq: int, restores: Iterable[RestoreRecord], sectors: int) -> list[BeforePiece]:
     """The same for before-images (cdp_lookup_before in cdpcore/index/index.h): the last interval is always there, and
     one above it stands for a restore that was not written back at its `hi`. Fourth: the intervals that destructive

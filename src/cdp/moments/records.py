@@ -34,6 +34,19 @@ RECORD = [("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("o
 that a short command takes.) kind: as above; flags: FUA, META; offset, length in bytes, 0 where the record has no
 range."""
 
+VERSION = [("seq", "<u8"), ("ts_ns", "<u8"), ("kind", "u1"), ("flags", "u1"), ("offset", "<u8"), ("length", "<u8"),
+           ("bytes", "<u8"), ("present", "u1"), ("target", "<u8")]
+"""One record that changed a range, as numpy.dtype takes it: seq, ts_ns, kind and flags as in RECORD; offset, length:
+from the first byte of the range that it changed to the last, in bytes, and `bytes` of those it changed. present: 1
+where what the volume shows now came through it, at least in part; 0 where a restore took it back. target: of a restore,
+the seq that it goes back to; else 0."""
+
+DIFFERENCE: Any = {"names": ["offset", "length", "kind"], "formats": ["<u8", "<u8", "u1"], "offsets": [0, 8, 16],
+              "itemsize": 24}
+"""A range that differs, as numpy.dtype takes it: offset and length in bytes; kind of the later content: an index of
+EXTENT_KINDS."""
+EXTENT_KINDS = ("data", "zero", "hole")
+
 
 def changes_content(kind: Any) -> Any:
     """Which of these kinds (one, or a column) change what the volume shows: write, zero and trim."""

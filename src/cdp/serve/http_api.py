@@ -31,6 +31,7 @@ from cdp.views import (
     BookmarkView,
     CheckView,
     ClientView,
+    DiffPage,
     ExplanationView,
     ImageView,
     InfoView,
@@ -44,6 +45,7 @@ from cdp.views import (
     RecordsPage,
     RestoreView,
     SpaceView,
+    VersionsPage,
     WindowView,
 )
 from cdpcore.base.errors import (
@@ -305,6 +307,17 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
         rows, following = service.history(since, until, limit, kinds, offset, length)
         headers = {"Cdp-Next": following} if following else None
         return Response(rows, media_type="application/octet-stream", headers=headers)
+
+    @app.get("/v1/volumes/{volume}/versions")
+    def versions(service: Service, offset: U64, length: U64, since: str | None = None, until: str = "now",
+                 limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> VersionsPage:
+        return service.versions(offset, length, since=since, until=until, limit=limit)
+
+    @app.get("/v1/volumes/{volume}/diff")
+    def diff(service: Service, a: str, b: str = "now", offset: U64 = 0, length: U64 | None = None,
+             compared: bool = True,
+             limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EXTENTS)] = MAX_PAGE_EXTENTS) -> DiffPage:
+        return service.diff(a, b, offset, length, compared=compared, limit=limit)
 
     @app.get("/v1/volumes/{volume}/map")
     def map_(service: Service, offset: U64 = 0, length: U64 | None = None, at: str | None = None,

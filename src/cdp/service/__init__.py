@@ -3,6 +3,7 @@
     connect       from a path to its operations, whichever way
     local         what each operation does, with results that are plain JSON
     retention     what the operations on policies, pins and space answer
+    finding       versions of a range, and what differs between two moments
     servers       all servers of this user
     status        whether volumes are well
     rates         what came between two looks at the metrics of a volume

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from cdp.service import retention
+from cdp.service import finding, retention
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
@@ -25,6 +25,7 @@ from cdp.views import (
     ClientView,
     ClockStepView,
     DeviceSpaceView,
+    DiffPage,
     ExplanationView,
     ExtentView,
     GapView,
@@ -43,6 +44,7 @@ from cdp.views import (
     RestoreView,
     ServedView,
     SpaceView,
+    VersionsPage,
     WindowView,
     WritebackView,
 )
@@ -229,6 +231,17 @@ class VolumeService:
                     return b"".join(found), f"#{last}"
                 left -= len(rows)
         return b"".join(found), None
+
+    def versions(self, offset: int, length: int, since: str | None = None, until: str = "now",
+                 limit: int = 1000) -> VersionsPage:
+        """At most `limit` (1..MAX_PAGE_RECORDS) versions of [offset, offset + length) after `since`."""
+        return finding.versions(self.volume, offset, length, since, until, limit)
+
+    def diff(self, a: str, b: str = "now", offset: int = 0, length: int | None = None, compared: bool = True,
+             limit: int = MAX_PAGE_EXTENTS) -> DiffPage:
+        """At most `limit` (1..MAX_PAGE_EXTENTS) ranges of [offset, offset + length) that differ between a and b; not
+        `compared`: that were written between them."""
+        return finding.diff(self.volume, a, b, offset, length, compared, limit)
 
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage:

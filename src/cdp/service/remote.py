@@ -20,6 +20,7 @@ from cdp.views import (
     BookmarkView,
     CheckView,
     ClientView,
+    DiffPage,
     ExplanationView,
     ImageView,
     InfoView,
@@ -32,6 +33,7 @@ from cdp.views import (
     RecordsPage,
     RestoreView,
     SpaceView,
+    VersionsPage,
     WindowView,
 )
 from cdpcore.base.errors import CdpError, NotFound, Unavailable
@@ -221,6 +223,16 @@ class RemoteService:
         query = {"since": since, "until": until, "limit": limit, "kinds": kinds, "offset": offset, "length": length}
         answer = self._volume("GET", "/history", query)
         return answer.content, answer.headers.get("Cdp-Next")
+
+    def versions(self, offset: int, length: int, since: str | None = None, until: str = "now",
+                 limit: int = 1000) -> VersionsPage:
+        query = {"offset": offset, "length": length, "since": since, "until": until, "limit": limit}
+        return cast(VersionsPage, self._volume("GET", "/versions", query).json())
+
+    def diff(self, a: str, b: str = "now", offset: int = 0, length: int | None = None, compared: bool = True,
+             limit: int = MAX_PAGE_EXTENTS) -> DiffPage:
+        query = {"a": a, "b": b, "offset": offset, "length": length, "compared": compared, "limit": limit}
+        return cast(DiffPage, self._volume("GET", "/diff", query).json())
 
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage:

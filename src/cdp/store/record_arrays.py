@@ -40,6 +40,22 @@ def find(column: Any, value: int, side: Any = "left") -> Any:
     return np.searchsorted(column, np.uint64(value), side=side)
 
 
+def frames_with(frames: Any, seqs: Any) -> list[int]:
+    """The frames that have the records `seqs`, or the first parts of them; ascending, each once."""
+    first = frames["first_seq"]
+    at = np.searchsorted(first, seqs, side="left")
+    begins = first[np.minimum(at, len(first) - 1)] == seqs
+    found: list[int] = np.unique(np.maximum(at - ~begins, 0)).tolist()
+    return found
+
+
+def picked(found: list[Any], seqs: Any) -> Any:
+    """Those of some RECORD arrays whose seq is among `seqs`, in order, each once."""
+    records = np.concatenate([np.empty(0, RECORD), *found])
+    records = records[np.unique(records["seq"], return_index=True)[1]]
+    return records[np.isin(records["seq"], seqs)]
+
+
 def group(seqs: Any, descs: Any) -> Any:
     """Records from descriptors: the parts of one record (same seq, adjacent in the volume) become one row."""
     if not len(seqs):

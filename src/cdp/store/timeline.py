@@ -13,6 +13,7 @@ import bisect
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -156,6 +157,21 @@ class Timeline:
             if found < len(records) and records["seq"][found] == seq:
                 return records[found]
         raise NotFound(f"record #{seq} is not in the log", "choose a point inside the window ('cdp window')")
+
+    def chosen(self, seqs: Any) -> Any:
+        """The RECORDs with these seqs (an ascending array), less what was freed. Each frame that has some of them is
+        read once."""
+        found, at = [], 0
+        while at < len(seqs):
+            part = self._part(lambda p: p.first_seq, int(seqs[at]), lambda row: row.last_seq)
+            end = at + 1
+            if part is not None:
+                end = max(end, int(arrays.find(seqs, part.last_seq, side="right")))
+                with suppress(_Freed):
+                    frames = self._frames(part)
+                    found += [self._records(part, frames, frame) for frame in arrays.frames_with(frames, seqs[at:end])]
+            at = end
+        return arrays.picked(found, seqs)
 
     def moment(self, seq: int) -> Moment:
         """The moment of `seq`, the oldest one included, whose record may be gone."""

@@ -21,7 +21,7 @@ from cdp.moments.model import Bookmark, Explanation, Extent, Freed, Freeing, Ima
 from cdp.moments.points import PointLike
 from cdp.moments.policy import parse as parse_policy
 from cdp.moments.policy import to_toml
-from cdp.moments.records import RECORD
+from cdp.moments.records import DIFFERENCE, RECORD, VERSION
 from cdp.moments.retention import Pin, Plan
 from cdp.settings import Settings, checked
 from cdp.store import creation
@@ -283,6 +283,43 @@ class Volume:
         """As records(), in batches of some ten thousand."""
         self._alive()
         return keep(self, self._store.timeline.records(*self._resolver.span(since, until)))
+
+    def history(self, offset: int, length: int = 4096, since: PointLike | None = None, until: PointLike = "now",
+                limit: int | None = None) -> Any:
+        """The versions of a byte range: a numpy array of VERSION (cdp.moments.records), one row for each record after
+        `since` (None: the oldest moment), up to and including `until`, that changed some of it, and for each restore of
+        it; in order, at most `limit`. From the index: it costs what it finds, not the length of the history. Of a
+        writable image: its own records. Raises InvalidRequest outside the volume."""
+        import numpy as np  # late: as above
+        batches = self.iter_history(offset, length, since, until, limit)
+        return np.concatenate([np.empty(0, VERSION), *batches])[:limit]
+
+    def iter_history(self, offset: int, length: int = 4096, since: PointLike | None = None, until: PointLike = "now",
+                     limit: int | None = None) -> Iterator[Any]:
+        """As history(), in batches; perhaps a few more rows than `limit`."""
+        self._alive()
+        start = byte_count(offset, self.size_bytes)
+        size = byte_count(min(length, self.size_bytes - start) if length == 4096 else length, self.size_bytes - start)
+        after, upto = self._resolver.span(since, until)
+        return keep(self, _limited(changes().versions(self._store, start, size, after, upto, limit), limit))
+
+    def diff(self, a: PointLike, b: PointLike = "now", offset: int = 0, length: int | None = None, *,
+             compared: bool = True) -> Any:
+        """What differs between two moments: a numpy array of DIFFERENCE (cdp.moments.records), the ranges of [offset,
+        offset + length) whose content is not the same, in order, to the sector, by the kind that they have at `b`. Not
+        `compared`: ranges that were written between them, perhaps with what was there. Costs what changed between the
+        two, not the size of the volume; memory: 24 bytes a range, see iter_diff()."""
+        import numpy as np  # late: as above
+        return np.concatenate([np.empty(0, DIFFERENCE), *self.iter_diff(a, b, offset, length, compared=compared)])
+
+    def iter_diff(self, a: PointLike, b: PointLike = "now", offset: int = 0, length: int | None = None, *,
+                  compared: bool = True) -> Iterator[Any]:
+        """As diff(), in batches of some ten thousand ranges. Both moments are held while it is read."""
+        self._alive()
+        start = byte_count(offset, self.size_bytes)
+        size = self.size_bytes - start if length is None else byte_count(length, self.size_bytes - start)
+        first, second = self._view(a)[1], self._view(b)[1]
+        return keep(self, changes().differences(self._store, first, second, start, size, compared))
 
     # --- bookmarks ----------------------------------------------------------------------------------------------------
 
@@ -557,6 +594,22 @@ class Volume:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.size_bytes} bytes, #{self._core.position()[0]}"
         return f"<cdp.Volume {self.path} {state}>"
+
+
+def changes() -> Any:
+    """cdp.volume.changes, which needs NumPy: imported when it is first used."""
+    from cdp.volume import changes
+    return changes
+
+
+def _limited(batches: Iterator[Any], limit: int | None) -> Iterator[Any]:
+    """Until there are `limit` rows."""
+    count = 0
+    for batch in batches:
+        yield batch
+        count += len(batch)
+        if limit is not None and count >= limit:
+            return
 
 
 def _both(*works: Callable[[], float | None]) -> Callable[[], float | None]:

@@ -326,6 +326,24 @@ void cdp_tree_find(const cdp_tree *t, uint64_t sector, const cdp_interval *iv, u
     cdp_tree_find_near(t, sector, iv, n_iv, hit, &place);
 }
 
+void cdp_tree_visit(const cdp_tree *t, uint64_t start, uint64_t end, uint64_t lo, cdp_tree_visitor *visit, void *ctx)
+{
+    uint32_t d = find_leaf(t, start, UINT32_MAX), i = find_stretch(&t->leaves[t->id[d]], t->fill[t->id[d]], start);
+    for (; d < t->n_leaves; d++, i = 0) {
+        const leaf *l = &t->leaves[t->id[d]];
+        const uint32_t n = t->fill[t->id[d]];
+        for (; i < n; i++) {
+            uint64_t a = l->start[i], b = stretch_end(t, d, l, n, i);
+            if (a >= end)
+                return;
+            a = a > start ? a : start;
+            b = b < end ? b : end;
+            for (uint32_t x = l->head[i]; x && t->records[t->nodes[x].rec].seq > lo; x = t->nodes[x].prev)
+                visit(ctx, a, b, t->records[t->nodes[x].rec].seq);
+        }
+    }
+}
+
 void cdp_tree_iter_init(cdp_tree_iter *it, const cdp_tree *t)
 {
     it->tree = t;

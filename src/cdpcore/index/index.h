@@ -148,4 +148,28 @@ int64_t cdp_lookup_before(const cdp_view *view, cdp_tree *const *trees, uint32_t
 int64_t cdp_lookup_seqs(cdp_tree *const *trees, uint32_t n_trees, uint64_t after, uint64_t start, uint64_t end,
                         cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st);
 
+/* --- what changed, and when -------------------------------------------------------------------------------------- */
+
+/* A view that shows, in each sector, the versions that one of the views `a` and `b` shows and the other does not (their
+ * intervals, without those that both have). Where it shows none, both show the same: the newest version of a lineage
+ * can differ only by one that is not in both. The views are of one volume. free() for *pieces and *intervals; 0 or
+ * ENOMEM. */
+int cdp_view_changes(const cdp_view *a, const cdp_view *b, cdp_view *out);
+
+typedef struct cdp_history_row { /* what a record gave a range */
+    uint64_t seq;
+    uint64_t start, end; /* sectors: from the first to the last of the range that it gave a version */
+    uint64_t sectors;    /* how many those are */
+    uint32_t on_line;    /* 1: the line has it, at least in part */
+    uint32_t zero;
+} cdp_history_row;
+
+/* The records lo < seq <= hi with a version of a sector in [start, end), ascending, the first `cap` (> 0) of them,
+ * added to the *n (<= cap) that `rows`, an array of 2 * cap, has already. `line`: a view. Returns 1 where there are
+ * more, 0 where not; negative: -CDP_CORRUPT. The trees' part is done under the lock. */
+int cdp_history_of_trees(const cdp_view *line, cdp_tree *const *trees, uint32_t n_trees, uint64_t start, uint64_t end,
+                         uint64_t lo, uint64_t hi, cdp_history_row *rows, uint64_t cap, uint64_t *n);
+int cdp_history_of_runs(const cdp_view *line, cdp_run *const *runs, uint32_t n_runs, uint64_t start, uint64_t end,
+                        uint64_t lo, uint64_t hi, cdp_history_row *rows, uint64_t cap, uint64_t *n, cdp_status *st);
+
 #endif

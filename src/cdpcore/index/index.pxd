@@ -85,3 +85,16 @@ cdef extern from "index/index.h" nogil:
                               uint64_t *steps, uint64_t *reached, cdp_status *st)
     int64_t cdp_lookup_seqs(cdp_tree *const *trees, uint32_t n_trees, uint64_t after, uint64_t start, uint64_t end,
                             cdp_piece *out, uint64_t cap, uint64_t *steps, uint64_t *reached, cdp_status *st)
+
+    int cdp_view_changes(const cdp_view *a, const cdp_view *b, cdp_view *out)
+    ctypedef struct cdp_history_row:
+        uint64_t seq
+        uint64_t start
+        uint64_t end
+        uint64_t sectors
+        uint32_t on_line
+        uint32_t zero
+    int cdp_history_of_trees(const cdp_view *line, cdp_tree *const *trees, uint32_t n_trees, uint64_t start,
+                             uint64_t end, uint64_t lo, uint64_t hi, cdp_history_row *rows, uint64_t cap, uint64_t *n)
+    int cdp_history_of_runs(const cdp_view *line, cdp_run *const *runs, uint32_t n_runs, uint64_t start, uint64_t end,
+                            uint64_t lo, uint64_t hi, cdp_history_row *rows, uint64_t cap, uint64_t *n, cdp_status *st)

@@ -21,6 +21,11 @@ void cdp_tree_find_near(const cdp_tree *t, uint64_t sector, const cdp_interval *
 /* No version outside (*lo, *hi] is in the tree; *hi == *lo: there is none at all. */
 void cdp_tree_seqs(const cdp_tree *t, uint64_t *lo, uint64_t *hi);
 
+/* Every version with seq > lo of a sector of [start, end), stretch by stretch, each one newest first. Readers of the
+ * tree do not mind it. */
+typedef void cdp_tree_visitor(void *ctx, uint64_t start, uint64_t end, uint64_t seq);
+void cdp_tree_visit(const cdp_tree *t, uint64_t start, uint64_t end, uint64_t lo, cdp_tree_visitor *visit, void *ctx);
+
 /* Moves the place to the sector's block and starts to load what a find there will read; 0: before the first block. */
 int cdp_run_seek(const cdp_run *r, uint64_t sector, cdp_place *place);
 int cdp_run_find_near(const cdp_run *r, uint64_t sector, const cdp_interval *iv, uint32_t n_iv, cdp_hit *hit,

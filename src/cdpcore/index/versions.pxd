@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_mutex_t
-from cdpcore.index.index cimport cdp_piece, cdp_tree, cdp_view
+from cdpcore.index.index cimport cdp_history_row, cdp_piece, cdp_tree, cdp_view
 from cdpcore.index.snapshot cimport cdp_run_ref, cdp_snapshot
 from cdpcore.system.os cimport Os
 
@@ -70,6 +70,10 @@ cdef class Versions:
     # Which record after `after` changed each sector last (as loc; 0: none); of segments that have no run yet.
     cdef int resolve_seqs(self, uint64_t after, uint64_t start, uint64_t end, uint64_t most, pieces *p, moment *m,
                           cdp_status *st) noexcept nogil
+    # Which records lo < seq <= hi gave [start, end) a version: as cdp_history_of_runs() of index.h, from trees and runs
+    # of one moment. more[0]: there are others after the last of them.
+    cdef int history(self, const cdp_view *line, uint64_t start, uint64_t end, uint64_t lo, uint64_t hi,
+                     cdp_history_row *rows, uint64_t cap, uint64_t *n, bint *more, cdp_status *st) noexcept nogil
     # Nothing changed [start, end) since the moment. (False where that is not known.)
     cdef bint untouched(self, const moment *m, uint64_t start, uint64_t end) noexcept nogil
     cdef void note(self, moment *m) noexcept nogil      # now

@@ -18,8 +18,9 @@ from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_nap_us
 from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
 from cdpcore.base.thread cimport pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
-from cdpcore.index.index cimport (cdp_lookup, cdp_lookup_before, cdp_lookup_runs, cdp_lookup_seqs, cdp_tree_bytes,
-                                  cdp_tree_free, cdp_tree_has_room, cdp_tree_insert, cdp_tree_new)
+from cdpcore.index.index cimport (cdp_history_of_runs, cdp_history_of_trees, cdp_lookup, cdp_lookup_before,
+                                  cdp_lookup_runs, cdp_lookup_seqs, cdp_tree_bytes, cdp_tree_free, cdp_tree_has_room,
+                                  cdp_tree_insert, cdp_tree_new)
 from cdpcore.index.snapshot cimport (cdp_snapshot_is_oldest, cdp_snapshot_new, cdp_snapshot_ref, cdp_snapshot_succeed,
                                      cdp_snapshot_unref)
 from cdpcore.index.view cimport View
@@ -206,6 +207,23 @@ cdef class Versions:
             if not more_pieces(p, &cap, end - start):
                 return cdp_fail_os(st, -ENOMEM, start * CDP_SECTOR, b"looking up a fragmented range")
             runs_know = p.heap + cap
+
+    cdef int history(self, const cdp_view *line, uint64_t start, uint64_t end, uint64_t lo, uint64_t hi,
+                     cdp_history_row *rows, uint64_t cap, uint64_t *n, bint *more, cdp_status *st) noexcept nogil:
+        cdef cdp_tree *trees[2]
+        cdef cdp_snapshot *snap
+        cdef int of_trees, of_runs
+        n[0] = 0
+        pthread_mutex_lock(&self.mutex)
+        snap = cdp_snapshot_ref(self.snapshot)
+        of_trees = cdp_history_of_trees(line, trees, self.trees_of(trees), start, end, lo, min(hi, self.visible_seq),
+                                        rows, cap, n)
+        pthread_mutex_unlock(&self.mutex)
+        of_runs = cdp_history_of_runs(line, snap.runs, snap.n_runs, start, end, max(lo, snap.floor),
+                                      rows[n[0] - 1].seq if of_trees else hi, rows, cap, n, st)
+        cdp_snapshot_unref(snap)
+        more[0] = of_trees or of_runs
+        return CDP_OK if of_runs >= 0 else st.code
 
     cdef int swap_trees(self) noexcept nogil:
         cdef cdp_tree *fresh = cdp_tree_new(self.max_records)

@@ -1,0 +1,79 @@
+"""diff: what differs between two moments of a volume."""
+import json
+from collections import Counter
+from collections.abc import Iterator
+from shlex import quote
+
+import click
+
+from cdp.cli import cli
+from cdp.cli.base import POINT_EXITS, State, command, emit, note
+from cdp.cli.output import put
+from cdp.cli.refs import split, volume_and_point
+from cdp.cli.restore import parse_range
+from cdp.text.sizes import approx_size
+from cdp.views import ExtentView, Service
+from cdpcore.base.errors import InvalidRequest
+
+
+@command(cli, "diff", examples=[
+    ("cdp diff web@-1h web", "the ranges whose content is not what it was an hour ago"),
+    ("cdp diff web@before-upgrade web@after-upgrade --count", "how many, and their bytes"),
+    ("cdp diff web@-1d web --written", "what was written, also where the same came back"),
+    ("cdp diff web@-1h web --range 0:1M --json", "in the first MiB; one JSON object a line"),
+], exit_codes=POINT_EXITS)
+@click.argument("first", metavar="VOLUME@A")
+@click.argument("second", metavar="VOLUME[@B]", required=False)
+@click.option("--written", is_flag=True, help="What was written between the two, not only what differs.")
+@click.option("--range", "byte_range", metavar="OFF:LEN", help="Only in these bytes.")
+@click.option("--count", is_flag=True, help="Only how many ranges there are, and their bytes.")
+def diff(state: State, first: str, second: str | None, written: bool, byte_range: str | None, count: bool) -> None:
+    """Show what differs between two moments.
+
+    Without @B: between A and now. Both may be any two moments, also on two sides of a restore. What was written between
+    them is found by the index, then read and compared, to the sector; data that is zeros, zeros and holes are the same
+    content. KIND is that of the second moment. With --json the result is one object a line.
+    """
+    location, a = volume_and_point(first, "diff")
+    other = split(second or first)
+    if other.volume != split(first).volume:
+        raise InvalidRequest("'cdp diff' compares two moments of one volume",
+                             f"write, for instance, {quote(first)} {quote(split(first).volume)}@now")
+    b = (other.point or "now") if second else "now"
+    offset, length = parse_range(byte_range) if byte_range else (0, None)
+    from cdp.service.connect import connect
+
+    counts, sizes = Counter[str](), Counter[str]()
+    with connect(location, state.settings) as service:
+        moments = [service.explain(point)["resolved"] for point in (a, b)]
+        for found in ranges(service, moments[0]["seq"], moments[1]["seq"], offset, length, not written):
+            counts[found["kind"]] += 1
+            sizes[found["kind"]] += found["length"]
+            if count:
+                continue
+            if state.as_json:
+                put(json.dumps(found))
+            else:
+                if counts.total() == 1:
+                    put(f"{'OFFSET':>16}  {'LENGTH':>12}  KIND")
+                put(f"{found['offset']:>16}  {approx_size(found['length']):>12}  {found['kind']}")
+    text = f"{counts.total()} ranges, {approx_size(sizes.total())}"
+    between = f"between #{moments[0]['seq']} and #{moments[1]['seq']}"
+    if count:
+        emit(state, {"a": moments[0], "b": moments[1], "compared": not written, "ranges": counts.total(),
+                     "bytes": sizes.total(), "by_kind": {kind: {"ranges": n, "bytes": sizes[kind]}
+                                                         for kind, n in counts.items()}},
+             f"{text} {'written' if written else 'differ'} {between}")
+    elif not state.as_json:
+        note(f"{text} {'were written' if written else 'differ'} {between}")
+
+
+def ranges(service: Service, a: int, b: int, offset: int = 0, length: int | None = None,
+           compared: bool = True) -> Iterator[ExtentView]:
+    """The ranges that differ between two records, page by page."""
+    at: int | None = offset
+    while at is not None:
+        rest = None if length is None else offset + length - at
+        page = service.diff(f"#{a}", f"#{b}", at, rest, compared=compared)
+        yield from page["ranges"]
+        at = page["next_offset"]
