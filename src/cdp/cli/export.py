@@ -1,8 +1,9 @@
-"""export: a moment of a volume as a raw disk image."""
+"""export: a moment of a volume as a disk image, or what changed as a delta."""
 import os
 import stat
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
-    from cdp.views import InfoView, Service
+    from cdp.views import ExplanationView, InfoView, Service
 
 
 @command(cli, "export", examples=[
@@ -29,19 +30,27 @@ if TYPE_CHECKING:
     ("cdp export web - | zstd > web.img.zst", "now, to standard output"),
     ("cdp export web@-1d web.qcow2 --format qcow2", "yesterday's disk as a qcow2 image, through qemu-img"),
     ("cdp export web@before-upgrade /dev/vdb --force", "onto a device, over what is there"),
+    ("cdp export web@tue tue.delta --since mon", "a delta: what changed, for 'cdp import --delta'"),
+    ("cdp export web@mon - --delta | ssh host cdp import --delta - copy", "all of it, to begin a copy with"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume", metavar="VOLUME[@POINT]")
 @click.argument("out")
 @click.option("--force", is_flag=True, help="Write over an existing file or a device.")
 @click.option("--format", "image_format", type=click.Choice(["raw", *CONTAINERS]), default="raw", show_default=True,
               help="What OUT becomes: a raw disk, or, by qemu-img, a file of another format.")
-def export(state: State, volume: str, out: str, force: bool, image_format: str) -> None:
-    """Write a moment out as a disk image.
+@click.option("--delta", is_flag=True, help="A delta, for 'cdp import --delta'; without --since, of the whole disk.")
+@click.option("--since", metavar="POINT", help="A delta of what changed since this moment.")
+def export(state: State, volume: str, out: str, force: bool, image_format: str, delta: bool, since: str | None) -> None:
+    """Write out a moment as a disk image, or a delta.
 
     Without @POINT: of now. A raw disk, unless --format says more. A file is written sparse; OUT - is standard output. A
     symbolic link is followed, to a file as to a device: the link stays. What a volume that is open has as its disk or
-    base is never written to.
+    base is never written to. A delta has the ranges whose content differs (see 'cdp diff'), and checksums of what they
+    held before, so that it is imported only where it belongs.
     """
+    delta = delta or since is not None
+    if delta and image_format != "raw":
+        raise InvalidRequest("a delta has a format of its own", "leave off --format")
     location, point = volume_and_point(volume, "export", default="now")
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
@@ -59,6 +68,9 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str) 
     with connect(location, state.settings) as service:
         explained = service.explain(point)
         info = service.info()
+        if delta:
+            _export_delta(state, service, volume, out, info, explained, since)
+            return
         size_bytes = info["size_bytes"]
         at = f"#{explained['resolved']['seq']}"
         with (_output(out, info) as real,
@@ -69,6 +81,29 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str) 
         return
     emit(state, result, f"{out}: {approx_size(size_bytes)}, {volume} as of #{explained['resolved']['seq']}, "
          f"{local_utc_and_age(explained['resolved']['ts_ns'])}")
+
+
+def _export_delta(state: State, service: "Service", volume: str, out: str, info: "InfoView",
+                  explained: "ExplanationView", since: str | None) -> None:
+    from cdp.cli.delta import export_delta, header_of
+
+    first = service.explain(since)["resolved"] if since is not None else None
+    header = header_of(info, first, explained["resolved"])
+    with (_output(out, info) as real,
+          Progress(f"exporting {volume}", total=info["size_bytes"], quiet=state.as_json) as progress):
+        if out == "-":
+            sys.stdout.flush()
+            export_delta(service, header, standard_output().write, progress.at)
+            return
+        if os.path.lexists(real) and not stat.S_ISREG(os.stat(real).st_mode):
+            raise InvalidRequest(f"{out} is not a file", "a delta goes to a file or to standard output")
+        with whole_file(real) as fd, os.fdopen(os.dup(fd), "wb") as file:
+            pieces, changed, size = export_delta(service, header, file.write, progress.at)
+    result = {"out": out, "since": first, "explanation": explained, "pieces": pieces, "changed_bytes": changed,
+              "file_bytes": size}
+    what = "from nothing" if first is None else f"since #{first['seq']}"
+    emit(state, result, f"{out}: {approx_size(size)}, {volume} as of #{header.seq} {what}: {approx_size(changed)} "
+         "changed")
 
 
 def _check_out(out: str, force: bool) -> None:
@@ -107,13 +142,20 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, image_format
 
         export_converted(service, size_bytes, at, out, image_format, progress.at)
         return
-    # Under another name until it is whole, so that a failure leaves what was there.
+    with whole_file(out) as fd:
+        os.ftruncate(fd, size_bytes)
+        export_file(service, size_bytes, at, fd, progress.at)
+
+
+@contextmanager
+def whole_file(out: str) -> Iterator[int]:
+    """A new file, open for writing: under another name until it is whole and durable, so that a failure leaves what was
+    there."""
     part = f"{out}.part-{os.getpid()}"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         try:
-            os.ftruncate(fd, size_bytes)
-            export_file(service, size_bytes, at, fd, progress.at)
+            yield fd
             os.fsync(fd)
         finally:
             os.close(fd)

@@ -1,8 +1,8 @@
-"""import: a raw disk image into a volume."""
+"""import: a raw disk image into a volume, or a delta."""
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     ("cdp import /dev/vdb web", "the same from a device (which nobody writes to meanwhile)"),
     ("ssh host dd if=/dev/vdb | cdp import - web --size 20G", "through a pipe; what is missing reads as zeros"),
     ("cdp import --format qcow2 vm.qcow2 web", "what a guest sees of a qcow2 image, through qemu-nbd"),
+    ("cdp import --delta tue.delta copy", "what changed in the volume that 'copy' is a copy of"),
     ("cdp import disk2.img web", "over an existing volume, as ordinary writes: the old content stays in the history"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("file")
@@ -36,13 +37,21 @@ if TYPE_CHECKING:
 @click.option("--size", metavar="SIZE", help="Of a new volume: more than FILE has; the rest reads as zeros.")
 @click.option("--format", "image_format", type=click.Choice(["raw", "auto", *CONTAINERS]),
               help="What FILE is: raw, its own bytes are meant; else it is converted by qemu-nbd. auto: as it looks.")
-def import_(state: State, file: str, volume: str, size: str | None, image_format: str | None) -> None:
-    """Copy a raw disk image into a volume.
+@click.option("--delta", is_flag=True, help="FILE is a delta, written by 'cdp export --since' or --delta.")
+def import_(state: State, file: str, volume: str, size: str | None, image_format: str | None, delta: bool) -> None:
+    """Copy a raw disk image into a volume, or apply a delta.
 
     FILE is a file or a block device, or - for standard input, which is read to its end. A volume that does not exist
     is made, with the content as its base. Of a qcow2 image or another container, what a guest sees is imported, with
-    --format and QEMU's tools; without, it is refused.
+    --format and QEMU's tools; without, it is refused. A delta is applied whole or not at all, to a copy that is at the
+    moment it begins with: a bookmark, which each import of a delta makes, says so, and what it changes is compared
+    before.
     """
+    if delta:
+        if size is not None or image_format is not None:
+            raise InvalidRequest("a delta has a size and a format of its own", "leave off --size and --format")
+        _import_delta(state, file, volume)
+        return
     size_bytes = units.parse_size(size) if size is not None else None
     if size_bytes is not None:
         check_size(size_bytes)
@@ -56,6 +65,39 @@ def import_(state: State, file: str, volume: str, size: str | None, image_format
             _import_existing(state, source, volume)
         else:
             _import_new(state, source, volume, size_bytes, image_format)
+
+
+def _import_delta(state: State, file: str, volume: str) -> None:
+    from cdp.cli.delta import import_delta
+    from cdp.cli.delta_file import NOTHING, DeltaReader
+    from cdp.service.connect import connect
+    from cdp.service.locate import locate
+
+    with ExitStack() as stack:
+        source = stack.enter_context(open(file if file != "-" else 0, "rb", closefd=file != "-"))
+        reader = DeltaReader(source, file)
+        header, new = reader.header, not (os.path.lexists(split(volume).volume) or _is_image(volume))
+        if new:
+            if header.since_seq != NOTHING:
+                raise NotFound(f"{volume}: no such volume, and {file} begins with #{header.since_seq} of another one",
+                               "import first what was exported with --delta and without --since")
+            import cdp
+
+            cdp.create(new_volume_path(volume), size=header.size_bytes, settings=state.settings).close()
+        ref = split(volume)
+        if ref.point is not None:
+            raise InvalidRequest("'cdp import' writes to a volume, not to a point", f"leave off @{ref.point}")
+        service = stack.enter_context(connect(locate(ref.volume), state.settings))
+        progress = stack.enter_context(Progress(f"importing {file}", total=header.size_bytes, quiet=state.as_json))
+        before = service.info()["window"]["newest"]
+        pieces, changed = import_delta(service, source, reader, volume, progress.at)
+        info = service.info()
+    emit(state, {"volume": volume, "new": new, "pieces": pieces, "changed_bytes": changed, "before": before,
+                 "bookmark": header.bookmark(), "info": info},
+         f"{volume}: now at #{header.seq} of its source: {approx_size(changed)} changed (@{header.bookmark()})")
+    if not new:
+        back = volume + "@#" + str(before["seq"])
+        note(f"to take this back: cdp restore {quote(back)}")
 
 
 def _opened(file: str, volume: str, image_format: str | None) -> "Content":
