@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 ], exit_codes=WRITE_EXITS)
 @click.argument("file")
 @click.argument("volume")
+@click.option("--delta", is_flag=True, help="FILE is a delta, written by 'cdp export --since' or --delta.")
 @click.option("--size", metavar="SIZE", help="Of a new volume: more than FILE has; the rest reads as zeros.")
 @click.option("--format", "image_format", type=click.Choice(["raw", "auto", *CONTAINERS]),
               help="What FILE is: raw, its own bytes are meant; else it is converted by qemu-nbd. auto: as it looks.")
-@click.option("--delta", is_flag=True, help="FILE is a delta, written by 'cdp export --since' or --delta.")
 def import_(state: State, file: str, volume: str, size: str | None, image_format: str | None, delta: bool) -> None:
     """Copy a raw disk image into a volume, or apply a delta.
 

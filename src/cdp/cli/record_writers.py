@@ -19,6 +19,11 @@ from cdp.text.timestamps import local
 ROW_BYTES = np.dtype(RECORD).itemsize
 
 
+def rows_of(page: bytes) -> Any:
+    """The RECORD array of a page."""
+    return np.frombuffer(page, RECORD)
+
+
 class Writer:
     """As text, a line each."""
 

@@ -5,6 +5,7 @@
     lineage     which seqs are visible at a moment, given the restores
     model       Moment, Window, Restore ...: what the public API returns
     records     kinds and flags of the log's records
+    bisection   the search between a good and a bad one
     policy      what is to be kept for how long, as a user writes it
     ages        how old a record is, by clocks that do not jump
     limit       what a limit of the history does to writes
