@@ -185,10 +185,11 @@ class KeptView(TypedDict):
 class PlanView(TypedDict):
     """What a policy keeps of a volume now. `start`: the oldest moment that could be opened after it was applied;
     `needed`: the oldest one that it asks for (history goes in whole segments, so `start` may be older); `whole`: from
-    it on every moment is kept. `held_by`: what keeps more than the rules do. `over_bytes`: by how much the rest is over
-    the limit; `when_full`: what happens then; `limited`: the limit takes what the rules would keep. `bytes_a_day`: at
-    today's rate, None where that is not known; `days_in_limit` at that rate. `cannot`: why this release does not carry
-    such a policy out."""
+    it on every moment is kept. `held_by`: what keeps more than the rules do.
+    `thinned_bytes`: about how much data of the rest no kept point shows, None where `all` is the only tier.
+    `over_bytes`: by how much the rest is over the limit; `when_full`: what happens then; `limited`: the limit takes
+    what the rules would keep. `bytes_a_day`: at today's rate, None where that is not known; `days_in_limit` at that
+    rate. `cannot`: why this release does not carry such a policy out."""
 
     keep: list[str]
     limit_bytes: int | None
@@ -203,6 +204,7 @@ class PlanView(TypedDict):
     held_by: list[str]
     history_bytes: int
     freed_bytes: int
+    thinned_bytes: int | None
     over_bytes: int
     limited: bool
     records_lost: int

@@ -147,3 +147,17 @@ def test_an_error_was_an_answer(first, tmp_path):
         with cdp.open(path, settings=SETTINGS) as second:
             executor = g.executor(second.target())
             assert [number for _, number in executor.lost(last(second))] == [1]
+
+
+def test_what_was_acknowledged_is_taken_at_the_limit_of_the_history(first, tmp_path):
+    with gate(SIZE) as g:
+        with g.attached(first.target()):
+            for n in range(1, 6):
+                put(g, n)
+            path = remains(first, tmp_path / "second")
+        with cdp.open(path, settings=SETTINGS) as second:
+            assert last(second) == 0
+            second._core.admission.set(0, 0)
+            with g.attached(second.target(), last(second)):
+                assert g.wire.ask(write(0, b"x" * 4096)).error == 28
+            assert seqs(second) == seqs(first) and second.stats()["limit_refused_writes"] == 1

@@ -60,6 +60,22 @@ def test_what_is_planned_is_what_is_done(after: Machine):
     assert service.policy()["freed_bytes"] == plan["freed_bytes"] and service.policy()["last_run"]
 
 
+def test_what_tiers_would_thin_is_counted(machine: Machine):
+    """A block a second, always the same one, and a point every ten seconds before the last thirty."""
+    for second in range(95):
+        machine.go(NS)
+        machine.volume.pwrite(bytes([second + 1]) * 4096, 0, fua=True)
+    machine.volume._store.core.set_aside()
+    machine.volume._store.step()
+    service = VolumeService(machine.volume)
+    plan = service.simulate('keep = ["all for 30s", "10s for 1h"]')
+    whole, points = plan["whole"]["seq"], plan["kept"][1]["points"]
+    assert whole == 65 and points == 10 and plan["start"]["seq"] == 0
+    inside = 7 if plan["kept"][1]["newest"]["seq"] > whole else points      # the last three slots are within 'all'
+    assert plan["thinned_bytes"] in [n * 4096 for n in range(whole - inside - 1, whole - inside + 2)]
+    assert service.simulate('keep = ["all for 30s"]')["thinned_bytes"] is None
+
+
 def test_a_policy_that_frees_little_needs_no_confirmation(after: Machine):
     after.write(95)
     service = VolumeService(after.volume)

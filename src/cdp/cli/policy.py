@@ -146,6 +146,9 @@ def plan_lines(name: str, got: "PlanView") -> list[str]:
     pairs += [("held by", what) for what in got["held_by"]]
     pairs.append(("oldest then", moment_text(got["start"])))
     pairs.append(("freed", f"{units.approx_size(got['freed_bytes'])} of {units.approx_size(got['history_bytes'])}"))
+    if got["thinned_bytes"] is not None:
+        thinned = units.approx_size(got["thinned_bytes"])
+        pairs.append(("thinned", f"about {thinned} of the rest, which no kept point shows"))
     lost = f"{got['records_lost']} records" if got["records_lost"] else "nothing"
     marks = got["bookmarks_lost"]
     pairs.append(("lost", lost + (f", bookmarks {', '.join(marks)}" if marks else "")))

@@ -11,6 +11,7 @@
     record_arrays        frames and records of the log as NumPy arrays, for it
     maintenance          sealing, runs and merges beside the data path; shared_threads: what runs it, for all volumes
     reclaim              freeing what a destructive restore discarded; fold: the oldest history goes into the base
+    unseen               what the log keeps for moments that nobody wants
     base_image           the content before the first record, filled by an import; image_formats: whether it is raw
     checksums            tables of checksums for what was made without; damage_watch: reports what does not match
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check

@@ -25,6 +25,7 @@ from cdp.store.history import StoreHistory
 from cdp.store.retention_file import Kept
 from cdp.store.steady_clock import Steady, passed_ns, steady
 from cdp.store.store import Store
+from cdp.store.unseen import moments_of, unseen_bytes
 from cdp.text.sizes import approx_duration, approx_size
 from cdp.text.timestamps import utc
 from cdp.volume.bookmarks import Bookmarks
@@ -160,6 +161,15 @@ class PolicyKeeper:
             pins = self.pins(policy)
         history, ages = self.history()
         return plan(policy, history, pins, ages), history, ages
+
+    def thinned_bytes(self, policy: Policy, plan: Plan) -> int | None:
+        """Data of the log that no moment shows which a policy with tiers keeps; about; None: it has none. What whole
+        segments take with them is not counted."""
+        if len(policy.tiers) == 1:
+            return None
+        wanted = [seq for kept in plan.kept for seq in kept.seqs] + [pin.at.seq for pin in plan.pins]
+        restores = [(row.target_seq, row.seq) for row in self._store.restores]
+        return unseen_bytes(self._store, moments_of(wanted, plan.start_seq, plan.whole_seq, restores))
 
     def kept_by(self, at: Moment, following: Moment | None) -> list[str]:
         """What of the volume's policy keeps a moment, and for how long yet. following: the record after it."""
