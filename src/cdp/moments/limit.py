@@ -1,9 +1,9 @@
 """What a limit of the history does to writes, where the policy does not take history for it.
 
     refuse      at the limit writes are refused, until rules or pins end, or the limit is raised.
-    throttle    the same, and before it: once less than a fifth of the limit is left, a thirtieth of what is left may be
-                written each second. Writers then come down to the rate at which history ends, and as long as it does,
-                the limit is never met.
+    throttle    the same, and before it: once less than a fifth of the limit is left, writes are slowed so that what is
+                left lasts for a minute, or a fifth of what `all` says where that is less. It shrinks ever more slowly,
+                until history ends as fast as it grows; then the limit is not met.
 
 So neither takes anything that a rule keeps; both need rules that end, or they refuse for ever.
 
@@ -13,22 +13,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cdp.moments.policy import REFUSE, THIN, THROTTLE, Policy
+from cdp.moments.policy import NS, REFUSE, THIN, THROTTLE, Policy
 
 LEFT_SHARE = 5          # of the limit
-WITHIN_S = 30           # what is left would be written in so long
-LEAST_RATE = 64 << 10   # bytes a second: a flush after each small write still gets on
+WITHIN_NS = 60 * NS     # what is left lasts for so long ...
+SPAN_SHARE = 5          # ... or for such a part of the span of `all`: history that ends after 10 s comes back every 2
 
 GO_ON, SLOWED, REFUSED = "go on", "slowed", "refused"
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """room_bytes: of log, which may still be added; None: there is no limit that writes meet. rate_bytes: a second; 0:
-    as fast as they come."""
+    """room_bytes: of log, which may still be added; None: there is no limit that writes meet. With less than slow_bytes
+    left, writes are slowed so that it lasts for within_ns."""
 
     room_bytes: int | None
-    rate_bytes: int = 0
+    slow_bytes: int = 0
+    within_ns: int = 0
+
+    @property
+    def rate_bytes(self) -> int:
+        """How much a second is let in now; 0: as much as comes."""
+        if self.room_bytes is None or not 0 < self.room_bytes < self.slow_bytes:
+            return 0
+        return max(1, self.room_bytes * NS // self.within_ns)
 
     @property
     def writes(self) -> str:
@@ -44,6 +52,8 @@ def admitted(policy: Policy | None, taken_bytes: int) -> Admitted:
         return Admitted(None)
     assert policy.when_full in (REFUSE, THROTTLE)
     room = max(0, policy.limit_bytes - taken_bytes)
-    if policy.when_full == REFUSE or not 0 < room < policy.limit_bytes // LEFT_SHARE:
+    if policy.when_full == REFUSE:
         return Admitted(room)
-    return Admitted(room, max(LEAST_RATE, room // WITHIN_S))
+    span_ns = policy.tiers[0].span_ns
+    within_ns = WITHIN_NS if span_ns is None else min(WITHIN_NS, span_ns // SPAN_SHARE)
+    return Admitted(room, policy.limit_bytes // LEFT_SHARE, within_ns)

@@ -4,7 +4,7 @@ The log counts what it adds, so the limit holds between two looks, too: but for 
 index of the open segment. History that was given up counts until its files are gone.
 
 History goes in whole segments, and neither the open one nor the last sealed one can go. So at the limit an open segment
-that has much of it is sealed; and what the last sealed one has, once nothing needs it, does not count: or writes, which
+that has much of it is sealed; and where only one is left, and nothing needs it, it does not count: or writes, which
 alone can bring the next segment, would be refused for ever.
 
 Threading: look() by one thread at a time; report() from any.
@@ -40,11 +40,11 @@ class LimitKeeper:
         logged = store.core.admission.logged()      # before the files are measured: nothing is missed
         rows, open_bytes = store.timeline.rows(), int(store.core.stats()["open_log_bytes"])
         taken = open_bytes + sum(r.file_bytes for r in rows) + sum(r.file_bytes for r in store.maintainer.runs)
-        if rows and rows[-1].last_seq <= first_seq:
-            taken -= rows[-1].file_bytes
+        if len(rows) == 1 and rows[0].last_seq <= first_seq:
+            taken -= rows[0].file_bytes
         now = self._admitted = admitted(policy, taken)
         if now.room_bytes is not None or before.room_bytes is not None:
-            store.core.admission.set(logged, now.room_bytes, now.rate_bytes)
+            store.core.admission.set(logged, now.room_bytes, now.slow_bytes, now.within_ns)
         if now.writes != before.writes:
             self._say(now, policy)
         if now.writes == REFUSED and policy is not None and open_bytes * SEAL_SHARE > (policy.limit_bytes or 0):

@@ -15,9 +15,9 @@ cdef class Admission:
     # guarded by the mutex
     cdef pthread_mutex_t mutex
     cdef uint64_t most_bytes        # of log since opening: beyond it, writes are refused
-    cdef uint64_t rate_bytes        # of log a second, from ...
-    cdef uint64_t base_bytes        # ... so much at ...
-    cdef uint64_t base_ns           # ... this time; rate 0: as fast as they come
+    cdef uint64_t slow_bytes        # with less than that left, they are slowed ...
+    cdef uint64_t within_ns         # ... so that what is left lasts for so long
+    cdef uint64_t next_ns           # up to there, others are waiting their turn
     cdef uint64_t n_refused, n_slowed, slowed_ns
 
     # Any thread, no lock held. A write that adds about n bytes to the log may go on; CDP_NOSPACE: it may not. It may
