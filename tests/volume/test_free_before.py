@@ -31,6 +31,7 @@ BLOCK, BLOCKS = 4 * KIB, 512
 SMALL = Tuning(slot_bytes=80 * KIB, n_slots=8, segment_bytes=MIB, max_records=300, merge_fanin=2, max_open_files=4,
                commit_interval_ms=50)
 KINDS = ["after", "before"]
+GOLDEN = Path(__file__).parent.parent / "golden/v5"
 
 
 @contextmanager
@@ -357,3 +358,22 @@ def replayed(volume: Volume, shown: dict[int, bytes]) -> None:
         for at in range(BLOCKS):
             same = shown[older][at * BLOCK:(at + 1) * BLOCK] == shown[newer][at * BLOCK:(at + 1) * BLOCK]
             assert same or at in changed, (older, newer, at)
+
+
+def test_golden_file(tmp_path: Path) -> None:
+    """A volume of format 5: nine records, of which the first three are folded into base.img."""
+    path = tmp_path / "golden"
+    shutil.copytree(GOLDEN, path)
+    (path / "images").mkdir()
+    (path / "lock").touch()
+    assert rebuild.rebuild(path).ok
+    expected = {3: {1: 1, 2: 2}, 4: {1: 3, 2: 2}, 5: {1: 3, 2: 2, 3: 4}, 7: {1: 3, 2: 5, 3: 4}, 9: {1: 6, 2: 5, 3: 4}}
+    with Volume(path, _tuning=SMALL) as volume:
+        assert (volume.window().oldest.seq, volume.window().newest.seq, volume.geometry().format) == (3, 9, 5)
+        for seq, blocks in expected.items():
+            whole = b"".join(f"block {at}, record {blocks[at]}".encode().ljust(BLOCK, b"\0") if at in blocks else
+                             bytes(BLOCK) for at in range(16))
+            assert volume.at(f"#{seq}").pread(len(whole), 0) == whole, f"#{seq}"
+        with pytest.raises(RefusedPoint, match="before the oldest moment"):
+            volume.at("#2")
+    assert check.check(path).ok
