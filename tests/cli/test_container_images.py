@@ -3,7 +3,7 @@ import shutil
 import subprocess
 
 import pytest
-from support.interop import cdp_argv, environ, need, run, world  # noqa: F401
+from support.interop import cdp_argv, cdp_done, environ, need, run, world  # noqa: F401
 
 import cdp
 from cdp.store.base_image import Base
@@ -32,7 +32,7 @@ def content():
 
 
 def refused(where, *args, said):
-    done = run(*cdp_argv(*args), cwd=where, status=2)
+    done = cdp_done(*args, cwd=where, status=2)
     assert done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
     return done.stderr
 
@@ -43,14 +43,14 @@ def test_a_container_is_refused_with_the_command_to_run(images, name, title):
         text = refused(images, *args, said=f"d.{name} is {title}, not a raw disk")
         assert "--format raw" in text and f"qemu-img convert -f {name} -O raw " in text
         assert not (images / "web").exists()
-    run(*cdp_argv("create", "old", "--size", "32M"), cwd=images)
+    cdp_done("create", "old", "--size", "32M", cwd=images)
     refused(images, "import", f"d.{name}", "old", said=title)
 
 
 def test_format_raw_means_it(images):
     before = (images / "d.qcow2").read_bytes()
-    run(*cdp_argv("import", "d.qcow2", "copy", "--format", "raw"), cwd=images)
-    run(*cdp_argv("create", "web", "--mode", "before", "--base", "d.qcow2", "--format", "raw"), cwd=images)
+    cdp_done("import", "d.qcow2", "copy", "--format", "raw", cwd=images)
+    cdp_done("create", "web", "--mode", "before", "--base", "d.qcow2", "--format", "raw", cwd=images)
     for name in ("copy", "web"):
         with cdp.open(images / name) as volume:
             assert volume.pread(len(before), 0) == before
@@ -85,7 +85,7 @@ def test_adopt_looks_at_the_disk_again(images):
     cdp.create(images / "web", disk=images / "disk").close()
     shutil.copyfile(images / "d.qcow2", images / "disk")
     refused(images, "adopt", "web", said="is a qcow2 image")
-    run(*cdp_argv("adopt", "web", "--format", "raw"), cwd=images)
+    cdp_done("adopt", "web", "--format", "raw", cwd=images)
     with cdp.open(images / "web") as volume:
         assert volume.pread(4, 0) == b"QFI\xfb"
 
@@ -116,14 +116,14 @@ def volume_world(request, world, images):  # noqa: F811
 @pytest.mark.parametrize(("name", "said"), [("qcow2", "qcow2"), ("qcow2", "auto"), ("vmdk", "vmdk")])
 def test_import_converts(images, name, said):
     need("qemu-nbd")
-    run(*cdp_argv("import", f"d.{name}", "web", "--format", said), cwd=images)
+    cdp_done("import", f"d.{name}", "web", "--format", said, cwd=images)
     with cdp.open(images / "web") as volume:
         assert volume.size_bytes == 16 * MIB and volume.pread(16 * MIB, 0) == content()
     assert (images / "web/base.img").stat().st_blocks * 512 < 3 * MIB      # sparse
-    run(*cdp_argv("create", "old", "--size", "32M"), cwd=images)
+    cdp_done("create", "old", "--size", "32M", cwd=images)
     with cdp.open(images / "old") as volume:
         volume.pwrite(b"\1" * 20 * MIB, 0)
-    run(*cdp_argv("import", f"d.{name}", "old", "--format", said), cwd=images)
+    cdp_done("import", f"d.{name}", "old", "--format", said, cwd=images)
     with cdp.open(images / "old") as volume:
         assert volume.pread(20 * MIB, 0) == content() + b"\1" * 4 * MIB
 
@@ -133,18 +133,18 @@ def test_an_import_of_another_format_is_refused(images):
     refused(images, "import", "d.vmdk", "web", "--format", "qcow2",
             said="d.vmdk is a VMDK image, not a qcow2 image; say --format vmdk")
     refused(images, "import", "plain", "web", "--format", "qcow2", said="plain: qemu-nbd does not serve it: ")
-    run(*cdp_argv("import", "plain", "plain-volume", "--format", "auto"), cwd=images)
+    cdp_done("import", "plain", "plain-volume", "--format", "auto", cwd=images)
 
 
 def test_without_the_tools_the_command_is_named(images, monkeypatch):
     tools = images / "bin"
     tools.mkdir()
-    monkeypatch.setattr("support.interop.PATH", str(tools))
-    done = run(*cdp_argv("import", "d.qcow2", "web", "--format", "qcow2"), cwd=images, status=8)
+    monkeypatch.setenv("PATH", str(tools))
+    done = cdp_done("import", "d.qcow2", "web", "--format", "qcow2", cwd=images, status=8)
     assert "qemu-nbd is not installed" in done.stderr
     assert "qemu-img convert -f qcow2 -O raw d.qcow2 d.qcow2.raw" in done.stderr
-    run(*cdp_argv("create", "web", "--size", "1M"), cwd=images)
-    done = run(*cdp_argv("export", "web", "out.qcow2", "--format", "qcow2"), cwd=images, status=8)
+    cdp_done("create", "web", "--size", "1M", cwd=images)
+    done = cdp_done("export", "web", "out.qcow2", "--format", "qcow2", cwd=images, status=8)
     assert "qemu-img is not installed" in done.stderr and "qemu-img convert -f raw -O qcow2" in done.stderr
     assert not (images / "out.qcow2").exists()
 

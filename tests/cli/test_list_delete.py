@@ -7,7 +7,7 @@ import tempfile
 import time
 
 import pytest
-from support.interop import cdp_argv, environ, run, world  # noqa: F401
+from support.interop import cdp_argv, cdp_done, environ, run, world  # noqa: F401
 
 import cdp
 from cdp.nbd.client import Client
@@ -66,27 +66,27 @@ def test_delete(world):  # noqa: F811
     with cdp.open(world.path / "web") as volume:
         volume.pwrite(b"1" * 4096, 0)
         volume.bookmark("good")
-    done = run(*cdp_argv("delete", "web"), cwd=world.path, status=2)
+    done = cdp_done("delete", "web", cwd=world.path, status=2)
     assert "the records up to #" in done.stderr and "the bookmarks good" in done.stderr and "--yes" in done.stderr
     assert "would lose the records" in world.cdp("delete", "web", "--dry-run")
     world.serve("web")
-    done = run(*cdp_argv("delete", "web", "--yes"), cwd=world.path, status=7)
+    done = cdp_done("delete", "web", "--yes", cwd=world.path, status=7)
     assert f"is served, by process {world.server.pid}" in done.stderr
     world.stop()
     with cdp.open(world.path / "web") as volume:
         run(*cdp_argv("delete", "web", "--yes"), cwd=world.path, status=7)
         volume.create_image("i")
-    done = run(*cdp_argv("delete", "web", "--yes"), cwd=world.path, status=4)
+    done = cdp_done("delete", "web", "--yes", cwd=world.path, status=4)
     assert "1 writable images show its history (i)" in done.stderr
-    assert "cdp image delete web i" in run(*cdp_argv("delete", "web/i", "--yes"), cwd=world.path, status=2).stderr
+    assert "cdp image delete web i" in cdp_done("delete", "web/i", "--yes", cwd=world.path, status=2).stderr
     world.cdp("image", "delete", "web", "i")
     (world.path / "web/notes.txt").write_text("mine")
-    done = run(*cdp_argv("delete", "web", "--yes"), cwd=world.path, status=2)
+    done = cdp_done("delete", "web", "--yes", cwd=world.path, status=2)
     assert "there is more in it than a volume: notes.txt" in done.stderr
     (world.path / "web/notes.txt").unlink()
     assert world.cdp("delete", "web", "--yes") == "web: deleted\n"
     assert not [p.name for p in world.path.iterdir() if p.name.startswith("web")]
-    run(*cdp_argv("delete", "web", "--yes"), cwd=world.path, status=3)
+    cdp_done("delete", "web", "--yes", cwd=world.path, status=3)
 
 
 def test_a_protected_disk_stays(world):  # noqa: F811
@@ -112,7 +112,7 @@ def test_force_is_for_damage(world):  # noqa: F811
     with cdp.open(world.path / "web") as volume:
         volume.pwrite(b"1" * 4096, 0)
     (world.path / "disk").unlink()
-    assert run(*cdp_argv("delete", "web", "--yes"), cwd=world.path, status=None).returncode == 3
+    assert cdp_done("delete", "web", "--yes", cwd=world.path, status=None).returncode == 3
     assert (world.path / "web").exists()
     world.cdp("delete", "web", "--yes", "--force")
     assert not (world.path / "web").exists()

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from support.interop import PATH, cdp_argv, environ, run, world  # noqa: F401
+from support.interop import PATH, cdp_argv, cdp_done, environ, run, world  # noqa: F401
 
 import cdp
 from cdp.store import block_devices
@@ -30,7 +30,7 @@ def served(world):  # noqa: F811
 
 def unchanged(where, inode, status, *args, said):
     """The command is refused, and disk.img is the file that it was."""
-    done = run(*cdp_argv(*args), cwd=where, status=status)
+    done = cdp_done(*args, cwd=where, status=status)
     assert done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
     assert (where / "disk.img").stat().st_ino == inode and (where / "disk.img").stat().st_size == 4 * MIB
     assert [p.name for p in where.iterdir() if ".part-" in p.name] == []
@@ -56,7 +56,7 @@ def test_every_writer_is_refused_the_disk_of_a_served_volume(served):
 def test_the_base_of_a_served_volume_by_a_second_name(served):
     os.link(served.path / "web/base.img", served.path / "second")
     for volume in ("blk", "web"):
-        done = run(*cdp_argv("export", volume, "second", "--force"), cwd=served.path, status=None)
+        done = cdp_done("export", volume, "second", "--force", cwd=served.path, status=None)
         assert done.returncode in (2, 7) and "base" in done.stderr
     assert (served.path / "web/base.img").read_bytes() == b"B" * MIB
 
@@ -67,7 +67,7 @@ def test_nothing_is_made_in_the_folder_of_a_volume(served):
     for args in (("export", "blk", "web/log/x.img"), ("trace", "convert", "hm.csv", "web/x.iolog"),
                  ("trace", "info", "hm.csv", "--plot", "to/x.png"),
                  ("replay", "hm.csv", "--volume", "web/x", "--create", "--mode", "before")):
-        done = run(*cdp_argv(*args), cwd=served.path, status=2)
+        done = cdp_done(*args, cwd=served.path, status=2)
         assert "lies in the volume" in done.stderr
     assert sorted(p.name for p in (served.path / "web").rglob("*")) == before
 
@@ -75,8 +75,8 @@ def test_nothing_is_made_in_the_folder_of_a_volume(served):
 def test_the_disk_of_a_volume_that_nobody_has_open(tmp_path):
     """Its own export knows it; another one's cannot."""
     (tmp_path / "disk.img").write_bytes(b"A" * MIB)
-    run(*cdp_argv("create", "blk", "--mode", "before", "--base", "disk.img"), cwd=tmp_path)
-    done = run(*cdp_argv("export", "blk", "disk.img", "--force"), cwd=tmp_path, status=2)
+    cdp_done("create", "blk", "--mode", "before", "--base", "disk.img", cwd=tmp_path)
+    done = cdp_done("export", "blk", "disk.img", "--force", cwd=tmp_path, status=2)
     assert "disk.img is the disk or base of the volume itself" in done.stderr and "cdp restore" in done.stderr
     assert (tmp_path / "disk.img").read_bytes() == b"A" * MIB
 
@@ -87,10 +87,10 @@ def test_an_export_follows_links(tmp_path):
         volume.pwrite(b"1" * 4096, 0)
     (tmp_path / "target").write_bytes(b"old")
     (tmp_path / "link").symlink_to("target")
-    run(*cdp_argv("export", "web", "link"), cwd=tmp_path, status=2)
-    run(*cdp_argv("export", "web", "link", "--force"), cwd=tmp_path)
+    cdp_done("export", "web", "link", cwd=tmp_path, status=2)
+    cdp_done("export", "web", "link", "--force", cwd=tmp_path)
     (tmp_path / "dangling").symlink_to("new")
-    run(*cdp_argv("export", "web", "dangling", "--force"), cwd=tmp_path)
+    cdp_done("export", "web", "dangling", "--force", cwd=tmp_path)
     for link, target in (("link", "target"), ("dangling", "new")):
         assert (tmp_path / link).is_symlink() and (tmp_path / target).read_bytes()[:4096] == b"1" * 4096
 

@@ -79,11 +79,19 @@ def cdp_argv(*args):
     return [sys.executable, "-m", "cdp", *map(str, args)]
 
 
-def cdp_here(*args, status=0):
-    """Run `cdp ARGS` in this process, whose start would take most of its time; its standard output."""
-    done = CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="cdp")
-    assert done.exit_code == status, f"cdp {' '.join(map(str, args))}: {done.exit_code}\n{done.output[-3000:]}"
-    return done.stdout
+def cdp_done(*args, cwd=None, status=0):
+    """Run `cdp ARGS` in this process, whose start would take most of its time; as run() of cdp_argv()."""
+    args = [str(arg) for arg in args]
+    with contextlib.chdir(cwd or "."):
+        done = CliRunner().invoke(cli, args, prog_name="cdp")
+    if status is not None:
+        assert done.exit_code == status, f"cdp {' '.join(args)}: {done.exit_code}\n{done.output[-3000:]}"
+    return subprocess.CompletedProcess(["cdp", *args], done.exit_code, done.stdout, done.stderr)
+
+
+def cdp_here(*args, cwd=None, status=0):
+    """The standard output of cdp_done()."""
+    return cdp_done(*args, cwd=cwd, status=status).stdout
 
 
 class World:
@@ -99,8 +107,7 @@ class World:
 
     def cdp(self, *args, status=0):
         """cdp_here(), in the directory."""
-        with contextlib.chdir(self.path):
-            return cdp_here(*args, status=status)
+        return cdp_here(*args, cwd=self.path, status=status)
 
     def json(self, *args):
         text = self.cdp(*args, "--json")
