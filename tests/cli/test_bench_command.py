@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from support.interop import cdp_argv, environ, in_foreground, run, world  # noqa: F401
+from support.interop import cdp_argv, cdp_done, environ, in_foreground, run, world  # noqa: F401
 
 import cdp
 from cdp.bench import place
@@ -92,7 +92,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, number, status):
     (("--scratch", ".", "--size", "4096T"), 6, "free"),
 ])
 def test_what_is_refused(tmp_path, args, status, said):
-    done = run(*cdp_argv("bench", *args), cwd=tmp_path, status=None)
+    done = cdp_done("bench", *args, cwd=tmp_path, status=None)
     assert done.returncode == status and said in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 

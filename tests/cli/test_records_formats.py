@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from support.interop import cdp_argv, environ, run, world  # noqa: F401
+from support.interop import cdp_argv, cdp_done, environ, run, world  # noqa: F401
 
 import cdp
 from cdp.cli import record_writers
@@ -103,7 +103,7 @@ def test_selections(made, wanted):
     assert f"{'all':<10}  {len(wanted):>16}" in output(made, "--count").decode()
     for args, said in ((("--kind", "nosuch"), "no records of kind 'nosuch'; there are write, "),
                        (("--count", "--format", "arrow"), "--count has no --format")):
-        assert said in run(*cdp_argv("records", made, *args), status=2).stderr
+        assert said in cdp_done("records", made, *args, status=2).stderr
 
 
 def test_pages(made, wanted):

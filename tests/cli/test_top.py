@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from support.interop import cdp_argv, environ, in_foreground, run, world  # noqa: F401
+from support.interop import cdp_argv, cdp_done, environ, in_foreground, run, world  # noqa: F401
 
 from cdp.cli.top_view import Row, details, rate, summary
 from cdp.service.rates import RatesView
@@ -114,7 +114,7 @@ def test_what_is_refused(world):  # noqa: F811
                                (("web", "--interval", "1ms"), 2, "write 50ms to 1h"),
                                (("web", "--interval", "soon"), 2, "is not a duration"),
                                (("web@-1s",), 2, "takes a volume, not a point")):
-        done = run(*cdp_argv("top", *args), cwd=world.path, status=status)
+        done = cdp_done("top", *args, cwd=world.path, status=status)
         assert said in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
 
 
