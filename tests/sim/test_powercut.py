@@ -20,7 +20,7 @@ from support.seeds import Seeds
 from support.sizes import FREEING, SIZES, WEIGHTS
 from support.world import World
 
-from cdp.store import store
+from cdp.store import kinds, store
 from cdp.store.fold import Fold
 from cdp.store.maintenance import Maintainer
 from cdp.store.store import Store
@@ -29,6 +29,8 @@ from cdp.volume.retention import Retention
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.index.versions import Versions
+from cdpcore.inplace import settler
+from cdpcore.inplace.before_images import BeforeImages
 from cdpcore.log.log import Log
 from cdpcore.log.writer import RULES
 from cdpcore.system.os import SimOs
@@ -310,6 +312,24 @@ def test_a_broken_rule_is_noticed(rule: str, kind: str, monkeypatch: pytest.Monk
     for seed in range(100):
         try:
             History(seed, kind).run()
+        except (AssertionError, CdpError) as e:
+            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
+            return
+    pytest.fail("nothing was noticed")
+
+
+@pytest.mark.parametrize("rule", settler.RULES)
+def test_a_broken_rule_of_the_disk_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to a protected disk, and when; by the same histories."""
+    def broken(*args, **how) -> BeforeImages:
+        content = BeforeImages(*args, **how)
+        content.settler.break_rule(rule)
+        return content
+
+    monkeypatch.setattr(kinds, "BeforeContent", broken)
+    for seed in range(100):
+        try:
+            History(seed, "before").run()
         except (AssertionError, CdpError) as e:
             print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
             return

@@ -20,7 +20,8 @@ cdef class DiskState:
     # written by put(), by one thread at a time
     cdef uint64_t generation
     cdef readonly uint64_t applied_seq
-    cdef readonly uint64_t changed_ns   # of the disk when it held just that; 0: not known
+    cdef readonly uint64_t changed_ns   # of the disk when it held that, or later; 0: not known
+    # written by wrote(), by one thread at a time; put() reads beside it what only grows
     cdef uint64_t clock_ns              # what the clock showed after the last write to the disk; 0: there was none
     cdef uint64_t latest_ns             # a time of change from before the clock was set back, for the next put()
 

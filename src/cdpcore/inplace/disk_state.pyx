@@ -105,8 +105,8 @@ cdef class DiskState:
         self.clock_ns = now_ns
 
     cdef uint64_t latest(self) noexcept nogil:
-        return self.latest_ns if self.disk_fd < 0 else max(
-            self.latest_ns, self.table.changed_ns(self.table.ctx, self.disk_fd))
+        cdef uint64_t ns = (<const volatile uint64_t *>&self.latest_ns)[0]
+        return ns if self.disk_fd < 0 else max(ns, self.table.changed_ns(self.table.ctx, self.disk_fd))
 
     def __dealloc__(self):
         self.close()

@@ -44,8 +44,9 @@ cdef class Pending:
     cdef pending_change *pin(self, uint64_t seq, uint64_t sector) noexcept nogil
     cdef void unpin(self, pending_change *c) noexcept nogil
     cdef void copy_out(self, const pending_change *c, uint64_t skip, uint8_t *out, uint64_t n) noexcept nogil
-    # Bytes of a change's data that lie in one piece from `skip` on, and where; at most n.
-    cdef const uint8_t *piece(self, const pending_change *c, uint64_t skip, uint64_t *n) noexcept nogil
+    # Bytes of data that lie in one piece from byte `at` on, as in pending_change.at, and where; at most n. Changes with
+    # data that were pushed one after the other lie so.
+    cdef const uint8_t *piece(self, uint64_t at, uint64_t *n) noexcept nogil
     # The changes before `change` are on the disk, and with them every record up to `seq`: they go. The record that a
     # reader has pinned a change of, and all behind it, stays until the next call.
     cdef void release(self, uint64_t seq, uint64_t change) noexcept nogil

@@ -131,9 +131,9 @@ cdef class Pending:
         c.pins -= 1
         pthread_mutex_unlock(&self.mutex)
 
-    cdef const uint8_t *piece(self, const pending_change *c, uint64_t skip, uint64_t *n) noexcept nogil:
-        cdef uint64_t at = (c.at + skip) % self.data_bytes
-        n[0] = min(n[0], min((c.end - c.start) * CDP_SECTOR - skip, self.data_bytes - at))
+    cdef const uint8_t *piece(self, uint64_t at, uint64_t *n) noexcept nogil:
+        at = at % self.data_bytes
+        n[0] = min(n[0], self.data_bytes - at)
         return self.data + at
 
     cdef void copy_out(self, const pending_change *c, uint64_t skip, uint8_t *out, uint64_t n) noexcept nogil:
@@ -141,7 +141,7 @@ cdef class Pending:
         cdef uint64_t step
         while n:
             step = n
-            p = self.piece(c, skip, &step)
+            p = self.piece(c.at + skip, &step)
             memcpy(out, p, step)
             out += step
             skip += step

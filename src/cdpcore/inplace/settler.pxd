@@ -20,11 +20,13 @@ cdef class DiskSettler:
     cdef Disk disk
     cdef Pending pending
     cdef DiskState state
+    cdef uint32_t broken            # BREAK_... bits
 
     # guarded by `settling`; taken with no other lock held but the append lock, Pending's after it
     cdef pthread_mutex_t settling
     cdef pthread_cond_t settled     # a round has ended; for the applier thread: there is something to do
-    cdef bint busy                  # somebody leads a round
+    cdef bint busy                  # somebody leads a round ...
+    cdef bint syncing               # ... and somebody a sync of the disk
     cdef reached applied            # on the disk
     cdef reached synced             # on the disk durably, and DiskState says so
     cdef bint stopping
@@ -48,7 +50,8 @@ cdef class DiskSettler:
     cdef void note_due(self, uint32_t interval_ms, uint32_t look_ms) noexcept nogil
 
     # --- internal
-    cdef int round(self, bint sync, cdp_status *st) noexcept nogil
+    cdef int sync_disk(self, const reached *now, cdp_status *st) noexcept nogil
+    cdef int round(self, reached *now, cdp_status *st) noexcept nogil
     cdef int apply(self, reached *now, cdp_status *st) noexcept nogil
-    cdef int apply_change(self, const pending_change *c, cdp_status *st) noexcept nogil
+    cdef int apply_changes(self, const pending_change *c, uint64_t end, cdp_status *st) noexcept nogil
     cdef void wait_for_readers(self) noexcept nogil

@@ -1,13 +1,15 @@
 """Settling: new content goes from Pending to the disk, in rounds, once its before-images are durable.
 
 As in the log, a thread that needs something on the disk leads a round for all that is durable in the log by then; those
-that come meanwhile share the next one. So no write waits for a device of its own, and many share a sync. The applier
-thread keeps Pending from filling up, and makes everything durable once a commit interval.
+that come meanwhile share the next one. So no write waits for a device of its own, and many share a sync. A sync has a
+leader of its own and stops no round: it takes up to hundreds of ms, in which Pending would fill up and stop all writes.
+The applier thread keeps Pending from filling up, and makes everything durable once a commit interval.
 
 Invariants
  1. The disk is changed only by round(), one at a time, in the order of Pending, and only with changes whose
     before-images are durable: it never holds what the log could not take back.
- 2. DiskState names a record up to which the disk holds everything, durably; that record ends its frame.
+ 2. DiskState names a record up to which the disk holds everything, durably; that record ends its frame. A sync covers
+    what was on the disk when it began, and no more; what goes there meanwhile, DiskState does not name.
  3. What was reached, records and changes, only grows. Changes of no record (a destructive restore's) are waited for by
     their number; a flush, which asks for records, never waits for those that are pushed meanwhile.
  4. A failed write or sync of the disk is as one of the log: sticky, nothing more is acknowledged, and recovery puts the
@@ -29,7 +31,12 @@ from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_
 
 cdef enum:
     PAUSE_MS = 50           # how often the applier thread looks without being woken
+    WRITE_BYTES = 1 << 20   # at most so much of a stream, and a change, is written at once
+    BREAK_EARLY = 1         # see DiskSettler.break_rule
+    BREAK_SYNC = 2
     FULL_SHARE = 4          # it begins when a quarter of Pending's bytes are used
+
+RULES = {"early": BREAK_EARLY, "sync": BREAK_SYNC}
 
 
 @cython.final
@@ -44,6 +51,11 @@ cdef class DiskSettler:
         pthread_cond_destroy(&self.settled)
         pthread_mutex_destroy(&self.settling)
 
+    def break_rule(self, rule: str):
+        """For tests of the tests: from now on changes go to the disk before their before-images are durable ("early"),
+        or DiskState names what no sync of the disk covered ("sync")."""
+        self.broken |= <uint32_t>RULES[rule]
+
     # --- asking -------------------------------------------------------------------------------------------------------
 
     cdef uint64_t covered_seq(self) noexcept nogil:
@@ -51,40 +63,52 @@ cdef class DiskSettler:
 
     cdef int settle_all(self, bint sync, cdp_status *st) noexcept nogil:
         cdef uint64_t seq, change
-        cdef int rc
+        cdef int rc = CDP_OK
         self.log.lock_append()
         self.log.close_frame()
         seq = self.log.last_seq
         change = self.pending.pushed()
         self.log.unlock_append()
-        rc = self.log.wait_durable(seq, st)
+        if sync or not self.broken & BREAK_EARLY:
+            rc = self.log.wait_durable(seq, st)
         return self.settle(seq, change, sync, st) if rc == CDP_OK else rc
 
     cdef int settle(self, uint64_t seq, uint64_t change, bint sync, cdp_status *st) noexcept nogil:
-        """The first to come leads a round for all that is durable by then; those that come meanwhile share the next
-        one. Takes no lock of the log's while it leads: a writer that holds the append lock may be waiting for a segment
-        to be sealed, which waits for this."""
+        """The first to come leads a round for all that is durable by then, or a sync for all that is on the disk by
+        then; those that come meanwhile share the next one. Takes no lock of the log's while it leads: a writer that
+        holds the append lock may be waiting for a segment to be sealed, which waits for this."""
         cdef const reached *got = &self.synced if sync else &self.applied
-        cdef int rc
+        cdef reached now
+        cdef bint applied
+        cdef int rc = CDP_OK
         pthread_mutex_lock(&self.settling)
-        while got.seq < seq or got.change < change:
+        while rc == CDP_OK and (got.seq < seq or got.change < change):
             if self.log.ring.failed:
                 pthread_mutex_unlock(&self.settling)
                 return self.log.ring.fail_sticky(st)
-            if self.busy:
+            applied = self.applied.seq >= seq and self.applied.change >= change
+            if self.syncing if applied else self.busy:
                 pthread_cond_wait(&self.settled, &self.settling)
                 continue
-            self.busy = True
-            pthread_mutex_unlock(&self.settling)
-            rc = self.round(sync, st)
-            pthread_mutex_lock(&self.settling)
-            self.busy = False
-            pthread_cond_broadcast(&self.settled)
-            if rc != CDP_OK:
+            now = self.applied
+            if applied:
+                self.syncing = True
                 pthread_mutex_unlock(&self.settling)
-                return rc
+                rc = self.sync_disk(&now, st)
+            else:
+                self.busy = True
+                pthread_mutex_unlock(&self.settling)
+                rc = self.round(&now, st)
+            if rc != CDP_OK:
+                self.log.ring.fail(st.sys_errno, st.where)
+            pthread_mutex_lock(&self.settling)
+            if applied:
+                self.syncing = False
+            else:
+                self.busy = False
+            pthread_cond_broadcast(&self.settled)
         pthread_mutex_unlock(&self.settling)
-        return CDP_OK
+        return rc
 
     cdef int make_room(self, cdp_status *st) noexcept nogil:
         cdef uint64_t before = self.pending.released()
@@ -110,26 +134,33 @@ cdef class DiskSettler:
     cdef bint all_synced(self) noexcept nogil:
         return self.synced.seq == self.log.versions.visible_seq and self.synced.change == self.pending.pushed()
 
-    # --- a round: its leader only -------------------------------------------------------------------------------------
+    # --- a sync, and a round: its leader only -------------------------------------------------------------------------
 
-    cdef int round(self, bint sync, cdp_status *st) noexcept nogil:
-        cdef reached now
+    cdef int sync_disk(self, const reached *now, cdp_status *st) noexcept nogil:
+        """What the disk has reached becomes durable. Rounds go on meanwhile."""
+        # Of a disk that was cut and made as long again nothing may say later that it holds everything.
+        cdef int rc = CDP_OK
+        if self.disk.cut:
+            rc = self.disk.was_cut(st)
+        elif not self.broken & BREAK_SYNC:
+            rc = self.disk.sync(st)
+        if rc == CDP_OK:
+            rc = self.state.put(now.seq if not self.broken & BREAK_EARLY else min(now.seq, self.log.durable()), st)
+        if rc == CDP_OK:
+            pthread_mutex_lock(&self.settling)
+            self.synced = now[0]
+            pthread_mutex_unlock(&self.settling)
+        return rc
+
+    cdef int round(self, reached *now, cdp_status *st) noexcept nogil:
+        """*now: where the last one ended."""
         cdef int rc
-        now.seq = self.log.durable()
-        now.change = self.applied.change
-        rc = self.apply(&now, st)
-        if rc == CDP_OK and sync:
-            # Of a disk that was cut and made as long again nothing may say later that it holds everything.
-            rc = self.disk.was_cut(st) if self.disk.cut else self.disk.sync(st)
-            if rc == CDP_OK:
-                rc = self.state.put(now.seq, st)
+        now.seq = self.log.durable() if not self.broken & BREAK_EARLY else self.log.last_seq
+        rc = self.apply(now, st)
         if rc != CDP_OK:
-            self.log.ring.fail(st.sys_errno, st.where)
             return rc
         pthread_mutex_lock(&self.settling)
-        self.applied = now
-        if sync:
-            self.synced = now
+        self.applied = now[0]
         pthread_mutex_unlock(&self.settling)
         self.pending.release(now.seq, now.change)
         return CDP_OK
@@ -138,26 +169,37 @@ cdef class DiskSettler:
         """Changes from now.change on go to the disk, in order, while records up to now.seq are all that they wait for.
         It ends: room is given back after the round, so no more come than Pending has room for."""
         cdef pending_change *c
+        cdef pending_change *next
+        cdef uint64_t end
         cdef int rc
         while True:
             c = self.pending.ready(now.change, now.seq)
             if c == NULL:
                 return CDP_OK
-            rc = self.apply_change(c, st)
+            now.change += 1
+            end = c.end
+            if c.kind == CDP_EXTENT_DATA:   # a stream: what follows it on the disk lies behind it in Pending, too
+                while (end - c.start) * CDP_SECTOR < WRITE_BYTES:
+                    next = self.pending.ready(now.change, now.seq)
+                    if next == NULL or next.kind != CDP_EXTENT_DATA or next.start != end:
+                        break
+                    now.change += 1
+                    end = next.end
+            rc = self.apply_changes(c, end, st)
             self.state.wrote()
             if rc != CDP_OK:
                 return rc
-            now.change += 1
 
-    cdef int apply_change(self, const pending_change *c, cdp_status *st) noexcept nogil:
-        cdef uint64_t off = c.start * CDP_SECTOR, size = (c.end - c.start) * CDP_SECTOR, skip = 0, n
+    cdef int apply_changes(self, const pending_change *c, uint64_t end, cdp_status *st) noexcept nogil:
+        """Change `c` and those behind it that go on up to sector `end`."""
+        cdef uint64_t off = c.start * CDP_SECTOR, size = (end - c.start) * CDP_SECTOR, skip = 0, n
         cdef const uint8_t *p
         cdef int rc = CDP_OK
         if c.kind != CDP_EXTENT_DATA:
             return self.disk.zero(off, size, c.kind == CDP_EXTENT_HOLE, st)
         while rc == CDP_OK and skip < size:
             n = size - skip
-            p = self.pending.piece(c, skip, &n)
+            p = self.pending.piece(c.at + skip, &n)
             rc = self.disk.write(p, off + skip, n, st)
             skip += n
         return rc
