@@ -5,14 +5,17 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.seeds import Seeds
 
 import cdp
 from cdp.check import check
+from cdp.store import kinds
 from cdpcore.base.checksum import crc32c
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import PosixOs
@@ -111,16 +114,43 @@ def test_flips_are_found_or_harmless(place: Place) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bit_of_every_byte(tmp_path: Path, kind: str, seeds: Seeds) -> None:
-    """Of every 16th byte; 16 seeds in a row take every one."""
+def test_every_bit_in_turn(tmp_path: Path, kind: str, seeds: Seeds) -> None:
+    """Of 128 bits in a row one; 128 seeds in a row take every single one. All that a volume shows is looked at."""
+    wrong = 0
     for seed in seeds(1):
-        rnd = random.Random(seed)
-        (tmp_path / str(seed)).mkdir()
-        place = Place(tmp_path / str(seed), kind)
-        for at in range(seed % 16, len(place.whole), 16):
-            place.flip(at, rnd.randrange(8))
-            assert place.look(rnd.sample(sorted(place.moments), 2)) != "wrong", at
-            place.restore(at)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        place = Place(folder, kind)
+        for bit in range(seed % 128, 8 * len(place.whole), 128):
+            place.flip(bit // 8, bit % 8)
+            wrong += place.look(list(place.moments)) == "wrong"
+            place.restore(bit // 8)
+        assert not wrong, seed
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reads_that_are_not_checked_are_noticed(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what test_flips_are_found_or_harmless does, in the first few bytes of data."""
+    name = {"after": "AfterContent", "before": "BeforeContent"}[kind]
+    made = getattr(kinds, name)
+
+    def broken(*args: Any, **how: Any) -> Any:
+        content = made(*args, **how)
+        content.log_data.break_rule("check")
+        return content
+
+    monkeypatch.setattr(kinds, name, broken)
+    place = Place(tmp_path, kind)
+    rnd = random.Random(11)
+    for _ in range(40):
+        at = rnd.randrange(2 * BLOCK, place.frames_end)
+        place.flip(at, rnd.randrange(8))
+        seen = place.look(list(place.moments))
+        place.restore(at)
+        if seen == "wrong":
+            return
+    pytest.fail("nothing was noticed")
 
 
 def test_a_damaged_table_is_made_up_for_by_the_frames(place: Place) -> None:

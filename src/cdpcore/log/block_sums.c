@@ -99,7 +99,7 @@ static int check_blocks(const cdp_os *os, int fd, uint8_t *buf, uint64_t n, uint
                         void *ctx, const char *what, cdp_status *st)
 {
     uint32_t expected[AT_ONCE];
-    while (n) {
+    while (n && sums) {
         uint32_t k = n / CDP_BLOCK < AT_ONCE ? (uint32_t)(n / CDP_BLOCK) : AT_ONCE;
         int rc = sums(ctx, at / CDP_BLOCK, k, expected, wait, st);
         for (uint32_t i = 0; rc == CDP_OK && i < k; i++, buf += CDP_BLOCK, at += CDP_BLOCK, n -= CDP_BLOCK) {

@@ -35,7 +35,7 @@ typedef int (*cdp_sums_of)(void *ctx, uint64_t block, uint32_t n, uint32_t *out,
 /* n bytes at `off`, from whole blocks that match their checksums; what the file does not have reads as zeros.
  * CDP_CORRUPT: st->offset is where in the file the first block that does not match begins, with the two checksums. A
  * block is read a second time before that is said. Without `wait`: CDP_WOULD_WAIT where a device would be needed.
- * `what`: the file, for st->where. */
+ * `what`: the file, for st->where. sums NULL: nothing is checked. */
 int cdp_read_checked(const cdp_os *os, int fd, void *buf, uint64_t n, uint64_t off, int wait, cdp_sums_of sums,
                      void *ctx, const char *what, cdp_status *st);
 

@@ -16,6 +16,8 @@ cdef class LogReader:
     cdef Damage damage
     cdef const cdp_os *table
 
+    cdef bint unchecked             # see break_rule
+
     # n bytes of the data at `loc` (of a version, see base/format.h), from its byte `skip` on. What comes from a file is
     # checked: CDP_CORRUPT, and never a wrong byte.
     cdef int read(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, bint wait,

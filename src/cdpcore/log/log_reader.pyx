@@ -6,11 +6,11 @@ that the data is not freed meanwhile.
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from cdpcore.base.clock cimport cdp_monotonic_ns
-from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.format cimport CDP_BLOCK, CDP_SECTOR
 from cdpcore.base.stages cimport (CDP_FROM_CACHE, CDP_FROM_MEMORY, CDP_STAGE_FILE_READ, cdp_source_add, cdp_source_of,
                                   cdp_stage_add)
 from cdpcore.base.status cimport CDP_CORRUPT, CDP_OK
-from cdpcore.log.block_sums cimport cdp_read_checked
+from cdpcore.log.block_sums cimport cdp_read_checked, cdp_sums_of
 
 
 cdef struct log_file:
@@ -37,10 +37,15 @@ cdef class LogReader:
         self.damage = damage
         self.table = log.table
 
+    def break_rule(self, rule: str):
+        """For tests of the tests: from now on what comes from a file is not checked ("check")."""
+        self.unchecked = rule == "check"
+
     cdef int read(self, uint8_t *buf, uint64_t loc, uint64_t skip, uint64_t n, bint wait,
                   cdp_status *st) noexcept nogil:
         cdef uint64_t off, ns
         cdef uint32_t token
+        cdef cdp_sums_of check = NULL
         cdef log_file f
         cdef int rc
         cdef bint cached
@@ -56,8 +61,12 @@ cdef class LogReader:
         if rc != CDP_OK:
             return rc
         off = <uint64_t><uint32_t>loc * CDP_SECTOR + skip
+        if not self.unchecked:
+            check = sums_of
         ns = cdp_monotonic_ns() if wait else 0
-        rc = cdp_read_checked(self.table, f.fd, buf, n, off, wait, sums_of, &f, b"reading a log segment", st)
+        self.sums.fetch(f.number, off // CDP_BLOCK)     # while the data comes
+        rc = cdp_read_checked(self.table, f.fd, buf, n, off, wait, check, &f,
+                              b"reading a log segment", st)
         self.files.release(f.number, f.fd, cached)
         if wait:
             ns = cdp_monotonic_ns() - ns

@@ -36,7 +36,7 @@ cdef class Content:
     cdef const cdp_os *table
     cdef readonly Log log
     cdef SegmentFds segments
-    cdef LogReader log_data
+    cdef readonly LogReader log_data
     cdef readonly Damage damage
     cdef readonly Versions versions             # which version of a sector is visible
     cdef readonly uint64_t size_bytes

@@ -3,10 +3,13 @@ from typing import Any
 from cdpcore.index.versions import Versions
 from cdpcore.log.damage import Damage
 from cdpcore.log.log import Log
+from cdpcore.log.log_reader import LogReader
 
 class Content:
     @property
     def damage(self) -> Damage: ...
+    @property
+    def log_data(self) -> LogReader: ...
     @property
     def log(self) -> Log: ...
     @property
