@@ -77,6 +77,7 @@ def done(Log log not None):
     with nogil:
         pthread_mutex_lock(&log.ring.mutex)
         fd = log.files.sealing.fd
+        log.files.note_sealed(log.files.sealing.number)
         free(log.files.sealing.frames)
         free(log.files.sealing.sums)
         memset(&log.files.sealing, 0, sizeof(segment))

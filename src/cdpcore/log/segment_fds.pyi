@@ -1,9 +1,12 @@
-from typing import final
+from typing import Literal, final
 
 from cdpcore.system.os import Os
+
+RULES: dict[str, int]
 
 @final
 class SegmentFds:
     def __new__(cls, os: Os, directory: str, max_open: int) -> SegmentFds: ...
+    def break_rule(self, rule: Literal["pins", "slow"]) -> None: ...
     def forget(self, number: int) -> None: ...
     def close(self) -> None: ...

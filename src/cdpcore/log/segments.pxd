@@ -42,6 +42,9 @@ cdef class LogFiles:
     cdef bint before                # before-images
     cdef bint inline_maintenance    # no maintenance thread: an appender that needs the next segment never waits for one
 
+    # atomic; only grows
+    cdef uint32_t sealed_upto       # segments up to this number are sealed: the checksums of their blocks are in files
+
     # guarded by the append lock; exchanged with the io lock held too
     cdef segment current            # receives frames
     cdef segment spare              # prepared; no frames yet
@@ -59,6 +62,7 @@ cdef class LogFiles:
     cdef uint64_t cut_bytes, cut_spare_bytes
     cdef pace pace                  # how much is allocated at once
     cdef bint sealing_dirty, current_dirty   # written since its last sync
+    cdef bint broken                # see break_rule
     cdef int maintenance_errno      # why the last seal failed: the next segment is then refused instead of waited for
 
     # Append lock held, no frame open: the current segment is set aside for sealing and the next one becomes current.
@@ -68,7 +72,8 @@ cdef class LogFiles:
     cdef bint put_aside(self) noexcept nogil
     # The tree of the segment that was set aside is, too.
     cdef void publish_sealing(self) noexcept nogil
-    # io lock not held. The checksums of blocks of segment `number`, which are written; False: it is sealed.
+    # io lock not held. The checksums of blocks of segment `number`, which are written; False: it is sealed. No lock is
+    # taken for that.
     cdef bint sums_of(self, uint32_t number, uint64_t block, uint32_t n, uint32_t *out) noexcept nogil
     # Append lock held: `bytes` of the current segment's file, at most its capacity, are allocated at return.
     # CDP_NOSPACE: nothing is lost.
@@ -83,6 +88,9 @@ cdef class LogFiles:
     cdef void call(self) noexcept nogil
     # io lock held: it is time to make a spare.
     cdef bint wants_spare(self) noexcept nogil
+
+    # io lock held: `number` and all before it are sealed.
+    cdef void note_sealed(self, uint32_t number) noexcept nogil
 
     # internal
     cdef void let_go(self, segment *s) noexcept nogil

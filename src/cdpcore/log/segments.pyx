@@ -31,6 +31,15 @@ from cdpcore.log.record cimport ROOM_WRITE
 from cdpcore.log.segment cimport cdp_segment_create, cdp_segment_of_reserve
 from cdpcore.base.errors import InvalidRequest
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline uint32_t sealed_get(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void sealed_put(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    """
+    uint32_t sealed_get(const uint32_t *p) noexcept nogil
+    void sealed_put(uint32_t *p, uint32_t v) noexcept nogil
+
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
 cdef class LogFiles:
@@ -66,6 +75,7 @@ cdef class LogFiles:
         self.reserve = reserve.encode()
         self.reserve_c = self.reserve
         self.next_number = next_number
+        self.sealed_upto = next_number - 1
         self.direct = direct
         self.before = before
         self.inline_maintenance = inline_maintenance
@@ -114,6 +124,8 @@ cdef class LogFiles:
         if self.current.number:
             self.move_aside()
         self.current = fresh
+        if self.broken:
+            self.note_sealed(fresh.number)
         pthread_cond_broadcast(&self.ring.changed)
         pthread_mutex_unlock(&self.ring.mutex)
         return CDP_OK
@@ -193,6 +205,8 @@ cdef class LogFiles:
 
     cdef bint sums_of(self, uint32_t number, uint64_t block, uint32_t n, uint32_t *out) noexcept nogil:
         cdef const segment *s
+        if number <= sealed_get(&self.sealed_upto):
+            return False
         pthread_mutex_lock(&self.ring.mutex)
         s = &self.current if self.current.number == number else &self.sealing
         if s.number == number:
@@ -201,6 +215,15 @@ cdef class LogFiles:
             return True
         pthread_mutex_unlock(&self.ring.mutex)
         return False
+
+    cdef void note_sealed(self, uint32_t number) noexcept nogil:
+        # Release, and acquire in sums_of(): who sees the number goes to the file, and finds the directory and the table
+        # that were written there before. Who does not yet see it takes the lock.
+        sealed_put(&self.sealed_upto, number)
+
+    def break_rule(self, rule: str):
+        """For tests of the tests: from now on a segment counts as sealed when it is begun ("sealed")."""
+        self.broken = rule == "sealed"
 
     # --- growing ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from cdpcore.volume.extents cimport data_place, extents
 cdef class AfterImages(Content):
     # constant after construction, but for one store of base_fd by set_base()
     cdef int base_fd                # of the base's file; -1: the base is all holes, or the parent's
-    cdef bint base_checked          # reads of it are checked
+    cdef uint64_t base_table        # counts the tables of its checksums; odd: there is one. Atomic
     cdef data_place base_data       # ... where block status found its data
     cdef VolumeCore parent          # of a writable image: the base is the parent as of parent_view
     cdef View parent_view

@@ -32,6 +32,15 @@ from cdpcore.system.os_table cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
 from cdpcore.volume.content cimport record_flags
 from cdpcore.volume.extents cimport add_extent, add_file, forget_data, free_place, init_place, kind_of
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline uint64_t table_get(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void table_put(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    """
+    uint64_t table_get(const uint64_t *p) noexcept nogil
+    void table_put(uint64_t *p, uint64_t v) noexcept nogil
+
 
 cdef int base_sums(void *ctx, uint64_t block, uint32_t n, uint32_t *out, bint wait, cdp_status *st) noexcept nogil:
     return (<SegmentSums>ctx).find(0, -1, block, n, out, wait, st)
@@ -196,7 +205,7 @@ cdef class AfterImages(Content):
 
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil:
         cdef int64_t got
-        cdef uint64_t ns
+        cdef uint64_t ns, table
         cdef int rc
         if self.parent is not None:
             rc = self.parent.read(&self.parent_view.v, buf, off, n, wait, st)
@@ -206,7 +215,8 @@ cdef class AfterImages(Content):
         if self.base_fd < 0:
             memset(buf, 0, n)
             return CDP_OK
-        if (<const volatile bint *>&self.base_checked)[0]:
+        table = table_get(&self.base_table)
+        while table & 1:
             ns = cdp_monotonic_ns()
             rc = cdp_read_checked(self.table, self.base_fd, buf, n, off, wait, base_sums, <void *>self.log_data.sums,
                                   b"reading the base", st)
@@ -216,8 +226,9 @@ cdef class AfterImages(Content):
                     cdp_stage_add(self.stages, CDP_STAGE_FILE_READ, cdp_monotonic_ns() - ns)
             if rc != CDP_CORRUPT:
                 return rc
-            if (<const volatile bint *>&self.base_checked)[0]:
+            if table == table_get(&self.base_table):
                 return self.damage.note(0, st)
+            table = table_get(&self.base_table)     # data and sums were of two tables: once more, under the one of now
         if wait:
             ns = cdp_monotonic_ns()
             got = self.table.pread(self.table.ctx, self.base_fd, buf, n, off)
@@ -295,13 +306,17 @@ cdef class AfterImages(Content):
     def check_base(self, path: str) -> bool:
         """Reads of the base are from now on checked against the table in the file `path`; "": not any more. False:
         there is no such file, or it is not valid."""
-        cdef int fd = -1
+        cdef int fd
+        # Each step releases what was done before it, and a reader acquires: one that has seen bytes which a fold wrote
+        # sees that the table of before is gone.
+        table_put(&self.base_table, (self.base_table + 1) & ~<uint64_t>1)
         if not path:
-            self.base_checked = False
             return False
         fd = self.table.open(self.table.ctx, path.encode(), CDP_OPEN_RDONLY | CDP_OPEN_RANDOM)
-        self.base_checked = fd >= 0 and self.log_data.sums.set_base(fd)
-        return self.base_checked
+        if fd < 0 or not self.log_data.sums.set_base(fd):
+            return False
+        table_put(&self.base_table, self.base_table + 1)
+        return True
 
     def set_base(self, path: str):
         """The base, so far all holes, is from now on the file at `path`, if it is not already. The file is all holes,
