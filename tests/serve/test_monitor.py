@@ -18,6 +18,7 @@ from cdp.nbd.client import Client
 from cdp.serve.prometheus import LIMITS_NS, Exposition
 from cdp.service.local import VolumeService
 from cdp.service.status import Limits, attention
+from cdp.views import NotOpenView
 
 MIB = 1 << 20
 
@@ -80,14 +81,15 @@ def test_metrics_are_those_of_the_volume(tmp_path):
 
 def test_a_volume_that_cannot_answer_hides_no_other(tmp_path):
     with cdp.create(tmp_path / "web", size=MIB) as web, cdp.create(tmp_path / "db", size=MIB) as db:
-        exposition = Exposition({"web": VolumeService(web), "db": VolumeService(db)})
+        opening = NotOpenView(name="third", path="third", state="opening", error=None)
+        exposition = Exposition({"web": VolumeService(web), "db": VolumeService(db)}, lambda: [opening])
         (tmp_path / "web").rename(tmp_path / "moved")
         families = list(text_string_to_metric_families(exposition.encode()[0].decode()))
         up = {one.labels["volume"]: one.value for family in families for one in family.samples
               if one.name == "cdp_volume_up"}
         sizes = [one.labels["volume"] for family in families for one in family.samples
                  if one.name == "cdp_volume_size_bytes"]
-        assert up == {"web": 0, "db": 1} and sizes == ["db"]
+        assert up == {"web": 0, "db": 1, "third": 0} and sizes == ["db"]
         (tmp_path / "moved").rename(tmp_path / "web")
 
 
@@ -148,9 +150,12 @@ def test_what_needs_attention(tmp_path):
     later = {**info["window"]["newest"], "ts_ns": info["window"]["newest"]["ts_ns"] + 7200 * 10**9}
     found = attention({**info, "stats": {**info["stats"], "failed_errno": 5, "damaged_blocks": 1, "runs": 300},
                        "window": {**info["window"], "clock_behind_ns": 60 * 10**9, "newest": later},
-                       "retention": {**info["retention"], "failed": "no reason"}},
+                       "retention": {**info["retention"], "failed": "no reason", "writes": "refused"},
+                       "space": {"state": "low", "free_bytes": MIB, "low_bytes": 2 * MIB, "left_s": 60}},
                       {**space, "days_to_full": 6.5}, 3600 * 10**9, Limits())
-    for text, word in zip(found, ("errno 5", "damaged", "flush", "clock", "6.5 days", "no reason", "300"), strict=True):
+    words = ("errno 5", "low: 1 MiB free, which lasts", "refused", "damaged", "flush", "clock", "6.5 days", "no reason",
+             "300")
+    for text, word in zip(found, words, strict=True):
         assert word in text
 
 

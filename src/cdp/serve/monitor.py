@@ -39,7 +39,7 @@ def troubles(services: Mapping[str, VolumeService]) -> list[str]:
 
 def routes(services: Mapping[str, VolumeService], not_open: NotOpen = list) -> APIRouter:
     """The two routes over served volumes, by name; not_open: those that are not served, yet."""
-    router, exposition = APIRouter(), Exposition(services)
+    router, exposition = APIRouter(), Exposition(services, not_open)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def metrics(request: Request) -> Response:

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from cdp.serve.admin import NotOpen
 from cdp.service.local import VolumeService
 from cdp.views import HistogramView, InfoView, MetricsView, SpaceView
 from cdpcore.base.errors import CdpError
@@ -53,6 +54,10 @@ _GAUGES: tuple[tuple[str, str, Callable[[InfoView], float | None]], ...] = (
      lambda info: info["writeback"]["bytes_left"] if info["writeback"] else 0),
     ("cdp_freeing_left_bytes", "History that was given up and is not freed yet.",
      lambda info: info["freeing"]["bytes_left"] if info["freeing"] else 0),
+    ("cdp_limit_state", "What the limit of the policy does to writes: 0 nothing, 1 slows them, 2 refuses them.",
+     lambda info: ("go on", "slowed", "refused").index(info["retention"]["writes"])),
+    ("cdp_device_state", "Free space on the device of the volume: 0 enough, 1 less than low_space_bytes, 2 none.",
+     lambda info: ("ok", "low", "full").index(info["space"]["state"]) if info["space"] else None),
     ("cdp_retention_failed", "1 where the last run of the retention policy failed.",
      lambda info: 1 if info["retention"]["failed"] else 0),
     ("cdp_capture_running", "1 while this server captures another program's disk into the volume.",
@@ -72,6 +77,10 @@ _COUNTERS: tuple[tuple[str, str, Callable[[InfoView], float]], ...] = (
      lambda info: info["stats"]["damaged_blocks"]),
     ("cdp_refused_reads", "Reads that failed because what they need is damaged.",
      lambda info: info["stats"]["refused_reads"]),
+    ("cdp_limit_refused_writes", "Writes that the limit of the policy refused.",
+     lambda info: info["retention"]["refused"]),
+    ("cdp_limit_slowed_writes", "Writes that the limit of the policy slowed down.",
+     lambda info: info["retention"]["slowed"]),
     ("cdp_retention_freed_bytes", "History that the retention policy freed.",
      lambda info: info["retention"]["freed_bytes"]),
 )
@@ -91,10 +100,10 @@ _PARTS = ("log", "index", "base", "images", "catalog", "reserve", "other")
 
 
 class VolumesCollector:
-    """A collector over served volumes, by name. The mapping may not change while it is used."""
+    """A collector over served volumes, by name; not_open: those that are not served, yet."""
 
-    def __init__(self, services: Mapping[str, VolumeService]):
-        self._services = services
+    def __init__(self, services: Mapping[str, VolumeService], not_open: NotOpen = list):
+        self._services, self._not_open = services, not_open
 
     def describe(self) -> Iterable[Metric]:
         """None: a registry would otherwise collect once to learn the names."""
@@ -103,6 +112,8 @@ class VolumesCollector:
     def collect(self) -> Iterable[Metric]:
         """One scrape."""
         answers = _Answers()
+        for one in self._not_open():
+            answers.up(one["name"], False)
         for name, service in self._services.items():
             try:
                 service.check_folder()
@@ -113,10 +124,9 @@ class VolumesCollector:
                 waiting = None if now["flush_durable"] else service.explain(f"#{flushed['seq']}")["next"]
             except (CdpError, OSError) as error:
                 log.warning("%s: no metrics: %s", name, error)
-                answers.gauge("cdp_volume_up", "0 where the volume cannot be asked, or its log failed.", name, 0)
+                answers.up(name, False)
                 continue
-            up = 0 if info["stats"]["failed_errno"] else 1
-            answers.gauge("cdp_volume_up", "0 where the volume cannot be asked, or its log failed.", name, up)
+            answers.up(name, not info["stats"]["failed_errno"])
             answers.of_info(name, info)
             answers.of_flush(name, flushed["ts_ns"], waiting and waiting["ts_ns"])
             answers.of_space(name, space)
@@ -143,6 +153,9 @@ class _Answers:
 
     def counter(self, name: str, text: str, volume: str, value: float, **labels: str) -> None:
         self._family(CounterMetricFamily, name, text, ("volume", *labels)).add_metric((volume, *labels.values()), value)
+
+    def up(self, volume: str, well: bool) -> None:
+        self.gauge("cdp_volume_up", "0 where the volume is not open, cannot be asked, or its log failed.", volume, well)
 
     def of_info(self, volume: str, info: InfoView) -> None:
         self._family(InfoMetricFamily, "cdp_volume", "A served volume.", ("volume",)).add_metric(
@@ -194,12 +207,12 @@ def _buckets(histogram: HistogramView) -> list[tuple[str, float]]:
 
 
 class Exposition:
-    """What /metrics answers. services: the served volumes, by name."""
+    """What /metrics answers. Args as of VolumesCollector."""
 
-    def __init__(self, services: Mapping[str, VolumeService]):
+    def __init__(self, services: Mapping[str, VolumeService], not_open: NotOpen = list):
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(VolumesCollector(services))
+        self._registry.register(VolumesCollector(services, not_open))
 
     def encode(self, accept: str = "") -> tuple[bytes, str]:
         """The text in the format that the header Accept asks for, and its content type."""

@@ -86,8 +86,8 @@ class VolumeService:
 
     def _space(self) -> DeviceSpaceView | None:
         space = self.volume._store.space()
-        return space and DeviceSpaceView(state=space.state, free_bytes=space.free_bytes, low_bytes=space.low_bytes,
-                                         left_s=space.left_s)
+        return None if space is None else DeviceSpaceView(
+            state=space.state, free_bytes=space.free_bytes, low_bytes=space.low_bytes, left_s=space.left_s)
 
     def _writeback(self) -> WritebackView | None:
         progress = self.volume.writeback.progress() if self.volume.writeback is not None else None

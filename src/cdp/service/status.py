@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cdp.service.connect import find_server
 from cdp.service.locate import Location, locate
 from cdp.service.remote import RemoteService
-from cdp.service.servers import servers
+from cdp.service.servers import served_volumes
 from cdp.text.sizes import approx_duration, approx_size
 from cdp.views import InfoView, SpaceView, StatusView
 from cdpcore.base.errors import CdpError
@@ -47,12 +47,14 @@ def status(directory: str, paths: Sequence[str], now_ns: int, limits: Limits) ->
                 with server:
                     yield _of(server, location.text, now_ns, limits)
         return
-    for path, names in servers(directory):
-        if names is None:
-            yield _missing(path, "does not answer", "its server is stopped or stuck")
-        for name in names or ():
-            with RemoteService(path, name, Location(name)) as server:
-                yield _of(server, name, now_ns, limits)
+    for view in served_volumes(directory):
+        name = view["name"]
+        if name is None or view["size_bytes"] is None:      # stuck, or not open
+            state, _, why = view["state"].partition(": ")
+            yield _missing(view["path"] or view["admin_socket"], state, why or state)
+            continue
+        with RemoteService(view["admin_socket"], name, Location(name)) as server:
+            yield _of(server, name, now_ns, limits)
 
 
 def _of(service: RemoteService, text: str, now_ns: int, limits: Limits) -> StatusView:
@@ -86,6 +88,11 @@ def attention(info: InfoView, space: SpaceView, unflushed_ns: int, limits: Limit
     stats, retention, capture = info["stats"], info["retention"], info["capture"]
     if stats["failed_errno"]:
         yield f"its log failed with errno {stats['failed_errno']}: writes are refused"
+    if (room := info["space"]) and room["state"] != "ok":
+        left = "" if room["left_s"] is None else f", which lasts for {approx_duration(room['left_s'] * SECOND_NS)}"
+        yield f"the device is {room['state']}: {approx_size(room['free_bytes'])} free{left}"
+    if retention["writes"] != "go on":
+        yield f"writes are {retention['writes']}: the history is at the limit of its policy"
     if stats["damaged_blocks"] or stats["refused_reads"]:
         yield f"{stats['damaged_blocks']} damaged blocks, {stats['refused_reads']} refused reads: run 'cdp check'"
     if capture and not capture["running"]:
