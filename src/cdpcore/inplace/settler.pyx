@@ -168,27 +168,24 @@ cdef class DiskSettler:
     cdef int apply(self, reached *now, cdp_status *st) noexcept nogil:
         """Changes from now.change on go to the disk, in order, while records up to now.seq are all that they wait for.
         It ends: room is given back after the round, so no more come than Pending has room for."""
-        cdef pending_change *c
+        cdef pending_change *c = self.pending.ready(now.change, now.seq)
         cdef pending_change *next
         cdef uint64_t end
-        cdef int rc
-        while True:
-            c = self.pending.ready(now.change, now.seq)
-            if c == NULL:
-                return CDP_OK
+        cdef int rc = CDP_OK
+        while rc == CDP_OK and c != NULL:
             now.change += 1
             end = c.end
-            if c.kind == CDP_EXTENT_DATA:   # a stream: what follows it on the disk lies behind it in Pending, too
-                while (end - c.start) * CDP_SECTOR < WRITE_BYTES:
-                    next = self.pending.ready(now.change, now.seq)
-                    if next == NULL or next.kind != CDP_EXTENT_DATA or next.start != end:
-                        break
-                    now.change += 1
-                    end = next.end
+            next = self.pending.ready(now.change, now.seq)
+            # A stream: what follows it on the disk lies behind it in Pending, too.
+            while next != NULL and c.kind == next.kind == CDP_EXTENT_DATA and next.start == end and \
+                    (end - c.start) * CDP_SECTOR < WRITE_BYTES:
+                now.change += 1
+                end = next.end
+                next = self.pending.ready(now.change, now.seq)
             rc = self.apply_changes(c, end, st)
             self.state.wrote()
-            if rc != CDP_OK:
-                return rc
+            c = next
+        return rc
 
     cdef int apply_changes(self, const pending_change *c, uint64_t end, cdp_status *st) noexcept nogil:
         """Change `c` and those behind it that go on up to sector `end`."""
