@@ -33,6 +33,9 @@ class Export(Protocol):
     name         str: its canonical name where the client's was relative ("web@-10m" -> "web@#4711")
     multi_conn   bool, default True: False where two connections to this name may see different content
     fast_zero    bool, default True: zeroing costs less than writing zeros
+    context      context(name) -> (canonical name, PyCapsule "cdpcore.map") of a metadata context besides
+                 base:allocation, or None where there is none of that name; raises CdpError
+    contexts     contexts() -> the names of those that are worth showing
     own_fua      bool, default False: the target gets a flush only where a client sent one, never for FUA
     connect      connect(sock, *, who, read_only, structured, context_id, fast_zero) -> Transmission, where requests do
                  not go to a target in this process; who: the client, for people

@@ -45,6 +45,7 @@ class HandedConnection:
     skipped: int
     counters: dict[str, int]
     relay: threading.Thread | None = None   # of this process
+    contexts: list[tuple[int, str]] = field(default_factory=list)     # [id, canonical name] of metadata contexts
 
     def message(self) -> Message:
         plain = {name: getattr(self, name) for name in _PLAIN}
@@ -52,7 +53,7 @@ class HandedConnection:
 
 
 _PLAIN = ("number", "name", "who", "peer", "tls", "since_s", "read_only", "structured", "context_id", "fast_zero",
-          "size_bytes", "description", "multi_conn", "skipped", "counters")
+          "size_bytes", "description", "multi_conn", "skipped", "counters", "contexts")
 
 
 @dataclass
@@ -117,7 +118,8 @@ def connection_of(message: Message, fds: list[int]) -> HandedConnection:
             received = os.pread(file.fileno(), message["received_bytes"], 0)
         if len(received) != message["received_bytes"]:
             raise Unavailable("a connection came without the bytes that it had received")
-        return HandedConnection(sock, received=received, **{name: message[name] for name in _PLAIN})
+        # An older server has no contexts.
+        return HandedConnection(sock, received=received, **{name: message[name] for name in _PLAIN if name in message})
     except BaseException:
         sock.close()
         raise

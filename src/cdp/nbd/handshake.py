@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cdp.nbd.exports import Export, Resolver, close_export
 from cdp.nbd.protocol import (
@@ -27,6 +27,7 @@ from cdp.nbd.protocol import (
     FLAG_NO_ZEROES,
     GREETING,
     GREETING_MAGIC,
+    MAX_CONTEXTS,
     NO_ZEROES_BYTES,
     OPTION_HEADER,
     OPTION_MAGIC,
@@ -73,6 +74,16 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """A metadata context that was selected, besides base:allocation: its id, its canonical name, and a PyCapsule
+    "cdpcore.map"."""
+
+    id: int
+    name: str
+    capsule: object
+
+
+@dataclass(frozen=True, slots=True)
 class Agreed:
     """The outcome of a handshake that leads to the transmission phase."""
 
@@ -82,6 +93,7 @@ class Agreed:
     structured: bool
     context_id: int | None
     fast_zero: bool
+    contexts: tuple[Context, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,9 @@ class _Agreements:
     """What options so far have agreed; forgotten at STARTTLS."""
 
     structured: bool = False
-    context_export: str | None = None  # the export for which base:allocation is selected
+    context_export: str | None = None  # the export for which base:allocation is selected ...
+    contexts: tuple[Context, ...] = ()  # ... and others, of contexts_export
+    contexts_export: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +333,7 @@ class Handshake:
     def _meta_context(self, option: int, data: bytes) -> None:
         setting = option == Opt.SET_META_CONTEXT
         if setting:
-            self._agreed = replace(self._agreed, context_export=None)
+            self._agreed = replace(self._agreed, context_export=None, contexts=(), contexts_export=None)
         if not self._agreed.structured:
             raise _Refuse(Rep.ERR_INVALID, "negotiate structured replies first")
         fields = _Fields(data)
@@ -328,7 +342,7 @@ class Handshake:
         fields.end()
         if any(":" not in query for query in queries):
             raise _Refuse(Rep.ERR_INVALID, "a metadata context's name begins with a namespace and a colon")
-        self._export(name)
+        export = self._export(name).export
         chosen = BASE_ALLOCATION in queries
         if not setting and (not queries or "base:" in queries):
             chosen = True
@@ -337,7 +351,30 @@ class Handshake:
             self._reply(option, Rep.META_CONTEXT, struct.pack(">I", context_id) + BASE_ALLOCATION.encode())
             if setting:
                 self._agreed = replace(self._agreed, context_export=name)
+        if hasattr(export, "context"):
+            if setting:
+                found = self._select_contexts(export, queries)
+                self._agreed = replace(self._agreed, contexts=found, contexts_export=name)
+            else:
+                for shown in self._guarded(lambda: _matching(export, queries)):
+                    self._reply(option, Rep.META_CONTEXT, struct.pack(">I", 0) + shown.encode())
         self._reply(option, Rep.ACK)
+
+    def _select_contexts(self, export: Any, queries: list[str]) -> tuple[Context, ...]:
+        """What the client gets of the contexts that the export knows; those it does not know are left out, as the
+        protocol has it."""
+        found: list[Context] = []
+        for query in dict.fromkeys(queries):
+            try:
+                known = export.context(query) if len(found) < MAX_CONTEXTS else None
+            except CdpError as error:
+                log.warning("metadata context %r is not given: %s", query, error)
+                continue
+            if known is not None:
+                context = Context(BASE_ALLOCATION_ID + 1 + len(found), *known)
+                self._reply(Opt.SET_META_CONTEXT, Rep.META_CONTEXT, struct.pack(">I", context.id) + query.encode())
+                found.append(context)
+        return tuple(found)
 
     def _export_name(self, data: bytes) -> Agreed:
         if self._tls is TlsMode.REQUIRE and not self._secure:
@@ -402,7 +439,8 @@ class Handshake:
         opened, self._open = self._open, None
         context_id = BASE_ALLOCATION_ID if self._agreed.context_export == name else None
         return Agreed(name, opened.export, opened.read_only, self._agreed.structured, context_id,
-                      getattr(opened.export, "fast_zero", True))
+                      getattr(opened.export, "fast_zero", True),
+                      self._agreed.contexts if self._agreed.contexts_export == name else ())
 
     def _forget_export(self) -> None:
         if self._open:
@@ -416,3 +454,24 @@ class Handshake:
 def _no_data(data: bytes | None) -> None:
     if data != b"":
         raise _Refuse(Rep.ERR_INVALID, "this option takes no data")
+
+
+def _matching(export: Any, queries: list[str]) -> list[str]:
+    """The contexts of an export that a client asks for: all, those of a namespace or kind ("qemu:"), or by name."""
+    known = list(export.contexts())
+    named = [query for query in queries if query not in known and not query.endswith(":") and _exists(export, query)]
+    return [name for name in known if not queries
+            or any(name == query or query.endswith(":") and name.startswith(query) for query in queries)] + named
+
+
+def _exists(export: Any, query: str) -> bool:
+    try:
+        return export.context(query) is not None
+    except CdpError:
+        return False
+
+
+def contexts_again(export: Any, known: list[tuple[int, str]]) -> tuple[Context, ...]:
+    """The contexts of a connection whose export was opened again. Raises CdpError."""
+    found = [(number, export.context(name)) for number, name in known]
+    return tuple(Context(number, *context) for number, context in found if context is not None)

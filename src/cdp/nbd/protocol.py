@@ -31,6 +31,9 @@ DESCRIPTOR = struct.Struct(">II")  # of a block status: length in bytes, StatusF
 DEFAULT_PORT = 10809
 MAX_PAYLOAD_BYTES = 32 << 20  # of one request, where a server names no other
 BASE_ALLOCATION = "base:allocation"  # the metadata context whose flags are StatusFlag
+DIRTY_BITMAP = "qemu:dirty-bitmap:"  # and a bookmark's name; the flag is 1 where it was written since
+SINCE = "cdp:since:"  # the same, and any point
+MAX_CONTEXTS = 15  # of one connection, besides BASE_ALLOCATION
 
 
 class Opt(enum.IntEnum):

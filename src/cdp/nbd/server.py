@@ -30,7 +30,7 @@ from typing import Self
 
 from cdp.nbd.exports import Export, Resolver, Transmission, close_export
 from cdp.nbd.handover import Handed, HandedConnection
-from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode
+from cdp.nbd.handshake import Agreed, Handshake, HandshakeError, TlsMode, contexts_again
 from cdp.nbd.listeners import Address, Listener, export_uri, listen
 from cdp.nbd.tls import TlsSettings, hang_up, relay
 from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound
@@ -235,6 +235,7 @@ class NbdServer:
                 if export.read_only and not one.read_only:
                     close_export(export, one.name)
                     raise Busy(f"{one.name} is open for writing, by {one.who}", "serve it for writing")
+                contexts = contexts_again(export, one.contexts)
             except CdpError as error:
                 if not lenient:
                     raise
@@ -245,7 +246,7 @@ class NbdServer:
             client.since_s, client.tls, client.relay = one.since_s, one.tls, one.relay
             client.silent, client.admitted = False, True
             self._adopted.append((client, Agreed(one.name, export, one.read_only, one.structured, one.context_id,
-                                                 one.fast_zero), one))
+                                                 one.fast_zero, contexts), one))
 
     def hand_over(self, timeout_s: float, force: bool = False) -> Handed:
         """Stop, and give away listeners and connections, each of them at a request boundary. What was received has been
@@ -505,7 +506,8 @@ class NbdServer:
             make = partial(agreed.export.connect, who=client.who)
         else:
             make = partial(core.Connection, capsule=agreed.export.capsule,
-                           own_fua=getattr(agreed.export, "own_fua", False))
+                           own_fua=getattr(agreed.export, "own_fua", False),
+                           contexts=[(context.id, context.capsule) for context in agreed.contexts])
         name = getattr(agreed.export, "name", agreed.name)     # the client's may be empty, or an age
         while True:
             connection: Transmission = make(sock, read_only=agreed.read_only, structured=agreed.structured,
@@ -530,7 +532,7 @@ class NbdServer:
                 sock, client.number, name, client.who, client.peer, client.tls, client.since_s, agreed.read_only,
                 agreed.structured, agreed.context_id, agreed.fast_zero, agreed.export.size_bytes,
                 agreed.export.description, getattr(agreed.export, "multi_conn", True), received, skipped,
-                connection.counters(), client.relay)
+                connection.counters(), client.relay, [(context.id, context.name) for context in agreed.contexts])
             with self._changed:
                 client.paused = True
                 self._changed.notify_all()

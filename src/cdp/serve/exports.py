@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cdp.moments.points import valid_name
+from cdp.nbd.protocol import DIRTY_BITMAP, SINCE
 from cdp.serve.image_cache import ImageCache
 from cdp.store.layout import is_volume
 from cdp.store.volume_files import VolumeFiles, is_complete
 from cdpcore.base.errors import NotFound
 
 if TYPE_CHECKING:
-    from cdp import Volume
+    from cdp import TimeImage, Volume
+
+
+MAX_LISTED = 1000       # bookmarks that are shown as contexts, the newest
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,21 @@ class OpenExport:
     """What it shows, open until close()."""
     _close: Callable[[], None]
     own_fua: bool = False
+    image: "TimeImage | None" = None
+    """Where it shows a moment of the volume."""
+
+    def context(self, name: str) -> tuple[str, object] | None:
+        """What was written since a bookmark (qemu:dirty-bitmap:NAME) or any point (cdp:since:POINT), up to what this
+        export shows. Raises CdpError where that cannot be said."""
+        for kind in (DIRTY_BITMAP, SINCE):
+            if name.startswith(kind):
+                point = name.removeprefix(kind)
+                moment, capsule = self.volume.written_since(f"@{point}" if kind == DIRTY_BITMAP else point, self.image)
+                return f"{SINCE}#{moment.seq}", capsule
+        return None
+
+    def contexts(self) -> list[str]:
+        return [f"{DIRTY_BITMAP}{mark.name}" for mark in self.volume.bookmarks()[-MAX_LISTED:]]
 
     def close(self) -> None:
         self._close()
@@ -114,7 +133,7 @@ class Exports:
             return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,
                               description=f"{base} as of {at}", name=f"{base}@{at}",
                               # -10m is another moment for the next connection; a seq is not.
-                              multi_conn=point == at, volume=volume, _close=stack.pop_all().close)
+                              multi_conn=point == at, volume=volume, image=image, _close=stack.pop_all().close)
 
 
 def shows(export: str, name: str) -> bool:

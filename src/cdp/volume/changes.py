@@ -80,6 +80,12 @@ def _restores(store: Store, restores: list[lineage.RestoreRecord], offset: int, 
     return out
 
 
+def map_capsule(store: Store, first: View, second: View | None, pin: Any) -> Any:
+    """PyCapsule "cdpcore.map" of what was written between two views, second None: now and whatever comes; for a front
+    end."""
+    return Changes(store.core, first, second, pin).capsule()
+
+
 def differences(store: Store, first: View, second: View | None, offset: int, length: int,
                 compared: bool) -> Iterator[Any]:
     """DIFFERENCE arrays: the ranges of [offset, offset + length) that differ between two views, second None: now, in

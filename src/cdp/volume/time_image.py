@@ -43,6 +43,10 @@ class TimeImage:
             raise Closed(f"{self._path}: the time image of #{self.moment.seq} is closed")
         return self._view
 
+    def view(self) -> View:
+        """What shows it. Raises Closed."""
+        return self._open_view()
+
     def pread(self, length: int, offset: int) -> bytes:
         """As Volume.pread, of this moment."""
         view = self._open_view()

@@ -321,6 +321,13 @@ class Volume:
         first, second = self._view(a)[1], self._view(b)[1]
         return keep(self, changes().differences(self._store, first, second, start, size, compared))
 
+    def written_since(self, point: PointLike, image: TimeImage | None = None) -> tuple[Moment, Any]:
+        """What was written since a moment, up to that of an open `image` of this volume or (None) up to now, as it
+        comes: the moment, and a PyCapsule "cdpcore.map" for front ends (cdpcore/base/target.h). The moment is held as
+        long as the capsule lives."""
+        moment, view = self._view(point)
+        return moment, changes().map_capsule(self._store, view, None if image is None else image.view(), self)
+
     # --- bookmarks ----------------------------------------------------------------------------------------------------
 
     def bookmark(self, name: str, at: PointLike = "now", keep_ns: int | None = None) -> Bookmark:

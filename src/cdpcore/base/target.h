@@ -22,6 +22,7 @@ enum cdp_extent_kind {
     CDP_EXTENT_DATA = 0,
     CDP_EXTENT_ZERO = 1, /* reads as zeros, allocated */
     CDP_EXTENT_HOLE = 2, /* reads as zeros, not allocated */
+    CDP_EXTENT_CHANGED = 16, /* only of a cdp_map: written since its moment */
 };
 
 typedef struct cdp_extent {
@@ -64,6 +65,15 @@ typedef struct cdp_target {
     /* Looked at only where tells_seq, too; then it may be NULL. Where the front end counts its requests. */
     cdp_stages *stages;
 } cdp_target;
+
+/* A metadata context besides base:allocation: what else a front end may report of each range. As map() of a target, of
+ * the same size; kinds are CDP_EXTENT_DATA and CDP_EXTENT_CHANGED. */
+typedef struct cdp_map {
+    void *ctx;
+    int (*map)(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n, cdp_status *st);
+} cdp_map;
+
+#define CDP_MAP_CAPSULE "cdpcore.map" /* as CDP_TARGET_CAPSULE */
 
 #define CDP_TARGET_CAPSULE "cdpcore.target" /* PyCapsule name; the capsule's context keeps the owner alive */
 #endif

@@ -13,6 +13,7 @@ cdef extern from "base/target.h" nogil:
         CDP_EXTENT_DATA
         CDP_EXTENT_ZERO
         CDP_EXTENT_HOLE
+        CDP_EXTENT_CHANGED
     const char *CDP_TARGET_CAPSULE
 
     ctypedef struct cdp_extent:
@@ -42,3 +43,8 @@ cdef extern from "base/target.h" nogil:
         void (*expect)(void *ctx, uint64_t offset, uint64_t length) noexcept nogil
         int (*pread_now)(void *ctx, void *buf, uint64_t offset, uint64_t length, cdp_status *st) noexcept nogil
         cdp_stages *stages
+
+    ctypedef struct cdp_map:
+        void *ctx
+        int (*map)(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap, uint32_t *n,
+                   cdp_status *st) noexcept nogil

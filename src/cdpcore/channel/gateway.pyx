@@ -29,10 +29,11 @@ from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CD
                                        CDP_MD_VERSION, CDP_MD_WRITE, CDP_MD_ZERO, cdp_mdpacket)
 from cdpcore.nbd.loop cimport BLOCKED_KEPT, nbd_parked
 from cdpcore.nbd.nbd_sock cimport nbd_flag, nbd_now_ns, nbd_raise, sched_yield
-from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_EINVAL, CDP_NBD_FLAG_FUA,
-                                   CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH, CDP_NBD_READ,
-                                   CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
-                                   cdp_nbd_errno, cdp_nbd_put_extents, cdp_nbd_request, cdp_nbd_rules)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_EINVAL,
+                                   CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH,
+                                   CDP_NBD_READ, CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE,
+                                   CDP_NBD_WRITE_ZEROES, cdp_nbd_errno, cdp_nbd_put_extents, cdp_nbd_request,
+                                   cdp_nbd_rules)
 
 import os as _os
 
@@ -276,7 +277,7 @@ cdef class GateConnection(RequestLoop):
         if cdp_nbd_put_extents(at + CDP_NBD_STATUS_BYTES, cap, &count, &pos, m.r.offset + m.r.length,
                                <cdp_extent *>(at + STATUS_ROOM), <uint32_t>n) < 0:
             count = 0
-        self.reply_status(&m.r, at, count)
+        self.reply_status(&m.r, at, self.context_id, count, CDP_NBD_CHUNK_DONE)
 
 
 cdef inline uint8_t operation(const cdp_nbd_request *r) noexcept nogil:

@@ -1,15 +1,26 @@
 """An NBD connection to a disk in this process (see connection.pyx)."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from cdpcore.base.target cimport cdp_target
+from cdpcore.base.status cimport cdp_status
+from cdpcore.base.target cimport cdp_extent, cdp_map, cdp_target
 from cdpcore.base.workers cimport cdp_job
 from cdpcore.nbd.loop cimport RequestLoop, nbd_parked
 from cdpcore.nbd.nbd_wire cimport cdp_nbd_request
 
 cdef enum:
     PARKED_MAX = 256         # requests that wait: for a device, or for a flush
+    MAX_CONTEXTS = 15        # metadata contexts besides base:allocation
 
 cdef const cdp_target *target_of(object capsule) except NULL
+
+
+ctypedef int (*nbd_map_function)(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out, uint32_t cap,
+                                 uint32_t *n, cdp_status *st) noexcept nogil
+
+
+cdef struct nbd_context:
+    uint32_t id              # as the client knows it
+    const cdp_map *map
 
 
 # What a worker does for a parked request: a read, or a flush that this one and those after it in `group` wait for.
@@ -27,6 +38,10 @@ cdef class Connection(RequestLoop):
     # Constant after construction.
     cdef object capsule      # keeps *target alive
     cdef const cdp_target *target
+    cdef object context_capsules     # keep the maps alive
+    cdef nbd_context contexts[MAX_CONTEXTS]
+    cdef uint32_t n_contexts
+    cdef bint base_selected  # base:allocation
     cdef bint own_fua        # FUA never becomes a flush that others share
     cdef bint can_park       # the target can be called by workers, and there is a bell
     cdef int bell_r, bell_w  # a pipe: a worker rouses the connection's thread
@@ -45,7 +60,10 @@ cdef class Connection(RequestLoop):
 
     cdef bint read(self, const cdp_nbd_request *r) noexcept nogil
     cdef bint cache(self, const cdp_nbd_request *r) noexcept nogil
+    cdef int select(self, object contexts, bint structured, bint base) except -1
     cdef void block_status(self, const cdp_nbd_request *r) noexcept nogil
+    cdef bint status_of(self, const cdp_nbd_request *r, void *ctx, nbd_map_function map, uint32_t context_id,
+                        uint32_t cap, bint last) noexcept nogil
     cdef bint change(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil
     cdef bint flush_due(self, const cdp_nbd_request *r) noexcept nogil
 

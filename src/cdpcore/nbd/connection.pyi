@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from socket import socket
 from typing import Self, final
 
@@ -24,4 +25,5 @@ class Connection(RequestLoop):
         context_id: int | None = None,
         fast_zero: bool = True,
         own_fua: bool = False,
+        contexts: Sequence[tuple[int, object]] = (),
     ) -> Self: ...

@@ -26,18 +26,19 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, P
 from posix.unistd cimport close
 
 from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT, cdp_status
-from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent, cdp_target
+from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent, cdp_map, cdp_target
 from cdpcore.base.workers cimport cdp_job, cdp_job_any, cdp_job_push, cdp_job_take_all, work
 from cdpcore.nbd.loop cimport STATUS_MAX, nbd_parked
 from cdpcore.nbd.nbd_sock cimport (NBD_RELEASES_PAGES, nbd_add, nbd_awake, nbd_doze, nbd_enter, nbd_flag, nbd_get,
                                    nbd_leave, nbd_more, nbd_pause, nbd_release, nbd_ring, nbd_rouse, nbd_sleep,
                                    nbd_wait)
-from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_EINVAL, CDP_NBD_FLAG_DF,
-                                   CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH,
-                                   CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD, CDP_NBD_MIN_BLOCK,
-                                   CDP_NBD_PREFERRED_BLOCK, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES, CDP_NBD_STATUS_BYTES,
-                                   CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES, cdp_nbd_errno, cdp_nbd_parse,
-                                   cdp_nbd_payload_bytes, cdp_nbd_put_extents, cdp_nbd_request, cdp_nbd_rules)
+from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_EINVAL,
+                                   CDP_NBD_FLAG_DF, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE,
+                                   CDP_NBD_FLUSH, CDP_NBD_HOLE_BYTES, CDP_NBD_MAX_DRAIN, CDP_NBD_MAX_PAYLOAD,
+                                   CDP_NBD_MIN_BLOCK, CDP_NBD_PREFERRED_BLOCK, CDP_NBD_READ, CDP_NBD_REQUEST_BYTES,
+                                   CDP_NBD_STATUS_BYTES, CDP_NBD_TRIM, CDP_NBD_WRITE, CDP_NBD_WRITE_ZEROES,
+                                   cdp_nbd_errno, cdp_nbd_parse, cdp_nbd_payload_bytes, cdp_nbd_put_extents,
+                                   cdp_nbd_request, cdp_nbd_rules)
 from cdpcore.nbd.sparse cimport MAP_BATCH, WAITS, pread, put_sparse
 
 import os as _os
@@ -81,10 +82,12 @@ def inspect(capsule: object) -> tuple[int, bool]:
 
 @cython.final
 cdef class Connection(RequestLoop):
-    """Connection(sock, capsule, *, read_only, structured, context_id, fast_zero, own_fua)
+    """Connection(sock, capsule, *, read_only, structured, context_id, fast_zero, own_fua, contexts)
 
     capsule     the target; kept alive
     read_only   refuse writes, whatever the target would do
+    contexts    (id, PyCapsule "cdpcore.map") of each metadata context that was selected, besides base:allocation; at
+                most MAX_CONTEXTS
     own_fua     never let a flush stand for FUA: the target gets a flush only where the client sent one
     others      as RequestLoop's
 
@@ -92,13 +95,14 @@ cdef class Connection(RequestLoop):
     """
 
     def __cinit__(self, sock: object, capsule: object, *, bint read_only, bint structured,
-                  context_id: int | None = None, bint fast_zero=True, bint own_fua=False):
+                  context_id: int | None = None, bint fast_zero=True, bint own_fua=False, contexts=()):
         self.bell_r = self.bell_w = -1
         self.target = target_of(capsule)
         self.capsule = capsule
         if self.target.tells_seq:
             self.stages = self.target.stages
         self.own_fua = own_fua
+        self.select(contexts, structured, context_id is not None)
         self.rules.size_bytes = self.target.size_bytes
         self.rules.read_only = read_only or self.target.read_only
         self.gather_ns = GATHER_NS
@@ -119,6 +123,19 @@ cdef class Connection(RequestLoop):
             self.can_park = self.target.tells_seq and self.target.pread_now != NULL
         except OSError:
             pass    # no more files may be open: then everything waits on the spot, and pause() for the client
+
+    cdef int select(self, object contexts, bint structured, bint base) except -1:
+        """Metadata contexts; once."""
+        if len(contexts) > MAX_CONTEXTS:
+            raise _InvalidRequest(f"{len(contexts)} metadata contexts", f"at most {MAX_CONTEXTS}")
+        self.base_selected = base
+        self.context_capsules = tuple(capsule for _, capsule in contexts)
+        for number, capsule in contexts:
+            self.contexts[self.n_contexts].id = number
+            self.contexts[self.n_contexts].map = <const cdp_map *>PyCapsule_GetPointer(capsule, b"cdpcore.map")
+            self.n_contexts += 1
+        self.rules.block_status = structured and (base or self.n_contexts > 0)
+        return 0
 
     def __dealloc__(self):
         if self.rx != NULL:
@@ -322,11 +339,25 @@ cdef class Connection(RequestLoop):
         return True
 
     cdef void block_status(self, const cdp_nbd_request *r) noexcept nogil:
+        """A chunk for each context that was selected, base:allocation first."""
+        cdef uint32_t i
+        cdef uint32_t n = self.n_contexts + self.base_selected
+        cdef uint32_t cap = 1 if r.flags & CDP_NBD_FLAG_REQ_ONE else STATUS_MAX // n
+        if self.base_selected and not self.status_of(r, self.target.ctx, self.target.map, self.context_id, cap, n == 1):
+            return
+        for i in range(self.n_contexts):
+            if not self.status_of(r, self.contexts[i].map.ctx, self.contexts[i].map.map, self.contexts[i].id, cap,
+                                  i + 1 == self.n_contexts):
+                return
+
+    cdef bint status_of(self, const cdp_nbd_request *r, void *ctx, nbd_map_function map, uint32_t context_id,
+                        uint32_t cap, bint last) noexcept nogil:
+        """False: refused."""
         cdef cdp_status st
         cdef cdp_extent e[MAP_BATCH]
         cdef uint8_t *p = self.out + self.out_end
         cdef uint64_t pos = r.offset, end = r.offset + r.length
-        cdef uint32_t count = 0, calls = 0, n, most, cap = 1 if r.flags & CDP_NBD_FLAG_REQ_ONE else STATUS_MAX
+        cdef uint32_t count = 0, calls = 0, n, most
         cdef int rc = 0
         st.code = st.sys_errno = 0
         st.where = NULL
@@ -334,16 +365,17 @@ cdef class Connection(RequestLoop):
             calls += 1
             n = 0
             most = min(cap - count + 1, <uint32_t>MAP_BATCH)     # one more shows whether the last goes on
-            rc = self.target.map(self.target.ctx, pos, end - pos, e, most, &n, &st)
+            rc = map(ctx, pos, end - pos, e, most, &n, &st)
             if rc != CDP_OK:
                 self.refuse(r, cdp_nbd_errno(rc, st.sys_errno), st.where)
-                return
+                return False
             rc = -1
             if 0 < n <= most:
                 rc = cdp_nbd_put_extents(p + CDP_NBD_STATUS_BYTES, cap, &count, &pos, end, e, n)
             if rc < 0:
                 count = 0
-        self.out_end += self.reply_status(r, p, count)
+        self.out_end += self.reply_status(r, p, context_id, count, CDP_NBD_CHUNK_DONE if last else 0)
+        return count > 0
 
     # --- what takes long ----------------------------------------------------------------------------------------------
 

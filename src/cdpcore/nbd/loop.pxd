@@ -133,7 +133,8 @@ cdef class RequestLoop:
     cdef void reply_done(self, const cdp_nbd_request *r) noexcept nogil
     cdef uint64_t put_data(self, const cdp_nbd_request *r, uint8_t *at) noexcept nogil
     cdef uint64_t reply_data(self, const cdp_nbd_request *r, uint8_t *at) noexcept nogil
-    cdef uint64_t reply_status(self, const cdp_nbd_request *r, uint8_t *at, uint32_t count) noexcept nogil
+    cdef uint64_t reply_status(self, const cdp_nbd_request *r, uint8_t *at, uint32_t context_id, uint32_t count,
+                               uint32_t flags) noexcept nogil
     cdef uint32_t header_bytes(self) noexcept nogil
 
     cdef int run(self) noexcept nogil

@@ -593,12 +593,14 @@ cdef class RequestLoop:
         return cdp_nbd_put_data(at, CDP_NBD_CHUNK_DONE, r.cookie, r.offset, r.length) + r.length
 
     @cython.final
-    cdef uint64_t reply_status(self, const cdp_nbd_request *r, uint8_t *at, uint32_t count) noexcept nogil:
-        """Gather the reply to a BLOCK_STATUS whose descriptors lie at `at` + CDP_NBD_STATUS_BYTES; how long it is."""
+    cdef uint64_t reply_status(self, const cdp_nbd_request *r, uint8_t *at, uint32_t context_id, uint32_t count,
+                               uint32_t flags) noexcept nogil:
+        """Gather the reply to a BLOCK_STATUS, of one context, whose descriptors lie at `at` + CDP_NBD_STATUS_BYTES; how
+        long it is. Not in the last one: CDP_NBD_CHUNK_DONE is not in `flags`."""
         cdef uint64_t n
         if not count:
             self.refuse(r, CDP_NBD_EIO, "the target reported extents that do not fit together")
             return 0
-        n = cdp_nbd_put_status(at, r.cookie, self.context_id, count) + 8 * <uint64_t>count
+        n = cdp_nbd_put_status(at, flags, r.cookie, context_id, count) + 8 * <uint64_t>count
         self.gather(at, n)
         return n

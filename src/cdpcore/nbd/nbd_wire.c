@@ -180,9 +180,9 @@ uint32_t cdp_nbd_put_error(uint8_t *p, uint64_t cookie, uint32_t error, const ch
     return CDP_NBD_CHUNK_BYTES + 6 + n;
 }
 
-uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, uint32_t count)
+uint32_t cdp_nbd_put_status(uint8_t *p, uint16_t flags, uint64_t cookie, uint32_t context_id, uint32_t count)
 {
-    cdp_nbd_put_chunk(p, CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_STATUS, cookie, 4 + 8 * count);
+    cdp_nbd_put_chunk(p, flags, CDP_NBD_CHUNK_STATUS, cookie, 4 + 8 * count);
     put32(p + CDP_NBD_CHUNK_BYTES, context_id);
     return CDP_NBD_STATUS_BYTES;
 }
@@ -213,6 +213,7 @@ int cdp_nbd_put_extents(uint8_t *out, uint32_t cap, uint32_t *count, uint64_t *p
             return -1;
         uint32_t state = ext[i].kind == CDP_EXTENT_HOLE   ? CDP_NBD_STATE_HOLE | CDP_NBD_STATE_ZERO
                          : ext[i].kind == CDP_EXTENT_ZERO ? CDP_NBD_STATE_ZERO
+                         : ext[i].kind == CDP_EXTENT_CHANGED ? CDP_NBD_STATE_DIRTY
                                                           : 0;
         uint8_t *next = out + 8 * (uint64_t)*count;
         if (*count && get32(next - 4) == state && ext[i].length <= UINT32_MAX - get32(next - 8)) {

@@ -84,6 +84,7 @@ enum cdp_nbd_chunk {
 #define CDP_NBD_CHUNK_DONE 1u /* flag: last chunk of its reply */
 
 enum cdp_nbd_state { CDP_NBD_STATE_HOLE = 1, CDP_NBD_STATE_ZERO = 2 }; /* base:allocation */
+#define CDP_NBD_STATE_DIRTY 1u /* qemu:dirty-bitmap:NAME, cdp:since:POINT */
 
 typedef struct cdp_nbd_request {
     uint16_t flags;
@@ -98,7 +99,7 @@ typedef struct cdp_nbd_rules {
     uint64_t size_bytes;
     uint8_t read_only;
     uint8_t structured;   /* NBD_OPT_STRUCTURED_REPLY was negotiated */
-    uint8_t block_status; /* base:allocation was selected */
+    uint8_t block_status; /* a metadata context was selected */
     uint8_t fast_zero;    /* WRITE_ZEROES costs less than writing zeros */
 } cdp_nbd_rules;
 
@@ -124,8 +125,9 @@ uint32_t cdp_nbd_put_data(uint8_t *p, uint32_t flags, uint64_t cookie, uint64_t 
 uint32_t cdp_nbd_put_hole(uint8_t *p, uint32_t flags, uint64_t cookie, uint64_t offset, uint32_t hole_bytes);
 /* `message` may be NULL; more than CDP_NBD_MESSAGE_MAX bytes of it are cut off. */
 uint32_t cdp_nbd_put_error(uint8_t *p, uint64_t cookie, uint32_t error, const char *message);
-/* The header of a block status reply whose `count` >= 1 descriptors already lie behind it. */
-uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, uint32_t count);
+/* The header of a block status reply of one context, whose `count` >= 1 descriptors already lie behind it; flags:
+ * CDP_NBD_CHUNK_DONE in the last one. */
+uint32_t cdp_nbd_put_status(uint8_t *p, uint16_t flags, uint64_t cookie, uint32_t context_id, uint32_t count);
 
 /* A client's: the request's header at `p`, its length; and the fields of a simple reply of CDP_NBD_SIMPLE_BYTES: 0, or
  * -1 where that has the wrong magic. */

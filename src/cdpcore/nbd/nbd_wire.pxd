@@ -61,7 +61,7 @@ cdef extern from "nbd/nbd_wire.h" nogil:
     uint32_t cdp_nbd_put_data(uint8_t *p, uint32_t flags, uint64_t cookie, uint64_t offset, uint32_t data_bytes)
     uint32_t cdp_nbd_put_hole(uint8_t *p, uint32_t flags, uint64_t cookie, uint64_t offset, uint32_t hole_bytes)
     uint32_t cdp_nbd_put_error(uint8_t *p, uint64_t cookie, uint32_t error, const char *message)
-    uint32_t cdp_nbd_put_status(uint8_t *p, uint64_t cookie, uint32_t context_id, uint32_t count)
+    uint32_t cdp_nbd_put_status(uint8_t *p, uint16_t flags, uint64_t cookie, uint32_t context_id, uint32_t count)
     uint32_t cdp_nbd_put_request(uint8_t *p, const cdp_nbd_request *r)
     int cdp_nbd_get_simple(const uint8_t *p, uint32_t *error, uint64_t *cookie)
     int cdp_nbd_put_extents(uint8_t *out, uint32_t cap, uint32_t *count, uint64_t *pos, uint64_t end,

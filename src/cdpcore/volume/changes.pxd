@@ -1,15 +1,15 @@
 """What differs between two moments of a volume."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
-from cdpcore.base.target cimport cdp_extent
+from cdpcore.base.target cimport CDP_EXTENT_CHANGED, CDP_EXTENT_DATA, cdp_extent, cdp_map
 from cdpcore.index.index cimport cdp_view
 from cdpcore.index.view cimport View
 from cdpcore.volume.core cimport VolumeCore
 from cdpcore.volume.extents cimport extents
 
 cdef enum:
-    UNCHANGED = 0           # kinds of extents that written() gives: the same version at both moments, or
-    WRITTEN = 1             # one that the other does not show
+    UNCHANGED = CDP_EXTENT_DATA     # kinds of extents that written() gives: the same version at both moments, or
+    WRITTEN = CDP_EXTENT_CHANGED    # one that the other does not show
 
 
 cdef class Changes:
@@ -17,6 +17,8 @@ cdef class Changes:
     cdef VolumeCore core
     cdef View first
     cdef View second                # None: now
+    cdef object pin                 # kept alive
+    cdef cdp_map as_map
     cdef cdp_view between           # where there is a second: what only one of the two shows
     cdef uint8_t *one               # of CHUNK bytes each: the content of both
     cdef uint8_t *other

@@ -9,6 +9,8 @@ Threading: written() and map(): any thread, no GIL. differences(): one thread at
 released.
 """
 cimport cython
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
@@ -53,13 +55,25 @@ cdef int add_row(extents *out, uint64_t a, uint64_t b, uint32_t kind) noexcept n
     return CDP_OK
 
 
+cdef int map_changes(void *ctx, uint64_t off, uint64_t n, cdp_extent *out, uint32_t cap, uint32_t *got,
+                     cdp_status *st) noexcept nogil:
+    return (<Changes>ctx).map(off, n, out, cap, got, st)
+
+
+cdef void release_capsule(object capsule) noexcept:
+    Py_DECREF(<object>PyCapsule_GetContext(capsule))
+
+
 @cython.final
 cdef class Changes:
-    """Args: core: of the volume; first, second: views of two of its moments; second None: now, whatever comes. The
-    views keep what they show only where their maker sees to that (cdp.volume.volume)."""
+    """Args: core: of the volume; first, second: views of two of its moments; second None: now, whatever comes; pin:
+    kept alive. The views keep what they show only where their maker sees to that (cdp.volume.volume)."""
 
-    def __cinit__(self, VolumeCore core not None, View first not None, View second=None):
+    def __cinit__(self, VolumeCore core not None, View first not None, View second=None, pin=None):
         self.core = core
+        self.pin = pin
+        self.as_map.ctx = <void *>self
+        self.as_map.map = map_changes
         self.first = first
         self.second = second
         if second is not None and cdp_view_changes(&first.v, &second.v, &self.between) != 0:
@@ -234,3 +248,10 @@ cdef class Changes:
         finally:
             free(out.at)
             cdp_gate_leave(&self.core.gate)
+
+    def capsule(self):
+        """PyCapsule "cdpcore.map" with a cdp_map*: what was written, for a front end; it keeps this object alive."""
+        capsule = PyCapsule_New(&self.as_map, b"cdpcore.map", release_capsule)
+        Py_INCREF(self)
+        PyCapsule_SetContext(capsule, <void *>self)
+        return capsule
