@@ -119,6 +119,28 @@ os._exit(0)
     assert "#1" in interop.run(*interop.cdp_argv("info", disk / "v")).stdout
 
 
+def test_two_segments_to_recover_and_one_reserve(disk: Path) -> None:
+    """Of a served volume that was killed before it had spare files: what the server left is the second one."""
+    interop.run(*interop.cdp_argv()[:1], "-c", f"""
+import cdp, os, time
+from cdp.store.maintenance import Maintainer
+Maintainer._seal = lambda *args: time.sleep(60)
+volume = cdp.create({str(disk / 'v')!r}, size={4 * MIB}, settings=cdp.Settings(segment_bytes={16 * MIB},
+                    pool_bytes={16 * MIB}))
+for i in range(260):
+    volume.pwrite(b"x" * 65536, i % 64 * 65536)
+volume.flush()
+assert len(os.listdir({str(disk / 'v/log')!r})) >= 2 and not os.listdir({str(disk / 'v/runs')!r})
+open({str(disk / 'v/serving.json')!r}, "x").close()
+os._exit(0)
+""")
+    for path in (disk / "v").glob("spare.*"):
+        path.unlink()
+    take_all(disk)
+    assert "#261" in interop.run(*interop.cdp_argv("info", disk / "v")).stdout
+    assert len(list((disk / "v/runs").iterdir())) == 2
+
+
 def test_an_open_volume(disk: Path) -> None:
     """Writes are refused; a destructive restore frees files, and then they go on."""
     with cdp.create(disk / "v", size=4 * MIB, settings=SETTINGS) as volume:
@@ -194,6 +216,13 @@ def test_simulated(error: int, threads: bool) -> None:
     volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
     assert volume.pread(32 * KIB, 0) == bytes([101]) * (32 * KIB)
     volume.close()
+
+
+def test_a_command_without_a_descriptor_says_what_to_do(tmp_path: Path) -> None:
+    cdp.create(tmp_path / "v", size=4 * MIB).close()
+    argv = " ".join(interop.cdp_argv("info", "v"))
+    done = interop.run("sh", "-c", f"ulimit -n 8; exec {argv}", cwd=tmp_path, status=8)
+    assert "Too many open files" in done.stderr and "raise the limit (ulimit -n)" in done.stderr
 
 
 def test_no_descriptor(tmp_path: Path) -> None:

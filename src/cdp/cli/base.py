@@ -32,6 +32,7 @@ POINT_EXITS = tuple(sorted((*VOLUME_EXITS, exits.REFUSED)))
 WRITE_EXITS = tuple(sorted((*POINT_EXITS, exits.NO_SPACE)))
 SERVE_EXITS = tuple(sorted((*VOLUME_EXITS, exits.NO_SPACE)))
 
+MORE_FILES = "the process may have no more files open: raise the limit (ulimit -n)"
 COMPLETE = "_CDP_COMPLETE"      # set by a shell that asks for completions
 
 
@@ -270,6 +271,8 @@ def _next_step(error: CdpError) -> str:
     """What to do about an error that does not say so itself."""
     if any(why in error.message for why in ("Permission denied", "Operation not permitted", "Read-only file system")):
         return "run as a user who may, or choose another path"
+    if os.strerror(errno.EMFILE) in error.message:
+        return MORE_FILES
     match error.exit_code:
         case exits.CORRUPT:
             return "run 'cdp check' on the volume"
@@ -294,6 +297,8 @@ def _told_os(error: OSError) -> tuple[str, int]:
             return f"{text}; free space, then repeat", exits.NO_SPACE
         case errno.EFBIG:
             return f"{text}; the file system, or a limit (ulimit -f), allows no larger file", exits.NO_SPACE
+        case errno.EMFILE:
+            return f"{text}; {MORE_FILES}", exits.UNAVAILABLE
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{text}; run as a user who may, or choose another path", exits.UNAVAILABLE
     return f"{text}; see the system's log", exits.UNAVAILABLE

@@ -179,7 +179,7 @@ def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tun
             segment.cut()       # before anything is written over what it was
         size = segment.seal()
         run_id = max((r.id for r in catalog.rows(Run)), default=0) + 1
-        spare_files.making(os, files, lambda: segment.write_run(files.run(run_id)), reserve=True)
+        spare_files.making(os, files, lambda: segment.write_run(files.run(run_id)), recovering=True)
         os.sync_dir(files.runs)
         with catalog.write() as txn:
             txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))

@@ -31,14 +31,15 @@ def renew(os: Os, files: VolumeFiles) -> None:
                     return
 
 
-def making(os: Os, files: VolumeFiles, make: Callable[[], T], *, keep: int = 0, reserve: bool = False) -> T:
+def making(os: Os, files: VolumeFiles, make: Callable[[], T], *, keep: int = 0, recovering: bool = False) -> T:
     """make(), and again for each spare file that is given up where no file can be made. `keep`: so many stay.
-    `reserve`: that file too, where there is no other. Raises what make() raises."""
+    `recovering`: the reserve too, where there is no other, and then what a killed server left: serving.json. Raises
+    what make() raises."""
     while True:
         try:
             return make()
         except OutOfSpace:
-            if _can_make_files(os, files) or not _give_up(os, files, keep, reserve):
+            if _can_make_files(os, files) or not _give_up(os, files, keep, recovering):
                 raise
 
 
@@ -55,10 +56,10 @@ def _can_make_files(os: Os, files: VolumeFiles) -> bool:
     return True
 
 
-def _give_up(os: Os, files: VolumeFiles, keep: int, reserve: bool) -> bool:
+def _give_up(os: Os, files: VolumeFiles, keep: int, recovering: bool) -> bool:
     there = [path for path in files.spares() if os.exists(path)]
-    if not there and reserve and os.exists(files.reserve):
-        there = [files.reserve]
+    if not there and recovering:
+        there = [path for path in (files.serving, files.reserve) if os.exists(path)]
     if len(there) <= keep:
         return False
     try:
