@@ -1,4 +1,5 @@
 """info: a volume at a glance."""
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -66,6 +67,9 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         from cdp.cli.capture import one_line
 
         pairs.append(("captures", f"{capture['source']}: {one_line(capture)}"))
+    if stats.get("failed_errno"):
+        why = os.strerror(stats["failed_errno"])
+        pairs.append(("failed", f"{why}: no write is taken any more; remove the cause, then start the server anew"))
     pairs.append(("served", f"by process {served['pid']}" if served else "no"))
     lines = fields(title, pairs)
     if served:

@@ -19,6 +19,7 @@
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;
                          free_space: whether a write fits; space_watch: whether space runs out;
                          spare_files: for when no file can be made
+    failure_watch        reports that a write of the log or the disk failed
     clock_watch          whether the clock went back, and what is to be done then
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take

@@ -40,17 +40,19 @@ MERGE_S = 1.0       # how often there may be something to merge or free without 
 
 class Maintainer:
     """Args: os, files, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
-    check_folder: raises Unavailable while the volume's folder is not where it was; watch: called now and then."""
+    check_folder: raises Unavailable while the volume's folder is not where it was; watch,
+    watch_failure: called every half second."""
 
     def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline,
                  tuning: Tuning, dropped: Callable[[], list[tuple[int, int]]],
                  check_folder: Callable[[], None] = lambda: None,
                  before_seal: Callable[[Any, int], None] = lambda log, last_seq: None,
-                 watch: Callable[[], None] = lambda: None):
+                 watch: Callable[[], None] = lambda: None,
+                 watch_failure: Callable[[], None] = lambda: None):
         self._os, self._files, self._uuid, self._core, self._catalog = os, files, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
         self._check_folder, self._away = check_folder, False
-        self._before_seal, self._watch = before_seal, watch
+        self._before_seal, self._watch, self._watch_failure = before_seal, watch, watch_failure
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
         self._next_id = max((r.id for r in self._runs), default=0) + 1
@@ -120,6 +122,7 @@ class Maintainer:
     def _look_after(self) -> None:
         """What is to be allocated and sealed; and where the folder is, the clock and the device."""
         self._looked_s = time.monotonic()
+        self._watch_failure()
         try:
             try:
                 self._watch_folder()

@@ -25,6 +25,7 @@ from cdp.store.checksums import Checksums
 from cdp.store.clock_watch import ClockWatch
 from cdp.store.damage_watch import DamageWatch
 from cdp.store.description import FOLLOWS_CLOCK, STARTS_LATER, Geometry
+from cdp.store.failure_watch import FailureWatch
 from cdp.store.folder_watch import FolderWatch
 from cdp.store.kinds import Parent
 from cdp.store.layout import RESERVE_BYTES, clear_rebuild, lock
@@ -156,7 +157,8 @@ class Store:
             self.clock.look()
         self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t,
                                      self.dropped, self.check_folder, self.kind.before_seal,
-                                     partial(_watch, self.clock, self.os, self.directory, t.low_space_bytes))
+                                     partial(_watch, self.clock, self.os, self.directory, t.low_space_bytes),
+                                     FailureWatch(self.directory, self.log).look)
         if t.threads:
             self.maintainer.background = self._background(self.damage, self.checksums)
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.

@@ -15,6 +15,7 @@ Invariants
     a segment is created is not such a failure: nothing was lost, and the next write may succeed; flushes, bookmarks and
     restores go into what writes leave of the open segment, or into the reserve.
 """
+from os import strerror
 from libc.errno cimport EBUSY, ENOMEM, EROFS
 from libc.stdlib cimport realloc
 from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_monotonic_ns
@@ -552,6 +553,10 @@ cdef class Log:
         seq = self.last_seq
         self.unlock_append()
         return seq
+
+    def failure(self) -> str:
+        """Which write or sync failed, after which nothing more is acknowledged, what to do, and why; "": none."""
+        return f"{self.ring.failed_text.decode()}: {strerror(self.ring.failed)}" if self.ring.failed else ""
 
     def stats(self) -> dict:
         """Counters since opening: bytes and frames written, bytes of zeros written ahead of them, syncs; durable_seq;
