@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 
+from cdp.cli.output import say
+
 GOOD, BAD, CANNOT_TELL = 0, 1, 125
 FAILED = 4      # of e2fsck: from here on, errors are left
 
@@ -18,7 +20,7 @@ FAILED = 4      # of e2fsck: from here on, errors are left
 def main(argv: list[str]) -> int:
     uri, what, *more = argv
     if lacks := [tool for tool in ("nbdcopy", "e2fsck", "debugfs") if not shutil.which(tool)]:
-        print(f"{', '.join(lacks)} not found: libnbd and e2fsprogs are needed", file=sys.stderr)
+        say(f"{', '.join(lacks)} not found: libnbd and e2fsprogs are needed")
         return CANNOT_TELL
     with tempfile.TemporaryDirectory(prefix="cdp-bisect-") as folder:
         disk = os.path.join(folder, "disk")
@@ -44,5 +46,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except (subprocess.CalledProcessError, OSError) as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         sys.exit(CANNOT_TELL)
