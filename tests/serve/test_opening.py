@@ -5,6 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +216,16 @@ def test_it_ends_with_the_error(fleet: Fleet, strict: bool) -> None:
 
 def test_a_stop_while_volumes_are_opened(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not begun is not opened."""
+    cancelled: list[bool] = []
+    cancel = Future.cancel
+    monkeypatch.setattr(Future, "cancel", lambda self: cancelled.append(cancel(self)))
     monkeypatch.setattr(cdp.serve.luns, "OPENED_AT_A_TIME", 1)
     fleet.start()
     until(lambda: fleet.begun == ["a"])
     assert fleet.server
     fleet.server.stop()
     fleet.gates["a"].set()
+    until(lambda: len(cancelled) == 2)
     fleet.gates["b"].set()      # a thread may have taken it meanwhile
     fleet.thread.join(WAIT_S)
     assert not fleet.thread.is_alive() and fleet.error is None and "c" not in fleet.begun

@@ -173,7 +173,14 @@ def test_full_disk(threads: bool, kind: str) -> None:
     world = World(7, sim, "/v", Size(2048 * KIB, small, 1, kind == "before"))
     world.create()
     volume, model = world.root.volume, world.root.model
-    sim.set_space(6 << 20)
+    for offset in range(0, world.size.volume, 64 * KIB):    # no hole of the protected disk needs space later
+        volume.pwrite(b"full" * (16 * KIB), offset)
+        model.write(offset, b"full" * (16 * KIB))
+        if not threads:
+            volume._store.maintainer.step()
+    volume.flush()
+    model.flush()
+    sim.set_space(sim.space_used_bytes + (6 << 20))
     rnd = random.Random(7)
 
     def write() -> bool:

@@ -66,7 +66,7 @@ class Luns:
                         found = error
                     yield lun.lun, found
             finally:
-                for volume in opening:
+                for volume in reversed(opening):    # so that no thread begins with the next one meanwhile
                     volume.cancel()
                 for volume in opening:
                     with suppress(BaseException):

@@ -75,20 +75,21 @@ class DeviceWatch:
 
 
 _lock = threading.Lock()
-_watches: dict[tuple[int, int], DeviceWatch] = {}       # by device and mark; guarded by _lock
+_watches: dict[tuple[int, int, bool], DeviceWatch] = {}     # by device, mark and `silent`; guarded by _lock
 _listeners: list[Callable[[str, Space], None]] = []     # guarded by _lock
 
 
-def look(path: str, low_bytes: int) -> Space:
+def look(path: str, low_bytes: int, silent: bool = False) -> Space:
     """The device that `path` is on, looked at now or LOOK_S ago at most. When it becomes low, or is so
-    no longer, those who listen are called, or it is logged. Raises OSError."""
-    key = (os.stat(path).st_dev, low_bytes)
+    no longer, those who listen are called, or it is logged; not where `silent`: for who does not write to it. Raises
+    OSError."""
+    key = (os.stat(path).st_dev, low_bytes, silent)
     with _lock:
         watch = _watches.setdefault(key, DeviceWatch(low_bytes))
         now_s, turned = time.monotonic(), False
         if watch.is_due(now_s):
             free = os.statvfs(path)
-            turned = watch.note(now_s, free.f_bavail * free.f_frsize)
+            turned = watch.note(now_s, free.f_bavail * free.f_frsize) and not silent
         space, listeners = watch.space(), list(_listeners)
     if turned and not listeners:
         log.log(logging.INFO if space.state == "ok" else logging.WARNING, "%s", report(path, space))

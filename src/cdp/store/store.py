@@ -157,7 +157,8 @@ class Store:
             self.clock.look()
         self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t,
                                      self.dropped, self.check_folder, self.kind.before_seal,
-                                     partial(_watch, self.clock, self.os, self.directory, t.low_space_bytes),
+                                     partial(_watch, self.clock, self.os, self.directory,
+                                             0 if self.read_only else t.low_space_bytes),
                                      FailureWatch(self.directory, self.log).look)
         if t.threads:
             self.maintainer.background = self._background(self.damage, self.checksums)
@@ -303,8 +304,8 @@ class Store:
     def space(self) -> space_watch.Space | None:
         """Of its device; None: a simulated one, or the folder is away."""
         try:
-            return space_watch.look(self.directory, self.tuning.low_space_bytes) if isinstance(self.os, PosixOs) else \
-                None
+            return space_watch.look(self.directory, self.tuning.low_space_bytes, silent=self.read_only) \
+                if isinstance(self.os, PosixOs) else None
         except OSError:
             return None
 
@@ -433,7 +434,7 @@ def _writing(devices: Hashable, wanted: Callable[[int, int], bool], run: Callabl
 
 
 def _watch(clock: ClockWatch, os: Os, directory: str, low_space_bytes: int) -> None:
-    """What maintenance looks at, now and then."""
+    """What maintenance looks at, now and then. low_space_bytes: 0: nothing is written to the device."""
     clock.look()
     if isinstance(os, PosixOs) and low_space_bytes:
         space_watch.look(directory, low_space_bytes)
