@@ -4,6 +4,7 @@ line, also when it was full before it was opened. Of both kinds: what protects a
 the disk, all of whose blocks are allocated."""
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -231,6 +232,25 @@ def test_simulated(again: bool, kind: str) -> None:
 def succeeds_but_for_space(call: Callable[[], object]) -> None:
     with suppress(OutOfSpace):
         call()
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("part", ["log", "runs"])
+def test_recovery_has_the_reserve(part: str) -> None:
+    """For the directory of a segment whose growth a power cut took back, and for a run where what the segment had left
+    for it was cut off and is somebody else's."""
+    sim = SimOs(5)
+    small = tuning(128 * KIB, 1024 * KIB)
+    volume = simulated(sim, "after", 64 * KIB, small)
+    volume.pwrite(b"kept" * 1000, 0)
+    volume.flush()
+    volume._store.disown()
+    sim.power_on("keep")
+    sim.fail("pwrite", part=part, error=errno.ENOSPC)
+    volume = Volume("/v", _tuning=small, _os=sim, _catalog=on(sim))
+    assert volume.pread(4000, 0) == b"kept" * 1000
+    volume.close()
+    assert sim.exists("/v/reserve")     # it was made again
 
 
 def test_freed_before_sealed(tmp_path: Path) -> None:

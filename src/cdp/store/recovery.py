@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cdp.moments.lineage import NOW
 from cdp.moments.model import ClockStep
@@ -24,12 +25,13 @@ from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdp.store.volume_files import VolumeFiles
-from cdpcore.base.errors import Busy, CdpError, Corruption, Unavailable
+from cdpcore.base.errors import Busy, CdpError, Corruption, OutOfSpace, Unavailable
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import Os
 
 HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
 WRITES_SECONDS, PAUSE_SECONDS = 30.0, 0.002
+T = TypeVar("T")
 
 
 @dataclass
@@ -177,9 +179,10 @@ def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tun
             return torn
         if until != NOW and segment.later_durable() > segment.last_seq:
             segment.cut()       # before anything is written over what it was
-        size = segment.seal()
+        size = _with_reserve(os, files, segment.seal)
         run_id = max((r.id for r in catalog.rows(Run)), default=0) + 1
-        spare_files.making(os, files, lambda: segment.write_run(files.run(run_id)), recovering=True)
+        _with_reserve(os, files, lambda: spare_files.making(
+            os, files, lambda: segment.write_run(files.run(run_id)), recovering=True))
         os.sync_dir(files.runs)
         with catalog.write() as txn:
             txn.put(Segment(number, segment.first_seq, segment.last_seq, segment.first_ts_ns, segment.last_ts_ns, size))
@@ -194,6 +197,19 @@ def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tun
         return False
     finally:
         segment.close()
+
+
+def _with_reserve(os: Os, files: VolumeFiles, work: Callable[[], T]) -> T:
+    """work(), and again without the reserve where there is no space. For directory and trailer: a power cut may have
+    lost the growth of the file that had room for them. For the run: what a server that was killed had kept for it is
+    anybody's once the file is cut."""
+    try:
+        return work()
+    except OutOfSpace:
+        if not os.exists(files.reserve):
+            raise
+        os.unlink(files.reserve)
+        return work()
 
 
 def clock_steps(segment: SegmentFile, before_ns: int) -> list[ClockStep]:
