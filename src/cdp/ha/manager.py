@@ -61,6 +61,7 @@ class Child:
     state: str = "starting"
     beat_s: float = field(default_factory=time.monotonic)
     error: CdpError | None = None
+    warned: threading.Event = field(default_factory=threading.Event)    # of the end of the gateway; or it is dead
 
     @property
     def pid(self) -> int:
@@ -175,8 +176,11 @@ class Manager:
         while (got := child.link.receive()) is not None:
             if got[0].get("op") == "beat":
                 child.beat_s = time.monotonic()
+            elif got[0].get("op") == "warned":
+                child.warned.set()
             else:
                 self._events.put((child, got[0], None))
+        child.warned.set()
         if child.state not in ("releasing", "stopping", "replaced"):
             child.process.kill()
         child.process.wait()
@@ -227,6 +231,9 @@ class Manager:
         deadline = time.monotonic() + STOP_SECONDS
         for child in self._daemons:
             child.link.send({"op": "ending"})
+        for child in self._daemons:
+            if child.state != "starting":       # that one loads its modules, and knows no gateway
+                child.warned.wait(HANG_SECONDS)
         for child in [c for c in [*self._retired, self._next_gateway, self._gateway, *self._daemons] if c]:
             child.state = "stopping"
             child.link.send({"op": "stop" if child.role == "gateway" else "release"})

@@ -62,6 +62,7 @@ def run_daemon(link: Link, order: Message) -> None:
                 worker.start()
             case "ending":
                 daemon.ending = True
+                link.send({"op": "warned"})
             case "release":
                 break
     daemon.stop()
