@@ -3,7 +3,7 @@ import threading
 
 import pytest
 from support.ha import SETTINGS, gate, remains
-from support.nbd import MIB, request, until, write
+from support.nbd import DEADLINE_S, MIB, request, until, write
 
 import cdp
 from cdpcore.channel.executor import Left
@@ -135,6 +135,26 @@ def test_a_fenced_owner_does_nothing_more(first, tmp_path):
             assert left == [Left.DISOWNED]
             put(g, 3)
         assert last(first) == 0 and last(second) == 1
+
+
+def test_an_owner_that_was_replaced_takes_no_ring(first, tmp_path):
+    """The old owner sleeps, or wakes up, while the channel changes hands; the new one is rung for each request."""
+    with cdp.create(tmp_path / "second", size=SIZE, settings=SETTINGS) as second:
+        for n in range(100):
+            with gate(SIZE) as g:
+                old = g.executor(first.target())
+                g.channel.replayed()
+                thread = threading.Thread(target=old.run)
+                if n % 2:
+                    thread.start()
+                with g.attached(second.target(), last(second)):
+                    if not n % 2:
+                        thread.start()
+                    for number in range(3):
+                        put(g, number)
+                thread.join(DEADLINE_S)
+                assert not thread.is_alive()
+        assert last(first) == 0 and last(second) == 300
 
 
 def test_an_error_was_an_answer(first, tmp_path):

@@ -68,6 +68,7 @@ def test_listeners_and_connections_go_on(shelf, path, process):
         wire, still = Talk(sock).go("disk"), Talk(other).go("disk")
         wire.send(write(0, b"1" * 4096), whole[:5000])
         assert not wire.reply().error
+        until(lambda: len(first.connections()) == 2, "listed, which is just after the reply to GO")
         before = first.connections()
         handed = first.hand_over(5)
         first.close()

@@ -7,7 +7,7 @@
  * Shared memory: this header, a ring of MDPackets, and two buffer groups: RECEIVE, which the client's stream is
  * received into and written from, and REPLY, which reads are read into and sent from. Data is never copied between the
  * processes. A doorbell (a stream socket; one byte) wakes a side that said that it sleeps, and tells of the other
- * side's death.
+ * side's death. Each owner has a doorbell of its own.
  *
  * Invariants
  *  1. Positions only grow; tail <= answered <= done <= head <= tail + CDP_CHANNEL_SLOTS. Packet n lies in slot n mod
@@ -19,6 +19,9 @@
  *     everything else that changes is to be done again, answered or not, in the order of seq; then those with seq 0.
  *  4. While `replaying`, nothing is released.
  *  5. A daemon touches the channel while `epoch` is its own, and no longer.
+ *  6. Who sleeps says for which epoch. Only a ring on that epoch's doorbell, or the sleeper, takes it back: an owner
+ *     that was replaced can neither use up the ring that its successor or the gateway waits for, nor its successor's
+ *     sleep. A gateway that changes doorbells rings the new one in any case: what it rang before went to the old one.
  * Both sides are one user's processes; still the daemon checks every reference before it follows it. */
 #ifndef CDP_CHANNEL_H
 #define CDP_CHANNEL_H
@@ -36,7 +39,7 @@
 #include "channel/mdpacket.h"
 
 #define CDP_CHANNEL_MAGIC 0x4843504443ull /* "CDPCH" */
-#define CDP_CHANNEL_VERSION 1u
+#define CDP_CHANNEL_VERSION 2u
 #define CDP_CHANNEL_SLOTS 16384u              /* 4 KiB writes as many as the log's pool holds */
 /* More than that pool (64 MiB), so that a slow device makes requests wait no sooner than with cdp serve; and the
  * largest request, with what comes with it. */
@@ -60,14 +63,14 @@ typedef struct cdp_channel {
     uint8_t pad0[104];
     /* The gateway's. */
     uint64_t head, answered, tail;
-    uint32_t gateway_sleeps; /* ring when done has moved */
+    uint32_t gateway_sleeps; /* 0, or the epoch whose owner is to ring when done has moved */
     uint32_t want_written;   /* no room: write out what is kept */
     uint32_t epoch;
     uint32_t replaying;      /* raised by the gateway, lowered by the daemon */
     uint8_t pad1[88];
     /* The daemon's. */
     uint64_t done, written_seq;
-    uint32_t daemon_sleeps; /* ring when head has moved */
+    uint32_t daemon_sleeps; /* 0, or the epoch of an owner that is to be rung when head has moved */
     uint8_t pad2[108];
 } cdp_channel;
 static_assert(sizeof(cdp_channel) == 3 * 128, "a cache line pair a writer");
@@ -121,14 +124,37 @@ static inline void cdp_channel_mark(cdp_channel *c, uint64_t n)
 
 /* --- the doorbell ------------------------------------------------------------------------------------------------- */
 
-/* After a position was moved: wake the other side if it sleeps. A sleeper sets *sleeps and then looks at the position
- * once more, so one of the two sees the other's store. A full socket has a byte already; a dead one is noticed when
- * waiting. */
-static inline void cdp_channel_ring(int door, uint32_t *sleeps)
+/* A full socket has a byte already; a dead one is noticed when waiting. */
+static inline void cdp_channel_ring(int door) { (void)!send(door, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL); }
+
+/* After a position was moved: wake the other side if it sleeps. A sleeper says so and then looks at the position once
+ * more, so one of the two sees the other's store. */
+static inline void cdp_channel_ring_daemon(cdp_channel *c, int door)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (door >= 0 && __atomic_load_n(sleeps, __ATOMIC_RELAXED) && __atomic_exchange_n(sleeps, 0, __ATOMIC_SEQ_CST))
-        (void)!send(door, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (door >= 0 && __atomic_load_n(&c->daemon_sleeps, __ATOMIC_RELAXED) &&
+        __atomic_exchange_n(&c->daemon_sleeps, 0, __ATOMIC_SEQ_CST))
+        cdp_channel_ring(door);
+}
+static inline void cdp_channel_ring_gateway(cdp_channel *c, int door, uint32_t epoch)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&c->gateway_sleeps, __ATOMIC_RELAXED) == epoch &&
+        __atomic_compare_exchange_n(&c->gateway_sleeps, &epoch, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+        cdp_channel_ring(door);
+}
+
+/* The owner of `epoch` is about to sleep. Epochs grow: one that was replaced leaves its successor's word alone. */
+static inline void cdp_channel_daemon_sleeps(cdp_channel *c, uint32_t epoch)
+{
+    uint32_t is = __atomic_load_n(&c->daemon_sleeps, __ATOMIC_RELAXED);
+    while (is < epoch && !__atomic_compare_exchange_n(&c->daemon_sleeps, &is, epoch, 0, __ATOMIC_SEQ_CST,
+                                                      __ATOMIC_RELAXED)) {}
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+static inline void cdp_channel_daemon_wakes(cdp_channel *c, uint32_t epoch)
+{
+    __atomic_compare_exchange_n(&c->daemon_sleeps, &epoch, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 /* Take what was rung. 0: the other side is gone. */

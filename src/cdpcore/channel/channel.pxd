@@ -30,7 +30,11 @@ cdef extern from "channel/channel.h" nogil:
     void cdp_channel_set(uint64_t *p, uint64_t v)
     uint32_t cdp_channel_get32(const uint32_t *p)
     void cdp_channel_set32(uint32_t *p, uint32_t v)
-    void cdp_channel_ring(int door, uint32_t *sleeps)
+    void cdp_channel_ring(int door)
+    void cdp_channel_ring_daemon(cdp_channel *c, int door)
+    void cdp_channel_ring_gateway(cdp_channel *c, int door, uint32_t epoch)
+    void cdp_channel_daemon_sleeps(cdp_channel *c, uint32_t epoch)
+    void cdp_channel_daemon_wakes(cdp_channel *c, uint32_t epoch)
     int cdp_channel_drain(int door)
     void cdp_channel_mark(cdp_channel *c, uint64_t n)
 

@@ -19,8 +19,9 @@ from cdpcore.base.errors cimport check
 from cdpcore.base.status cimport CDP_INVALID, CDP_OK, cdp_fail
 from cdpcore.base.target cimport CDP_AGAIN, CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE,
-                                      CDP_CHANNEL_REPLY, cdp_channel_data, cdp_channel_drain, cdp_channel_get,
-                                      cdp_channel_get32, cdp_channel_packet, cdp_channel_ring, cdp_channel_set,
+                                      CDP_CHANNEL_REPLY, cdp_channel_daemon_sleeps, cdp_channel_daemon_wakes,
+                                      cdp_channel_data, cdp_channel_drain, cdp_channel_get, cdp_channel_get32,
+                                      cdp_channel_packet, cdp_channel_ring_gateway, cdp_channel_set,
                                       cdp_channel_set32)
 from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_REPLAY, CDP_MD_TRIM, CDP_MD_WRITE,
                                        CDP_MD_ZERO, cdp_mdpacket_offset)
@@ -168,17 +169,17 @@ cdef class Executor:
 
     cdef int sleep(self) noexcept nogil:
         """Until the gateway rings. 0: it is gone."""
-        cdp_channel_set32(&self.c.daemon_sleeps, 1)
+        cdp_channel_daemon_sleeps(self.c, self.epoch)
         if cdp_channel_get(&self.c.head) == self.done and not cdp_channel_get32(&self.c.want_written):
             nbd_wait(self.door, -1, -1)
-        cdp_channel_set32(&self.c.daemon_sleeps, 0)
+        cdp_channel_daemon_wakes(self.c, self.epoch)
         return cdp_channel_drain(self.door)
 
     cdef void publish(self) noexcept nogil:
         if self.counts:
             cdp_channel_set(&self.c.written_seq, self.target.written_seq(self.target.ctx))
         cdp_channel_set(&self.c.done, self.done)
-        cdp_channel_ring(self.door, &self.c.gateway_sleeps)
+        cdp_channel_ring_gateway(self.c, self.door, self.epoch)
 
     cdef void batch(self, uint64_t end) noexcept nogil:
         """Carry out packets [done, end), or as many as fit in a batch."""
@@ -203,7 +204,7 @@ cdef class Executor:
             if not self.n_waiting:
                 cdp_channel_set(&self.c.done, self.done)
                 if (self.done - first) % RING_EVERY == 0:
-                    cdp_channel_ring(self.door, &self.c.gateway_sleeps)
+                    cdp_channel_ring_gateway(self.c, self.door, self.epoch)
             elif nbd_now_ns() - began > BATCH_NS:
                 break
         self.flush_waiting()

@@ -23,6 +23,7 @@ from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_MAP, CDP_
                                       CDP_CHANNEL_RECEIVE_BYTES, CDP_CHANNEL_REPLY, CDP_CHANNEL_REPLY_BYTES,
                                       CDP_CHANNEL_SLOTS, cdp_channel_drain, cdp_channel_get, cdp_channel_get32,
                                       cdp_channel_packet, cdp_channel_receive, cdp_channel_reply, cdp_channel_ring,
+                                      cdp_channel_ring_daemon,
                                       cdp_channel_set, cdp_channel_set32)
 from cdpcore.channel.gate_sock cimport GATE_DOOR, GATE_WAKE, gate_poll, gate_swap
 from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_SECTOR, CDP_MD_TRIM,
@@ -213,7 +214,7 @@ cdef class GateConnection(RequestLoop):
 
     cdef void ring(self) noexcept nogil:
         self.rung = self.head
-        cdp_channel_ring(self.door, &self.c.daemon_sleeps)
+        cdp_channel_ring_daemon(self.c, self.door)
 
     cdef void take_door(self) noexcept nogil:
         cdef int door = gate_swap(&self.next_door, -1)
@@ -221,13 +222,14 @@ cdef class GateConnection(RequestLoop):
             if self.door >= 0:
                 close(self.door)
             self.door = door
+            cdp_channel_ring(door)
 
     cdef void sleep(self) noexcept nogil:
         """Until the client sends, the daemon answers or has written, another daemon comes, or stop()."""
         cdef uint32_t what
         cdef uint8_t some[64]
         cdef int sock = -1 if self.ending or self.blocked else self.fd
-        cdp_channel_set32(&self.c.gateway_sleeps, 1)
+        cdp_channel_set32(&self.c.gateway_sleeps, cdp_channel_get32(&self.c.epoch))
         if self.blocked == BLOCKED_KEPT and self.answered > self.tail:
             cdp_channel_set32(&self.c.want_written, 1)
         self.ring()
