@@ -30,7 +30,7 @@ SHELL = {
     "text": "",
     "moments": "text",
     "views": "",
-    "ipc": "",
+    "ipc": "text",
     "settings": "text",
     "nbd": "ipc",
     "trace": "text",

@@ -209,6 +209,8 @@ class Settings:
     log_level: str = _server(
         "choice", "info", "Least level of the log lines on standard error.",
         choices=("debug", "info", "warning", "error"))
+    log_format: str = _server(
+        "choice", "text", "Log lines on standard error as text, or each as a JSON object.", choices=("text", "json"))
 
     def __post_init__(self) -> None:
         for key in KEYS.values():

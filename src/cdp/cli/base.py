@@ -22,6 +22,7 @@ import click
 from cdp.cli import exits
 from cdp.cli.extras import EXTRA_OF, missing
 from cdp.cli.output import put, say
+from cdp.ipc import log_lines
 from cdp.ipc.service_manager import notify
 from cdp.settings import KEYS, InForce, Settings, load
 from cdpcore.base.errors import CdpError, InvalidRequest
@@ -112,10 +113,7 @@ class CdpCommand(click.Command):
         level = state.settings.log_level
         if self.quiet and state.in_force.sources["log_level"] == "default":
             level = "warning"
-        logging.basicConfig(stream=sys.stderr, level=level.upper(),
-                            format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for name in ("httpx", "httpcore", "uvicorn"):  # of use only to who works on the administration
-            logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "WARNING")
+        log_lines.set_up(level, state.settings.log_format)
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -242,7 +240,9 @@ def report(error: BaseException, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return exits.BROKEN_PIPE
     text, code = _told(error)
-    say(f"cdp: error: {' '.join(text.split())}")
+    line = f"error: {' '.join(text.split())}"
+    if not log_lines.said_as_json(line, logging.ERROR):
+        say(f"cdp: {line}")
     return code
 
 
@@ -314,7 +314,8 @@ def emit(state: State, result: Any, text: str | Iterable[str]) -> None:
 
 def note(text: str) -> None:
     """A line for people, on standard error."""
-    say(f"cdp: {text}")
+    if not log_lines.said_as_json(text, logging.INFO):
+        say(f"cdp: {text}")
 
 
 def announce(state: State, uris: Iterable[str], view: object) -> None:

@@ -71,8 +71,9 @@ class Probes:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cdp-bisect-"))
         server = subprocess.Popen(
             [sys.executable, "-m", "cdp", "serve", self._location.root, "--unix", f"{folder}/nbd",
-             "--admin-socket", f"{folder}/admin"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+             "--admin-socket", f"{folder}/admin", "--log-format", "text"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            errors="replace", start_new_session=True)
         self._stack.callback(_end, server)
         assert server.stderr is not None
         said = ""

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+from cdp.ipc import log_lines
 from cdp.ipc.errors import encode_error
 from cdp.ipc.link import Link, Message
 from cdp.ipc.stop_signals import leave_to_parent
@@ -103,10 +104,7 @@ def main() -> None:
     if (got := link.receive()) is None:
         return
     order = got[0]
-    logging.basicConfig(stream=sys.stderr, level=str(order["settings"]["log_level"]).upper(),
-                        format=f"%(asctime)s {role}[{os.getpid()}] %(levelname)s %(name)s: %(message)s")
-    for name in ("httpx", "httpcore", "uvicorn"):
-        logging.getLogger(name).setLevel("WARNING")
+    log_lines.set_up(order["settings"]["log_level"], order["settings"]["log_format"], role)
     with link:
         try:
             {"gateway": run_gateway, "tsd": run_daemon}[role](link, order)
