@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME
 unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 
-.PHONY: help demo test soak lint bench plain sanitize dev clean
+.PHONY: help demo test soak lint man bench plain sanitize dev clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +37,11 @@ lint: $(INSTALLED) $(TEST_DEPS) ## ruff, mypy, the stubs of the core, who may im
 	$(PY) -m ruff check setup.py src tests bench
 	$(PY) -m mypy src
 	$(PY) -m pytest -m lint $(ARGS)
+
+man: $(INSTALLED) ## the manual pages and the completions of bash, zsh and fish, in build/man and build/completions
+	$(PY) -m cdp.cli.man build/man
+	mkdir -p build/completions
+	for shell in bash zsh fish; do _CDP_COMPLETE=$${shell}_source $(PY) -m cdp > build/completions/cdp.$$shell; done
 
 bench: $(INSTALLED) ## the benchmarks (bench/README.md)
 	$(PY) -m bench $(ARGS)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, cast
 import click
 
 from cdp.cli import exits
+from cdp.cli.completion import Text, with_hints
 from cdp.cli.extras import EXTRA_OF, missing
 from cdp.cli.output import put, say
 from cdp.ipc import log_lines
@@ -90,7 +91,9 @@ def _setting_option(name: str) -> click.Option:
                "address": "HOST:PORT", "name": "NAME", "choice": "|".join(key.choices)}[key.kind]
     bounds = f" {key.range_text};" if key.kind in ("size", "duration", "count") else ""
     default = f" [{bounds} default {key.format(key.default)}]" if key.default is not None else ""
+    choices = ("true", "false") if key.kind == "bool" else key.choices
     return click.Option([key.flag, name], metavar=metavar, expose_value=False, callback=callback,
+                        type=Text(choices) if choices else None,
                         help=key.doc + default.replace("[ ", "["))
 
 
@@ -105,7 +108,7 @@ class CdpCommand(click.Command):
                  setting_flags: Iterable[str] = (), quiet: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.examples, self.exit_codes, self.quiet = examples, tuple(exit_codes), quiet
-        self.params += [*map(_setting_option, setting_flags), *_common(root=False)]
+        self.params = with_hints([*self.params, *map(_setting_option, setting_flags), *_common(root=False)])
 
     def invoke(self, ctx: click.Context) -> Any:
         state = ctx.find_root().ensure_object(State)
