@@ -29,7 +29,7 @@ def files() -> list[str]:
 
 ALL = files()
 FOREIGN = {"blktrace_api.h"}      # of the Linux kernel
-CAPSULES = {"cdpcore.target", "cdpcore.os"}
+CAPSULES = {"cdpcore.target", "cdpcore.os", "cdpcore.map"}
 ENTRY_POINTS = {"cdp.platforms"}
 
 

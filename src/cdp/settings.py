@@ -150,7 +150,7 @@ class Settings:
         low=0, high=1024 * GIB)
     segment_bytes: int = _engine(
         "size", 256 * MIB,
-        "Size of a full log file, rounded up to 4MiB; it grows in steps. Opening after a crash reads at most one.",
+        "Size of a full log file, rounded up to 4MiB; it grows in steps. Opening after a crash reads at most two.",
         low=16 * MIB, high=4 * GIB)
     commit_interval_ms: int = _engine(
         "duration", 1000,
