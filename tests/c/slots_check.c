@@ -20,7 +20,6 @@ static void free_pages(void *ctx, void *addr, uint64_t n)
     (void)n;
     free(addr);
 }
-void cdp_os_give_way(void) {}
 static const cdp_os os = {.pages = pages, .free_pages = free_pages};
 static cdp_memory memory;
 static cdp_slots slots;

@@ -153,11 +153,32 @@ def test_a_log_grows_by_what_a_thread_prepared(tmp_path: Path) -> None:
         until, content = time.monotonic() + 60, b""
         while ring(volume).bytes < LIMIT - 2 * SLOT and time.monotonic() < until:
             content = fill(volume, 1)
+            for at in range(0, SIZE, 4096):     # a part of it is not in memory any more, and more memory would have it
+                volume.pread(4096, at)
         assert 2 * SLOT < ring(volume).bytes <= LIMIT and volume.pread(SIZE, 0) == content
         assert shared.most_bytes <= LIMIT + SLOT
     while shared.used_bytes and time.monotonic() < until:
         time.sleep(0.05)
     assert shared.used_bytes == 0       # what was prepared and is not wanted goes back, too
+
+
+def test_writes_that_the_device_keeps_up_with_take_their_share_only(tmp_path: Path) -> None:
+    """Nobody reads: memory beyond the share would cost each write as much as the write itself."""
+    share = 8 * SLOT
+    with made(tmp_path / "v", replace(tuning(SLOT, 4096 * KIB, slots=8, records=4000), memory_bytes=16 * share,
+                                      threads=True)) as volume:
+        for i in range(6 * share // PIECE):
+            volume.pwrite(bytes([i % 251]) * PIECE, i * PIECE % (SIZE - PIECE))
+            if i % 4 == 0:
+                volume.flush()      # so that little waits for the device
+        assert memory.of_process(16 * share).most_bytes <= share
+        until = time.monotonic() + 60
+        while ring(volume).bytes <= share and time.monotonic() < until:     # reads of it ask for more
+            for at in range(0, SIZE, 4096):
+                volume.pread(4096, at)
+            for i in range(share // PIECE):
+                volume.pwrite(bytes([i % 251]) * PIECE, i * PIECE % (SIZE - PIECE))
+        assert share < ring(volume).bytes <= 16 * share
 
 
 def test_a_lower_bound_is_reached(tmp_path: Path) -> None:

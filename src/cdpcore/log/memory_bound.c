@@ -1,5 +1,6 @@
 #include <signal.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "base/thread.h"
 #include "log/memory_bound.h"
 
@@ -92,24 +93,32 @@ static void clear_stock(cdp_memory *m)
         free_pages(m, m->stock_os, m->stock[--m->n_stock], m->stock_slot_bytes);
 }
 
+/* stock_mutex held, and let go meanwhile. */
+static void pause_until(cdp_memory *m, uint64_t until_ns)
+{
+    uint64_t now;
+    while (!m->stopping && (now = cdp_monotonic_ns()) < until_ns)
+        (void)cdp_cond_wait_ms(&m->stock_wanted, &m->stock_mutex, (uint32_t)((until_ns - now) / 1000000 + 1));
+}
+
 static void *prepare(void *m_)
 {
     cdp_memory *m = m_;
-    cdp_os_give_way();
     pthread_mutex_lock(&m->stock_mutex);
     while (!m->stopping) {
         if (m->wanted && m->n_stock < CDP_STOCK) {
             const cdp_os *os = m->stock_os; /* stays what it is while this runs */
-            uint64_t bytes = m->stock_slot_bytes;
+            uint64_t bytes = m->stock_slot_bytes, began = cdp_monotonic_ns();
             pthread_mutex_unlock(&m->stock_mutex);
             uint8_t *mem = get_pages(m, os, bytes, 0);
             for (uint64_t at = 0; mem && at < bytes; at += CDP_DIRECT_ALIGN)
                 ((volatile uint8_t *)mem)[at] = 0;
             pthread_mutex_lock(&m->stock_mutex);
-            if (!mem)
-                m->wanted = 0;
-            else
+            m->wanted = mem && m->wanted ? m->wanted - 1 : 0;
+            if (mem)
                 m->stock[m->n_stock++] = mem;
+            uint64_t now = cdp_monotonic_ns();
+            pause_until(m, now + CDP_STOCK_PAUSE * (now - began));
             continue;
         }
         m->wanted = 0;
@@ -148,8 +157,8 @@ uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t)
     if (m->stock_os == t->os && m->stock_slot_bytes == t->slot_bytes) { /* other sizes do without, while these go on */
         if (m->n_stock)
             mem = m->stock[--m->n_stock];
-        m->wanted = 1;
-        pthread_cond_signal(&m->stock_wanted);
+        if (m->wanted < CDP_STOCK && !m->wanted++)
+            pthread_cond_signal(&m->stock_wanted);
     }
     pthread_mutex_unlock(&m->stock_mutex);
     return mem;
@@ -175,6 +184,8 @@ uint8_t *cdp_memory_from_others(cdp_memory *m, cdp_slots *t, uint32_t has)
 {
     uint8_t *mem = NULL;
     cdp_slots *o;
+    if (load(&m->used_bytes) + t->slot_bytes <= load(&m->limit_bytes))
+        return NULL;
     pthread_mutex_lock(&m->mutex);
     m->round++;
     while (!mem && (o = richest_of(m, t, (has + 2ull) * t->slot_bytes))) {

@@ -5,9 +5,11 @@
  * gets one in any case, or a log whose device hangs could stop all others: so the bound is limit_bytes and one slot a
  * log.
  *
- * Memory that is new has to be zeroed by the kernel, which takes 1 to 10 us for 4 KiB; a write takes one. So a thread
- * prepares slots ahead, which gives way to all others, and a log that has its share takes only what is prepared. The
- * thread ends, and gives back what nobody took, when nothing was wanted for CDP_STOCK_IDLE_MS.
+ * Memory that is new has to be zeroed by the kernel, which takes 0.5 us for 4 KiB, and 10 us where a virtual machine
+ * gets it from its host; a write takes one. So what a log takes beyond its share a thread prepares, and only as much as
+ * is asked for: one slot at each call of cdp_memory_prepared. It pauses after each slot for CDP_STOCK_PAUSE times as
+ * long as it took, so that dear memory takes no more than a ninth of a processor. The thread ends, and gives back what
+ * nobody took, when nothing was wanted for CDP_STOCK_IDLE_MS.
  *
  * Locks: cdp_memory.mutex before a log's io lock before cdp_memory.stock_mutex. What says "no lock" takes the first. */
 #ifndef CDP_MEMORY_BOUND_H
@@ -17,6 +19,7 @@
 
 #define CDP_STOCK 8u
 #define CDP_STOCK_IDLE_MS 2000u
+#define CDP_STOCK_PAUSE 8u
 
 typedef struct cdp_memory {
     pthread_mutex_t mutex;
@@ -31,7 +34,8 @@ typedef struct cdp_memory {
     pthread_cond_t stock_wanted;
     pthread_t thread;     /* where has_thread: to be joined ... */
     pid_t pid;            /* ... by this process */
-    int has_thread, running, stopping, wanted;
+    int has_thread, running, stopping;
+    uint32_t wanted;      /* slots to prepare, CDP_STOCK at most */
     uint8_t *stock[CDP_STOCK];
     uint32_t n_stock;
     uint64_t stock_slot_bytes;
@@ -48,10 +52,10 @@ void cdp_memory_leave(cdp_memory *m, cdp_slots *t);
 /* Memory for one more slot; NULL: the bound is reached, unless it may be `beyond`, or the system has none. Any lock may
  * be held. */
 uint8_t *cdp_memory_new(cdp_memory *m, cdp_slots *t, int beyond);
-/* The same, prepared; and has more prepared. NULL: there is none yet. Any lock may be held. */
+/* The same, prepared; and has one more prepared. NULL: there is none yet. Any lock may be held. */
 uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t);
 /* No lock. The same as cdp_memory_new, from the log with the most of those that have a written slot and at least two
- * slots more than t, which has `has`. */
+ * slots more than t, which has `has`. NULL also where the bound is not reached. */
 uint8_t *cdp_memory_from_others(cdp_memory *m, cdp_slots *t, uint32_t has);
 /* Give back what was taken from t's slots; any lock may be held. */
 void cdp_memory_free(cdp_memory *m, const cdp_slots *t, uint8_t *mem);

@@ -70,6 +70,8 @@ cdef class FrameRing:
     cdef void give_back(self) noexcept nogil
     # internal
     cdef uint8_t *more_memory(self) noexcept nogil
+    cdef bint pays(self, uint64_t unwritten) noexcept nogil
+    cdef uint8_t *prepared(self) noexcept nogil
     cdef bint is_late(self) noexcept nogil
 
     cdef uint8_t *pin(self, uint64_t loc, uint32_t *token) noexcept nogil

@@ -12,7 +12,8 @@ int cdp_slots_init(cdp_slots *t, const cdp_os *os, pthread_mutex_t *mutex, pthre
                    const uint64_t *written, uint64_t slot_bytes, uint32_t cap)
 {
     *t = (cdp_slots){.os = os, .mutex = mutex, .freed = freed, .written = written, .slot_bytes = slot_bytes,
-                     .cap = cap, .spare = CDP_NO_SLOT, .oldest = CDP_NO_SLOT, .newest = CDP_NO_SLOT};
+                     .cap = cap, .recent = UINT64_MAX, .spare = CDP_NO_SLOT, .oldest = CDP_NO_SLOT,
+                     .newest = CDP_NO_SLOT};
     while ((uint64_t)CDP_SECTOR << t->shift < slot_bytes)
         t->shift++;
     t->mask = 3;
@@ -91,6 +92,17 @@ void cdp_slots_close(cdp_slots *t, uint64_t sectors, uint64_t end_frame)
     cdp_slot *s = &t->at[t->newest];
     put(&s->sectors, sectors);
     s->end_frame = end_frame;
+}
+
+void cdp_slots_mark(cdp_slots *t, uint64_t first, uint64_t bound)
+{
+    uint64_t back = bound < CDP_SLOT_MARKS ? bound : CDP_SLOT_MARKS;
+    if (t->n_marks && t->unmarked++ < bound / CDP_SLOT_MARKS)
+        return;
+    t->unmarked = 0;
+    t->marks[t->n_marks++ % CDP_SLOT_MARKS] = first;
+    uint64_t oldest = t->n_marks > back ? t->n_marks - (back ? back : 1) : 0;
+    __atomic_store_n(&t->recent, t->marks[oldest % CDP_SLOT_MARKS], __ATOMIC_RELAXED);
 }
 
 /* No reader pins it from now on: 1; or it is pinned: 0. */
@@ -211,6 +223,8 @@ uint8_t *cdp_slots_pin(cdp_slots *t, uint64_t loc, uint32_t *token)
         (void)pin_both(t, loc, 1, token, &at);
         pthread_mutex_unlock(t->mutex);
     }
+    if (!at && loc >= __atomic_load_n(&t->recent, __ATOMIC_RELAXED))
+        __atomic_add_fetch(&t->misses, 1, __ATOMIC_RELAXED);
     return at;
 }
 

@@ -75,8 +75,5 @@ const cdp_os *cdp_os_posix_threads(void);
  * the last handle and mapping. Negative errno where there is none. Not in the table: the engine shares nothing. */
 int cdp_os_shared_memory(uint64_t n);
 
-/* The calling thread runs from now on where no other wants to, if the system can do that for one thread. */
-void cdp_os_give_way(void);
-
 /* The simulated one; see os_sim.h. */
 #endif

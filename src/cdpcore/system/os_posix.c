@@ -27,7 +27,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -578,13 +577,6 @@ static void px_free_pages(void *ctx, void *addr, uint64_t n)
     (void)ctx;
     if (addr)
         (void)munmap(addr, (size_t)whole_pages(n));
-}
-
-void cdp_os_give_way(void)
-{
-#if OS_LINUX /* there a priority is a thread's; elsewhere it is the process's */
-    (void)setpriority(PRIO_PROCESS, 0, 19);
-#endif
 }
 
 /* clang-format off */
