@@ -406,7 +406,7 @@ class InfoView(TypedDict):
 
 
 class ExtentView(TypedDict):
-    """kind: data, zero (reads as zeros, allocated) or hole."""
+    """kind: data, zero (reads as zeros, allocated), hole, or unknown (cannot be read: the disk was changed outside)."""
 
     offset: int
     length: int

@@ -209,7 +209,7 @@ def test_kinds_and_flags_are_those_of_the_engine():
     flags = {name: int(number) for name, number in re.findall(r"\bCDP_REC_(\w+) = (\d+),", text)}
     assert {name: flags[name] for name in ("MORE", "FUA", "META")} == \
         {"MORE": records.MORE, "FUA": records.FUA, "META": records.META}
-    changes = re.search(r"cdp_kind_changes\(uint16_t kind\) \{ return (.*?); \}", text)
+    changes = re.search(r"cdp_kind_changes\(uint16_t kind\)\s*\{\s*return (.*?);\s*\}", text)
     assert changes
     rule = re.sub(r"CDP_KIND_(\w+)", lambda m: str(kinds[m[1]]), changes[1]).replace("||", "or")
     for kind in kinds.values():

@@ -109,6 +109,17 @@ def check_time(world: World, node: Node, seq: int, ts: int, before: int) -> None
         assert not follows or before < to_ns + CLOCK_STEP_NS, f"{what}: did not follow the clock to {to_ns}"
 
 
+def compare_sums(world: World) -> None:
+    """What the table of a disk's checksums knows is what the disk holds, whatever went on when the power went."""
+    assert world.root
+    if world.size.before:
+        content = world.root.volume._store.kind.opened_content
+        content.settler.settle_disk()
+        wrong = [found for page in range(content.sums.stats()["n_pages"])
+                 for found in content.sums.differences(page) if found[2]]
+        assert not wrong, f"the table of checksums says otherwise of {wrong[:4]}"
+
+
 def compare_lists(world: World, node: Node) -> None:
     volume = world.open_node(node)
     assert {b.name: (b.at.seq, b.made.seq) for b in volume.bookmarks()} == node.bookmarks()

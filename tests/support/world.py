@@ -208,6 +208,7 @@ class World:
             node.shown = {s: shown for s, shown in node.shown.items() if s <= seq}
             assert all(image.seq <= seq for image in node.images.values())
         self.pending = None
+        comparing.compare_sums(self)
         for node in self.root.family():
             comparing.compare(self, node, rnd)
             comparing.compare_lists(self, node)

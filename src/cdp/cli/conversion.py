@@ -27,7 +27,7 @@ from cdpcore.channel.mdpacket import Op
 from cdpcore.channel.python_target import PyTarget
 
 START_SECONDS = 30.0
-EXTENT_KINDS = {"data": 0, "zero": 1, "hole": 2}  # enum cdp_extent_kind
+EXTENT_KINDS = {"data": 0, "zero": 1, "hole": 2, "unknown": 3}  # enum cdp_extent_kind
 HINT = "install QEMU's tools (qemu-utils, qemu-img)"
 
 

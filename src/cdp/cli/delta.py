@@ -49,7 +49,7 @@ def _changed(service: Service, header: DeltaHeader) -> Iterator[Piece]:
     old, new = f"#{header.since_seq}", f"#{header.seq}"
     for found in ranges(service, header.since_seq, header.seq):
         for offset, length in _cut(found["offset"], found["length"]):
-            data = service.read(offset, length, at=new) if found["kind"] == "data" else b""
+            data = service.read(offset, length, at=new) if found["kind"] not in ("zero", "hole") else b""
             yield Piece(offset, length, found["kind"], crc32c(service.read(offset, length, at=old)), data)
 
 

@@ -119,7 +119,8 @@ class Restore:
 
 @dataclass(frozen=True)
 class Extent:
-    """`kind`: data, zero (reads as zeros, allocated) or hole (reads as zeros, not allocated). Bytes."""
+    """`kind`: data, zero (reads as zeros, allocated), hole (reads as zeros, not allocated) or unknown (cannot be read:
+    the disk was changed outside cdp, and adopted with its history). Bytes."""
 
     offset: int
     length: int

@@ -21,8 +21,10 @@ RESTORE = 6         # start, sectors: the range; data: restore_data()
 UNBOOKMARK = 7      # data: the name of the bookmark that was deleted
 WRITEBACK = 8       # before-images: a range of the disk was put back to what a restore says
 RESTORED = 9        # before-images: restores up to seq `start` are written back completely
+FOREIGN = 10        # before-images: others changed the range while the volume was closed
 KIND_NAMES = {WRITE: "write", ZERO: "zero", TRIM: "trim", FLUSH: "flush", BOOKMARK: "bookmark", RESTORE: "restore",
-              UNBOOKMARK: "unbookmark", WRITEBACK: "writeback", RESTORED: "restored"}
+              UNBOOKMARK: "unbookmark", WRITEBACK: "writeback", RESTORED: "restored",
+              FOREIGN: "foreign"}
 
 # Flags.
 MORE = 1            # the next descriptor belongs to the same record
@@ -45,7 +47,7 @@ DIFFERENCE: Any = {"names": ["offset", "length", "kind"], "formats": ["<u8", "<u
               "itemsize": 24}
 """A range that differs, as numpy.dtype takes it: offset and length in bytes; kind of the later content: an index of
 EXTENT_KINDS."""
-EXTENT_KINDS = ("data", "zero", "hole")
+EXTENT_KINDS = ("data", "zero", "hole", "unknown")
 
 
 def changes_content(kind: Any) -> Any:
@@ -55,7 +57,7 @@ def changes_content(kind: Any) -> Any:
 
 def has_range(kind: Any) -> Any:
     """Which of these kinds (one, or a column) are about a range of sectors; a bookmark's `start` is a seq."""
-    return changes_content(kind) | (kind == RESTORE) | (kind == WRITEBACK)
+    return changes_content(kind) | (kind == RESTORE) | (kind == WRITEBACK) | (kind == FOREIGN)
 
 
 def matching(rows: Any, kinds: Collection[str] = (), within: tuple[int, int] | None = None) -> Any:
@@ -74,5 +76,5 @@ def matching(rows: Any, kinds: Collection[str] = (), within: tuple[int, int] | N
 
 
 def keeps_data(kind: Any) -> Any:
-    """Which of these kinds (one, or a column) can have content of the disk in the log."""
-    return changes_content(kind) | (kind == WRITEBACK)
+    """Which of these kinds (one, or a column) change what the disk holds, so that the index has them."""
+    return changes_content(kind) | (kind == WRITEBACK) | (kind == FOREIGN)

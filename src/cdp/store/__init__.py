@@ -14,7 +14,8 @@
     unseen               what the log keeps for moments that nobody wants
     base_image           the content before the first record, filled by an import; image_formats: whether it is raw
     checksums            tables of checksums for what was made without; damage_watch: reports what does not match
-    protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check
+    protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check;
+                         disk_table: the table of its checksums
     output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;
                          free_space: whether a write fits; space_watch: whether space runs out;

@@ -1,4 +1,4 @@
-"""Reports the blocks of log and base that did not match their checksums when they were read: each once.
+"""Reports the blocks of log, base and protected disk that did not match their checksums when they were read: each once.
 
 Threading: look() from one thread at a time.
 """
@@ -14,6 +14,7 @@ from cdpcore.log.damage import Damage
 
 log = logging.getLogger("cdp.store")
 BLOCK_BYTES = 4096
+THE_DISK = (1 << 32) - 1      # in the place of a segment's number
 
 
 class DamageWatch:
@@ -29,12 +30,17 @@ class DamageWatch:
         for number, offset, expected, found in self._damage.blocks_from(self._n_reported):
             self._n_reported += 1
             file = f"log/{number:010d}.log" if number else "base.img"
+            if number == THE_DISK:
+                file = "the protected disk"
             log.error("%s: %s, byte %d: a block does not match its checksum (expected %#x, found %#x); reads of it "
                       "fail: %s; run 'cdp check', and put the file back from a copy", self._directory, file, offset,
                       expected, found, self.affected(number, offset))
 
     def affected(self, number: int, offset: int) -> str:
         """What the block has, and which moments show it."""
+        if number == THE_DISK:
+            return (f"bytes {offset} to {offset + BLOCK_BYTES - 1} of the volume, now and at all moments since they "
+                    "were written last")
         if not number:
             return f"bytes {offset} to {offset + BLOCK_BYTES - 1} of the volume, at all moments until they were written"
         try:

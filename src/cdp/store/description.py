@@ -4,7 +4,8 @@
 
 Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is
 1, or 2 for a volume of before-images, or 3 for either, once times of its records may go back, or 5 for either, once
-its history starts later than with the first record. It is written when the volume is made, when its base is filled or
+its history starts later than with the first record, or 6 for a volume of before-images, once others changed its disk
+and its history went on. It is written when the volume is made, when its base is filled or
 its size changes, before the first time that goes back, and before the oldest history is given up; it makes a folder a
 volume.
 """
@@ -21,6 +22,7 @@ from cdpcore.system.os import Os
 
 FOLLOWS_CLOCK = 3   # the first format in which the times of records follow the clock back
 STARTS_LATER = 5    # the first format in which the history may start later than with the first record
+GOES_ON = 6         # the first format with records of what others did to a protected disk
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def load(os: Os, files: VolumeFiles) -> Geometry:
     raw = os.read_file(path)
     try:
         outer = json.loads(raw)
-        if outer["volume"].get("format") not in (1, 2, FOLLOWS_CLOCK, STARTS_LATER):
+        if outer["volume"].get("format") not in (1, 2, FOLLOWS_CLOCK, STARTS_LATER, GOES_ON):
             raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here",
                              "use the version of cdp that made it")
         geometry = Geometry(**outer["volume"])

@@ -24,10 +24,12 @@ from cdp.store import protected_disk as disks
 from cdp.store.base_image import remove
 from cdp.store.catalog import Catalog, RestoreRow, WritebackRow
 from cdp.store.description import Geometry
+from cdp.store.disk_table import DiskTable
 from cdp.store.disk_watch import DiskWatch
 from cdp.store.fold import Fold
 from cdp.store.records import Event
 from cdp.store.recovery import Found, look, recover
+from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest
@@ -87,6 +89,19 @@ class Kind(ABC):
     @abstractmethod
     def content(self, log: Log, segments: SegmentFds, tuning: Tuning, parent: Parent | None) -> Content:
         """What the engine of the opened volume holds."""
+
+    def opened(self, timeline: Timeline, discarded: list[int]) -> None:
+        """After content(), before a request. discarded: of the destructive restores, done_seq()."""
+
+    def step(self) -> bool:
+        """Go on for a while with what has time. True: there is more."""
+        return False
+
+    def adopt_disk(self, foreign: list[tuple[int, int, bool]]) -> None:
+        """The history goes on though others changed these ranges of the disk: (offset, length in bytes, whether the
+        range lay behind the end of the volume); and what the log changed after the table of checksums was written is
+        not known either. Durable at return."""
+        raise InvalidRequest(f"{self._files.directory}: protects no disk in place")
 
     def devices(self) -> tuple[int, ...]:
         """What the volume is on, for its lanes (cdp.store.shared_threads)."""
@@ -272,12 +287,15 @@ class BeforeImages(Kind):
     splits_zeroes = True
     folds = False
 
-    def __init__(self, os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False):
+    def __init__(self, os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False, adopting: bool = False):
         super().__init__(os, files, geometry, read_only)
+        self._adopting = adopting
         self._disk: File | None = None
         self._state: DiskState | None = None
         self._content: BeforeContent | None = None
         self._watch: DiskWatch | None = None
+        self._table: DiskTable | None = None
+        self._table_fits = False
 
     def create(self) -> None:
         DiskState(self._os, self._files.disk_state, bytes.fromhex(self._geometry.uuid), create=True).close()
@@ -287,9 +305,14 @@ class BeforeImages(Kind):
         self._disk = disks.open_disk(self._os, g.disk, write=not self._read_only)
         if isinstance(self._os, PosixOs):
             self._watch = DiskWatch(g.disk)
-        self._stamp = disks.check_unchanged(self._os, self._files, g.disk, self._disk, g.size_bytes)
+        if self._adopting:
+            self._stamp = disks.stamp(self._os, g.disk, self._disk)
+        else:
+            disks.check_adopted(self._os, self._files, g.disk)
+            self._stamp = disks.check_unchanged(self._os, self._files, g.disk, self._disk, g.size_bytes)
         self._state = DiskState(self._os, self._files.disk_state, bytes.fromhex(g.uuid), read_only=self._read_only)
-        self._state.watch(self._disk)
+        if not self._adopting:      # somebody else wrote to it: that must be seen until the adoption is complete
+            self._state.watch(self._disk)
 
     def recover(self, catalog: Catalog, tuning: Tuning) -> Found:
         assert self._disk is not None and self._state is not None
@@ -299,9 +322,10 @@ class BeforeImages(Kind):
             hint = "run 'cdp check' on the volume; nothing was changed"
         else:
             def back(tail: list[int], found: Found) -> list[int]:
-                return put_back.put_back(self._os, self._files, self._geometry, tail, found, disk, state)
-            found = recover(self._os, self._files, self._geometry, catalog, tuning, until=state.applied_seq,
-                            prepare=back)
+                return put_back.put_back(self._os, self._files, self._geometry, tail, found, disk, state,
+                                         self._adopting)
+            found = recover(self._os, self._files, self._geometry, catalog, tuning,
+                            until=lineage.NOW if self._adopting else state.applied_seq, prepare=back)
             hint = "put the log's files back from a copy, or 'cdp adopt' the disk anew; nothing was changed"
         if found.last_seq != state.applied_seq:
             raise Corruption(f"{self._files.directory}: the disk holds records up to #{state.applied_seq}, the log "
@@ -311,6 +335,8 @@ class BeforeImages(Kind):
     def recovered(self, discarding: bool) -> None:
         """From now on the disk changes. Not before: a failed opening must not forget how it looked."""
         assert self._disk is not None and self._state is not None
+        if self._adopting:
+            return
         if not self._stamp.clean and not discarding:
             disks.check_left_alone(self._files, self._geometry.disk, self._disk, self._state)
         if not self._read_only:
@@ -324,6 +350,21 @@ class BeforeImages(Kind):
                                       pending_changes=tuning.pending_changes,
                                       skip_same=tuning.skip_unchanged, read_only=self._read_only)
         return self._content
+
+    def opened(self, timeline: Timeline, discarded: list[int]) -> None:
+        self._table = DiskTable(self._os, self._files, bytes.fromhex(self._geometry.uuid), self.opened_content,
+                                self._read_only)
+        self._table_fits = self._table.open(timeline, discarded, self._adopting)
+
+    def step(self) -> bool:
+        return self._table is not None and self._table.step()
+
+    def adopt_disk(self, foreign: list[tuple[int, int, bool]]) -> None:
+        assert self._table is not None
+        if not self._table_fits:
+            raise Corruption(f"{self._files.disk_sums}: does not fit the log",
+                             "adopt the disk with --discard-history, or put it back")
+        self._table.adopt(foreign)
 
     @property
     def opened_content(self) -> BeforeContent:
@@ -342,6 +383,8 @@ class BeforeImages(Kind):
     def leave(self) -> None:
         """The disk is as it should be: say how it looks, so that it can be known again."""
         if self._disk is not None and not self._read_only and self.opened_content.settler.on_disk():
+            if self._table is not None:
+                self._table.finish()
             disks.save(self._os, self._files, disks.stamp(self._os, self._geometry.disk, self._disk))
 
     def close(self) -> None:
@@ -368,6 +411,8 @@ class BeforeImages(Kind):
         first."""
         sealing.write_out(log)
         self.opened_content.settler.settle_disk(last_seq)
+        if self._table is not None:
+            self._table.write()     # so that after a crash few blocks are not known
 
     def view(self, seq: int, records: list[lineage.RestoreRecord]) -> View:
         return View(lineage.view_before(seq, records, self._geometry.size_bytes // 512))
@@ -391,9 +436,11 @@ class BeforeImages(Kind):
         disk_check.check_disk(self._os, self._files, self._geometry, ends, catalog, events, add)
 
 
-def of(os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False) -> Kind:
+def of(os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False, adopting: bool = False) -> Kind:
     """The volume's kind."""
-    return (BeforeImages if geometry.before else AfterImages)(os, files, geometry, read_only)
+    if geometry.before:
+        return BeforeImages(os, files, geometry, read_only, adopting)
+    return AfterImages(os, files, geometry, read_only)
 
 
 def _device(path: str) -> int:

@@ -118,6 +118,13 @@ def opened(os: Os, files: VolumeFiles, now: Stamp) -> None:
     save(os, files, replace(now, clean=False))
 
 
+def check_adopted(os: Os, files: VolumeFiles, path: str) -> None:
+    """Raises Corruption where an adoption of the disk with its history was begun and not completed."""
+    if os.exists(files.disk_adopting):
+        raise Corruption(f"{path}: was changed outside, and its adoption is not complete",
+                         f"repeat it: 'cdp adopt {quote(files.directory)} --keep-history'")
+
+
 def check_unchanged(os: Os, files: VolumeFiles, path: str, file: File, size_bytes: int) -> Stamp:
     """How the disk looks; "clean" in it as the volume left it. Raises Corruption where it is not what the volume
     left."""
@@ -161,6 +168,6 @@ def _changed(files: VolumeFiles, path: str, how: str) -> Corruption:
     directory = files.directory
     return Corruption(f"{path}: was changed outside since {directory} was closed ({how}): its history does not fit "
                       "the disk any more",
-                      f"put the disk back as it was, or 'cdp adopt {quote(directory)}': with --keep-history where its "
-                      "content is the same after all (copied, moved, touched), with --discard-history for a new "
-                      "history of it as it is")
+                      f"put the disk back as it was, or 'cdp adopt {quote(directory)}': with --keep-history its "
+                      "history goes on with the disk as it is, without the old content of the blocks that were "
+                      "changed, with --discard-history a new one begins")

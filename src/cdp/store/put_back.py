@@ -15,12 +15,15 @@ from cdpcore.system.os import File, Os
 
 
 def put_back(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], found: Found, disk: File,
-              state: DiskState) -> list[int]:
+             state: DiskState, keep: bool = False) -> list[int]:
     """What the records after the one that `state` names overwrote goes back to the disk, the newest first; then
     segments that begin after it are removed, the newest first, so that a crash in between leaves a log that says the
-    same. Returns the numbers that are left."""
+    same. Returns the numbers that are left.
+
+    keep: nothing is put back or removed: the disk is taken to hold all records, though it may not, and `state` says so.
+    """
     seq, opened, applied_seq = found.last_seq, [], state.applied_seq
-    if seq > applied_seq:       # a segment is sealed only when the disk has it
+    if seq > applied_seq and not keep:      # a segment is sealed only when the disk has it
         raise Corruption(f"{files.disk_state}: says that the disk holds up to #{applied_seq}, but the log is sealed up "
                          f"to #{seq}", "put back the disk.state that belongs to this log, or 'cdp adopt' the disk "
                          "anew; nothing was changed")
@@ -43,11 +46,16 @@ def put_back(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], fo
             raise Corruption(f"{files.directory}: records that were durable (up to #{max([applied_seq, *claims])}) are "
                              f"damaged; the log is sound up to #{seq}",
                              "run 'cdp check' on the volume; nothing was changed")
-        if seq > applied_seq and state.damaged:
+        if seq > applied_seq and state.damaged and not keep:
             raise Corruption(f"{files.disk_state}: the copy at byte {state.damaged[0]} is damaged, and may have been "
                              f"the newer one: by the other the disk must lose what follows #{applied_seq}, up to "
                              f"#{seq}",
                              "put disk.state back from a copy, or 'cdp adopt' the disk anew; nothing was changed")
+        if keep:
+            for segment in opened:
+                segment.sync()
+            state.name(seq)
+            return tail
         if seq > applied_seq:
             # what a killed process left may not be on the device: while the disk is written, the log says why
             for segment in opened:

@@ -52,16 +52,17 @@ class Store:
     """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
 
     Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made
-    from; read_only: nothing is written, and no record taken. Raises Unavailable then where the log must be recovered
+    from; read_only: nothing is written, and no record taken; adopting: of a disk that others changed, for
+    cdp.volume.foreign_writes. Raises Unavailable then where the log must be recovered
     first.
     """
 
     def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
-                 parent: Store | None = None, read_only: bool = False):
+                 parent: Store | None = None, read_only: bool = False, adopting: bool = False):
         self.os = os or posix()
         self.directory = directory
         self.files = VolumeFiles(directory)
-        self.read_only = read_only
+        self.read_only, self._adopting = read_only, adopting
         self.tuning = replace(tuning, threads=False) if read_only else tuning
         self.parent = parent
         self.catalog_factory = catalog
@@ -91,7 +92,7 @@ class Store:
             if not self.read_only:
                 clear_rebuild(self.os, self.files)
             self._catalog = self.catalog_factory(self.directory, False)
-            self.kind = kinds.of(self.os, self.files, self.geometry, self.read_only)
+            self.kind = kinds.of(self.os, self.files, self.geometry, self.read_only, self._adopting)
             self.kind.open()
             self.found = self.kind.recover(self.catalog, self.tuning)
             self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
@@ -146,6 +147,7 @@ class Store:
             self.kind.lineage_changed(True, self.restores[-1].destructive)
         self.timeline = Timeline(self.os, self.files, self.uuid, g.start, rows, self.core,
                                  self.catalog.rows(ClockStep))
+        self.kind.opened(self.timeline, [self.done_seq(r.seq) for r in self.restores if r.destructive])
         self.damage = DamageWatch(self.directory, content.damage, self.timeline, self.kind.log_before)
         self.checksums = Checksums(self.os, self.files, self.uuid, self.timeline, self.kind.unchecked_base)
         self.clock = ClockWatch(self.os, self.directory, self.core, self._describe_clock)
@@ -161,7 +163,7 @@ class Store:
                                              0 if self.read_only else t.low_space_bytes),
                                      FailureWatch(self.directory, self.log).look)
         if t.threads:
-            self.maintainer.background = self._background(self.damage, self.checksums)
+            self.maintainer.background = self._background(self.damage, self.checksums, self.kind)
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
             devices = self.kind.devices()
             for wanted, run in ((self.log.wants_writer, self.log.run_writer), *self.kind.writers()):
@@ -170,10 +172,11 @@ class Store:
             self.maintainer.start(devices)
 
     @staticmethod
-    def _background(damage: DamageWatch, checksums: Checksums) -> Callable[[], None]:
+    def _background(damage: DamageWatch, checksums: Checksums, kind: kinds.Kind) -> Callable[[], None]:
         def step() -> None:
             damage.look()
             checksums.step()
+            kind.step()
 
         return step
 
@@ -294,6 +297,11 @@ class Store:
             geometries.save(self.os, self.files, geometry)
             self.geometry = geometry
 
+    def adopt_disk(self, foreign: list[tuple[int, int, bool]]) -> None:
+        """Of a store that is `adopting`: see Kind.adopt_disk."""
+        self.kind.adopt_disk(foreign)
+        self.step()
+
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
     def durable_seq(self) -> int:
@@ -320,6 +328,7 @@ class Store:
             self.clock.look()
             self.maintainer.step()
             self.log.cut_ahead()
+            self.kind.step()
             for work in self.more_work:
                 work()
                 self.maintainer.step()

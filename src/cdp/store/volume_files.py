@@ -10,6 +10,8 @@
       base.sums      the checksums of its blocks
       disk.state     of before-images instead: up to which record the disk, which lies elsewhere, holds everything
       disk.json      ... and how it looked when the volume was closed
+      disk.sums      ... the checksums of its blocks
+      disk.adopting  ... while an adoption that keeps the history is not complete
       log/N.log      segments; N.sums: checksums of one that was sealed without
       runs/N.run     their index
       images/NAME/   writable images: volumes whose base is this volume at a point
@@ -45,6 +47,8 @@ class VolumeFiles:
         self.base_sums_creating = f"{self.base_sums}{CREATING}"
         self.disk_state = f"{directory}/disk.state"
         self.disk_description = f"{directory}/disk.json"
+        self.disk_sums = f"{directory}/disk.sums"
+        self.disk_adopting = f"{directory}/disk.adopting"
         self.log = f"{directory}/log"
         self.runs = f"{directory}/runs"
         self.images = f"{directory}/{IMAGES}"
@@ -62,7 +66,8 @@ class VolumeFiles:
             stem = stem.removesuffix(ending)
         own = [path.rpartition("/")[2] for path in (
             self.description, self.lock, self.catalog, self.reserve, self.base, self.base_sums, self.disk_state,
-            self.disk_description, self.log, self.runs, self.images, self.serving, self.capture, self.retention,
+            self.disk_description, self.disk_sums, self.disk_adopting, self.log, self.runs, self.images, self.serving,
+            self.capture, self.retention,
             *self.spares())]
         return stem in own or name == "spare.tmp"
 

@@ -14,7 +14,7 @@ from cdpcore.base.errors import InvalidRequest
 from cdpcore.index.view import View
 
 Item = TypeVar("Item")
-KINDS = {0: "data", 1: "zero", 2: "hole"}
+KINDS = {0: "data", 1: "zero", 2: "hole", 3: "unknown"}
 
 
 def byte_count(value: int, bound: int = (1 << 63) - 1) -> int:

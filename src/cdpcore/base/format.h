@@ -31,6 +31,7 @@ enum cdp_kind {           /* of a record */
     CDP_KIND_UNBOOKMARK = 7, /* data: UTF-8 name of a bookmark taken away */
     CDP_KIND_WRITEBACK = 8,  /* before-images: a range was put back to what a restore says */
     CDP_KIND_RESTORED = 9,   /* before-images: restores up to seq `start` are written back completely */
+    CDP_KIND_FOREIGN = 10,   /* before-images: others changed the range; what it held is not known; HOLE: it was none */
 };
 enum cdp_record_flags {
     CDP_REC_MORE = 1, /* the next descriptor belongs to the same record (same seq) */
@@ -46,12 +47,16 @@ enum cdp_record_flags {
 #define CDP_LOC_ZERO 1ull
 #define CDP_LOC_HOLE 2ull
 #define CDP_LOC_BASE 3ull /* never on disk: no version is visible, the base has it */
+#define CDP_LOC_UNKNOWN 4ull /* what was there is not known: it cannot be read */
 static inline uint64_t cdp_loc(uint32_t segment, uint64_t byte_off)
 {
     return (uint64_t)segment << 32 | byte_off / CDP_SECTOR;
 }
 /* Whether a record of this kind changes content, so that the index has it. */
-static inline int cdp_kind_changes(uint16_t kind) { return kind <= CDP_KIND_TRIM || kind == CDP_KIND_WRITEBACK; }
+static inline int cdp_kind_changes(uint16_t kind)
+{
+    return kind <= CDP_KIND_TRIM || kind == CDP_KIND_WRITEBACK || kind == CDP_KIND_FOREIGN;
+}
 static inline int cdp_loc_is_data(uint64_t loc) { return loc >> 32 != 0; }
 /* The location of a sector `delta` further on. */
 static inline uint64_t cdp_loc_add(uint64_t loc, uint64_t delta) { return cdp_loc_is_data(loc) ? loc + delta : loc; }
@@ -121,15 +126,19 @@ struct cdp_segment_trailer { /* last 4096 bytes of a sealed segment; rest zero *
 };
 #define CDP_SUMS_PER_PAGE 1023u       /* u32 a page of that table, then the page's own checksum */
 
-struct cdp_sums_header { /* first 4096 bytes of log/N.sums and base.sums; rest zero */
+#define CDP_SUMS_UNKNOWN 0xFFFFFFFFu /* of a block of disk.sums: its checksum is not known */
+
+struct cdp_sums_header { /* first 4096 bytes of log/N.sums, base.sums and disk.sums; rest zero */
     uint64_t magic;
     uint32_t version;
     uint32_t crc;           /* CRC-32C of the 4096 bytes with this field zero */
     uint8_t volume_uuid[16];
-    uint32_t segment;       /* 0: the base */
+    uint32_t segment;       /* 0: the base, the disk */
     uint32_t zero;
     uint64_t salt;          /* of the segment; of the base random */
     uint64_t n_blocks;
+    uint64_t seq;           /* disk.sums: of the disk that holds the records up to this one; else 0 */
+    uint64_t known_blocks;  /* disk.sums: from this one on they are not known; else 0 */
 };
 
 struct cdp_restore_data {
@@ -194,7 +203,7 @@ _Static_assert(sizeof(struct cdp_record_desc) == 40, "record descriptor");
 _Static_assert(sizeof(struct cdp_frame_header) == 64, "frame header");
 _Static_assert(sizeof(struct cdp_frame_entry) == 32, "frame entry");
 _Static_assert(sizeof(struct cdp_segment_trailer) == 80, "segment trailer");
-_Static_assert(sizeof(struct cdp_sums_header) == 56, "header of a table of checksums");
+_Static_assert(sizeof(struct cdp_sums_header) == 72, "header of a table of checksums");
 _Static_assert(sizeof(struct cdp_restore_data) == 40, "restore data");
 _Static_assert(sizeof(struct cdp_run_header) == 112, "run header");
 _Static_assert(sizeof(struct cdp_run_extent) == 16, "run extent");

@@ -8,6 +8,7 @@ cdef extern from "base/format.h" nogil:
         CDP_BLOCK
         CDP_FORMAT_VERSION
         CDP_SUMS_PER_PAGE
+        CDP_SUMS_UNKNOWN
 
         CDP_KIND_WRITE
         CDP_KIND_ZERO
@@ -18,6 +19,7 @@ cdef extern from "base/format.h" nogil:
         CDP_KIND_UNBOOKMARK
         CDP_KIND_WRITEBACK
         CDP_KIND_RESTORED
+        CDP_KIND_FOREIGN
 
         CDP_REC_MORE
         CDP_REC_FUA
@@ -34,6 +36,7 @@ cdef extern from "base/format.h" nogil:
     const uint64_t CDP_LOC_ZERO
     const uint64_t CDP_LOC_HOLE
     const uint64_t CDP_LOC_BASE
+    const uint64_t CDP_LOC_UNKNOWN
     uint64_t cdp_loc(uint32_t segment, uint64_t byte_off)
     bint cdp_loc_is_data(uint64_t loc)
     uint64_t cdp_loc_add(uint64_t loc, uint64_t delta)
@@ -84,12 +87,14 @@ cdef extern from "base/format.h" nogil:
         uint32_t segment
         uint64_t sums_offset
 
-    # log/N.sums, base.sums
+    # log/N.sums, base.sums, disk.sums
     struct cdp_sums_header:
         uint8_t volume_uuid[16]
         uint32_t segment
         uint64_t salt
         uint64_t n_blocks
+        uint64_t seq
+        uint64_t known_blocks
 
     # disk.state
     struct cdp_disk_state:

@@ -22,6 +22,7 @@ enum cdp_extent_kind {
     CDP_EXTENT_DATA = 0,
     CDP_EXTENT_ZERO = 1, /* reads as zeros, allocated */
     CDP_EXTENT_HOLE = 2, /* reads as zeros, not allocated */
+    CDP_EXTENT_UNKNOWN = 3, /* cannot be read: what was there is not known */
     CDP_EXTENT_CHANGED = 16, /* only of a cdp_map: written since its moment */
 };
 

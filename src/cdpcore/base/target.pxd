@@ -14,6 +14,7 @@ cdef extern from "base/target.h" nogil:
         CDP_EXTENT_ZERO
         CDP_EXTENT_HOLE
         CDP_EXTENT_CHANGED
+        CDP_EXTENT_UNKNOWN
     const char *CDP_TARGET_CAPSULE
 
     ctypedef struct cdp_extent:

@@ -12,7 +12,7 @@ from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from cdpcore.base.status cimport CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_status
-from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_FUA, CDP_HOLE, cdp_extent, cdp_target
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_UNKNOWN, CDP_FUA, CDP_HOLE, cdp_extent, cdp_target
 from cdpcore.channel.mdpacket cimport CDP_MD_FLUSH, CDP_MD_READ, CDP_MD_TRIM, CDP_MD_WRITE, CDP_MD_ZERO
 
 from cdpcore.base.errors import CdpError, code_of
@@ -102,7 +102,7 @@ cdef int py_extents(void *ctx, uint64_t offset, uint64_t length, cdp_extent *out
     cdef uint32_t count = 0, kind
     try:
         for begin, size, kind in (<PyTarget>ctx).extents(offset, length, cap):
-            if count == cap or begin != at or size == 0 or size > end - at or kind > CDP_EXTENT_HOLE:
+            if count == cap or begin != at or size == 0 or size > end - at or kind > CDP_EXTENT_UNKNOWN:
                 raise ValueError("extents that are not as promised")
             out[count].offset, out[count].length, out[count].kind = begin, size, kind
             count += 1

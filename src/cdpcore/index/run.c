@@ -467,7 +467,8 @@ int cdp_run_verify(const cdp_run *r, cdp_status *st)
             const struct cdp_run_version *v = &c.versions[i];
             if ((i > 0 && v->seq <= before) || v->seq < h->first_seq || v->seq > h->last_seq)
                 return corrupt(st, (uint64_t)((const uint8_t *)v - r->map), "run: version order");
-            if (!cdp_loc_is_data(v->loc) && v->loc != CDP_LOC_ZERO && v->loc != CDP_LOC_HOLE)
+            if (!cdp_loc_is_data(v->loc) && v->loc != CDP_LOC_ZERO && v->loc != CDP_LOC_HOLE
+                && v->loc != CDP_LOC_UNKNOWN)
                 return corrupt(st, (uint64_t)((const uint8_t *)v - r->map), "run: version's location");
             before = v->seq;
         }

@@ -4,5 +4,6 @@
     disk           the protected disk; reader: the read path; settler: new content goes to the disk, in rounds
     pending        new content that is not on the disk yet; range_lock: ranges that are being changed
     disk_state     up to which record the disk holds everything (VOLUME/disk.state)
+    disk_sums      checksums of the disk's blocks (VOLUME/disk.sums)
     writeback      a restore put on the disk, piece by piece; spans: ranges of sectors with their content
 """

@@ -26,8 +26,10 @@ from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.clock cimport cdp_monotonic_ns
-from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_WRITEBACK, CDP_KIND_ZERO, CDP_LOC_HOLE,
-                                  CDP_REC_BEFORE, CDP_REC_HOLE, CDP_REC_SAME, CDP_SECTOR)
+from cdpcore.base.errors cimport check
+from cdpcore.base.format cimport (CDP_KIND_FOREIGN, CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_WRITEBACK, CDP_KIND_ZERO,
+                                  CDP_LOC_HOLE, CDP_LOC_UNKNOWN, CDP_REC_BEFORE, CDP_REC_HOLE, CDP_REC_SAME,
+                                  CDP_SECTOR)
 from cdpcore.base.stages cimport (CDP_STAGE_APPEND, CDP_STAGE_OLD_READ, CDP_STAGE_PUBLISH, cdp_stage_add,
                                   cdp_stage_add_sampled, cdp_stage_sampled)
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
@@ -82,6 +84,7 @@ cdef class BeforeImages(Content):
         self.settler.disk = self.disk
         self.settler.pending = self.pending
         self.settler.state = state
+        self.settler.sums = self.reader.sums = self.sums = DiskSums(self.os, self.disk, self.size_bytes)
         self.settler.applied.seq = self.settler.synced.seq = seq
 
     # --- what the parts do --------------------------------------------------------------------------------------------
@@ -256,7 +259,7 @@ cdef class BeforeImages(Content):
             if self.discarding:
                 rc = self.reader.read_now(content, start * CDP_SECTOR, size, True, &m, st)
             else:
-                rc = self.reader.read_disk(content, start * CDP_SECTOR, size, True, &m, st)
+                rc = self.reader.read_disk(content, start * CDP_SECTOR, size, True, False, &m, st)
         began = cdp_monotonic_ns() - began
         cdp_stage_add(self.stages, CDP_STAGE_OLD_READ, began)
         if began > COLD_NS + size // 4:
@@ -311,8 +314,32 @@ cdef class BeforeImages(Content):
         self.discarding = restoring and discards
         self.discards_seq = self.log.last_seq
 
+    def append_foreign(self, list ranges):
+        """Records that others changed these ranges of the disk before now: (offset, length, whether the range lay
+        behind the end of the volume), in bytes, whole sectors. They are durable at return, and the disk is taken to
+        hold what it holds. Nobody reads or writes meanwhile."""
+        cdef part p
+        cdef cdp_status st
+        cdef uint64_t seq, offset, length
+        cdef bint behind
+        cdef int rc
+        for offset, length, behind in ranges:
+            set_part(&p, CDP_KIND_FOREIGN, CDP_REC_BEFORE | (CDP_REC_HOLE if behind else 0), offset // CDP_SECTOR,
+                     (offset + length) // CDP_SECTOR, NULL, 0, CDP_LOC_HOLE if behind else CDP_LOC_UNKNOWN)
+            with nogil:
+                self.log.lock_append()
+                rc = self.log.append_record(&p, 1, ROOM_WRITE, &seq, &st)
+                if rc == CDP_OK:
+                    self.log.publish(&p, 1)
+                self.log.unlock_append()
+            check(rc, &st, None)
+        with nogil:
+            rc = self.settler.settle_all(True, &st)
+        check(rc, &st, None)
+
     cpdef release(self):
         Content.release(self)
+        self.sums.close()
         self.disk.close()
 
     def stats(self) -> dict:

@@ -85,6 +85,11 @@ cdef class DiskState:
         self.disk_fd = disk.fd
         self.latest_ns = self.table.changed_ns(self.table.ctx, self.disk_fd)
 
+    def name(self, uint64_t applied_seq):
+        """The disk is taken to hold everything up to that record. Durable at return. Raises what the OS says."""
+        cdef cdp_status st
+        check(self.put(applied_seq, &st), &st, self.path)
+
     def note(self):
         """No cdp process writes to the disk now: say when it was changed last. Durable at return. Raises what the OS
         says."""

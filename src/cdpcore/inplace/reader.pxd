@@ -4,6 +4,7 @@ from cdpcore.base.status cimport cdp_status
 from cdpcore.index.index cimport cdp_view
 from cdpcore.index.versions cimport Versions, moment
 from cdpcore.inplace.disk cimport Disk
+from cdpcore.inplace.disk_sums cimport DiskSums
 from cdpcore.inplace.pending cimport Pending
 from cdpcore.inplace.range_lock cimport RangeLock
 from cdpcore.log.log_reader cimport LogReader
@@ -17,6 +18,7 @@ cdef enum:
 cdef class DiskReader:
     # constant after construction
     cdef Disk disk
+    cdef DiskSums sums
     cdef Versions versions
     cdef LogReader log_data
     cdef Pending pending
@@ -39,7 +41,8 @@ cdef class DiskReader:
     cdef int read_now(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
                        cdp_status *st) noexcept nogil
     # What the disk holds, or will hold when Pending is on it.
-    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
+    # `checked`: against the table of checksums, as far as it knows them.
+    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, bint checked, moment *m,
                        cdp_status *st) noexcept nogil
     # [start, *until), sectors, is a hole of the disk and nothing is pending there; *until == start: not known.
     cdef int known_hole(self, uint64_t start, uint64_t end, uint64_t *until, cdp_status *st) noexcept nogil

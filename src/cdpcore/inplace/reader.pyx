@@ -10,16 +10,19 @@ Threading: any thread, no GIL.
 cimport cython
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
-from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR, cdp_loc_is_data
-from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT
+from cdpcore.base.format cimport CDP_LOC_BASE, CDP_LOC_UNKNOWN, CDP_SECTOR, cdp_loc_is_data
+from cdpcore.base.status cimport CDP_CORRUPT, CDP_OK, CDP_WOULD_WAIT, cdp_fail
 from cdpcore.base.target cimport CDP_EXTENT_DATA
 from cdpcore.index.versions cimport ALL, drop, pieces
 from cdpcore.inplace.pending cimport pending_change
+from cdpcore.log.damage cimport THE_DISK
 from cdpcore.volume.extents cimport FULL, add_extent, cut_extents, kind_of
 
 cdef enum:
     READ_TRIES = 8          # then a reader holds its range
     MAP_TRIES = 4           # then what changes is called data; a fragmented gigabyte takes some milliseconds
+
+cdef const char *UNKNOWN = b"not known since the disk was changed outside cdp"
 
 
 @cython.final
@@ -69,9 +72,9 @@ cdef class DiskReader:
                        cdp_status *st) noexcept nogil:
         if self.restoring:
             return self.read_view(NULL, buf, off, n, wait, m, st)
-        return self.read_disk(buf, off, n, wait, m, st)
+        return self.read_disk(buf, off, n, wait, False, m, st)
 
-    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, moment *m,
+    cdef int read_disk(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, bint checked, moment *m,
                        cdp_status *st) noexcept nogil:
         cdef pieces p
         cdef uint64_t i, a, b
@@ -84,7 +87,11 @@ cdef class DiskReader:
             for i in range(p.n):
                 a = max(p.at[i].start * CDP_SECTOR, off)
                 b = min(p.at[i].end * CDP_SECTOR, off + n)
-                if p.at[i].loc == 0:
+                if p.at[i].loc == 0 and checked:
+                    rc = self.sums.read_checked(buf + (a - off), a, b - a, wait, st)
+                    if rc == CDP_CORRUPT:
+                        self.log_data.damage.note(THE_DISK, st)
+                elif p.at[i].loc == 0:
                     rc = self.disk.read(buf + (a - off), a, b - a, wait, st)
                 else:
                     rc = self.read_pending(p.at[i].loc, buf + (a - off), a, b, st)
@@ -124,12 +131,14 @@ cdef class DiskReader:
             a = max(p.at[i].start * CDP_SECTOR, off)
             b = min(p.at[i].end * CDP_SECTOR, off + n)
             if p.at[i].loc == CDP_LOC_BASE:
-                rc = self.read_disk(buf + (a - off), a, b - a, wait, &now, st)
+                rc = self.read_disk(buf + (a - off), a, b - a, wait, view != NULL, &now, st)
                 if rc == CDP_OK and not self.versions.untouched(m, p.at[i].start, p.at[i].end):
                     rc = AGAIN
             elif cdp_loc_is_data(p.at[i].loc):
                 rc = self.log_data.read(buf + (a - off), p.at[i].loc, a - p.at[i].start * CDP_SECTOR, b - a, wait,
                                         st)
+            elif p.at[i].loc == CDP_LOC_UNKNOWN:
+                rc = cdp_fail(st, CDP_CORRUPT, 0, a, UNKNOWN)
             else:
                 memset(buf + (a - off), 0, b - a)
             if rc != CDP_OK:

@@ -4,6 +4,7 @@ from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.inplace.disk cimport Disk
 from cdpcore.inplace.disk_state cimport DiskState
+from cdpcore.inplace.disk_sums cimport DiskSums
 from cdpcore.inplace.pending cimport Pending, pending_change
 from cdpcore.log.log cimport Log
 
@@ -20,6 +21,7 @@ cdef class DiskSettler:
     cdef Disk disk
     cdef Pending pending
     cdef DiskState state
+    cdef DiskSums sums
     cdef uint32_t broken            # BREAK_... bits
 
     # guarded by `settling`; taken with no other lock held but the append lock, Pending's after it
@@ -54,4 +56,6 @@ cdef class DiskSettler:
     cdef int round(self, reached *now, cdp_status *st) noexcept nogil
     cdef int apply(self, reached *now, cdp_status *st) noexcept nogil
     cdef int apply_changes(self, const pending_change *c, uint64_t end, cdp_status *st) noexcept nogil
+    cdef void sum_changes(self, const pending_change *c, uint64_t end_sector) noexcept nogil
+    cdef int put_sums(self, cdp_status *st) noexcept nogil
     cdef void wait_for_readers(self) noexcept nogil

@@ -21,22 +21,29 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 from cdpcore.base.bell cimport ring
 from cdpcore.base.clock cimport cdp_monotonic_ms
+from cdpcore.base.crc32c cimport cdp_crc32c
 from cdpcore.base.errors cimport check
-from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.format cimport CDP_BLOCK, CDP_SECTOR
 from cdpcore.base.status cimport CDP_OK
 from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE
 from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
                                   pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock)
+from cdpcore.inplace.disk_sums cimport LONG_BYTES
 
 cdef enum:
     PAUSE_MS = 50           # how often the applier thread looks without being woken
     WRITE_BYTES = 1 << 20   # at most so much of a stream, and a change, is written at once
     BREAK_EARLY = 1         # see DiskSettler.break_rule
     BREAK_SYNC = 2
+    BREAK_SUMS = 4
     FULL_SHARE = 4          # it begins when a quarter of Pending's bytes are used
+    SUMS_AT_ONCE = 64       # blocks whose checksums go into the table together
 
-RULES = {"early": BREAK_EARLY, "sync": BREAK_SYNC}
+cdef uint8_t ZEROS[CDP_BLOCK]
+cdef uint32_t ZERO_SUM = cdp_crc32c(0, ZEROS, CDP_BLOCK)
+
+RULES = {"early": BREAK_EARLY, "sync": BREAK_SYNC, "sums": BREAK_SUMS}
 
 
 @cython.final
@@ -53,7 +60,8 @@ cdef class DiskSettler:
 
     def break_rule(self, rule: str):
         """For tests of the tests: from now on changes go to the disk before their before-images are durable ("early"),
-        or DiskState names what no sync of the disk covered ("sync")."""
+        DiskState names what no sync of the disk covered ("sync"), or pages of the table of checksums go to its file
+        before DiskState names the records that they are about ("sums")."""
         self.broken |= <uint32_t>RULES[rule]
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -108,7 +116,7 @@ cdef class DiskSettler:
                 self.busy = False
             pthread_cond_broadcast(&self.settled)
         pthread_mutex_unlock(&self.settling)
-        return rc
+        return self.put_sums(st) if rc == CDP_OK and self.sums.full else rc
 
     cdef int make_room(self, cdp_status *st) noexcept nogil:
         cdef uint64_t before = self.pending.released()
@@ -157,6 +165,8 @@ cdef class DiskSettler:
         cdef int rc
         now.seq = self.log.durable() if not self.broken & BREAK_EARLY else self.log.last_seq
         rc = self.apply(now, st)
+        if self.broken & BREAK_SUMS and rc == CDP_OK and self.sums.on:
+            self.sums.write(self.synced.seq)
         if rc != CDP_OK:
             return rc
         pthread_mutex_lock(&self.settling)
@@ -192,13 +202,78 @@ cdef class DiskSettler:
         cdef uint64_t off = c.start * CDP_SECTOR, size = (end - c.start) * CDP_SECTOR, skip = 0, n
         cdef const uint8_t *p
         cdef int rc = CDP_OK
+        if self.sums.on:
+            self.sums.began(off, size)
         if c.kind != CDP_EXTENT_DATA:
-            return self.disk.zero(off, size, c.kind == CDP_EXTENT_HOLE, st)
-        while rc == CDP_OK and skip < size:
+            rc = self.disk.zero(off, size, c.kind == CDP_EXTENT_HOLE, st)
+        while rc == CDP_OK and c.kind == CDP_EXTENT_DATA and skip < size:
             n = size - skip
             p = self.pending.piece(c.at + skip, &n)
             rc = self.disk.write(p, off + skip, n, st)
             skip += n
+        if rc == CDP_OK and self.sums.on:
+            self.sum_changes(c, end)
+        return rc
+
+    cdef void sum_changes(self, const pending_change *c, uint64_t end_sector) noexcept nogil:
+        """They are on the disk: the table gets the checksums of their blocks."""
+        cdef uint64_t off = c.start * CDP_SECTOR, end = end_sector * CDP_SECTOR, skip, n, left
+        cdef uint64_t block = (off + CDP_BLOCK - 1) // CDP_BLOCK, stop = end // CDP_BLOCK
+        cdef uint32_t sums[SUMS_AT_ONCE]
+        cdef uint32_t i, k
+        cdef const uint8_t *p
+        cdef bint tail = end % CDP_BLOCK != 0 and stop >= block
+        if c.kind != CDP_EXTENT_DATA and end - off >= LONG_BYTES:
+            self.sums.unknown_from(off // CDP_BLOCK)
+            self.sums.put(0, sums, 0, True)
+            return
+        if off % CDP_BLOCK or stop < block:
+            self.sums.reread(off // CDP_BLOCK, stop <= block and not tail)
+        while block < stop:
+            k = <uint32_t>min(<uint64_t>SUMS_AT_ONCE, stop - block)
+            for i in range(k):
+                if c.kind != CDP_EXTENT_DATA:
+                    sums[i] = ZERO_SUM if i == 0 else sums[0]
+                    continue
+                sums[i] = 0
+                skip = (block + i) * CDP_BLOCK - off
+                left = CDP_BLOCK
+                while left:     # the ring may end inside a block
+                    n = left
+                    p = self.pending.piece(c.at + skip, &n)
+                    sums[i] = cdp_crc32c(sums[i], p, n)
+                    skip += n
+                    left -= n
+            block += k
+            self.sums.put(block - k, sums, k, block == stop and not tail)
+        if tail:
+            self.sums.reread(stop, True)
+
+    cdef int put_sums(self, cdp_status *st) noexcept nogil:
+        """The table is written, between two rounds and two syncs: it is of the record that DiskState names."""
+        cdef reached now
+        cdef int rc = CDP_OK
+        if not self.sums.on:
+            return CDP_OK
+        pthread_mutex_lock(&self.settling)
+        while (self.busy or self.syncing) and not self.log.ring.failed:
+            pthread_cond_wait(&self.settled, &self.settling)
+        if self.log.ring.failed:
+            pthread_mutex_unlock(&self.settling)
+            return self.log.ring.fail_sticky(st)
+        self.busy = self.syncing = True
+        now = self.applied
+        pthread_mutex_unlock(&self.settling)
+        if now.seq != self.synced.seq or now.change != self.synced.change or self.disk.cut:
+            rc = self.sync_disk(&now, st)
+        if rc == CDP_OK:
+            self.sums.write(now.seq)
+        else:
+            self.log.ring.fail(st.sys_errno, st.where)
+        pthread_mutex_lock(&self.settling)
+        self.busy = self.syncing = False
+        pthread_cond_broadcast(&self.settled)
+        pthread_mutex_unlock(&self.settling)
         return rc
 
     # --- for Python ---------------------------------------------------------------------------------------------------
@@ -284,6 +359,15 @@ cdef class DiskSettler:
             rc = self.settle_all(True, &st) if all_of_it else self.settle(seq, 0, True, &st)
             while rc == CDP_OK and self.pending.gone() < change:
                 self.wait_for_readers()
+        check(rc, &st, None)
+
+    def write_sums(self):
+        """Return when the table of checksums, where there is one, is of all that is on the disk by now, durably. A
+        failure of the table is none of this."""
+        cdef cdp_status st
+        cdef int rc
+        with nogil:
+            rc = self.put_sums(&st)
         check(rc, &st, None)
 
     def on_disk(self) -> bool:

@@ -13,8 +13,8 @@ from libc.stdlib cimport free, malloc
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_KIND_WRITEBACK, CDP_LOC_BASE, CDP_SECTOR
 from cdpcore.base.gate cimport cdp_gate_leave
-from cdpcore.base.status cimport CDP_OK, cdp_fail_os
-from cdpcore.base.target cimport CDP_EXTENT_DATA
+from cdpcore.base.status cimport CDP_CORRUPT, CDP_OK, cdp_fail, cdp_fail_os
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_UNKNOWN
 from cdpcore.index.versions cimport ALL, drop, moment
 from cdpcore.inplace.reader cimport AGAIN
 from cdpcore.inplace.spans cimport data_bytes, set_span
@@ -111,7 +111,10 @@ cdef class RestoreWriter:
             return cdp_fail_os(st, -ENOMEM, p.at[i[0]].start * CDP_SECTOR, b"writing a restore back")
         while rc == CDP_OK and i[0] < k:
             set_span(&s[n_spans], p.at[i[0]].start, p.at[i[0]].end, kind_of(p.at[i[0]].loc), at)
-            if s[n_spans].kind == CDP_EXTENT_DATA:
+            if s[n_spans].kind == CDP_EXTENT_UNKNOWN:       # restores to such a moment are refused
+                rc = cdp_fail(st, CDP_CORRUPT, 0, s[n_spans].start * CDP_SECTOR,
+                              b"a restore to what is not known since the disk was changed outside cdp")
+            elif s[n_spans].kind == CDP_EXTENT_DATA:
                 rc = self.images.log_data.read(at, p.at[i[0]].loc, 0, (s[n_spans].end - s[n_spans].start) * CDP_SECTOR,
                                                True, st)
             at += (s[n_spans].end - s[n_spans].start) * CDP_SECTOR

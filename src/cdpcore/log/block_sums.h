@@ -29,7 +29,8 @@ int cdp_sums_load(const cdp_os *os, int fd, const struct cdp_sums_header *h, uin
 /* CDP_SUMS_PER_PAGE times the sum of a block of zeros. */
 void cdp_sums_zeros(uint32_t *sums);
 
-/* The sums of blocks [block, block + n) of a file to out: CDP_OK, CDP_WOULD_WAIT (never with `wait`), or a failure. */
+/* The sums of blocks [block, block + n) of a file to out: CDP_OK, CDP_WOULD_WAIT (never with `wait`), or a failure.
+ * CDP_SUMS_UNKNOWN: that block is not checked. */
 typedef int (*cdp_sums_of)(void *ctx, uint64_t block, uint32_t n, uint32_t *out, int wait, cdp_status *st);
 
 /* n bytes at `off`, from whole blocks that match their checksums; what the file does not have reads as zeros.

@@ -6,10 +6,11 @@ from cdpcore.base.thread cimport pthread_mutex_t
 
 cdef enum:
     MAX_DAMAGE = 64
+    THE_DISK = 0xFFFFFFFF   # number: of the protected disk
 
 
 cdef struct damaged_block:
-    uint32_t number         # of the segment; 0: the base
+    uint32_t number         # of the segment; 0: the base; THE_DISK
     uint64_t offset         # bytes, in its file
     uint64_t expected, found
     char text[80]

@@ -1,5 +1,5 @@
-"""Blocks of the log and the base that did not match their checksums: the first MAX_DAMAGE, in the order of their
-discovery, and how many reads were refused for any.
+"""Blocks of the log, the base and the protected disk that did not match their checksums: the first MAX_DAMAGE, in the
+order of their discovery, and how many reads were refused for any.
 
 Threading: any thread; note() without the GIL.
 """
@@ -33,7 +33,9 @@ cdef class Damage:
             b.offset = st.offset
             b.expected = st.expected
             b.found = st.actual
-            if number:
+            if number == THE_DISK:
+                snprintf(b.text, sizeof(b.text), b"the protected disk: a block does not match its checksum")
+            elif number:
                 snprintf(b.text, sizeof(b.text), b"log/%010u.log: a block does not match its checksum", number)
             else:
                 snprintf(b.text, sizeof(b.text), b"base.img: a block does not match its checksum")
@@ -43,7 +45,8 @@ cdef class Damage:
         return st.code
 
     def blocks_from(self, uint32_t first) -> list:
-        """[(segment, 0: the base; offset in bytes; checksum expected; found)] of those found after `first` others."""
+        """[(segment, 0: the base, 2^32 - 1: the disk; offset in bytes; checksum expected; found)] of those found
+        after `first` others."""
         cdef uint32_t n, i
         with nogil:
             pthread_mutex_lock(&self.mutex)

@@ -201,12 +201,14 @@ static int load_header(cdp_frame_reader *r, uint64_t off, cdp_status *st)
     for (uint32_t i = 0; i < h->n_desc; i++) {
         const struct cdp_record_desc *d = cdp_frame_reader_desc(r, i);
         uint64_t first = off + CDP_BLOCK, at = (uint64_t)d->data_sector * CDP_SECTOR;
-        if (d->kind < CDP_KIND_WRITE || d->kind > CDP_KIND_RESTORED || d->sectors > CDP_MAX_SECTORS)
+        if (d->kind < CDP_KIND_WRITE || d->kind > CDP_KIND_FOREIGN || d->sectors > CDP_MAX_SECTORS)
             return 0;
         if (cdp_kind_changes(d->kind) && (d->sectors == 0 || d->start > CDP_MAX_SECTORS - d->sectors))
             return 0;
         if (d->flags & CDP_REC_BEFORE ? d->data_bytes && d->data_bytes != d->sectors * CDP_SECTOR
                                       : d->kind == CDP_KIND_WRITE && d->data_bytes != d->sectors * CDP_SECTOR)
+            return 0;
+        if (d->kind == CDP_KIND_FOREIGN && (!(d->flags & CDP_REC_BEFORE) || d->data_bytes))
             return 0;
         if (d->data_bytes && (at < first || at + d->data_bytes > first + h->data_bytes))
             return 0;

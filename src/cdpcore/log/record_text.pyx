@@ -13,7 +13,7 @@ from cdpcore.base.errors import InvalidRequest
 cdef enum:
     ROW_BYTES = 34
     LINE_BYTES = 288    # the longest: 20 digits four times, and a kind of 10 letters
-    KINDS = 10
+    KINDS = 11
     FUA = 2
     META = 32
     STAMP_BYTES = 40

@@ -11,10 +11,11 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.crc32c cimport cdp_crc32c
 from cdpcore.base.errors cimport check
-from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_BOOKMARK, CDP_KIND_FLUSH, CDP_KIND_TRIM, CDP_LOC_HOLE,
-                                  CDP_LOC_ZERO, CDP_REC_BEFORE, CDP_REC_FUA, CDP_REC_HOLE, CDP_REC_MORE, CDP_REC_SAME,
-                                  CDP_SECTOR, CDP_SEGMENT_BEFORE, CDP_SUMS_PER_PAGE, cdp_frame_entry,
-                                  cdp_kind_changes, cdp_loc, cdp_record_desc, cdp_segment_header, cdp_segment_trailer)
+from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_BOOKMARK, CDP_KIND_FLUSH, CDP_KIND_FOREIGN, CDP_KIND_TRIM,
+                                  CDP_LOC_HOLE, CDP_LOC_UNKNOWN, CDP_LOC_ZERO, CDP_REC_BEFORE, CDP_REC_FUA,
+                                  CDP_REC_HOLE, CDP_REC_MORE, CDP_REC_SAME, CDP_SECTOR, CDP_SEGMENT_BEFORE,
+                                  CDP_SUMS_PER_PAGE, cdp_frame_entry, cdp_kind_changes, cdp_loc, cdp_record_desc,
+                                  cdp_segment_header, cdp_segment_trailer)
 from cdpcore.base.status cimport cdp_fail_os, cdp_status
 from cdpcore.base.zeros cimport cdp_is_zero
 from cdpcore.index.index cimport (cdp_run_meta, cdp_run_write_tree, cdp_tree, cdp_tree_free, cdp_tree_has_room,
@@ -33,7 +34,6 @@ from cdpcore.base.errors import Corruption, InvalidRequest, OutOfSpace
 
 cdef enum:
     MAX_PARTS = 64      # descriptors of one record
-
 cdef uint64_t NOW = 0xFFFFFFFFFFFFFFFF
 
 
@@ -43,7 +43,7 @@ cdef uint64_t location(uint32_t segment, const cdp_record_desc *d) noexcept nogi
         return cdp_loc(segment, <uint64_t>d.data_sector * CDP_SECTOR)
     if d.flags & CDP_REC_HOLE or (d.kind == CDP_KIND_TRIM and not d.flags & CDP_REC_BEFORE):
         return CDP_LOC_HOLE
-    return CDP_LOC_ZERO
+    return CDP_LOC_UNKNOWN if d.kind == CDP_KIND_FOREIGN else CDP_LOC_ZERO
 
 
 cdef int64_t zero_back(const cdp_os *os, int disk_fd, uint64_t at, uint64_t n, uint8_t *buffer,
@@ -335,9 +335,9 @@ cdef class SegmentFile:
         cdef int64_t rc
         cdef uint64_t at = d.start * CDP_SECTOR, n = d.sectors * CDP_SECTOR, step
         cdef uint8_t *buffer
-        if not d.data_bytes:
-            if d.flags & CDP_REC_HOLE and self.table.punch(self.table.ctx, disk.fd, at, n) >= 0:
-                return
+        if d.kind == CDP_KIND_FOREIGN or not d.data_bytes and d.flags & CDP_REC_HOLE and \
+                self.table.punch(self.table.ctx, disk.fd, at, n) >= 0:
+            return
         step = d.data_bytes if d.data_bytes else min(n, <uint64_t>(4 << 20))
         buffer = <uint8_t *>malloc(step)
         if buffer == NULL:

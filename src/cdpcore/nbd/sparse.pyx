@@ -3,12 +3,16 @@
 Plain functions on the caller's memory. Threading: any thread that may call the target, no GIL.
 """
 from cdpcore.base.status cimport CDP_OK
-from cdpcore.base.target cimport CDP_EXTENT_DATA, cdp_extent
+from cdpcore.base.target cimport CDP_EXTENT_HOLE, CDP_EXTENT_ZERO, cdp_extent
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_CHUNK_DONE, CDP_NBD_DATA_BYTES, cdp_nbd_errno, cdp_nbd_put_data,
                                    cdp_nbd_put_hole)
 
 cdef enum:
     GRAIN_BYTES = 4096      # a hole must be this long to be sent as one
+
+
+cdef inline bint is_zeros(uint32_t kind) noexcept nogil:
+    return kind == CDP_EXTENT_ZERO or kind == CDP_EXTENT_HOLE
 
 
 cdef uint32_t put_sparse(const cdp_target *t, const cdp_nbd_request *r, uint8_t *p, bint wait, uint64_t *n,
@@ -25,11 +29,11 @@ cdef uint32_t put_sparse(const cdp_target *t, const cdp_nbd_request *r, uint8_t 
         return 0  # then pread says what is wrong
     while not done:
         # The next run of zeros [zero_from, pos); past the known extents all counts as data.
-        while i < found and e[i].offset == pos and e[i].kind == CDP_EXTENT_DATA and e[i].length <= end - pos:
+        while i < found and e[i].offset == pos and not is_zeros(e[i].kind) and e[i].length <= end - pos:
             pos += e[i].length
             i += 1
         zero_from = pos
-        while i < found and e[i].offset == pos and e[i].kind != CDP_EXTENT_DATA and e[i].length <= end - pos:
+        while i < found and e[i].offset == pos and is_zeros(e[i].kind) and e[i].length <= end - pos:
             pos += e[i].length
             i += 1
         if pos - zero_from < GRAIN_BYTES and pos != zero_from:

@@ -18,7 +18,7 @@ from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport CDP_LOC_BASE, CDP_SECTOR
 from cdpcore.base.gate cimport cdp_gate_leave
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
-from cdpcore.base.target cimport CDP_EXTENT_DATA
+from cdpcore.base.target cimport CDP_EXTENT_HOLE, CDP_EXTENT_ZERO
 from cdpcore.base.zeros cimport cdp_is_zero
 from cdpcore.index.index cimport cdp_view_changes
 from cdpcore.index.snapshot cimport cdp_snapshot, cdp_snapshot_unref
@@ -170,8 +170,8 @@ cdef class Changes:
                     rc = self.core.map(self.second_view(), at, end - at, &b, 1, &n, st)
                 if rc != CDP_OK:
                     return rc
-                no_a = a.kind != CDP_EXTENT_DATA
-                no_b = b.kind != CDP_EXTENT_DATA
+                no_a = a.kind == CDP_EXTENT_ZERO or a.kind == CDP_EXTENT_HOLE       # what is not known is to be read
+                no_b = b.kind == CDP_EXTENT_ZERO or b.kind == CDP_EXTENT_HOLE
                 stop = min(at + a.length, at + b.length)
                 if no_a and no_b:
                     reached[0] = at = stop

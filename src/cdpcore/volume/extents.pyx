@@ -5,9 +5,9 @@ still says the truth up to where it reaches.
 
 Threading: a list is its caller's; any thread, no GIL.
 """
-from cdpcore.base.format cimport CDP_LOC_HOLE, cdp_loc_is_data
+from cdpcore.base.format cimport CDP_LOC_HOLE, CDP_LOC_UNKNOWN, cdp_loc_is_data
 from cdpcore.base.status cimport CDP_OK, cdp_fail_os
-from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO
+from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_UNKNOWN, CDP_EXTENT_ZERO
 from cdpcore.base.thread cimport (pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
                                   pthread_mutex_unlock)
 
@@ -28,6 +28,8 @@ cdef int add_extent(extents *out, uint64_t a, uint64_t b, uint32_t kind) noexcep
 cdef uint32_t kind_of(uint64_t loc) noexcept nogil:
     if cdp_loc_is_data(loc):
         return CDP_EXTENT_DATA
+    if loc == CDP_LOC_UNKNOWN:
+        return CDP_EXTENT_UNKNOWN
     return CDP_EXTENT_HOLE if loc == CDP_LOC_HOLE else CDP_EXTENT_ZERO
 
 
