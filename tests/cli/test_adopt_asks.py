@@ -44,11 +44,24 @@ def test_touched_it_is_kept(world, answer):
     assert marks(world) == ["one"]
 
 
-@pytest.mark.parametrize("answer, status", [(b"\n", 130), (b"keep\nnothing\n", 130), (b"discard\n", 0)])
-def test_with_other_content_it_cannot_be_kept(world, answer, status):
+def change(world):
     with (world.path / "web.img").open("r+b") as disk:
         disk.seek(8 * MIB - 512)
         disk.write(b"x" * 512)
+
+
+def test_with_other_content_it_goes_on_where_there_are_checksums(world):
+    change(world)
+    status, said = adopt(world, b"\n")
+    assert status == 0 and "4 KiB of 8 MiB differ, in 1 ranges" in said and "[keep]" in said
+    assert marks(world) == ["one"]
+    assert "foreign" in world.cdp("records", "web")
+
+
+@pytest.mark.parametrize("answer, status", [(b"\n", 130), (b"keep\nnothing\n", 130), (b"discard\n", 0)])
+def test_with_other_content_it_cannot_be_kept(world, answer, status):
+    (world.path / "web" / "disk.sums").unlink()
+    change(world)
     found = look(str(world.path / "web"))
     assert not found.may_keep and "other content" in found.difference and "bookmarks one" in found.lost
     got, said = adopt(world, answer)
@@ -61,6 +74,7 @@ def test_with_other_content_it_cannot_be_kept(world, answer, status):
 def test_what_cannot_be_compared_is_not_kept_by_default(world):
     crash = "import cdp, os; v = cdp.open('web'); v.pwrite(b'1' * 512, 0); v.flush(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", crash], cwd=world.path, env=environ(), check=False).returncode == 9
+    (world.path / "web" / "disk.sums").unlink()
     found = look(str(world.path / "web"))
     assert found.may_keep and not found.compared
     status, said = adopt(world, b"\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cdp.cli import cli
-from cdp.cli.base import WRITE_EXITS, State, command, emit
+from cdp.cli.base import WRITE_EXITS, State, command, emit, note
 from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_and_point
@@ -38,9 +38,12 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Write over an existing file or a device.")
 @click.option("--format", "image_format", type=click.Choice(["raw", *CONTAINERS]), default="raw", show_default=True,
               help="What OUT becomes: a raw disk, or, by qemu-img, a file of another format.")
+@click.option("--skip-unknown", is_flag=True,
+              help="Of a disk that was changed outside and adopted: what is not known reads as zeros, and is listed.")
 @click.option("--delta", is_flag=True, help="A delta, for 'cdp import --delta'; without --since, of the whole disk.")
 @click.option("--since", metavar="POINT", help="A delta of what changed since this moment.")
-def export(state: State, volume: str, out: str, force: bool, image_format: str, delta: bool, since: str | None) -> None:
+def export(state: State, volume: str, out: str, force: bool, image_format: str, skip_unknown: bool, delta: bool,
+           since: str | None) -> None:
     """Write out a moment as a disk image, or a delta.
 
     Without @POINT: of now. A raw disk, unless --format says more. A file is written sparse; OUT - is standard output. A
@@ -55,6 +58,8 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str, 
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
+    if image_format != "raw" and skip_unknown:
+        raise InvalidRequest("what is not known can be left out of a raw disk only", "leave off --format")
     if image_format != "raw" and (out == "-" or os.path.exists(out) and not os.path.isfile(out)):
         raise InvalidRequest(f"{out} takes a raw disk only", f"give a file name to write {image_format} to")
     if out == "-":
@@ -73,10 +78,15 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str, 
             return
         size_bytes = info["size_bytes"]
         at = f"#{explained['resolved']['seq']}"
+        skipped: list[tuple[int, int]] | None = [] if skip_unknown else None
         with (_output(out, info) as real,
               Progress(f"exporting {volume}", total=size_bytes, quiet=state.as_json) as progress):
-            _export(service, size_bytes, at, real, image_format, progress)
-    result = {"out": out, "size_bytes": size_bytes, "explanation": explained}
+            _export(service, size_bytes, at, real, image_format, progress, skipped)
+    result: dict[str, object] = {"out": out, "size_bytes": size_bytes, "explanation": explained}
+    if skipped is not None:
+        result["skipped"] = [{"offset": offset, "length": length} for offset, length in skipped]
+        for offset, length in skipped:
+            note(f"not known, zeros instead: bytes {offset} to {offset + length - 1}")
     if out == "-":
         return
     emit(state, result, f"{out}: {approx_size(size_bytes)}, {volume} as of #{explained['resolved']['seq']}, "
@@ -127,15 +137,16 @@ def _output(out: str, info: "InfoView") -> AbstractContextManager[str]:
     return output_file(out, [*own, VolumeFiles(info["path"]).base])
 
 
-def _export(service: "Service", size_bytes: int, at: str, out: str, image_format: str, progress: Progress) -> None:
+def _export(service: "Service", size_bytes: int, at: str, out: str, image_format: str, progress: Progress,
+            skipped: list[tuple[int, int]] | None) -> None:
     from cdp.cli.transfer import export_file, export_stream
 
     if out == "-":
         sys.stdout.flush()
-        export_stream(service, size_bytes, at, standard_output().write, progress.at)
+        export_stream(service, size_bytes, at, standard_output().write, progress.at, skipped)
         return
     if os.path.lexists(out) and not stat.S_ISREG(os.stat(out).st_mode):
-        _export_device(service, size_bytes, at, out, progress)
+        _export_device(service, size_bytes, at, out, progress, skipped)
         return
     if image_format != "raw":
         from cdp.cli.conversion import export_converted
@@ -144,7 +155,7 @@ def _export(service: "Service", size_bytes: int, at: str, out: str, image_format
         return
     with whole_file(out) as fd:
         os.ftruncate(fd, size_bytes)
-        export_file(service, size_bytes, at, fd, progress.at)
+        export_file(service, size_bytes, at, fd, progress.at, skipped)
 
 
 @contextmanager
@@ -167,7 +178,8 @@ def whole_file(out: str) -> Iterator[int]:
         raise
 
 
-def _export_device(service: "Service", size_bytes: int, at: str, out: str, progress: Progress) -> None:
+def _export_device(service: "Service", size_bytes: int, at: str, out: str, progress: Progress,
+                   skipped: list[tuple[int, int]] | None) -> None:
     from cdp.cli.transfer import export_stream
 
     fd = os.open(out, os.O_WRONLY | os.O_CLOEXEC)
@@ -184,6 +196,6 @@ def _export_device(service: "Service", size_bytes: int, at: str, out: str, progr
             while view:
                 view = view[device.write(view) :]
 
-        export_stream(service, size_bytes, at, write, progress.at)  # zeros too: a device has old content
+        export_stream(service, size_bytes, at, write, progress.at, skipped)  # zeros too: a device has old content
         if is_block:
             os.fsync(fd)

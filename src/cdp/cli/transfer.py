@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 from cdp.views import MAX_PAGE_EXTENTS, ExtentView, Service
-from cdpcore.base.errors import InvalidRequest, Unavailable
+from cdpcore.base.errors import Corruption, InvalidRequest, Unavailable
 
 BLOCK_BYTES = 4096
 PIECE_BYTES = 8 << 20
 SCAN_BYTES = 1 << 20  # one comparison with zeros; small enough to stay in the CPU's cache
 SECTOR_BYTES = 512
 _ZEROS = bytes(SCAN_BYTES)
+SKIP = "export another moment, or add --skip-unknown: then they read as zeros"
 
 Range = tuple[int, int]  # offset and length, bytes
 Done = Callable[[int], None]
@@ -183,10 +184,19 @@ def extents(service: Service, offset: int, length: int, at: str | None) -> Itera
         offset = page["next_offset"]
 
 
-def data_pieces(service: Service, size_bytes: int, at: str) -> Iterator[Range]:
-    """What holds data, in order, gathered so that one read serves many small extents, each piece <= PIECE_BYTES."""
+def data_pieces(service: Service, size_bytes: int, at: str, skipped: list[Range] | None = None) -> Iterator[Range]:
+    """What holds data, in order, gathered so that one read serves many small extents, each piece <= PIECE_BYTES. What
+    is not known is in `skipped` then; None: raises Corruption."""
     begin = end = 0
     for extent in extents(service, 0, size_bytes, at):
+        if extent["kind"] == "unknown":
+            if skipped is None:
+                raise Corruption(f"at {at}, bytes {extent['offset']} to {extent['offset'] + extent['length'] - 1} are "
+                                 "not known: the disk was changed outside cdp later", SKIP)
+            skipped.append((extent["offset"], extent["length"]))
+            if begin < end:         # a piece must not reach across it
+                yield begin, end - begin
+                begin = end = 0
         if extent["kind"] != "data":
             continue
         offset, stop = extent["offset"], extent["offset"] + extent["length"]
@@ -201,9 +211,10 @@ def data_pieces(service: Service, size_bytes: int, at: str) -> Iterator[Range]:
         yield begin, end - begin
 
 
-def export_file(service: Service, size_bytes: int, at: str, fd: int, progress: Done) -> None:
+def export_file(service: Service, size_bytes: int, at: str, fd: int, progress: Done,
+                skipped: list[Range] | None = None) -> None:
     """Write the data of a moment into an empty or punched file or device at its offsets; holes are left alone."""
-    for offset, length in data_pieces(service, size_bytes, at):
+    for offset, length in data_pieces(service, size_bytes, at, skipped):
         data = service.read(offset, length, at=at)
         for begin, part in nonzero_ranges(data, offset):
             _write_all(fd, memoryview(data)[begin - offset : begin - offset + part], begin)
@@ -211,10 +222,11 @@ def export_file(service: Service, size_bytes: int, at: str, fd: int, progress: D
     progress(size_bytes)
 
 
-def export_stream(service: Service, size_bytes: int, at: str, write: Callable[[bytes], object], progress: Done) -> None:
+def export_stream(service: Service, size_bytes: int, at: str, write: Callable[[bytes], object], progress: Done,
+                  skipped: list[Range] | None = None) -> None:
     """Write all bytes of a moment in order, zeros included."""
     position = 0
-    for offset, length in data_pieces(service, size_bytes, at):
+    for offset, length in data_pieces(service, size_bytes, at, skipped):
         _zeros(write, offset - position)
         write(service.read(offset, length, at=at))
         position = offset + length

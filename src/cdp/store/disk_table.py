@@ -23,7 +23,7 @@ from cdpcore.system.os import Os
 log = logging.getLogger("cdp.store")
 STEP_BYTES = 64 << 20       # of the disk, a second
 WRITE_STEPS = 16            # a table that is being made is written once a GiB
-MOST_SEGMENTS = 64          # after the table's record: more of them than one or two were written by an older release
+MOST_SEGMENTS = 16          # after the table's record: more of them than one or two were written by an older release
 SAME = 16                   # flag of a record that changed nothing
 SECTOR_BYTES, BLOCK_BYTES, PAGE_BYTES = 512, 4096, 1023 * 4096
 
@@ -35,8 +35,8 @@ class DiskTable:
         self._os, self._files, self._uuid, self._content = os, files, uuid, content
         self._read_only = read_only
         self._steps = 0
-        self._more = self._reported = False
-        self._changed: list[tuple[int, int]] = []       # offset, length of what records after the table's changed
+        self._fills = self._reported = False
+        self._changed: list[tuple[int, int]] = []   # adopting: offset, length of what records after the table's changed
 
     def open(self, timeline: Timeline, discarded: Iterable[int], adopting: bool = False) -> bool:
         """After recovery, which left nothing in the log that is not sealed. discarded: of the destructive restores, the
@@ -50,12 +50,12 @@ class DiskTable:
         except (CdpError, MemoryError) as e:        # the volume is as good as without
             log.warning("%s: cannot be used: %s", path, e)
             return False
-        if seq is not None and not self._fits(timeline, seq, discarded):
+        if seq is not None and not self._fits(timeline, seq, discarded, adopting):
             sums.close()
             seq = None
         if seq is None and not self._read_only and not adopting:
             self._make(int(self._content.stats()["synced_seq"]))
-        self._more = not self._read_only and not adopting
+        self._fills = not self._read_only and not adopting
         return seq is not None
 
     def _make(self, seq: int) -> None:
@@ -68,7 +68,7 @@ class DiskTable:
             with suppress(CdpError):
                 remove(self._os, self._files.disk_sums)
 
-    def _fits(self, timeline: Timeline, seq: int, discarded: Iterable[int]) -> bool:
+    def _fits(self, timeline: Timeline, seq: int, discarded: Iterable[int], adopting: bool) -> bool:
         """Whether the log says what was changed after record `seq`; that is not known any more, then."""
         applied_seq = int(self._content.stats()["synced_seq"])
         rows = timeline.rows()
@@ -83,9 +83,10 @@ class DiskTable:
                 mine = (seqs > seq) & (descs["flags"] & SAME == 0) & (
                     changes_content(kind) | (kind == WRITEBACK) | (kind == FOREIGN))
                 for start, sectors in zip(descs["start"][mine].tolist(), descs["sectors"][mine].tolist(), strict=True):
-                    self._changed.append((start * SECTOR_BYTES, sectors * SECTOR_BYTES))
-        for offset, length in self._changed:
-            self._content.sums.forget(offset, length)
+                    changed = start * SECTOR_BYTES, sectors * SECTOR_BYTES
+                    self._content.sums.forget(*changed)
+                    if adopting:
+                        self._changed.append(changed)
         return True
 
     def adopt(self, foreign: list[tuple[int, int, bool]]) -> None:
@@ -99,23 +100,24 @@ class DiskTable:
                     for offset, length in self._changed]
         ranges = [(start, stop - start, False) for start, stop in merged(changed)]
         self._content.append_foreign(ranges + [piece for piece in foreign if piece[2]])
-        self._more = True
+        self._fills = True
 
     def step(self) -> bool:
         """Go on for a while with what is not known yet. True: there is more to do."""
-        if not self._more:
+        sums = self._content.sums
+        if not self._fills or not sums.wants_filling():
             return False
-        self._more = self._content.sums.fill(STEP_BYTES)
+        more = sums.fill(STEP_BYTES)
         self._steps += 1
-        if not self._more or self._steps % WRITE_STEPS == 0:
+        if not more or self._steps % WRITE_STEPS == 0:
             self.write()
-        return self._more
+        return more
 
     def finish(self) -> None:
         """The volume is being closed: what is missing of the table is made where that takes no time, then it is
         written."""
         known = self._content.sums.stats()
-        if self._more and 0 < known["n_pages"] - known["known_pages"] <= STEP_BYTES // PAGE_BYTES:
+        if self._fills and 0 < known["n_pages"] - known["known_pages"] <= STEP_BYTES // PAGE_BYTES:
             self._content.sums.fill(STEP_BYTES)
         self.write()
 

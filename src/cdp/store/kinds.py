@@ -97,10 +97,10 @@ class Kind(ABC):
         """Go on for a while with what has time. True: there is more."""
         return False
 
-    def adopt_disk(self, foreign: list[tuple[int, int, bool]]) -> None:
+    def adopt_disk(self, foreign: list[tuple[int, int, bool]], compared: disks.Stamp) -> None:
         """The history goes on though others changed these ranges of the disk: (offset, length in bytes, whether the
         range lay behind the end of the volume); and what the log changed after the table of checksums was written is
-        not known either. Durable at return."""
+        not known either. compared: how the disk looked when they were found. Durable at return."""
         raise InvalidRequest(f"{self._files.directory}: protects no disk in place")
 
     def devices(self) -> tuple[int, ...]:
@@ -359,8 +359,10 @@ class BeforeImages(Kind):
     def step(self) -> bool:
         return self._table is not None and self._table.step()
 
-    def adopt_disk(self, foreign: list[tuple[int, int, bool]]) -> None:
+    def adopt_disk(self, foreign: list[tuple[int, int, bool]], compared: disks.Stamp) -> None:
         assert self._table is not None
+        if self._stamp != compared:
+            raise Busy(f"{self._geometry.disk}: was changed while it was compared", "stop what writes to it")
         if not self._table_fits:
             raise Corruption(f"{self._files.disk_sums}: does not fit the log",
                              "adopt the disk with --discard-history, or put it back")

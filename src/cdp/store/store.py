@@ -30,6 +30,7 @@ from cdp.store.folder_watch import FolderWatch
 from cdp.store.kinds import Parent
 from cdp.store.layout import RESERVE_BYTES, clear_rebuild, lock
 from cdp.store.maintenance import Maintainer
+from cdp.store.protected_disk import Stamp
 from cdp.store.records import Event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
@@ -297,9 +298,9 @@ class Store:
             geometries.save(self.os, self.files, geometry)
             self.geometry = geometry
 
-    def adopt_disk(self, foreign: list[tuple[int, int, bool]]) -> None:
+    def adopt_disk(self, foreign: list[tuple[int, int, bool]], compared: Stamp) -> None:
         """Of a store that is `adopting`: see Kind.adopt_disk."""
-        self.kind.adopt_disk(foreign)
+        self.kind.adopt_disk(foreign, compared)
         self.step()
 
     # --- upkeep -------------------------------------------------------------------------------------------------------

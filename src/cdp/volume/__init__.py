@@ -11,6 +11,7 @@
     limit_keeper     the limit of the history: writes are slowed or refused
     policy_keeper    the retention policy: kept, explained, and carried out now and then
     writeback        the background work of a restore of a before-image volume
-    adopt            a new history for a disk that was changed outside; letting go of a disk; deletion: a volume deleted
+    adopt            a disk that was changed outside is taken; letting go of a disk; deletion: a volume deleted
+    foreign_writes   the history goes on with a disk that others changed
     resizing         a volume of another size
 """

@@ -13,9 +13,11 @@ from cdp.moments import lineage
 from cdp.moments.model import Moment, Restore
 from cdp.moments.records import RESTORE, changes_content
 from cdp.store.catalog import RestoreRow
+from cdp.store.description import GOES_ON
 from cdp.store.records import restore_data
 from cdp.store.store import Store
 from cdp.volume.bookmarks import Bookmarks
+from cdp.volume.buffers import extents_of
 from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.writable_images import Images
 from cdp.volume.writeback import WriteBack
@@ -58,6 +60,7 @@ class Restores:
     def preview(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None) -> Restore:
         """A restore as restore() would make it, with seq 0; nothing is changed. Raises what restore() would raise."""
         self._check(target, destructive, undo_of)
+        self._check_known(target, offset, length)
         return Restore(0, self._store.os.now_ns(), target, offset, length, destructive, undo_of,
                        not destructive and undo_of is None,
                        self._changed_bytes_since(target.seq, offset, offset + length))
@@ -66,6 +69,7 @@ class Restores:
         """Durable at return. undo_of: the restore that this one takes back. Raises Busy,
         OutOfSpace, RefusedPoint."""
         self._check(target, destructive, undo_of)
+        self._check_known(target, offset, length)
         store = self._store
         start, end = offset // SECTOR_BYTES, (offset + length) // SECTOR_BYTES
         data = restore_data(target.seq, target.ts_ns, destructive, undo_of or 0)
@@ -109,6 +113,20 @@ class Restores:
                              f"raise max_restores, for instance: --set max_restores={min(2 * bound, 1 << 20)}")
         if destructive:
             self._check_nothing_needed(target)
+
+    def _check_known(self, target: Moment, offset: int, length: int) -> None:
+        """What a restore shows is to be written to the disk: all of it must be known."""
+        store = self._store
+        if store.geometry.format < GOES_ON:
+            return
+        size, view = store.geometry.size_bytes, store.view_at(target.seq)
+        for extent in extents_of(store.core, view, size, offset, length, self):
+            if extent.kind == "unknown":
+                raise RefusedPoint(
+                    f"{store.directory}: at #{target.seq}, bytes {extent.offset} to "
+                    f"{extent.offset + extent.length - 1} are not known: the disk was changed outside cdp later, "
+                    "before they were written again",
+                    "restore what lies around them, with --range, or to another point")
 
     def _check_nothing_needed(self, target: Moment) -> None:
         """What a destructive restore would free must not be in use."""

@@ -40,6 +40,7 @@ cdef class DiskSums:
     cdef uint64_t changes           # how often began() and put() were called
     cdef uint64_t filling           # the page that is being filled, plus 1; 0: none
     cdef uint8_t touched[CDP_SUMS_PER_PAGE]     # its blocks that were changed meanwhile
+    cdef uint64_t writing           # the page that is on its way to the file, plus 1; 0: none
     cdef uint64_t to_scan           # pages from this one on may have blocks that are not known, though the page is
     cdef uint32_t failed            # errno; then it is off
 
@@ -69,5 +70,7 @@ cdef class DiskSums:
     cdef bint is_hole(self, int fd, uint64_t off, uint64_t n) noexcept nogil
     cdef bint pass_holes(self, uint64_t *budget) noexcept nogil
     cdef int64_t fill_page(self, uint64_t page) noexcept nogil
+    cdef bint next_to_fill(self, uint64_t *page, bint *new) noexcept nogil
+    cdef bint lacks_some(self) noexcept nogil
     cdef int sum_blocks(self, uint64_t first, uint32_t n, const uint8_t *want, uint8_t *buffer,
                         uint32_t *out) noexcept nogil

@@ -167,7 +167,7 @@ cdef class DiskSums:
         for i in range(64):
             self.hand = (self.hand + 1) % self.n_resident
             page = self.resident[self.hand]
-            if not self.dirty[page // 64] >> (page % 64) & 1 and page + 1 != self.filling:
+            if not self.dirty[page // 64] >> (page % 64) & 1 and page + 1 != self.filling and page + 1 != self.writing:
                 free(self.pages[page])
                 self.pages[page] = NULL
                 self.n_resident -= 1
@@ -229,6 +229,7 @@ cdef class DiskSums:
         cdef uint64_t page = block // CDP_SUMS_PER_PAGE, i = 0, p
         pthread_mutex_lock(&self.mutex)
         self.known_pages = min(self.known_pages, page)
+        self.to_scan = min(self.to_scan, page)
         while i < self.n_resident:
             p = self.resident[i]
             if p < page:
@@ -271,9 +272,13 @@ cdef class DiskSums:
                                                           self.n_blocks - page * CDP_SUMS_PER_PAGE),
                              self.header.salt, page)
                 self.dirty[word] &= ~(<uint64_t>1 << bit)
+                self.writing = page + 1     # until then memory alone has it
                 pthread_mutex_unlock(&self.mutex)
                 any = True
                 rc = self.table.pwrite(self.table.ctx, self.fd, block, CDP_BLOCK, (page + 1) * CDP_BLOCK)
+                pthread_mutex_lock(&self.mutex)
+                self.writing = 0
+                pthread_mutex_unlock(&self.mutex)
                 if rc < 0:
                     self.fail(rc)
                     return
@@ -430,27 +435,44 @@ cdef class DiskSums:
     def fill(self, uint64_t most_bytes) -> bool:
         """Read some of what is not known yet from the disk, at most so many bytes. True: there is more. The table is
         written by the settler."""
-        cdef uint64_t budget = most_bytes, page
+        cdef uint64_t budget = most_bytes, page = 0
         cdef int64_t n
-        cdef bint more
+        cdef bint new, more
         with nogil:
-            while self.on and budget:
-                if self.known_pages < self.n_pages:
-                    if self.pass_holes(&budget):
-                        continue
-                    page = self.known_pages
-                elif self.to_scan < self.n_pages:
-                    page = self.to_scan
-                    self.to_scan += 1
-                else:
-                    break
+            while budget and self.next_to_fill(&page, &new):
+                if new and self.pass_holes(&budget):
+                    continue
                 n = self.fill_page(page)
                 if n < 0:
                     self.fail(n)
                     break
                 budget -= min(budget, <uint64_t>n)
-            more = self.on and (self.known_pages < self.n_pages or self.to_scan < self.n_pages)
+            more = self.lacks_some()
         return more
+
+    cdef bint next_to_fill(self, uint64_t *page, bint *new) noexcept nogil:
+        """False: there is none. new: it and those behind it are not known yet."""
+        cdef bint found
+        pthread_mutex_lock(&self.mutex)
+        found = self.on and (self.known_pages < self.n_pages or self.to_scan < self.n_pages)
+        page[0] = self.known_pages
+        new[0] = self.known_pages < self.n_pages
+        if found and not new[0]:
+            page[0] = self.to_scan
+            self.to_scan += 1
+        pthread_mutex_unlock(&self.mutex)
+        return found
+
+    cdef bint lacks_some(self) noexcept nogil:
+        cdef bint some
+        pthread_mutex_lock(&self.mutex)
+        some = self.on and (self.known_pages < self.n_pages or self.to_scan < self.n_pages)
+        pthread_mutex_unlock(&self.mutex)
+        return some
+
+    def wants_filling(self) -> bool:
+        """Whether there may be blocks that are not known."""
+        return self.lacks_some()
 
     # --- comparing ----------------------------------------------------------------------------------------------------
 
@@ -480,15 +502,17 @@ cdef class DiskSums:
         return rc == 0 or rc > 0 and start >= off + n
 
     def differences(self, uint64_t page) -> list:
-        """[(offset, length in bytes, whether it was known)] of the blocks that the disk does not hold as the table
-        says, or that are not known, of the 1023 of `page`. Nothing may be written to the disk meanwhile."""
+        """[(start, end in bytes, whether it was known)] of the blocks that the disk does not hold as the table says, or
+        that are not known, of the 1023 of `page`; those that touch are one. Nothing may be written to the disk
+        meanwhile."""
         cdef uint64_t first = page * CDP_SUMS_PER_PAGE
-        cdef uint32_t i, n = <uint32_t>min(<uint64_t>CDP_SUMS_PER_PAGE, self.n_blocks - first)
+        cdef uint32_t i = 0, n = <uint32_t>min(<uint64_t>CDP_SUMS_PER_PAGE, self.n_blocks - first)
         cdef uint32_t found[1023]
         cdef uint32_t known[1023]
         cdef uint8_t want[1023]
         cdef uint64_t at
         cdef uint8_t *buffer
+        cdef bint is_known
         cdef list out = []
         if self.pages[page] == NULL and page < self.known_pages and self.is_hole(self.fd, (page + 1) * CDP_BLOCK,
                                                                                  CDP_BLOCK) and \
@@ -502,10 +526,15 @@ cdef class DiskSums:
             self.find(first, n, known, True)
             self.sum_blocks(first, n, want, buffer, found)
         free(buffer)
-        for i in range(n):
-            if known[i] != found[i] or known[i] == CDP_SUMS_UNKNOWN:
-                at = (first + i) * CDP_BLOCK
-                out.append((at, min(<uint64_t>CDP_BLOCK, self.size_bytes - at), known[i] != CDP_SUMS_UNKNOWN))
+        while i < n:
+            if known[i] == found[i] and known[i] != CDP_SUMS_UNKNOWN:
+                i += 1
+                continue
+            is_known = known[i] != CDP_SUMS_UNKNOWN
+            at = (first + i) * CDP_BLOCK
+            while i < n and (known[i] != CDP_SUMS_UNKNOWN) == is_known and not (is_known and known[i] == found[i]):
+                i += 1
+            out.append((at, min((first + i) * CDP_BLOCK, self.size_bytes), is_known))
         return out
 
     def stats(self) -> dict:
