@@ -41,7 +41,7 @@ SHELL = {
     "capture": "text moments views store trace cdp",
     "replay": "text moments settings nbd trace store volume cdp",
     "platform": "ipc settings nbd cdp",
-    "service": "text moments views ipc settings store cdp check capture",
+    "service": "text moments views ipc settings store volume cdp check capture",
     "bench": "text views nbd trace cdp service",
     "serve": "moments views ipc settings nbd store cdp capture platform service",
     "ha": "views ipc settings nbd store cdp service serve",

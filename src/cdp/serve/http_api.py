@@ -22,7 +22,7 @@ from cdp.ipc.errors import encode_error
 from cdp.serve.admin import HandOver, NotOpen, server_view
 from cdp.serve.held import Held, Services
 from cdp.serve.monitor import routes as monitoring
-from cdp.service.local import VolumeService
+from cdp.service.local import VolumeService, load_all
 from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
@@ -147,6 +147,7 @@ U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_open: NotOpen = list) -> FastAPI:
     """The application over the served volumes, by name, which may become more. hand_over: begins to hand the server
     over, or raises why not. not_open: the volumes that are not held yet, or could not be opened."""
+    load_all()
     app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
         status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
 

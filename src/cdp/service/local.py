@@ -57,6 +57,16 @@ if TYPE_CHECKING:
 HUNG_UP_S = 0.3
 
 
+def load_all() -> None:
+    """Load what operations would load when they are first used. A server is then of one version to its end, also where
+    an upgrade has replaced the files since: a module of another version might not fit what is loaded."""
+    import numpy.ma  # noqa: F401  (of what reads runs)
+
+    import cdp.capture.status
+    import cdp.check.check
+    import cdp.volume.changes  # noqa: F401
+
+
 class VolumeService:
     """The operations on one open volume. Does not own the volume: its opener closes it."""
 
