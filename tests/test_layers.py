@@ -28,6 +28,7 @@ CORE = {
 # are modules.
 SHELL = {
     "text": "",
+    "files": "",
     "moments": "text",
     "views": "",
     "ipc": "text",
@@ -35,7 +36,7 @@ SHELL = {
     "nbd": "ipc",
     "trace": "text",
     "store": "text moments settings",
-    "volume": "text moments settings store",
+    "volume": "text files moments settings store",
     "cdp": "moments settings volume",
     "check": "text moments settings store volume",
     "capture": "text moments views store trace cdp",
@@ -46,7 +47,7 @@ SHELL = {
     "serve": "moments views ipc settings nbd store cdp capture platform service",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
-    "cli": "text moments views ipc settings nbd trace store volume cdp check replay service bench serve ha "
+    "cli": "text files moments views ipc settings nbd trace store volume cdp check replay service bench serve ha "
            "conformance",
     "demo": "nbd cdp service cli",
     "__main__": "cli",

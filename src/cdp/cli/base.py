@@ -159,9 +159,9 @@ class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
     ORDER = ("create", "serve", "list", "status", "top", "capture", "info", "window", "explain", "bookmark",
-             "bookmarks", "pins", "policy", "prune", "space", "records", "history", "diff", "bisect", "image", "export",
-             "import", "restore", "undo", "restores", "adopt", "detach", "resize", "delete", "check", "trace", "replay",
-             "ha", "gateway", "tsd", "conformance", "bench", "config")
+             "bookmarks", "pins", "policy", "prune", "space", "records", "history", "diff", "bisect", "files", "cat",
+             "image", "export", "import", "restore", "undo", "restores", "adopt", "detach", "resize", "delete", "check",
+             "trace", "replay", "ha", "gateway", "tsd", "conformance", "bench", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cdp.moments.model import Extent, Moment
 from cdp.volume.buffers import byte_count, bytes_of, extents_of
@@ -16,6 +16,9 @@ from cdpcore.base.errors import Closed
 from cdpcore.index.view import View
 from cdpcore.volume.core import VolumeCore
 from cdpcore.volume.volume_target import Target
+
+if TYPE_CHECKING:
+    from cdp.files.session import Files
 
 
 class TimeImage:
@@ -61,6 +64,14 @@ class TimeImage:
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """As Volume.extents, of this moment."""
         return extents_of(self._core, self._open_view(), self.size_bytes, offset, length, self)
+
+    def files(self, partition: int | None = None) -> Files:
+        """The files of an ext2, ext3 or ext4 file system, as after a crash at this moment and a mount: what its journal
+        has committed is applied, in memory. A context manager; valid as long as this image; one thread. They are read
+        in a process of its own without rights. `partition`: None: the whole disk, or the only one that can be read."""
+        from cdp.files.session import Files  # late: rare
+
+        return Files(self.pread, self.size_bytes, partition)
 
     def target(self) -> Any:
         """As Volume.target; read-only."""
