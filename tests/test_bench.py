@@ -119,6 +119,7 @@ def test_nbd_all_peers(tmp_path):
     assert ran["cdp"]["settings"]["commit_interval_ms"] == 1000
 
 
+@pytest.mark.long
 @needs_fio
 def test_nbd_all_workloads(tmp_path):
     said, lines = run(tmp_path, "nbd", "--peer", "cdp", "--seconds", "0.05")
@@ -128,6 +129,7 @@ def test_nbd_all_workloads(tmp_path):
         assert len(line["rounds"]) == 1 and all(r["requests"] > 0 for r in line["rounds"])
 
 
+@pytest.mark.long
 @needs_fio
 def test_peers_that_are_not_installed_are_named(tmp_path):
     tools = tmp_path / "bin"
@@ -148,6 +150,7 @@ def test_without_a_client_nothing_is_claimed(tmp_path):
     assert lines == []
 
 
+@pytest.mark.long
 @needs_fio
 def test_choosing(tmp_path):
     said, lines = run(tmp_path, "choosing", "--workload", "read-heavy")
@@ -169,6 +172,7 @@ def test_choosing_of_what_is_asked_for(tmp_path):
     assert lines[0]["iops"]["median"] > 0 and lines[0]["job"]["hot_bytes"] == 4 << 20
 
 
+@pytest.mark.long
 @needs_fio
 def test_table(tmp_path):
     said, lines = run(tmp_path, "table", "--row", "write-4k-qd1", "--row", "nbdcopy", "--row", "before-4k-cold")
@@ -203,6 +207,7 @@ def test_engine(tmp_path):
     assert flushed["flushes"] == flushed["writes"]
 
 
+@pytest.mark.long
 def test_history(tmp_path):
     said, lines = run(tmp_path, "history")
     results = lines[0]["results"]
@@ -215,6 +220,7 @@ def test_history(tmp_path):
     assert "after kill -9" in said
 
 
+@pytest.mark.long
 @needs_fio
 def test_failover(tmp_path):
     """Kills and a hand-over: no error for fio, no wrong block, every moment right, one owner at a time."""
@@ -224,6 +230,7 @@ def test_failover(tmp_path):
     assert "longest pause of a client" in said and "no error" in said
 
 
+@pytest.mark.long
 @needs_fio
 def test_failover_of_a_stopped_process(tmp_path):
     _, [line] = run(tmp_path, "failover", "--kills", "0", "--switches", "0", "--stops", "1")

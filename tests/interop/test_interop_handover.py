@@ -28,13 +28,13 @@ def test_fio_verifies_through_upgrades(upgraded, seeds):
     upgraded.serve("web")
     job = [f"--{key}={value}" for key, value in {
         "name": "x", "ioengine": "nbd", "uri": upgraded.uri("web"), "rw": "randrw", "bsrange": "512-64k",
-        "size": "32M", "iodepth": 16, "verify": "crc32c", "verify_backlog": 64, "time_based": 1,
+        "size": "32M", "iodepth": 16, "rate_iops": 4000, "verify": "crc32c", "verify_backlog": 64, "time_based": 1,
         "runtime": 600, "fsync": 50, "output-format": "json"}.items()]
     fio = subprocess.Popen(["fio", *job], cwd=upgraded.path, env=environ(), stdout=subprocess.PIPE, text=True)
     waits_ms = []
     try:
         time.sleep(1)
-        upgrades = seeds.pick(3, 20)
+        upgrades = seeds.pick(2, 20)
         for _ in range(upgrades):
             upgraded.replace("web")
             waits_ms.append(float(upgraded.log.read_text().split("their clients waited ")[1].split()[0]))
@@ -58,7 +58,7 @@ def test_copies_go_on_through_an_upgrade(upgraded):
     upgraded.create("web", 64)
     upgraded.serve("web")
     copies = (["nbdcopy", "--connections=4", "--flush", "--request-size=65536", source, upgraded.uri("web")],
-              ["qemu-img", "convert", "-n", "-r", "16M", "-W", "-f", "raw", "-O", "raw", upgraded.uri("web"),
+              ["qemu-img", "convert", "-n", "-r", "8M", "-W", "-f", "raw", "-O", "raw", upgraded.uri("web"),
                upgraded.path / "copy"])
     (upgraded.path / "copy").touch()
     (upgraded.path / "copy").open("r+b").truncate(64 * MIB)

@@ -117,7 +117,7 @@ def test_what_is_refused_disturbs_nobody(served):
     (served.path / "t.csv").write_text("128166372003061629,hm,0,Write,1048576,32768,0\n")
     served.cdp("bookmark", "blk", "a")
     inode = (disks / "disk.img").stat().st_ino
-    fio = start_fio(served, "--time_based", "--runtime=8", "--do_verify=1")
+    fio = start_fio(served, "--time_based", "--runtime=8", "--rate_iops=1000", "--do_verify=1")
     for out in ("disks/disk.img", "disks/link.img", "disks/hard.img"):
         for args in (("export", "blk@a", out, "--force"), ("trace", "convert", "t.csv", out, "--force"),
                      ("trace", "info", "t.csv", "--plot", out)):

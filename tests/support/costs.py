@@ -1,9 +1,10 @@
 """What the tests cost: at the end of a run the sums of their durations and of their processor time, processes that they
-wait for included; `--costs N` lists the N that take the most of it. Processor time says more on a machine that others
-use too."""
+wait for included; `--costs N` lists the N tests and the N files that take the most of it. Processor time says more on a
+machine that others use too."""
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
@@ -17,7 +18,7 @@ def cpu_s() -> float:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("cdp").addoption("--costs", type=int, default=0, help="list so many tests by processor time")
+    parser.getgroup("cdp").addoption("--costs", type=int, default=0, help="list so many tests, and files, by processor time")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -43,5 +44,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
                 costs += [(value, report.nodeid) for key, value in report.user_properties if key == "cpu_s"]
     terminalreporter.write_line(
         f"{len(costs)} tests: {duration_s:.0f} s, {sum(cost for cost, _ in costs):.0f} s of processor time")
-    for cost, nodeid in sorted(costs, reverse=True)[:config.getoption("--costs")]:
-        terminalreporter.write_line(f"{cost:7.2f} s  {nodeid}")
+    files = Counter[str]()
+    for cost, nodeid in costs:
+        files[nodeid.split("::")[0]] += cost
+    most = config.getoption("--costs")
+    for cost, name in [*sorted(costs, reverse=True)[:most], *((cost, name) for name, cost in files.most_common(most))]:
+        terminalreporter.write_line(f"{cost:7.2f} s  {name}")
