@@ -18,7 +18,8 @@ def cpu_s() -> float:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("cdp").addoption("--costs", type=int, default=0, help="list so many tests, and files, by processor time")
+    parser.getgroup("cdp").addoption("--costs", type=int, default=0,
+                                     help="list so many tests, and files, by processor time")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
