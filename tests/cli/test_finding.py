@@ -1,22 +1,15 @@
 """history and diff: the same on a volume that is served and on one that is not, and what they refuse."""
 import json
 import subprocess
-import sys
 
 import pytest
+from support.interop import cdp_argv
+from support.interop import cdp_done as run
 
 import cdp
 from cdp.cli import exits
 
-CLI = [sys.executable, "-m", "cdp"]
 MIB = 1 << 20
-
-
-def run(*args, status=exits.OK):
-    result = subprocess.run([*CLI, *args], check=False, capture_output=True, text=True, timeout=120,
-                            stdin=subprocess.DEVNULL)
-    assert result.returncode == status, result
-    return result
 
 
 def rows(*args):
@@ -48,7 +41,7 @@ def asked(web):
 def test_the_same_with_a_server_and_without(web, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(web.parent))
     alone = asked(web)
-    server = subprocess.Popen([*CLI, "serve", str(web)], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(cdp_argv("serve", web), stderr=subprocess.PIPE, text=True)
     try:
         while server.stderr.readline() != "cdp: ready\n":
             assert server.poll() is None

@@ -2,23 +2,16 @@
 import json
 import os
 import subprocess
-import sys
 import time
 
 import pytest
+from support.interop import cdp_argv
+from support.interop import cdp_done as run
 
 import cdp
 from cdp.cli import exits
 
 MIB = 1 << 20
-CLI = [sys.executable, "-m", "cdp"]
-
-
-def run(*args, status=exits.OK):
-    result = subprocess.run([*CLI, *args], check=False, capture_output=True, text=True, timeout=120,
-                            stdin=subprocess.DEVNULL)
-    assert result.returncode == status, result
-    return result
 
 
 def said(*args):
@@ -44,7 +37,7 @@ def test_the_same_with_a_server_and_without(web, monkeypatch):
     assert alone["freed_bytes"] * 2 > alone["history_bytes"] and "b0" in alone["bookmarks_lost"]
     small = run("policy", str(web), "--keep", "all for 1s", status=exits.REFUSED)
     assert "--yes sets it" in small.stderr and "bookmarks b0" in small.stderr
-    server = subprocess.Popen([*CLI, "serve", str(web)], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(cdp_argv("serve", web), stderr=subprocess.PIPE, text=True)
     try:
         while server.stderr.readline() != "cdp: ready\n":
             assert server.poll() is None
