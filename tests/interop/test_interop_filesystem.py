@@ -19,9 +19,9 @@ pytestmark = pytest.mark.interop
 
 __all__ = ["both"]
 
-SIZE_MIB = 192
-FILES_BYTES = 12 * MIB
-GARBAGE_MIB = 48
+SIZE_MIB = 96
+FILES_BYTES = 6 * MIB
+GARBAGE_MIB = 24
 
 
 def need_a_kernel():

@@ -91,10 +91,10 @@ def change(disk: Path, how: str, rng: random.Random) -> None:
 
 
 def test_a_change_outside_is_always_noticed(tmp_path: Path, disk: Path):
-    """A hundred tries, of every kind; and each is told, refuses the volume, and ends with adopt."""
+    """Fifty tries, of every kind; and each is told, refuses the volume, and ends with adopt."""
     rng, path = random.Random(5), tmp_path / "v"
     cdp.create(path, disk=disk).close()
-    for turn in range(100):
+    for turn in range(50):
         with cdp.open(path) as volume:          # unchanged: opens, with its history
             if turn % 3 == 0:
                 volume.pwrite(rng.randbytes(512), rng.randrange(volume.size_bytes // 512) * 512)

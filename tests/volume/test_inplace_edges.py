@@ -83,7 +83,7 @@ def test_a_reader_of_half_a_change_does_not_keep_the_other_half_from_others(tmp_
         for t in readers:
             t.start()
         try:
-            for turn in range(40):
+            for turn in range(15):
                 volume.pwrite(b"x" * 512, 0)
                 volume.zero(n - 1024, 1)
                 volume.flush()

@@ -160,7 +160,7 @@ def test_requests_are_whole(path: str) -> None:
 
     def write() -> None:
         try:
-            for number in range(2, 500):
+            for number in range(2, 250):
                 volume.pwrite(request(number, sectors), 0, fua=number % 50 == 0)
         finally:
             stop.set()
@@ -459,7 +459,7 @@ def freed_history_is_never_read(path: str, n_restores: int) -> None:
 
 @pytest.mark.soak
 def test_close_at_any_time(tmp_path: Path, seeds: Seeds) -> None:
-    for seed in seeds(8):
+    for seed in seeds(3):
         close_at_any_time(made(tmp_path / str(seed)), seed)
 
 
