@@ -48,7 +48,7 @@ class DiskTable:
         except NotFound:
             seq = None
         except (CdpError, MemoryError) as e:        # the volume is as good as without
-            log.warning("%s: cannot be used: %s", path, e)
+            log.warning("%s: cannot be used: %s", path, str(e))     # the exception would keep what failed
             return False
         if seq is not None and not self._fits(timeline, seq, discarded, adopting):
             sums.close()
@@ -64,7 +64,7 @@ class DiskTable:
             self._content.sums.create(self._files.disk_sums, self._uuid, base_salt(self._uuid), seq)
             self._os.sync_dir(self._files.directory)
         except (CdpError, MemoryError) as e:        # no space: as above
-            log.warning("%s: the disk has no table of checksums: %s", self._files.directory, e)
+            log.warning("%s: the disk has no table of checksums: %s", self._files.directory, str(e))
             with suppress(CdpError):
                 remove(self._os, self._files.disk_sums)
 
