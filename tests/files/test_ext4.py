@@ -3,11 +3,11 @@ kinds; and with the journal of a file system that was not unmounted."""
 import os
 import random
 import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
-from support.mounted import by_kernel, by_reader, files_of_image, make, mounted, need_a_kernel
+from support.mounted import by_kernel, by_reader, files_of_image, make, mounted, need_a_kernel, ram
+
+__all__ = ["ram"]
 
 pytestmark = [pytest.mark.interop, pytest.mark.once]
 
@@ -24,14 +24,6 @@ KINDS = {
     "bigalloc": ("ext4", 64 * MIB, ("-t", "ext4", "-O", "bigalloc", "-C", "16384")),
     "no-filetype": ("ext4", 64 * MIB, ("-t", "ext4", "-O", "^filetype")),
 }
-
-
-@pytest.fixture
-def ram():
-    """A folder in memory, where it may be: file systems are synced by the hundred here."""
-    inside = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=inside, prefix="cdp-test-") as folder:
-        yield Path(folder)
 
 
 def fill(folder, seed, small):

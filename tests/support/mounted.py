@@ -2,12 +2,23 @@
 import os
 import stat
 import subprocess
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from support.interop import need, run
 
 from cdp.files.session import Files
+
+
+@pytest.fixture
+def ram():
+    """A folder in memory, where it may be: file systems are synced by the hundred here."""
+    inside = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=inside, prefix="cdp-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 def need_a_kernel(*tools):

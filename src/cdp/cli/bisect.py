@@ -22,6 +22,8 @@ CHANGES = "write,zero,trim,restore"
     ("cdp bisect web -1h now --jobs 4 -- sh -c 'qemu-img info $CDP_URI'", "four probes at a time"),
     ("cdp bisect web -1d now --fsck", "when did the ext4 file system break?"),
     ("cdp bisect web -1d now --file /etc/hosts --sha256 9f86d081...", "when did the file stop being this one?"),
+    ("cdp bisect web -1d now --mount -- test -e {dir}/srv/db.tar", "as root: each moment mounted in a folder"),
+    ("cdp bisect web -1d now --postgres lib/pg --query 'select count(*) > 0 from orders'", "the rows were there"),
 ], exit_codes=WRITE_EXITS, context_settings={"ignore_unknown_options": True})
 @click.argument("volume")
 @click.argument("good")
@@ -32,28 +34,34 @@ CHANGES = "write,zero,trim,restore"
 @click.option("--fsck", is_flag=True, help="Instead of a command: e2fsck finds no error once the journal is replayed.")
 @click.option("--file", "path", metavar="PATH", help="Instead of a command: this file of the ext4 file system ...")
 @click.option("--sha256", metavar="HEX", help="... has this checksum.")
+@click.option("--mount", is_flag=True, help="Mount each moment: {dir}, $CDP_DIR. Needs root. Unmountable: bad.")
+@click.option("--postgres", metavar="DIR", help="Instead of a command: PostgreSQL starts on its data in this folder of "
+              "the file system (needs root) ...")
+@click.option("--query", metavar="SQL", help="... and the first value of this is true.")
 @click.option("--flushes", is_flag=True, help="Only moments right after a flush, not the records between two.")
 @click.option("--name", default="bisect", show_default=True, help="Begin the names of the two bookmarks with it.")
 def bisect(state: State, volume: str, good: str, bad: str, test: tuple[str, ...], jobs: int, fsck: bool,
-           path: str | None, sha256: str | None, flushes: bool, name: str) -> None:
+           path: str | None, sha256: str | None, mount: bool, postgres: str | None, query: str | None, flushes: bool,
+           name: str) -> None:
     """Find the last good and the first bad record.
 
     GOOD and BAD are points; both are tried first. COMMAND gets each moment as a writable image of its own, over NBD:
-    {uri} in its arguments and $CDP_URI; the image is deleted afterwards. It exits with 0 where the moment is good, 1 to
-    124 where it is bad, and 125 where it cannot tell; anything else ends the search. Moments right after a flush come
-    first, as a file system or database leaves them; then the records between two of them. A million moments take some
-    20 probes. Both answers are bookmarked: NAME-SEQ-good and NAME-SEQ-bad.
+    {uri} in its arguments and $CDP_URI; with --mount also in a folder. The image is deleted afterwards. It exits with 0
+    where the moment is good, 1 to 124 where it is bad, and 125 where it cannot tell; anything else ends the search.
+    Moments right after a flush come first, as a file system or database leaves them; then the records between two of
+    them. A million moments take some 20 probes. Both answers are bookmarked: NAME-SEQ-good and NAME-SEQ-bad.
     """
     location = volume_only(volume, "bisect")
     from cdp.cli.probes import Probes, ready_made
     from cdp.service.connect import connect
 
-    argv = ready_made(test, fsck, path, sha256)
+    argv = ready_made(test, fsck, path, sha256, postgres, query)
     with connect(location, state.settings) as service:
         first, last = service.explain(good)["resolved"], service.explain(bad)["resolved"]
     if first["seq"] >= last["seq"]:
         raise InvalidRequest(f"{good} (#{first['seq']}) is not before {bad} (#{last['seq']})", "exchange the two")
-    with Probes(location, state.settings, argv) as probes, connect(location, state.settings) as service:
+    mount = mount or postgres is not None
+    with Probes(location, state.settings, argv, mount) as probes, connect(location, state.settings) as service:
         run = _Run(probes, jobs)
         _check_ends(run, good, first, bad, last)
         lo, hi = run.narrow(_seqs(service, first["seq"], last["seq"] - 1, "flush"), first["seq"], last["seq"])

@@ -24,6 +24,24 @@ def kind_of(source: Source) -> str:
     return ""
 
 
+NOT_MOUNTED = ("", "LUKS", "LVM", "swap", "md RAID")
+
+
+def placed(source: Source, partition: int | None) -> tuple[int, int]:
+    """Offset and size of what can be mounted, in bytes: a partition, by number, or (None) the whole disk, or the only
+    partition that holds a file system. Raises InvalidRequest, Corruption."""
+    parts = partitions(source) if partition is not None or not kind_of(source) else []
+    found = [one for one in parts if one.number == partition or partition is None and kind_of(
+        Window(source, one.offset, one.size_bytes)) not in NOT_MOUNTED]
+    if len(found) == 1:
+        return found[0].offset, found[0].size_bytes
+    if partition is not None:
+        raise _no_partition(source, partition)
+    if parts:
+        raise _which(source, len(parts))
+    return 0, source.size_bytes
+
+
 def opened(source: Source, partition: int | None) -> tuple[FileSystem, int | None]:
     """The file system of the disk, or of a partition: by number, or (None) the only one that can be read. Raises
     NotFound, InvalidRequest, Corruption, Unavailable."""
@@ -41,7 +59,11 @@ def opened(source: Source, partition: int | None) -> tuple[FileSystem, int | Non
         if one.number == partition:
             part = Window(source, one.offset, one.size_bytes)
             return _reader(part, kind_of(part), f" in partition {partition}"), partition
-    raise InvalidRequest(f"the disk has no partition {partition}", _listed(source) or "leave off --partition")
+    raise _no_partition(source, partition)
+
+
+def _no_partition(source: Source, partition: int) -> Exception:
+    return InvalidRequest(f"the disk has no partition {partition}", _listed(source) or "leave off --partition")
 
 
 def _reader(source: Source, kind: str, where: str) -> FileSystem:
