@@ -379,6 +379,15 @@ class DeviceSpaceView(TypedDict):
     left_s: int | None
 
 
+class DiskChecksumsView(TypedDict):
+    """The table of checksums of a protected disk, in blocks of 4 KiB. present: there is one, and it is kept.
+    unknown_blocks: those without a checksum yet, or since a crash."""
+
+    present: bool
+    blocks: int
+    unknown_blocks: int
+
+
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
     none."""
@@ -396,6 +405,7 @@ class InfoView(TypedDict):
     restores: int
     served: ServedView | None
     disk: str | None
+    disk_checksums: DiskChecksumsView | None
     writeback: WritebackView | None
     stats: dict[str, int]
     metrics: MetricsView

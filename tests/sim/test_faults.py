@@ -31,7 +31,7 @@ CALLS = ("pwrite", "pwrite", "pwrite", "datasync", "datasync", "allocate", "crea
          "truncate", "punch", "open", "pread", "map", "size", "mkdir", "list_dir", "pages", "any")
 UNSURE = ("bookmark", "unbookmark", "restore", "destroy", "undo", "shut", "reopen")
 PARTS = (None, None, "/log/", "/log/", "/runs/", "catalog", "/images/")
-DISK_PARTS = ("/v.img", "/v.img", "disk.state", "disk.json")
+DISK_PARTS = ("/v.img", "/v.img", "disk.state", "disk.json", "disk.sums")
 
 
 def succeeds(call: Callable[[], object]) -> bool:

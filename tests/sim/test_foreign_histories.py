@@ -2,6 +2,7 @@
 right, or is not known; and what the table of checksums says is what the disk holds, whenever it is looked at."""
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
@@ -20,14 +21,20 @@ from cdp.volume.volume import Volume
 from cdpcore.base.errors import CdpError, Corruption
 from cdpcore.system.os import SimOs
 
-pytestmark = pytest.mark.sanitize
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 
 BLOCK, SECTOR, DISK = 4096, 512, "/v.img"
+CALLS = ("pwrite", "pwrite", "datasync", "allocate", "create", "sync_dir", "rename", "unlink", "truncate", "open",
+         "pread", "size", "any")
+PARTS = (None, None, "/log/", "/runs/", "catalog", DISK, "disk.state", "disk.json", "disk.sums", "disk.adopting",
+         "volume.json")
 MODES = ["seeded"] * 4 + ["drop", "keep", "killed", "killed"]
 
 
 class Life:
-    def __init__(self, seed: int, opened: Callable[[Volume], None] = lambda volume: None):
+    def __init__(self, seed: int, opened: Callable[[Volume], None] = lambda volume: None, faults: bool = False):
+        self.faults = faults        # calls fail during the adoption, instead of cuts
+        self.failed = 0
         self.random = random.Random(seed)
         self.sim = SimOs(seed)
         self.size = self.random.choice(SIZES)
@@ -128,6 +135,20 @@ class Life:
             self.now = file.pread(self.bytes, 0)
 
     def adopt(self) -> None:
+        while self.faults:
+            self.sim.fail(self.random.choice(CALLS), part=self.random.choice(PARTS), n=self.random.randint(1, 6),
+                          times=self.random.choice((1, 1, 3)), error=self.random.choice((errno.EIO, errno.ENOSPC)))
+            try:
+                self.adopt_once()
+                self.sim.clear_faults()
+                return
+            except (CdpError, MemoryError) as e:
+                assert str(e) or isinstance(e, MemoryError)
+                self.failed += 1
+            self.sim.clear_faults()
+            if self.sim.exists(self.files.disk_adopting):
+                with pytest.raises(Corruption, match="adoption is not complete"):
+                    self.open()
         while True:
             if self.random.random() < 0.7:
                 self.sim.cut_at(self.random.randint(1, self.random.choice((8, 40, 120))))
@@ -207,6 +228,17 @@ def test_foreign_histories(seeds: Seeds) -> None:
         cuts, refused, crashed = cuts + life.cuts, refused + life.refused, crashed + life.crashed
     print(f"{seeds.done} histories, {crashed} ended by a cut, {cuts} cuts in an adoption, {refused} reads refused")
     assert seeds.done < 8 or (cuts and refused and crashed)
+
+
+def test_calls_fail_while_a_disk_is_adopted(seeds: Seeds) -> None:
+    """An error is clear, leaves a volume that is adopted by the next attempt, or that did not notice."""
+    failed = refused = 0
+    for seed in seeds(5):
+        life = Life(seed, wrong_sums, faults=True)
+        life.run()
+        failed, refused = failed + life.failed, refused + life.refused
+    print(f"{seeds.done} histories, {failed} adoptions failed, {refused} reads refused")
+    assert seeds.done < 5 or (failed and refused)
 
 
 def test_a_table_that_is_ahead_of_the_disk_is_noticed() -> None:

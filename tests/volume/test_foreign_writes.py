@@ -3,17 +3,23 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import cdp
 from cdp.check import check
+from cdp.service.local import VolumeService
 from cdp.store.volume_files import VolumeFiles
 from cdp.volume.adopt import adopt, look
 from cdpcore.base.errors import Corruption, RefusedPoint
+
+pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 
 SIZE, BLOCK, SECTOR = 256 << 10, 4096, 512
 
@@ -95,11 +101,24 @@ class Life:
                             got = image.pread(BLOCK, at)
                         except Corruption as e:
                             assert not all(known) and "not known" in str(e) and "outside" in str(e)
+                            self.named(seq, at, str(e))
                             failed += 1
                             continue
                         assert all(known), f"#{seq}, byte {at}: read, though it is not known"
                         assert got == self.moments[seq][at:at + BLOCK], f"#{seq}, byte {at}: another content"
         return failed
+
+
+    def named(self, seq: int, block: int, message: str) -> None:
+        """The message names moments, this one among them, at which the range that it names is not known."""
+        found = re.search(r"bytes (\d+) to (\d+) are not known at the moments #(\d+) to #(\d+)", message)
+        assert found, message
+        first, last, oldest, newest = map(int, found.groups())
+        assert block <= first <= last < block + BLOCK and oldest <= seq <= newest, message
+        sector = first // SECTOR
+        assert not any(self.known(s, sector) for s in range(oldest, newest + 1) if s not in self.inside), message
+        assert oldest == 0 or sector in self.written[oldest] or any(
+            begins <= oldest and sector in sectors for begins, sectors in self.lost), message
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -223,3 +242,84 @@ def test_the_table_is_made_for_volumes_without(tmp_path: Path) -> None:
     found = look(life.path, compare=True)
     assert found.changed is not None
     assert {b for start, end in found.changed.differ for b in range(start // BLOCK, end // BLOCK)} == changed
+
+
+def test_blocks_without_a_checksum_count_as_changed_where_the_disk_was_touched(tmp_path: Path) -> None:
+    """As while the table of a large disk is being made. Where its times say that nobody wrote, it is only a copy."""
+    life = Life(tmp_path, 23)
+    life.use(5)
+    files = VolumeFiles(str(life.path))
+    sums = bytearray(Path(files.disk_sums).read_bytes())
+    sums[BLOCK + 5] ^= 1                # a page that is not valid knows no block
+    Path(files.disk_sums).write_bytes(sums)
+    copy = tmp_path / "copy.img"
+    shutil.copy2(life.disk, copy)
+    copy.rename(life.disk)
+    found = look(life.path, compare=True)
+    assert found.changed is not None and found.changed.lost_bytes == 0
+    os.utime(life.disk)
+    found = look(life.path, compare=True)
+    assert found.changed is not None and not found.changed.differ and found.changed.unknown == [(0, SIZE)]
+    adopt(life.path, keep_history=True).close()
+    life.adopted(set(range(SIZE // BLOCK)))
+    assert life.every_moment() > 0
+
+
+def test_a_long_trim_is_read_again_while_the_volume_is_open(tmp_path: Path) -> None:
+    """More than a GiB is not changed in the table block by block."""
+    size = (1 << 30) + (16 << 20)
+    disk = tmp_path / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate(size)
+    with cdp.create(tmp_path / "v", disk=disk) as volume:
+        volume.pwrite(b"1" * BLOCK, 8 << 20)
+        volume.flush()
+        volume.trim(size, 0)
+        volume.pwrite(b"2" * BLOCK, 64 << 20)
+        volume.flush()
+        kind = volume._store.kind
+        until = time.monotonic() + 60
+        while time.monotonic() < until and kind.disk_checksums()["unknown_blocks"]:
+            kind.step()     # as the volume's own thread does, a second apart
+        assert kind.disk_checksums()["unknown_blocks"] == 0
+    assert check.check(tmp_path / "v").ok
+
+
+def test_info_says_what_is_known_of_the_disk(tmp_path: Path) -> None:
+    life = Life(tmp_path, 29)
+    life.use(3)
+    with cdp.open(life.path, read_only=True) as volume:
+        info = VolumeService(volume).info()
+        assert info["disk_checksums"] == {"present": True, "blocks": SIZE // BLOCK, "unknown_blocks": 0}
+    Path(VolumeFiles(str(life.path)).disk_sums).unlink()
+    with cdp.open(life.path, read_only=True) as volume:
+        info = VolumeService(volume).info()
+        assert info["disk_checksums"] == {"present": False, "blocks": SIZE // BLOCK, "unknown_blocks": SIZE // BLOCK}
+    with cdp.create(tmp_path / "after", size=1 << 20) as volume:
+        assert VolumeService(volume).info()["disk_checksums"] is None
+
+
+def test_check_compares_the_disk_with_its_checksums(tmp_path: Path) -> None:
+    """What others wrote unseen (samples miss it, and the times were set back), and a table that is damaged."""
+    life = Life(tmp_path, 31, 4 << 20)
+    life.use(3)
+    files = VolumeFiles(str(life.path))
+    assert check.check(life.path).ok
+    table = Path(files.disk_sums)
+    whole = table.read_bytes()
+    for at, what in ((20, "header"), (BLOCK + 9, "page")):
+        table.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+        problems = check.check(life.path).problems
+        assert [p.where for p in problems] == [files.disk_sums] and what in problems[0].what
+    table.write_bytes(whole)
+    with cdp.open(life.path) as volume:
+        volume.pwrite(b"1" * SECTOR, 0)
+        volume.flush()
+        kind = volume._store.kind
+        with life.disk.open("r+b") as disk:     # while it is open: the times at the close are of after that
+            disk.seek(2 << 20)
+            disk.write(b"other")
+        assert kind.disk_checksums()["unknown_blocks"] == 0
+    problems = check.check(life.path).problems
+    assert [p.where for p in problems] == [str(life.disk)]
+    assert f"bytes {2 << 20} to {(2 << 20) + BLOCK - 1} do not match" in problems[0].what

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--rebuild", is_flag=True, help="Make catalog and index anew from the log. Not while it is served.")
 @click.pass_context
 def check(ctx: click.Context, state: State, volume: str, rebuild: bool) -> None:
-    """Verify every checksum of log, index and catalog."""
+    """Verify every checksum of log, index, catalog and disk."""
     location = volume_only(volume, "check")
     from cdp.service.connect import find_server
     from cdp.service.local import report_view

@@ -12,7 +12,9 @@ from cdp.text import sizes as units
 from cdp.text.timestamps import local_utc_and_age
 
 if TYPE_CHECKING:
-    from cdp.views import DeviceSpaceView, InfoView
+    from cdp.views import DeviceSpaceView, DiskChecksumsView, InfoView
+
+BLOCK_BYTES = 4096
 
 
 @command(cli, "info", examples=[
@@ -56,6 +58,8 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         pairs.append(("freeing", f"what is before #{freeing['start']['seq']}: {left}"))
     if got["disk"]:
         pairs.insert(1, ("disk", f"{got['disk']}, written in place"))
+    if (sums := got["disk_checksums"]) is not None:
+        pairs.insert(2, ("checksums", _checksums(sums)))
     if (writing := got["writeback"]) is not None:
         pairs.append(("writing back",
                       f"restore #{writing['restore_seq']}: {units.approx_size(writing['bytes_left'])} left"))
@@ -75,6 +79,16 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     if served:
         lines += [f"             {uri}" for uri in served["uris"]]
     return lines
+
+
+def _checksums(sums: "DiskChecksumsView") -> str:
+    """Of the disk: what a write by others would be found with."""
+    if not sums["present"]:
+        return "none of the disk: the table could not be made, read or written"
+    if not sums["unknown_blocks"]:
+        return "of all of the disk"
+    missing = units.approx_size(sums["unknown_blocks"] * BLOCK_BYTES)
+    return f"of the disk but for {missing}, which are read in the background while it is open"
 
 
 def _allocated(stats: "dict[str, int]") -> str:

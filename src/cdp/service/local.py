@@ -26,6 +26,7 @@ from cdp.views import (
     ClockStepView,
     DeviceSpaceView,
     DiffPage,
+    DiskChecksumsView,
     ExplanationView,
     ExtentView,
     GapView,
@@ -86,7 +87,8 @@ class VolumeService:
             name=volume.name, path=volume.path, uuid=str(volume.uuid), size_bytes=volume.size_bytes,
             created_ns=volume.created_ns, created=utc(volume.created_ns), parent=volume.parent, window=self.window(),
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
-            served=self.served, disk=volume.geometry().disk or None, writeback=self._writeback(),
+            served=self.served, disk=volume.geometry().disk or None,
+            disk_checksums=self._disk_checksums(), writeback=self._writeback(),
             stats={name: int(count) for name, count in volume.stats().items()}, metrics=self.metrics(),
             capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume),
             space=self._space())
@@ -98,6 +100,11 @@ class VolumeService:
         space = self.volume._store.space()
         return None if space is None else DeviceSpaceView(
             state=space.state, free_bytes=space.free_bytes, low_bytes=space.low_bytes, left_s=space.left_s)
+
+    def _disk_checksums(self) -> DiskChecksumsView | None:
+        known = self.volume._store.kind.disk_checksums()
+        return None if known is None else DiskChecksumsView(
+            present=known["on"], blocks=known["n_blocks"], unknown_blocks=known["unknown_blocks"])
 
     def _writeback(self) -> WritebackView | None:
         progress = self.volume.writeback.progress() if self.volume.writeback is not None else None

@@ -16,7 +16,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cdp.moments import lineage
 from cdp.store import disk_check, put_back
@@ -96,6 +96,10 @@ class Kind(ABC):
     def step(self) -> bool:
         """Go on for a while with what has time. True: there is more."""
         return False
+
+    def disk_checksums(self) -> dict[str, Any] | None:
+        """DiskSums.stats(); None: no disk is protected in place."""
+        return None
 
     def adopt_disk(self, foreign: list[tuple[int, int, bool]], compared: disks.Stamp) -> None:
         """The history goes on though others changed these ranges of the disk: (offset, length in bytes, whether the
@@ -358,6 +362,9 @@ class BeforeImages(Kind):
 
     def step(self) -> bool:
         return self._table is not None and self._table.step()
+
+    def disk_checksums(self) -> dict[str, Any] | None:
+        return dict(self.opened_content.sums.stats())
 
     def adopt_disk(self, foreign: list[tuple[int, int, bool]], compared: disks.Stamp) -> None:
         assert self._table is not None

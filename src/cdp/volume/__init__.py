@@ -12,6 +12,6 @@
     policy_keeper    the retention policy: kept, explained, and carried out now and then
     writeback        the background work of a restore of a before-image volume
     adopt            a disk that was changed outside is taken; letting go of a disk; deletion: a volume deleted
-    foreign_writes   the history goes on with a disk that others changed
+    foreign_writes   the history goes on with a disk that others changed; unknown_blocks: what it does not know since
     resizing         a volume of another size
 """

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cdp.moments.model import Extent, Moment
 from cdp.volume.buffers import byte_count, bytes_of, extents_of
-from cdpcore.base.errors import Closed
+from cdp.volume.unknown_blocks import explained
+from cdpcore.base.errors import Closed, Corruption
 from cdpcore.index.view import View
 from cdpcore.volume.core import VolumeCore
 from cdpcore.volume.volume_target import Target
@@ -52,14 +53,17 @@ class TimeImage:
 
     def pread(self, length: int, offset: int) -> bytes:
         """As Volume.pread, of this moment."""
-        view = self._open_view()
         out = bytearray(byte_count(length, self.size_bytes))
-        self._core.pread_into(out, byte_count(offset), view)
+        self.pread_into(out, offset)
         return bytes(out)
 
     def pread_into(self, buffer: Any, offset: int) -> None:
         """As Volume.pread_into, of this moment."""
-        self._core.pread_into(bytes_of(buffer, fill=True), byte_count(offset), self._open_view())
+        view, out = self._open_view(), bytes_of(buffer, fill=True)
+        try:
+            self._core.pread_into(out, byte_count(offset), view)
+        except Corruption as error:
+            raise explained(error, self.volume, view, self.moment.seq, offset, len(out)) from None
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """As Volume.extents, of this moment."""

@@ -538,7 +538,36 @@ cdef class DiskSums:
         return out
 
     def stats(self) -> dict:
-        """on: whether there is a table and it could be read and written; n_pages, known_pages: of 1023 blocks; seq: the
-        record that the file is of; errno of what failed."""
-        return {"on": bool(self.on), "n_pages": self.n_pages, "known_pages": self.known_pages, "seq": self.header.seq,
+        """on: whether there is a table and it could be read and written; n_blocks: of the disk; unknown_blocks: those
+        of them that the table is known not to know; n_pages, known_pages: of 1023 blocks; seq: the record that the
+        file is of; errno of what failed."""
+        cdef uint64_t i, page, unknown
+        cdef uint32_t k
+        cdef bint on
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            on = self.on
+            unknown = self.n_blocks - min(self.known_pages * CDP_SUMS_PER_PAGE, self.n_blocks)
+            for i in range(self.n_resident):
+                page = self.resident[i]
+                if page < self.known_pages:
+                    for k in range(<uint32_t>min(<uint64_t>CDP_SUMS_PER_PAGE,
+                                                 self.n_blocks - page * CDP_SUMS_PER_PAGE)):
+                        unknown += self.pages[page][k] == CDP_SUMS_UNKNOWN
+            pthread_mutex_unlock(&self.mutex)
+        return {"on": bool(on), "n_blocks": self.n_blocks, "unknown_blocks": unknown if on else self.n_blocks,
+                "n_pages": self.n_pages, "known_pages": self.known_pages, "seq": self.header.seq,
                 "errno": self.failed}
+
+    def damaged_pages(self) -> list:
+        """The numbers of the pages in the file that are not valid, of those that it should know."""
+        cdef uint32_t sums[1023]
+        cdef uint64_t page
+        cdef bint ok
+        cdef list out = []
+        for page in range(self.known_pages):
+            with nogil:
+                ok = cdp_sums_load(self.table, self.fd, &self.header, page, sums)
+            if not ok:
+                out.append(page)
+        return out
