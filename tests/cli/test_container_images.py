@@ -144,6 +144,8 @@ def test_without_the_tools_the_command_is_named(images, monkeypatch):
     assert "qemu-nbd is not installed" in done.stderr
     assert "qemu-img convert -f qcow2 -O raw d.qcow2 d.qcow2.raw" in done.stderr
     cdp_done("create", "web", "--size", "1M", cwd=images)
+    cdp_done("export", "web", "out.qcow2", cwd=images, status=8)       # no raw disk under that name
+    assert not (images / "out.qcow2").exists()
     done = cdp_done("export", "web", "out.qcow2", "--format", "qcow2", cwd=images, status=8)
     assert "qemu-img is not installed" in done.stderr and "qemu-img convert -f raw -O qcow2" in done.stderr
     assert not (images / "out.qcow2").exists()
@@ -166,6 +168,21 @@ def test_export_writes_other_formats(volume_world, name):
     assert (where / out).stat().st_size < 32 * MIB     # what is a hole is not written
     refused(where, "export", "web", out, "--format", name, said="exists")
     assert sorted(p.name for p in where.iterdir() if "part" in p.name) == []
+
+
+def test_an_export_is_what_its_name_says(images):
+    need("qemu-img")
+    plain = b"\1\1\1\1"
+    with cdp.create(images / "web", size=MIB) as volume:
+        volume.pwrite(b"\1" * MIB, 0)
+    for name, head in (("out.qcow2", b"QFI\xfb"), ("OUT.VMDK", b"KDMV"), ("out.qcow2.img", plain), ("out", plain)):
+        done = cdp_done("export", "web", name, cwd=images)
+        assert (images / name).read_bytes()[:4] == head, name
+        assert ("as its name says; --format raw writes a raw disk" in done.stderr) == (head != plain), name
+    cdp_done("export", "web", "raw.qcow2", "--format", "raw", cwd=images)
+    assert (images / "raw.qcow2").read_bytes() == b"\1" * MIB
+    cdp_done("export", "web", "delta.qcow2", "--delta", cwd=images)
+    assert (images / "delta.qcow2").read_bytes()[:4] not in (b"QFI\xfb", plain)
 
 
 def test_an_export_reads_no_holes(tmp_path):

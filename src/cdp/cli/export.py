@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from cdp.views import ExplanationView, InfoView, Service
 
 
+NAMES = {".qcow2": "qcow2", ".qcow": "qcow", ".qed": "qed", ".vmdk": "vmdk", ".vdi": "vdi", ".vhd": "vpc",
+         ".vpc": "vpc", ".vhdx": "vhdx", ".hdd": "parallels", ".hds": "parallels"}      # by the ends of file names
+
+
 @command(cli, "export", examples=[
     ("cdp export web@-10m web.img", "the disk as of ten minutes ago, as a sparse raw file"),
     ("cdp export web - | zstd > web.img.zst", "now, to standard output"),
-    ("cdp export web@-1d web.qcow2 --format qcow2", "yesterday's disk as a qcow2 image, through qemu-img"),
+    ("cdp export web@-1d web.qcow2", "yesterday's disk as a qcow2 image, through qemu-img"),
     ("cdp export web@before-upgrade /dev/vdb --force", "onto a device, over what is there"),
     ("cdp export web@tue tue.delta --since mon", "a delta: what changed, for 'cdp import --delta'"),
     ("cdp export web@mon - --delta | ssh host cdp import --delta - copy", "all of it, to begin a copy with"),
@@ -36,28 +40,31 @@ if TYPE_CHECKING:
 @click.argument("volume", metavar="VOLUME[@POINT]")
 @click.argument("out")
 @click.option("--force", is_flag=True, help="Write over an existing file or a device.")
-@click.option("--format", "image_format", type=click.Choice(["raw", *CONTAINERS]), default="raw", show_default=True,
-              help="What OUT becomes: a raw disk, or, by qemu-img, a file of another format.")
+@click.option("--format", "image_format", type=click.Choice(["raw", *CONTAINERS]),
+              help="What OUT becomes: a raw disk, or, by qemu-img, a file of another format. Without: what OUT's name "
+                   "says (.qcow2, .vmdk, .vdi, .vhd, .vhdx ...), else raw.")
 @click.option("--skip-unknown", is_flag=True,
               help="Of a disk that was changed outside and adopted: what is not known reads as zeros, and is listed.")
 @click.option("--delta", is_flag=True, help="A delta, for 'cdp import --delta'; without --since, of the whole disk.")
 @click.option("--since", metavar="POINT", help="A delta of what changed since this moment.")
-def export(state: State, volume: str, out: str, force: bool, image_format: str, skip_unknown: bool, delta: bool,
+def export(state: State, volume: str, out: str, force: bool, image_format: str | None, skip_unknown: bool, delta: bool,
            since: str | None) -> None:
     """Write out a moment as a disk image, or a delta.
 
-    Without @POINT: of now. A raw disk, unless --format says more. A file is written sparse; OUT - is standard output. A
-    symbolic link is followed, to a file as to a device: the link stays. What a volume that is open has as its disk or
-    base is never written to. A delta has the ranges whose content differs (see 'cdp diff'), and checksums of what they
-    held before, so that it is imported only where it belongs.
+    Without @POINT: of now. A raw disk, unless --format or the end of OUT's name says more. A file is written sparse;
+    OUT - is standard output. A symbolic link is followed, to a file as to a device: the link stays. What a volume that
+    is open has as its disk or base is never written to. A delta has the ranges whose content differs (see 'cdp diff'),
+    and checksums of what they held before, so that it is imported only where it belongs.
     """
     delta = delta or since is not None
-    if delta and image_format != "raw":
+    if delta and image_format not in (None, "raw"):
         raise InvalidRequest("a delta has a format of its own", "leave off --format")
     location, point = volume_and_point(volume, "export", default="now")
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
+    if image_format is None:
+        image_format = "raw" if delta else _format_by_name(out)
     if image_format != "raw" and skip_unknown:
         raise InvalidRequest("what is not known can be left out of a raw disk only", "leave off --format")
     if image_format != "raw" and (out == "-" or os.path.exists(out) and not os.path.isfile(out)):
@@ -114,6 +121,15 @@ def _export_delta(state: State, service: "Service", volume: str, out: str, info:
     what = "from nothing" if first is None else f"since #{first['seq']}"
     emit(state, result, f"{out}: {approx_size(size)}, {volume} as of #{header.seq} {what}: {approx_size(changed)} "
          "changed")
+
+
+def _format_by_name(out: str) -> str:
+    """What somebody expects in a file of that name. A device, a pipe, or what is none of the known names: raw."""
+    found = NAMES.get(os.path.splitext(out)[1].lower(), "raw")
+    if found == "raw" or os.path.exists(out) and not os.path.isfile(out):
+        return "raw"
+    note(f"{out}: {CONTAINERS[found].title}, as its name says; --format raw writes a raw disk")
+    return found
 
 
 def _check_out(out: str, force: bool) -> None:
