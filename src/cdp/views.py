@@ -415,6 +415,31 @@ class InfoView(TypedDict):
     space: DeviceSpaceView | None
 
 
+class SealedView(TypedDict):
+    """Everything up to the moment `upto` is in sealed segments; None: there are no records."""
+
+    upto: MomentView | None
+
+
+class SegmentView(TypedDict):
+    """A sealed segment: log/NUMBER.log in the volume's folder, which never changes (but that what a destructive restore
+    discarded is punched out)."""
+
+    number: int
+    first_seq: int
+    last_seq: int
+    first_ts_ns: int
+    last_ts_ns: int
+    file_bytes: int
+
+
+class SegmentsPage(TypedDict):
+    """Sealed segments in order. `next`: the number to give as `after` for more, None at the end."""
+
+    segments: list[SegmentView]
+    next: int | None
+
+
 class ExtentView(TypedDict):
     """kind: data, zero (reads as zeros, allocated), hole, or unknown (cannot be read: the disk was changed outside)."""
 
@@ -529,6 +554,8 @@ class Service(Protocol):
     def simulate(self, policy: str | None = None) -> PlanView: ...
     def prune(self, dry_run: bool = False) -> PruneView: ...
     def space(self) -> SpaceView: ...
+    def seal(self) -> SealedView: ...
+    def segments(self, after: int = 0, limit: int = 1000) -> SegmentsPage: ...
     def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage: ...
     def history(self, since: str | None = None, until: str = "now", limit: int = MAX_PAGE_ROWS, kinds: str = "",
                 offset: int | None = None, length: int | None = None) -> tuple[bytes, str | None]: ...

@@ -44,6 +44,8 @@ from cdp.views import (
     PruneView,
     RecordsPage,
     RestoreView,
+    SealedView,
+    SegmentsPage,
     SpaceView,
     VersionsPage,
     WindowView,
@@ -293,6 +295,15 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
     @app.get("/v1/volumes/{volume}/space")
     def space(service: Service) -> SpaceView:
         return service.space()
+
+    @app.post("/v1/volumes/{volume}/seal")
+    def seal(service: Service) -> SealedView:
+        return service.seal()
+
+    @app.get("/v1/volumes/{volume}/segments")
+    def segments(service: Service, after: U64 = 0,
+                 limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> SegmentsPage:
+        return service.segments(after, limit)
 
     @app.get("/v1/volumes/{volume}/records")
     def records(service: Service, since: str | None = None, until: str = "now",

@@ -43,6 +43,9 @@ from cdp.views import (
     RecordsPage,
     RecordView,
     RestoreView,
+    SealedView,
+    SegmentsPage,
+    SegmentView,
     ServedView,
     SpaceView,
     VersionsPage,
@@ -208,6 +211,28 @@ class VolumeService:
 
     def space(self) -> SpaceView:
         return retention.space_view(self.volume)
+
+    def seal(self) -> SealedView:
+        """Put everything so far into sealed segments. Raises Busy while a restore is being written back to a protected
+        disk: until that ends, the disk holds neither what was there nor what is shown."""
+        store = self.volume._store
+        last = store.seal()
+        if last is None:
+            return SealedView(upto=None)
+        for row in store.restores:
+            if row.seq <= last.last_seq and not 0 < store.done_seq(row.seq) <= last.last_seq:
+                raise Busy(f"{self.volume.path}: restore #{row.seq} is being written back to the disk",
+                           "repeat this when 'cdp info' shows that it is done")
+        return SealedView(upto=_time(last.last_seq, last.last_ts_ns))
+
+    def segments(self, after: int = 0, limit: int = 1000) -> SegmentsPage:
+        """At most `limit` (1..MAX_PAGE_RECORDS) sealed segments with a number above `after`."""
+        if not 1 <= limit <= MAX_PAGE_RECORDS:
+            raise InvalidRequest(f"limit {limit} is out of range", f"write 1 .. {MAX_PAGE_RECORDS}")
+        rows = [row for row in self.volume._store.timeline.rows() if row.number > after]
+        page = [SegmentView(number=r.number, first_seq=r.first_seq, last_seq=r.last_seq, first_ts_ns=r.first_ts_ns,
+                            last_ts_ns=r.last_ts_ns, file_bytes=r.file_bytes) for r in rows[:limit]]
+        return SegmentsPage(segments=page, next=page[-1]["number"] if len(rows) > limit else None)
 
     def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage:
         """At most `limit` (1..MAX_PAGE_RECORDS) records after `since`, up to and including `until`."""

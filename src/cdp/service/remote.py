@@ -32,6 +32,8 @@ from cdp.views import (
     PruneView,
     RecordsPage,
     RestoreView,
+    SealedView,
+    SegmentsPage,
     SpaceView,
     VersionsPage,
     WindowView,
@@ -213,6 +215,12 @@ class RemoteService:
 
     def space(self) -> SpaceView:
         return cast(SpaceView, self._volume("GET", "/space").json())
+
+    def seal(self) -> SealedView:
+        return cast(SealedView, self._volume("POST", "/seal").json())
+
+    def segments(self, after: int = 0, limit: int = 1000) -> SegmentsPage:
+        return cast(SegmentsPage, self._volume("GET", "/segments", {"after": after, "limit": limit}).json())
 
     def records(self, since: str | None = None, until: str = "now", limit: int = 1000) -> RecordsPage:
         query = {"since": since, "until": until, "limit": limit}

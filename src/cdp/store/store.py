@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os as _os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ from cdpcore.volume.core import VolumeCore
 
 log = logging.getLogger("cdp.store")
 RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
+SEAL_S, SEAL_LOOK_S = 60.0, 0.005
 LINGER_MS = 50      # a writer waits so long for more before its thread goes to others, ...
 TURN_MS = 100       # ... and keeps it so long, even where there is more
 
@@ -322,6 +324,23 @@ class Store:
         """Everything acknowledged before this call is durable when it returns."""
         self.core.pflush()
         self.step()
+
+    def seal(self) -> Segment | None:
+        """Every record of before this call is in a sealed segment that the catalog names, durably; the last of these
+        segments (None: there are no records). Raises Unavailable where that does not come about."""
+        upto, until_s = self.core.position()[0], time.monotonic() + SEAL_S
+        while not (rows := self.timeline.rows()) or rows[-1].last_seq < upto:
+            if not upto:
+                return None
+            if self.read_only or time.monotonic() > until_s:
+                raise Unavailable(f"{self.directory}: its newest segment could not be sealed", "see the log of its "
+                                  "server; 'cdp info' shows whether writes fail")
+            self.core.set_aside(upto)
+            self.step()
+            if self.tuning.threads:
+                shared_threads.wake()
+                time.sleep(SEAL_LOOK_S)
+        return rows[-1]
 
     def step(self) -> None:
         """Without threads: do the maintenance that a call has made necessary."""

@@ -97,6 +97,12 @@ cdef class DiskState:
         if self.latest() > self.changed_ns:
             check(self.put(self.applied_seq, &st), &st, self.path)
 
+    def holds(self, uint64_t applied_seq):
+        """The disk was made, by others than a volume's engine, to hold everything up to that record, durably. Durable
+        at return."""
+        cdef cdp_status st
+        check(self.put(applied_seq, &st), &st, self.path)
+
     def undid(self):
         """wrote(), for recovery."""
         self.wrote()
