@@ -2,7 +2,7 @@
 directory of the page's own.
 
 What differs from run to run (times, ages, process ids, the directory) is taken out before comparing. To write the pages
-anew from what the commands print now: python tests/cli/test_cli_docs.py
+anew from what the commands print now: PYTHONPATH=tests python tests/cli/test_cli_docs.py
 """
 import os
 import re
@@ -13,11 +13,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.transcripts import BLOCK, settled
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-PAGES = [page for page in PAGES if "```console\n" in page.read_text()]
-BLOCK = re.compile(r"(```console\n)(.*?)(```\n)", re.DOTALL)
+# The guide needs a kernel and a database: tests/interop/test_guide.py.
+PAGES = [page for page in PAGES if "```console\n" in page.read_text() and page.name != "guide.md"]
 TOOLS = ("bash", "head", "tr", "cmp", "curl", "qemu-io", "nbdinfo", "ls")
 RUNTIME = "/run/user/1000"
 HOME = "/data"
@@ -81,23 +82,6 @@ def replayed(page: str, shell: Shell) -> str:
     return BLOCK.sub(block, page)
 
 
-def settled(text: str) -> list[str]:
-    """Lines without what differs from run to run."""
-    text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+(Z|\+00:00)?", "TIME", text)
-    text = re.sub(r"(\d+ (ms|s|min|h|d) )+ago|now\)", "AGE", text)
-    text = re.sub(r"[\d.]+ (ns|us|ms|s) later", "LATER", text)
-    text = re.sub(r"process \d+", "process PID", text)
-    text = re.sub(r"[\d.]+ sec \([^)]*\)", "SPEED", text)
-    text = re.sub(r'"(ts_ns|asked_ts_ns|created_ns)": ?\d+', r'"\1": NS', text)
-    # What the engine makes of it may change without a word on the page being wrong.
-    text = re.sub(r"(?m)^  (log|index|segments|frames|read|base|images|catalog|reserve|other|history|growth|device|"
-                  r"full|limit met|freed|next run) .*", r"  \1 N", text)
-    text = re.sub(r"(?m): [\d.]+ \w+ on the device$", ": N on the device", text)
-    text = re.sub(r"with [\d.]+ \w+ of log", "with N of log", text)
-    text = re.sub(r"\d+(\.\d)? [KM]?i?B +(?=\d+$)", "N ", text, flags=re.MULTILINE)
-    return [re.sub(r"  +", "  ", line).rstrip() for line in text.splitlines()]
-
-
 def test_there_are_transcripts():
     assert {page.name for page in PAGES} >= {"README.md", "cli.md", "settings.md"}
 
@@ -114,7 +98,7 @@ def test_a_page_shows_what_the_commands_print(page: Path, tmp_path: Path):
         now = replayed(text, shell)
     finally:
         shell.stop()
-    assert settled(now) == settled(text), "run: python tests/cli/test_cli_docs.py"
+    assert settled(now) == settled(text), "run: PYTHONPATH=tests python tests/cli/test_cli_docs.py"
 
 
 if __name__ == "__main__":
