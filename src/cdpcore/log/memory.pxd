@@ -7,7 +7,7 @@ cdef extern from "log/memory_bound.h" nogil:
     ctypedef struct cdp_memory:
         uint64_t limit_bytes, used_bytes, most_bytes
     void cdp_memory_destroy(cdp_memory *m)
-    uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t)
+    uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t, int for_reads)
     void cdp_memory_init(cdp_memory *m, uint64_t limit_bytes)
     void cdp_memory_join(cdp_memory *m, cdp_slots *t)
     void cdp_memory_leave(cdp_memory *m, cdp_slots *t)

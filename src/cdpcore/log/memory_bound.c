@@ -118,7 +118,8 @@ static void *prepare(void *m_)
             if (mem)
                 m->stock[m->n_stock++] = mem;
             uint64_t now = cdp_monotonic_ns();
-            pause_until(m, now + CDP_STOCK_PAUSE * (now - began));
+            m->slot_ns = now - began;
+            pause_until(m, now + CDP_STOCK_PAUSE * m->slot_ns);
             continue;
         }
         m->wanted = 0;
@@ -143,13 +144,20 @@ static int start(cdp_memory *m)
     return rc;
 }
 
-uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t)
+/* stock_mutex held. For a burst it must be made faster than the device writes: whether it is, the first slot says. */
+static int is_cheap(const cdp_memory *m)
+{
+    return m->slot_ns ? m->slot_ns < m->stock_slot_bytes / CDP_STOCK_CHEAP : !m->wanted && !m->n_stock;
+}
+
+uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t, int for_reads)
 {
     uint8_t *mem = NULL;
     pthread_mutex_lock(&m->stock_mutex);
     if (!m->running) { /* the stock is empty, too */
         m->stock_os = t->os;
         m->stock_slot_bytes = t->slot_bytes;
+        m->slot_ns = 0;
         if (m->has_thread)
             pthread_join(m->thread, NULL);
         m->running = m->has_thread = !start(m);
@@ -157,7 +165,7 @@ uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t)
     if (m->stock_os == t->os && m->stock_slot_bytes == t->slot_bytes) { /* other sizes do without, while these go on */
         if (m->n_stock)
             mem = m->stock[--m->n_stock];
-        if (m->wanted < CDP_STOCK && !m->wanted++)
+        if (m->wanted < CDP_STOCK && (for_reads || is_cheap(m)) && !m->wanted++)
             pthread_cond_signal(&m->stock_wanted);
     }
     pthread_mutex_unlock(&m->stock_mutex);

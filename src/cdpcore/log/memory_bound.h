@@ -20,6 +20,7 @@
 #define CDP_STOCK 8u
 #define CDP_STOCK_IDLE_MS 2000u
 #define CDP_STOCK_PAUSE 8u
+#define CDP_STOCK_CHEAP 4u /* bytes a nanosecond: faster than most devices */
 
 typedef struct cdp_memory {
     pthread_mutex_t mutex;
@@ -39,6 +40,7 @@ typedef struct cdp_memory {
     uint8_t *stock[CDP_STOCK];
     uint32_t n_stock;
     uint64_t stock_slot_bytes;
+    uint64_t slot_ns;     /* what the last one took; 0: there was none yet */
     const cdp_os *stock_os;
 } cdp_memory;
 
@@ -52,8 +54,9 @@ void cdp_memory_leave(cdp_memory *m, cdp_slots *t);
 /* Memory for one more slot; NULL: the bound is reached, unless it may be `beyond`, or the system has none. Any lock may
  * be held. */
 uint8_t *cdp_memory_new(cdp_memory *m, cdp_slots *t, int beyond);
-/* The same, prepared; and has one more prepared. NULL: there is none yet. Any lock may be held. */
-uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t);
+/* The same, prepared; and has one more prepared: for_reads, or where that was fast the last time. NULL: there is none
+ * yet. Any lock may be held. */
+uint8_t *cdp_memory_prepared(cdp_memory *m, const cdp_slots *t, int for_reads);
 /* No lock. The same as cdp_memory_new, from the log with the most of those that have a written slot and at least two
  * slots more than t, which has `has`. NULL also where the bound is not reached. */
 uint8_t *cdp_memory_from_others(cdp_memory *m, cdp_slots *t, uint32_t has);

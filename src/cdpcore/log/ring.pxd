@@ -71,6 +71,7 @@ cdef class FrameRing:
     # internal
     cdef uint8_t *more_memory(self) noexcept nogil
     cdef bint pays(self, uint64_t unwritten) noexcept nogil
+    cdef bint is_read(self) noexcept nogil
     cdef uint8_t *prepared(self) noexcept nogil
     cdef bint is_late(self) noexcept nogil
 

@@ -14,7 +14,6 @@ written nor read for a while is given back.
 cimport cython
 from libc.errno cimport EIO
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free
 from cdpcore.base.clock cimport cdp_monotonic_ms
 from cdpcore.base.format cimport CDP_SECTOR
 from cdpcore.base.status cimport CDP_UNAVAILABLE, cdp_fail
@@ -60,15 +59,16 @@ cdef class FrameRing:
         self.unwritten_bytes = max(unwritten_bytes, slot_bytes)
         pthread_mutex_init(&self.mutex, NULL)
         cdp_cond_init(&self.changed)
-        self.frames = <ring_frame *>calloc(FRAMES, sizeof(ring_frame))
-        if cdp_slots_init(&self.slots, os.table, &self.mutex, &self.changed, &self.written, slot_bytes,
-                          max_slots) < 0 or self.frames == NULL:
+        self.frames = <ring_frame *>os.table.pages(os.table.ctx, FRAMES * sizeof(ring_frame))   # as in slots.c
+        if self.frames == NULL or cdp_slots_init(&self.slots, os.table, &self.mutex, &self.changed, &self.written,
+                                                 slot_bytes, max_slots) < 0:
             raise MemoryError()
         cdp_memory_join(&memory.m, &self.slots)
 
     def __dealloc__(self):
         self.release()
-        free(self.frames)
+        if self.frames != NULL:
+            self.os.table.free_pages(self.os.table.ctx, self.frames, FRAMES * sizeof(ring_frame))
         pthread_cond_destroy(&self.changed)
         pthread_mutex_destroy(&self.mutex)
 
@@ -136,14 +136,17 @@ cdef class FrameRing:
         return mem
 
     cdef bint pays(self, uint64_t unwritten) noexcept nogil:
-        """More memory than the log's share helps: reads would have found there what they wanted, or the device falls
+        """More memory than the log's share may help: reads would have found there what they wanted, or the device falls
         behind. Else who only writes would pay for memory that nobody reads: 2.4 us a write of 4 KiB, where the write
         itself takes 2.9 (a virtual machine that gets the memory from its host)."""
-        return relaxed(&self.slots.misses, RELAXED) >= CDP_SLOT_MISSES or unwritten > self.unwritten_bytes // 2
+        return self.is_read() or unwritten > self.unwritten_bytes // 2
+
+    cdef bint is_read(self) noexcept nogil:
+        return relaxed(&self.slots.misses, RELAXED) >= CDP_SLOT_MISSES
 
     cdef uint8_t *prepared(self) noexcept nogil:
-        cdef uint8_t *mem = cdp_memory_prepared(&self.memory.m, &self.slots)
-        if mem != NULL and relaxed(&self.slots.misses, RELAXED) >= CDP_SLOT_MISSES:
+        cdef uint8_t *mem = cdp_memory_prepared(&self.memory.m, &self.slots, self.is_read())
+        if mem != NULL and self.is_read():
             subtract(&self.slots.misses, CDP_SLOT_MISSES, RELAXED)
         return mem
 

@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <stdlib.h>
 #include "base/format.h"
 #include "log/slots.h"
 
@@ -7,6 +6,9 @@
 
 #define get(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define put(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+
+static uint64_t at_bytes(const cdp_slots *t) { return t->cap * sizeof *t->at; }
+static uint64_t heads_bytes(const cdp_slots *t) { return (t->mask + 1ull) * sizeof *t->heads; }
 
 int cdp_slots_init(cdp_slots *t, const cdp_os *os, pthread_mutex_t *mutex, pthread_cond_t *freed,
                    const uint64_t *written, uint64_t slot_bytes, uint32_t cap)
@@ -19,9 +21,13 @@ int cdp_slots_init(cdp_slots *t, const cdp_os *os, pthread_mutex_t *mutex, pthre
     t->mask = 3;
     while (t->mask < 2 * cap)
         t->mask = 2 * t->mask + 1;
-    t->at = calloc(cap, sizeof *t->at);
-    t->heads = calloc((size_t)t->mask + 1, sizeof *t->heads);
-    return t->at && t->heads ? 0 : -ENOMEM;
+    /* Not from malloc: once a process has freed something as large, that zeroes, so takes, all of it: 0.4 MiB a log. */
+    t->at = os->pages(os->ctx, at_bytes(t));
+    t->heads = os->pages(os->ctx, heads_bytes(t));
+    if (t->at && t->heads)
+        return 0;
+    cdp_slots_destroy(t);
+    return -ENOMEM;
 }
 
 void cdp_slots_destroy(cdp_slots *t)
@@ -29,8 +35,10 @@ void cdp_slots_destroy(cdp_slots *t)
     for (uint32_t i = 0; t->at && i < t->fresh; i++)
         if (t->at[i].mem)
             t->os->free_pages(t->os->ctx, t->at[i].mem, t->slot_bytes);
-    free(t->at);
-    free(t->heads);
+    if (t->at)
+        t->os->free_pages(t->os->ctx, t->at, at_bytes(t));
+    if (t->heads)
+        t->os->free_pages(t->os->ctx, t->heads, heads_bytes(t));
     t->at = NULL;
     t->heads = NULL;
     t->n = t->fresh = 0;
