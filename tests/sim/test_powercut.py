@@ -29,7 +29,7 @@ from cdp.volume.retention import Retention
 from cdp.volume.writeback import WriteBack
 from cdpcore.base.errors import CdpError, NotFound
 from cdpcore.index.versions import Versions
-from cdpcore.inplace import settler
+from cdpcore.inplace import old_content, settler
 from cdpcore.inplace.before_images import BeforeImages
 from cdpcore.log.log import Log
 from cdpcore.log.writer import RULES
@@ -318,12 +318,12 @@ def test_a_broken_rule_is_noticed(rule: str, kind: str, monkeypatch: pytest.Monk
     pytest.fail("nothing was noticed")
 
 
-@pytest.mark.parametrize("rule", settler.RULES)
+@pytest.mark.parametrize("rule", [*settler.RULES, *old_content.RULES])
 def test_a_broken_rule_of_the_disk_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written to a protected disk, and when; by the same histories."""
+    """What is written to a protected disk, and when, and what is kept of it; by the same histories."""
     def broken(*args, **how) -> BeforeImages:
         content = BeforeImages(*args, **how)
-        content.settler.break_rule(rule)
+        (content.settler if rule in settler.RULES else content.old).break_rule(rule)
         return content
 
     monkeypatch.setattr(kinds, "BeforeContent", broken)

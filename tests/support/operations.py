@@ -22,10 +22,27 @@ if TYPE_CHECKING:
 
 def write(world: World, node: Node, rnd: random.Random) -> None:
     volume = world.open_node(node)
-    offset, n = world.extent(rnd, most(world, node))
-    data, fua = rnd.randbytes(n), rnd.random() < 0.1
-    node.model.write(offset, data, fua)
-    volume.pwrite(data, offset, fua)
+    ranges = [world.extent(rnd, most(world, node))]
+    if world.size.before and node is world.root and rnd.random() < 0.3:
+        ranges = announced(world, node, rnd, *ranges[0])
+    for offset, n in ranges:
+        data, fua = rnd.randbytes(n), rnd.random() < 0.1
+        node.model.write(offset, data, fua)
+        volume.pwrite(data, offset, fua)
+        world.catch_up(node)
+
+
+def announced(world: World, node: Node, rnd: random.Random, offset: int, n: int) -> list[tuple[int, int]]:
+    """Before-images: changes that came together are announced, and their old content is read when the first of them
+    is carried out. Some follow each other on the disk, some are of one place."""
+    size = world.size.volume
+    ranges = [(offset // SECTOR * SECTOR, max(min(n, 16 * KIB) // SECTOR * SECTOR, SECTOR))]
+    for _ in range(rnd.randrange(1, 6)):
+        at, long = rnd.choice((rnd.choice(ranges), (sum(ranges[-1]) % size, rnd.choice((SECTOR, 4096))),
+                               (rnd.randrange(size // SECTOR) * SECTOR, 4096)))
+        ranges.append((at, min(long, size - at)))
+    node.volume._store.kind.opened_content.expect_changes(ranges)
+    return ranges
 
 
 def most(world: World, node: Node) -> int:

@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cdpcore.base.status cimport cdp_status
 from cdpcore.inplace.disk cimport Disk
 from cdpcore.inplace.disk_sums cimport DiskSums
+from cdpcore.inplace.old_content cimport OldContent
 from cdpcore.inplace.pending cimport Pending
 from cdpcore.inplace.range_lock cimport RangeLock
 from cdpcore.inplace.reader cimport DiskReader
@@ -22,6 +23,7 @@ cdef class BeforeImages(Content):
     cdef RangeLock ranges           # of sectors; held from reading the old content until the record is visible
     cdef Pending pending            # new content on its way to the disk
     cdef DiskReader reader
+    cdef readonly OldContent old
     cdef readonly DiskSettler settler
     cdef readonly DiskSums sums     # of what is on the disk
     cdef bint skip_same             # a write of what is there already keeps no before-image

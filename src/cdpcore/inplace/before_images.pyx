@@ -5,7 +5,8 @@ into the open frame, the new one into Pending, the extent tree learns the versio
 Once the frame is durable the new content goes to the disk. So no write waits for a device, many share one sync, and the
 disk never holds what the log could not take back. A flush waits until the disk is durable too.
 
-The parts: reader.pyx reads, settler.pyx writes the disk, writeback.pyx writes a restore back, and this file changes.
+The parts: reader.pyx reads, old_content.pyx reads for several changes at once, settler.pyx writes the disk,
+writeback.pyx writes a restore back, and this file changes.
 
 Invariants
  1. The disk is changed only in rounds (settler.pyx), in seq order, and only with changes whose before-images are
@@ -37,6 +38,7 @@ from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_HOLE
 from cdpcore.index.index cimport cdp_view
 from cdpcore.index.versions cimport moment
 from cdpcore.inplace.disk_state cimport DiskState
+from cdpcore.inplace.old_content cimport OldContent
 from cdpcore.inplace.reader cimport AGAIN
 from cdpcore.inplace.spans cimport data_bytes, is_same, set_span, split, zeros_of
 from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_part
@@ -46,7 +48,6 @@ from cdpcore.volume.extents cimport extents
 cdef enum:
     COLD_NS = 30000         # reading old content takes a few microseconds from memory, and from 60 on from a device
     COLD_FOR = 1024         # ... and so long the next ones are announced to the system
-    EXPECT_MOST = 1 << 20
     SPARE_PARTS = 8         # more descriptors than the longest record's data needs: its zeros can be kept apart, too
 
 cdef uint64_t HOLE_STEP = 64 << 20      # a hole at least so long is trimmed as one record, unread
@@ -79,6 +80,7 @@ cdef class BeforeImages(Content):
         self.reader.log_data = self.log_data
         self.reader.pending = self.pending
         self.reader.ranges = self.ranges
+        self.old = OldContent(self.os, self.reader)
         self.settler = DiskSettler()
         self.settler.log = self.log
         self.settler.disk = self.disk
@@ -114,7 +116,7 @@ cdef class BeforeImages(Content):
         """While old content has to be read from a device, one request after the other would wait for it: 4 k/s instead
         of what the device does at depth. What is in memory already costs half a microsecond, so only then."""
         if self.cold and off < self.size_bytes and n and n <= self.size_bytes - off:
-            self.disk.expect(off, min(n, <uint64_t>EXPECT_MOST))
+            self.old.expect(off, n)
 
     # --- a change: its range ------------------------------------------------------------------------------------------
 
@@ -255,6 +257,8 @@ cdef class BeforeImages(Content):
         cdef uint64_t size = (end - start) * CDP_SECTOR, began = cdp_monotonic_ns()
         cdef moment m
         cdef int rc = AGAIN
+        if self.cold and self.old.take(content, start, end):
+            rc = CDP_OK
         while rc == AGAIN:
             if self.discarding:
                 rc = self.reader.read_now(content, start * CDP_SECTOR, size, True, &m, st)
@@ -336,6 +340,13 @@ cdef class BeforeImages(Content):
         with nogil:
             rc = self.settler.settle_all(True, &st)
         check(rc, &st, None)
+
+    def expect_changes(self, ranges):
+        """Announce changes of (offset, length) in bytes, as an NBD connection does that has received several, and as if
+        the disk were slow. For tests: a simulated device is not."""
+        self.cold = COLD_FOR
+        for off, n in ranges:
+            self.expect(off, n)
 
     cpdef release(self):
         Content.release(self)
