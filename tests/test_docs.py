@@ -91,11 +91,12 @@ def test_prose_has_one_width(page: Path):
         assert line == line.rstrip() and "\t" not in line, line
 
 
-def test_the_readme_runs_as_python(tmp_path: Path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_what_a_page_says_runs_as_python(page: str, tmp_path: Path):
+    """Its examples, one after the other; what is produced there are signatures."""
+    blocks = re.findall(r"```python\n(.*?)```", PRODUCED.sub("", (ROOT / page).read_text()), re.DOTALL)
     assert blocks
-    for block in blocks:
-        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, check=True)
 
 
 @each_page

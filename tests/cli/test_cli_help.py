@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import cdp
 from cdp.cli import cli, exits
-from cdp.cli.base import CdpCommand, report
+from cdp.cli.base import ENGINE_KEYS, CdpCommand, report
 from cdp.cli.reference import commands, help_of, renewed
 from cdp.settings import KEYS
 from cdpcore.base import errors
@@ -47,6 +47,19 @@ def test_every_command_has_json_examples_and_exit_status(name, found):
         if line.startswith("cdp "):
             assert f"{line} ".startswith(f"{name} "), line
     assert len(found.get_short_help_str(60)) < 60 and not found.get_short_help_str(60).endswith("...")
+
+
+@pytest.mark.parametrize("name, found", LEAVES, ids=[name for name, _ in LEAVES])
+def test_help_has_the_engines_options_where_they_are_asked_for(name, found):
+    text, engine = help_of(name, found), [param for param in found.params if param.name in ENGINE_KEYS]
+    assert not any(option in text.split("Examples:")[0] for param in engine for option in param.opts)
+    assert ("--help-engine" in text) == bool(engine)
+    if engine:
+        asked = run(*name.split()[1:], "--help-engine")
+        assert asked.exit_code == 0 and all(option in asked.stdout for param in engine for option in param.opts)
+        assert "--json" not in asked.stdout
+    if "Options:" in text:      # a command's own first
+        assert text.index("\nOptions:") < text.index("Options of all commands:")
 
 
 def test_exit_statuses_are_those_of_the_error_kinds():

@@ -97,6 +97,24 @@ def _setting_option(name: str) -> click.Option:
                         help=key.doc + default.replace("[ ", "["))
 
 
+def _help_engine(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    formatter = ctx.make_formatter()
+    with formatter.section("Options of the engine, which are also settings (docs/settings.md)"):
+        formatter.write_dl([record for param in ctx.command.get_params(ctx) if param.name in ENGINE_KEYS
+                            and (record := param.get_help_record(ctx)) is not None])
+    click.echo(formatter.getvalue().rstrip("\n"))
+    ctx.exit()
+
+
+def _engine_options(names: Iterable[str]) -> list[click.Parameter]:
+    """What shows the engine's options, where a command has any."""
+    return [click.Option(["--help-engine"], is_flag=True, expose_value=False, is_eager=True, callback=_help_engine,
+                         help="Show the engine's options and exit.")] if {*names} & {*ENGINE_KEYS} else []
+
+
+COMMON = {"--json", "--config", "--set", "--debug", "--help", "--help-engine", "--version"}
 ENGINE_KEYS = tuple(name for name, key in KEYS.items() if key.group == "engine")
 SERVER_KEYS = tuple(name for name, key in KEYS.items() if key.group == "server")
 
@@ -108,7 +126,8 @@ class CdpCommand(click.Command):
                  setting_flags: Iterable[str] = (), quiet: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.examples, self.exit_codes, self.quiet = examples, tuple(exit_codes), quiet
-        self.params = with_hints([*self.params, *map(_setting_option, setting_flags), *_common(root=False)])
+        self.params = with_hints([*self.params, *map(_setting_option, setting_flags), *_common(root=False),
+                                  *_engine_options(setting_flags)])
 
     def invoke(self, ctx: click.Context) -> Any:
         state = ctx.find_root().ensure_object(State)
@@ -118,6 +137,19 @@ class CdpCommand(click.Command):
             level = "warning"
         log_lines.set_up(level, state.settings.log_format)
         return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command's own, then what all have; the engine's, which have good defaults, where they are asked for."""
+        own, common = list[tuple[str, str]](), list[tuple[str, str]]()
+        for param in self.get_params(ctx):
+            if not isinstance(param, click.Option) or param.name in ENGINE_KEYS:
+                continue
+            if (record := param.get_help_record(ctx)) is not None:
+                (common if {*param.opts} & COMMON else own).append(record)
+        for title, records in (("Options", own), ("Options of all commands", common)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_epilog(formatter, self.examples, self.exit_codes)

@@ -17,12 +17,11 @@ import click
 
 from cdp import __version__
 from cdp.cli import cli, exits
-from cdp.cli.base import CdpCommand, CdpGroup
+from cdp.cli.base import COMMON, CdpCommand, CdpGroup
 from cdp.cli.reference import commands
 from cdp.settings import KEYS
 
 WIDTH = 78
-COMMON = {"--json", "--config", "--set", "--debug", "--help"}
 SPECIAL = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
 SETTINGS = "cdp.toml"
 ENVIRONMENT = (

@@ -1,7 +1,7 @@
-"""Reference text for the documents, produced from the code: `python -m cdp.cli.reference settings|commands|exits`.
+"""Reference text for the documents, produced from the code: `python -m cdp.cli.reference PART`, a key of PARTS.
 
-docs/settings.md and docs/cli.md hold these between marker lines; `python -m cdp.cli.reference write DOCS` renews them,
-and a test fails where they are out of step.
+docs/settings.md, cli.md, admin-api.md and python.md hold these between marker lines; `python -m cdp.cli.reference write
+DOCS` renews them, and a test fails where they are out of step.
 """
 import re
 import sys
@@ -60,7 +60,20 @@ def commands_text() -> str:
     return "\n".join(f"### {name}\n\n```text\n{help_of(name, found)}\n```\n" for name, found in commands())
 
 
-PARTS = {"settings": settings_text, "commands": commands_text, "exits": exits_text}
+def admin_text() -> str:
+    from cdp.cli.admin_reference import admin_text as produced
+
+    return produced()
+
+
+def python_text() -> str:
+    from cdp.cli.python_reference import python_text as produced
+
+    return produced()
+
+
+PARTS = {"settings": settings_text, "commands": commands_text, "exits": exits_text, "admin": admin_text,
+         "python": python_text}
 
 
 def renewed(document: str) -> str:
@@ -77,4 +90,4 @@ if __name__ == "__main__":
         case [part] if part in PARTS:
             sys.stdout.write(PARTS[part]())
         case _:
-            sys.exit("usage: python -m cdp.cli.reference settings|commands|exits|write DOCS")
+            sys.exit("usage: python -m cdp.cli.reference settings|commands|exits|admin|python|write DOCS")

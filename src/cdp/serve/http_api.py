@@ -205,10 +205,12 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
 
     @app.get("/v1/server")
     async def server() -> ServerView:       # cdp.serve.admin answers it by itself, before this is loaded
+        """Who the server is, and what it holds. Answered at once, whatever else is going on."""
         return ServerView(**server_view(held, not_open))
 
     @app.post("/v1/server/handover", status_code=202)
     def handover(body: HandOverBody) -> None:
+        """Begin to hand the server over to a new process (`cdp serve --replace`)."""
         if hand_over is None:
             raise Unavailable("this server is not handed over to another process: it is none of 'cdp serve'",
                               "'cdp ha switch' replaces parts of 'cdp ha serve'; end a capture, and start it again")
@@ -216,98 +218,124 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
 
     @app.get("/v1/volumes/{volume}")
     def info(service: Service) -> InfoView:
+        """The volume at a glance: identity, size, window, counters, policy, space."""
         return service.info()
 
     @app.get("/v1/volumes/{volume}/metrics")
     def metrics(service: Service, buckets: bool = False) -> MetricsView:
+        """Counters and times of requests and stages; what came between two calls is a rate. `buckets`: histograms,
+        too."""
         return service.metrics(buckets)
 
     @app.get("/v1/volumes/{volume}/window")
     def window(service: Service) -> WindowView:
+        """Which moments can be opened."""
         return service.window()
 
     @app.get("/v1/volumes/{volume}/explain")
     def explain(service: Service, point: str) -> ExplanationView:
+        """How a point is understood: which record it means, which comes next, and whether it was durable."""
         return service.explain(point)
 
     @app.get("/v1/volumes/{volume}/bookmarks")
     def bookmarks(service: Service) -> list[BookmarkView]:
+        """All bookmarks, by the moment that they name."""
         return service.bookmarks()
 
     @app.post("/v1/volumes/{volume}/bookmarks", status_code=201)
     def bookmark(service: Service, body: BookmarkBody) -> BookmarkView:
+        """Name a moment, durably. `keep_ns`: so long, in nanoseconds, retention does not take it."""
         return service.bookmark(body.name, at=body.at, keep_ns=body.keep_ns)
 
     @app.delete("/v1/volumes/{volume}/bookmarks", status_code=204)
     def delete_bookmark(service: Service, name: str) -> None:
+        """Delete a bookmark; its moment stays."""
         service.delete_bookmark(name)
 
     @app.get("/v1/volumes/{volume}/images")
     def images(service: Service) -> list[ImageView]:
+        """The writable images made from the volume, by name."""
         return service.images()
 
     @app.post("/v1/volumes/{volume}/images", status_code=201)
     def create_image(service: Service, body: ImageBody) -> ImageView:
+        """Make a writable image of a moment."""
         return service.create_image(body.name, at=body.at)
 
     @app.delete("/v1/volumes/{volume}/images", status_code=204)
     def delete_image(service: Service, volume: str, name: str, image: str | None = None) -> None:
+        """Delete a writable image and its history. 409 while a client has it open."""
         with held[volume].image_cache.deleting((*(image.split("/") if image else ()), name)):
             service.delete_image(name)
 
     @app.get("/v1/volumes/{volume}/restores")
     def restores(service: Service) -> list[RestoreView]:
+        """All restores, the oldest first."""
         return service.restores()
 
     @app.post("/v1/volumes/{volume}/restores")
     def restore(service: Service, body: RestoreBody) -> RestoreView:
+        """Put the volume, or `length` bytes from `offset`, back to a point. 409 while clients are connected that may
+        write, unless `force`. `dry_run`: nothing is done."""
         return service.restore(body.point, offset=body.offset, length=body.length, destructive=body.destructive,
                                dry_run=body.dry_run, force=body.force)
 
     @app.post("/v1/volumes/{volume}/undo")
     def undo(service: Service, body: Annotated[UndoBody, Body()]) -> RestoreView:
+        """Take back the last restore that is not taken back yet."""
         return service.undo(dry_run=body.dry_run, force=body.force)
 
     @app.get("/v1/volumes/{volume}/clients")
     def clients(service: Service) -> list[ClientView]:
+        """The NBD clients that are connected to the volume and its moments."""
         return service.clients()
 
     @app.get("/v1/volumes/{volume}/pins")
     def pins(service: Service) -> list[PinView]:
+        """What keeps moments from being given up."""
         return service.pins()
 
     @app.get("/v1/volumes/{volume}/policy")
     def policy(service: Service) -> PolicyView:
+        """The retention policy, and what became of it."""
         return service.policy()
 
     @app.put("/v1/volumes/{volume}/policy")
     def set_policy(service: Service, body: PolicyBody) -> PolicyView:
+        """Set the retention policy, as TOML; null: keep everything. `yes`: also where more than a tenth of the
+        history would go."""
         return service.set_policy(body.policy, yes=body.yes)
 
     @app.post("/v1/volumes/{volume}/policy/simulate")
     def simulate(service: Service, body: Annotated[SimulateBody, Body()]) -> PlanView:
+        """What a policy (null: the volume's own) would keep and free now."""
         return service.simulate(body.policy)
 
     @app.post("/v1/volumes/{volume}/prune")
     def prune(service: Service, body: Annotated[PruneBody, Body()]) -> PruneView:
+        """Apply the policy now."""
         return service.prune(dry_run=body.dry_run)
 
     @app.get("/v1/volumes/{volume}/space")
     def space(service: Service) -> SpaceView:
+        """What the volume takes, by what, and how long the device will do."""
         return service.space()
 
     @app.post("/v1/volumes/{volume}/seal")
     def seal(service: Service) -> SealedView:
+        """Put everything so far into sealed segments, for a copy of them; 409 while a restore is being written back."""
         return service.seal()
 
     @app.get("/v1/volumes/{volume}/segments")
     def segments(service: Service, after: U64 = 0,
                  limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> SegmentsPage:
+        """The sealed segments with a number above `after`, a page of at most `limit`."""
         return service.segments(after, limit)
 
     @app.get("/v1/volumes/{volume}/records")
     def records(service: Service, since: str | None = None, until: str = "now",
                 limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> RecordsPage:
+        """Records after `since`, up to and including `until`, a page of at most `limit`."""
         return service.records(since=since, until=until, limit=limit)
 
     @app.get("/v1/volumes/{volume}/history", response_class=Response,
@@ -316,6 +344,8 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
     def history(service: Service, since: str | None = None, until: str = "now",
                 limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = MAX_PAGE_ROWS, kinds: str = "",
                 offset: U64 | None = None, length: U64 | None = None) -> Response:
+        """The same packed, 34 bytes each (little-endian u64 seq, u64 ts_ns, u8 kind, u8 flags, u64 offset, u64
+        length). `kinds`: only these, with commas; `offset`, `length`: only what overlaps that range."""
         rows, following = service.history(since, until, limit, kinds, offset, length)
         headers = {"Cdp-Next": following} if following else None
         return Response(rows, media_type="application/octet-stream", headers=headers)
@@ -323,29 +353,34 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
     @app.get("/v1/volumes/{volume}/versions")
     def versions(service: Service, offset: U64, length: U64, since: str | None = None, until: str = "now",
                  limit: Annotated[int, Query(ge=1, le=MAX_PAGE_RECORDS)] = 1000) -> VersionsPage:
+        """What changed a range, after `since`, up to and including `until`, a page of at most `limit`."""
         return service.versions(offset, length, since=since, until=until, limit=limit)
 
     @app.get("/v1/volumes/{volume}/diff")
     def diff(service: Service, a: str, b: str = "now", offset: U64 = 0, length: U64 | None = None,
              compared: bool = True,
              limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EXTENTS)] = MAX_PAGE_EXTENTS) -> DiffPage:
+        """The ranges that differ between two moments. `compared` false: that were written between them."""
         return service.diff(a, b, offset, length, compared=compared, limit=limit)
 
     @app.get("/v1/volumes/{volume}/map")
     def map_(service: Service, offset: U64 = 0, length: U64 | None = None, at: str | None = None,
              limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EXTENTS)] = MAX_PAGE_EXTENTS) -> MapPage:
+        """What is data, zeros or a hole, at a point or now."""
         return service.map(offset, length, at=at, limit=limit)
 
     @app.get("/v1/volumes/{volume}/content", response_class=Response,
              responses={200: {"content": {"application/octet-stream": {}}}})
     def read(service: Service, offset: U64, length: Annotated[int, Query(ge=0, le=MAX_PIECE_BYTES)],
              at: str | None = None) -> Response:
+        """Bytes of the volume at a point or now."""
         return Response(service.read(offset, length, at=at), media_type="application/octet-stream")
 
     # Not through Depends: the body is awaited, and a dependency's engine calls belong on the thread pool, as here.
     @app.put("/v1/volumes/{volume}/content", status_code=204, openapi_extra={
         "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}})
     async def write(request: Request, volume: str, offset: U64, image: str | None = None, fua: bool = False) -> None:
+        """Write the body at `offset`; `fua`: durable when it is answered."""
         data = await _bounded_body(request)
 
         def work() -> None:
@@ -356,14 +391,17 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
 
     @app.post("/v1/volumes/{volume}/zero", status_code=204)
     def zero(service: Service, body: ZeroBody) -> None:
+        """Make a range zeros; `hole`: as a trim does."""
         service.zero(body.offset, body.length, hole=body.hole)
 
     @app.post("/v1/volumes/{volume}/flush", status_code=204)
     def flush(service: Service) -> None:
+        """Everything acknowledged before is durable."""
         service.flush()
 
     @app.post("/v1/volumes/{volume}/check")
     def check(service: Service) -> CheckView:
+        """Read and verify all that is sealed."""
         return service.check()
 
     return app
