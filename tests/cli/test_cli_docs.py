@@ -17,8 +17,8 @@ from support.transcripts import BLOCK, settled
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-# The guide needs a kernel and a database: tests/interop/test_guide.py.
-PAGES = [page for page in PAGES if "```console\n" in page.read_text() and page.name != "guide.md"]
+# The others need a kernel, a database, a machine: tests/interop/test_guide.py.
+PAGES = [page for page in PAGES if "```console\n" in page.read_text() and page.name not in ("guide.md", "recipes.md")]
 TOOLS = ("bash", "head", "tr", "cmp", "curl", "qemu-io", "nbdinfo", "ls")
 RUNTIME = "/run/user/1000"
 HOME = "/data"

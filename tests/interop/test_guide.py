@@ -1,7 +1,7 @@
-"""docs/guide.md, run from top to bottom by one shell, as a new user would: PostgreSQL on ext4 on a volume. What it
-prints is what the page shows.
+"""docs/guide.md and docs/recipes.md, run from top to bottom by one shell each, as a new user would: PostgreSQL on ext4
+on a volume; a machine of QEMU on one. What they print is what the pages show.
 
-Needs root, /dev/fuse, loop devices and PostgreSQL. To write the page anew: PYTHONPATH=tests python
+Needs root, /dev/fuse, loop devices and PostgreSQL. To write the pages anew: PYTHONPATH=tests python
 tests/interop/test_guide.py
 """
 import os
@@ -20,10 +20,10 @@ from support.interop import PATH, need
 from support.transcripts import BLOCK, settled
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/guide.md"
+PAGES = {"guide.md": ("nbdfuse", "losetup", "mkfs.ext4", "mount", "umount", "runuser", "curl", "psql"),
+         "recipes.md": ("qemu-system-x86_64", "qemu-storage-daemon", "cmp")}       # what they need
 MOVED = ("/var/lib/cdp", "/run/cdp", "/backup", "/srv")     # below a directory of the test's own
 PORT = "9464"
-TOOLS = ("bash", "nbdfuse", "losetup", "mkfs.ext4", "mount", "umount", "runuser", "curl", "psql")
 
 
 class Session:
@@ -102,10 +102,11 @@ def replayed(page: str, session: Session) -> str:
 
 @pytest.mark.long
 @pytest.mark.interop
-def test_the_guide_does_what_it_says():
-    need(*TOOLS)
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and shutil.which("initdb") is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs initdb")
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_does_what_it_says(page: str):
+    need("bash", *PAGES[page])
+    if page == "guide.md" and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        need("initdb")
     if os.geteuid() != 0:
         pytest.skip("only root may mount")
     for device in ("/dev/fuse", "/dev/loop-control"):
@@ -113,7 +114,7 @@ def test_the_guide_does_what_it_says():
             os.close(os.open(device, os.O_RDWR))
         except OSError as error:
             pytest.skip(f"this machine has no usable {device}: {error.strerror}")
-    session, text = Session(), PAGE.read_text()
+    session, text = Session(), (ROOT / "docs" / page).read_text()
     try:
         now = replayed(text, session)
     finally:
@@ -122,8 +123,9 @@ def test_the_guide_does_what_it_says():
 
 
 if __name__ == "__main__":
-    one = Session()
-    try:
-        PAGE.write_text(replayed(PAGE.read_text(), one))
-    finally:
-        one.close()
+    for name in sys.argv[1:] or PAGES:
+        one, path = Session(), ROOT / "docs" / name
+        try:
+            path.write_text(replayed(path.read_text(), one))
+        finally:
+            one.close()
