@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from cdp.files.ext4.filesystem import Ext4
+from cdp.files.ext4.journal import Journal
 from cdp.files.ext4.superblock import OFFSET, SIZE, is_ext
 from cdp.files.model import FileSystem, Source, Window
 from cdp.files.partitions import partitions
@@ -42,12 +43,12 @@ def placed(source: Source, partition: int | None) -> tuple[int, int]:
     return 0, source.size_bytes
 
 
-def opened(source: Source, partition: int | None) -> tuple[FileSystem, int | None]:
-    """The file system of the disk, or of a partition: by number, or (None) the only one that can be read. Raises
-    NotFound, InvalidRequest, Corruption, Unavailable."""
+def opened(source: Source, partition: int | None, journal: Journal | None = None) -> tuple[FileSystem, int | None]:
+    """The file system of the disk, or of a partition: by number, or (None) the only one that can be read. `journal`: as
+    for Ext4. Raises NotFound, InvalidRequest, Corruption, Unavailable."""
     if partition is None:
         if kind := kind_of(source):
-            return _reader(source, kind, ""), None
+            return _reader(source, kind, "", journal), None
         parts = partitions(source)
         readable = [one for one in parts if kind_of(Window(source, one.offset, one.size_bytes)) == "ext4"]
         if len(readable) != 1:
@@ -58,7 +59,7 @@ def opened(source: Source, partition: int | None) -> tuple[FileSystem, int | Non
     for one in parts:
         if one.number == partition:
             part = Window(source, one.offset, one.size_bytes)
-            return _reader(part, kind_of(part), f" in partition {partition}"), partition
+            return _reader(part, kind_of(part), f" in partition {partition}", journal), partition
     raise _no_partition(source, partition)
 
 
@@ -66,9 +67,9 @@ def _no_partition(source: Source, partition: int) -> Exception:
     return InvalidRequest(f"the disk has no partition {partition}", _listed(source) or "leave off --partition")
 
 
-def _reader(source: Source, kind: str, where: str) -> FileSystem:
+def _reader(source: Source, kind: str, where: str, journal: Journal | None) -> FileSystem:
     if kind == "ext4":
-        return Ext4(source)
+        return Ext4(source, journal)
     what = f"{kind}, which is not read here" if kind else "no file system that is known"
     raise Unavailable(f"there is {what}{where}", "mount the moment: cdp shell VOLUME@POINT")
 

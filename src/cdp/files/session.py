@@ -54,11 +54,11 @@ class _Answer(Exception):
         self.error = error
 
 
-class Files:
-    """The files of a disk as of one moment. A context manager. One thread.
+class Session:
+    """A reader's process, started when it is first asked. A context manager. One thread.
 
-    Args: read: its bytes; size_bytes; partition: None: the whole disk, or the only one that can be read; memory_bytes,
-    cpu_seconds: what the reader's process may take.
+    Args: read: the bytes of the disk; size_bytes; partition: None: the whole disk, or the only one that can be read;
+    memory_bytes, cpu_seconds: what the reader's process may take.
     """
 
     _process: subprocess.Popen[bytes] | None = None     # before __init__ is through, too
@@ -71,48 +71,19 @@ class Files:
         self._memory_bytes, self._cpu_seconds = memory_bytes, cpu_seconds
         self._fd, self._closed = -1, False
 
-    # --- what there is ------------------------------------------------------------------------------------------------
+    def follow(self, path: str, changed: list[tuple[int, int]] | None
+               ) -> tuple[Entry | None, str, list[tuple[int, int]], list[tuple[int, int]]]:
+        """What is at a path at the moment that is read now, or why there is nothing; where its data is; on which ranges
+        of the disk all that depends. `changed`: of these, since it was asked before; None: anything may have."""
+        entry, why, pieces, depends = self._call("follow", path, changed=changed)[0]
+        return None if entry is None else _entry(entry), _printable(why), self._ranges(pieces), self._ranges(depends)
 
-    def about(self) -> dict[str, Any]:
-        """kind: of the file system; partition: its number, or None; note: what is not as the kernel would show it;
-        filtered: whether the system calls of the reader are."""
-        kind, partition, note, filtered = self._call("about")[0]
-        return {"kind": str(kind), "partition": partition, "note": str(note), "filtered": bool(filtered)}
-
-    def stat(self, path: str = "/", follow: bool = False) -> Entry:
-        """`follow`: where it is a symbolic link, what that leads to. Raises NotFound."""
-        return _entry(self._call("stat", path, follow=follow)[0])
-
-    def entries(self, path: str = "/", recursive: bool = False) -> list[Entry]:
-        """What a directory contains, by name; `recursive`: also what is below, with names that are paths from there.
-        Raises NotFound, InvalidRequest."""
-        return [_entry(row) for row in self._call("entries", path, recursive=recursive)]
-
-    def pieces(self, path: str) -> list[Piece]:
-        """Where the content of a file is; links are followed. Raises NotFound, InvalidRequest."""
-        found = []
-        for length, disk, data in self._call("pieces", path):
-            raw = None if data is None else base64.b64decode(data)
-            if type(length) is not int or length < 0 or raw is not None and len(raw) != length or disk is not None and (
-                    type(disk) is not int or not 0 <= disk <= self._size - length):
-                raise Corruption(f"{path}: the file system says that it is where it cannot be")
-            found.append(Piece(length, disk, raw))
+    def _ranges(self, rows: Any) -> list[tuple[int, int]]:
+        found = [(offset, length) for offset, length in rows if type(offset) is int and type(length) is int
+                 and offset >= 0 and 0 < length <= self._size - offset]
+        if len(found) != len(rows):
+            raise Corruption("the reader of the file system names what is not on the disk")
         return found
-
-    def open(self, path: str) -> io.BufferedReader:
-        """A file, to read; valid as long as the disk is. Raises NotFound, InvalidRequest."""
-        return io.BufferedReader(_File(self._read, self.pieces(path)), BUFFER_BYTES)
-
-    def read(self, path: str) -> bytes:
-        """All of a file. Raises NotFound, InvalidRequest."""
-        return b"".join(self.content(path))
-
-    def content(self, path: str) -> Iterator[bytes]:
-        """All of a file, in parts."""
-        for piece in self.pieces(path):
-            for at in range(0, piece.length, CONTENT_BYTES):
-                n = min(CONTENT_BYTES, piece.length - at)
-                yield _bytes(self._read, piece, at, n)
 
     def close(self) -> None:
         """Idempotent."""
@@ -204,6 +175,51 @@ class Files:
                                "it may be damaged; mount the moment: cdp shell VOLUME@POINT")
         return Corruption(f"the file system ends its reader (status {status})",
                           "it is damaged, or this is a bug: please report it")
+
+
+class Files(Session):
+    """The files of a disk as of one moment."""
+
+    def about(self) -> dict[str, Any]:
+        """kind: of the file system; partition: its number, or None; note: what is not as the kernel would show it;
+        filtered: whether the system calls of the reader are."""
+        kind, partition, note, filtered = self._call("about")[0]
+        return {"kind": str(kind), "partition": partition, "note": str(note), "filtered": bool(filtered)}
+
+    def stat(self, path: str = "/", follow: bool = False) -> Entry:
+        """`follow`: where it is a symbolic link, what that leads to. Raises NotFound."""
+        return _entry(self._call("stat", path, follow=follow)[0])
+
+    def entries(self, path: str = "/", recursive: bool = False) -> list[Entry]:
+        """What a directory contains, by name; `recursive`: also what is below, with names that are paths from there.
+        Raises NotFound, InvalidRequest."""
+        return [_entry(row) for row in self._call("entries", path, recursive=recursive)]
+
+    def pieces(self, path: str) -> list[Piece]:
+        """Where the content of a file is; links are followed. Raises NotFound, InvalidRequest."""
+        found = []
+        for length, disk, data in self._call("pieces", path):
+            raw = None if data is None else base64.b64decode(data)
+            if type(length) is not int or length < 0 or raw is not None and len(raw) != length or disk is not None and (
+                    type(disk) is not int or not 0 <= disk <= self._size - length):
+                raise Corruption(f"{path}: the file system says that it is where it cannot be")
+            found.append(Piece(length, disk, raw))
+        return found
+
+    def open(self, path: str) -> io.BufferedReader:
+        """A file, to read; valid as long as the disk is. Raises NotFound, InvalidRequest."""
+        return io.BufferedReader(_File(self._read, self.pieces(path)), BUFFER_BYTES)
+
+    def read(self, path: str) -> bytes:
+        """All of a file. Raises NotFound, InvalidRequest."""
+        return b"".join(self.content(path))
+
+    def content(self, path: str) -> Iterator[bytes]:
+        """All of a file, in parts."""
+        for piece in self.pieces(path):
+            for at in range(0, piece.length, CONTENT_BYTES):
+                n = min(CONTENT_BYTES, piece.length - at)
+                yield _bytes(self._read, piece, at, n)
 
 
 class _File(io.RawIOBase):

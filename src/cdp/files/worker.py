@@ -17,6 +17,7 @@ from typing import Any
 
 from cdp.files.channel import BYTES, COMMAND, END, ERROR, ROWS, WANTED, WANTED_RANGE, Ended, receive, send
 from cdp.files.detect import opened
+from cdp.files.follow import Follower
 from cdp.files.model import Entry, FileSystem, Piece, Source
 from cdp.files.sandbox import lock_down
 from cdpcore.base.errors import CdpError, Corruption
@@ -30,8 +31,8 @@ MAX_DEPTH = 4096
 class Asked(Source):
     """The disk, through the socket; with a cache."""
 
-    def __init__(self, fd: int, size_bytes: int):
-        self._fd, self.size_bytes = fd, size_bytes
+    def __init__(self, fd: int, size_bytes: int, kept: int = CHUNKS):
+        self._fd, self.size_bytes, self._kept = fd, size_bytes, kept
         self._chunks: OrderedDict[int, bytes] = OrderedDict()
 
     def pread(self, length: int, offset: int) -> bytes:
@@ -39,6 +40,8 @@ class Asked(Source):
         if length > LARGEST_READ_BYTES:
             return b"".join(self._ask(at, min(LARGEST_READ_BYTES, offset + length - at))
                             for at in range(offset, offset + length, LARGEST_READ_BYTES))
+        if not self._kept:
+            return self._ask(offset, length)
         first, last = offset // CHUNK_BYTES, (offset + length - 1) // CHUNK_BYTES
         if first == last:
             skip = offset % CHUNK_BYTES
@@ -53,7 +56,7 @@ class Asked(Source):
         if found is None:
             at = number * CHUNK_BYTES
             found = self._chunks[number] = self._ask(at, min(CHUNK_BYTES, self.size_bytes - at))
-            if len(self._chunks) > CHUNKS:
+            if len(self._chunks) > self._kept:
                 self._chunks.popitem(last=False)
         else:
             self._chunks.move_to_end(number)
@@ -122,6 +125,7 @@ def _error(error: Exception) -> list[str]:
 def main(argv: list[str]) -> None:
     fd, size_bytes, memory_bytes, cpu_seconds, partition = map(int, argv)
     fs: FileSystem | None = None
+    follower: Follower | None = None
     filtered = lock_down(memory_bytes, cpu_seconds)
     while True:
         kind, command = receive(fd)
@@ -129,6 +133,10 @@ def main(argv: list[str]) -> None:
             raise Ended
         try:
             name, path, options = json.loads(command)
+            if name == "follow":
+                follower = follower or Follower(Asked(fd, size_bytes, 0), partition or None, path)
+                _answer(fd, [follower.look(options["changed"])])
+                continue
             if fs is None:
                 fs, number = opened(Asked(fd, size_bytes), partition or None)
                 about = (fs.kind, number, fs.note, filtered)

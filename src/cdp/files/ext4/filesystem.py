@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from cdp.files.ext4.inode import ENCRYPTED, Inode
-from cdp.files.ext4.journal import replayed
+from cdp.files.ext4.journal import Journal, Overlay
 from cdp.files.ext4.superblock import FAST_COMMIT, RECOVER, Superblock
 from cdp.files.model import MAX_LINKS, Entry, FileSystem, Piece, Source
 from cdpcore.base.errors import Corruption, InvalidRequest, NotFound, Unavailable
@@ -19,42 +19,62 @@ MAX_TARGET_BYTES = 4096
 
 
 class Ext4(FileSystem):
-    """One thread. Raises Corruption, Unavailable (a feature that is not known)."""
+    """One thread. Raises Corruption, Unavailable (a feature that is not known).
+
+    Args: source: the disk; journal: of an earlier moment of it, of which no block that was read has changed.
+    Attributes: journal: what may be given at a later moment; blocks_read: the blocks that were read, and where the
+    journal has them, or None.
+    """
 
     kind = "ext4"
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, journal: Journal | None = None):
         self._sb = sb = Superblock(source)
         self._source = source
+        self.journal: Journal | None = None
+        self._overlay: dict[int, tuple[int, bool]] = {}
+        self.blocks_read: dict[int, tuple[int, bool] | None] = {}
         if sb.incompat & RECOVER:
             if sb.journal_device or not sb.journal_inode:
                 raise Unavailable("the journal of the ext4 file system is on another device",
                                   "mount both: cdp shell VOLUME@POINT")
-            journal = self._inode(sb.journal_inode)
-            runs = list(journal.runs(self._block))
-            self._source = replayed(source, sb.block_bytes, sb.blocks, runs)
+            runs = list(self._inode(sb.journal_inode).runs(self._block))
+            found = Journal(source, sb.block_bytes, sb.blocks, runs)
+            self.journal = journal if journal is not None and journal.is_at(found) else found
+            self._overlay = self.journal.overlay()
+            self._source = Overlay(source, sb.block_bytes, self._overlay) if self._overlay else source
             self._sb = sb = Superblock(self._source)
             if sb.compat & FAST_COMMIT:
                 self.note = "the journal may end with fast commits, which are not applied"
         self._inodes = lru_cache(maxsize=4096)(self._inode)
 
+    def where(self, block: int) -> tuple[int, bool] | None:
+        """Where the journal has a block."""
+        return self._overlay.get(block)
+
+    def _read(self, length: int, offset: int) -> bytes:
+        size = self._sb.block_bytes
+        for block in range(offset // size, -(-(offset + length) // size)):
+            self.blocks_read[block] = self._overlay.get(block)
+        return self._source.pread(length, offset)
+
     def _block(self, number: int) -> bytes:
         if not self._sb.first_data_block < number < self._sb.blocks:
             raise Corruption(f"the ext4 file system refers to block {number} of {self._sb.blocks}")
-        return self._source.pread(self._sb.block_bytes, number * self._sb.block_bytes)
+        return self._read(self._sb.block_bytes, number * self._sb.block_bytes)
 
     def _inode(self, number: int) -> Inode:
         sb = self._sb
         if not 0 < number <= sb.inodes:
             raise Corruption(f"the ext4 file system refers to inode {number} of {sb.inodes}")
         group, index = divmod(number - 1, sb.inodes_per_group)
-        descriptor = self._source.pread(sb.desc_bytes, sb.descriptor_offset(group))
+        descriptor = self._read(sb.desc_bytes, sb.descriptor_offset(group))
         table = int.from_bytes(descriptor[8:12], "little")
         if sb.desc_bytes >= 64:
             table |= int.from_bytes(descriptor[0x28:0x2C], "little") << 32
         if not sb.first_data_block < table < sb.blocks:
             raise Corruption(f"the descriptor of group {group} is damaged")
-        return Inode(sb, number, self._source.pread(sb.inode_bytes, table * sb.block_bytes + index * sb.inode_bytes))
+        return Inode(sb, number, self._read(sb.inode_bytes, table * sb.block_bytes + index * sb.inode_bytes))
 
     # --- content ------------------------------------------------------------------------------------------------------
 
@@ -85,7 +105,7 @@ class Ext4(FileSystem):
         block, parts, at = self._sb.block_bytes, list[bytes](), 0
         for first, count, disk in inode.runs(self._block):
             parts.append(bytes((first - at) * block))
-            parts.append(self._source.pread(count * block, disk * block) if disk else bytes(count * block))
+            parts.append(self._read(count * block, disk * block) if disk else bytes(count * block))
             at = first + count
         content = b"".join(parts)[:inode.size_bytes]
         return content + bytes(inode.size_bytes - len(content))

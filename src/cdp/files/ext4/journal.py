@@ -98,6 +98,10 @@ class Journal:
         has = sum(count for _, count, _ in runs)
         if not 0 < first < self._end <= length <= has or self.start and not first <= self.start < self._end:
             raise Corruption("the journal of the ext4 file system is damaged: its sizes contradict each other")
+        self._raw, self._at, self._sequence, self._left = raw, self.start, self.sequence, self._end - self._first
+        self._used = 0
+        self._found: dict[int, tuple[int, bool, int]] = {}
+        self._revoked: dict[int, int] = {}
         self._tag_bytes = 16 if self._incompat & CSUM_3 else (
             8 + (4 if self._incompat & IS_64BIT else 0) + (2 if self._incompat & CSUM_2 else 0))
 
@@ -116,19 +120,35 @@ class Journal:
     def _next(self, number: int) -> int:
         return number + 1 if number + 1 < self._end else self._first
 
+    def is_at(self, later: Journal) -> bool:
+        """Does this journal, as it was read, go on as `later`, which is not scanned yet?"""
+        return self._raw == later._raw and self._runs == later._runs
+
     def overlay(self) -> dict[int, tuple[int, bool]]:
-        """What the committed transactions put over the disk (Overlay)."""
-        found: dict[int, tuple[int, bool, int]] = {}
-        revoked: dict[int, int] = {}
-        at, sequence, left = self.start, self.sequence, self._end - self._first
-        while at and (one := self._transaction(at, sequence, left)):
+        """What the committed transactions put over the disk (Overlay). Asked again, it goes on after the last
+        transaction that it found."""
+        while self._at and (one := self._transaction(self._at, self._sequence, self._left)):
             tags, revokes, at, used = one
-            left -= used
-            found |= {block: (held, escaped, sequence) for block, held, escaped in tags}
-            revoked |= dict.fromkeys(revokes, sequence)
-            sequence = sequence + 1 & 0xFFFFFFFF
-        return {block: (held, escaped) for block, (held, escaped, of) in found.items()
-                if block not in revoked or 0 < of - revoked[block] & 0xFFFFFFFF < 1 << 31}
+            self._used += used
+            self._found |= {block: (held, escaped, self._sequence) for block, held, escaped in tags}
+            self._revoked |= dict.fromkeys(revokes, self._sequence)
+            self._at, self._left, self._sequence = at, self._left - used, self._sequence + 1 & 0xFFFFFFFF
+        return {block: (held, escaped) for block, (held, escaped, of) in self._found.items()
+                if block not in self._revoked or 0 < of - self._revoked[block] & 0xFFFFFFFF < 1 << 31}
+
+    def taken(self) -> list[tuple[int, int]]:
+        """Offset and length on the disk of the transactions that were taken."""
+        first = min(self._used, self._end - self.start)
+        return [(piece.disk, piece.length) for start, n in ((self.start, first), (self._first, self._used - first))
+                for disk, count in self._places(start, n)
+                for piece in self._source.place(count * self._size, disk * self._size) if piece.disk is not None]
+
+    def _places(self, number: int, count: int) -> Iterator[tuple[int, int]]:
+        """Where blocks of the journal are on the disk."""
+        for first, n, disk in self._runs:
+            start, end = max(first, number), min(first + n, number + count)
+            if start < end:
+                yield disk + start - first, end - start
 
     def _transaction(self, at: int, sequence: int,
                      left: int) -> tuple[list[tuple[int, int, bool]], list[int], int, int] | None:
@@ -195,9 +215,3 @@ class Journal:
         if not 16 <= used <= len(raw) - (4 if self._checked else 0):
             raise Corruption("the journal of the ext4 file system is damaged: a list of revoked blocks is too long")
         return [int.from_bytes(raw[at:at + size], "big") for at in range(16, used - size + 1, size)]
-
-
-def replayed(source: Source, block_bytes: int, blocks: int, runs: list[Run]) -> Source:
-    """The disk with the committed transactions of its journal applied. Raises Corruption, Unavailable."""
-    found = Journal(source, block_bytes, blocks, runs).overlay()
-    return Overlay(source, block_bytes, found) if found else source
