@@ -59,32 +59,37 @@ def files_of(state: State, volume_at_point: str, verb: str,
              partition: int | None) -> "Iterator[tuple[Files, MomentView, Service]]":
     """The files of VOLUME[@POINT], their moment, and the volume."""
     location, point = volume_and_point(volume_at_point, verb, default="now")
-    from cdp.files.session import Files
     from cdp.service.connect import connect
 
     with connect(location, state.settings) as service:
         moment = service.explain(point)["resolved"]
-        at = f"#{moment['seq']}"
-        with Files(lambda length, offset: service.read(offset, length, at=at), service.info()["size_bytes"],
-                   partition) as found:
+        with files_at(service, moment["seq"], partition) as found:
             yield found, moment, service
+
+
+def files_at(service: Service, seq: int, partition: int | None) -> "Files":
+    """The files of a record."""
+    from cdp.files.session import Files
+
+    return Files(lambda length, offset: service.read(offset, length, at=f"#{seq}"), service.info()["size_bytes"],
+                 partition)
 
 
 def entry_view(entry: "Entry") -> dict[str, Any]:
     """As JSON. What is not UTF-8 in a name is written \\xNN."""
-    return {"name": _text(entry.name), "kind": entry.kind, "mode": f"{entry.mode:04o}", "links": entry.links,
+    return {"name": text_of(entry.name), "kind": entry.kind, "mode": f"{entry.mode:04o}", "links": entry.links,
             "uid": entry.uid, "gid": entry.gid, "size_bytes": entry.size_bytes, "mtime_ns": entry.mtime_ns,
             "mtime": utc(entry.mtime_ns), "ctime_ns": entry.ctime_ns, "inode": entry.inode,
-            "target": None if entry.target is None else _text(entry.target)}
+            "target": None if entry.target is None else text_of(entry.target)}
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def printable(name: str) -> str:
     """For a terminal: what a name holds that is no letter is written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _text(name))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text_of(name))
 
 
 def _line(entry: "Entry") -> str:

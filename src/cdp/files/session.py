@@ -39,7 +39,7 @@ from cdpcore.base.errors import CdpError, Closed, Corruption, InvalidRequest, No
 
 MEMORY_BYTES, CPU_SECONDS = 512 << 20, 60
 SILENT_S = 300.0        # longer than CPU_SECONDS: on a busy machine it may wait
-MAX_ROWS = 2_000_000
+MAX_ROWS, RANGES_IN_COMMAND = 2_000_000, 100_000
 CONTENT_BYTES, BUFFER_BYTES = 4 << 20, 1 << 16
 HINT = "read another moment, or check this one: cdp shell VOLUME@POINT; 'cdp bisect --fsck' finds when it broke"
 _ERRORS: dict[str, type[CdpError]] = {one.__name__: one for one in (Corruption, InvalidRequest, NotFound, Unavailable)}
@@ -194,6 +194,14 @@ class Files(Session):
         """What a directory contains, by name; `recursive`: also what is below, with names that are paths from there.
         Raises NotFound, InvalidRequest."""
         return [_entry(row) for row in self._call("entries", path, recursive=recursive)]
+
+    def touched(self, path: str, ranges: list[tuple[int, int]]) -> set[str]:
+        """The files below a directory whose data is, at least in part, in some ranges of the disk."""
+        found: set[str] = set()
+        for at in range(0, len(ranges), RANGES_IN_COMMAND):
+            found.update(str(name) for (name,) in self._call("touched", path,
+                                                             ranges=ranges[at:at + RANGES_IN_COMMAND]))
+        return found
 
     def pieces(self, path: str) -> list[Piece]:
         """Where the content of a file is; links are followed. Raises NotFound, InvalidRequest."""

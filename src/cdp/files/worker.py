@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple
@@ -17,7 +18,7 @@ from typing import Any
 
 from cdp.files.channel import BYTES, COMMAND, END, ERROR, ROWS, WANTED, WANTED_RANGE, Ended, receive, send
 from cdp.files.detect import opened
-from cdp.files.follow import Follower
+from cdp.files.follow import Follower, merged
 from cdp.files.model import Entry, FileSystem, Piece, Source
 from cdp.files.sandbox import lock_down
 from cdpcore.base.errors import CdpError, Corruption
@@ -88,11 +89,24 @@ def walk(fs: FileSystem, path: str, recursive: bool) -> Iterator[Entry]:
         left += reversed(below)
 
 
+def touched(fs: FileSystem, path: str, ranges: list[tuple[int, int]]) -> Iterator[tuple[str]]:
+    """The files below a path whose data is in some ranges of the disk."""
+    ranges = merged(ranges)
+    ends = [offset + length for offset, length in ranges]
+    for entry in walk(fs, path, True):
+        if entry.kind == "file" and any(
+                piece.disk is not None and (i := bisect_right(ends, piece.disk)) < len(ranges)
+                and ranges[i][0] < piece.disk + piece.length for piece in fs.pieces(f"{path}/{entry.name}")):
+            yield (entry.name,)
+
+
 def _rows(fs: FileSystem, name: str, path: str, options: dict[str, Any]) -> Iterable[tuple[Any, ...]]:
     if name == "stat":
         return [astuple(fs.stat(path, options["follow"]))]
     if name == "entries":
         return map(astuple, walk(fs, path, options["recursive"]))
+    if name == "touched":
+        return touched(fs, path, options["ranges"])
     if name == "pieces":
         return map(_packed, fs.pieces(path))
     raise ValueError(name)
