@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cdp.moments.model import Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
     from cdp.settings import Settings
     from cdp.volume.adopt import adopt, detach
+    from cdp.volume.bisect import bisect
     from cdp.volume.time_image import TimeImage
     from cdp.volume.volume import Volume, create, open
     from cdpcore.base.errors import (
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo",
            "InvalidRequest", "Moment", "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage",
-           "Unavailable", "Volume", "Window", "adopt", "create", "detach", "open"]
+           "Unavailable", "Volume", "Window", "adopt", "bisect", "create", "detach", "open"]
 
-_HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "TimeImage": "cdp.volume.time_image",
+_HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "bisect": "cdp.volume.bisect",
+         "TimeImage": "cdp.volume.time_image",
          "Settings": "cdp.settings", **dict.fromkeys(("Volume", "create", "open"), "cdp.volume.volume"),
          **dict.fromkeys(("Bookmark", "Explanation", "Extent", "ImageInfo", "Moment", "Restore", "Window"),
                          "cdp.moments.model")}

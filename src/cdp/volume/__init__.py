@@ -5,6 +5,7 @@
                      times: what a time means where the clock was wrong
     time_image       a read-only disk that shows a moment; buffers: what both have in common
     changes          the versions of a range, and what differs between two moments
+    bisect           the last good and the first bad moment, by a test
     writable_images  volumes under images/NAME whose base is their parent at a moment
     restores         restore, undo, their preview; reclaimer: when what a destructive one discarded is freed
     retention        the oldest history is given up: what holds it, and what is done in the background
