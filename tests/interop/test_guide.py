@@ -41,7 +41,7 @@ class Session:
             self.port = str(free.getsockname()[1])
         env = {**os.environ, "PATH": f"{bin_}:{PATH}", "TZ": "UTC", "CDP_LOG_LEVEL": "warning", "LC_ALL": "C.UTF-8",
                "PYTHONPATH": f"{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}",
-               "XDG_RUNTIME_DIR": f"{self.home}/xdg"}
+               "XDG_RUNTIME_DIR": f"{self.home}/xdg", "PGCTLTIMEOUT": "250"}
         env.pop("CDP_CONFIG", None)
         Path(self.home, "xdg").mkdir()
         self.shell = subprocess.Popen(["bash", "--noprofile", "--norc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -102,6 +102,7 @@ def replayed(page: str, session: Session) -> str:
 
 @pytest.mark.long
 @pytest.mark.interop
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_does_what_it_says(page: str):
     need("bash", *PAGES[page])
