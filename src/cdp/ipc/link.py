@@ -6,7 +6,9 @@ MAX_BYTES, MAX_FDS. Threading: any thread may send; one receives.
 from __future__ import annotations
 
 import array
+import errno
 import json
+import logging
 import os
 import select
 import socket
@@ -19,6 +21,9 @@ from typing import Any, Self
 from cdp.ipc.unix_socket import UnixListener, socket_path
 from cdpcore.base.errors import InvalidRequest, Unavailable
 
+log = logging.getLogger("cdp.ipc")
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)    # others end it: the listener was closed
+AGAIN_S = 0.1
 MAX_BYTES = 4 << 20
 MAX_FDS = 4
 _LENGTH = struct.Struct("<I")
@@ -109,18 +114,28 @@ class Link:
 
 def accept_links(listener: UnixListener, converse: Callable[[Link], None], name: str) -> Callable[[], None]:
     """Start a thread that accepts connections until listener.close(); each gets a thread of its own, which runs
-    converse(link). That closes the link. Returns what ends the thread and leaves the listener as it is."""
+    converse(link). That closes the link. Without a descriptor for one it is tried again, and logged once. Returns
+    what ends the thread and leaves the listener as it is."""
     wake_r, wake_w = socket.socketpair()
 
     def accept() -> None:
+        said = False
         with wake_r, wake_w:
             while True:
                 try:
                     if wake_r in select.select([listener.sock, wake_r], [], [])[0]:
                         return
                     sock, _ = listener.sock.accept()
-                except (OSError, ValueError):   # closed
-                    return
+                except (OSError, ValueError) as error:
+                    if getattr(error, "errno", None) not in LACKING:    # closed
+                        return
+                    if not said:
+                        log.warning("%s: accepting a connection: %s; it is tried again", name, error)
+                    said = True
+                    if wake_r in select.select([wake_r], [], [], AGAIN_S)[0]:
+                        return
+                    continue
+                said = False
                 threading.Thread(target=converse, args=(Link(sock),), name=f"{name}-link", daemon=True).start()
 
     thread = threading.Thread(target=accept, name=f"{name}-accept", daemon=True)
