@@ -133,6 +133,8 @@ def test_the_history_goes_on_after_foreign_writes(tmp_path: Path, seed: int) -> 
         assert found.changed is not None and not found.changed.unknown
         assert {b for start, end in found.changed.differ for b in range(start // BLOCK, end // BLOCK)} == changed
         adopt(life.path, keep_history=True).close()
+        with cdp.open(life.path, read_only=True) as volume:
+            assert VolumeService(volume).info()["disk_checksums"]["unknown_blocks"] == 0
         life.adopted(changed)
     life.use(5)
     assert life.every_moment(5) > 0

@@ -116,9 +116,9 @@ class DiskTable:
     def finish(self) -> None:
         """The volume is being closed: what is missing of the table is made where that takes no time, then it is
         written."""
-        known = self._content.sums.stats()
-        if self._fills and 0 < known["n_pages"] - known["known_pages"] <= STEP_BYTES // PAGE_BYTES:
-            self._content.sums.fill(STEP_BYTES)
+        sums = self._content.sums
+        if self._fills and sums.wants_filling() and sums.stats()["unknown_blocks"] <= STEP_BYTES // BLOCK_BYTES:
+            sums.fill(STEP_BYTES)
         self.write()
 
     def write(self) -> None:
