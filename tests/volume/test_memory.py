@@ -1,8 +1,11 @@
 """The memory that the volumes of a process share: what was just written is read from it, its bound, and who gives."""
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -195,6 +198,31 @@ def test_many_idle_volumes_cost_nothing(tmp_path: Path) -> None:
         assert ring(volume).bytes == 0
         volume.pread(SIZE, 0)
         assert ring(volume).bytes == 0
+
+
+PROGRAM = """
+import ctypes, sys
+from cdp.store.memory import map_large_blocks
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.calloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.calloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_size_t] * 2, [
+    ctypes.c_void_p]
+if sys.argv[1] == "mapped":
+    map_large_blocks()
+libc.free(libc.malloc(30 << 20))    # from here on glibc takes blocks up to that from its heap ...
+libc.free(libc.malloc(24 << 20))    # ... of which it cannot say what was touched
+before = int(open("/proc/self/statm").read().split()[1])
+zeros = [libc.calloc(1, 2 << 20) for _ in range(10)]
+print((int(open("/proc/self/statm").read().split()[1]) - before) * 4096)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt") or "LD_PRELOAD" in os.environ, reason="glibc's malloc")
+def test_large_blocks_that_nobody_touches_take_no_memory() -> None:
+    """As LMDB's: 2 MiB of zeros a volume."""
+    taken = {how: int(subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True,
+                                     text=True).stdout) for how in ("mapped", "usual")}
+    assert taken["mapped"] < 4 << 20 <= taken["usual"]
 
 
 def test_the_default_is_a_share_of_what_the_process_may_have(tmp_path: Path) -> None:

@@ -36,9 +36,11 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
     running server goes on. Settings are this command's; addresses stay. To survive a crash: 'cdp ha serve'.
     """
     from cdp.serve.server import Server
+    from cdp.store.memory import map_large_blocks
 
     if force and not replace:
         raise click.UsageError("--force is said with --replace")
+    map_large_blocks()
     with Server(paths, state.settings, read_only=read_only, replace=replace, force=force,
                 strict=strict or replace) as server:
         announce(state, () if state.as_json else server.uris(), server.view())

@@ -49,8 +49,10 @@ def run_gateway(link: Link, order: Message) -> None:
 def run_daemon(link: Link, order: Message) -> None:
     import cdp
     from cdp.ha.daemon import Daemon
+    from cdp.store.memory import map_large_blocks
 
     _ = cdp.Volume      # imports that a failover must not wait for
+    map_large_blocks()
 
     daemon = Daemon(order["gateway"], Settings(**order["settings"]), bool(order["read_only"]))
     worker: threading.Thread | None = None
