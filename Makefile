@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME
 unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 
-.PHONY: help demo test soak lint man bench plain sanitize dev clean
+.PHONY: help demo test soak lint man deb bench plain sanitize dev clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ man: $(INSTALLED) ## the manual pages and the completions of bash, zsh and fish,
 	$(PY) -m cdp.cli.man build/man
 	mkdir -p build/completions
 	for shell in bash zsh fish; do _CDP_COMPLETE=$${shell}_source $(PY) -m cdp > build/completions/cdp.$$shell; done
+
+deb: ## a Debian package for this machine's Debian, in build/deb (contrib/debian/build.sh says what it needs)
+	contrib/debian/build.sh
 
 bench: $(INSTALLED) ## the benchmarks (bench/README.md)
 	$(PY) -m bench $(ARGS)
