@@ -70,11 +70,11 @@ FORMATS = {"fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "directory": stat.S_IFDIR
            "file": stat.S_IFREG, "symlink": stat.S_IFLNK, "socket": stat.S_IFSOCK}
 
 
-def by_reader(files, content=True):
-    """The same, by the reader."""
+def by_reader(files, content=True, most_bytes=1 << 30):
+    """The same, by the reader; content: only of files that are no larger."""
     found = {}
     for one in files.entries("/", recursive=True):
-        held = files.read(one.name) if one.kind == "file" and content else (
+        held = files.read(one.name) if one.kind == "file" and content and one.size_bytes <= most_bytes else (
             os.fsencode(one.target) if one.kind == "symlink" else None)
         found[one.name] = (FORMATS[one.kind], one.mode, one.inode, one.links, one.uid, one.gid,
                            0 if one.kind == "directory" else one.size_bytes, one.mtime_ns, one.ctime_ns, held)

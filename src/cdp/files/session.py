@@ -40,7 +40,7 @@ from cdpcore.base.errors import CdpError, Closed, Corruption, InvalidRequest, No
 MEMORY_BYTES, CPU_SECONDS = 512 << 20, 60
 SILENT_S = 300.0        # longer than CPU_SECONDS: on a busy machine it may wait
 MAX_ROWS, RANGES_IN_COMMAND = 2_000_000, 100_000
-CONTENT_BYTES, BUFFER_BYTES = 4 << 20, 1 << 16
+CONTENT_BYTES, BUFFER_BYTES, MAX_READ_BYTES = 4 << 20, 1 << 16, 1 << 30
 HINT = "read another moment, or check this one: cdp shell VOLUME@POINT; 'cdp bisect --fsck' finds when it broke"
 _ERRORS: dict[str, type[CdpError]] = {one.__name__: one for one in (Corruption, InvalidRequest, NotFound, Unavailable)}
 Read = Callable[[int, int], bytes]      # (length, offset), as TimeImage.pread
@@ -219,7 +219,11 @@ class Files(Session):
         return io.BufferedReader(_File(self._read, self.pieces(path)), BUFFER_BYTES)
 
     def read(self, path: str) -> bytes:
-        """All of a file. Raises NotFound, InvalidRequest."""
+        """All of a file of at most MAX_READ_BYTES: a damaged one may say that it has any size. Raises NotFound,
+        InvalidRequest."""
+        if (size := self.stat(path, follow=True).size_bytes) > MAX_READ_BYTES:
+            raise InvalidRequest(f"{path}: {size} bytes are too many to read at once",
+                                 "read it in parts: open(), content()")
         return b"".join(self.content(path))
 
     def content(self, path: str) -> Iterator[bytes]:
