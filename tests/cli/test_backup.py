@@ -294,6 +294,30 @@ def test_history_that_was_given_up_asks_for_a_new_one(tmp_path: Path):
             backup(volume, tmp_path)
 
 
+def test_a_disk_that_others_changed_asks_for_a_new_one(tmp_path: Path):
+    made(tmp_path, "before")
+    with Volume(tmp_path / SOURCE, _tuning=SMALL) as volume:
+        volume.pwrite(b"x" * 4096, 0)
+        volume._store.seal()
+        while volume._store.kind.opened_content.sums.wants_filling():      # the table of the disk's checksums
+            time.sleep(0.01)
+        earlier = backup(volume, tmp_path).upto["seq"]
+    with (tmp_path / "disk.img").open("r+b") as disk:
+        disk.seek(65536)
+        disk.write(b"others" * 100)
+    cdp.adopt(tmp_path / SOURCE, keep_history=True).close()
+    with Volume(tmp_path / SOURCE, _tuning=SMALL) as volume:
+        with pytest.raises(RefusedPoint, match="changed outside.*begin a new backup"):
+            backup(volume, tmp_path)
+        with Volume(tmp_path / COPY, _tuning=SMALL) as copy:
+            assert copy.window().newest.seq == earlier and copy.pread(4096, 0) == b"x" * 4096
+        for path in tmp_path.glob(f"{COPY}*"):
+            path.rename(tmp_path / f"old-{path.name}")
+        backup(volume, tmp_path)
+        assert (tmp_path / f"{COPY}.img").read_bytes() == (tmp_path / "disk.img").read_bytes()
+        assert check(tmp_path / COPY).ok
+
+
 def test_the_command(world):  # noqa: F811
     """Served and not; the way back is the same command."""
     with world.volume() as volume:

@@ -217,6 +217,10 @@ class Backup:
         if (same["seq"], same["ts_ns"]) != (at_seq, at_ts_ns):
             raise InvalidRequest(f"{dest}: has records of its own: it was written to since it was a backup",
                                  self._again)
+        if old.before and self._service.history(f"#{at_seq}", limit=1, kinds="foreign")[0]:
+            # what those overwrote is not known, so the copy's disk could not be put back
+            raise RefusedPoint(f"{self._from.directory}: its disk was changed outside, and adopted, since the backup "
+                               f"{dest}", self._again)
 
     def _bring_disk(self, old: Geometry, at_seq: int, upto: int) -> None:
         """From one moment to a later one: what differs is written."""
