@@ -29,7 +29,7 @@ def cli() -> None:
     a bookmark's name, #SEQ, or now. It means the state after the last write at or before that moment.
 
     A volume that 'cdp serve' holds is reached through its server, and commands work the same either way. Only adopt,
-    delete, detach and check --rebuild are refused then.
+    delete, detach, resize and check --rebuild are refused then.
     """
 
 
