@@ -222,6 +222,7 @@ class Gateway:
         if not self._handing.acquire(blocking=False):
             giving.refuse(Busy("this gateway is being replaced already", "wait for it, then repeat"))
             return
+        refused = None
         try:
             check_version(int(order["version"]))
             if not giving.offer({"addresses": [str(address) for address in self._server.addresses]}):
@@ -237,11 +238,13 @@ class Gateway:
                 self._go_on(stopped)
                 raise
         except CdpError as error:
-            giving.refuse(error)
-            log.error("not replaced: %s; going on", error)
-            return
+            refused = error
         finally:
             self._handing.release()
+        if refused:         # not before: who hears it may try again at once
+            giving.refuse(refused)
+            log.error("not replaced: %s; going on", refused)
+            return
         log.info("process %d keeps the connections now", pid)
         relays = stopped.nbd.relays()
         stopped.close()
