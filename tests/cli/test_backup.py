@@ -258,6 +258,19 @@ def test_only_new_segments_are_copied(tmp_path: Path):
         assert backup(volume, tmp_path).segments == 0
 
 
+def test_segments_that_a_copy_lost_are_copied_again(tmp_path: Path):
+    with Volume(made(tmp_path, "after"), _tuning=SMALL) as volume:
+        for n in range(4):
+            volume.pwrite(bytes([n + 1]) * 4096, n * 4096)
+            backup(volume, tmp_path)
+        lost, cut, *_ = sorted((tmp_path / COPY / "log").glob("*.log"))
+        lost.unlink()
+        os.truncate(cut, 8192)
+        assert backup(volume, tmp_path).segments == 2
+        assert shown(tmp_path, volume, random.Random(1)) == 4
+        assert backup(volume, tmp_path).segments == 0
+
+
 def test_what_is_damaged_is_not_copied_for_sound(tmp_path: Path):
     with Volume(made(tmp_path, "after"), _tuning=SMALL) as volume:
         volume.pwrite(b"x" * 40_000, 0)

@@ -1,6 +1,7 @@
 """What monitoring asks of a server: /metrics, /healthz, `cdp status`; and what a service manager expects of it."""
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -121,7 +122,7 @@ def test_metrics_over_tcp_and_the_administration_socket(world):  # noqa: F811
 
 
 def test_status(world, runtime):  # noqa: F811
-    assert world.cdp("status") == "nothing is served\n"
+    assert world.cdp("status", status=exits.ATTENTION) == "nothing is served\n"
     world.create("web", 1)
     assert json_status(world, "web", status=exits.ATTENTION)[0]["state"] == "not served"
     world.serve("web")
@@ -138,6 +139,10 @@ def test_status(world, runtime):  # noqa: F811
     head, line = world.cdp("status").splitlines()
     assert head.split()[:3] == ["VOLUME", "STATE", "OLDEST"]
     assert line.split()[:2] == [str(world.path / "web"), "serving"]
+    world.kill()
+    found, = json_status(world, status=exits.ATTENTION)
+    assert found["state"] == "died" and found["volume"] == os.path.realpath(world.sockets / "admin.sock")
+    world.serve("web")
     world.stop()
     world.cdp("status", "nosuch", status=exits.NOT_FOUND)
 

@@ -179,6 +179,7 @@ class Backup:
                 with self._os.open(old.disk, write=True) as disk:
                     disk.lock()
                     opened(self._os, self._to, stamp(self._os, old.disk, disk))
+            self._repair(at_seq)
             self._reach = at_seq
             geometry = self._copy_log(at_seq)
             if old.before and self._reach > at_seq:
@@ -190,6 +191,17 @@ class Backup:
                 self._bring_base(old, geometry.size_bytes)
             self._describe(replace(geometry, disk=old.disk))
         self._open()
+
+    def _repair(self, at_seq: int) -> None:
+        """Segments of the copy that are missing or cut, and that the volume still has, are copied again. (What is
+        inside of the others is not read: 'cdp check' does that.)"""
+        for row in self._segments():
+            path = self._to.segment(row["number"])
+            if row["last_seq"] <= at_seq and (not self._os.exists(path) or self._os.size(path) < row["file_bytes"]):
+                with suppress(FileNotFoundError):       # it was freed after it was listed
+                    self._copy_segment(row)
+        self._os.sync_dir(self._to.log)
+        self._new = []
 
     def _bring_base(self, old: Geometry, size_bytes: int) -> None:
         """What history that was given up has put into the volume's base, the copy puts into its own by itself."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @command(cli, "status", examples=[
     ("cdp status", "every served volume: how far back it goes, what it takes, what needs attention"),
     ("cdp status /var/lib/cdp/web --days 14", "one volume, which has to be served; the device must last two weeks"),
-    ("cdp status > /dev/null || echo look", "in a check script"),
+    ("cdp status web db > /dev/null || echo look", "in a check script: both have to be served, and well"),
 ], exit_codes=[exits.OK, exits.USAGE, exits.NOT_FOUND, exits.UNAVAILABLE, exits.ATTENTION])
 @click.argument("paths", metavar="[VOLUME]...", nargs=-1)
 @click.option("--days", type=click.FloatRange(min=0), default=7.0, show_default=True,
@@ -26,8 +26,9 @@ def status(state: State, paths: tuple[str, ...], days: float, unflushed: str) ->
     """Are the volumes well?
 
     Of the volumes named, or of all that this user's servers have: from when to when moments can be opened, when a
-    client last flushed, what history takes, and in how many days the device is full. Below that, what needs attention;
-    then the exit status is 9.
+    client last flushed, what history takes, and in how many days the device is full, from an hour of history on. Below
+    that, what needs attention; then the exit status is 9, and so it is where nothing is served. A volume that is not
+    served is noticed where it is named, or where its server was killed.
     """
     from cdp.serve.addresses import runtime_directory
     from cdp.service.status import Limits
@@ -40,7 +41,7 @@ def status(state: State, paths: tuple[str, ...], days: float, unflushed: str) ->
     lines = table(["VOLUME", "STATE", "OLDEST", "LAST WRITE", "UNFLUSHED", "CLIENTS", "HISTORY", "FULL IN"], rows)
     lines += [f"{view['volume']}: {text}" for view in found for text in view["attention"]]
     emit(state, found, lines if found else "nothing is served")
-    if any(view["attention"] for view in found):
+    if not found or any(view["attention"] for view in found):
         raise click.exceptions.Exit(exits.ATTENTION)
 
 

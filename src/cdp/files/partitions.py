@@ -1,6 +1,7 @@
 """Partition tables: GPT, and MBR with its logical partitions."""
 from __future__ import annotations
 
+import encodings.utf_16_le  # noqa: F401  (names in GPT; nothing can be imported when they are read)
 import struct
 import zlib
 from dataclasses import dataclass

@@ -27,6 +27,7 @@ CHUNK_BYTES, CHUNKS = 64 << 10, 256     # what is kept of the disk: 16 MiB
 LARGEST_READ_BYTES = 4 << 20
 ROWS_IN_FRAME = 256
 MAX_DEPTH = 4096
+FAULTS = (ImportError, NameError, AttributeError, AssertionError, OSError)      # of this program, not of a disk
 
 
 class Asked(Source):
@@ -133,6 +134,9 @@ def _error(error: Exception) -> list[str]:
     if isinstance(error, MemoryError):
         return ["Unavailable", "the file system needs more memory than its reader may have",
                 "mount the moment: cdp shell VOLUME@POINT"]
+    if isinstance(error, FAULTS) or type(error) is LookupError:     # the latter: a codec that is not loaded
+        return ["Unavailable", f"the reader failed: {type(error).__name__}: {error}",
+                "report it; meanwhile mount the moment: cdp shell VOLUME@POINT"]
     return ["Corruption", f"the file system is damaged: {type(error).__name__}: {error}", ""]
 
 

@@ -55,6 +55,18 @@ def servers(directory: str) -> Iterator[tuple[str, list[str] | None]]:
                 pass    # nobody listens
 
 
+def dead_sockets(directory: str) -> Iterator[str]:
+    """The administration sockets on which nobody listens: their servers were killed."""
+    for path in _sockets(directory):
+        with RemoteService(path, "", Location(path)) as server:
+            try:
+                server.server()
+            except NoAnswer:
+                pass
+            except CdpError:
+                yield path
+
+
 def _sockets(directory: str) -> Iterator[str]:
     seen = set()
     for name in sorted(os.listdir(directory)):

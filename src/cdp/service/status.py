@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cdp.service.connect import find_server
 from cdp.service.locate import Location, locate
 from cdp.service.remote import RemoteService
-from cdp.service.servers import served_volumes
+from cdp.service.servers import dead_sockets, served_volumes
 from cdp.text.sizes import approx_duration, approx_size
 from cdp.views import InfoView, SpaceView, StatusView
 from cdpcore.base.errors import CdpError
@@ -32,8 +32,8 @@ class Limits:
 
 
 def status(directory: str, paths: Sequence[str], now_ns: int, limits: Limits) -> Iterator[StatusView]:
-    """Of the volumes at `paths`, served or not; without any, of all that the servers known in `directory` have.
-    Raises NotFound, InvalidRequest for a path that is no volume."""
+    """Of the volumes at `paths`, served or not; without any, of all that the servers known in `directory` have, and of
+    the sockets there whose server died. Raises NotFound, InvalidRequest for a path that is no volume."""
     if paths:
         for location in [locate(path) for path in paths]:
             try:
@@ -55,6 +55,8 @@ def status(directory: str, paths: Sequence[str], now_ns: int, limits: Limits) ->
             continue
         with RemoteService(view["admin_socket"], name, Location(name)) as server:
             yield _of(server, name, now_ns, limits)
+    for path in dead_sockets(directory):
+        yield _missing(path, "died", "its server died: start it again, or remove the socket where it is not wanted")
 
 
 def _of(service: RemoteService, text: str, now_ns: int, limits: Limits) -> StatusView:
@@ -74,13 +76,18 @@ def _of(service: RemoteService, text: str, now_ns: int, limits: Limits) -> Statu
         pid=info["served"]["pid"] if info["served"] else None, oldest=info["window"]["oldest"],
         newest=info["window"]["newest"], flushed=flushed, unflushed_ns=unflushed_ns, clients=clients,
         history_bytes=space["history_bytes"], total_bytes=space["total_bytes"], free_bytes=space["device_free_bytes"],
-        days_left=space["days_to_full"], attention=found)
+        days_left=_days_left(info, space), attention=found)
 
 
 def _missing(text: str, state: str, why: str) -> StatusView:
     return StatusView(volume=text, state=state, pid=None, oldest=None, newest=None, flushed=None, unflushed_ns=None,
                       clients=None, history_bytes=None, total_bytes=None, free_bytes=None, days_left=None,
                       attention=[why])
+
+
+def _days_left(info: InfoView, space: SpaceView) -> float | None:
+    span_ns = info["window"]["newest"]["ts_ns"] - info["window"]["oldest"]["ts_ns"]
+    return space["days_to_full"] if span_ns > FORECAST_FROM_NS else None
 
 
 def attention(info: InfoView, space: SpaceView, unflushed_ns: int, limits: Limits) -> Iterator[str]:
@@ -103,8 +110,7 @@ def attention(info: InfoView, space: SpaceView, unflushed_ns: int, limits: Limit
         yield f"no flush for {approx_duration(unflushed_ns)} of writes"
     if (behind := info["window"]["clock_behind_ns"]) > limits.clock_behind_ns:
         yield f"the clock is {approx_duration(behind)} behind the newest record"
-    span_ns = info["window"]["newest"]["ts_ns"] - info["window"]["oldest"]["ts_ns"]
-    if (days := space["days_to_full"]) is not None and days < limits.days_left and span_ns > FORECAST_FROM_NS:
+    if (days := _days_left(info, space)) is not None and days < limits.days_left:
         yield f"the device is full in {days:.1f} days: {approx_size(space['device_free_bytes'])} left"
     if retention["failed"]:
         yield f"its retention policy is not applied: {retention['failed']}"

@@ -16,6 +16,7 @@ ROOT = 2
 MAX_NAME_BYTES = 255
 MAX_DIRECTORY_BYTES = 256 << 20     # some four million names
 MAX_TARGET_BYTES = 4096
+DEVICES = {"char": "character device", "block": "block device"}
 
 
 class Ext4(FileSystem):
@@ -188,5 +189,6 @@ class Ext4(FileSystem):
     def pieces(self, path: str) -> Iterator[Piece]:
         inode = self._find(path, True)
         if inode.kind != "file":
-            raise InvalidRequest(f"{path}: a {inode.kind}, not a file", "give the path of a file")
+            raise InvalidRequest(f"{path}: a {DEVICES.get(inode.kind, inode.kind)}, not a file",
+                                 "give the path of a file")
         yield from self._pieces(inode)
