@@ -54,6 +54,12 @@ def test_every_file_says_what_it_is_for(path: Path):
         assert re.match(r'(#.*\n)*\s*(r?""")', text), "a module opens with its docstring"
 
 
+def test_every_test_file_has_a_name_of_its_own():
+    """Else pytest collects one of two, and only in a run of both folders."""
+    paths = [*(ROOT / "tests").rglob("test_*.py")]
+    assert len({path.name for path in paths}) == len(paths) > 100
+
+
 @pytest.mark.parametrize("path", [p for p in CODE if p.suffix in (".pyx", ".pxd")], ids=name)
 def test_no_textual_includes(path: Path):
     assert not re.search(r"^\s*include\s+['\"]", path.read_text(), re.MULTILINE)
