@@ -248,7 +248,8 @@ def test_micro(tmp_path):
 def test_interrupted_it_cleans_up(tmp_path, number):
     data = tmp_path / "data"
     data.mkdir()
-    argv = command("nbd", "--quick", "--seconds", "15", "--peer", "cdp", "--peer", "cdp-ha",
+    seconds = f"15.{number:03}"       # by which its fio is known
+    argv = command("nbd", "--quick", "--seconds", seconds, "--peer", "cdp", "--peer", "cdp-ha",
                    "--workload", "write-4k-qd32", "--dir", str(data))
     with subprocess.Popen(
         [argv[0], "-c", INTERRUPTIBLE, *argv[3:]],
@@ -259,7 +260,7 @@ def test_interrupted_it_cleans_up(tmp_path, number):
         start_new_session=True,
     ) as child:
         deadline = time.monotonic() + 100
-        while not any("fio" in p and "--runtime=15000ms" in p for p in processes_naming("cdpb-")):
+        while not any("fio" in p and f"--runtime=15{number:03}ms" in p for p in processes_naming("cdpb-")):
             assert child.poll() is None, child.stdout.read().decode()
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -110,7 +110,7 @@ def test_as_by_brute_force(tmp_path, seed, options):
         expected = by_brute_force(volume, "a/f")
     found = by_versions(tmp_path / "web", "/a/f")
     same(found, expected)
-    assert len(found) > 4
+    assert len(found) >= 3      # the kernel says when it writes an inode
 
 
 def test_nothing_there(tmp_path):

@@ -57,7 +57,8 @@ def test_a_volume_that_is_opened_and_written_keeps_its_format(tmp_path, name):
 def test_there_is_a_golden_volume_of_every_format_and_the_page_lists_them():
     formats = {int(path.name[1:]) for path in GOLDEN.iterdir()}
     table = re.findall(r"(?m)^\| (\d+) \| ", (ROOT / "docs/upgrading.md").read_text())
-    assert {1, 2, description.FOLLOWS_CLOCK, description.STARTS_LATER} <= formats == {*map(int, table)}
+    assert {1, 2, description.FOLLOWS_CLOCK, description.STARTS_LATER,
+            description.GOES_ON} <= formats == {*map(int, table)}
 
 
 @pytest.mark.parametrize("line", ["info {}", "check {} --rebuild", "adopt {} --keep-history",

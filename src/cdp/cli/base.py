@@ -104,7 +104,7 @@ def _help_engine(ctx: click.Context, _param: click.Parameter, value: bool) -> No
     with formatter.section("Options of the engine, which are also settings (docs/settings.md)"):
         formatter.write_dl([record for param in ctx.command.get_params(ctx) if param.name in ENGINE_KEYS
                             and (record := param.get_help_record(ctx)) is not None])
-    click.echo(formatter.getvalue().rstrip("\n"))
+    put(formatter.getvalue().rstrip("\n"))
     ctx.exit()
 
 
