@@ -182,7 +182,7 @@ def test_a_log_that_begins_later(web, log):
 def test_each_entry_once_wherever_it_was_killed(tmp_path, seeds, monkeypatch):
     """Stopped at random places; of the position only an older one is left, as a kill -9 leaves it."""
     monkeypatch.setattr(following, "SLICE_NS", 1)  # a record at a time
-    for seed in seeds(4):
+    for seed in seeds(2):
         each_entry_once(made(tmp_path / f"web{seed}"), WriteLog(tmp_path / f"{seed}.log"), seed)
 
 

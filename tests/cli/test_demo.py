@@ -31,6 +31,7 @@ def test_with_the_tools_of_this_machine(scratch):
     assert "FALSE" not in result.output and proved(result.output) >= 25
 
 
+@pytest.mark.long
 def test_without_any_tool(scratch, monkeypatch):
     """On a smaller disk: what differs is how the files get there and back."""
     monkeypatch.setattr(demo, "QUICK", replace(demo.QUICK, disk_bytes=6 * demo.MIB, files_bytes=2 * demo.MIB,

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from cdp.cli import cli
 
 TRACES = Path(os.environ.get("CDP_TRACES", Path(__file__).parent.parent.parent.parent / "shared" / "traces"))
-RECORDS, LONG_RECORDS = 1_500, 12_000
+RECORDS, LONG_RECORDS = 600, 12_000
 # Ten trims of 2 GiB each, all of which a volume of before-images reads: 3 s each.
 FEWER = {("fio_iolog/t0038.v3.iolog", "before"): 1}
 FILES = sorted(p.relative_to(TRACES).as_posix() for p in TRACES.glob("*/*") if p.is_file()) if TRACES.is_dir() else []

@@ -21,7 +21,7 @@ from cdp.trace.model import RECORD, Records
 from cdp.trace.samples import GRAINS, Grain, Request
 from cdpcore.trace import parse as traceparse
 
-SETTINGS = examples(60)
+SETTINGS = examples(25)
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
 TEXT = [name for name, f in FORMATS.items() if f.shape == "text"]
 COLUMNAR = [name for name, f in FORMATS.items() if f.columnar]
@@ -240,7 +240,7 @@ def test_columnar_reader_accepts_nothing_that_the_native_one_reads_otherwise(nam
     alphabet = b'0123456789.,-+ eE\tRWx\r\x00"#\xff'
     accepted = 0
 
-    @examples(400)
+    @examples(150)
     @given(st.lists(st.tuples(st.integers(0, len(body) - 2), st.sampled_from(alphabet), st.integers(0, 2)), max_size=3))
     def check(damage: list[tuple[int, int, int]]) -> None:
         nonlocal accepted

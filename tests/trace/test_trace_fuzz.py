@@ -20,7 +20,7 @@ from cdpcore.trace import parse as traceparse
 
 pytestmark = pytest.mark.sanitize
 
-SETTINGS = examples(150)
+SETTINGS = examples(60)
 TEXT = {name: f.text for name, f in FORMATS.items() if f.shape == "text"}
 DAMAGE = st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=12), st.integers(0, 40)), max_size=6)
 BITS = sum(STAGES.values())
@@ -207,7 +207,7 @@ def test_any_file_is_read_or_refused_in_one_line(tmp_path: object) -> None:
     files = [samples.encode(name, samples.random_requests(name, 8)) for name in GRAINS]
     files.append(write_log([(0, 1, 0, bytes(512))]))
 
-    @examples(300)
+    @examples(120)
     @given(st.sampled_from(files), DAMAGE)
     def check(data: bytes, damage: list[tuple[int, bytes, int]]) -> None:
         with open(path, "wb") as file:

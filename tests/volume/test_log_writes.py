@@ -99,15 +99,20 @@ def test_the_child_of_a_fork_keeps_no_lock(tmp_path):
         volume.flush()
         segment = open_segment(volume)
         read_end, write_end = os.pipe()
+        running, runs = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(runs, b"x")    # it has given up what it had of its parent
             os.close(write_end)
             os.read(read_end, 1)    # until the parent is done
             os._exit(0)
         os.close(read_end)
     try:
+        os.read(running, 1)
         with segment.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(write_end)
         os.waitpid(child, 0)
+        os.close(running)
+        os.close(runs)
