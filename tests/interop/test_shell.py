@@ -15,7 +15,8 @@ from support.mounted import make, need_a_kernel
 import cdp
 from cdp.cli import exits
 
-pytestmark = [pytest.mark.interop, pytest.mark.once]
+# They look for mounts by name: those of another one must not be there.
+pytestmark = [pytest.mark.interop, pytest.mark.once, pytest.mark.xdist_group("cdp-mount")]
 SIZE = 24 * MIB
 
 

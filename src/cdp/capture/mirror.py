@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING
 
 from cdp.capture import position as positions
@@ -46,7 +47,7 @@ class Mirror:
         self._connections: list[int] = []
         self._session: set[int] = set()
         self._synced = False  # in this session
-        self._note = "no client has written yet"
+        self._seen = copy(self.position), "no client has written yet"   # by a look, for view(); replaced, not changed
 
     def target(self, volume: Volume) -> object:
         """What a client of the volume is given."""
@@ -63,6 +64,7 @@ class Mirror:
         self._volume = volume
         self.position = found or self.position
         positions.save(volume.path, self.position)
+        self._seen = copy(self.position), self._seen[1]
 
     def step(self, connected: Callable[[], list[int]]) -> None:
         """Look at what the clients did; `connected` gives the numbers of their connections."""
@@ -83,7 +85,7 @@ class Mirror:
         if flushed:
             volume.sync()
             positions.save(volume.path, self.position)
-        self._note = self._told()
+        self._seen = copy(self.position), self._told()
 
     def _whole(self, volume: Volume, seq: int) -> None:
         moment = volume.resolve(seq)
@@ -109,4 +111,5 @@ class Mirror:
 
     def view(self, running: bool = True) -> CaptureView:
         seq = self._volume.window().newest.seq if self._volume and not self._volume.closed else 0
-        return of_mirror(self.position, seq, len(self._connections) if running else None, self._bytes, self._note)
+        position, note = self._seen
+        return of_mirror(position, seq, len(self._connections) if running else None, self._bytes, note)
