@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,7 @@ from support.mounted import make, need_a_kernel
 import cdp
 from cdp.cli import exits
 
-# They look for mounts by name: those of another one must not be there.
-pytestmark = [pytest.mark.interop, pytest.mark.once, pytest.mark.xdist_group("cdp-mount")]
+pytestmark = [pytest.mark.interop, pytest.mark.once]
 SIZE = 24 * MIB
 
 
@@ -26,6 +26,16 @@ def need_mounts():
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:
         pytest.skip(f"this machine has no usable /dev/fuse: {error.strerror}")
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):     # pytest's own folder is made first
+    """Where the mounts of this test are, and of no other."""
+    with tempfile.TemporaryDirectory(prefix="cdp-t") as folder:
+        os.chmod(folder, 0o711)
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield folder
 
 
 @pytest.fixture
@@ -49,8 +59,9 @@ def traces(web):
                            capture_output=True, text=True, check=False).stdout
     with cdp.open(web) as volume:       # no server has it
         images = volume.images()
-    return ([line for line in Path("/proc/mounts").read_text().splitlines() if "cdp-mount-" in line],
-            [line for line in loops.splitlines() if "cdp-mount-" in line], images)
+    own = f"{tempfile.gettempdir()}/cdp-mount-"
+    return ([line for line in Path("/proc/mounts").read_text().splitlines() if own in line],
+            [line for line in loops.splitlines() if own in line], images)
 
 
 def test_a_command_in_a_moment(web, tmp_path):
