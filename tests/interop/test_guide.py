@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.interop import PATH, need
+from support.mounted import need_a_kernel
 from support.transcripts import BLOCK, settled
 
 ROOT = Path(__file__).parents[2]
@@ -105,16 +106,9 @@ def replayed(page: str, session: Session) -> str:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_does_what_it_says(page: str):
-    need("bash", *PAGES[page])
+    need_a_kernel("bash", *PAGES[page])
     if page == "guide.md" and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         need("initdb")
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    for device in ("/dev/fuse", "/dev/loop-control"):
-        try:
-            os.close(os.open(device, os.O_RDWR))
-        except OSError as error:
-            pytest.skip(f"this machine has no usable {device}: {error.strerror}")
     session, text = Session(), (ROOT / "docs" / page).read_text()
     try:
         now = replayed(text, session)

@@ -3,7 +3,6 @@ tried out in a writable image, restored, and the restore taken back. Every step 
 
 Needs root, /dev/fuse and loop devices; what was mounted or attached goes away whatever happens.
 """
-import os
 import random
 import subprocess
 import time
@@ -11,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 import pytest
-from support.interop import MIB, both, environ, library_files, need, run, sha256
+from support.interop import MIB, both, environ, library_files, run, sha256
+from support.mounted import need_a_kernel
 
 from cdp.nbd.client import Client, unix_address
 
@@ -22,17 +22,7 @@ __all__ = ["both"]
 SIZE_MIB = 96
 FILES_BYTES = 6 * MIB
 GARBAGE_MIB = 24
-
-
-def need_a_kernel():
-    need("nbdfuse", "losetup", "mkfs.ext4", "fsck.ext4", "mount", "umount", "nbdcopy", "blockdev", "dd")
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    for device in ("/dev/fuse", "/dev/loop-control"):
-        try:
-            os.close(os.open(device, os.O_RDWR))
-        except OSError as error:
-            pytest.skip(f"this machine has no usable {device}: {error.strerror}")
+TOOLS = "nbdfuse", "mkfs.ext4", "fsck.ext4", "nbdcopy", "blockdev", "dd"
 
 
 @contextmanager
@@ -111,7 +101,7 @@ def content_of(world, export):
 
 
 def test_lost_found_restored(both):
-    need_a_kernel()
+    need_a_kernel(*TOOLS)
     world = both
     world.create("web", SIZE_MIB)
     world.serve("web")

@@ -8,7 +8,8 @@ import time
 import pytest
 from support.handover import Replaced
 from support.interop import MIB, environ, library_files, need, run, sha256
-from test_interop_filesystem import block_device, checksums, mounted, need_a_kernel
+from support.mounted import need_a_kernel
+from test_interop_filesystem import TOOLS, block_device, checksums, mounted
 
 from cdp.nbd.client import Client
 
@@ -87,7 +88,7 @@ def test_copies_go_on_through_an_upgrade(upgraded):
 
 def test_a_mounted_file_system_stays_up(tmp_path):
     """ext4 on a loop device on nbdfuse: files are written and read through upgrades, and fsck finds nothing."""
-    need_a_kernel()
+    need_a_kernel(*TOOLS)
     world = Replaced(tmp_path)
     try:
         world.create("web", 128)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from support.seeds import Seeds
+from support.seeds import Seeds, notice
 from support.simcatalog import on
 from support.sizes import SIZES
 
@@ -247,10 +247,4 @@ def test_a_table_that_is_ahead_of_the_disk_is_noticed() -> None:
         wrong_sums(volume)
         volume._store.kind.opened_content.settler.break_rule("sums")
 
-    for seed in range(60):
-        try:
-            Life(seed, broken).run()
-        except (AssertionError, CdpError) as e:
-            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
-            return
-    pytest.fail("nothing was noticed")
+    notice(lambda seed: Life(seed, broken).run(), 60)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support import comparing
 from support.node import Node
-from support.seeds import Seeds
+from support.seeds import Seeds, notice
 from support.sizes import FREEING, SIZES, WEIGHTS
 from support.world import World
 
@@ -290,13 +290,7 @@ def test_a_bug_in_giving_up_is_noticed(bug: str, monkeypatch: pytest.MonkeyPatch
     """By the histories above, which find nothing without it."""
     kind, plant = BUGS[bug]
     plant(monkeypatch)
-    for seed in range(60):
-        try:
-            GivenUp(seed, kind).run()
-        except (AssertionError, CdpError) as e:
-            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
-            return
-    pytest.fail("nothing was noticed")
+    notice(lambda seed: GivenUp(seed, kind).run(), 60)
 
 
 @pytest.mark.parametrize("kind", ["after", "before"])
@@ -309,13 +303,7 @@ def test_a_broken_rule_is_noticed(rule: str, kind: str, monkeypatch: pytest.Monk
         return log
 
     monkeypatch.setattr(store, "Log", broken)
-    for seed in range(100):
-        try:
-            History(seed, kind).run()
-        except (AssertionError, CdpError) as e:
-            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
-            return
-    pytest.fail("nothing was noticed")
+    notice(lambda seed: History(seed, kind).run(), 100)
 
 
 @pytest.mark.parametrize("rule", [*settler.RULES, *old_content.RULES])
@@ -327,10 +315,4 @@ def test_a_broken_rule_of_the_disk_is_noticed(rule: str, monkeypatch: pytest.Mon
         return content
 
     monkeypatch.setattr(kinds, "BeforeContent", broken)
-    for seed in range(100):
-        try:
-            History(seed, "before").run()
-        except (AssertionError, CdpError) as e:
-            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
-            return
-    pytest.fail("nothing was noticed")
+    notice(lambda seed: History(seed, "before").run(), 100)

@@ -22,13 +22,15 @@ def ram():
 
 
 def need_a_kernel(*tools):
+    """That mounts, for root; with nbdfuse among the tools also by FUSE."""
     need("losetup", "mount", "umount", *tools)
     if os.geteuid() != 0:
         pytest.skip("only root may mount")
-    try:
-        os.close(os.open("/dev/loop-control", os.O_RDWR))
-    except OSError as error:
-        pytest.skip(f"this machine has no usable /dev/loop-control: {error.strerror}")
+    for device in ("/dev/loop-control", *(["/dev/fuse"] if "nbdfuse" in tools else [])):
+        try:
+            os.close(os.open(device, os.O_RDWR))
+        except OSError as error:
+            pytest.skip(f"this machine has no usable {device}: {error.strerror}")
 
 
 @contextmanager

@@ -3,9 +3,12 @@ replay a failure."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from cdpcore.base.errors import CdpError
 
 SOAK_EXAMPLES = 20      # times as many examples of a hypothesis test in `make soak`
 examples_factor = 1     # set by conftest.py before a test module is imported
@@ -42,3 +45,14 @@ def examples(count: int) -> settings:
     --hypothesis-seed."""
     return settings(max_examples=count * examples_factor, deadline=None,
                     suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def notice(run: Callable[[int], object], count: int) -> None:
+    """A planted bug: one of the histories `run(seed)`, seeds 0 to count - 1, must fail. It prints which, and how."""
+    for seed in range(count):
+        try:
+            run(seed)
+        except (AssertionError, CdpError) as e:
+            print(f"seed {seed}: {type(e).__name__}: {str(e)[:300]}")
+            return
+    pytest.fail("nothing was noticed")

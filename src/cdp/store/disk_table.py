@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from cdp.moments.records import FOREIGN, WRITEBACK, changes_content
 from cdp.store.base_image import base_salt, remove
+from cdp.store.catalog import Segment
 from cdp.store.timeline import Timeline
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, NotFound
@@ -26,6 +27,15 @@ WRITE_STEPS = 16            # a table that is being made is written once a GiB
 MOST_SEGMENTS = 16          # after the table's record: more of them than one or two were written by an older release
 SAME = 16                   # flag of a record that changed nothing
 SECTOR_BYTES, BLOCK_BYTES, PAGE_BYTES = 512, 4096, 1023 * 4096
+
+
+def later_segments(rows: Iterable[Segment], seq: int, applied_seq: int) -> list[Segment] | None:
+    """The sealed segments with records after the table's record `seq`, ascending; None: they do not say all that was
+    changed since, or the disk does not hold record `seq`."""
+    later = [row for row in rows if row.last_seq > seq]
+    if seq > applied_seq or len(later) > MOST_SEGMENTS or later and later[0].first_seq > seq + 1:
+        return None
+    return later
 
 
 class DiskTable:
@@ -71,11 +81,9 @@ class DiskTable:
     def _fits(self, timeline: Timeline, seq: int, discarded: Iterable[int], adopting: bool) -> bool:
         """Whether the log says what was changed after record `seq`; that is not known any more, then."""
         applied_seq = int(self._content.stats()["synced_seq"])
-        rows = timeline.rows()
-        later = [r for r in rows if r.last_seq > seq]
+        later = later_segments(timeline.rows(), seq, applied_seq)
         # What a destructive restore writes back is no record.
-        if seq > applied_seq or any(done == 0 or done > seq for done in discarded) or len(later) > MOST_SEGMENTS or \
-                later and later[0].first_seq > seq + 1 or not later and applied_seq > seq:
+        if later is None or not later and applied_seq > seq or any(done == 0 or done > seq for done in discarded):
             return False
         for row in later:
             for seqs, descs in timeline.descriptors(row.number):

@@ -427,7 +427,7 @@ class BeforeImages(Kind):
         return View(lineage.view_before(seq, records, self._geometry.size_bytes // 512))
 
     def done_seq(self, restore_seq: int, writebacks: list[WritebackRow]) -> int:
-        return min((w.seq for w in writebacks if w.upto_seq >= restore_seq), default=0)
+        return written_back_seq(restore_seq, writebacks)
 
     def mergeable(self, rows: list[RestoreRow]) -> list[RestoreRow]:
         return [r for r in rows if r.reclaimed]     # a time image of before may still be looking at the others
@@ -443,6 +443,11 @@ class BeforeImages(Kind):
 
     def check(self, ends: tuple[int, int], catalog: Catalog, events: list[Event], add: disk_check.Add) -> None:
         disk_check.check_disk(self._os, self._files, self._geometry, ends, catalog, events, add)
+
+
+def written_back_seq(restore_seq: int, writebacks: list[WritebackRow]) -> int:
+    """Of before-images: see Kind.done_seq."""
+    return min((w.seq for w in writebacks if w.upto_seq >= restore_seq), default=0)
 
 
 def of(os: Os, files: VolumeFiles, geometry: Geometry, read_only: bool = False, adopting: bool = False) -> Kind:

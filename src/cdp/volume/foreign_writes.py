@@ -18,7 +18,8 @@ from cdp.store import layout
 from cdp.store import protected_disk as disks
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow
 from cdp.store.description import GOES_ON, Geometry
-from cdp.store.disk_table import MOST_SEGMENTS, PAGE_BYTES, merged
+from cdp.store.disk_table import PAGE_BYTES, later_segments, merged
+from cdp.store.kinds import written_back_seq
 from cdp.store.recovery import has_data
 from cdp.store.store import Store
 from cdp.store.tuning import Tuning
@@ -90,14 +91,13 @@ def _fits(os: Os, files: VolumeFiles, uuid: bytes, catalog: Catalog, seq: int) -
     applied_seq = state.applied_seq
     state.close()
     rows: list[Segment] = sorted(catalog.rows(Segment), key=lambda r: r.number)
-    later = [r for r in rows if r.last_seq > seq]
     ended: list[WritebackRow] = catalog.rows(WritebackRow)
     restores: list[RestoreRow] = catalog.rows(RestoreRow)
     for restore in restores:
-        done = min((w.seq for w in ended if w.upto_seq >= restore.seq), default=0)
+        done = written_back_seq(restore.seq, ended)
         if restore.destructive and (done == 0 or done > seq):
             return False
-    if seq > applied_seq or len(later) > MOST_SEGMENTS or later and later[0].first_seq > seq + 1:
+    if later_segments(rows, seq, applied_seq) is None:
         return False
     newest = max((r.number for r in rows), default=0)
     for number in layout.segment_numbers(os, files):
