@@ -224,6 +224,9 @@ WIDE static uint32_t crc_wide(uint32_t crc, const void *ptr, size_t n)
     uint32_t r = 0;
     for (int i = 0; i < 8; i++)
         r = STEP64(r, rest[i]);
+    /* The compiler leaves it out before a call in tail position. Then the SSE code that goes on waits for registers
+     * whose upper halves are in use: 0.4 us of the 1.2 that a write of 4 KiB takes. */
+    _mm256_zeroupper();
     return crc_fast(~r, p, n);
 }
 #endif
