@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 @click.option("--rebuild", is_flag=True, help="Make catalog and index anew from the log. Not while it is served.")
 @click.pass_context
 def check(ctx: click.Context, state: State, volume: str, rebuild: bool) -> None:
-    """Verify every checksum of log, index, catalog and disk."""
+    """Verify every checksum of log, index, catalog and disk.
+
+    At once, and as fast as it can: a server does the same in the background (scrub). 'cdp info' shows when that, or a
+    check, ended last, and what it found.
+    """
     location = volume_only(volume, "check")
     from cdp.service.connect import find_server
     from cdp.service.local import report_view
