@@ -43,12 +43,13 @@ SHELL = {
     "replay": "text moments settings nbd trace store volume cdp",
     "platform": "ipc settings nbd cdp",
     "service": "text moments views ipc settings store volume cdp check capture",
+    "archive": "text moments views settings store check service",
     "bench": "text views nbd trace cdp service",
     "serve": "moments views ipc settings nbd store cdp capture platform service",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
-    "cli": "text files moments views ipc settings nbd trace store volume cdp check replay service bench serve ha "
-           "conformance",
+    "cli": "text files moments views ipc settings nbd trace store volume cdp check replay service archive "
+           "bench serve ha conformance",
     "demo": "nbd cdp service cli",
     "__main__": "cli",
 }

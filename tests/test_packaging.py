@@ -18,7 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"cdp", "cdpcore"}
 ONLY_TRACES = {"trace", "replay"}       # the packages of cdp that may import what an extra brings
 NOT_THE_PROGRAM = {"conformance/test_rules.py", "conformance/pytest_plugin.py"}     # run by pytest, which brings itself
-WITH_EXTRA = {"cli/record_writers.py", "bench/report.py"}    # and these modules, when they are asked for a format
+# And these modules, when they are asked for a format, or for object storage.
+WITH_EXTRA = {"cli/record_writers.py", "bench/report.py", "archive/remote.py"}
 
 BARE = {*EXTRA_OF, "rich", "pyarrow", "pandas"}
 
@@ -59,14 +60,14 @@ def test_what_is_imported_is_declared():
     for path, top in imports():
         if path in NOT_THE_PROGRAM:
             continue
-        (distribution,) = {name.lower().replace("_", "-") for name in found[top]}
+        (distribution,) = {name.lower().replace("_", "-") for name in found.get(top, [top] if top in EXTRA_OF else [])}
         used.add(distribution)
         if (path.partition("/")[0] in ONLY_TRACES or path in WITH_EXTRA) and top in EXTRA_OF:
             assert distribution in extra[EXTRA_OF[top]], (path, top)
         else:
             assert distribution in base, (path, top)
-    assert used == base | extra["replay"] | extra["arrow"]       # and nothing else is asked for
-    assert PROJECT["optional-dependencies"]["all"] == ["cdp[replay,arrow]"]
+    assert used == base | extra["replay"] | extra["arrow"] | extra["archive"]       # and nothing else is asked for
+    assert PROJECT["optional-dependencies"]["all"] == ["cdp[replay,arrow,archive]"]
 
 
 @pytest.fixture
@@ -103,6 +104,7 @@ def test_the_demo_needs_no_extra(bare):
 
 @pytest.mark.parametrize(("line", "hidden", "package"), [
     ("records web --format parquet", {"pyarrow"}, "pyarrow"),
+    ("archive s3://bucket/web back", BARE, "obstore"), ("check s3://bucket/web", BARE, "obstore"),
     ("trace info t.csv", BARE, "zstandard"), ("trace convert t.csv t.iolog", BARE, "polars"),
     ("replay t.csv --volume web --create", BARE, "zstandard"),
     ("trace info t.csv --plot t.png", {"matplotlib"}, "matplotlib"),

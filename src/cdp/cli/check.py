@@ -8,7 +8,7 @@ from cdp.cli.base import ENGINE_KEYS, WRITE_EXITS, State, command, emit, fields,
 from cdp.cli.progress import Progress
 from cdp.cli.refs import volume_only
 from cdp.text.sizes import approx_size
-from cdpcore.base.errors import Busy
+from cdpcore.base.errors import Busy, InvalidRequest
 
 if TYPE_CHECKING:
     from cdp.views import CheckView
@@ -16,17 +16,27 @@ if TYPE_CHECKING:
 
 @command(cli, "check", setting_flags=ENGINE_KEYS, examples=[
     ("cdp check web", "read everything and verify every checksum; changes nothing"),
+    ("cdp check s3://backups/web", "the same of an archive: every object is read"),
     ("cdp check web --rebuild", "make catalog and index anew from the log; the log stays as it is"),
 ], exit_codes=WRITE_EXITS)
-@click.argument("volume")
+@click.argument("volume", metavar="VOLUME|URL")
 @click.option("--rebuild", is_flag=True, help="Make catalog and index anew from the log. Not while it is served.")
 @click.pass_context
 def check(ctx: click.Context, state: State, volume: str, rebuild: bool) -> None:
     """Verify every checksum of log, index, catalog and disk.
 
-    At once, and as fast as it can: a server does the same in the background (scrub). 'cdp info' shows when that, or a
-    check, ended last, and what it found.
+    Of the URL of an archive: that every object of its newest manifest is there, with the digest in its name.
     """
+    from cdp.archive.places import is_url
+
+    if is_url(volume):
+        if rebuild:
+            raise InvalidRequest(f"{volume}: an archive has no index", "leave off --rebuild")
+        from cdp.cli.archived import check_archive
+
+        if not check_archive(state, volume):
+            ctx.exit(exits.CORRUPT)
+        return
     location = volume_only(volume, "check")
     from cdp.service.connect import find_server
     from cdp.service.local import report_view

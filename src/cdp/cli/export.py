@@ -13,7 +13,7 @@ from cdp.cli import cli
 from cdp.cli.base import WRITE_EXITS, State, command, emit, note
 from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
-from cdp.cli.refs import volume_and_point
+from cdp.cli.refs import split, volume_and_point
 from cdp.store.image_formats import CONTAINERS
 from cdp.store.output_files import check_outside, output_file
 from cdp.store.volume_files import VolumeFiles
@@ -22,6 +22,7 @@ from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
 
 if TYPE_CHECKING:
+    from cdp.service.locate import Location
     from cdp.views import ExplanationView, InfoView, Service
 
 
@@ -34,10 +35,11 @@ NAMES = {".qcow2": "qcow2", ".qcow": "qcow", ".qed": "qed", ".vmdk": "vmdk", ".v
     ("cdp export web - | zstd > web.img.zst", "now, to standard output"),
     ("cdp export web@-1d web.qcow2", "yesterday's disk as a qcow2 image, through qemu-img"),
     ("cdp export web@before-upgrade /dev/vdb --force", "onto a device, over what is there"),
+    ("cdp export s3://backups/web@-1d web.img", "a moment that is in an archive"),
     ("cdp export web@tue tue.delta --since mon", "a delta: what changed, for 'cdp import --delta'"),
     ("cdp export web@mon - --delta | ssh host cdp import --delta - copy", "all of it, to begin a copy with"),
 ], exit_codes=WRITE_EXITS)
-@click.argument("volume", metavar="VOLUME[@POINT]")
+@click.argument("volume", metavar="VOLUME[@POINT]|URL[@POINT]")
 @click.argument("out")
 @click.option("--force", is_flag=True, help="Write over an existing file or a device.")
 @click.option("--format", "image_format", type=click.Choice(["raw", *CONTAINERS]),
@@ -53,13 +55,24 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
 
     Without @POINT: of now. A raw disk, unless --format or the end of OUT's name says more. A file is written sparse;
     OUT - is standard output. A symbolic link is followed, to a file as to a device: the link stays. What a volume that
-    is open has as its disk or base is never written to. A delta has the ranges whose content differs (see 'cdp diff'),
+    is open has as its disk or base is never written to. Of the URL of an archive all history is fetched first, into a
+    temporary folder ($TMPDIR). A delta has the ranges whose content differs (see 'cdp diff'),
     and checksums of what they held before, so that it is imported only where it belongs.
     """
     delta = delta or since is not None
     if delta and image_format not in (None, "raw"):
         raise InvalidRequest("a delta has a format of its own", "leave off --format")
-    location, point = volume_and_point(volume, "export", default="now")
+    from cdp.archive.places import is_url
+
+    if is_url(volume):
+        from cdp.cli.archived import fetched
+
+        ref = split(volume)
+        source: AbstractContextManager[Location] = fetched(state, ref.volume)
+        point = ref.point or "now"
+    else:
+        location, point = volume_and_point(volume, "export", default="now")
+        source = nullcontext(location)
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
@@ -77,7 +90,7 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
     _check_out(out, force)
     from cdp.service.connect import connect
 
-    with connect(location, state.settings) as service:
+    with source as location, connect(location, state.settings) as service:
         explained = service.explain(point)
         info = service.info()
         if delta:

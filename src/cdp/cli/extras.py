@@ -3,9 +3,9 @@ from importlib.util import find_spec
 
 from cdpcore.base.errors import Unavailable
 
-EXTRA_OF = {"matplotlib": "replay", "pyarrow": "arrow", "polars": "replay", "zstandard": "replay"}
+EXTRA_OF = {"matplotlib": "replay", "pyarrow": "arrow", "polars": "replay", "zstandard": "replay", "obstore": "archive"}
 NEEDED_FOR = {"matplotlib": "a picture", "pyarrow": "Arrow or Parquet", "polars": "a block trace",
-              "zstandard": "a block trace"}
+              "zstandard": "a block trace", "obstore": "an archive in object storage"}
 
 
 def missing(package: str) -> Unavailable:

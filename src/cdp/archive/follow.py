@@ -1,0 +1,84 @@
+"""Keeps an archive up to date, of a volume that is served or not: once, or every few seconds until it is stopped.
+
+An idle volume costs a look at four files each time, and no request: where none of them changed, there is nothing new.
+A volume that nobody serves is opened only when they changed. One thread.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from cdp.archive.commits import Fenced
+from cdp.archive.source import VolumeSource
+from cdp.archive.writer import Writer, Written
+from cdp.service.connect import connect
+from cdp.service.locate import Location
+from cdp.settings import Settings
+from cdp.store.volume_files import VolumeFiles
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest, OutOfSpace, Unavailable
+
+LONGEST_WAIT_S = 60.0       # between attempts that fail
+Seen = list[tuple[int, int] | None]
+
+
+class Follower:
+    """Args: location: the volume; writer: of its archive; tail: read the open segment of a served volume where it is;
+    else it is sealed each time."""
+
+    def __init__(self, location: Location, settings: Settings, writer: Writer, tail: bool):
+        self._location, self._settings, self._writer, self._tail = location, settings, writer, tail
+        self._files = VolumeFiles(location.root)
+        self._seen: Seen | None = None
+
+    def up_to_date(self) -> Written:
+        """As Writer's."""
+        seen = self._look()
+        if seen == self._seen:
+            return Written()
+        with connect(self._location, self._settings) as service:
+            info = service.info()
+            if info["disk"] is not None:
+                raise InvalidRequest(f"{self._location.text}: protects a disk in place, which an archive does not hold",
+                                     "use 'cdp backup'")
+            tail = self._tail and info["served"] is not None
+            done = self._writer.up_to_date(VolumeSource(service, self._location.root, tail))
+            open_here = info["served"] is None
+        # what closing it here has changed is nothing new; what a server has written meanwhile may be
+        self._seen = self._look() if open_here else seen
+        return done
+
+    def run(self, every_s: float, wait: Callable[[float], bool], done: Callable[[Written], None],
+            failed: Callable[[CdpError], None]) -> None:
+        """Until wait(seconds) returns true. done: is called after each time that something was archived; failed: when
+        it is tried again later. Raises what repeating it does not help against: Fenced, RefusedPoint, InvalidRequest,
+        Corruption ..."""
+        pause_s = every_s
+        while True:
+            try:
+                written = self.up_to_date()
+                pause_s = every_s
+                if written.changed:
+                    done(written)
+            except Fenced:
+                raise
+            except (Busy, Unavailable, OutOfSpace) as error:
+                failed(error)
+                pause_s = min(max(2 * pause_s, 1.0), max(LONGEST_WAIT_S, every_s))
+            if wait(pause_s):
+                return
+
+    def _look(self) -> Seen:
+        """What changes with every record, with every opening, and with the volume's description and policy."""
+        found: Seen = []
+        names: list[str] = []
+        with suppress(OSError):
+            names = sorted(name for name in os.listdir(self._files.log) if name.endswith(".log"))
+        for path in (self._files.log, self._files.description, self._files.retention,
+                     *(f"{self._files.log}/{name}" for name in names[-2:])):
+            try:
+                status = os.stat(path)
+                found.append((status.st_mtime_ns, status.st_size))
+            except OSError:
+                found.append(None)
+        return found
