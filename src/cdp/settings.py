@@ -196,6 +196,12 @@ class Settings:
         "anybody who can connect. Not set: only on the administration socket.", flag_name="--metrics")
     max_connections: int = _server(
         "count", 128, "NBD connections at once; a further client is refused with an error.", low=1, high=4096)
+    scrub_rate_bytes: int = _server(
+        "size", 16 * MIB, "How much a server reads per second to compare what is stored with its checksums; a quarter "
+        "of it while clients wait; 0: as fast as it comes.", low=0, high=1024 * GIB)
+    scrub_interval_ms: int = _server(
+        "duration", 7 * 24 * 3_600_000, "How long after a scrub has ended a server begins the next one; 0: never.",
+        low=0, high=366 * 24 * 3_600_000)
     tls: str = _server(
         "choice", "off", "TLS for NBD clients: on lets a client ask for it, require refuses clients without it.",
         choices=("off", "on", "require"))

@@ -388,6 +388,29 @@ class DiskChecksumsView(TypedDict):
     unknown_blocks: int
 
 
+class ProblemView(TypedDict):
+    """One thing that is wrong on disk."""
+
+    where: str
+    what: str
+    hint: str
+
+
+class ScrubView(TypedDict):
+    """Reading of all that is stored, beside the I/O, to compare it with its checksums. `percent`: how far the one that
+    is under way has come, with `bytes_read` so far; None: none is under way. `last_ended`: when the last one ended,
+    after reading `last_bytes`; None: none did. `problems`: what the last one and the one under way found, at most 64 of
+    each; `n_problems`: how many that were. A served `cdp check` counts as one."""
+
+    percent: float | None
+    bytes_read: int
+    last_ended_ns: int | None
+    last_ended: str | None
+    last_bytes: int
+    problems: list[ProblemView]
+    n_problems: int
+
+
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
     none."""
@@ -413,6 +436,7 @@ class InfoView(TypedDict):
     retention: PolicyView
     freeing: FreeingView | None
     space: DeviceSpaceView | None
+    scrub: ScrubView
 
 
 class SealedView(TypedDict):
@@ -507,14 +531,6 @@ class DiffPage(TypedDict):
 
     ranges: list[ExtentView]
     next_offset: int | None
-
-
-class ProblemView(TypedDict):
-    """One thing that is wrong on disk."""
-
-    where: str
-    what: str
-    hint: str
 
 
 class CheckView(TypedDict):

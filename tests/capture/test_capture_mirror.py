@@ -34,13 +34,13 @@ class Daemon:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(30)
         self.sock.connect(str(folder / "qmp"))
-        self.lines = self.sock.makefile("rw")
+        # Not one file "rw" for both ways: its write() drops the lines that were read ahead, events among them.
+        self.lines = self.sock.makefile("r")
         self.lines.readline()
         self.do("qmp_capabilities")
 
     def do(self, command, **arguments):
-        self.lines.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self.lines.flush()
+        self.sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         while "event" in (got := json.loads(self.lines.readline())):
             self.events.append(got["event"])
         assert "return" in got, got

@@ -12,7 +12,7 @@ import pytest
 from support.cli_world import MIB, SIZE, here, run, world, write
 
 import cdp
-from cdp.cli import cli, exits
+from cdp.cli import cli, exits, explain
 from cdp.service.connect import connect
 from cdp.service.local import VolumeService
 from cdp.service.serving_file import remove_serving
@@ -85,6 +85,14 @@ def test_window_and_explain(world):
     text = world.ok("explain", f"web@#{second}")
     assert "durable      yes: on disk, though the client had not flushed by then" in text and "next record" in text
     assert by_seq["durability"] == "stored" and now["durability"] == "flushed"
+
+
+@pytest.mark.parametrize(("ns", "shown"), [
+    (0, "0 ns"), (999, "999 ns"), (1_000, "1 us"), (99_949, "99.9 us"), (99_999, "100 us"), (999_499, "999 us"),
+    (999_999, "999 us"), (999_999_999, "999 ms"), (1_234_000_000, "1.23 s"), (999_900_000_000, "999 s"),
+    (86_400_000_000_000, "86400 s")])
+def test_how_much_later_is_written_without_an_exponent(ns, shown):
+    assert explain._span(ns) == shown
 
 
 def test_points_as_people_write_them(world):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.seeds import examples
 
-from cdpcore.base.checksum import crc32c, crc32c_by, crc32c_names
+from cdpcore.base.checksum import crc32c, crc32c_blocks, crc32c_by, crc32c_names
 
 pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 
@@ -72,6 +72,13 @@ def test_chaining_equals_one_pass(crc: Crc, parts: list[bytes]) -> None:
     for part in parts:
         value = crc(part, value)
     assert value == crc(b"".join(parts))
+
+
+@pytest.mark.parametrize("n", [0, 1, 4095, 4096, 4097, 8192, 3 * 4096 + 511, 64 << 10, 1 << 20])
+@pytest.mark.parametrize("of_zeros", [False, True])
+def test_blocks_and_the_whole_in_one_pass(n: int, of_zeros: bool) -> None:
+    data = bytes(n) if of_zeros else random.Random(n).randbytes(n)
+    assert crc32c_blocks(data) == (crc32c(data), [crc32c(data[at : at + 4096]) for at in range(0, n - 4095, 4096)])
 
 
 @pytest.mark.soak

@@ -12,18 +12,20 @@ from cdp.cli import cli
 
 TRACES = Path(os.environ.get("CDP_TRACES", Path(__file__).parent.parent.parent.parent / "shared" / "traces"))
 RECORDS, LONG_RECORDS = 600, 12_000
-# Ten trims of 2 GiB each, all of which a volume of before-images reads: 3 s each.
-FEWER = {("fio_iolog/t0038.v3.iolog", "before"): 1}
+# Trims of 2 GiB each: a moment that is compared is 2 GiB. A volume of before-images reads what each trim frees: 3 s.
+LONG_TRIMS = "fio_iolog/t0038.v3.iolog"
 FILES = sorted(p.relative_to(TRACES).as_posix() for p in TRACES.glob("*/*") if p.is_file()) if TRACES.is_dir() else []
 
 
+CASES = [pytest.param(records, name, mode, marks=[pytest.mark.long] if records == LONG_RECORDS else [])
+         for records in (RECORDS, LONG_RECORDS) for name in FILES or ["none"] for mode in ("after", "before")
+         if (records, name, mode) != (RECORDS, LONG_TRIMS, "before")]
+
+
 @pytest.mark.skipif(not FILES, reason=f"no trace folder at {TRACES}")
-@pytest.mark.parametrize("mode", ["after", "before"])
-@pytest.mark.parametrize("name", FILES or ["none"])
-@pytest.mark.parametrize("records", [RECORDS, pytest.param(LONG_RECORDS, marks=pytest.mark.long)])
-def test_replayed_and_verified(tmp_path, name, mode, records):
-    if records == RECORDS:
-        records = FEWER.get((name, mode), records)
+@pytest.mark.parametrize(("records", "name", "mode"), CASES)
+def test_replayed_and_verified(tmp_path, records, name, mode):
+    moments = 2 if (records, name) == (RECORDS, LONG_TRIMS) else 8
     args = [
         "replay",
         str(TRACES / name),
@@ -34,7 +36,7 @@ def test_replayed_and_verified(tmp_path, name, mode, records):
         mode,
         "--verify",
         "--moments",
-        "8",
+        str(moments),
         "--json",
     ]
     result = CliRunner().invoke(cli, [*args, "--limit", str(records)], prog_name="cdp")

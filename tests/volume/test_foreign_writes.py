@@ -287,6 +287,30 @@ def test_a_long_trim_is_read_again_while_the_volume_is_open(tmp_path: Path) -> N
     assert check.check(tmp_path / "v").ok
 
 
+def test_what_the_table_has_of_a_hole_is_not_read_page_by_page(tmp_path: Path) -> None:
+    """A disk of 256 GiB has 65,600 pages: each start and end of its volume read them all."""
+    size, disk = 256 << 30, tmp_path / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate(size)
+
+    def reads() -> int:
+        return int(re.findall(r"syscr: (\d+)", Path("/proc/self/io").read_text())[0])
+
+    cdp.create(tmp_path / "v", disk=disk).close()
+    before = reads()
+    with cdp.open(tmp_path / "v") as volume:
+        for at in range(0, size, size // 8):
+            volume.pwrite(b"1" * BLOCK, at)
+        volume.flush()
+        kind = volume._store.kind
+        while kind.step():
+            pass
+        assert kind.disk_checksums()["unknown_blocks"] == 0
+    cdp.open(tmp_path / "v").close()
+    assert reads() - before < 5_000
+    assert check.check(tmp_path / "v").ok
+
+
 def test_info_says_what_is_known_of_the_disk(tmp_path: Path) -> None:
     life = Life(tmp_path, 29)
     life.use(3)

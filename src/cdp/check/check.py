@@ -1,15 +1,18 @@
 """Check a volume: every checksum of log, runs and catalog, and whether they agree.
 
-Reads and never writes, and works on a volume that can no longer be opened.
+Writes nothing but when it was and what it found (scrub.json), and works on a volume that can no longer be opened.
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdp.check.catalog import differences
+from cdp.check.scrub import outside_log
 from cdp.moments.lineage import gaps
 from cdp.moments.model import ClockStep
 from cdp.settings import Settings
@@ -20,6 +23,7 @@ from cdp.store.description import Geometry
 from cdp.store.layout import segment_numbers
 from cdp.store.records import Event
 from cdp.store.recovery import clock_steps
+from cdp.store.scrub_file import ScrubState, save
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.paths import absolute
 from cdpcore.base.errors import CdpError, NotFound
@@ -61,10 +65,11 @@ def check(path: str | Path, *, settings: Settings | None = None, progress: Progr
     """Check a volume that no process has open, and its images. Raises NotFound, Busy; everything else is in the
     report."""
     os, files = posix(), VolumeFiles(absolute(path))
-    report = Report()
+    report, began_ns = Report(), time.time_ns()
     held = lock_existing(os, files, read_only=True)
     try:
         _check_directory(os, files, report, progress)
+        _note(os, files, report, began_ns)
     finally:
         held.close()
     for name in os.list_dir(files.images):
@@ -77,12 +82,23 @@ def check(path: str | Path, *, settings: Settings | None = None, progress: Progr
     return report
 
 
+def _note(os: Os, files: VolumeFiles, report: Report, began_ns: int) -> None:
+    """For 'cdp info': a check counts as a scrub. Not on a read-only medium."""
+    found = ScrubState(began_ns=began_ns, bytes_read=report.bytes_read)
+    for problem in report.problems:
+        found = found.found(problem.where, problem.what, problem.hint)
+    with suppress(CdpError):
+        save(os, files, found.ended(time.time_ns()))
+
+
 def check_open(volume: Volume, progress: Progress | None = None) -> Report:
-    """Check an open volume beside its I/O: what is sealed by now."""
+    """Check an open volume beside its I/O: what is sealed by now, and the base, or the protected disk, as far as there
+    are checksums of it."""
     report = Report()
     volume.flush()
     store = volume._store
     check_catalogued(store.os, store.files, store.geometry, store.catalog, report, progress, [])    # events go on
+    report.bytes_read += outside_log(volume, report.add)
     return report
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 def check(ctx: click.Context, state: State, volume: str, rebuild: bool) -> None:
     """Verify every checksum of log, index, catalog and disk.
 
+    At once, and as fast as it can: a server does the same in the background (scrub). 'cdp info' shows when that, or a
+    check, ended last, and what it found.
+
     Of the URL of an archive: that every object of its newest manifest is there, with the digest in its name.
     """
     from cdp.archive.places import is_url

@@ -89,5 +89,5 @@ def clock_pairs(got: "WindowView") -> list[tuple[str, str]]:
 def _span(ns: int) -> str:
     for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if ns >= scale:
-            return f"{ns / scale:.3g} {unit}" if ns < 1000 * scale else f"{ns // scale} {unit}"
+            return f"{ns / scale:.3g} {unit}" if ns < 100 * scale else f"{ns // scale} {unit}"
     return f"{ns} ns"

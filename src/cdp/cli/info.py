@@ -12,7 +12,7 @@ from cdp.text import sizes as units
 from cdp.text.timestamps import local_utc_and_age
 
 if TYPE_CHECKING:
-    from cdp.views import DeviceSpaceView, DiskChecksumsView, InfoView
+    from cdp.views import DeviceSpaceView, DiskChecksumsView, InfoView, ScrubView
 
 BLOCK_BYTES = 4096
 
@@ -48,6 +48,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         ("bookmarks", str(got["bookmarks"])),
         ("images", str(got["images"])),
         ("restores", str(got["restores"])),
+        ("scrub", scrub_text(got["scrub"])),
     ]
     if got["retention"]["policy"] is not None or got["retention"]["failed"]:
         from cdp.cli.policy import policy_pairs
@@ -76,9 +77,25 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         pairs.append(("failed", f"{why}: no write is taken any more; remove the cause, then start the server anew"))
     pairs.append(("served", f"by process {served['pid']}" if served else "no"))
     lines = fields(title, pairs)
+    lines += [f"  damage: {one['where']}: {one['what']}; {one['hint']}" for one in got["scrub"]["problems"]]
     if served:
         lines += [f"             {uri}" for uri in served["uris"]]
     return lines
+
+
+def scrub_text(scrub: "ScrubView") -> str:
+    """When all that is stored was read last, and what that found."""
+    parts = []
+    if scrub["last_ended_ns"] is None:
+        parts.append("never ended")
+    else:
+        read = units.approx_size(scrub["last_bytes"])
+        parts.append(f"ended {local_utc_and_age(scrub['last_ended_ns'])}, {read} read")
+    parts.append(f"{scrub['n_problems']} problem(s)" if scrub["n_problems"] else "no problems")
+    if scrub["percent"] is not None:
+        parts.append(f"the next one has read {scrub['percent']:g} %")
+    return "; ".join(parts if scrub["last_ended_ns"] is not None or scrub["n_problems"] or
+                     scrub["percent"] is not None else parts[:1])
 
 
 def _checksums(sums: "DiskChecksumsView") -> str:

@@ -28,6 +28,7 @@ from cdp.serve.admin import AdminServer
 from cdp.serve.exports import Exports, OpenExport, shows
 from cdp.serve.held import Held
 from cdp.serve.image_cache import ImageCache
+from cdp.service.care import Care
 from cdp.service.local import VolumeService
 from cdp.service.locate import identity
 from cdp.service.serving_file import remove_serving, write_serving
@@ -70,6 +71,7 @@ class Volumes:
         self._settings, self._clients = settings, clients
         self._locations = named_roots(paths)
         self._image_caches: dict[str, ImageCache] = {}
+        self._cares: dict[str, Care] = {}
         self._admin: Any = None
         with ExitStack() as stack:
             for name, location in self._locations.items():
@@ -79,6 +81,8 @@ class Volumes:
                     log.warning("%s", short)
                 self._image_caches[name] = ImageCache(self.opened[name])
                 stack.callback(self._image_caches[name].close)
+                self._cares[name] = Care(self.opened[name], settings)
+                stack.callback(self._cares[name].close)
             self.exports = Exports(list(self.opened), self._image_caches, self.opened, read_only, self)
             self._stack = stack.pop_all()
 
@@ -92,9 +96,13 @@ class Volumes:
         path = socket_path(self._settings.admin_socket or default.admin, ADMIN_OPTION)
         views = {name: ServedView(pid=os.getpid(), admin_socket=path, name=name, uris=self.uris_of(name))
                  for name in self._locations}
-        self._admin = AdminServer(path, {name: Held(VolumeService(volume, views[name]), self._image_caches[name],
-                                                    identity(self._locations[name].root), self.uris_of, self._clients)
-                                         for name, volume in self.opened.items()})
+        held: dict[str, Held] = {}
+        for name, volume in self.opened.items():
+            service = VolumeService(volume, views[name])
+            service.care = self._cares[name]
+            held[name] = Held(service, self._image_caches[name], identity(self._locations[name].root), self.uris_of,
+                              self._clients)
+        self._admin = AdminServer(path, held)
         self._admin.start()
         for name, location in self._locations.items():
             write_serving(location.root, views[name])

@@ -48,6 +48,7 @@ from cdp.serve.held import Held, Services
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
 from cdp.serve.opening import Opening, unavailable
+from cdp.service.care import Care
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity
@@ -104,6 +105,7 @@ class Server:
         self._held: dict[str, Held] = {}    # what the administration has
         self._volumes: dict[str, Volume] = {}
         self._image_caches: dict[str, ImageCache] = {}
+        self._cares: dict[str, Care] = {}
         self._admin_socket = ""
         self._signalled = False
         self._handing = threading.Lock()    # held from the request for a hand-over to its end
@@ -161,6 +163,8 @@ class Server:
             parts.callback(luns.close)
             parts.callback(listen_for_space(luns.alert_space))
             parts.callback(self._close_image_caches)
+            self._cares = {}
+            parts.callback(self._close_cares, self._cares)
             self._opening = Opening({name: location.root for name, location in self._roots.items()})
             early = not self._strict and stopped is None
             for name, volume in () if early else zip(self._roots, luns.start(), strict=True):
@@ -222,6 +226,7 @@ class Server:
 
         root = self._roots[name].root
         self._image_caches[name] = ImageCache(volume)
+        self._cares[name] = Care(volume, self._settings)
         self._volumes[name] = volume
         if not volume.read_only and (short := shortage(root)):
             log.warning("%s", short)
@@ -230,8 +235,10 @@ class Server:
 
     def _hold(self, name: str) -> None:
         """The administration has it from now on."""
-        self._held[name] = Held(self._service(self._volumes[name], self._served(name)), self._image_caches[name],
-                                identity(self._roots[name].root), self._uris, self.clients)
+        service = self._service(self._volumes[name], self._served(name))
+        service.care = self._cares[name]
+        self._held[name] = Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
+                                self.clients)
 
     def _make_known(self, name: str) -> None:
         """Other commands find this server by the volume."""
@@ -240,6 +247,11 @@ class Server:
                         self._roots[name].root)
             return
         write_serving(self._roots[name].root, self._served(name))
+
+    @staticmethod
+    def _close_cares(cares: dict[str, Care]) -> None:
+        for care in cares.values():
+            care.close()
 
     def _close_image_caches(self) -> None:
         for image_cache in self._image_caches.values():

@@ -4,6 +4,7 @@
     local         what each operation does, with results that are plain JSON
     retention     what the operations on policies, pins and space answer
     finding       versions of a range, and what differs between two moments
+    care          what a server does for a volume beside serving it
     servers       all servers of this user
     status        whether volumes are well
     rates         what came between two looks at the metrics of a volume

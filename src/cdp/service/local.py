@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from cdp.service import finding, retention
+from cdp.store import scrub_file
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
@@ -43,6 +44,7 @@ from cdp.views import (
     RecordsPage,
     RecordView,
     RestoreView,
+    ScrubView,
     SealedView,
     SegmentsPage,
     SegmentView,
@@ -57,6 +59,7 @@ from cdpcore.base.errors import Busy, InvalidRequest
 if TYPE_CHECKING:
     from cdp import Bookmark, ImageInfo, Moment, Restore, Volume
     from cdp.check.check import Report
+    from cdp.service.care import Care
 
 HUNG_UP_S = 0.3
 
@@ -79,6 +82,8 @@ class VolumeService:
         self.served = served
         self.connected: Callable[[], list[ClientView]] = list
         """The NBD clients of the volume and of its moments, where a server has it."""
+        self.care: Care | None = None
+        """What a server does for the volume beside serving it."""
 
     def check_folder(self) -> None:
         """Raises Unavailable where the folder of the volume was moved, deleted or replaced since it was opened."""
@@ -94,7 +99,7 @@ class VolumeService:
             disk_checksums=self._disk_checksums(), writeback=self._writeback(),
             stats={name: int(count) for name, count in volume.stats().items()}, metrics=self.metrics(),
             capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume),
-            space=self._space())
+            space=self._space(), scrub=self._scrub())
 
     def metrics(self, buckets: bool = False) -> MetricsView:
         return cast(MetricsView, self.volume.metrics(buckets))
@@ -103,6 +108,16 @@ class VolumeService:
         space = self.volume._store.space()
         return None if space is None else DeviceSpaceView(
             state=space.state, free_bytes=space.free_bytes, low_bytes=space.low_bytes, left_s=space.left_s)
+
+    def _scrub(self) -> ScrubView:
+        store = self.volume._store
+        state = self.care.scrub.state if self.care else scrub_file.load(store.os, store.files)
+        return ScrubView(
+            percent=self.care.scrub.percent() if self.care else None, bytes_read=state.bytes_read,
+            last_ended_ns=state.last_ended_ns or None, last_ended=utc(state.last_ended_ns) if state.last_ended_ns else
+            None, last_bytes=state.last_bytes, n_problems=state.last_n_problems + state.n_problems,
+            problems=[ProblemView(where=where, what=what, hint=hint) for where, what, hint in
+                      dict.fromkeys((*state.last_problems, *state.problems))])
 
     def _disk_checksums(self) -> DiskChecksumsView | None:
         known = self.volume._store.kind.disk_checksums()
@@ -316,7 +331,11 @@ class VolumeService:
     def check(self, progress: Callable[..., None] | None = None) -> CheckView:
         from cdp.check.check import check_open
 
-        return report_view(check_open(self.volume, progress=progress))
+        began_ns = time.time_ns()
+        report = check_open(self.volume, progress=progress)
+        if self.care:
+            self.care.scrub.checked(began_ns, report.bytes_read, [(p.where, p.what, p.hint) for p in report.problems])
+        return report_view(report)
 
 
 def clients_text(clients: list[ClientView]) -> str:

@@ -102,6 +102,8 @@ def attention(info: InfoView, space: SpaceView, unflushed_ns: int, limits: Limit
         yield f"writes are {retention['writes']}: the history is at the limit of its policy"
     if stats["damaged_blocks"] or stats["refused_reads"]:
         yield f"{stats['damaged_blocks']} damaged blocks, {stats['refused_reads']} refused reads: run 'cdp check'"
+    if n_problems := info["scrub"]["n_problems"]:
+        yield f"the scrub found {n_problems} problem(s): run 'cdp check', and put files back from a copy"
     if capture and not capture["running"]:
         yield f"the capture of {capture['source']} has stopped"
     if capture and (behind := capture["behind_ns"] or 0) > limits.capture_behind_ns:

@@ -24,5 +24,6 @@
     clock_watch          whether the clock went back, and what is to be done then
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take
+    scrub_file           scrub.json: how far the scrub has come
     tuning               the numbers that the engine runs with; memory: how much the logs of a process have
 """

@@ -143,6 +143,15 @@ class Kind(ABC):
         being written."""
         return None
 
+    def base_is_checked(self) -> bool:
+        """Whether base.sums is of what the base holds."""
+        return False
+
+    def disk_differences(self, page: int) -> list[tuple[int, int]]:
+        """(start, end in bytes) of the protected disk, of the 1023 blocks of a page of its table of checksums, that do
+        not match it; or that are just being written."""
+        return []
+
     def set_base(self, path: str) -> None:
         """The base, so far all holes, is from now on the file at `path`, if it is not already. The file is all holes
         too, or there are no records yet."""
@@ -223,6 +232,9 @@ class AfterImages(Kind):
         if self._checked or self._base is None or self._fold is not None and not self._fold.closed:
             return None
         return self._check_from_now_on
+
+    def base_is_checked(self) -> bool:
+        return self._checked
 
     def _check_from_now_on(self, path: str) -> bool:
         self._checked = self._content.check_base(path)
@@ -365,6 +377,9 @@ class BeforeImages(Kind):
 
     def disk_checksums(self) -> dict[str, Any] | None:
         return dict(self.opened_content.sums.stats())
+
+    def disk_differences(self, page: int) -> list[tuple[int, int]]:
+        return [(start, end) for start, end, known in self.opened_content.sums.differences(page) if known]
 
     def adopt_disk(self, foreign: list[tuple[int, int, bool]], compared: disks.Stamp) -> None:
         assert self._table is not None

@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable
 from cdpcore.base import bell
 
 log = logging.getLogger("cdp.threads")
-LANES = {"write": 16, "seal": 8, "merge": 4}    # the most threads, for each set of devices
+LANES = {"write": 16, "seal": 8, "merge": 4, "scrub": 1, "watch": 1}    # the most threads, for each set of devices
 IDLE_S = 2.0            # a thread that had nothing to do for so long ends
 LOOK_MS = 250           # how often tasks are looked at without being woken
 

@@ -43,8 +43,8 @@ def usage(store: Store) -> Usage:
     """Of a volume on a real file system."""
     files = store.files
     log, index, catalog = (_tree(path) for path in (files.log, files.runs, files.catalog))
-    reserve = sum(map(_one, (files.reserve, *files.spares())))
-    base, images, total = _one(files.base), _tree(files.images), _tree(store.directory)
+    reserve = sum(map(allocated_bytes, (files.reserve, *files.spares())))
+    base, images, total = allocated_bytes(files.base), _tree(files.images), _tree(store.directory)
     rows = store.timeline.rows()
     written = sum(row.file_bytes for row in rows) + int(store.core.stats()["open_log_bytes"])
     device = os.statvfs(store.directory)
@@ -71,17 +71,17 @@ def growth(history: StoreHistory, ages: Ages) -> float | None:
 
 def _tree(path: str) -> int:
     """All files below a folder; a writable image's parent is not below it. Files may come and go meanwhile."""
-    total = _one(path)
+    total = allocated_bytes(path)
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                total += _tree(entry.path) if entry.is_dir(follow_symlinks=False) else _one(entry.path)
+                total += _tree(entry.path) if entry.is_dir(follow_symlinks=False) else allocated_bytes(entry.path)
     except OSError:
         pass
     return total
 
 
-def _one(path: str) -> int:
+def allocated_bytes(path: str) -> int:
     try:
         return os.lstat(path).st_blocks * BLOCK
     except OSError:

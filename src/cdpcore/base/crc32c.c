@@ -224,6 +224,9 @@ WIDE static uint32_t crc_wide(uint32_t crc, const void *ptr, size_t n)
     uint32_t r = 0;
     for (int i = 0; i < 8; i++)
         r = STEP64(r, rest[i]);
+    /* The compiler leaves it out before a call in tail position. Then the SSE code that goes on waits for registers
+     * whose upper halves are in use: 0.4 us of the 1.2 that a write of 4 KiB takes. */
+    _mm256_zeroupper();
     return crc_fast(~r, p, n);
 }
 #endif
@@ -272,4 +275,43 @@ static uint32_t choose(uint32_t crc, const void *p, size_t n)
 uint32_t cdp_crc32c(uint32_t crc, const void *p, size_t n)
 {
     return atomic_load_explicit(&chosen, memory_order_acquire)(crc, p, n);
+}
+
+/* --- by blocks --------------------------------------------------------------------------------------------------- */
+
+static uint32_t behind[4][256]; /* behind[k][b]: what byte k of a remainder, b, comes to when a block follows */
+static pthread_once_t behind_once = PTHREAD_ONCE_INIT;
+
+/* a*b mod P: Horner's rule, from the highest power on. */
+static uint32_t multiply(uint32_t a, uint32_t b)
+{
+    uint32_t r = 0;
+    for (int i = 0; i < 32; i++)
+        r = (r >> 1 ^ (r & 1 ? POLY : 0)) ^ (a >> i & 1 ? b : 0);
+    return r;
+}
+
+static void make_behind(void)
+{
+    uint32_t shift = 1u << 30; /* x^1 */
+    for (uint32_t bits = 1; bits < 8 * CDP_CRC32C_BLOCK; bits *= 2)
+        shift = multiply(shift, shift);
+    for (int k = 0; k < 4; k++)
+        for (uint32_t b = 0; b < 256; b++)
+            behind[k][b] = multiply(b << 8 * k, shift);
+}
+
+uint32_t cdp_crc32c_blocks(const void *ptr, size_t n, uint32_t *sums)
+{
+    const uint8_t *p = ptr;
+    uint32_t crc = 0;
+    if (n > CDP_CRC32C_BLOCK)
+        pthread_once(&behind_once, make_behind);
+    for (; n >= CDP_CRC32C_BLOCK; n -= CDP_CRC32C_BLOCK, p += CDP_CRC32C_BLOCK) {
+        *sums = cdp_crc32c(0, p, CDP_CRC32C_BLOCK);
+        if (crc)
+            crc = behind[0][crc & 255] ^ behind[1][crc >> 8 & 255] ^ behind[2][crc >> 16 & 255] ^ behind[3][crc >> 24];
+        crc ^= *sums++;
+    }
+    return cdp_crc32c(crc, p, n);
 }

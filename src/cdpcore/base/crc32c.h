@@ -11,6 +11,9 @@
 #include <stdint.h>
 
 uint32_t cdp_crc32c(uint32_t crc, const void *p, size_t n);
+/* The checksum of p[0..n), and of each whole block of it, to sums[0..n / CDP_CRC32C_BLOCK), in one pass. */
+#define CDP_CRC32C_BLOCK 4096u
+uint32_t cdp_crc32c_blocks(const void *p, size_t n, uint32_t *sums);
 /* The twin without special instructions (slicing by 8). */
 uint32_t cdp_crc32c_portable(uint32_t crc, const void *p, size_t n);
 /* The implementations that this machine can run, first the one that cdp_crc32c uses: *fn, and the name, of number i;

@@ -69,6 +69,7 @@ cdef class DiskSums:
     cdef void fail(self, int64_t rc) noexcept nogil
     cdef bint is_hole(self, int fd, uint64_t off, uint64_t n) noexcept nogil
     cdef bint pass_holes(self, uint64_t *budget) noexcept nogil
+    cdef bint pass_known(self, uint64_t page, uint64_t *budget) noexcept nogil
     cdef int64_t fill_page(self, uint64_t page) noexcept nogil
     cdef bint next_to_fill(self, uint64_t *page, bint *new) noexcept nogil
     cdef bint lacks_some(self) noexcept nogil

@@ -394,6 +394,27 @@ cdef class DiskSums:
         budget[0] -= min(budget[0], <uint64_t>CDP_BLOCK)
         return passed
 
+    cdef bint pass_known(self, uint64_t page, uint64_t *budget) noexcept nogil:
+        """Pages from `page` on that are holes of the table know all of their blocks (cdp_sums_load): they need not be
+        looked at one by one, 270,000 of them in a disk of 1 TiB. False: this one does."""
+        cdef uint64_t start, end, i, stop = self.n_pages
+        cdef bint passed
+        cdef int rc = self.table.next_data(self.table.ctx, self.fd, (page + 1) * CDP_BLOCK, &start, &end)
+        if rc > 0:
+            stop = min(stop, max(start // CDP_BLOCK, 1) - 1)
+        if rc < 0 or stop <= page:
+            return False
+        pthread_mutex_lock(&self.mutex)
+        for i in range(self.n_resident):    # memory may know less than the file
+            if self.resident[i] >= page:
+                stop = min(stop, self.resident[i])
+        passed = stop > page and self.to_scan == page + 1 and self.known_pages == self.n_pages
+        if passed:
+            self.to_scan = stop
+        pthread_mutex_unlock(&self.mutex)
+        budget[0] -= min(budget[0], <uint64_t>CDP_BLOCK)
+        return passed
+
     cdef int64_t fill_page(self, uint64_t page) noexcept nogil:
         """What the page does not know is read from the disk: so many bytes, at most; < 0: there is no memory."""
         cdef uint64_t first = page * CDP_SUMS_PER_PAGE
@@ -440,7 +461,7 @@ cdef class DiskSums:
         cdef bint new, more
         with nogil:
             while budget and self.next_to_fill(&page, &new):
-                if new and self.pass_holes(&budget):
+                if self.pass_holes(&budget) if new else self.pass_known(page, &budget):
                     continue
                 n = self.fill_page(page)
                 if n < 0:
@@ -562,12 +583,23 @@ cdef class DiskSums:
     def damaged_pages(self) -> list:
         """The numbers of the pages in the file that are not valid, of those that it should know."""
         cdef uint32_t sums[1023]
-        cdef uint64_t page
+        cdef uint64_t page = 0, start = 0, end = 0
+        cdef int rc
         cdef bint ok
         cdef list out = []
-        for page in range(self.known_pages):
+        while page < self.known_pages:
             with nogil:
-                ok = cdp_sums_load(self.table, self.fd, &self.header, page, sums)
+                ok = True
+                rc = 1
+                if (page + 1) * CDP_BLOCK >= end:       # a hole is valid
+                    rc = self.table.next_data(self.table.ctx, self.fd, (page + 1) * CDP_BLOCK, &start, &end)
+                    if rc > 0:
+                        page = max(page, start // CDP_BLOCK - 1)
+                if rc and page < self.known_pages:
+                    ok = cdp_sums_load(self.table, self.fd, &self.header, page, sums)
+            if rc == 0:
+                break
             if not ok:
                 out.append(page)
+            page += 1
         return out

@@ -116,27 +116,11 @@ void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq)
     f->total_bytes = data_end + tail;
 }
 
-/* Descriptor i of a finished frame. */
-static struct cdp_record_desc *finished_desc(const cdp_frame *f, uint32_t i)
-{
-    return desc_at(f->slot, f->slot + f->total_bytes - tail_bytes_for(f->n_desc), i);
-}
-
 void cdp_frame_sums(const cdp_frame *f, uint32_t *sums)
 {
-    const uint64_t first = f->file_off / CDP_SECTOR;
-    uint32_t block = 0, end = f->total_bytes / CDP_BLOCK;
-    for (uint32_t i = 0; i < f->n_desc; i++) { /* their data lie one behind the other */
-        const struct cdp_record_desc *d = finished_desc(f, i);
-        uint64_t at = (d->data_sector - first) * CDP_SECTOR;
-        if (d->data_bytes != CDP_BLOCK || at % CDP_BLOCK)
-            continue;
-        for (; block < at / CDP_BLOCK; block++)
+    for (uint32_t block = 0; block < f->total_bytes / CDP_BLOCK; block++)
+        if (!sums[block])
             sums[block] = cdp_crc32c(0, f->slot + (uint64_t)block * CDP_BLOCK, CDP_BLOCK);
-        sums[block++] = d->crc;
-    }
-    for (; block < end; block++)
-        sums[block] = cdp_crc32c(0, f->slot + (uint64_t)block * CDP_BLOCK, CDP_BLOCK);
 }
 
 int cdp_frame_reader_init(cdp_frame_reader *r, const cdp_os *os, int fd, uint32_t segment, uint64_t salt, uint64_t end,

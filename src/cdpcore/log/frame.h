@@ -45,8 +45,8 @@ uint64_t cdp_frame_add(cdp_frame *f, uint64_t seq, uint64_t ts_ns, uint64_t star
 uint32_t cdp_frame_descs(const cdp_frame *f, struct cdp_record_desc *out, uint32_t cap);
 /* Seal with checksum: slot[0..total_bytes) is then what goes to file_off. */
 void cdp_frame_finish(cdp_frame *f, uint64_t durable_seq);
-/* The checksums of the blocks of a finished frame, total_bytes / CDP_BLOCK of them. A block that is the data of one
- * descriptor has that one's; the others are computed. */
+/* The checksums of the blocks of a finished frame, total_bytes / CDP_BLOCK of them. Those that are 0, so not known, are
+ * computed. */
 void cdp_frame_sums(const cdp_frame *f, uint32_t *sums);
 /* What the frame comes to with one more small descriptor and its data. */
 uint64_t cdp_frame_size_with(const cdp_frame *f, uint32_t bytes);

@@ -18,6 +18,7 @@ Invariants
 from os import strerror
 from libc.errno cimport EBUSY, ENOMEM, EROFS
 from libc.stdlib cimport realloc
+from libc.string cimport memcpy
 from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_monotonic_ns
 from cdpcore.base.errors cimport check
 from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc,
@@ -254,6 +255,11 @@ cdef class Log:
             if rc != CDP_OK:
                 return rc
         r = self.ring.last()
+        if r.f.used_bytes % CDP_BLOCK == 0:     # its blocks are those of the file
+            if p.sums != NULL:
+                memcpy(r.sums + r.f.used_bytes // CDP_BLOCK, p.sums, p.data_bytes // CDP_BLOCK * sizeof(uint32_t))
+            elif p.data_bytes == CDP_BLOCK:
+                r.sums[r.f.used_bytes // CDP_BLOCK] = p.crc
         loc = cdp_frame_add(&r.f, seq, ts_ns, p.start, p.end - p.start, p.kind,
                             p.flags | (CDP_REC_MORE if more else 0), p.data, p.data_bytes, p.crc)
         if p.data_bytes:

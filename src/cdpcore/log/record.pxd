@@ -1,6 +1,7 @@
 """A record on its way into the log: its descriptors, and the part of a segment that it may use."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from cdpcore.base.crc32c cimport cdp_crc32c
+from cdpcore.base.format cimport CDP_SECTOR
+from cdpcore.base.crc32c cimport cdp_crc32c, cdp_crc32c_blocks
 
 cdef enum:
     MAX_PARTS = 32          # descriptors of one record
@@ -12,6 +13,7 @@ cdef struct part:
     const uint8_t *data     # copied into the log; NULL: none
     uint32_t data_bytes     # a multiple of 512, at most a quarter of a pool slot; 0: none
     uint32_t crc            # CRC-32C of the data; 0: none
+    uint32_t *sums          # that of each of its whole blocks, where it is known; else NULL
     uint16_t kind           # enum cdp_kind
     uint16_t flags          # enum cdp_record_flags; the log sets MORE
     uint64_t loc            # what the index says of the range; the log sets it where there is data; 0: not indexed
@@ -33,6 +35,21 @@ cdef inline void set_part(part *p, uint16_t kind, uint16_t flags, uint64_t start
     p.data = data
     p.data_bytes = n
     p.crc = cdp_crc32c(0, data, n) if n else 0
+    p.sums = NULL
     p.kind = kind
     p.flags = flags
     p.loc = loc
+
+
+# The same of a write, with the checksums of its blocks, for which there is room at `sums`.
+cdef inline void set_data(part *p, uint16_t kind, uint16_t flags, uint64_t start, const uint8_t *data, uint32_t n,
+                          uint32_t *sums) noexcept nogil:
+    p.start = start
+    p.end = start + n // CDP_SECTOR
+    p.data = data
+    p.data_bytes = n
+    p.crc = cdp_crc32c_blocks(data, n, sums)
+    p.sums = sums
+    p.kind = kind
+    p.flags = flags
+    p.loc = 0

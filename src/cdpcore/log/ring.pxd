@@ -16,7 +16,7 @@ cdef enum:
 cdef struct ring_frame:
     cdp_frame f
     int fd              # of its segment
-    uint32_t *sums      # of its blocks: filled in before it is written
+    uint32_t *sums      # of its blocks; 0: not known. All are, before it is written
     uint32_t slot, use  # its slot, and the slot's use
     uint64_t finished_ms    # when it was; monotonic
     uint64_t whole_seq  # the last record that ends in it or before: its last one may go on in the next frame

@@ -362,14 +362,14 @@ cdef class SegmentFile:
         return (f"{self.damage.where.decode()} at byte {self.damage.offset} (expected {self.damage.expected:#x}, "
                 f"found {self.damage.actual:#x})")
 
-    def wrong_blocks(self, bint freed=False) -> list:
+    def wrong_blocks(self, bint freed=False, uint64_t first_page=0, uint64_t last_page=NOW) -> list:
         """[(offset in bytes, what is wrong)] of the table of checksums of a sealed segment, and of the blocks that do
-        not match it, at most 16; [] where there is no table. freed: blocks of zeros may have been freed."""
+        not match it, at most 16; [] where there is no table. freed: blocks of zeros may have been freed. first_page,
+        last_page (exclusive): of the table, 1023 blocks each."""
         cdef uint64_t n = self.end_bytes // CDP_BLOCK, page, i, k, at
         cdef uint8_t table[4096]
         cdef const uint32_t *sums = <const uint32_t *>table
-        cdef uint8_t *blocks
-        cdef uint8_t *block
+        cdef uint8_t *blocks, *block
         cdef uint32_t found
         cdef list wrong = []
         if not self.sealed or not self.trailer.sums_offset:
@@ -378,7 +378,7 @@ cdef class SegmentFile:
         if blocks == NULL:
             raise MemoryError()
         try:
-            for page in range(cdp_sums_pages(n)):
+            for page in range(first_page, min(last_page, cdp_sums_pages(n))):
                 at = self.trailer.sums_offset + page * CDP_BLOCK
                 self.read_whole(table, CDP_BLOCK, at, "the table of checksums")
                 if not cdp_sums_page_ok(table, page, self.header.salt):

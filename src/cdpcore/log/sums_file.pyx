@@ -87,9 +87,10 @@ cdef class SumsWriter:
         self.table.datasync()
 
 
-def wrong_blocks(File data not None, File table not None, bytes uuid, uint32_t segment) -> list:
+def wrong_blocks(File data not None, File table not None, bytes uuid, uint32_t segment, uint64_t first_page=0,
+                 uint64_t last_page=0xFFFFFFFFFFFFFFFF) -> list:
     """[(offset in bytes, what is wrong)] where `table` is damaged or `data` does not match it; at most 16. Only where
-    the data file has data is it read."""
+    the data file has data is it read. first_page, last_page (exclusive): of the table, 1023 blocks each."""
     cdef cdp_sums_header h
     cdef uint32_t sums[1023]
     cdef uint32_t zeros[1023]
@@ -100,7 +101,7 @@ def wrong_blocks(File data not None, File table not None, bytes uuid, uint32_t s
     if not cdp_sums_header_get(<const uint8_t *><const char *>head, &h) or h.segment != segment or \
             (<const char *>h.volume_uuid)[:16] != uuid:
         return [(0, "the header of the table of checksums is not valid, or another file's")]
-    for page in range(cdp_sums_pages(h.n_blocks)):
+    for page in range(first_page, min(last_page, cdp_sums_pages(h.n_blocks))):
         if not cdp_sums_load(table.table, table.fd, &h, page, sums):
             wrong.append(((page + 1) * CDP_BLOCK, "a page of the table of checksums is damaged"))
             continue

@@ -23,8 +23,8 @@ cdef class AfterImages(Content):
                          cdp_status *st) noexcept nogil
     cdef int zero(self, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq, cdp_status *st) noexcept nogil
     # Parts of at most part_bytes, with their checksums; returns how many.
-    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags,
-                      part *parts) noexcept nogil
+    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags, part *parts,
+                      uint32_t *sums) noexcept nogil
     # Append lock held: one WRITE record, then visible.
     cdef int append_write(self, part *parts, uint32_t n, uint64_t began, uint64_t *seq, cdp_status *st) noexcept nogil
     cdef int read_base(self, uint8_t *buf, uint64_t off, uint64_t n, bint wait, cdp_status *st) noexcept nogil

@@ -16,7 +16,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cdpcore.base.errors cimport check
 from cdpcore.base.clock cimport cdp_monotonic_ns
-from cdpcore.base.format cimport (CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, CDP_LOC_BASE, CDP_LOC_HOLE,
+from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_KIND_ZERO, CDP_LOC_BASE, CDP_LOC_HOLE,
                                   CDP_LOC_ZERO, CDP_SECTOR, cdp_loc_is_data)
 from cdpcore.base.stages cimport (CDP_FROM_BASE, CDP_STAGE_APPEND, CDP_STAGE_FILE_READ, CDP_STAGE_LOOK_UP,
                                   CDP_STAGE_PUBLISH, cdp_source_add, cdp_stage_add, cdp_stage_add_sampled,
@@ -26,7 +26,7 @@ from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.index.index cimport cdp_piece, cdp_view
 from cdpcore.index.versions cimport ALL, drop, pieces
 from cdpcore.log.block_sums cimport cdp_read_checked
-from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_part
+from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_data, set_part
 from cdpcore.log.sums_cache cimport SegmentSums
 from cdpcore.system.os_table cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
 from cdpcore.volume.content cimport record_flags
@@ -40,6 +40,10 @@ cdef extern from *:
     """
     uint64_t table_get(const uint64_t *p) noexcept nogil
     void table_put(uint64_t *p, uint64_t v) noexcept nogil
+
+
+cdef enum:
+    SUMMED = 1024       # blocks of a request whose checksums are kept; those of others are computed with the frame
 
 
 cdef int base_sums(void *ctx, uint64_t block, uint32_t n, uint32_t *out, bint wait, cdp_status *st) noexcept nogil:
@@ -83,6 +87,7 @@ cdef class AfterImages(Content):
                     cdp_status *st) noexcept nogil:
         """Checksums first: the append lock covers one copy of the data and no more."""
         cdef part parts[MAX_PARTS]
+        cdef uint32_t sums[SUMMED]
         cdef uint64_t began = 0
         cdef uint32_t n_parts
         cdef int rc
@@ -92,18 +97,24 @@ cdef class AfterImages(Content):
             return self.write_bytes(buf, off, n, flags, seq, st)
         if cdp_stage_sampled(self.stages):
             began = cdp_monotonic_ns()
-        n_parts = self.cut(buf, off // CDP_SECTOR, (off + n) // CDP_SECTOR, flags, parts)
+        n_parts = self.cut(buf, off // CDP_SECTOR, (off + n) // CDP_SECTOR, flags, parts, sums)
         self.log.lock_append()
         rc = self.append_write(parts, n_parts, began, seq, st)
         self.log.unlock_append()
         return rc
 
-    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags,
-                      part *parts) noexcept nogil:
-        cdef uint32_t n = 0, step
+    cdef uint32_t cut(self, const uint8_t *buf, uint64_t start, uint64_t end, uint32_t flags, part *parts,
+                      uint32_t *sums) noexcept nogil:
+        """`sums`: room for SUMMED checksums."""
+        cdef uint32_t n = 0, step, summed = 0
         while start < end:
             step = <uint32_t>min(self.part_bytes, (end - start) * CDP_SECTOR)
-            set_part(&parts[n], CDP_KIND_WRITE, record_flags(flags), start, start + step // CDP_SECTOR, buf, step, 0)
+            if summed + step // CDP_BLOCK <= SUMMED:
+                set_data(&parts[n], CDP_KIND_WRITE, record_flags(flags), start, buf, step, sums + summed)
+                summed += step // CDP_BLOCK
+            else:
+                set_part(&parts[n], CDP_KIND_WRITE, record_flags(flags), start, start + step // CDP_SECTOR, buf, step,
+                         0)
             start = parts[n].end
             buf += step
             n += 1
@@ -128,6 +139,7 @@ cdef class AfterImages(Content):
         cdef uint64_t start = off // CDP_SECTOR, end = (off + n + CDP_SECTOR - 1) // CDP_SECTOR
         cdef uint64_t head = off - start * CDP_SECTOR, whole = (end - start) * CDP_SECTOR
         cdef part parts[MAX_PARTS]
+        cdef uint32_t sums[SUMMED]
         cdef uint8_t *merged = <uint8_t *>malloc(whole)
         cdef int rc = CDP_OK
         if merged == NULL:
@@ -139,7 +151,7 @@ cdef class AfterImages(Content):
         if rc == CDP_OK and head + n < whole:
             rc = self.read(NULL, merged + head + n, off + n, whole - head - n, True, st)
         if rc == CDP_OK:
-            rc = self.append_write(parts, self.cut(merged, start, end, flags, parts), 0, seq, st)
+            rc = self.append_write(parts, self.cut(merged, start, end, flags, parts, sums), 0, seq, st)
         self.log.unlock_append()
         free(merged)
         return rc
