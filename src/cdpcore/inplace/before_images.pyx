@@ -41,7 +41,7 @@ from cdpcore.inplace.disk_state cimport DiskState
 from cdpcore.inplace.old_content cimport OldContent
 from cdpcore.inplace.reader cimport AGAIN
 from cdpcore.inplace.spans cimport data_bytes, is_same, set_span, split, zeros_of
-from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_part
+from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, SUMMED, set_part
 from cdpcore.volume.content cimport LOOK_AGAIN, record_flags
 from cdpcore.volume.extents cimport extents
 
@@ -208,6 +208,7 @@ cdef class BeforeImages(Content):
     cdef int change_held(self, uint16_t kind, const span *s, uint32_t n, uint32_t flags, uint64_t generation,
                          uint64_t *seq, cdp_status *st) noexcept nogil:
         cdef part old[MAX_PARTS]
+        cdef uint32_t sums[SUMMED]
         cdef uint64_t start = s[0].start, end = s[n - 1].end, until = start, new_bytes, began
         cdef uint64_t size = (end - start) * CDP_SECTOR
         cdef uint16_t rec_flags = CDP_REC_BEFORE | record_flags(flags)
@@ -235,7 +236,7 @@ cdef class BeforeImages(Content):
                 n = 0
                 set_part(&old[0], kind, rec_flags | CDP_REC_SAME, start, end, NULL, 0, 0)
             else:
-                n_old = split(content, start, end, self.part_bytes, kind, rec_flags, old)
+                n_old = split(content, start, end, self.part_bytes, kind, rec_flags, old, sums)
         new_bytes = data_bytes(s, n)
         rc = self.claim(new_bytes, n, st)
         if rc == CDP_OK:

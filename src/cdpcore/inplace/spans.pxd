@@ -17,7 +17,7 @@ cdef uint64_t data_bytes(const span *s, uint32_t n) noexcept nogil
 cdef uint32_t zeros_of(uint16_t record_kind) noexcept nogil
 # Whether the new content equals the old. Turning data into a hole is a change even where it read as zeros.
 cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil
-# Old content (at most MAX_PARTS times part_bytes) as at most MAX_PARTS parts of a record, with their checksums; returns
-# how many.
+# Old content (at most MAX_PARTS times part_bytes) as at most MAX_PARTS parts of a record, with their checksums (`sums`:
+# room for SUMMED); returns how many.
 cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, uint16_t kind,
-                    uint16_t flags, part *out) noexcept nogil
+                    uint16_t flags, part *out, uint32_t *sums) noexcept nogil

@@ -6,7 +6,7 @@ from libc.string cimport memcmp
 from cdpcore.base.format cimport CDP_BLOCK, CDP_KIND_TRIM, CDP_LOC_ZERO, CDP_SECTOR
 from cdpcore.base.target cimport CDP_EXTENT_DATA, CDP_EXTENT_HOLE, CDP_EXTENT_ZERO
 from cdpcore.base.zeros cimport cdp_is_zero
-from cdpcore.log.record cimport MAX_PARTS, set_part
+from cdpcore.log.record cimport MAX_PARTS, SUMMED, set_data, set_part
 
 
 cdef void set_span(span *s, uint64_t start, uint64_t end, uint32_t kind, const uint8_t *data) noexcept nogil:
@@ -40,10 +40,10 @@ cdef bint is_same(const span *s, uint32_t n, const uint8_t *old) noexcept nogil:
 
 
 cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t part_bytes, uint16_t kind,
-                    uint16_t flags, part *out) noexcept nogil:
+                    uint16_t flags, part *out, uint32_t *sums) noexcept nogil:
     """Blocks of zeros need no data, while there is room to name them apart."""
     cdef uint64_t at = start, stop, most = part_bytes // CDP_SECTOR
-    cdef uint32_t n = 0, i, bytes
+    cdef uint32_t n = 0, i, bytes, summed = 0
     cdef const uint8_t *p
     cdef bint zero
     while at < end:
@@ -63,5 +63,9 @@ cdef uint32_t split(const uint8_t *old, uint64_t start, uint64_t end, uint64_t p
         at = stop
     for i in range(n):
         bytes = <uint32_t>((out[i].end - out[i].start) * CDP_SECTOR) if out[i].data != NULL else 0
-        set_part(&out[i], kind, flags, out[i].start, out[i].end, out[i].data, bytes, 0 if bytes else CDP_LOC_ZERO)
+        if bytes and summed + bytes // CDP_BLOCK <= SUMMED:
+            set_data(&out[i], kind, flags, out[i].start, out[i].data, bytes, sums + summed)
+            summed += bytes // CDP_BLOCK
+        else:
+            set_part(&out[i], kind, flags, out[i].start, out[i].end, out[i].data, bytes, 0 if bytes else CDP_LOC_ZERO)
     return n

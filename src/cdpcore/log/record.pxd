@@ -5,6 +5,7 @@ from cdpcore.base.crc32c cimport cdp_crc32c, cdp_crc32c_blocks
 
 cdef enum:
     MAX_PARTS = 32          # descriptors of one record
+    SUMMED = 1024           # blocks of a record whose checksums are kept; those of others are computed with the frame
 
 
 # One descriptor of a record.

@@ -26,7 +26,7 @@ from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, cdp_extent
 from cdpcore.index.index cimport cdp_piece, cdp_view
 from cdpcore.index.versions cimport ALL, drop, pieces
 from cdpcore.log.block_sums cimport cdp_read_checked
-from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, set_data, set_part
+from cdpcore.log.record cimport MAX_PARTS, ROOM_WRITE, SUMMED, set_data, set_part
 from cdpcore.log.sums_cache cimport SegmentSums
 from cdpcore.system.os_table cimport CDP_OPEN_RANDOM, CDP_OPEN_RDONLY
 from cdpcore.volume.content cimport record_flags
@@ -40,10 +40,6 @@ cdef extern from *:
     """
     uint64_t table_get(const uint64_t *p) noexcept nogil
     void table_put(uint64_t *p, uint64_t v) noexcept nogil
-
-
-cdef enum:
-    SUMMED = 1024       # blocks of a request whose checksums are kept; those of others are computed with the frame
 
 
 cdef int base_sums(void *ctx, uint64_t block, uint32_t n, uint32_t *out, bint wait, cdp_status *st) noexcept nogil:
