@@ -41,11 +41,11 @@ SHELL = {
     "check": "text moments settings store volume",
     "capture": "text moments views store trace cdp",
     "replay": "text moments settings nbd trace store volume cdp",
-    "platform": "ipc settings nbd cdp",
+    "platform": "text ipc settings nbd cdp",
     "service": "text moments views ipc settings store volume cdp check capture",
     "archive": "text moments views settings store check service",
     "bench": "text views nbd trace cdp service",
-    "serve": "moments views ipc settings nbd store cdp capture platform service",
+    "serve": "text moments views ipc settings nbd store cdp capture platform service",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
     "cli": "text files moments views ipc settings nbd trace store volume cdp check replay service archive "

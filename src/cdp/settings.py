@@ -27,7 +27,7 @@ SEGMENT_STEP_BYTES = 4 * MIB
 ENV_PREFIX = "CDP_"
 CONFIG_ENV = "CDP_CONFIG"
 
-Kind = Literal["size", "duration", "count", "bool", "choice", "path", "address", "name"]
+Kind = Literal["size", "duration", "count", "bool", "choice", "path", "address", "name", "url"]
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -77,7 +77,8 @@ class Key:
             return "true, false"
         if self.kind == "choice":
             return ", ".join(self.choices)
-        return {"path": "a path", "address": "HOST:PORT", "name": "a name"}[self.kind]
+        return {"path": "a path", "address": "HOST:PORT", "name": "a name",
+                "url": "http://... or https://..."}[self.kind]
 
     def parse(self, raw: object, where: str) -> Any:
         """The value that `raw` (text, or a TOML integer or boolean) means. Raises InvalidRequest naming `where`."""
@@ -97,6 +98,8 @@ class Key:
             raise InvalidRequest(f"{what} = {raw!r} is not known", f"write one of {self.range_text}")
         if self.kind == "address":
             parse_address(raw, what)
+        if self.kind == "url" and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw):
+            raise InvalidRequest(f"{what} = {raw!r} is not a URL", f"write {self.range_text}")
         if self.kind == "name" and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", raw):
             raise InvalidRequest(f"{what} = {raw!r} is not a name", "write letters, digits, . _ and -")
         return raw
@@ -202,6 +205,28 @@ class Settings:
     scrub_interval_ms: int = _server(
         "duration", 7 * 24 * 3_600_000, "How long after a scrub has ended a server begins the next one; 0: never.",
         low=0, high=366 * 24 * 3_600_000)
+    alert_days_left: int = _server(
+        "count", 7, "Alert: the device is full, or writes meet the limit, in fewer days; 0: never.", low=0, high=3650)
+    alert_limit_percent: int = _server(
+        "count", 90, "Alert: so much of a limit that refuses or slows writes is used; 0: never.", low=0, high=100)
+    alert_floor_bytes: int = _server(
+        "size", 64 * MIB, "Alert: so much more than the limit says is kept by the floor or by pins; 0: never.", low=0,
+        high=1024 * GIB)
+    alert_index_runs: int = _server(
+        "count", 48, "Alert: so many files of the index wait to be merged, or the policy is not applied; 0: never.",
+        low=0, high=64)
+    alert_damage: int = _server(
+        "count", 1, "Alert: the scrub found so many damaged places; 0: never.", low=0, high=1_000_000)
+    alert_clock_ms: int = _server(
+        "duration", 2000, "Alert: the clock jumped by, or is behind the newest record by, so much; 0: never.", low=0,
+        high=366 * 24 * 3_600_000)
+    alert_unflushed_ms: int = _server(
+        "duration", 15 * 60_000, "Alert: a connected client has not flushed for so long after a write; 0: never.",
+        low=0, high=366 * 24 * 3_600_000)
+    alert_command: str | None = _server(
+        "path", None, "Program that is run for each alert, with the alert as JSON on its standard input.")
+    alert_webhook: str | None = _server(
+        "url", None, "URL that each alert is sent to, as JSON, with POST.")
     tls: str = _server(
         "choice", "off", "TLS for NBD clients: on lets a client ask for it, require refuses clients without it.",
         choices=("off", "on", "require"))

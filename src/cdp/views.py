@@ -274,10 +274,22 @@ class ServedVolumeView(TypedDict):
     clients: int | None
 
 
+class AlertView(TypedDict):
+    """An alert that is raised, since `since`. kind: forecast, floor, limit, maintenance, scrub, clock or unflushed;
+    level: warning or error; `what` happened, and a `hint` what to do."""
+
+    kind: str
+    level: str
+    what: str
+    hint: str
+    since_ns: int
+    since: str
+
+
 class StatusView(TypedDict):
     """One volume. state: serving, not served, does not answer, failed. flushed: the newest moment that a client
     flushed; unflushed_ns: the age of the oldest write after it. days_left: until the device is full. attention: what
-    needs it, a line each. None: not known."""
+    needs it, a line each. alerts: what its server has raised. None: not known."""
 
     volume: str
     state: str
@@ -292,6 +304,7 @@ class StatusView(TypedDict):
     free_bytes: int | None
     days_left: float | None
     attention: list[str]
+    alerts: list[AlertView]
 
 
 class ServedView(TypedDict):
@@ -413,7 +426,7 @@ class ScrubView(TypedDict):
 
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
-    none."""
+    none. `alerts`: those that its server has raised; `alert_counts`: how often, by kind, since the server began."""
 
     name: str
     path: str
@@ -437,6 +450,8 @@ class InfoView(TypedDict):
     freeing: FreeingView | None
     space: DeviceSpaceView | None
     scrub: ScrubView
+    alerts: list[AlertView]
+    alert_counts: dict[str, int]
 
 
 class SealedView(TypedDict):

@@ -88,7 +88,7 @@ def _setting_option(name: str) -> click.Option:
             ctx.find_root().ensure_object(State).flags[name] = value
 
     metavar = {"size": "SIZE", "duration": "TIME", "count": "N", "bool": "true|false", "path": "FILE",
-               "address": "HOST:PORT", "name": "NAME", "choice": "|".join(key.choices)}[key.kind]
+               "address": "HOST:PORT", "name": "NAME", "url": "URL", "choice": "|".join(key.choices)}[key.kind]
     bounds = f" {key.range_text};" if key.kind in ("size", "duration", "count") else ""
     default = f" [{bounds} default {key.format(key.default)}]" if key.default is not None else ""
     choices = ("true", "false") if key.kind == "bool" else key.choices

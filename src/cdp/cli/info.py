@@ -78,6 +78,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     pairs.append(("served", f"by process {served['pid']}" if served else "no"))
     lines = fields(title, pairs)
     lines += [f"  damage: {one['where']}: {one['what']}; {one['hint']}" for one in got["scrub"]["problems"]]
+    lines += [f"  alert: {one['what']} (since {one['since']}); {one['hint']}" for one in got["alerts"]]
     if served:
         lines += [f"             {uri}" for uri in served["uris"]]
     return lines

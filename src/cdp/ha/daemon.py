@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from cdp.ipc.errors import encode_error
@@ -25,6 +26,7 @@ from cdp.ipc.unix_socket import socket_path
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
 from cdp.serve.addresses import ADMIN_OPTION, named_roots, runtime_sockets
 from cdp.serve.admin import AdminServer
+from cdp.serve.alerting import Alerting
 from cdp.serve.exports import Exports, OpenExport, shows
 from cdp.serve.held import Held
 from cdp.serve.image_cache import ImageCache
@@ -73,7 +75,9 @@ class Volumes:
         self._image_caches: dict[str, ImageCache] = {}
         self._cares: dict[str, Care] = {}
         self._admin: Any = None
+        self._alerting = Alerting(settings)
         with ExitStack() as stack:
+            stack.callback(self._alerting.close)
             for name, location in self._locations.items():
                 self.opened[name] = cdp.open(location.root, settings=settings)
                 stack.callback(self.opened[name].close)
@@ -81,7 +85,7 @@ class Volumes:
                     log.warning("%s", short)
                 self._image_caches[name] = ImageCache(self.opened[name])
                 stack.callback(self._image_caches[name].close)
-                self._cares[name] = Care(self.opened[name], settings)
+                self._cares[name] = Care(self.opened[name], settings, self._alerting.report)
                 stack.callback(self._cares[name].close)
             self.exports = Exports(list(self.opened), self._image_caches, self.opened, read_only, self)
             self._stack = stack.pop_all()
@@ -99,7 +103,8 @@ class Volumes:
         held: dict[str, Held] = {}
         for name, volume in self.opened.items():
             service = VolumeService(volume, views[name])
-            service.care = self._cares[name]
+            service.connected = partial(self._clients, name)
+            self._cares[name].attach(service)
             held[name] = Held(service, self._image_caches[name], identity(self._locations[name].root), self.uris_of,
                               self._clients)
         self._admin = AdminServer(path, held)

@@ -31,6 +31,8 @@ class JsonLines(logging.Formatter):
         if self._role:
             entry["role"] = self._role
         entry |= {"message": record.getMessage(), "event": str(record.msg)}
+        if about := getattr(record, "about", None):
+            entry["about"] = about
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)

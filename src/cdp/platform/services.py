@@ -45,9 +45,11 @@ class AlertsImpl(ABC):
     """Notifies people."""
 
     @abstractmethod
-    def alert(self, severity: Severity, what: str, hint: str = "", *, lun: int | None = None) -> None:
-        """One line: what happened and where; `hint`: what to do. Never blocks, never raises: where alerts come faster
-        than can be reported, the number of those left out is reported instead."""
+    def alert(self, severity: Severity, what: str, hint: str = "", *, lun: int | None = None,
+              about: Mapping[str, str] | None = None) -> None:
+        """One line: what happened and where; `hint`: what to do; `about`: the same for programs, by name (volume, kind,
+        state ...). Never blocks, never raises: where alerts come faster than can be reported, the number of those left
+        out is reported instead."""
 
 
 class TracingImpl(ABC):

@@ -6,6 +6,7 @@
     admin                        the administration socket of a server; loads http_api with its first client
     http_api                     cdp.service.local behind HTTP
     held                         what the administration API is given of each served volume
+    alerting                     where alerts go: the log, a program, a URL
     monitor, prometheus          /metrics and /healthz
     opening                      which volumes are being opened still, or could not be
     luns                         the platform and the TSD that it stands on

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from cdp.platform import Lun, Severity, find
+from cdp.platform import AlertsImpl, Lun, Severity, find
 from cdp.platform.tsd import Tsd
 from cdp.store.space_watch import Space, report
 
@@ -86,6 +86,11 @@ class Luns:
                     with suppress(BaseException):
                         volume.result().close()
                 raise
+
+    @property
+    def alerts(self) -> AlertsImpl:
+        """The platform's."""
+        return self._platform.alerts
 
     def alert_space(self, path: str, space: Space) -> None:
         """The device of a volume is running out of space, or has it again (cdp.store.space_watch)."""

@@ -168,6 +168,11 @@ class _Answers:
             (volume,), {"uuid": info["uuid"], "path": info["path"], "disk": info["disk"] or ""})
         for name, text, value_of in _GAUGES:
             self.gauge(name, text, volume, value_of(info))
+        raised = {alert["kind"] for alert in info["alerts"]}
+        for kind, count in info["alert_counts"].items():
+            self.gauge("cdp_alert", "1 where the server has raised this kind of alert.", volume, kind in raised,
+                       kind=kind)
+            self.counter("cdp_alerts", "How often the server raised this kind of alert.", volume, count, kind=kind)
         for name, text, count_of in _COUNTERS:
             self.counter(name, text, volume, count_of(info))
 

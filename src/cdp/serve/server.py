@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -42,6 +43,7 @@ from cdp.serve.addresses import (
     tls_settings,
 )
 from cdp.serve.admin import AdminServer
+from cdp.serve.alerting import Alerting
 from cdp.serve.exports import Exports, shows
 from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version, meet
 from cdp.serve.held import Held, Services
@@ -106,6 +108,7 @@ class Server:
         self._volumes: dict[str, Volume] = {}
         self._image_caches: dict[str, ImageCache] = {}
         self._cares: dict[str, Care] = {}
+        self._alerting: Alerting | None = None
         self._admin_socket = ""
         self._signalled = False
         self._handing = threading.Lock()    # held from the request for a hand-over to its end
@@ -163,7 +166,8 @@ class Server:
             parts.callback(luns.close)
             parts.callback(listen_for_space(luns.alert_space))
             parts.callback(self._close_image_caches)
-            self._cares = {}
+            self._cares, self._alerting = {}, Alerting(settings, lambda: luns.alerts)
+            parts.callback(self._alerting.close)
             parts.callback(self._close_cares, self._cares)
             self._opening = Opening({name: location.root for name, location in self._roots.items()})
             early = not self._strict and stopped is None
@@ -226,7 +230,8 @@ class Server:
 
         root = self._roots[name].root
         self._image_caches[name] = ImageCache(volume)
-        self._cares[name] = Care(volume, self._settings)
+        assert self._alerting is not None
+        self._cares[name] = Care(volume, self._settings, self._alerting.report)
         self._volumes[name] = volume
         if not volume.read_only and (short := shortage(root)):
             log.warning("%s", short)
@@ -236,7 +241,8 @@ class Server:
     def _hold(self, name: str) -> None:
         """The administration has it from now on."""
         service = self._service(self._volumes[name], self._served(name))
-        service.care = self._cares[name]
+        service.connected = partial(self.clients, name)
+        self._cares[name].attach(service)
         self._held[name] = Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
                                 self.clients)
 

@@ -5,6 +5,7 @@
     retention     what the operations on policies, pins and space answer
     finding       versions of a range, and what differs between two moments
     care          what a server does for a volume beside serving it
+    watch         what is looked at for the alerts of a volume; alerts: the rules
     servers       all servers of this user
     status        whether volumes are well
     rates         what came between two looks at the metrics of a volume

@@ -20,6 +20,7 @@ from cdp.views import (
     MAX_PAGE_RECORDS,
     MAX_PAGE_ROWS,
     MAX_PIECE_BYTES,
+    AlertView,
     BookmarkView,
     CaptureView,
     CheckView,
@@ -99,7 +100,8 @@ class VolumeService:
             disk_checksums=self._disk_checksums(), writeback=self._writeback(),
             stats={name: int(count) for name, count in volume.stats().items()}, metrics=self.metrics(),
             capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume),
-            space=self._space(), scrub=self._scrub())
+            space=self._space(), scrub=self._scrub(),
+            alerts=self.alerts(), alert_counts=dict(self.care.book.counts) if self.care else {})
 
     def metrics(self, buckets: bool = False) -> MetricsView:
         return cast(MetricsView, self.volume.metrics(buckets))
@@ -108,6 +110,12 @@ class VolumeService:
         space = self.volume._store.space()
         return None if space is None else DeviceSpaceView(
             state=space.state, free_bytes=space.free_bytes, low_bytes=space.low_bytes, left_s=space.left_s)
+
+    def alerts(self) -> list[AlertView]:
+        """What is raised, of a volume that a server has."""
+        active = self.care.book.active if self.care else []
+        return [AlertView(kind=one.kind, level=one.level, what=one.what, hint=one.hint, since_ns=one.since_ns,
+                          since=utc(one.since_ns)) for one in active]
 
     def _scrub(self) -> ScrubView:
         store = self.volume._store

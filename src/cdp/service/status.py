@@ -15,7 +15,8 @@ from cdp.text.sizes import approx_duration, approx_size
 from cdp.views import InfoView, SpaceView, StatusView
 from cdpcore.base.errors import CdpError
 
-MAX_RUNS = 200
+MAX_RUNS = 48           # of 64 that an index can have
+ALERTS_ALONE = ("floor", "limit", "clock")    # a server's, which no look finds or which last
 SECOND_NS = 1_000_000_000
 FORECAST_FROM_NS = 3600 * SECOND_NS     # the growth of the first hour says little
 
@@ -76,13 +77,13 @@ def _of(service: RemoteService, text: str, now_ns: int, limits: Limits) -> Statu
         pid=info["served"]["pid"] if info["served"] else None, oldest=info["window"]["oldest"],
         newest=info["window"]["newest"], flushed=flushed, unflushed_ns=unflushed_ns, clients=clients,
         history_bytes=space["history_bytes"], total_bytes=space["total_bytes"], free_bytes=space["device_free_bytes"],
-        days_left=_days_left(info, space), attention=found)
+        days_left=_days_left(info, space), attention=found, alerts=info["alerts"])
 
 
 def _missing(text: str, state: str, why: str) -> StatusView:
     return StatusView(volume=text, state=state, pid=None, oldest=None, newest=None, flushed=None, unflushed_ns=None,
                       clients=None, history_bytes=None, total_bytes=None, free_bytes=None, days_left=None,
-                      attention=[why])
+                      attention=[why], alerts=[])
 
 
 def _days_left(info: InfoView, space: SpaceView) -> float | None:
@@ -118,3 +119,6 @@ def attention(info: InfoView, space: SpaceView, unflushed_ns: int, limits: Limit
         yield f"its retention policy is not applied: {retention['failed']}"
     if stats["runs"] > MAX_RUNS:
         yield f"{stats['runs']} index files wait to be merged"
+    for alert in info["alerts"]:
+        if alert["kind"] in ALERTS_ALONE:
+            yield f"{alert['what']} (since {alert['since']}): {alert['hint']}"

@@ -99,7 +99,8 @@ class Alerts(AlertsImpl):
         self._lock = threading.Lock()
         self._second, self._told, self._left_out = 0, 0, 0
 
-    def alert(self, severity: Severity, what: str, hint: str = "", *, lun: int | None = None) -> None:
+    def alert(self, severity: Severity, what: str, hint: str = "", *, lun: int | None = None,
+              about: Mapping[str, str] | None = None) -> None:
         with self._lock:
             second = int(time.monotonic())
             left_out = 0
@@ -113,7 +114,8 @@ class Alerts(AlertsImpl):
         if left_out:
             log.warning("%d alerts were left out", left_out)
         where = "" if lun is None else f"LUN {lun}: "
-        log.log(self.LEVELS[severity], "%s%s%s", where, what, f"; {hint}" if hint else "")
+        log.log(self.LEVELS[severity], "%s%s%s", where, what, f"; {hint}" if hint else "",
+                extra={"about": dict(about)} if about else None)
 
     def report(self, text: str) -> None:
         """A warning, for what a callback raised."""
