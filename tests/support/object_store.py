@@ -63,6 +63,9 @@ class MemoryStore:
 
     def delete(self, name: str) -> None:
         self._count("delete")
+        self.drop(name)
+
+    def drop(self, name: str) -> None:
         self.objects.pop(name, None)
 
 
@@ -97,7 +100,7 @@ class FaultyStore(MemoryStore):
         if self._rnd.random() < self.rate / 2:
             raise Unavailable("time-out")
 
-    def _write(self, request: Request) -> None:
+    def _write(self, request: Request, conditional: bool = True) -> None:
         self._turn()
         if self._rnd.random() >= self.rate:
             request()
@@ -113,7 +116,8 @@ class FaultyStore(MemoryStore):
                 raise Unavailable("time-out")
             case 3:                             # the client repeated it, and hears about the second one
                 request()
-                raise Conflict("exists")
+                if conditional:
+                    raise Conflict("exists")
             case _:                             # and what was repeated comes again, later
                 request()
                 self._late.append(request)
@@ -136,4 +140,4 @@ class FaultyStore(MemoryStore):
 
     def delete(self, name: str) -> None:
         self._count("delete")
-        self._write(lambda: self.objects.pop(name, None) and None)
+        self._write(lambda: self.drop(name), conditional=False)

@@ -95,9 +95,11 @@ def _created(store: ObjectStore, manifest: Manifest, data: bytes) -> bool:
     return read_boundary(store).manifest <= manifest.number     # else: the name had been used, and deleted
 
 
-def take_over(store: ObjectStore, volume: Callable[[], dict[str, Any]], nonces: Nonces = new_nonce) -> Commits:
+def take_over(store: ObjectStore, volume: Callable[[], dict[str, Any]], check: Callable[[Manifest], None],
+              nonces: Nonces = new_nonce) -> Commits:
     """Open for writing, with a new epoch: everybody who wrote before is stopped by that. volume(): of a new archive,
-    what volume.json says. Raises InvalidRequest (the store ignores conditions), Corruption, Busy, Unavailable."""
+    what volume.json says; check: raises where this writer may not continue what is there. Raises InvalidRequest (the
+    store ignores conditions), Corruption, Busy, Unavailable."""
     probe(store, nonces)
     for _ in range(OPENINGS):
         now, oldest = _newest(store)
@@ -105,6 +107,7 @@ def take_over(store: ObjectStore, volume: Callable[[], dict[str, Any]], nonces: 
             boundary = read_boundary(store).manifest
             mine = Manifest(max(1, boundary), 1, nonces(), volume())
         else:
+            check(now)
             mine = replace(now, number=now.number + 1, epoch=now.epoch + 1, nonce=nonces())
         if _created(store, mine, encode(mine)):
             return Commits(store, mine, oldest, nonces)

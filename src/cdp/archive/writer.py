@@ -83,7 +83,8 @@ class Writer:
             self._commits.end_doubt()
         elif not self._looked:
             self._newest = newest(self._store)
-            self._check_same(source)
+            if self._newest is not None:
+                self._check_same(self._newest, source)
             self._looked = True
         if self._begins(source):
             self._done.first = True
@@ -114,16 +115,13 @@ class Writer:
 
     def _take_over(self, source: Source) -> Commits:
         if self._commits is None:
-            self._commits = take_over(self._store, source.volume, self._nonces)
+            self._commits = take_over(self._store, source.volume, lambda now: self._check_same(now, source),
+                                      self._nonces)
             self._done.changed = True
-            self._check_same(source)
         return self._commits
 
-    def _check_same(self, source: Source) -> None:
+    def _check_same(self, now: Manifest, source: Source) -> None:
         """What the archive has is of this volume, and its newest record is one of its history."""
-        now = self.newest
-        if now is None:
-            return
         volume, url = source.volume(), self._store.url
         if now.volume["uuid"] != volume["uuid"]:
             raise InvalidRequest(f"{url}: is the archive of another volume", "take another URL")
@@ -150,13 +148,14 @@ class Writer:
     def _send_log(self, source: Source, last: bool) -> None:
         """What is new in the log. `last`: nothing else is to be sent, so that it is a volume then. Raises Gone."""
         now = self.newest
-        sealed, growing = _known(now)
-        rows = source.look(sealed[-1].number if sealed else 0)
-        if last and now is not None and now.complete and self._nothing_new(now, rows, source):
-            return
+        if self._commits is None and last and now is not None and self._nothing_new(now, _look(now, source), source):
+            return      # without a new epoch
         now = self._take_over(source).last
-        sealed, growing = _known(now)       # another writer may have been here
-        rows = [row for row in rows if not sealed or row.number > sealed[-1].number]
+        # What was looked at before may be less than what another writer has sent since.
+        sealed, growing = _known(now)
+        rows = _look(now, source)
+        if last and now.complete and self._nothing_new(now, rows, source):
+            return
         joined = self._check_joined(now, sealed, growing, rows, source)
         new: list[ArchivedSegment] = []
         for row in rows:
@@ -249,6 +248,8 @@ class Writer:
         now = self._commits.last
         segments = [*sealed, *new]
         upto = (segments[-1].last_seq, segments[-1].last_ts_ns) if segments else now.upto
+        if upto is not None and upto[0] < now.seq:
+            raise Gone      # it looked at less than there is
         changes: dict[str, Any] = {"upto": upto, "segments": self._paged(
             Listing(now.segments.pages, tuple(segment.item() for segment in segments)))}
         if complete or now.complete:
@@ -288,6 +289,12 @@ def _known(now: Manifest | None) -> tuple[list[ArchivedSegment], dict[int, Archi
     """The segments that a manifest has itself: those that are sealed, and by number those that are not."""
     known = [segment_of(item) for item in now.segments.items] if now else []
     return [s for s in known if s.sealed], {s.number: s for s in known if not s.sealed}
+
+
+def _look(now: Manifest, source: Source) -> list[SourceSegment]:
+    """What comes after the sealed segments of a manifest."""
+    sealed, _ = _known(now)
+    return source.look(sealed[-1].number if sealed else 0)
 
 
 def _policy(retention: str | None) -> Any:
