@@ -20,6 +20,7 @@ MAX_PIECE_BYTES = 32 << 20
 MAX_PAGE_EXTENTS = 65_536
 MAX_PAGE_RECORDS = 100_000
 MAX_PAGE_ROWS = 250_000     # of binary records, 34 bytes each
+MAX_PLACED_INTERVALS = 2_000    # of activity by place, some 64 numbers each
 
 
 class MomentView(TypedDict):
@@ -548,6 +549,30 @@ class DiffPage(TypedDict):
     next_offset: int | None
 
 
+class ActivityView(TypedDict):
+    """What was done, in intervals of by_ns: a list an item, of as many numbers as there are intervals, the first one's
+    from begin_ns. overwritten_bytes: of what was written, what held data before. places: bytes written, a list an
+    interval, by place_bytes of the volume; None where it was not asked for. resolution_ns: where that is longer than
+    by_ns, numbers are known of so much time together, and divided evenly. missing: so many segments were not summed up
+    yet, and are not in it."""
+
+    begin_ns: int
+    begin: str
+    by_ns: int
+    resolution_ns: int
+    missing: int
+    written_bytes: list[int]
+    overwritten_bytes: list[int]
+    zeroed_bytes: list[int]
+    trimmed_bytes: list[int]
+    writes: list[int]
+    zeroes: list[int]
+    trims: list[int]
+    flushes: list[int]
+    place_bytes: int
+    places: list[list[int]] | None
+
+
 class CheckView(TypedDict):
     """What a check found."""
 
@@ -594,6 +619,8 @@ class Service(Protocol):
                  limit: int = 1000) -> VersionsPage: ...
     def diff(self, a: str, b: str = "now", offset: int = 0, length: int | None = None, compared: bool = True,
              limit: int = MAX_PAGE_EXTENTS) -> DiffPage: ...
+    def activity(self, since: str | None = None, until: str = "now", by_ns: int | None = None,
+                 places: bool = False) -> ActivityView: ...
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage: ...
     def read(self, offset: int, length: int, at: str | None = None) -> bytes: ...

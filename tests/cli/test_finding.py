@@ -35,7 +35,8 @@ def asked(web):
     return [rows("history", volume, "0:8K"), rows("history", volume, "0:8K", "--since", "#1", "--limit", "1"),
             rows("diff", f"{volume}@before"), rows("diff", f"{volume}@before", volume, "--written"),
             rows("diff", f"{volume}@#0", f"{volume}@before", "--range", "512:1K"),
-            json.loads(run("diff", f"{volume}@before", f"{volume}@#5", "--count", "--json").stdout)]
+            json.loads(run("diff", f"{volume}@before", f"{volume}@#5", "--count", "--json").stdout),
+            json.loads(run("activity", volume, "--since", "#0", "--until", "#8", "--by", "1s", "--json").stdout)]
 
 
 def test_the_same_with_a_server_and_without(web, monkeypatch):
@@ -49,7 +50,7 @@ def test_the_same_with_a_server_and_without(web, monkeypatch):
     finally:
         server.terminate()
         server.communicate(timeout=60)
-    history, few, differs, written, part, count = alone
+    history, few, differs, written, part, count, activity = alone
     assert [(v["kind"], v["offset"], v["length"], v["present"], v["target"]) for v in history] == [
         ("write", 0, 8192, True, None), ("write", 4096, 4096, True, None), ("trim", 0, 4096, False, None),
         ("restore", 0, 4096, True, 1)]
@@ -57,6 +58,9 @@ def test_the_same_with_a_server_and_without(web, monkeypatch):
     assert differs == [{"offset": 4096, "length": 4096, "kind": "data"}]
     assert written == [*differs, {"offset": MIB, "length": MIB, "kind": "hole"}]
     assert part == [{"offset": 512, "length": 1024, "kind": "data"}]
+    assert sum(activity["written_bytes"]) == 8192 + 4096 + MIB and sum(activity["overwritten_bytes"]) == 4096
+    assert sum(activity["trims"]) == 2 and activity["by_ns"] == 10**9 and activity["missing"] == 0
+    assert sum(map(sum, activity["places"])) == sum(activity["written_bytes"])
     assert count["ranges"] == 2 and count["bytes"] == 8192 and count["by_kind"]["hole"]["bytes"] == 4096
 
 
@@ -121,3 +125,13 @@ def test_in_python(tmp_path):
         waiting = volume.iter_diff(0)
     with pytest.raises(cdp.Closed):
         next(waiting)
+
+
+def test_activity_is_shown(web, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = run("activity", web, "--plot", tmp_path / "a.svg").stdout
+    assert "1.0 MiB in 3 writes, 0% of it over data" in shown and "trimmed   1.0 MiB in 2 trims" in shown
+    rows = [line for line in shown.splitlines() if line.startswith(("0 ", "1 MiB ", "2 MiB "))]
+    assert "\u2588" in rows[1] and "\u2588" not in rows[2] and max(map(len, shown.splitlines())) <= 100
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert "at most 2000" in run("activity", web, "--since", "#0", "--by", "1ms", status=exits.USAGE).stderr

@@ -191,8 +191,9 @@ class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
     ORDER = ("create", "serve", "list", "status", "top", "capture", "info", "window", "explain", "bookmark",
-             "bookmarks", "pins", "policy", "prune", "space", "records", "history", "diff", "bisect", "files", "cat",
-             "versions", "shell", "image", "backup", "archive", "export", "import", "restore", "undo", "restores",
+             "bookmarks", "pins", "policy", "prune", "space", "records", "activity", "history", "diff", "bisect",
+             "files", "cat", "versions", "shell", "image", "backup", "archive", "export", "import", "restore", "undo",
+             "restores",
              "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway", "tsd", "conformance",
              "bench", "config")
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,21 @@ class Restore:
     undo_of: int | None
     undoable: bool
     bytes_hidden: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """What was done to a volume, by time and by place. intervals: a NumPy array of ACTIVITY (cdp.moments.records), of
+    by_ns each, without holes; places: a NumPy array of bytes written, a row an interval, a column for each place_bytes
+    of the volume. resolution_ns: the longest time that what is counted was known of together: where that is longer than
+    by_ns, it is divided evenly. missing: so many segments were not summed up yet, and are not in it."""
+
+    by_ns: int
+    intervals: Any
+    place_bytes: int
+    places: Any
+    resolution_ns: int
+    missing: int
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ DIFFERENCE: Any = {"names": ["offset", "length", "kind"], "formats": ["<u8", "<u
               "itemsize": 24}
 """A range that differs, as numpy.dtype takes it: offset and length in bytes; kind of the later content: an index of
 EXTENT_KINDS."""
+ACTIVITY = [("ts_ns", "<u8"), ("written", "<u8"), ("overwritten", "<u8"), ("zeroed", "<u8"), ("trimmed", "<u8"),
+            ("writes", "<u8"), ("zeroes", "<u8"), ("trims", "<u8"), ("flushes", "<u8")]
+"""What was done in an interval, as numpy.dtype takes it: when it begins; bytes written, of these those that held data
+before, bytes made zeros and trimmed; and how many records of each kind."""
+
 EXTENT_KINDS = ("data", "zero", "hole", "unknown")
 
 

@@ -28,6 +28,7 @@ from cdp.views import (
     MAX_PAGE_RECORDS,
     MAX_PAGE_ROWS,
     MAX_PIECE_BYTES,
+    ActivityView,
     BookmarkView,
     CheckView,
     ClientView,
@@ -362,6 +363,13 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
              limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EXTENTS)] = MAX_PAGE_EXTENTS) -> DiffPage:
         """The ranges that differ between two moments. `compared` false: that were written between them."""
         return service.diff(a, b, offset, length, compared=compared, limit=limit)
+
+    @app.get("/v1/volumes/{volume}/activity")
+    def activity(service: Service, since: str | None = None, until: str = "now", by_ns: Annotated[
+            int | None, Query(ge=1, lt=1 << 63)] = None, places: bool = False) -> ActivityView:
+        """What was done, in intervals of `by_ns` (null: about a hundred; at most 10,000); `places`: also by place (at
+        most 2,000)."""
+        return service.activity(since=since, until=until, by_ns=by_ns, places=places)
 
     @app.get("/v1/volumes/{volume}/map")
     def map_(service: Service, offset: U64 = 0, length: U64 | None = None, at: str | None = None,

@@ -20,6 +20,7 @@ from cdp.views import (
     MAX_PAGE_RECORDS,
     MAX_PAGE_ROWS,
     MAX_PIECE_BYTES,
+    ActivityView,
     AlertView,
     BookmarkView,
     CaptureView,
@@ -72,6 +73,8 @@ def load_all() -> None:
 
     import cdp.capture.status
     import cdp.check.check
+    import cdp.store.activity_cells
+    import cdp.volume.activity
     import cdp.volume.changes  # noqa: F401
 
 
@@ -307,6 +310,11 @@ class VolumeService:
         """At most `limit` (1..MAX_PAGE_EXTENTS) ranges of [offset, offset + length) that differ between a and b; not
         `compared`: that were written between them."""
         return finding.diff(self.volume, a, b, offset, length, compared, limit)
+
+    def activity(self, since: str | None = None, until: str = "now", by_ns: int | None = None,
+                 places: bool = False) -> ActivityView:
+        """What was done, by time and, with `places`, by place: at most MAX_PLACED_INTERVALS then."""
+        return finding.activity(self.volume, since, until, by_ns, places)
 
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage:

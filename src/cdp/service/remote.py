@@ -17,6 +17,7 @@ from cdp.service.locate import Location
 from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_ROWS,
+    ActivityView,
     BookmarkView,
     CheckView,
     ClientView,
@@ -241,6 +242,11 @@ class RemoteService:
              limit: int = MAX_PAGE_EXTENTS) -> DiffPage:
         query = {"a": a, "b": b, "offset": offset, "length": length, "compared": compared, "limit": limit}
         return cast(DiffPage, self._volume("GET", "/diff", query).json())
+
+    def activity(self, since: str | None = None, until: str = "now", by_ns: int | None = None,
+                 places: bool = False) -> ActivityView:
+        query = {"since": since, "until": until, "by_ns": by_ns, "places": places}
+        return cast(ActivityView, self._volume("GET", "/activity", query).json())
 
     def map(self, offset: int = 0, length: int | None = None, at: str | None = None,
             limit: int = MAX_PAGE_EXTENTS) -> MapPage:

@@ -22,6 +22,7 @@
                          spare_files: for when no file can be made
     failure_watch        reports that a write of the log or the disk failed
     clock_watch          whether the clock went back, and what is to be done then
+    activity             what was done, by time and place, summed up by segment; activity_cells: as NumPy arrays
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take
     scrub_file           scrub.json: how far the scrub has come

@@ -41,18 +41,20 @@ MERGE_S = 1.0       # how often there may be something to merge or free without 
 class Maintainer:
     """Args: os, files, uuid: the volume; core: its VolumeCore; dropped: gives the seq intervals that merges leave out;
     check_folder: raises Unavailable while the volume's folder is not where it was; watch,
-    watch_failure: called every half second."""
+    watch_failure: called every half second; sealed: with each segment, before the log forgets it."""
 
     def __init__(self, os: Os, files: VolumeFiles, uuid: bytes, core: Any, catalog: Catalog, timeline: Timeline,
                  tuning: Tuning, dropped: Callable[[], list[tuple[int, int]]],
                  check_folder: Callable[[], None] = lambda: None,
                  before_seal: Callable[[Any, int], None] = lambda log, last_seq: None,
                  watch: Callable[[], None] = lambda: None,
-                 watch_failure: Callable[[], None] = lambda: None):
+                 watch_failure: Callable[[], None] = lambda: None,
+                 sealed: Callable[[Segment], None] = lambda row: None):
         self._os, self._files, self._uuid, self._core, self._catalog = os, files, uuid, core, catalog
         self._timeline, self._tuning, self._dropped = timeline, tuning, dropped
         self._check_folder, self._away = check_folder, False
         self._before_seal, self._watch, self._watch_failure = before_seal, watch, watch_failure
+        self._sealed = sealed
         self._lock = threading.RLock()              # guards _runs, _events and their copies in catalog and core
         self._runs: list[Run] = sorted(catalog.rows(Run), key=lambda r: r.first_seq)
         self._next_id = max((r.id for r in self._runs), default=0) + 1
@@ -233,6 +235,7 @@ class Maintainer:
             del self._events[:n]
             self._install([*self._runs, run], keep=[r.id for r in self._runs], seal=True)
             self._timeline.add(segment)
+        self._sealed(segment)
 
     def merge_once(self) -> bool:
         """Merge one group of runs if there is one to merge."""

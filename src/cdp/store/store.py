@@ -20,6 +20,7 @@ from cdp.moments import lineage
 from cdp.moments.model import ClockStep, Moment
 from cdp.store import description as geometries
 from cdp.store import kinds, memory, shared_threads, space_watch, spare_files
+from cdp.store.activity import Activity
 from cdp.store.base_image import Base, fill, make_empty
 from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.checksums import Checksums
@@ -46,6 +47,7 @@ from cdpcore.volume.core import VolumeCore
 
 log = logging.getLogger("cdp.store")
 RESERVE_LEAST, RESERVE_STEP = 64 << 10, 32 << 10
+DATA = 0            # of EXTENT_KINDS
 SEAL_S, SEAL_LOOK_S = 60.0, 0.005
 LINGER_MS = 50      # a writer waits so long for more before its thread goes to others, ...
 TURN_MS = 100       # ... and keeps it so long, even where there is more
@@ -153,6 +155,9 @@ class Store:
         self.kind.opened(self.timeline, [self.done_seq(r.seq) for r in self.restores if r.destructive])
         self.damage = DamageWatch(self.directory, content.damage, self.timeline, self.kind.log_before)
         self.checksums = Checksums(self.os, self.files, self.uuid, self.timeline, self.kind.unchecked_base)
+        self.activity = Activity(self.os, self.files, self.uuid, self.timeline, self.log, g.size_bytes,
+                                 self.kind.log_before, partial(_data_before, weakref.ref(self)),
+                                 t.threads and not self.read_only)
         self.clock = ClockWatch(self.os, self.directory, self.core, self._describe_clock)
         if self.read_only:
             self.clock.report(self.clock.behind_ns())
@@ -164,9 +169,9 @@ class Store:
                                      self.dropped, self.check_folder, self.kind.before_seal,
                                      partial(_watch, self.clock, self.os, self.directory,
                                              0 if self.read_only else t.low_space_bytes),
-                                     FailureWatch(self.directory, self.log).look)
+                                     FailureWatch(self.directory, self.log).look, self.activity.sealed)
         if t.threads:
-            self.maintainer.background = self._background(self.damage, self.checksums, self.kind)
+            self.maintainer.background = self._background(self.damage, self.checksums, self.kind, self.activity)
             # They hold what they work on and nothing else, so that a volume nobody closed can still be collected.
             devices = self.kind.devices()
             for wanted, run in ((self.log.wants_writer, self.log.run_writer), *self.kind.writers()):
@@ -175,11 +180,13 @@ class Store:
             self.maintainer.start(devices)
 
     @staticmethod
-    def _background(damage: DamageWatch, checksums: Checksums, kind: kinds.Kind) -> Callable[[], None]:
+    def _background(damage: DamageWatch, checksums: Checksums, kind: kinds.Kind,
+                    activity: Activity) -> Callable[[], None]:
         def step() -> None:
             damage.look()
             checksums.step()
             kind.step()
+            activity.step()
 
         return step
 
@@ -453,6 +460,19 @@ class Store:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+
+def _data_before(of: weakref.ref[Store], seq: int, start: int, sectors: int) -> int:
+    """How many of these sectors held data before record `seq`."""
+    store = of()
+    if store is None:
+        return 0
+    view, found, at, end = store.view_at(seq - 1), 0, start * 512, min(start + sectors, store.sectors) * 512
+    while at < end:
+        for begin, length, kind in store.core.extents(at, end - at, view):
+            found += length if kind == DATA else 0
+            at = begin + length
+    return found // 512
 
 
 def _writing(devices: Hashable, wanted: Callable[[int, int], bool], run: Callable[[int, int, int], None],

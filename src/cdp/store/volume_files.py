@@ -14,6 +14,7 @@
       disk.adopting  ... while an adoption that keeps the history is not complete
       log/N.log      segments; N.sums: checksums of one that was sealed without
       runs/N.run     their index
+      activity/L.cells  what was done, by time and place (rebuildable)
       images/NAME/   writable images: volumes whose base is this volume at a point
       serving.json   which server has the volume open
       capture.json   how far a capture into this volume has come
@@ -52,6 +53,7 @@ class VolumeFiles:
         self.disk_adopting = f"{directory}/disk.adopting"
         self.log = f"{directory}/log"
         self.runs = f"{directory}/runs"
+        self.activities = f"{directory}/activity"
         self.images = f"{directory}/{IMAGES}"
         self.serving = f"{directory}/serving.json"
         self.capture = f"{directory}/capture.json"
@@ -68,8 +70,8 @@ class VolumeFiles:
             stem = stem.removesuffix(ending)
         own = [path.rpartition("/")[2] for path in (
             self.description, self.lock, self.catalog, self.reserve, self.base, self.base_sums, self.disk_state,
-            self.disk_description, self.disk_sums, self.disk_adopting, self.log, self.runs, self.images, self.serving,
-            self.capture, self.retention, self.scrub, *self.spares())]
+            self.disk_description, self.disk_sums, self.disk_adopting, self.log, self.runs, self.activities,
+            self.images, self.serving, self.capture, self.retention, self.scrub, *self.spares())]
         return stem in own or name == "spare.tmp"
 
     def segment(self, number: int) -> str:
@@ -81,6 +83,10 @@ class VolumeFiles:
 
     def run(self, run_id: int) -> str:
         return f"{self.runs}/{run_id:010d}.run"
+
+    def activity(self, level: int) -> str:
+        """The summaries of 16 ** level segments each."""
+        return f"{self.activities}/{level}.cells"
 
     def image(self, name: str) -> str:
         return f"{self.images}/{name}"

@@ -68,6 +68,29 @@ class Resolver:
                 "exchange the two")
         return first.seq, last.seq
 
+    def times(self, since: PointLike | None, until: PointLike) -> tuple[int, int]:
+        """As span(), in UTC ns: a time is itself, and where it is outside the window the window's end; "now" is what
+        the clock shows, and None the oldest moment."""
+        start_ns, newest_ns = self.lived_ns()
+        now_ns = max(self._store.os.now_ns(), newest_ns)
+        found = []
+        for point in (since, until):
+            parsed = points.parse("now" if point is None else point, now_ns)
+            at_ns = start_ns if point is None else now_ns if parsed.kind == "now" else parsed.ts_ns
+            found.append(self._resolve(point)[1].ts_ns if at_ns is None and point is not None else
+                         min(max(at_ns or 0, start_ns), now_ns))
+        if found[0] > found[1]:
+            raise InvalidRequest(f"from {utc(found[0])} until {utc(found[1])}: the first is the later one",
+                                 "exchange the two")
+        return found[0], found[1]
+
+    def lived_ns(self) -> tuple[int, int]:
+        """The least and the greatest time of a moment in the window, however often the clock was set."""
+        newest = self._newest()
+        steps = self._store.timeline.clock_steps(newest.seq)
+        return (min(self._store.timeline.start.ts_ns, *(step.after_ns for step in steps), newest.ts_ns),
+                max(newest.ts_ns, *(step.before_ns for step in steps), newest.ts_ns))
+
     def explain(self, point: PointLike) -> Explanation:
         """How a point is resolved: which record, which one comes next, and whether it was flush-durable (every write
         that the point shows had been followed by a flush)."""

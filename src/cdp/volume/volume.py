@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cdp.moments import model
 from cdp.moments.model import Bookmark, Explanation, Extent, Freed, Freeing, ImageInfo, Moment, Restore, Window
 from cdp.moments.points import PointLike
 from cdp.moments.policy import parse as parse_policy
@@ -327,6 +328,16 @@ class Volume:
         long as the capsule lives."""
         moment, view = self._view(point)
         return moment, changes().map_capsule(self._store, view, None if image is None else image.view(), self)
+
+    def activity(self, since: PointLike | None = None, until: PointLike = "now", by_ns: int | None = None
+                 ) -> model.Activity:
+        """What was done, by time and by place, in whole intervals of by_ns (None: about a hundred; at most 10,000): the
+        first has `since` in it (None: the oldest moment), the last `until`. From summaries that are kept with the log:
+        it costs what it shows. What a restore took back counts, too. Of a writable image: its own records. Overwritten
+        is exact up to 512 writes a segment, and estimated beyond (before-images: exact). Raises InvalidRequest."""
+        self._alive()
+        from cdp.volume.activity import activity  # late: NumPy, as above
+        return activity(self._store, *self._resolver.times(since, until), by_ns, self._resolver.lived_ns())
 
     # --- bookmarks ----------------------------------------------------------------------------------------------------
 

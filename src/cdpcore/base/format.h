@@ -141,6 +141,32 @@ struct cdp_sums_header { /* first 4096 bytes of log/N.sums, base.sums and disk.s
     uint64_t known_blocks;  /* disk.sums: from this one on they are not known; else 0 */
 };
 
+#define CDP_ACTIVITY_MAGIC 0x31544341504443ull /* "CDPACT1" */
+#define CDP_ACTIVITY_CELLS 48u
+#define CDP_ACTIVITY_PLACES 64u
+
+struct cdp_activity_cell { /* activity/L.cells: what was done in one interval */
+    uint64_t slot;          /* the interval: its begin since 1970, divided by its width */
+    uint64_t written;       /* sectors ... */
+    uint64_t overwritten;   /* ... of these, that held data */
+    uint64_t zeroed;
+    uint64_t trimmed;
+    uint32_t writes, zeroes, trims, flushes;    /* records */
+    float places[CDP_ACTIVITY_PLACES];          /* written sectors, by place */
+};
+
+struct cdp_activity_header { /* before the cells of a summary */
+    uint64_t magic;
+    uint32_t crc;           /* CRC-32C of the header and its cells with this field zero */
+    uint32_t n_cells;
+    uint8_t volume_uuid[16];
+    uint32_t number;        /* of the first segment that it is about */
+    uint32_t level;
+    uint64_t width_ns;
+    uint64_t place_sectors;
+    uint64_t last_seq;      /* level 0: of the segment; else 0 */
+};
+
 struct cdp_restore_data {
     uint64_t target_seq;
     uint32_t flags;         /* 1: destructive */
@@ -204,6 +230,8 @@ _Static_assert(sizeof(struct cdp_frame_header) == 64, "frame header");
 _Static_assert(sizeof(struct cdp_frame_entry) == 32, "frame entry");
 _Static_assert(sizeof(struct cdp_segment_trailer) == 80, "segment trailer");
 _Static_assert(sizeof(struct cdp_sums_header) == 72, "header of a table of checksums");
+_Static_assert(sizeof(struct cdp_activity_cell) == 312, "cell of a summary");
+_Static_assert(sizeof(struct cdp_activity_header) == 64, "header of a summary");
 _Static_assert(sizeof(struct cdp_restore_data) == 40, "restore data");
 _Static_assert(sizeof(struct cdp_run_header) == 112, "run header");
 _Static_assert(sizeof(struct cdp_run_extent) == 16, "run extent");

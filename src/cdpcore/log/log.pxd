@@ -4,7 +4,7 @@ Two locks, taken in this order:
     append  serialises records: its holder appends, closes the open frame, goes on to the next segment.
     io      (FrameRing.mutex) guards the frame ring, what is written and durable, and who writes and syncs.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from cdpcore.base.stages cimport Stages
 from cdpcore.base.status cimport cdp_status
 from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
@@ -40,6 +40,7 @@ cdef class Log:
     cdef uint64_t flush_seq         # last FLUSH or FUA record; 0: none
     cdef uint64_t framed_bytes      # of frames that were closed since opening ...
     cdef uint64_t unframed_bytes    # ... and of data in the open one
+    cdef pthread_mutex_t counting   # held for a look at a segment's activity, and while it is added to
     cdef bint unflushed             # a record was appended since the last FLUSH or FUA record, or since opening
 
     # guarded by io
@@ -72,6 +73,7 @@ cdef class Log:
     cdef uint64_t newest(self) noexcept nogil
 
     # internal: append lock held
+    cdef void count(self, const part *parts, uint32_t n, uint64_t seq, uint64_t ts_ns) noexcept nogil
     cdef int make_room(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil
     cdef bint has_room(self, uint64_t data_bytes, room kind) noexcept nogil
     cdef int allocated(self, uint64_t data_bytes, room kind, cdp_status *st) noexcept nogil

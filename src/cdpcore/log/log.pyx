@@ -17,7 +17,7 @@ Invariants
 """
 from os import strerror
 from libc.errno cimport EBUSY, ENOMEM, EROFS
-from libc.stdlib cimport realloc
+from libc.stdlib cimport malloc, realloc
 from libc.string cimport memcpy
 from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_monotonic_ns
 from cdpcore.base.errors cimport check
@@ -29,6 +29,7 @@ from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_
                                   pthread_cond_signal, pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock)
 from cdpcore.index.versions cimport change
+from cdpcore.log.activity cimport cdp_activity, cdp_activity_add, cdp_activity_start
 from cdpcore.log.clock_steps cimport ClockSteps
 from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_bound, cdp_frame_finish, cdp_frame_fits,
                                 cdp_frame_size_with, cdp_frame_start)
@@ -64,6 +65,7 @@ cdef class Log:
     def __cinit__(self, Os os not None, FrameRing ring not None, Versions versions not None, directory: str, *,
                   uint64_t last_flush_seq, **of_files):
         pthread_mutex_init(&self.append_mutex, NULL)
+        pthread_mutex_init(&self.counting, NULL)
         cdp_cond_init(&self.rounds)
         self.os = os
         self.table = os.table
@@ -82,6 +84,7 @@ cdef class Log:
 
     def __dealloc__(self):
         pthread_cond_destroy(&self.rounds)
+        pthread_mutex_destroy(&self.counting)
         pthread_mutex_destroy(&self.append_mutex)
 
     cdef void lock_append(self) noexcept nogil:
@@ -122,7 +125,32 @@ cdef class Log:
         self.files.current.last_seq = self.last_seq = seq[0]
         self.files.current.last_ts_ns = self.last_ts_ns = ts_ns
         self.unflushed = self.flush_seq != seq[0]
+        self.count(parts, n, seq[0], ts_ns)
         return CDP_OK
+
+    cdef void count(self, const part *parts, uint32_t n, uint64_t seq, uint64_t ts_ns) noexcept nogil:
+        """Into the activity of the current segment. Without memory for that there is none: it is made later then."""
+        cdef cdp_activity *a = self.files.current.activity
+        cdef uint64_t sectors = 0, held = 0
+        cdef uint16_t kind = 0
+        cdef uint32_t i
+        if a == NULL:
+            if self.files.current.first_seq != seq:
+                return
+            a = <cdp_activity *>malloc(sizeof(cdp_activity))
+            if a == NULL:
+                return
+            cdp_activity_start(a, self.files.volume_bytes // 512, self.files.before)
+            pthread_mutex_lock(&self.ring.mutex)
+            self.files.current.activity = a
+            pthread_mutex_unlock(&self.ring.mutex)
+        for i in range(n):
+            sectors += parts[i].end - parts[i].start
+            held += parts[i].data_bytes // 512
+            kind = max(kind, parts[i].kind)
+        pthread_mutex_lock(&self.counting)
+        cdp_activity_add(a, seq, ts_ns, kind, parts[0].start, sectors, held)
+        pthread_mutex_unlock(&self.counting)
 
     cdef void publish(self, const part *parts, uint32_t n) noexcept nogil:
         """Parts whose data lie one behind the other become one extent."""

@@ -80,6 +80,7 @@ def done(Log log not None):
         log.files.note_sealed(log.files.sealing.number)
         free(log.files.sealing.frames)
         free(log.files.sealing.sums)
+        free(log.files.sealing.activity)
         memset(&log.files.sealing, 0, sizeof(segment))
         log.files.sealing_published = False
         log.files.maintenance_errno = 0

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from cdpcore.base.format cimport cdp_frame_entry
 from cdpcore.base.status cimport cdp_status
+from cdpcore.log.activity cimport cdp_activity
 from cdpcore.log.pace cimport pace
 from cdpcore.log.record cimport room
 from cdpcore.log.ring cimport FrameRing
@@ -24,6 +25,7 @@ cdef struct segment:
     cdp_frame_entry *frames # directory, one per closed frame
     uint32_t *sums          # checksums of the blocks of the file; those of frames that are written are valid
     uint64_t end_frame      # ring number one past its last frame (set when it was rolled away)
+    cdp_activity *activity  # what its records do; NULL: none yet, or no memory for it; set with the io lock held too
 
 
 cdef class LogFiles:

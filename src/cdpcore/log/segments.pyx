@@ -201,6 +201,7 @@ cdef class LogFiles:
             self.table.close(self.table.ctx, s.fd)
         free(s.frames)
         free(s.sums)
+        free(s.activity)
         memset(s, 0, sizeof(segment))
 
     cdef bint sums_of(self, uint32_t number, uint64_t block, uint32_t n, uint32_t *out) noexcept nogil:
