@@ -4,6 +4,7 @@
     resolver         turns a point into a moment, for all of them; bookmarks: moments with names;
                      times: what a time means where the clock was wrong
     time_image       a read-only disk that shows a moment; buffers: what both have in common
+    activity         what was done, in intervals of time and by place
     changes          the versions of a range, and what differs between two moments
     bisect           the last good and the first bad moment, by a test
     writable_images  volumes under images/NAME whose base is their parent at a moment

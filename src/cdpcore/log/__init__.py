@@ -14,6 +14,7 @@
     sums_file     a table in a file of its own: of the base, and of segments that were sealed without one
     damage        the blocks that did not match
     clock_steps   the times of records, and where the clock went back
+    activity.c    what a segment's records do, counted; summaries: read, and made of others from their descriptors
     tail          the end of the log as readers see it, from memory
     frame.c       frames built and parsed; segment.c: segment files made
     record_text   records of the history as lines of JSON

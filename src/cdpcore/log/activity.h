@@ -2,8 +2,8 @@
  *
  * Time is cut into intervals of one width, counted since 1970; only those in which something was done are kept. The
  * width is the least of CDP_ACTIVITY_WIDTHS by which there are at most CDP_ACTIVITY_CELLS of them: where there would be
- * more, the next width is taken, and cells are joined. Each width is a multiple of the one before it, so the result does
- * not depend on when that happened.
+ * more, the next width is taken, and cells are joined. Each width is a multiple of the one before it, so the result
+ * does not depend on when that happened.
  *
  * How much of what was written held data before takes a look at the index. So some writes are noted for that: every
  * stride-th, with the least power of two by which they are at most CDP_ACTIVITY_SAMPLES.

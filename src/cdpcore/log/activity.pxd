@@ -4,8 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "log/activity.h" nogil:
     enum:
-        CDP_ACTIVITY_CELLS
-        CDP_ACTIVITY_SAMPLES
+        CDP_ACTIVITY_WIDTHS
 
     struct cdp_activity_cell:
         uint64_t slot

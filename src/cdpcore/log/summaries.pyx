@@ -13,17 +13,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from cdpcore.base.format cimport CDP_REC_MORE, cdp_record_desc
 from cdpcore.base.thread cimport pthread_mutex_lock, pthread_mutex_unlock
-from cdpcore.log.activity cimport (cdp_activity, cdp_activity_add, cdp_activity_cell, cdp_activity_sample,
-                                   cdp_activity_start, cdp_activity_width_ns)
+from cdpcore.log.activity cimport (CDP_ACTIVITY_WIDTHS, cdp_activity, cdp_activity_add, cdp_activity_cell,
+                                   cdp_activity_sample, cdp_activity_start, cdp_activity_width_ns)
 from cdpcore.log.log cimport Log
 from cdpcore.log.segments cimport segment
 from cdpcore.base.errors import InvalidRequest
 
 
-WIDTHS_NS = []
-while width := cdp_activity_width_ns(<uint32_t>len(WIDTHS_NS)):
-    WIDTHS_NS.append(width)
-WIDTHS_NS = tuple(WIDTHS_NS)
+WIDTHS_NS = tuple([cdp_activity_width_ns(i) for i in range(CDP_ACTIVITY_WIDTHS)])
 
 
 cdef tuple packed(const cdp_activity *a):
