@@ -18,7 +18,8 @@ def lines(volume: str, found: ActivityView, columns: int) -> list[str]:
     end_ns = found["begin_ns"] + n * found["by_ns"]
     written, over = sum(found["written_bytes"]), sum(found["overwritten_bytes"])
     each = f"{per} of {_length(found['by_ns'])}" if per > 1 else _length(found["by_ns"])
-    out = [f"{volume}: {local(found['begin_ns'])[:19]} to {local(end_ns)[:19]}, a column is {each}",
+    out = [f"{volume}: a column is {each}",
+           f"  from      {local(found['begin_ns'])[:19]} to {local(end_ns)[:19]}",
            f"  written   {approx_size(written)} in {sum(found['writes']):,} writes" + (
                f", {over / written:.0%} of it over data" if written else "")]
     for name, sizes, counts, what in (("trimmed", found["trimmed_bytes"], found["trims"], "trims"),

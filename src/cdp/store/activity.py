@@ -37,6 +37,7 @@ from cdpcore.system.os import File, Os
 
 log = logging.getLogger("cdp.store")
 LEVELS, FANIN_BITS = 6, 4
+Packed = tuple[int, int, bytes, int, bytes]     # see cdpcore.log.summaries
 STEP_S, MAKE_S = 0.05, 1.0
 QUEUED = 32         # summaries of sealed segments that are not written yet; at most 31 KiB each
 HELD_MOST = 4096
@@ -50,7 +51,7 @@ class Activity:
                  before: bool, held: Callable[[int, int, int], int], kept: bool):
         self._os, self._files, self._uuid, self._timeline, self._log = os, files, uuid, timeline, core_log
         self._size_bytes, self._before, self._held, self._kept = size_bytes, before, held, kept
-        self._sealed: deque[tuple[Segment, summaries.Packed]] = deque(maxlen=QUEUED)
+        self._sealed: deque[tuple[Segment, Packed]] = deque(maxlen=QUEUED)
         self._seen, self._last, self._given_up = 0, 0, 0    # numbers: looked at; the last that was there; freed
         self._lock = threading.Lock()       # guards _sealed and _known
         self._known: dict[int, int] = {}    # sectors that held data, by the seq of a sample of the open segments
@@ -120,7 +121,7 @@ class Activity:
         self._free(rows)
         return False
 
-    def _queued(self) -> list[tuple[Segment, summaries.Packed]]:
+    def _queued(self) -> list[tuple[Segment, Packed]]:
         with self._lock:
             return list(self._sealed)
 
@@ -183,7 +184,7 @@ class Activity:
             return None
         return self._estimated(made.packed())
 
-    def _estimated(self, found: summaries.Packed) -> Any:
+    def _estimated(self, found: Packed) -> Any:
         from cdp.store.activity_cells import estimated
 
         return estimated(found, self._held)
@@ -208,7 +209,7 @@ class Activity:
                 found.append(self._of_open(packed))
         return found, asked.missing
 
-    def _of_open(self, packed: summaries.Packed) -> Any:
+    def _of_open(self, packed: Packed) -> Any:
         from cdp.store.activity_cells import estimated
 
         def held(seq: int, start: int, sectors: int) -> int:
