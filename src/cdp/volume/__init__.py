@@ -15,5 +15,6 @@
     writeback        the background work of a restore of a before-image volume
     adopt            a disk that was changed outside is taken; letting go of a disk; deletion: a volume deleted
     foreign_writes   the history goes on with a disk that others changed; unknown_blocks: what it does not know since
+    barrier          one moment of several volumes
     resizing         a volume of another size
 """

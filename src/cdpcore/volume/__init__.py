@@ -4,6 +4,7 @@
     admission      writes slowed or refused, where the history has a limit
     content        what a kind of volume does with a request: the seam between core and kind
     after_images   the kind whose content is in the log; the other one is cdpcore.inplace.before_images
+    barrier        one moment of several volumes
     history        which records changed a range
     changes        what differs between two moments
     extents        block status while it is put together

@@ -1,0 +1,3 @@
+from cdpcore.volume.core import VolumeCore
+
+def positions(cores: list[VolumeCore], limit_ns: int) -> tuple[list[tuple[int, int]], int]: ...
