@@ -55,6 +55,10 @@ SHELL = {
 }
 
 
+# What the public API hands out and lies above it: `import cdp` loads it by name, when it is first used.
+HANDED_OUT = {"cdp": {"service"}}
+
+
 def code(path: Path) -> str:
     """A file without its comments and docstrings."""
     c_file = path.suffix in (".c", ".h")
@@ -96,7 +100,7 @@ def package_of(path: Path) -> str:
 
 
 def wrong(table: dict[str, str], package: str, used: set[str]) -> set[str]:
-    return used - {package} - set(table[package].split())
+    return used - {package} - set(table[package].split()) - HANDED_OUT.get(package, set())
 
 
 @pytest.mark.parametrize("table", [CORE, SHELL], ids=["cdpcore", "cdp"])

@@ -13,7 +13,19 @@ TYPE_CHECKING = False   # as type checkers know it; typing itself takes longer t
 if TYPE_CHECKING:
     from typing import Any
 
-    from cdp.moments.model import Activity, Bookmark, Explanation, Extent, ImageInfo, Moment, Restore, Window
+    from cdp.moments.model import (
+        Activity,
+        Bookmark,
+        Explanation,
+        Extent,
+        GroupMoment,
+        GroupRestore,
+        ImageInfo,
+        Moment,
+        Restore,
+        Window,
+    )
+    from cdp.service.groups import Group  # above this package, and loaded by name, as all of it
     from cdp.settings import Settings
     from cdp.volume.adopt import adopt, detach
     from cdp.volume.bisect import bisect
@@ -32,14 +44,17 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["Activity", "Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "ImageInfo",
-           "InvalidRequest", "Moment", "NotFound", "OutOfSpace", "RefusedPoint", "Restore", "Settings", "TimeImage",
-           "Unavailable", "Volume", "Window", "adopt", "bisect", "create", "detach", "open"]
+__all__ = ["Activity", "Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "Group",
+           "GroupMoment", "GroupRestore", "ImageInfo", "InvalidRequest", "Moment", "NotFound", "OutOfSpace",
+           "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window", "adopt", "bisect",
+           "create", "detach", "open"]
 
 _HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "bisect": "cdp.volume.bisect",
+         "Group": "cdp.service.groups",
          "TimeImage": "cdp.volume.time_image",
          "Settings": "cdp.settings", **dict.fromkeys(("Volume", "create", "open"), "cdp.volume.volume"),
-         **dict.fromkeys(("Activity", "Bookmark", "Explanation", "Extent", "ImageInfo", "Moment", "Restore", "Window"),
+         **dict.fromkeys(("Activity", "Bookmark", "Explanation", "Extent", "GroupMoment", "GroupRestore", "ImageInfo",
+                          "Moment", "Restore", "Window"),
                          "cdp.moments.model")}
 
 

@@ -86,6 +86,14 @@ class BookmarkView(TypedDict):
     made: MomentView
 
 
+class BarrierView(TypedDict):
+    """One moment of several volumes, in the order in which they were named. pause_ns: for how long writers were held
+    up."""
+
+    moments: list[MomentView]
+    pause_ns: int
+
+
 class ImageView(TypedDict):
     """A writable image. `log_bytes`: what its own writes take; `children`: images made of it."""
 

@@ -9,6 +9,7 @@ def settled(text: str) -> list[str]:
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+(Z|\+00:00)?", "TIME", text)
     text = re.sub(r"(\d+ (ms|s|min|h|d) )+ago|now\)", "AGE", text)
     text = re.sub(r"[\d.]+ (ns|us|ms|s) later", "LATER", text)
+    text = re.sub(r"held up for [\d.]+ (us|ms|s)", "held up for PAUSE", text)
     text = re.sub(r"process \d+", "process PID", text)
     text = re.sub(r"[\d.]+ sec \([^)]*\)", "SPEED", text)
     text = re.sub(r'"(ts_ns|asked_ts_ns|created_ns)": ?\d+', r'"\1": NS', text)

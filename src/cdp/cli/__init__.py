@@ -3,8 +3,8 @@
 Root.get_command loads it when it is named. What commands share is beside them: base (common options, help, errors),
 exits, output, progress, stream, refs (paths and points), clients (NBD clients that are connected), extras (what is not
 installed), record_writers, transfer, conversion, delta, delta_file, backup_copy and archived (content into and out of
-volumes), probes and ext4_probe (of a bisection), reference, admin_reference and python_reference (docs), man (manual
-pages), completion (of a shell).
+volumes), probes and ext4_probe (of a bisection), group_output, group_export and quiesce (of groups), reference,
+admin_reference and python_reference (docs), man (manual pages), completion (of a shell).
 """
 import click
 

@@ -13,7 +13,7 @@ from cdp.cli import cli
 from cdp.cli.base import WRITE_EXITS, State, command, emit, note
 from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
-from cdp.cli.refs import split, volume_and_point
+from cdp.cli.refs import group_at, split, volume_and_point, with_point
 from cdp.store.image_formats import CONTAINERS
 from cdp.store.output_files import check_outside, output_file
 from cdp.store.volume_files import VolumeFiles
@@ -37,6 +37,7 @@ NAMES = {".qcow2": "qcow2", ".qcow": "qcow", ".qed": "qed", ".vmdk": "vmdk", ".v
     ("cdp export web@before-upgrade /dev/vdb --force", "onto a device, over what is there"),
     ("cdp export s3://backups/web@-1d web.img", "a moment that is in an archive"),
     ("cdp export web@tue tue.delta --since mon", "a delta: what changed, for 'cdp import --delta'"),
+    ("cdp export shop@before-upgrade disks", "all volumes of the group shop, into the folder disks"),
     ("cdp export web@mon - --delta | ssh host cdp import --delta - copy", "all of it, to begin a copy with"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume", metavar="VOLUME[@POINT]|URL[@POINT]")
@@ -56,14 +57,22 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
     Without @POINT: of now. A raw disk, unless --format or the end of OUT's name says more. A file is written sparse;
     OUT - is standard output. A symbolic link is followed, to a file as to a device: the link stays. What a volume that
     is open has as its disk or base is never written to. Of the URL of an archive all history is fetched first, into a
-    temporary folder ($TMPDIR). A delta has the ranges whose content differs (see 'cdp diff'),
-    and checksums of what they held before, so that it is imported only where it belongs.
+    temporary folder ($TMPDIR). Of a group OUT is a folder, which gets a file for each volume, of one moment. A delta
+    has the ranges whose content differs (see 'cdp diff'), and checksums of what they held before, so that it is
+    imported only where it belongs.
     """
     delta = delta or since is not None
     if delta and image_format not in (None, "raw"):
         raise InvalidRequest("a delta has a format of its own", "leave off --format")
     from cdp.archive.places import is_url
 
+    if not is_url(volume) and (group := group_at(volume)):
+        if delta or image_format not in (None, "raw") or skip_unknown:
+            raise InvalidRequest("of a group raw disks are exported", "leave off --format, --delta and --skip-unknown")
+        from cdp.cli.group_export import export_group
+
+        export_group(state, with_point(group, "export", "now"), out, force)
+        return
     if is_url(volume):
         from cdp.cli.archived import fetched
 
@@ -87,7 +96,7 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
     if out == "-" and sys.stdout.isatty():
         raise InvalidRequest("standard output is a terminal",
                              f"write to a file or a pipe: cdp export {quote(volume)} - | ...")
-    _check_out(out, force)
+    check_out(out, force)
     from cdp.service.connect import connect
 
     with source as location, connect(location, state.settings) as service:
@@ -99,9 +108,9 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
         size_bytes = info["size_bytes"]
         at = f"#{explained['resolved']['seq']}"
         skipped: list[tuple[int, int]] | None = [] if skip_unknown else None
-        with (_output(out, info) as real,
+        with (output(out, info) as real,
               Progress(f"exporting {volume}", total=size_bytes, quiet=state.as_json) as progress):
-            _export(service, size_bytes, at, real, image_format, progress, skipped)
+            write_image(service, size_bytes, at, real, image_format, progress, skipped)
     result: dict[str, object] = {"out": out, "size_bytes": size_bytes, "explanation": explained}
     if skipped is not None:
         result["skipped"] = [{"offset": offset, "length": length} for offset, length in skipped]
@@ -119,7 +128,7 @@ def _export_delta(state: State, service: "Service", volume: str, out: str, info:
 
     first = service.explain(since)["resolved"] if since is not None else None
     header = header_of(info, first, explained["resolved"])
-    with (_output(out, info) as real,
+    with (output(out, info) as real,
           Progress(f"exporting {volume}", total=info["size_bytes"], quiet=state.as_json) as progress):
         if out == "-":
             sys.stdout.flush()
@@ -145,7 +154,7 @@ def _format_by_name(out: str) -> str:
     return found
 
 
-def _check_out(out: str, force: bool) -> None:
+def check_out(out: str, force: bool) -> None:
     if out == "-":
         return
     if os.path.isdir(out):
@@ -158,7 +167,7 @@ def _check_out(out: str, force: bool) -> None:
     check_outside(out)      # before the volume is opened
 
 
-def _output(out: str, info: "InfoView") -> AbstractContextManager[str]:
+def output(out: str, info: "InfoView") -> AbstractContextManager[str]:
     """Where to write to: not onto this volume, nor onto one that is open."""
     if out == "-":
         return nullcontext(out)
@@ -166,7 +175,7 @@ def _output(out: str, info: "InfoView") -> AbstractContextManager[str]:
     return output_file(out, [*own, VolumeFiles(info["path"]).base])
 
 
-def _export(service: "Service", size_bytes: int, at: str, out: str, image_format: str, progress: Progress,
+def write_image(service: "Service", size_bytes: int, at: str, out: str, image_format: str, progress: Progress,
             skipped: list[tuple[int, int]] | None) -> None:
     from cdp.cli.transfer import export_file, export_stream
 

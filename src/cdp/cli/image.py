@@ -6,7 +6,7 @@ import click
 from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, WRITE_EXITS, State, command, emit, fields, table
 from cdp.cli.explain import moment_text
-from cdp.cli.refs import volume_and_point, volume_only
+from cdp.cli.refs import group_at, volume_and_point, volume_only, with_point
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import NotFound
@@ -24,11 +24,17 @@ def image() -> None:
 @command(image, "create", examples=[
     ("cdp image create web@-10m test", "the image web/test: the volume as of ten minutes ago, writable"),
     ("cdp image create web/test@now again", "an image of an image"),
+    ("cdp image create shop@before-upgrade test", "an image of each volume of the group shop"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume_at_point", metavar="VOLUME@POINT")
 @click.argument("name")
 def create(state: State, volume_at_point: str, name: str) -> None:
-    """Make a writable image; nothing is copied. Without @POINT: of now."""
+    """Make a writable image; nothing is copied. Without @POINT: of now. Of GROUP@POINT: one of each volume."""
+    if group := group_at(volume_at_point):
+        from cdp.cli.group import image_group
+
+        image_group(state, with_point(group, "image create", "now"), name)
+        return
     location, point = volume_and_point(volume_at_point, "image create", default="now")
     from cdp.service.connect import connect
 

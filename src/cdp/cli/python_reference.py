@@ -36,6 +36,8 @@ def _classes(found: dict[str, Any]) -> Iterator[str]:
                     yield f"**`{inner}`**" + (f": {_text(member)}" if member.__doc__ else "")
                 elif inspect.isfunction(member):
                     yield from _callable(inner, member)
+                elif isinstance(member, classmethod):
+                    yield from _callable(f"cdp.{name}.{inner}", getattr(one, inner))
 
 
 def _records(found: dict[str, Any]) -> Iterator[str]:

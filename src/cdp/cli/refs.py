@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from cdp.service.locate import Location, locate
+from cdp.store.group_file import is_group
 from cdpcore.base.errors import InvalidRequest
 
 
@@ -36,6 +37,12 @@ def split(text: str) -> Ref:
     return Ref(head, point)
 
 
+def group_at(text: str) -> Ref | None:
+    """Where the word names a group of volumes (cdp.service.groups), the group and the point."""
+    ref = split(text)
+    return ref if is_group(ref.volume) else None
+
+
 def volume_only(text: str, verb: str) -> Location:
     """The volume of a command that takes no point."""
     ref = split(text)
@@ -54,3 +61,13 @@ def volume_and_point(text: str, verb: str, default: str | None = None) -> tuple[
         raise InvalidRequest(f"'cdp {verb}' needs a point", f"write {quote(text)}@POINT, for instance "
                              f"{quote(text)}@-10m; 'cdp window {quote(text)}' shows what can be opened")
     return location, point
+
+
+def with_point(group: Ref, verb: str, default: str | None = None) -> Ref:
+    """A group and a point of it; without a default the point must be there."""
+    point = group.point or default
+    if point is None:
+        name = quote(group.volume)
+        raise InvalidRequest(f"'cdp {verb}' needs a point",
+                             f"write {name}@POINT; 'cdp group show {name}' lists its bookmarks")
+    return Ref(group.volume, point)

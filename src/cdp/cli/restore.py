@@ -8,7 +8,7 @@ from cdp.cli import cli
 from cdp.cli.base import WRITE_EXITS, State, command, emit, fields, note
 from cdp.cli.clients import clients_gone, under_clients
 from cdp.cli.explain import explanation_pairs
-from cdp.cli.refs import volume_and_point
+from cdp.cli.refs import group_at, volume_and_point, with_point
 from cdp.text import sizes as units
 from cdpcore.base.errors import InvalidRequest
 
@@ -32,6 +32,7 @@ def parse_range(text: str) -> tuple[int, int]:
     ("cdp restore web@-10m", "the volume is as it was; 'cdp undo web' takes that back"),
     ("cdp restore web@before-upgrade --range 0:1M", "only the first MiB"),
     ("cdp restore web@-10m --wait 30s", "as soon as clients that may write are gone, within 30 seconds"),
+    ("cdp restore shop@before-upgrade", "all volumes of the group shop"),
     ("cdp restore web@-10m --destructive", "free what came later: it cannot be opened again"),
 ], exit_codes=WRITE_EXITS)
 @click.argument("volume_at_point", metavar="VOLUME@POINT")
@@ -43,12 +44,19 @@ def restore(state: State, volume_at_point: str, byte_range: str | None, destruct
             wait: str | None) -> None:
     """Put a volume back to a point.
 
-    That takes no time, and the volume stays in service.
+    That takes no time, and the volume stays in service. GROUP@POINT puts all volumes of a group back.
 
     It is refused while NBD clients are connected that may write: what they have cached, as a mounted file system has,
     does not fit what they would read then, and what they write next damages it. Unmount before, and mount again
     afterwards. --force is for clients that cache nothing.
     """
+    if group := group_at(volume_at_point):
+        from cdp.cli.group import restore_group
+
+        if byte_range or destructive:
+            raise InvalidRequest("a group is restored as a whole, and with undo", "leave off --range and --destructive")
+        restore_group(state, with_point(group, "restore"), dry_run, force, wait)
+        return
     location, point = volume_and_point(volume_at_point, "restore")
     offset, length = parse_range(byte_range) if byte_range else (None, None)
     from cdp.service.connect import connect

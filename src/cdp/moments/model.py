@@ -141,3 +141,25 @@ class Extent:
     offset: int
     length: int
     kind: str
+
+
+@dataclass(frozen=True)
+class GroupMoment:
+    """One moment of all volumes of a group. at: of each, in the order of the members; pause_ns: how long their writers
+    were held up for it. made_ns: UTC ns since 1970."""
+
+    name: str
+    made_ns: int
+    pause_ns: int
+    at: tuple[Moment, ...]
+
+
+@dataclass(frozen=True)
+class GroupRestore:
+    """A restore of all volumes of a group to `point`. seqs: of the RESTORE record of each volume; undone: it was."""
+
+    point: str
+    done_ns: int
+    at: tuple[Moment, ...]
+    seqs: tuple[int, ...]
+    undone: bool = False

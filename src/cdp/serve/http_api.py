@@ -8,7 +8,7 @@ Invariants
 Handlers are plain functions on the framework's bounded thread pool; the engine's calls release the GIL.
 """
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -23,12 +23,14 @@ from cdp.serve.admin import HandOver, NotOpen, server_view
 from cdp.serve.held import Held, Services
 from cdp.serve.monitor import routes as monitoring
 from cdp.service.local import VolumeService, load_all
+from cdp.service.together import together
 from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
     MAX_PAGE_ROWS,
     MAX_PIECE_BYTES,
     ActivityView,
+    BarrierView,
     BookmarkView,
     CheckView,
     ClientView,
@@ -86,6 +88,12 @@ class _Body(BaseModel):
 class BookmarkBody(_Body):
     name: str
     at: str = "now"
+    keep_ns: int | None = None
+
+
+class BarrierBody(_Body):
+    volumes: list[str]
+    bookmark: str | None = None
     keep_ns: int | None = None
 
 
@@ -216,6 +224,14 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
             raise Unavailable("this server is not handed over to another process: it is none of 'cdp serve'",
                               "'cdp ha switch' replaces parts of 'cdp ha serve'; end a capture, and start it again")
         hand_over(body.socket, body.version, body.force)
+
+    @app.post("/v1/barrier", status_code=201)
+    def barrier(body: BarrierBody) -> BarrierView:
+        """One moment of several volumes: every write that was acknowledged before is in it, none that begins after.
+        `bookmark`: name it in each of them, durably, in all or none; `keep_ns`: as for a bookmark."""
+        with ExitStack() as stack:
+            services = [stack.enter_context(target(name, None)) for name in body.volumes]
+            return together(services, body.bookmark, body.keep_ns)
 
     @app.get("/v1/volumes/{volume}")
     def info(service: Service) -> InfoView:

@@ -6,6 +6,7 @@
     finding       versions of a range, and what differs between two moments
     care          what a server does for a volume beside serving it
     watch         what is looked at for the alerts of a volume; alerts: the rules
+    groups        several volumes with moments in common; together: one moment of those of this process
     servers       all servers of this user
     status        whether volumes are well
     rates         what came between two looks at the metrics of a volume

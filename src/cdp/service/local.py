@@ -75,6 +75,7 @@ def load_all() -> None:
     import cdp.check.check
     import cdp.store.activity_cells
     import cdp.volume.activity
+    import cdp.volume.barrier
     import cdp.volume.changes  # noqa: F401
 
 
@@ -189,29 +190,18 @@ class VolumeService:
     def clients(self) -> list[ClientView]:
         return self.connected()
 
-    def _refuse_under_clients(self) -> None:
-        """Raises Busy while clients are connected that may write. One that has just hung up is given a moment."""
-        until_s = time.monotonic() + HUNG_UP_S
-        while found := [client for client in self.connected() if not client["read_only"]]:
-            if time.monotonic() >= until_s:
-                raise Busy(f"{self.volume.path}: {clients_text(found)}; what a client has cached does not fit what it "
-                           "would read then, and a mounted file system is damaged by that",
-                           "unmount, or end the client, or let --wait 30s wait for that; --force is for clients that "
-                           "cache nothing")
-            time.sleep(HUNG_UP_S / 10)
-
     def restore(self, point: str, offset: int | None = None, length: int | None = None, destructive: bool = False,
                 dry_run: bool = False, force: bool = False) -> RestoreView:
         """`force`: also while clients are connected that may write."""
         if not (dry_run or force):
-            self._refuse_under_clients()
+            refuse_under_clients(self.volume.path, self.connected)
         done = self.volume.restore(point, offset=offset, length=length, destructive=destructive, dry_run=dry_run)
         return _restore(done, dry_run)
 
     def undo(self, dry_run: bool = False, force: bool = False) -> RestoreView:
         """`force`: as for restore()."""
         if not (dry_run or force):
-            self._refuse_under_clients()
+            refuse_under_clients(self.volume.path, self.connected)
         return _restore(self.volume.undo(dry_run=dry_run), dry_run)
 
     def restores(self) -> list[RestoreView]:
@@ -352,6 +342,18 @@ class VolumeService:
         if self.care:
             self.care.scrub.checked(began_ns, report.bytes_read, [(p.where, p.what, p.hint) for p in report.problems])
         return report_view(report)
+
+
+def refuse_under_clients(path: str, connected: Callable[[], list[ClientView]]) -> None:
+    """Raises Busy while clients are connected that may write. One that has just hung up is given a moment."""
+    until_s = time.monotonic() + HUNG_UP_S
+    while found := [client for client in connected() if not client["read_only"]]:
+        if time.monotonic() >= until_s:
+            raise Busy(f"{path}: {clients_text(found)}; what a client has cached does not fit what it would read then, "
+                       "and a mounted file system is damaged by that",
+                       "unmount, or end the client, or let --wait 30s wait for that; --force is for clients that "
+                       "cache nothing")
+        time.sleep(HUNG_UP_S / 10)
 
 
 def clients_text(clients: list[ClientView]) -> str:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from shlex import quote
 
+from cdp.store.group_file import is_group
 from cdp.store.layout import is_volume
 from cdp.store.volume_files import IMAGES
 from cdp.text.paths import checked
@@ -54,6 +55,9 @@ def locate(path: str) -> Location:
 
 
 def _no_volume(path: str) -> CdpError:
+    if is_group(path):
+        return InvalidRequest(f"{path} is a group of volumes", "name one of them, as 'cdp group show "
+                              f"{quote(path)}' lists them; restore, image create and export take GROUP@POINT")
     if os.path.isdir(path):
         return NotFound(f"{path} is a folder, but not a volume", "give the folder that 'cdp create' made")
     if os.path.exists(path):

@@ -18,6 +18,7 @@ from cdp.views import (
     MAX_PAGE_EXTENTS,
     MAX_PAGE_ROWS,
     ActivityView,
+    BarrierView,
     BookmarkView,
     CheckView,
     ClientView,
@@ -69,6 +70,7 @@ class RemoteService:
         self._http = _http(socket_path, None)
         self._socket_path = socket_path
         self._pid = pid if isinstance(pid, int) else None
+        self.volume = volume    # its name there
         self._base = f"/v1/volumes/{_quoted(volume)}"
         self._image = "/".join(location.images) or None
         self._text = location.text
@@ -152,6 +154,11 @@ class RemoteService:
         except NotFound:
             raise Unavailable(f"{self._text}: its server is of a version that cannot be replaced while it serves",
                               "stop it and start the new one: clients must connect again") from None
+
+    def barrier(self, volumes: list[str], bookmark: str | None, keep_ns: int | None) -> BarrierView:
+        """One moment of several volumes of the server, by their names; see cdp.volume.barrier."""
+        body = {"volumes": volumes, "bookmark": bookmark, "keep_ns": keep_ns}
+        return cast(BarrierView, self._call("POST", "/v1/barrier", body=body).json())
 
     def info(self) -> InfoView:
         return cast(InfoView, self._volume("GET", "").json())

@@ -26,5 +26,6 @@
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take
     scrub_file           scrub.json: how far the scrub has come
+    group_file           group.json: which volumes a group has, its moments, and what is going on
     tuning               the numbers that the engine runs with; memory: how much the logs of a process have
 """
