@@ -42,7 +42,7 @@ SHELL = {
     "capture": "text moments views store trace cdp",
     "replay": "text moments settings nbd trace store volume cdp",
     "platform": "text ipc settings nbd cdp",
-    "service": "text moments views ipc settings store volume cdp check capture",
+    "service": "text files moments views ipc settings nbd store volume cdp check capture",
     "archive": "text moments views settings store check service",
     "bench": "text views nbd trace cdp service",
     "serve": "text moments views ipc settings nbd store cdp capture platform service",

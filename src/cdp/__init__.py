@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Window,
     )
     from cdp.service.groups import Group  # above this package, and loaded by name, as all of it
+    from cdp.service.remote_volume import connect
     from cdp.settings import Settings
     from cdp.volume.adopt import adopt, detach
     from cdp.volume.bisect import bisect
@@ -47,10 +48,10 @@ __version__ = "0.1.0"
 __all__ = ["Activity", "Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "Group",
            "GroupMoment", "GroupRestore", "ImageInfo", "InvalidRequest", "Moment", "NotFound", "OutOfSpace",
            "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window", "adopt", "bisect",
-           "create", "detach", "open"]
+           "connect", "create", "detach", "open"]
 
 _HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "bisect": "cdp.volume.bisect",
-         "Group": "cdp.service.groups",
+         "Group": "cdp.service.groups", "connect": "cdp.service.remote_volume",
          "TimeImage": "cdp.volume.time_image",
          "Settings": "cdp.settings", **dict.fromkeys(("Volume", "create", "open"), "cdp.volume.volume"),
          **dict.fromkeys(("Activity", "Bookmark", "Explanation", "Extent", "GroupMoment", "GroupRestore", "ImageInfo",

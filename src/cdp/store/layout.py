@@ -99,5 +99,5 @@ def lock(os: Os, files: VolumeFiles, read_only: bool = False) -> File:
             raise Busy(f"{files.directory}: the volume is open in this process already",
                        "use the Volume that is open, or close it first (after a fork: the parent's)") from None
         raise Busy(f"{files.directory}: another process has the volume open",
-                   "stop it, or let it do the work: the command line finds a running server by itself") from None
+                   "stop it, or let it do the work: cdp.connect() and the command line find a running server") from None
     return file
