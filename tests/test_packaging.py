@@ -19,7 +19,7 @@ OURS = {"cdp", "cdpcore"}
 ONLY_TRACES = {"trace", "replay"}       # the packages of cdp that may import what an extra brings
 NOT_THE_PROGRAM = {"conformance/test_rules.py", "conformance/pytest_plugin.py"}     # run by pytest, which brings itself
 # And these modules, when they are asked for a format, or for object storage.
-WITH_EXTRA = {"cli/record_writers.py", "bench/report.py", "archive/remote.py"}
+WITH_EXTRA = {"cli/activity_plot.py", "cli/record_writers.py", "bench/report.py", "archive/remote.py"}
 
 BARE = {*EXTRA_OF, "rich", "pyarrow", "pandas"}
 
