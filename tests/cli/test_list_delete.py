@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from support.interop import cdp_argv, cdp_done, environ, run, world  # noqa: F401
@@ -51,6 +52,8 @@ def test_list(world, runtime):  # noqa: F811
         assert text.splitlines()[0].split() == ["VOLUME", "STATE", "PROCESS", "SIZE", "CLIENTS", "WHERE"]
         assert str(world.path / "db") in text
         world.server.send_signal(signal.SIGSTOP)
+        while "\nState:\tT" not in Path(f"/proc/{world.server.pid}/status").read_text():
+            time.sleep(0.01)        # it goes on for a moment, and could answer
         stuck = [view for view in listed(world) if view["state"] == "does not answer"]
         assert len(stuck) == 1 and stuck[0]["admin_socket"] == os.path.realpath(world.sockets / "admin.sock")
         world.server.send_signal(signal.SIGCONT)
