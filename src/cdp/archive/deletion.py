@@ -21,9 +21,9 @@ def due(commits: Commits) -> bool:
     return commits.last.number - commits.oldest >= KEEP + EVERY
 
 
-def delete_old(store: ObjectStore, commits: Commits) -> int:
-    """Delete manifests that are more than KEEP behind. Returns how many. Raises Fenced, Unavailable."""
-    bound = commits.last.number - KEEP
+def delete_old(store: ObjectStore, commits: Commits, keep: int | None = None) -> int:
+    """Delete manifests that are more than `keep` (None: KEEP) behind. Returns how many. Raises Fenced, Unavailable."""
+    bound = commits.last.number - (KEEP if keep is None else keep)
     if bound < 1:
         return 0
     _move(store, commits, bound)

@@ -7,6 +7,7 @@ earlier copy of the same request: cdp.archive.conditional decides.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from cdp.archive.objects import Conflict
-from cdpcore.base.errors import CdpError, InvalidRequest, Unavailable
+from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, Unavailable
 
 TIME_OUT = timedelta(seconds=60)        # of a request, which is at most a part of 8 MiB
 REPEAT_FOR = timedelta(seconds=120)
@@ -109,8 +110,15 @@ class RemoteStore:
             raise self._failed(error, name) from None
 
     def _failed(self, error: Exception, name: str) -> CdpError:
+        said = dict(_SAID.findall(str(error)))
+        if said.get("Code") == "NoSuchBucket":
+            return NotFound(f"{self.url}: there is no such bucket", "create it first")
         hint = "see whether it is there and reachable, and what the environment says of keys, region and endpoint"
-        return Unavailable(f"{self.url}: {name}: {_first_line(error)}", hint)
+        what = f"{said['Code']}: {said.get('Message', '')}" if "Code" in said else _first_line(error)
+        return Unavailable(f"{self.url}: {name}: {what}", hint)
+
+
+_SAID = re.compile(r"<(Code|Message)>([^<]{1,200})</")      # what a store says of an error
 
 
 def _first_line(error: Exception) -> str:
