@@ -157,6 +157,8 @@ class Writer:
         if last and now.complete and self._nothing_new(now, rows, source):
             return
         joined = self._check_joined(now, sealed, growing, rows, source)
+        if not now.seq:     # the archive begins where the volume does, which may list what it has given up already
+            joined = max(joined, source.volume().get("start_seq", 0))
         new: list[ArchivedSegment] = []
         for row in rows:
             new.append(self._send_segment(source, row, growing.get(row.number)))
