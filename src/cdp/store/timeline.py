@@ -303,7 +303,19 @@ class Timeline:
         return part.frames
 
     def _records(self, part: _Part, frames: Any, frame: int, first_seq: int = 0, last_seq: int = NO_END) -> Any:
-        records = arrays.group(*self._read(part, frames, frame, frame + 1))
+        """Those that have a part in that frame, whole: the parts of one may go on in the next frame, which has room
+        for them."""
+        lo, begins = frame, frames["first_seq"]
+        # A frame without records of several parts ends with a whole one: as many seqs as descriptors.
+        while lo and begins[lo] == begins[frame] and begins[lo] < begins[lo - 1] + frames["n_desc"][lo - 1]:
+            lo -= 1
+        seqs, descs = self._read(part, frames, lo, frame + 1)
+        end = frame + 1
+        while end < len(frames) and len(descs) and descs["flags"][-1] & MORE:
+            seqs, descs = arrays.joined([(seqs, descs), self._read(part, frames, end, end + 1)])
+            end += 1
+        records = arrays.group(seqs, descs)
+        first_seq = max(first_seq, int(begins[frame]))
         return records[(records["seq"] >= first_seq) & (records["seq"] <= min(part.last_seq, last_seq))]
 
     def _read(self, part: _Part, frames: Any, lo: int, hi: int) -> tuple[Any, Any]:
