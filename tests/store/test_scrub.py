@@ -17,6 +17,7 @@ from cdp.service.care import Care
 from cdp.service.local import VolumeService
 from cdp.settings import Settings
 from cdp.store.scrub_file import MOST_PROBLEMS, Place, ScrubState, load, save
+from cdpcore.nbd.connection import RELEASES_PAGES
 
 pytestmark = pytest.mark.plain
 
@@ -77,7 +78,8 @@ def test_everything_is_read_and_a_sound_volume_has_no_problems(tmp_path: Path, k
         state = through(scrub_of(v, Clock()))
         store = v._store
         stored = sum(r.file_bytes for r in [*store.timeline.rows(), *store.maintainer.runs])
-        stored += 6 * MIB if kind == "after" else SIZE
+        # The plain build cannot ask where a file has holes: it reads those of the base as well.
+        stored += 6 * MIB if kind == "after" and RELEASES_PAGES else SIZE
         assert state.last_n_problems == 0 and state.last_problems == ()
         assert stored - PAGE_BYTES < state.last_bytes < stored + 5 * PAGE_BYTES
         assert load(store.os, store.files) == state
