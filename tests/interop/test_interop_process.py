@@ -170,7 +170,7 @@ def told(value, path=""):
     that server has raised, and what others do to the device."""
     if isinstance(value, dict):
         return {name: told(one, name) for name, one in value.items()
-                if name not in ("served", "stats", "metrics", "uuid", "space", "alert_counts")}
+                if name not in ("served", "stats", "metrics", "uuid", "space", "alert_counts", "last_bytes")}
     if isinstance(value, list):
         return [told(one) for one in value]
     if path in ("ts_ns", "created_ns", "asked_ts_ns", "last_ended_ns") and value is not None:
