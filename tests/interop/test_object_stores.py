@@ -1,9 +1,8 @@
 """Archives in object stores that are not ours: moto and radosgw, under load, with the machine lost; and s3rver, which
 ignores conditions, is refused.
 
-A store that is not installed is skipped, also under CI: none of them is a Debian package of a few megabytes. radosgw:
-apt install radosgw ceph-mon ceph-osd. moto: pip install 'moto[server,s3]'. s3rver: npm install s3rver, its path in
-$S3RVER.
+moto comes with the extra `test`. The others are skipped where they are not installed, also under CI, since they are
+large. radosgw: apt install radosgw ceph-mon ceph-osd. s3rver: npm install s3rver, its path in $S3RVER.
 """
 import hashlib
 import os

@@ -19,6 +19,7 @@ from typing import Any
 from cdp.capture.log_entries import Place, Tail
 from cdp.capture.source import LogSource
 from cdp.moments.records import FUA, RESTORE, TRIM, WRITE, ZERO, changes_content
+from cdp.store import checked_json
 from cdp.store.volume_files import VolumeFiles
 from cdp.trace.model import Flag, Kind
 from cdpcore.base.checksum import crc32c
@@ -77,10 +78,7 @@ def load(directory: str) -> Position | None:
     """None where nothing was captured into this volume. Raises Corruption."""
     path = VolumeFiles(directory).capture
     try:
-        outer: dict[str, Any] = json.loads(posix().read_file(path))
-        inner = outer["capture"]
-        if outer["format"] != 1 or int(outer["crc32c"], 16) != crc32c(json.dumps(inner, sort_keys=True).encode()):
-            raise ValueError("checksum or format")
+        inner = checked_json.unpacked(posix().read_file(path), "capture", 1)
         if inner["kind"] == "mirror":
             synced = inner.pop("synced")
             whole = [tuple(moment) for moment in inner.pop("whole")]

@@ -23,6 +23,7 @@
     failure_watch        reports that a write of the log or the disk failed
     clock_watch          whether the clock went back, and what is to be done then
     activity             what was done, by time and place, summed up by segment; activity_cells: as NumPy arrays
+    checked_json         small files with a checksum, as these:
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take
     scrub_file           scrub.json: how far the scrub has come

@@ -9,7 +9,6 @@ One thread at a time.
 """
 from __future__ import annotations
 
-import json
 import os as _os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 
 from cdp.moments import points
 from cdp.moments.model import GroupMoment, GroupRestore, Moment
-from cdpcore.base.checksum import crc32c
+from cdp.store import checked_json
 from cdpcore.base.errors import Busy, CdpError, Corruption, InvalidRequest, NotFound
 from cdpcore.system.os import File, Os
 
@@ -108,9 +107,7 @@ def lock(os: Os, path: str) -> File:
 
 def save(os: Os, path: str, definition: Definition) -> None:
     """Durable at return: the old file or the new one."""
-    text = json.dumps(asdict(definition), sort_keys=True)
-    line = f'{{"crc32c": "{crc32c(text.encode()):08x}", "format": {FORMAT}, "group": {text}}}\n'
-    os.write_file(f"{path}/{FILE}", line.encode())
+    os.write_file(f"{path}/{FILE}", checked_json.packed("group", asdict(definition), FORMAT))
 
 
 def load(os: Os, path: str) -> Definition:
@@ -119,10 +116,7 @@ def load(os: Os, path: str) -> Definition:
     if not os.exists(file):
         raise NotFound(f"{path}: no such group", f"'cdp group create {path} VOLUME...' makes one")
     try:
-        outer = json.loads(os.read_file(file, LIMIT_BYTES))
-        inner = outer["group"]
-        if outer["format"] != FORMAT or int(outer["crc32c"], 16) != crc32c(json.dumps(inner, sort_keys=True).encode()):
-            raise ValueError("checksum or format")
+        inner = checked_json.unpacked(os.read_file(file, LIMIT_BYTES), "group", FORMAT)
         pending = inner["pending"]
         return Definition(
             inner["uuid"], inner["created_ns"], tuple(Member(**one) for one in inner["members"]),

@@ -11,13 +11,12 @@ crash size and inode are known, and where nothing was under way then, when the f
 """
 from __future__ import annotations
 
-import json
 import os as _os
 import stat
 from dataclasses import asdict, dataclass, replace
 from shlex import quote
-from typing import Any
 
+from cdp.store import checked_json
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.timestamps import utc
 from cdpcore.base.checksum import crc32c
@@ -100,8 +99,7 @@ def _samples(size: int) -> list[tuple[int, int]]:
 
 def save(os: Os, files: VolumeFiles, now: Stamp) -> None:
     """The volume is closed cleanly and its disk looks like this. Durable at return."""
-    path, text = files.disk_description, json.dumps(asdict(now), sort_keys=True)
-    raw = f'{{"crc32c": "{crc32c(text.encode()):08x}", "disk": {text}}}\n'.encode().ljust(SECTOR_BYTES)
+    path, raw = files.disk_description, checked_json.packed("disk", asdict(now)).ljust(SECTOR_BYTES)
     try:
         os.write_file(path, raw)
     except OutOfSpace:
@@ -154,12 +152,8 @@ def check_left_alone(files: VolumeFiles, path: str, file: File, state: DiskState
 def left(os: Os, files: VolumeFiles) -> Stamp:
     """What disk.json says. Raises Corruption, NotFound."""
     try:
-        outer: Any = json.loads(os.read_file(files.disk_description))
-        found = Stamp(**outer["disk"])
-        if int(outer["crc32c"], 16) != crc32c(json.dumps(outer["disk"], sort_keys=True).encode()):
-            raise ValueError("checksum")
-        return found
-    except (ValueError, KeyError, TypeError) as e:
+        return Stamp(**checked_json.unpacked(os.read_file(files.disk_description), "disk"))
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Corruption(f"{files.disk_description}: damaged ({e})",
                          "put it back from a copy, or 'cdp adopt' the disk anew") from None
 

@@ -9,13 +9,12 @@ One thread at a time.
 """
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cdp.moments.ages import Sample
+from cdp.store import checked_json
 from cdp.store.volume_files import VolumeFiles
-from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption
 from cdpcore.system.os import Os
 
@@ -46,9 +45,7 @@ def save(os: Os, files: VolumeFiles, kept: Kept) -> None:
     """Durable at return: the old file or the new one."""
     fields = asdict(kept)
     fields["samples"] = [[s.seq, s.elapsed_ns, s.wall_ns] for s in kept.samples]
-    text = json.dumps(fields, sort_keys=True)
-    line = f'{{"crc32c": "{crc32c(text.encode()):08x}", "format": {FORMAT}, "retention": {text}}}\n'
-    os.write_file(files.retention, line.encode())
+    os.write_file(files.retention, checked_json.packed("retention", fields, FORMAT))
 
 
 def load(os: Os, files: VolumeFiles) -> Kept:
@@ -57,11 +54,7 @@ def load(os: Os, files: VolumeFiles) -> Kept:
     if not os.exists(path):
         return Kept()
     try:
-        outer = json.loads(os.read_file(path))
-        inner: dict[str, Any] = outer["retention"]
-        text = json.dumps(inner, sort_keys=True)
-        if outer["format"] != FORMAT or int(outer["crc32c"], 16) != crc32c(text.encode()):
-            raise ValueError("checksum or format")
+        inner = checked_json.unpacked(os.read_file(path), "retention", FORMAT)
         samples = tuple(Sample(*sample) for sample in inner.pop("samples"))
         return Kept(**inner, samples=samples)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,12 +9,11 @@ One thread at a time.
 """
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cdp.store import checked_json
 from cdp.store.volume_files import VolumeFiles
-from cdpcore.base.checksum import crc32c
 from cdpcore.system.os import Os
 
 FORMAT = 1
@@ -71,9 +70,7 @@ class ScrubState:
 def save(os: Os, files: VolumeFiles, state: ScrubState) -> None:
     fields = asdict(state)
     place = fields.pop("place")
-    text = json.dumps({**fields, **place}, sort_keys=True)
-    line = f'{{"crc32c": "{crc32c(text.encode()):08x}", "format": {FORMAT}, "scrub": {text}}}\n'
-    os.write_file(files.scrub, line.encode())
+    os.write_file(files.scrub, checked_json.packed("scrub", {**fields, **place}, FORMAT))
 
 
 def load(os: Os, files: VolumeFiles) -> ScrubState:
@@ -81,11 +78,7 @@ def load(os: Os, files: VolumeFiles) -> ScrubState:
     if not os.exists(files.scrub):
         return ScrubState()
     try:
-        outer = json.loads(os.read_file(files.scrub))
-        fields: dict[str, Any] = outer["scrub"]
-        text = json.dumps(fields, sort_keys=True)
-        if outer["format"] != FORMAT or int(outer["crc32c"], 16) != crc32c(text.encode()):
-            return ScrubState()
+        fields = checked_json.unpacked(os.read_file(files.scrub), "scrub", FORMAT)
         place = Place(*(fields.pop(name) for name in ("part", "item", "page")))
         for name in ("problems", "last_problems"):
             fields[name] = tuple((where, what, hint) for where, what, hint in fields[name])
