@@ -1,11 +1,12 @@
 """`cdp` and `python -m cdp`: the command line, and what an interrupt does around it.
 
 Loading takes a tenth of a second, and a command loads more when it begins. An interrupt in the midst of an import would
-show a traceback, be swallowed by code that tries one import after another, or leave the import lock taken; nothing has
-begun then, so the process ends at once, with one line. It ends the same way when the command is done and the
-interpreter shuts down, and where Python would only print an exception (in a __del__, or in a callback). Else an
-interrupt is a KeyboardInterrupt, as usual, or what the command makes of it. (What Python loads before this file is
-beyond us.)
+show a traceback, be swallowed by code that tries one import after another, or leave the import lock taken. While the
+command line is loaded nothing has begun, so the process ends at once, with one line; a command that loads more may have
+something to take back, and is interrupted as soon as the import is through, or at once by a second interrupt. It ends
+at once also when the command is done and the interpreter shuts down, and where Python would only print an exception (in
+a __del__, or in a callback). Else an interrupt is a KeyboardInterrupt, as usual, or what the command makes of it. (What
+Python loads before this file is beyond us.)
 
 A shell starts background jobs with SIGINT ignored. Commands keep it so, to the end: the interpreter, as it shuts down,
 sets the default action, which ends the process, for every signal that has a handler of ours. Servers end by SIGINT all
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 INTERRUPTED = 130           # cdp.cli.exits, which is not loaded yet
+LOOK_AGAIN_S = 0.01
+command_begins = False
 IMPORTING = "<frozen importlib._bootstrap>"
 
 
@@ -30,12 +33,29 @@ def _end(_number: int = 0, _frame: "FrameType | None" = None) -> "NoReturn":
     os._exit(INTERRUPTED)
 
 
-def _interrupt(_number: int, frame: "FrameType | None") -> None:
-    while frame is not None:
-        if frame.f_code.co_filename == IMPORTING:
-            _end()
+def _importing(frame: "FrameType | None") -> bool:
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
         frame = frame.f_back
-    raise KeyboardInterrupt
+    return frame is not None
+
+
+def _interrupt(_number: int, frame: "FrameType | None") -> None:
+    if not _importing(frame):
+        raise KeyboardInterrupt
+    if not command_begins or signal.getsignal(signal.SIGALRM) is _again:
+        _end()      # there is nothing to take back; or this is not the first
+    signal.signal(signal.SIGALRM, _again)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN_S)
+
+
+def _again(_number: int, frame: "FrameType | None") -> None:
+    """Some time after an interrupt came in the midst of an import."""
+    if _importing(frame):
+        signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN_S)
+    elif signal.getsignal(signal.SIGINT) is _interrupt:
+        raise KeyboardInterrupt
+    else:
+        signal.raise_signal(signal.SIGINT)      # a server has a handler of its own by now
 
 
 class Ignored:
@@ -55,6 +75,7 @@ def _unraisable(what: "UnraisableHookArgs") -> None:
 
 def main() -> None:
     """Entry point of the `cdp` script."""
+    global command_begins
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         sys.unraisablehook = _unraisable
@@ -65,10 +86,12 @@ def main() -> None:
     try:
         from cdp.cli import cli
 
+        command_begins = True
         cli()
     except KeyboardInterrupt:   # beside the command: before it began, or while its error was printed
         _end()
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         after = signal.getsignal(signal.SIGINT)
         if after is _interrupt:
             signal.signal(signal.SIGINT, _end)

@@ -32,6 +32,33 @@ sys.last = Last()
 sys.argv[0] = "cdp"
 main()
 """
+# Interrupted in an import of a command that has something to take back.
+LATE = """
+import os, signal, sys
+import cdp.cli.info
+from cdp.__main__ import main
+from cdp.cli import cli
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "late":
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+sys.meta_path.insert(0, Finder())
+def begin(*args, **how):
+    try:
+        try:
+            import late
+        except ImportError:
+            pass
+        while True:
+            pass
+    finally:
+        print("taken back", flush=True)
+cli.get_command(None, "info").callback = begin
+sys.argv[0] = "cdp"
+main()
+"""
 DELAYS_MS = (0, 5, 15, 30, 50, 80, 110, 140, 180, 220, 260, 320)
 
 
@@ -55,6 +82,12 @@ def interrupted(verb, web, delay_ms, disposition):
             process.kill()
             raise
     return process.returncode, stderr
+
+
+def test_an_interrupt_in_a_late_import_lets_a_command_take_back_what_it_began(web):
+    done = subprocess.run([sys.executable, "-c", LATE, "info", web], capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "taken back\n", "cdp: error: interrupted\n")
 
 
 @pytest.mark.parametrize("verb", ["serve", "info"])
