@@ -138,3 +138,40 @@ def test_a_package_names_its_modules(package: Path):
     listed = {name for names in LISTED.findall(text) for name in names.split(", ")} | set(BESIDE.findall(text))
     assert modules and listed <= modules, f"{package.name}/__init__.py lists {', '.join(sorted(listed - modules))}"
     assert listed, f"{package.name}/__init__.py has no list of modules"
+
+
+NAMED_TEST = re.compile(r"\[(test_\w+)\]\(([^)\s]+)\)")
+GUARANTEES = ROOT / "docs" / "guarantees.md"
+
+
+def missing_tests(text: str) -> Iterator[str]:
+    """What a page says is proven by a test that is not there."""
+    for name, link in NAMED_TEST.findall(text):
+        path = GUARANTEES.parent / link
+        tree = ast.parse(path.read_text()) if path.is_file() and path.name.startswith("test_") else ast.Module([], [])
+        if name not in {one.name for one in tree.body if isinstance(one, ast.FunctionDef)}:
+            yield f"{link}::{name}"
+    named = {name for name, _ in NAMED_TEST.findall(text)}
+    yield from sorted(set(re.findall(r"(?<![/\w])test_\w+\b(?!\.py)", FENCED.sub("", text))) - named)
+
+
+@pytest.mark.parametrize("page", [GUARANTEES, ROOT / "docs" / "testing.md"], ids=lambda page: page.name)
+def test_each_test_that_proves_something_exists(page: Path):
+    assert not list(missing_tests(page.read_text()))
+
+
+def test_each_guarantee_has_a_test_and_a_limit():
+    hazards = GUARANTEES.read_text().split("\n## ")[1:]
+    assert len(hazards) == 11
+    for hazard in hazards:
+        title = hazard.partition("\n")[0]
+        rows = re.findall(r"^\| (?!promised)(?!---).*$", hazard, re.MULTILINE)
+        assert rows and all(NAMED_TEST.search(row) for row in rows), f"{title}: a promise without a test"
+        assert "\nNot promised: " in hazard, f"{title} does not say what is not promised"
+
+
+@pytest.mark.parametrize("text", ["[test_no_such](../tests/sim/test_faults.py)", "[test_full_disk](../tests/no.py)",
+                                  "[KINDS](../tests/sim/test_faults.py) and test_alone"])
+def test_a_test_that_is_not_there_is_found(text: str):
+    assert list(missing_tests(text))
+    assert not list(missing_tests("[test_full_disk](../tests/sim/test_faults.py)"))
