@@ -10,4 +10,5 @@
     ages        how old a record is, by clocks that do not jump
     limit       what a limit of the history does to writes
     retention   what a policy keeps of a history, and what it gives up
+    thinned     which moments of the middle can be opened once tiers are carried out, which nothing does yet
 """
