@@ -78,7 +78,7 @@ def test_as_text(web):
 
 def test_pages(web):
     """A diff of more ranges than a page has."""
-    from cdp.cli.diff import ranges
+    from cdp.service.files_at import ranges
     from cdp.service.local import VolumeService
 
     with cdp.open(web) as volume:

@@ -5,8 +5,9 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, State, command, emit
-from cdp.cli.files import entry_view, files_of, partition_option
+from cdp.cli.files import files_of, partition_option
 from cdp.cli.output import standard_output
+from cdp.service.files_at import entry_view
 
 
 @command(cli, "cat", examples=[

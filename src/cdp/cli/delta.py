@@ -13,8 +13,8 @@ from shlex import quote
 from typing import BinaryIO
 
 from cdp.cli.delta_file import NOTHING, PIECE_BYTES, DeltaHeader, DeltaReader, Piece, bookmark_name, write_delta
-from cdp.cli.diff import ranges
 from cdp.cli.transfer import data_pieces, nonzero_ranges
+from cdp.service.files_at import ranges
 from cdp.views import InfoView, MomentView, Service
 from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption, InvalidRequest

@@ -1,19 +1,19 @@
 """diff: what differs between two moments of a volume."""
 import json
 from collections import Counter
-from collections.abc import Iterator
 from shlex import quote
 
 import click
 
 from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, State, command, emit, note
-from cdp.cli.files import entry_view, files_at, partition_option, printable, text_of
+from cdp.cli.files import partition_option, printable
 from cdp.cli.output import put
 from cdp.cli.refs import split, volume_and_point
 from cdp.cli.restore import parse_range
+from cdp.service.files_at import entry_view, files_at, ranges, text_of
 from cdp.text.sizes import approx_size
-from cdp.views import ExtentView, Service
+from cdp.views import Service
 from cdpcore.base.errors import InvalidRequest
 
 
@@ -100,14 +100,3 @@ def _files(state: State, service: Service, a: int, b: int, path: str, partition:
                 put(f"{one.kind:<8} {printable(one.path)}{what}")
     if not state.as_json:
         note(f"{counts['added']} added, {counts['removed']} removed, {counts['changed']} changed between #{a} and #{b}")
-
-
-def ranges(service: Service, a: int, b: int, offset: int = 0, length: int | None = None,
-           compared: bool = True) -> Iterator[ExtentView]:
-    """The ranges that differ between two records, page by page."""
-    at: int | None = offset
-    while at is not None:
-        rest = None if length is None else offset + length - at
-        page = service.diff(f"#{a}", f"#{b}", at, rest, compared=compared)
-        yield from page["ranges"]
-        at = page["next_offset"]

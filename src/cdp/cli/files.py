@@ -1,5 +1,4 @@
 """files: what a directory contains at a moment, without mounting it."""
-import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,8 @@ import click
 from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, State, command, emit, note
 from cdp.cli.refs import volume_and_point
-from cdp.text.timestamps import local, utc
+from cdp.service.files_at import entry_view, files_at, text_of
+from cdp.text.timestamps import local
 from cdp.views import MomentView, Service
 
 if TYPE_CHECKING:
@@ -65,26 +65,6 @@ def files_of(state: State, volume_at_point: str, verb: str,
         moment = service.explain(point)["resolved"]
         with files_at(service, moment["seq"], partition) as found:
             yield found, moment, service
-
-
-def files_at(service: Service, seq: int, partition: int | None) -> "Files":
-    """The files of a record."""
-    from cdp.files.session import Files
-
-    return Files(lambda length, offset: service.read(offset, length, at=f"#{seq}"), service.info()["size_bytes"],
-                 partition)
-
-
-def entry_view(entry: "Entry") -> dict[str, Any]:
-    """As JSON. What is not UTF-8 in a name is written \\xNN."""
-    return {"name": text_of(entry.name), "kind": entry.kind, "mode": f"{entry.mode:04o}", "links": entry.links,
-            "uid": entry.uid, "gid": entry.gid, "size_bytes": entry.size_bytes, "mtime_ns": entry.mtime_ns,
-            "mtime": utc(entry.mtime_ns), "ctime_ns": entry.ctime_ns, "inode": entry.inode,
-            "target": None if entry.target is None else text_of(entry.target)}
-
-
-def text_of(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def printable(name: str) -> str:

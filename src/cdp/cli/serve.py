@@ -10,6 +10,7 @@ from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce,
     ("cdp serve web db --tcp localhost:10809", "two volumes over TCP"),
     ("cdp serve web --tcp 0.0.0.0:10809 --tls require --tls-cert c.pem --tls-key k.pem", "over TLS only"),
     ("cdp serve web --replace", "a new process, of a new version for instance, takes over; clients stay connected"),
+    ("cdp serve web --timeline localhost:8123", "with a web page of its history; prints its address"),
     ("nbdinfo 'nbd+unix:///web@-10m?socket=/run/cdp/web.sock'",
      "in another terminal: the volume as of ten minutes ago"),
 ], exit_codes=SERVE_EXITS)
@@ -17,8 +18,10 @@ from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce,
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
 @click.option("--replace", is_flag=True, help="Take over from the running server of these volumes.")
 @click.option("--force", is_flag=True, help="With --replace: cut connections and commands that it would wait for.")
+@click.option("--timeline", metavar="HOST:PORT", help="Offer a web page of the history there, on loopback only.")
 @click.option("--strict", is_flag=True, help="Serve nothing where one of the volumes cannot be opened.")
-def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, force: bool, strict: bool) -> None:
+def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, force: bool, strict: bool,
+          timeline: str | None) -> None:
     """Serve volumes over NBD.
 
     The exports of a volume NAME (the last part of its path): NAME, the volume; NAME@POINT, any past moment of it,
@@ -31,6 +34,10 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
     A volume that cannot be opened does not stop the others: that is logged, 'cdp list' shows it, and the exit status
     will say it. Where none can be opened, and with --strict, it ends with the error.
 
+    With --timeline it offers a page for a browser: what was done when, what a moment is, its files, what differs
+    between two, and bookmarks, images, restores and undo. Its address is printed after the exports; who has it, with
+    its token, may do all that. Port 0 lets the system choose.
+
     With --replace it takes listeners and connections over from the running server of the same volumes, which then ends:
     clients, a mounted file system for instance, wait for a moment and notice nothing else. Where that fails, the
     running server goes on. Settings are this command's; addresses stay. To survive a crash: 'cdp ha serve'.
@@ -40,8 +47,14 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
 
     if force and not replace:
         raise click.UsageError("--force is said with --replace")
+    address = None
+    if timeline is not None:
+        from cdp.serve.timeline.address import check_address
+
+        address = check_address(timeline)
     map_large_blocks()
     with Server(paths, state.settings, read_only=read_only, replace=replace, force=force,
-                strict=strict or replace) as server:
-        announce(state, () if state.as_json else server.uris(), server.view())
+                strict=strict or replace, timeline=address) as server:
+        page = server.timeline_url()
+        announce(state, () if state.as_json else (*server.uris(), *([page] if page else [])), server.view())
         server.wait()

@@ -7,9 +7,10 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import POINT_EXITS, State, command, note
-from cdp.cli.files import entry_view, partition_option
+from cdp.cli.files import partition_option
 from cdp.cli.output import put
 from cdp.cli.refs import volume_only
+from cdp.service.files_at import entry_view
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local
 from cdp.views import MAX_PAGE_RECORDS, Service

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from cdp.ipc.unix_socket import UnixListener
     from cdp.nbd.handover import Handed
     from cdp.serve.monitor import MonitorServer
+    from cdp.serve.timeline.server import TimelineServer
 
 log = logging.getLogger("cdp.serve")
 
@@ -82,16 +83,19 @@ class Server:
 
     strict: nothing is served where a volume cannot be opened. Without it volumes are served one by one as they are
     opened, while entry waits for the last; entry raises only where none could be, and exit where one could not.
+
+    timeline: where the page cdp.serve.timeline is offered.
     """
 
     def __init__(self, paths: Sequence[str], settings: Settings, read_only: bool = False, *,
                  replace: bool = False, force: bool = False, strict: bool = True,
+                 timeline: tuple[str, int] | None = None,
                  service: "Callable[[Volume, ServedView], VolumeService]" = VolumeService,
                  target: "Callable[[Volume], object] | None" = None):
         self._settings = settings
         self._service, self._target = service, target
         self._roots = named_roots(paths)
-        self._read_only = read_only
+        self._read_only, self._timeline = read_only, timeline
         self._replace, self._force, self._strict = replace, force, strict
         self._own_parts = service is VolumeService and target is None
         self._stack = ExitStack()
@@ -116,6 +120,7 @@ class Server:
         self._force_giving = False
         self._admin: Any = None
         self._monitor: MonitorServer | None = None
+        self._page: TimelineServer | None = None
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -197,6 +202,12 @@ class Server:
                                               self._opening.not_open)
                 parts.callback(self._monitor.close)
                 self._monitor.start()
+            if self._timeline:
+                from cdp.serve.timeline.server import TimelineServer
+
+                self._page = TimelineServer(*self._timeline, self._held)
+                parts.callback(self._page.close)
+                self._page.start()
             self._parts = parts.pop_all()
         for name in list(self._volumes):
             self._make_known(name)
@@ -319,12 +330,16 @@ class Server:
         assert self._exports is not None
         return [found for found in self._exports.list() if found[0].split("/")[0] in self._volumes]
 
+    def timeline_url(self) -> str | None:
+        """Of the page, with its token."""
+        return None if self._page is None else self._page.url
+
     def view(self) -> dict[str, Any]:
         """What `serve --json` prints."""
         exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._listed()]
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only,
                 "metrics": None if self._monitor is None else f"http://{self._monitor.address}/metrics",
-                "exports": exports}
+                "timeline": self.timeline_url(), "exports": exports}
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until a signal or stop(), which gives True, or the time is up."""
