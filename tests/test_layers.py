@@ -45,7 +45,7 @@ SHELL = {
     "service": "text files moments views ipc settings nbd store volume cdp check capture",
     "archive": "text moments views settings store check service",
     "bench": "text views nbd trace cdp service",
-    "serve": "text moments views ipc settings nbd store cdp capture platform service",
+    "serve": "text files moments views ipc settings nbd store cdp capture platform service",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
     "cli": "text files moments views ipc settings nbd trace store volume cdp check replay service archive "

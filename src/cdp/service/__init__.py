@@ -4,6 +4,7 @@
     local         what each operation does, with results that are plain JSON
     retention     what the operations on policies, pins and space answer
     finding       versions of a range, and what differs between two moments
+    files_at      the files of a moment
     care          what a server does for a volume beside serving it
     watch         what is looked at for the alerts of a volume; alerts: the rules
     groups        several volumes with moments in common; together: one moment of those of this process

@@ -62,7 +62,14 @@ const scrub = new Scrub({
 });
 
 const paint = () => draw(byId("heat"), scale, activity, marks);
-const point = () => (chosen ? `#${chosen.seq}` : text.point(scrub.at));
+const point = () => (chosen ? `#${chosen.seq}` : pointAt(scrub.at));
+
+/** The ends by number: a time in a number of ms is rounded, and may be outside. */
+function pointAt(ms) {
+  const {oldest, newest} = overview.window;
+  if (ms <= text.ms(oldest)) return `#${oldest.seq}`;
+  return ms >= text.ms(newest) ? `#${newest.seq}` : text.point(ms);
+}
 
 function goTo(mark) {
   scrub.move(mark.ms);
@@ -92,13 +99,13 @@ async function showMoment(signal) {
 }
 
 async function peek(ms, signal) {
-  const got = await explanation(text.point(ms), signal);
+  const got = await explanation(pointAt(ms), signal);
   byId("peek").textContent = `Under the pointer: ${explain.sentence(explain.pairs(got).slice(0, 3))}`;
 }
 
 /** What is shown, from summaries: at most a few hundred intervals, whatever the history holds. */
 async function loadHeat(signal) {
-  const inside = (ms) => text.point(scale.inside(ms));
+  const inside = (ms) => pointAt(scale.inside(ms));
   activity = await volume.get("activity", {since: inside(scale.begin), until: inside(scale.end)}, signal);
   paint();
   legend();
