@@ -13,6 +13,7 @@ TYPE_CHECKING = False   # as type checkers know it; typing itself takes longer t
 if TYPE_CHECKING:
     from typing import Any
 
+    from cdp.moments.events import Event, Watch
     from cdp.moments.model import (
         Activity,
         Bookmark,
@@ -45,14 +46,14 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["Activity", "Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Explanation", "Extent", "Group",
-           "GroupMoment", "GroupRestore", "ImageInfo", "InvalidRequest", "Moment", "NotFound", "OutOfSpace",
-           "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Window", "adopt", "bisect",
-           "connect", "create", "detach", "open"]
+__all__ = ["Activity", "Bookmark", "Busy", "CdpError", "Closed", "Corruption", "Event", "Explanation", "Extent",
+           "Group", "GroupMoment", "GroupRestore", "ImageInfo", "InvalidRequest", "Moment", "NotFound", "OutOfSpace",
+           "RefusedPoint", "Restore", "Settings", "TimeImage", "Unavailable", "Volume", "Watch", "Window", "adopt",
+           "bisect", "connect", "create", "detach", "open"]
 
 _HOME = {"adopt": "cdp.volume.adopt", "detach": "cdp.volume.adopt", "bisect": "cdp.volume.bisect",
          "Group": "cdp.service.groups", "connect": "cdp.service.remote_volume",
-         "TimeImage": "cdp.volume.time_image",
+         "TimeImage": "cdp.volume.time_image", **dict.fromkeys(("Event", "Watch"), "cdp.moments.events"),
          "Settings": "cdp.settings", **dict.fromkeys(("Volume", "create", "open"), "cdp.volume.volume"),
          **dict.fromkeys(("Activity", "Bookmark", "Explanation", "Extent", "GroupMoment", "GroupRestore", "ImageInfo",
                           "Moment", "Restore", "Window"),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from cdp.store.catalog import RestoreRow, Run, Segment
 from cdp.store.scrub_file import PARTS, Place, ScrubState, load, save
 from cdp.store.space import allocated_bytes
+from cdp.text.sizes import approx_size
 from cdpcore.base.errors import CdpError, Closed, Corruption
 from cdpcore.index import inspect as index
 from cdpcore.log.segment_file import SegmentFile
@@ -270,6 +271,7 @@ class Scrub:
             self._state = self._state.ended(self._now_ns())
         self._pieces = None
         self.save()
+        self._ended()
 
     def checked(self, began_ns: int, n_bytes: int, problems: list[tuple[str, str, str]]) -> None:
         """Somebody else has read everything, from `began_ns` until now: as if a scrub had ended."""
@@ -282,6 +284,12 @@ class Scrub:
                 last_began_ns=began_ns, last_ended_ns=ended.last_ended_ns, last_bytes=n_bytes,
                 last_problems=ended.last_problems, last_n_problems=ended.last_n_problems)
         self.save()
+        self._ended()
+
+    def _ended(self) -> None:
+        n_bytes, problems = self._state.last_bytes, self._state.last_n_problems
+        self._volume._store.events.publish("scrub_ended", f"{approx_size(n_bytes)} were read and compared; "
+                                           f"{problems or 'no'} damaged places", bytes=n_bytes, problems=problems)
 
     def save(self) -> None:
         """Write down how far it is, where that can be done: what is lost is read again."""

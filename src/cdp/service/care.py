@@ -31,8 +31,17 @@ class Care:
 
     def __init__(self, volume: Volume, settings: Settings, report: Report = lambda volume, alert, raised: None):
         self.scrub = Scrub(volume, settings.scrub_rate_bytes, settings.scrub_interval_ms / 1000, after_s=SCRUB_AFTER_S)
-        self.book = AlertBook(settings, lambda alert: report(volume, alert, True),
-                              lambda alert: report(volume, alert, False))
+        events = volume._store.events
+
+        def raised(alert: Alert) -> None:
+            events.publish("alert_raised", alert.what, alert=alert.kind, level=alert.level, hint=alert.hint)
+            report(volume, alert, True)
+
+        def cleared(alert: Alert) -> None:
+            events.publish("alert_cleared", f"over: {alert.what}", alert=alert.kind, level=alert.level)
+            report(volume, alert, False)
+
+        self.book = AlertBook(settings, raised, cleared)
         self._devices = volume._store.kind.devices()
         self._watch: Watch | None = None
         self._looked_s = time.monotonic()

@@ -494,6 +494,9 @@ class RemoteVolume:
     def restores(self) -> list[Restore]:
         return [_restore(done) for done in self._ask(lambda service: service.restores())]
 
+    def watch(self, since: Any = None, timeout_s: float | None = None, *, kinds: Any = None) -> NoReturn:
+        self._refuse("watch")
+
     # --- history, retention -------------------------------------------------------------------------------------------
 
     def free_before(self, seq: int, *, undo: bool = True, dry_run: bool = False) -> NoReturn:

@@ -22,10 +22,13 @@ log = logging.getLogger("cdp.store")
 
 class ClockWatch:
     """Args: os: whose clock it is; directory: the volume's, for messages; core: its VolumeCore; describe: makes
-    volume.json say format 3, durably, where it does not; raises CdpError."""
+    volume.json say format 3, durably, where it does not; raises CdpError; stepped: called with each step back (seq,
+    before_ns, after_ns)."""
 
-    def __init__(self, os: Os, directory: str, core: Any, describe: Callable[[], None]):
+    def __init__(self, os: Os, directory: str, core: Any, describe: Callable[[], None],
+                 stepped: Callable[[int, int, int], None] = lambda *_: None):
         self._os, self._directory, self._core, self._describe = os, directory, core, describe
+        self._stepped = stepped
         self._follows = False
         self._failed = ""           # what was reported, each thing once
         self._behind = False
@@ -66,5 +69,6 @@ class ClockWatch:
         self._behind = behind_ns >= NS
         for seq, before_ns, after_ns in self._core.log.clock.since(self._n_reported):
             self._n_reported += 1
+            self._stepped(seq, before_ns, after_ns)
             log.warning("%s: the clock was set back at #%d, from %s to %s: 'cdp window' lists such steps, and 'cdp "
                         "explain' says what a time means", self._directory, seq, utc(before_ns), utc(after_ns))

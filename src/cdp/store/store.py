@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from cdp.moments import lineage
+from cdp.moments.events import Events
 from cdp.moments.model import ClockStep, Moment
 from cdp.store import description as geometries
 from cdp.store import kinds, memory, shared_threads, space_watch, spare_files
@@ -77,6 +78,7 @@ class Store:
         self.more_work: list[Callable[[], object]] = []     # without threads: called by step()
         self._catalog: Catalog | None = None
         self.unclean = ""        # why close() left more to the next opening than it should
+        self.events = Events(self.os.now_ns)        # what happens to it, for who watches
         self._describing = threading.Lock()     # an import, and the thread that watches the clock
         self._open()
 
@@ -158,7 +160,7 @@ class Store:
         self.activity = Activity(self.os, self.files, self.uuid, self.timeline, self.log, g.size_bytes,
                                  self.kind.log_before, partial(_data_before, weakref.ref(self)),
                                  t.threads and not self.read_only)
-        self.clock = ClockWatch(self.os, self.directory, self.core, self._describe_clock)
+        self.clock = ClockWatch(self.os, self.directory, self.core, self._describe_clock, self.events.clock_stepped)
         if self.read_only:
             self.clock.report(self.clock.behind_ns())
         else:
@@ -167,7 +169,7 @@ class Store:
             self.clock.look()
         self.maintainer = Maintainer(self.os, self.files, self.uuid, self.core, self.catalog, self.timeline, t,
                                      self.dropped, self.check_folder, self.kind.before_seal,
-                                     partial(_watch, self.clock, self.os, self.directory,
+                                     partial(_watch, self.clock, self.os, self.directory, self.events,
                                              0 if self.read_only else t.low_space_bytes),
                                      FailureWatch(self.directory, self.log).look, self.activity.sealed)
         if t.threads:
@@ -402,6 +404,7 @@ class Store:
                 self._stop()
             finally:
                 self._release()
+                self.events.close()
 
     def disown(self) -> None:
         """In the child of a fork: the volume is closed here, and nothing of it is written, sealed or unlocked."""
@@ -482,11 +485,12 @@ def _writing(devices: Hashable, wanted: Callable[[int, int], bool], run: Callabl
                                lambda: run(interval_ms, LINGER_MS, TURN_MS))
 
 
-def _watch(clock: ClockWatch, os: Os, directory: str, low_space_bytes: int) -> None:
+def _watch(clock: ClockWatch, os: Os, directory: str, events: Events, low_space_bytes: int) -> None:
     """What maintenance looks at, now and then. low_space_bytes: 0: nothing is written to the device."""
     clock.look()
     if isinstance(os, PosixOs) and low_space_bytes:
-        space_watch.look(directory, low_space_bytes)
+        space = space_watch.look(directory, low_space_bytes)
+        events.space_is(space.state != "ok", space.free_bytes)
 
 
 _OPEN: weakref.WeakSet[Store] = weakref.WeakSet()

@@ -33,6 +33,8 @@ class Bookmarks:
     def create(self, name: str, at: Moment) -> Bookmark:
         """Durable at return. The name is valid and not taken: check_name()."""
         made = self._append(BOOKMARK, at.seq, bookmark_data(name, at.ts_ns))
+        self._store.events.publish("bookmark_made", f"bookmark {name} names #{at.seq}", name=name, seq=at.seq,
+                                   ts_ns=at.ts_ns)
         return Bookmark(name, at, made)
 
     def check_name(self, name: str) -> None:
@@ -48,6 +50,7 @@ class Bookmarks:
         if self.find(name) is None:
             raise NotFound(f"{self._store.directory}: no bookmark {name!r}", "'cdp bookmarks' lists them")
         self._append(UNBOOKMARK, 0, name.encode())
+        self._store.events.publish("bookmark_removed", f"bookmark {name} was deleted", name=name)
 
     def _append(self, kind: int, start: int, data: bytes) -> Moment:
         with self._store.frozen():

@@ -72,3 +72,13 @@ def extents_of(core: Any, view: View | None, size_bytes: int, offset: int, lengt
             yield held
 
     return keep(owner, walk(at))
+
+
+def limited(batches: Iterator[Any], limit: int | None) -> Iterator[Any]:
+    """Until there are `limit` rows."""
+    count = 0
+    for batch in batches:
+        yield batch
+        count += len(batch)
+        if limit is not None and count >= limit:
+            return

@@ -237,6 +237,8 @@ class PolicyKeeper:
             ahead = (now.wall_ns - kept.samples[-1].wall_ns) - (now.elapsed_ns - kept.samples[-1].elapsed_ns)
             log.warning("%s: the clock was set %s by %s, about at #%d: ages are counted by one that is never set",
                         self._store.directory, "forward" if ahead > 0 else "back", approx_duration(abs(ahead)), seq)
+            if ahead > 0:       # back: cdp.store.clock_watch says so
+                self._store.events.clock_stepped(seq, now.wall_ns - ahead, now.wall_ns)
         steps = self._store.timeline.clock_steps(seq)
         samples = joined(kept.samples, now, steps[-1].seq if steps else 0)
         return kept.changed(samples=tuple(samples), boot=reading[0], steady_ns=reading[1])

@@ -96,8 +96,19 @@ class Restores:
             store.core.set_aside(row.seq)   # all of it is freed once the restore's own segment is sealed
             store.step()
             self._reclaimer.reclaim(row)
+        self._publish(row, offset, length)
         return Restore(row.seq, row.ts_ns, target, offset, length, destructive, undo_of,
                        not destructive and undo_of is None)
+
+    def _publish(self, row: RestoreRow, offset: int, length: int) -> None:
+        publish, target = self._store.events.publish, f"as of #{row.target_seq} from #{row.seq} on"
+        if row.undo_of:
+            publish("undone", f"restore #{row.undo_of} was taken back: {target}", seq=row.seq, undo_of=row.undo_of,
+                    target_seq=row.target_seq, target_ts_ns=row.target_ts_ns, offset=offset, length=length)
+        else:
+            publish("restored", f"{'destructive restore' if row.destructive else 'restore'}: {target}", seq=row.seq,
+                    target_seq=row.target_seq, target_ts_ns=row.target_ts_ns, offset=offset, length=length,
+                    destructive=row.destructive)
 
     def _kept(self) -> int:
         """How many restores count against max_restores. One is undone once at most, so there are twice as many in

@@ -21,7 +21,7 @@ from __future__ import annotations
 import numbers
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,8 @@ class Retention:
             if store.kind.folds:
                 store.have_base()
             store.move_start(found, flushed)
+            store.events.publish("history_freed", f"what is before #{found.seq} was given up", seq=found.seq,
+                                 ts_ns=found.ts_ns, bytes=freed_bytes)
         return Freed(found, freed_bytes, [s.hold() for s in held])
 
     # --- what is done about it ----------------------------------------------------------------------------------------
@@ -243,3 +245,10 @@ class Retention:
     def close(self) -> None:
         """The volume closes: what is not done is begun anew by the next opening."""
         self._drop_fold()
+
+
+def both(*works: Callable[[], float | None]) -> Callable[[], float | None]:
+    """Upkeep that does all of these, and is called again when the first of them wants to be."""
+    def upkeep() -> float | None:
+        return min((again_s for work in works if (again_s := work()) is not None), default=None)
+    return upkeep

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cdp.moments import model
+from cdp.moments.events import Event, Watch
 from cdp.moments.model import Bookmark, Explanation, Extent, Freed, Freeing, ImageInfo, Moment, Restore, Window
 from cdp.moments.points import PointLike
 from cdp.moments.policy import parse as parse_policy
@@ -35,12 +36,12 @@ from cdp.store.tuning import Tuning
 from cdp.store.volume_files import CREATING, IMAGES, VolumeFiles
 from cdp.text.paths import absolute
 from cdp.volume.bookmarks import Bookmarks
-from cdp.volume.buffers import byte_count, bytes_of, extents_of, keep
+from cdp.volume.buffers import byte_count, bytes_of, extents_of, keep, limited
 from cdp.volume.policy_keeper import PolicyKeeper
 from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.resolver import Resolver
 from cdp.volume.restores import Restores
-from cdp.volume.retention import Retention
+from cdp.volume.retention import Retention, both
 from cdp.volume.time_image import TimeImage
 from cdp.volume.writable_images import Images
 from cdp.volume.writeback import WriteBack
@@ -150,7 +151,7 @@ class Volume:
             lambda seq, dry_run: retention.free_before(seq, False, dry_run))
         if not self.read_only:
             self._reclaimer.reclaim_all()
-            store.maintainer.upkeep = _both(self._retention.upkeep, self.policy_keeper.upkeep)
+            store.maintainer.upkeep = both(self._retention.upkeep, self.policy_keeper.upkeep)
 
     def _open_parent(self) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""
@@ -302,7 +303,7 @@ class Volume:
         start = byte_count(offset, self.size_bytes)
         size = byte_count(min(length, self.size_bytes - start) if length == 4096 else length, self.size_bytes - start)
         after, upto = self._resolver.span(since, until)
-        return keep(self, _limited(changes().versions(self._store, start, size, after, upto, limit), limit))
+        return keep(self, limited(changes().versions(self._store, start, size, after, upto, limit), limit))
 
     def diff(self, a: PointLike, b: PointLike = "now", offset: int = 0, length: int | None = None, *,
              compared: bool = True) -> Any:
@@ -427,6 +428,17 @@ class Volume:
         """All restores, oldest first."""
         self._alive()
         return self._restores.all()
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def watch(self, since: Event | int | None = None, timeout_s: float | None = None, *,
+              kinds: Iterable[str] | None = None) -> Watch:
+        """What happens to it from now on, as an iterator of Event; after event `since` (a number, or an Event that was
+        got; 0: from the oldest that is kept, of 1024). It ends when the volume is closed, or when nothing came for
+        timeout_s (None: it waits). kinds: only these, and `lost`. Nothing waits for who watches: who is too slow gets
+        an event `lost`. Raises InvalidRequest."""
+        self._alive()
+        return self._store.events.watch(since, timeout_s, kinds=kinds)
 
     # --- giving up history --------------------------------------------------------------------------------------------
 
@@ -576,6 +588,7 @@ class Volume:
             # After our lock is free: who opens or deletes this image meanwhile holds the parent's lock and waits for
             # ours.
             if parent is not None:
+                parent._store.events.publish("image_closed", f"image {self.name} was closed", image=self.name)
                 parent.close()
 
     def __del__(self) -> None:
@@ -618,23 +631,6 @@ def changes() -> Any:
     """cdp.volume.changes, which needs NumPy: imported when it is first used."""
     from cdp.volume import changes
     return changes
-
-
-def _limited(batches: Iterator[Any], limit: int | None) -> Iterator[Any]:
-    """Until there are `limit` rows."""
-    count = 0
-    for batch in batches:
-        yield batch
-        count += len(batch)
-        if limit is not None and count >= limit:
-            return
-
-
-def _both(*works: Callable[[], float | None]) -> Callable[[], float | None]:
-    """Upkeep that does all of these, and is called again when the first of them wants to be."""
-    def upkeep() -> float | None:
-        return min((again_s for work in works if (again_s := work()) is not None), default=None)
-    return upkeep
 
 
 _OPEN: weakref.WeakSet[Volume] = weakref.WeakSet()

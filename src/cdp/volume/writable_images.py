@@ -67,6 +67,8 @@ class Images(Generic[Image]):
         geometry = self._store.geometry
         creation.create(path, geometry.size_bytes, self._tuning, os=self._os, catalog=self._store.catalog_factory,
                         parent=geometry, parent_at=(at.seq, at.ts_ns))
+        self._store.events.publish("image_created", f"image {name} shows #{at.seq}", image=name, seq=at.seq,
+                                   ts_ns=at.ts_ns)
         return self._info(name)
 
     def all(self) -> list[ImageInfo]:
@@ -79,6 +81,7 @@ class Images(Generic[Image]):
         image = self._open.get(name)
         if image is None or not image.retain_open():
             image = self._open[name] = open_image(self._files.image(name))
+            self._store.events.publish("image_opened", f"image {name} was opened", image=name)
         return image
 
     def delete(self, name: str) -> None:
@@ -96,6 +99,7 @@ class Images(Generic[Image]):
         self._os.sync_dir(self._files.images)
         remove_tree(self._os, folder + DELETED)
         self._open.pop(name, None)
+        self._store.events.publish("image_deleted", f"image {name} was deleted", image=name)
 
     def check_closed(self) -> None:
         """Raises Busy where an image is still open: its reads go through this volume."""
