@@ -4,6 +4,7 @@
     wall_clock  at which instants a clock showed a time, when clocks are put back and forward
     lineage     which seqs are visible at a moment, given the restores
     model       Moment, Window, Restore ...: what the public API returns
+    events      what happens to an open volume, as a stream for who watches
     records     kinds and flags of the log's records
     bisection   the search between a good and a bad one
     policy      what is to be kept for how long, as a user writes it
