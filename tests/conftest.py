@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from support import seeds as seeding
 
-pytest_plugins = ("support.nbd_fixtures", "support.costs")
+pytest_plugins = ("support.nbd_fixtures", "support.costs", "support.warm")
 
 QUICK = ("core", "nbd", "trace")    # folders
 RUN = pytest.StashKey[int]()    # seeds, in `make soak`

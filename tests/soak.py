@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PYTEST = ["-p", "no:cacheprovider", "-o", "addopts=--strict-markers", "--tb=long"]
+PYTEST = ["--cold", "-p", "no:cacheprovider", "-o", "addopts=--strict-markers", "--tb=long"]
 SHARE_S = (5.0, 60.0)       # what one seeded test gets at a time: at least, at the most
 HANG_S = 900                # pytest gives up on a test
 GRACE_S = 60                # after the end, for tests that do not look at the time; then they are cut short

@@ -10,6 +10,8 @@ import pytest
 
 import cdp
 
+pytestmark = pytest.mark.cold
+
 # Says so when loading begins: what Python itself does before cannot be helped. SIGINT is as argv says, however the
 # tests were started.
 BEGUN = """

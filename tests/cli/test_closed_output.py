@@ -11,6 +11,8 @@ from support import interop
 
 import cdp
 
+pytestmark = pytest.mark.cold
+
 
 def run_closed(path, line, closed):
     quoted = " ".join(f"'{word}'" for word in interop.cdp_argv(*line.split()))
