@@ -11,6 +11,7 @@ from cdpcore.base.thread cimport pthread_cond_t, pthread_mutex_t
 from cdpcore.index.versions cimport Versions
 from cdpcore.log.clock_steps cimport ClockSteps
 from cdpcore.log.record cimport part, room
+from cdpcore.log.rewrites cimport cdp_rewrites
 from cdpcore.log.ring cimport FrameRing
 from cdpcore.log.segments cimport LogFiles
 from cdpcore.log.writer cimport LogWriter
@@ -41,6 +42,7 @@ cdef class Log:
     cdef uint64_t framed_bytes      # of frames that were closed since opening ...
     cdef uint64_t unframed_bytes    # ... and of data in the open one
     cdef pthread_mutex_t counting   # held for a look at a segment's activity, and while it is added to
+    cdef cdp_rewrites *rewrites     # NULL: not counted; once it is there it stays, and reads add to it without a lock
     cdef bint unflushed             # a record was appended since the last FLUSH or FUA record, or since opening
 
     # guarded by io

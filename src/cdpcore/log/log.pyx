@@ -17,12 +17,12 @@ Invariants
 """
 from os import strerror
 from libc.errno cimport EBUSY, ENOMEM, EROFS
-from libc.stdlib cimport malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 from cdpcore.base.clock cimport cdp_monotonic_ms, cdp_monotonic_ns
 from cdpcore.base.errors cimport check
-from cdpcore.base.format cimport (CDP_BLOCK, CDP_REC_MORE, cdp_frame_entry, cdp_kind_changes, cdp_loc,
-                                  cdp_loc_is_data)
+from cdpcore.base.format cimport (CDP_BLOCK, CDP_KIND_TRIM, CDP_KIND_WRITE, CDP_REC_MORE, cdp_frame_entry,
+                                  cdp_kind_changes, cdp_loc, cdp_loc_is_data)
 from cdpcore.base.stages cimport CDP_STAGE_COMMIT, Stages, cdp_stage_add
 from cdpcore.base.status cimport CDP_NOSPACE, CDP_OK, CDP_UNAVAILABLE, cdp_fail, cdp_fail_os
 from cdpcore.base.thread cimport (cdp_cond_init, cdp_cond_wait_ms, pthread_cond_broadcast, pthread_cond_destroy,
@@ -35,6 +35,7 @@ from cdpcore.log.frame cimport (CDP_FRAME_TAIL_BYTES, cdp_frame_add, cdp_frame_b
                                 cdp_frame_size_with, cdp_frame_start)
 from cdpcore.log.pace cimport KEPT_SHARE, RUN_BYTES
 from cdpcore.log.record cimport MAX_PARTS, ROOM_EVENT, ROOM_WRITE
+from cdpcore.log.rewrites cimport cdp_rewrites_add
 from cdpcore.log.ring cimport ring_frame
 from cdpcore.log.segment cimport cdp_segment_seal_bytes
 from cdpcore.log.segments cimport segment
@@ -86,6 +87,7 @@ cdef class Log:
         pthread_cond_destroy(&self.rounds)
         pthread_mutex_destroy(&self.counting)
         pthread_mutex_destroy(&self.append_mutex)
+        free(self.rewrites)
 
     cdef void lock_append(self) noexcept nogil:
         pthread_mutex_lock(&self.append_mutex)
@@ -134,6 +136,12 @@ cdef class Log:
         cdef uint64_t sectors = 0, held = 0
         cdef uint16_t kind = 0
         cdef uint32_t i
+        for i in range(n):
+            sectors += parts[i].end - parts[i].start
+            held += parts[i].data_bytes // 512
+            kind = max(kind, parts[i].kind)
+        if self.rewrites != NULL and CDP_KIND_WRITE <= kind <= CDP_KIND_TRIM:
+            cdp_rewrites_add(self.rewrites, kind != CDP_KIND_WRITE, parts[0].start, parts[0].start + sectors)
         if a == NULL:
             if self.files.current.first_seq != seq:
                 return
@@ -144,10 +152,6 @@ cdef class Log:
             pthread_mutex_lock(&self.ring.mutex)
             self.files.current.activity = a
             pthread_mutex_unlock(&self.ring.mutex)
-        for i in range(n):
-            sectors += parts[i].end - parts[i].start
-            held += parts[i].data_bytes // 512
-            kind = max(kind, parts[i].kind)
         pthread_mutex_lock(&self.counting)
         cdp_activity_add(a, seq, ts_ns, kind, parts[0].start, sectors, held)
         pthread_mutex_unlock(&self.counting)

@@ -17,6 +17,7 @@ from cdpcore.base.status cimport CDP_CLOSED, CDP_INVALID, CDP_OK, cdp_fail
 from cdpcore.base.target cimport CDP_AGAIN, CDP_FUA, CDP_HOLE
 from cdpcore.index.view cimport View
 from cdpcore.log.record cimport ROOM_EVENT, ROOM_FREEING, part, set_part
+from cdpcore.log.rewrites cimport cdp_rewrites_read
 from cdpcore.volume.content cimport LOOK_AGAIN
 from cdpcore.volume.extents cimport FULL, extents
 from cdpcore.base.errors import Busy, Closed
@@ -153,6 +154,8 @@ cdef class VolumeCore:
         cdef int rc = self.enter(off, n, st)
         if rc != CDP_OK:
             return rc
+        if view == NULL and self.log.rewrites != NULL and n:
+            cdp_rewrites_read(self.log.rewrites, off // CDP_SECTOR, (off + n + CDP_SECTOR - 1) // CDP_SECTOR)
         while rc == CDP_OK and done < n:
             step = min(n - done, READ_BYTES)
             rc = self.content.read(view, buf + done, off + done, step, wait, st)
