@@ -223,6 +223,9 @@ class Settings:
     alert_unflushed_ms: int = _server(
         "duration", 15 * 60_000, "Alert: a connected client has not flushed for so long after a write; 0: never.",
         low=0, high=366 * 24 * 3_600_000)
+    alert_suspicious_bytes: int = _server(
+        "size", 16 * MIB, "Alert: so much was overwritten as if it were being encrypted; 0: never, nothing is counted.",
+        low=0, high=1 << 40)
     alert_command: str | None = _server(
         "path", None, "Program that is run for each alert, with the alert as JSON on its standard input.")
     alert_webhook: str | None = _server(

@@ -284,8 +284,8 @@ class ServedVolumeView(TypedDict):
 
 
 class AlertView(TypedDict):
-    """An alert that is raised, since `since`. kind: forecast, floor, limit, maintenance, scrub, clock or unflushed;
-    level: warning or error; `what` happened, and a `hint` what to do."""
+    """An alert that is raised, since `since`. kind: forecast, floor, limit, maintenance, scrub, clock, unflushed or
+    suspicious; level: warning or error; `what` happened, and a `hint` what to do."""
 
     kind: str
     level: str

@@ -27,7 +27,8 @@ class Facts:
     meet the limit; over_floor_bytes: of history that neither the floor nor a pin lets go, though it is over the limit;
     limit_percent: of the limit that refuses or slows writes, how much is used; runs: files of the index; failing: what
     maintenance cannot do; damage: problems of the scrub; clock_ns: by how much the wall clock jumped, or is behind the
-    newest record; unflushed_ns: the age of the oldest write that no flush came after."""
+    newest record; unflushed_ns: the age of the oldest write that no flush came after; suspicious_bytes, suspicious:
+    cdp.service.suspicion, in words with the name of the bookmark."""
 
     days_left: float | None = None
     over_floor_bytes: int | None = None
@@ -37,6 +38,8 @@ class Facts:
     damage: int | None = None
     clock_ns: int | None = None
     unflushed_ns: int | None = None
+    suspicious_bytes: int | None = None
+    suspicious: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,9 @@ RULES = (
           lambda f: None if f.unflushed_ns is None else f.unflushed_ns / 1e6,
           lambda f: f"no flush for {approx_duration(f.unflushed_ns or 0)} of writes: no newer moment is vouched for",
           "look at the cache mode of the client"),
+    _Rule("suspicious", "error", "alert_suspicious_bytes", 0.5, lambda f: f.suspicious_bytes,
+          lambda f: f"its content is being overwritten as if it were encrypted: {f.suspicious}",
+          "look at what the client does, and disconnect it if it should not; 'cdp restore' takes the volume back"),
 )
 KINDS = tuple(rule.kind for rule in RULES)
 
@@ -114,6 +120,9 @@ class AlertBook:
         self._active: dict[str, Alert] = {}
         self._well_since_ns: dict[str, int] = {}        # by the steady clock
         self.counts = dict.fromkeys(KINDS, 0)
+
+    def threshold(self, kind: str) -> float:
+        return self._thresholds[kind]
 
     @property
     def active(self) -> list[Alert]:

@@ -16,7 +16,7 @@ from cdp.views import InfoView, SpaceView, StatusView
 from cdpcore.base.errors import CdpError
 
 MAX_RUNS = 48           # of 64 that an index can have
-ALERTS_ALONE = ("floor", "limit", "clock")    # a server's, which no look finds or which last
+ALERTS_ALONE = ("floor", "limit", "clock", "suspicious")    # a server's, which no look finds or which last
 SECOND_NS = 1_000_000_000
 FORECAST_FROM_NS = 3600 * SECOND_NS     # the growth of the first hour says little
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cdp.service.alerts import SECOND_NS, AlertBook, Facts
+from cdp.service.changes import Changes
 from cdp.store.steady_clock import Steady, steady
 from cdpcore.base.errors import CdpError
 
@@ -35,12 +36,14 @@ class Watch:
         self._days_left: float | None = None
         self._over_floor: int | None = None
         self._limit_percent: float | None = None
+        self.changes = Changes(service.volume, book.threshold("suspicious"))
 
     def look(self) -> None:
         """Look once, and raise or clear what is to be. Nothing is raised of a volume that cannot be asked."""
         boot, steady_ns = self._clock()
         now_ns = self._now_ns()
         self._look_at_clock(boot, steady_ns, now_ns)
+        self.changes.look(steady_ns, now_ns)
         position = self.service.volume._core.position()
         idle, self._position = position == self._position, position
         if idle and not self.book.active and not self._jump_ns and steady_ns - self._measured_ns < SPACE_NS:
@@ -88,7 +91,8 @@ class Watch:
             runs=stats["runs"], failing=f"its retention policy is not applied: {failed}" if failed else "",
             damage=None if state is None else state.last_n_problems + state.n_problems,
             clock_ns=max(self._jump_ns, volume.window().clock_behind_ns),
-            unflushed_ns=self._unflushed_ns(now_ns) if service.clients() else 0)
+            unflushed_ns=self._unflushed_ns(now_ns) if service.clients() else 0,
+            suspicious_bytes=self.changes.suspicion.bytes, suspicious=self.changes.words)
 
     def _unflushed_ns(self, now_ns: int) -> int:
         now = self.service.explain("now")
