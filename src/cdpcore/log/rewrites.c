@@ -98,7 +98,7 @@ uint64_t cdp_unevenness(const uint8_t *block)
 {
     uint32_t counts[4][256] = {{0}};
     uint64_t squares = 0;
-    for (uint32_t i = 0; i < CDP_REWRITES_BLOCK; i += 4) {      /* four tables: equal bytes do not wait for each other */
+    for (uint32_t i = 0; i < CDP_REWRITES_BLOCK; i += 4) {  /* four tables: equal bytes do not wait */
         counts[0][block[i]]++;
         counts[1][block[i + 1]]++;
         counts[2][block[i + 2]]++;

@@ -47,8 +47,8 @@ void cdp_rewrites_add(struct cdp_rewrites *r, int trimmed, uint64_t start, uint6
 /* The counts begin anew; stamps stay. */
 void cdp_rewrites_begin(struct cdp_rewrites *r, uint32_t tick);
 
-/* How far the bytes of a block are from being equally frequent: chi-squared. About 255 where content is random, and more
- * than 340 in one such block of 5000. */
+/* How far the bytes of a block are from being equally frequent: chi-squared. About 255 where content is random, and
+ * hardly ever more than 340 then. */
 uint64_t cdp_unevenness(const uint8_t *block);
 /* How many of the 256 units of 16 bytes (the least that a disk cipher changes) two blocks have in common. */
 uint32_t cdp_units_alike(const uint8_t *a, const uint8_t *b);
