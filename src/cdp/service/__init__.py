@@ -7,6 +7,7 @@
     files_at      the files of a moment
     care          what a server does for a volume beside serving it
     watch         what is looked at for the alerts of a volume; alerts: the rules
+    suspicion     whether changes look like encryption in place; changes: the looks at a volume, and the bookmark
     groups        several volumes with moments in common; together: one moment of those of this process
     servers       all servers of this user
     status        whether volumes are well

@@ -7,6 +7,7 @@
     barrier        one moment of several volumes
     history        which records changed a range
     changes        what differs between two moments
+    rewrites       what is read and then overwritten, for who looks for suspicious changes
     extents        block status while it is put together
     volume_target  a volume or time image as a target (base/target.h)
     flush_tap      a target that notes at which record each flush of a client was
