@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import pytest
 from support import interop, warm
 
@@ -135,10 +136,11 @@ TAKEN = "import lmdb, sys; lmdb.open(sys.argv[1]).begin(write=True).abort()"
 
 def test_a_lock_of_a_process_that_is_killed_is_free(tmp_path):
     """The kernel knows which locks a process holds, though glibc did not see it begin."""
-    done = subprocess.run([sys.executable, "-c", HELD, tmp_path, TESTS], env=interop.environ(), capture_output=True,
-                          text=True, check=True, timeout=60)
-    assert os.waitpid(int(done.stdout), 0)[1] == signal.SIGKILL
-    subprocess.run([sys.executable, "-c", TAKEN, tmp_path], env=interop.environ(), check=True, timeout=60)
+    with lmdb.open(str(tmp_path)):      # else who opens it next makes the locks anew
+        done = subprocess.run([sys.executable, "-c", HELD, tmp_path, TESTS], env=interop.environ(),
+                              capture_output=True, text=True, check=True, timeout=60)
+        assert os.waitpid(int(done.stdout), 0)[1] == signal.SIGKILL
+        subprocess.run([sys.executable, "-c", TAKEN, tmp_path], env=interop.environ(), check=True, timeout=60)
 
 
 def test_a_signal_that_is_ignored(web):
