@@ -69,6 +69,25 @@ def lost(number: int, stream: str, ts_ns: int, count: int | None) -> Event:
     return Event(number, stream, ts_ns, "lost", f"{many} were lost: {why}", {"count": count})
 
 
+def place_of(since: Event | int | None, stream: str | None, timeout_s: float | None) -> tuple[int | None, str | None]:
+    """The number and the stream that a watch begins after. Raises InvalidRequest for what is none, or no timeout."""
+    if isinstance(since, Event):
+        stream, since = since.stream, since.number
+    if since is not None and (isinstance(since, bool) or not isinstance(since, int) or since < 0):
+        raise InvalidRequest(f"since {since!r} is not the number of an event", "give a whole number from 0 up")
+    if timeout_s is not None and not timeout_s >= 0:
+        raise InvalidRequest(f"a timeout of {timeout_s!r} seconds", "give a number from 0 up, or None")
+    return since, stream
+
+
+def kinds_of(kinds: Iterable[str] | None) -> frozenset[str] | None:
+    """Raises InvalidRequest for what is no kind."""
+    wanted = None if kinds is None else frozenset(kinds)
+    if wanted is not None and (unknown := sorted(wanted - set(DETAILS))):
+        raise InvalidRequest(f"no kind of event {unknown[0]!r}", f"there are {', '.join(DETAILS)}")
+    return wanted
+
+
 class Events:
     """The events of one open volume. now_ns: a wall clock; kept: so many are."""
 
@@ -146,20 +165,13 @@ class Events:
     def watch(self, since: Event | int | None = None, timeout_s: float | None = None, *,
               kinds: Iterable[str] | None = None, stream: str | None = None) -> Watch:
         """See Volume.watch. stream: that `since` is a number of."""
-        if isinstance(since, Event):
-            stream, since = since.stream, since.number
-        if since is not None and (isinstance(since, bool) or not isinstance(since, int) or since < 0):
-            raise InvalidRequest(f"since {since!r} is not the number of an event", "give a whole number from 0 up")
-        if timeout_s is not None and not timeout_s >= 0:
-            raise InvalidRequest(f"a timeout of {timeout_s!r} seconds", "give a number from 0 up, or None")
-        wanted = None if kinds is None else frozenset(kinds)
-        if wanted is not None and (unknown := sorted(wanted - set(DETAILS))):
-            raise InvalidRequest(f"no kind of event {unknown[0]!r}", f"there are {', '.join(DETAILS)}")
+        number, stream = place_of(since, stream, timeout_s)
+        wanted = kinds_of(kinds)
         with self._changed:
-            if since is None:
+            if number is None:
                 return Watch(self, self._number, timeout_s, wanted, False)
-            foreign = (stream is not None and stream != self._stream) or since > self._number
-            return Watch(self, 0 if foreign else since, timeout_s, wanted, foreign)
+            foreign = (stream is not None and stream != self._stream) or number > self._number
+            return Watch(self, 0 if foreign else number, timeout_s, wanted, foreign)
 
     def close(self) -> None:
         """The volume is closed: watches end when they have got what there is. Idempotent."""
@@ -215,6 +227,11 @@ class Watch:
                     return None
                 changed.wait(left_s)
             return None
+
+    def place(self) -> tuple[str, int]:
+        """The stream, and the last event that it went past."""
+        with self._events._changed:
+            return self._events._stream, self._number
 
     def close(self) -> None:
         """It ends, also for a thread that waits in it. Idempotent."""

@@ -25,6 +25,7 @@ from cdp.serve.monitor import routes as monitoring
 from cdp.service.local import VolumeService, load_all
 from cdp.service.together import together
 from cdp.views import (
+    MAX_PAGE_EVENTS,
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
     MAX_PAGE_ROWS,
@@ -35,6 +36,7 @@ from cdp.views import (
     CheckView,
     ClientView,
     DiffPage,
+    EventsPage,
     ExplanationView,
     ImageView,
     InfoView,
@@ -306,6 +308,14 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
     def clients(service: Service) -> list[ClientView]:
         """The NBD clients that are connected to the volume and its moments."""
         return service.clients()
+
+    @app.get("/v1/volumes/{volume}/events")
+    def events(service: Service, since: U64 | None = None, stream: str | None = None,
+               limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EVENTS)] = 100) -> EventsPage:
+        """What happened to the volume after event `since` of `stream`, a page of at most `limit`, at once; without
+        `since` no event, but the place from which to ask again. 1024 events are kept: who asks too rarely gets `lost`,
+        and so does who names a stream of before."""
+        return service.events(since, stream, limit)
 
     @app.get("/v1/volumes/{volume}/pins")
     def pins(service: Service) -> list[PinView]:

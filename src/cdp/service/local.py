@@ -16,6 +16,7 @@ from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
 from cdp.views import (
+    MAX_PAGE_EVENTS,
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
     MAX_PAGE_ROWS,
@@ -30,6 +31,8 @@ from cdp.views import (
     DeviceSpaceView,
     DiffPage,
     DiskChecksumsView,
+    EventsPage,
+    EventView,
     ExplanationView,
     ExtentView,
     GapView,
@@ -203,6 +206,18 @@ class VolumeService:
         if not (dry_run or force):
             refuse_under_clients(self.volume.path, self.connected)
         return _restore(self.volume.undo(dry_run=dry_run), dry_run)
+
+    def events(self, since: int | None = None, stream: str | None = None, limit: int = 100) -> EventsPage:
+        """At most `limit` (1..MAX_PAGE_EVENTS) events after `since`, of what is kept; None: none, but the place."""
+        if not 1 <= limit <= MAX_PAGE_EVENTS:
+            raise InvalidRequest(f"limit {limit} is out of range", f"write 1 .. {MAX_PAGE_EVENTS}")
+        kept = self.volume._store.events
+        with kept.watch(since, stream=stream) as watch:
+            found = list(itertools.islice(iter(lambda: watch.get(0), None), limit))
+            name, number = watch.place()
+        return EventsPage(stream=name, since=number, events=[EventView(
+            number=e.number, stream=e.stream, ts_ns=e.ts_ns, time=utc(e.ts_ns), kind=e.kind, text=e.text,
+            details=dict(e.details)) for e in found])
 
     def restores(self) -> list[RestoreView]:
         return [_restore(done, False) for done in self.volume.restores()]

@@ -23,6 +23,7 @@ from cdp.views import (
     CheckView,
     ClientView,
     DiffPage,
+    EventsPage,
     ExplanationView,
     ImageView,
     InfoView,
@@ -202,6 +203,10 @@ class RemoteService:
 
     def clients(self) -> list[ClientView]:
         return cast(list[ClientView], self._volume("GET", "/clients").json())
+
+    def events(self, since: int | None = None, stream: str | None = None, limit: int = 100) -> EventsPage:
+        query = {"since": since, "stream": stream, "limit": limit}
+        return cast(EventsPage, self._volume("GET", "/events", query).json())
 
     def restores(self) -> list[RestoreView]:
         return cast(list[RestoreView], self._volume("GET", "/restores").json())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numbers
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from cdp.moments import points
+from cdp.moments.events import Event
 from cdp.moments.model import (
     Activity,
     Bookmark,
@@ -41,6 +42,7 @@ from cdp.nbd.client import Client, ExportAddress, parse
 from cdp.service.connect import find_server
 from cdp.service.locate import Location, locate
 from cdp.service.remote import RemoteService
+from cdp.service.remote_watch import RemoteWatch
 from cdp.store.space import Usage
 from cdp.text.paths import absolute
 from cdp.text.timestamps import utc
@@ -494,8 +496,10 @@ class RemoteVolume:
     def restores(self) -> list[Restore]:
         return [_restore(done) for done in self._ask(lambda service: service.restores())]
 
-    def watch(self, since: Any = None, timeout_s: float | None = None, *, kinds: Any = None) -> NoReturn:
-        self._refuse("watch")
+    def watch(self, since: Event | int | None = None, timeout_s: float | None = None, *,
+              kinds: Iterable[str] | None = None) -> RemoteWatch:
+        self._alive()
+        return RemoteWatch(lambda number, stream: self._page("events", number, stream), since, timeout_s, kinds)
 
     # --- history, retention -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ Modules
     retention   how much history is kept: pins, the policy, what a plan frees, the space
     status      a server: its volumes, clients, alerts
     info        a volume as it is now, and what it is busy with
-    pages       what is listed in pages: segments, extents, records, versions, differences, activity
+    pages       what is listed in pages: segments, extents, records, versions, differences, activity, events
     service     the operations
     typed       the TypedDict that all of them use
 """
@@ -44,12 +44,15 @@ from cdp.views.moments import (
     WindowView,
 )
 from cdp.views.pages import (
+    MAX_PAGE_EVENTS,
     MAX_PAGE_EXTENTS,
     MAX_PAGE_RECORDS,
     MAX_PAGE_ROWS,
     MAX_PLACED_INTERVALS,
     ActivityView,
     DiffPage,
+    EventsPage,
+    EventView,
     ExtentView,
     MapPage,
     RecordsPage,
@@ -63,55 +66,11 @@ from cdp.views.retention import KeptView, PinView, PlanView, PolicyView, PruneVi
 from cdp.views.service import MAX_PIECE_BYTES, Service
 from cdp.views.status import AlertView, ClientView, NotOpenView, ServedView, ServedVolumeView, StatusView
 
-__all__ = [
-                            "MAX_PAGE_EXTENTS",
-                            "MAX_PAGE_RECORDS",
-                            "MAX_PAGE_ROWS",
-                            "MAX_PIECE_BYTES",
-                            "MAX_PLACED_INTERVALS",
-                            "ActivityView",
-                            "AlertView",
-                            "BarrierView",
-                            "BookmarkView",
-                            "CaptureView",
-                            "CheckView",
-                            "ClientView",
-                            "ClockStepView",
-                            "DeviceSpaceView",
-                            "DiffPage",
-                            "DiskChecksumsView",
-                            "ExplanationView",
-                            "ExtentView",
-                            "FreeingView",
-                            "GapView",
-                            "HistogramView",
-                            "ImageView",
-                            "InfoView",
-                            "KeptView",
-                            "MapPage",
-                            "MetricsView",
-                            "MomentView",
-                            "NotOpenView",
-                            "PinView",
-                            "PlanView",
-                            "PolicyView",
-                            "ProblemView",
-                            "PruneView",
-                            "RecordView",
-                            "RecordsPage",
-                            "RestoreView",
-                            "ScrubView",
-                            "SealedView",
-                            "SegmentView",
-                            "SegmentsPage",
-                            "ServedView",
-                            "ServedVolumeView",
-                            "Service",
-                            "SourceView",
-                            "SpaceView",
-                            "StatusView",
-                            "VersionView",
-                            "VersionsPage",
-                            "WindowView",
-                            "WritebackView",
-]
+__all__ = ["ActivityView", "AlertView", "BarrierView", "BookmarkView", "CaptureView", "CheckView", "ClientView",
+           "ClockStepView", "DeviceSpaceView", "DiffPage", "DiskChecksumsView", "EventView", "EventsPage",
+           "ExplanationView", "ExtentView", "FreeingView", "GapView", "HistogramView", "ImageView", "InfoView",
+           "KeptView", "MAX_PAGE_EVENTS", "MAX_PAGE_EXTENTS", "MAX_PAGE_RECORDS", "MAX_PAGE_ROWS", "MAX_PIECE_BYTES",
+           "MAX_PLACED_INTERVALS", "MapPage", "MetricsView", "MomentView", "NotOpenView", "PinView", "PlanView",
+           "PolicyView", "ProblemView", "PruneView", "RecordView", "RecordsPage", "RestoreView", "ScrubView",
+           "SealedView", "SegmentView", "SegmentsPage", "ServedView", "ServedVolumeView", "Service", "SourceView",
+           "SpaceView", "StatusView", "VersionView", "VersionsPage", "WindowView", "WritebackView"]

@@ -1,6 +1,9 @@
-"""What is listed in pages: segments, extents, records, versions, differences, activity."""
+"""What is listed in pages: segments, extents, records, versions, differences, activity, events."""
+from typing import Any
+
 from cdp.views.typed import TypedDict
 
+MAX_PAGE_EVENTS = 1024
 MAX_PAGE_EXTENTS = 65_536
 MAX_PAGE_RECORDS = 100_000
 MAX_PAGE_ROWS = 250_000     # of binary records, 34 bytes each
@@ -117,3 +120,24 @@ class ActivityView(TypedDict):
     flushes: list[int]
     place_bytes: int
     places: list[list[int]] | None
+
+
+class EventView(TypedDict):
+    """Something that happened to the volume: a number in its stream, which lasts as long as the volume is open. kind,
+    and what `details` has: see cdp.Event. `lost`: so many events before it are gone (count; null: not known)."""
+
+    number: int
+    stream: str
+    ts_ns: int
+    time: str
+    kind: str
+    text: str
+    details: dict[str, Any]
+
+
+class EventsPage(TypedDict):
+    """Events, and the place behind them: what to give as `stream` and `since` for those that come later."""
+
+    events: list[EventView]
+    stream: str
+    since: int
