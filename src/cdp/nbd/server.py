@@ -2,9 +2,10 @@
 
 Invariants
  1. At most max_handshakes connections are in the handshake, for at most handshake_timeout_s each, beside what its
-    export takes to open, and FIRST_BYTE_S while the client sends nothing. Where all slots are taken, the client that
-    has been silent longest is dropped for a new one after SILENT_S; further ones wait in the listener's backlog. At
-    most max_connections are in the transmission phase; a further one is refused with that reason.
+    export takes to open, and FIRST_BYTE_S while the client sends nothing. Where all slots are taken, one that has been
+    silent for SILENT_S, or has talked for TALK_S, is dropped for a new one, the oldest first; further ones wait in the
+    listener's backlog. At most max_connections are in the transmission phase; a further one is refused with that
+    reason.
  2. A connection's socket is closed by its own thread alone, so a file descriptor is never used after it was reused.
  3. An export is opened for one connection and closed when that ends, however it ends.
  4. hand_over() gives away either everything or nothing: where a connection does not come to a request boundary in time,
@@ -40,6 +41,7 @@ log = logging.getLogger("cdp.nbd")
 
 FIRST_BYTE_S = 3.0  # a client answers the greeting at once; this is for bad networks
 SILENT_S = 0.2  # before a silent connection gives way: a round trip
+TALK_S = 1.0  # before one that has said something does: some round trips, those of TLS included
 NO_TLS = TlsSettings()
 HANDSHAKES_END_S = 1.0  # before a hand-over: then nobody has lost more than a handshake
 UNIX_SEND_BUFFER_BYTES = 1 << 20  # replies of a batch go out without blocking half-way; TCP tunes itself
@@ -80,6 +82,7 @@ class _Client:
         self.connection: Transmission | None = None  # while it serves
         self.admitted = False  # counts against max_connections
         self.silent = True  # has not sent a byte yet
+        self.talking_since_s: float | None = self.since_s  # in the handshake, what was waited for left out; None: not
         self.paused = False
         self.relay: threading.Thread | None = None  # with TLS
         self.handed: HandedConnection | None = None
@@ -118,9 +121,15 @@ class _Stream:
     def sendall(self, data: bytes) -> None:
         self._armed().sendall(data)
 
-    def extend(self, seconds: float) -> None:
+    def wait(self) -> float:
+        """From here on the client waits, and is not dropped for another; since when it has talked."""
+        since_s, self._client.talking_since_s = self._client.talking_since_s, None
+        return since_s or time.monotonic()
+
+    def extend(self, since_s: float, seconds: float) -> None:
         """What the client had to wait for is not its time."""
         self._deadline_s += seconds
+        self._client.talking_since_s = since_s + seconds
 
     def start_tls(self) -> None:
         """Wrap first, shake hands then: close() must find the new socket to cut a handshake short."""
@@ -144,10 +153,11 @@ class _Timed:
 
     def open(self, name: str) -> Export:
         began_s = time.monotonic()
+        since_s = self._stream.wait()
         try:
             return self._exports.open(name)
         finally:
-            self._stream.extend(time.monotonic() - began_s)
+            self._stream.extend(since_s, time.monotonic() - began_s)
 
 
 class NbdServer:
@@ -183,7 +193,7 @@ class NbdServer:
         self._adopted: list[tuple[_Client, Agreed, HandedConnection]] = []  # start() starts them
         self._clients: dict[int, _Client] = {}  # guarded by _lock
         self._serving = 0  # guarded by _lock
-        self._accepted = 0  # accept thread only
+        self._accepted, self._refused = 0, False  # accept thread only
 
     # Life
 
@@ -244,7 +254,7 @@ class NbdServer:
                 continue
             client = _Client(one.number, one.sock, one.peer, one.who)
             client.since_s, client.tls, client.relay = one.since_s, one.tls, one.relay
-            client.silent, client.admitted = False, True
+            client.silent, client.admitted, client.talking_since_s = False, True, None
             self._adopted.append((client, Agreed(one.name, export, one.read_only, one.structured, one.context_id,
                                                  one.fast_zero, contexts), one))
 
@@ -383,15 +393,17 @@ class NbdServer:
                         self._handshake_slots.release()
 
     def _give_way(self, selector: selectors.BaseSelector) -> None:
-        """All handshake slots are taken: where a client waits, hang up on the one that has been silent longest."""
+        """All handshake slots are taken: where a client waits, hang up on the first that has had its time."""
         if not any(key.data for key, _ in selector.select(0)):
             return
         with self._lock:
-            before_s = time.monotonic() - SILENT_S
+            now_s = time.monotonic()
             for client in self._clients.values():  # in the order in which they came
-                if client.silent and client.since_s < before_s:
-                    client.silent = False  # once is enough
-                    log.info("connection %d (%s) said nothing, and another waits", client.number, client.peer)
+                since_s = client.talking_since_s
+                if since_s is not None and now_s - since_s > (SILENT_S if client.silent else TALK_S):
+                    log.info("connection %d (%s) %s, and another waits", client.number, client.peer,
+                             "said nothing" if client.silent else "does not end its handshake")
+                    client.talking_since_s = None  # once is enough
                     hang_up(client.sock)
                     return
 
@@ -405,9 +417,12 @@ class NbdServer:
             except BlockingIOError:
                 continue
             except OSError as error:
-                log.warning("accepting a connection: %s", error)
+                if not self._refused:
+                    log.warning("accepting a connection: %s; it is tried again", error)
+                self._refused = True  # it is said once, until one is accepted
                 self._stopping.wait(0.1)  # out of descriptors: it would only come again at once
                 return False
+            self._refused = False
             self._accepted += 1
             client = _Client(self._accepted, sock, key.data.describe_peer(sock), key.data.who(sock))
             client.thread = threading.Thread(target=self._run, args=(client,), name=f"nbd-{client.number}", daemon=True)
@@ -474,8 +489,11 @@ class NbdServer:
                 client.admitted = True
                 return None
 
-        return Handshake(stream, _Timed(self._exports, stream), tls=self._tls_mode, admit=admit,
-                         stopping=self._stopping.is_set).run()
+        try:
+            return Handshake(stream, _Timed(self._exports, stream), tls=self._tls_mode, admit=admit,
+                             stopping=self._stopping.is_set).run()
+        finally:
+            client.talking_since_s = None
 
     def _transmit(self, client: _Client, agreed: Agreed) -> None:
         if not isinstance(client.sock, ssl.SSLSocket):

@@ -14,7 +14,7 @@ from cdp.nbd.protocol import DIRTY_BITMAP, SINCE
 from cdp.serve.image_cache import ImageCache
 from cdp.store.layout import is_volume
 from cdp.store.volume_files import VolumeFiles, is_complete
-from cdpcore.base.errors import NotFound
+from cdpcore.base.errors import CdpError, NotFound
 
 if TYPE_CHECKING:
     from cdp import TimeImage, Volume
@@ -110,6 +110,19 @@ class Exports:
         return root, tuple(images), point
 
     def open(self, name: str) -> OpenExport:
+        """Raises CdpError, with names of exports in its text: a client is not told where the volumes are."""
+        try:
+            return self._open(name)
+        except CdpError as error:
+            raise type(error)(*(self._named(text) for text in (error.message, error.hint))) from error
+
+    def _named(self, text: str) -> str:
+        folders = sorted(((volume.path, name) for name, volume in list(self._volumes.items())), reverse=True)
+        for path, name in folders:
+            text = text.replace(path, name)
+        return text
+
+    def _open(self, name: str) -> OpenExport:
         root, images, point = self.split(name)
         if self._opening is not None:
             self._opening.wait(root)
