@@ -194,6 +194,9 @@ class Settings:
     admin_socket: str | None = _server(
         "path", None, "Socket through which the other commands reach a running server. "
         "Not set: NAME.admin.sock in the runtime folder.")
+    admin_read_socket: str | None = _server(
+        "path", None, "Second socket of the administration API, with mode 0660: it answers GET requests only, so that "
+        "the group of its file can look and change nothing.")
     metrics_listen: str | None = _server(
         "address", None, "Host and port on which `cdp serve` answers GET /metrics (Prometheus) and /healthz, to "
         "anybody who can connect. Not set: only on the administration socket.", flag_name="--metrics")

@@ -7,7 +7,7 @@ import click
 from cdp.cli import cli
 from cdp.cli.base import SERVE_EXITS, SERVER_KEYS, State, announce, command
 
-LISTEN_KEYS = tuple(key for key in SERVER_KEYS if key != "admin_socket")
+LISTEN_KEYS = tuple(key for key in SERVER_KEYS if key not in ("admin_socket", "admin_read_socket"))
 
 
 @command(cli, "gateway", setting_flags=LISTEN_KEYS, quiet=False, examples=[

@@ -107,7 +107,7 @@ class Volumes:
             self._cares[name].attach(service)
             held[name] = Held(service, self._image_caches[name], identity(self._locations[name].root), self.uris_of,
                               self._clients)
-        self._admin = AdminServer(path, held)
+        self._admin = AdminServer(path, held, read_path=self._settings.admin_read_socket)
         self._admin.start()
         for name, location in self._locations.items():
             write_serving(location.root, views[name])

@@ -2,6 +2,7 @@
 
 Invariants
   1. The socket is created with mode 0600: a process that can connect may do everything that the server's user may do.
+     A second one, where there is one, has READ_MODE and answers GET alone: all else is refused before anything sees it.
   2. The application is loaded by the first request that needs it: that takes 0.45 s of processor time, more than all
      else that a server does before it is ready, and many servers are never asked anything. Requests wait meanwhile.
   3. Who the server is (GET /v1/server) is answered at once, also while the application is loaded, and while every
@@ -17,18 +18,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from cdp.ipc.errors import encode_error
 from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.serve.addresses import runtime_directory
 from cdp.serve.held import Held
 from cdp.service.servers import link_socket
 from cdp.views import NotOpenView
-from cdpcore.base.errors import Busy, CdpError
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 STOP_SECONDS = 5
+READ_MODE = 0o660
 HandOver = Callable[[str, int, bool], None]      # socket, version, force; raises why not
 NotOpen = Callable[[], list[NotOpenView]]
 
@@ -40,11 +43,19 @@ def server_view(held: Mapping[str, Held], not_open: NotOpen = list) -> dict[str,
             "not_open": not_open()}
 
 
+async def _answer(send: "Send", status: int, view: Mapping[str, Any]) -> None:
+    body = json.dumps(view).encode()
+    await send({"type": "http.response.start", "status": status, "headers": [
+        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
+    await send({"type": "http.response.body", "body": body})
+
+
 class _Application:
     """cdp.serve.http_api's, loaded when it is needed; an ASGI application of the event loop's thread. It knows how many
     requests it is at."""
 
-    def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None, not_open: NotOpen):
+    def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None, not_open: NotOpen, read_path: str):
+        self._read_path = read_path
         self._held, self._hand_over, self._not_open = held, hand_over, not_open
         self._app: ASGIApp | None = None
         self._loading = asyncio.Lock()
@@ -53,11 +64,14 @@ class _Application:
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         self.running += 1
         try:
+            if self._read_path and (scope.get("server") or ("",))[0] == self._read_path and (
+                    scope["type"] != "http" or scope["method"] != "GET"):
+                refused = InvalidRequest(f"{scope.get('method', scope['type'])} {scope['path']}: this socket answers "
+                                         "GET requests only", "use the administration socket")
+                await _answer(send, 403, encode_error(refused))
+                return
             if scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", "/v1/server"):
-                body = json.dumps(server_view(self._held, self._not_open)).encode()
-                await send({"type": "http.response.start", "status": 200, "headers": [
-                    (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
-                await send({"type": "http.response.body", "body": body})
+                await _answer(send, 200, server_view(self._held, self._not_open))
                 return
             async with self._loading:
                 if self._app is None:
@@ -75,17 +89,24 @@ class _Application:
 class AdminServer:
     """The application on a unix socket, in a thread of its own, until close(). held: may become more meanwhile.
     listener: of the server before, which has handed it over; it is this one's from start() on. not_open: the volumes
-    that are not held yet, or could not be opened."""
+    that are not held yet, or could not be opened. read_path: a second socket, which answers GET alone."""
 
     def __init__(self, path: str, held: Mapping[str, Held], hand_over: HandOver | None = None,
-                 listener: UnixListener | None = None, not_open: NotOpen = list):
+                 listener: UnixListener | None = None, not_open: NotOpen = list, read_path: str | None = None):
         self.path = path
-        self._app = _Application(held, hand_over, not_open)
         self._link = ""
         self._given = listener is not None
         # From here on the kernel queues clients.
         self._listener: UnixListener | None = listener or bind_unix(path, option="--admin-socket SOCK")
         self._sock = self._listener.sock.dup()      # of the thread, which closes it
+        try:
+            self._reads = bind_unix(read_path, mode=READ_MODE, option="--admin-read-socket SOCK") if read_path else None
+        except BaseException:
+            self._sock.close()
+            if not self._given:
+                self._listener.close()
+            raise
+        self._app = _Application(held, hand_over, not_open, self._reads.sock.getsockname() if self._reads else "")
         self._lock = threading.Lock()               # guards _stopping and _server
         self._stopping = False
         self._server: uvicorn.Server | None = None
@@ -107,7 +128,7 @@ class AdminServer:
         with self._lock:
             self._server = server
             server.should_exit = self._stopping
-        server.run([self._sock])
+        server.run([self._sock, self._reads.sock.dup()] if self._reads else [self._sock])
 
     def hand_over(self, force: bool) -> UnixListener:
         """Stop, and give away the listening socket: who connects waits for the next server. Raises Busy where a request
@@ -135,5 +156,7 @@ class AdminServer:
             self._sock.close()
         elif self._thread.is_alive():
             self._thread.join(timeout=2 * STOP_SECONDS)
+        if self._reads:
+            self._reads.close()
         if self._listener and not self._given:
             self._listener.close()

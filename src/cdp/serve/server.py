@@ -279,7 +279,7 @@ class Server:
         for name in self._volumes:
             self._hold(name)
         admin = AdminServer(self._admin_socket, self._held, self.offer if self._own_parts else None, listener,
-                            self._opening.not_open)
+                            self._opening.not_open, self._settings.admin_read_socket)
         self._admin = admin
         return admin
 
