@@ -166,19 +166,6 @@ def test_an_event_of_another_opening_is_known_as_such(tmp_path):
         assert [event.kind for event in volume.watch(500, 0)] == ["lost", "bookmark_made"]
 
 
-def test_a_stream_that_is_gone_on_with_keeps_its_numbers():
-    old, new = Events(), Events()
-    old.publish("image_opened", "x", image="a")
-    seen = old.watch(0).get(0)
-    old.publish("image_closed", "x", image="a")
-    new.publish("image_opened", "x", image="b")
-    new.go_on(*old.place())
-    assert seen is not None
-    first, second = new.watch(seen).get(0), new.watch(2).get(0)
-    assert first is not None and first.kind == "lost" and first.details == {"count": 1}
-    assert second is not None and (second.number, second.stream, second.details) == (3, old.place()[0], {"image": "b"})
-
-
 def test_a_watch_ends_with_its_volume_after_what_came(tmp_path):
     with cdp.create(tmp_path / "web", size=MIB) as volume:
         watch = volume.watch()

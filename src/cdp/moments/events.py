@@ -3,8 +3,7 @@
 Invariants
   1. publish() never waits for a watcher: the last KEPT events are kept, once for all watchers, and a watcher is a place
      among them. One that is too slow gets an event `lost` that says how many it did not get.
-  2. Events of a stream are numbered from 1 without holes. A stream lasts as long as its volume is open; a server that
-     takes over from another goes on with its stream.
+  2. Events of a stream are numbered from 1 without holes. A stream lasts as long as its volume is open.
 Threading: any thread. A child of a fork has no watches.
 """
 from __future__ import annotations
@@ -39,8 +38,6 @@ DETAILS: dict[str, tuple[str, ...]] = {
     "clock_stepped": ("seq", "before_ns", "after_ns"),
     "space_low": ("free_bytes",),
     "space_ok": ("free_bytes",),
-    "archived": ("url", "seq", "ts_ns", "objects", "bytes"),
-    "handed_over": ("from_pid", "pid"),
     "lost": ("count",),
 }
 """The kinds of events, and what each says in its `details`."""
@@ -50,9 +47,9 @@ DETAILS: dict[str, tuple[str, ...]] = {
 class Event:
     """Something that happened to a volume. number: of this event in its `stream`, from 1 up. ts_ns: UTC ns since 1970.
     kind: bookmark_made, bookmark_removed, restored, undone, image_created, image_deleted, image_opened, image_closed,
-    alert_raised, alert_cleared, history_freed, scrub_ended, clock_stepped, space_low, space_ok, archived, handed_over,
-    or lost: events were, `count` of them (None: not known). text: for people. details: what cdp.moments.events.DETAILS
-    names for the kind."""
+    alert_raised, alert_cleared, history_freed, scrub_ended, clock_stepped, space_low, space_ok, or lost: events were,
+    `count` of them (None: not known). text: for people. details: what cdp.moments.events.DETAILS names for the
+    kind."""
 
     number: int
     stream: str
@@ -97,24 +94,11 @@ class Events:
         self._changed = threading.Condition(threading.RLock())
         self._kept: deque[Event] = deque(maxlen=kept)     # guarded by _changed, as all below
         self._stream, self._number = uuid.uuid4().hex[:8], 0
-        self._wakes: list[Callable[[], None]] = []
         self._closed = self._low = False
 
     @property
     def closed(self) -> bool:
         return self._closed
-
-    def place(self) -> tuple[str, int]:
-        """The stream, and its newest event."""
-        with self._changed:
-            return self._stream, self._number
-
-    def go_on(self, stream: str, number: int) -> None:
-        """With the stream of before, whose newest event that was. Before there are watches."""
-        with self._changed:
-            self._stream, self._number = stream, number + self._number
-            self._kept = deque((Event(number + e.number, stream, e.ts_ns, e.kind, e.text, e.details)
-                                for e in self._kept), self._kept.maxlen)
 
     def publish(self, kind: str, text: str, **details: Any) -> None:
         """Never waits, never raises for a watcher's sake."""
@@ -125,7 +109,7 @@ class Events:
                 return
             self._number += 1
             self._kept.append(Event(self._number, self._stream, ts_ns, kind, text, details))
-            self._wake()
+            self._changed.notify_all()
 
     def clock_stepped(self, seq: int, before_ns: int, after_ns: int) -> None:
         """The clock was set, about at record seq."""
@@ -145,23 +129,6 @@ class Events:
             self.publish("space_ok", f"the device has space again: {approx_size(free_bytes)} free",
                          free_bytes=free_bytes)
 
-    def _wake(self) -> None:
-        self._changed.notify_all()
-        for wake in self._wakes:
-            wake()
-
-    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """`wake` is called after each event, and at the end, on any thread; it must not wait nor raise. Ends with a
-        call of what is returned."""
-        with self._changed:
-            self._wakes = [*self._wakes, wake]
-
-        def end() -> None:
-            with self._changed:
-                self._wakes = [one for one in self._wakes if one is not wake]
-
-        return end
-
     def watch(self, since: Event | int | None = None, timeout_s: float | None = None, *,
               kinds: Iterable[str] | None = None, stream: str | None = None) -> Watch:
         """See Volume.watch. stream: that `since` is a number of."""
@@ -177,7 +144,7 @@ class Events:
         """The volume is closed: watches end when they have got what there is. Idempotent."""
         with self._changed:
             self._closed = True
-            self._wake()
+            self._changed.notify_all()
 
     def _take(self, watch: Watch) -> Event | None:
         """The next event for a watch; None: there is none yet. With _changed."""
