@@ -190,7 +190,7 @@ def command(group: click.Group, name: str, **attrs: Any) -> Callable[[Callable[.
 class Root(click.Group):
     """The top group: orders the commands, and turns errors into one line."""
 
-    ORDER = ("create", "serve", "list", "status", "top", "capture", "info", "window", "explain", "bookmark",
+    ORDER = ("create", "serve", "list", "status", "top", "events", "capture", "info", "window", "explain", "bookmark",
              "bookmarks", "pins", "policy", "prune", "space", "records", "activity", "history", "diff", "bisect",
              "files", "cat", "versions", "shell", "image", "group", "backup", "archive", "export", "import", "restore",
              "undo", "restores", "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway",
