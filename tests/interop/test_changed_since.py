@@ -1,12 +1,10 @@
-"""What was written since a moment, over NBD, from cdp serve and cdp ha serve: seen by libnbd and QEMU, compared with
-Volume.diff(), and used by both to take an increment, which is put together elsewhere."""
+"""What was written since a moment, over NBD: seen by libnbd and QEMU, compared with Volume.diff(), and used by both to
+take an increment."""
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -21,10 +19,9 @@ SIZE = 4 << 20
 
 
 class Served:
-    def __init__(self, folder, *command):
+    def __init__(self, folder):
         self.path, self.socket, self.admin = folder / "web", folder / "s", folder / "a"
-        argv = cdp_argv(*command, self.path, "--unix", self.socket, "--admin-socket", self.admin,
-                        *(["--control", folder / "ha"] if "ha" in command else []))
+        argv = cdp_argv("serve", self.path, "--unix", self.socket, "--admin-socket", self.admin)
         self.server = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         while self.server.stderr.readline() != "cdp: ready\n":
             assert self.server.poll() is None
@@ -34,9 +31,6 @@ class Served:
 
     def cdp(self, *args):
         return run(*cdp_argv(*args)).stdout
-
-    def ha(self):
-        return json.loads(self.cdp("ha", "status", "--control", self.path.parent / "ha", "--json"))
 
     def written(self, a, b=None):
         """[(offset, length)] by 'cdp diff --written', ranges that touch joined."""
@@ -55,16 +49,8 @@ class Served:
         self.server.communicate(timeout=60)
 
 
-COMMANDS = {"serve": ("serve",), "ha": ("ha", "serve")}
-
-
 @pytest.fixture
-def how():
-    return "serve"
-
-
-@pytest.fixture
-def web(tmp_path, how):
+def web(tmp_path):
     rnd = random.Random(7)
     with cdp.create(tmp_path / "web", size=SIZE) as volume:
         for n in range(40):
@@ -80,7 +66,7 @@ def web(tmp_path, how):
         with volume.open_image("copy") as image:
             image.bookmark("start")
             image.pwrite(b"image" * 200, 8192)
-    served = Served(tmp_path, *COMMANDS[how])
+    served = Served(tmp_path)
     try:
         yield served
     finally:
@@ -95,8 +81,7 @@ def nbdinfo(uri, context):
     return [(row["offset"], row["length"]) for row in rows if row["type"] == 1]
 
 
-@pytest.mark.parametrize("how", COMMANDS)
-def test_libnbd_sees_what_was_written(web, how):
+def test_libnbd_sees_what_was_written(web):
     assert nbdinfo(web.uri(), "qemu:dirty-bitmap:mon") == web.written("mon") != []
     assert nbdinfo(web.uri(), "cdp:since:#1") == web.written("#1")
     assert nbdinfo(web.uri("web@tue"), "qemu:dirty-bitmap:mon") == web.written("mon", "tue")
@@ -112,8 +97,7 @@ def test_libnbd_sees_what_was_written(web, how):
     assert nbdinfo(web.uri(), "qemu:dirty-bitmap:mon") == []
 
 
-@pytest.mark.parametrize("how", COMMANDS)
-def test_qemu_takes_an_increment(web, tmp_path, how):
+def test_qemu_takes_an_increment(web, tmp_path):
     if not shutil.which("qemu-img"):
         pytest.skip("no qemu-img")
     run("qemu-img", "convert", "-O", "raw", web.uri("web@mon"), tmp_path / "backup")
@@ -130,10 +114,8 @@ def test_qemu_takes_an_increment(web, tmp_path, how):
     run("qemu-img", "compare", "-f", "raw", "-F", "raw", tmp_path / "backup", web.uri("web@tue"))
 
 
-@pytest.mark.parametrize("how", COMMANDS)
-def test_several_at_once_and_a_new_server(web, how):
-    """Raw: a reply has a chunk for each context; what is not known is left out; a replaced server goes on, and so does
-    the process that takes over from one that was killed."""
+def test_several_at_once_and_a_new_server(web):
+    """Raw: a reply has a chunk for each context; what is not known is left out; a replaced server goes on."""
     script = """
 import nbd, sys
 h = nbd.NBD()
@@ -162,12 +144,6 @@ print("same")
                               stdout=subprocess.PIPE, text=True)
     assert client.stdout.readline().strip() == str([True, False, True, True, False]) + " " + str(
         ["base:allocation", "cdp:since:#3", "qemu:dirty-bitmap:tue"])
-    if how == "ha":
-        owner = next(one["pid"] for one in web.ha()["processes"] if one["state"] == "active")
-        os.kill(owner, signal.SIGKILL)
-        assert client.communicate("\n", timeout=60)[0].strip() == "same" and client.returncode == 0
-        assert len(web.ha()["failovers"]) == 1
-        return
     new = subprocess.Popen(cdp_argv("serve", web.path, "--replace"), stderr=subprocess.PIPE, text=True)
     try:
         while new.stderr.readline() != "cdp: ready\n":

@@ -12,6 +12,7 @@ from cdp.moments.clock import Stretch, stretches_of
 from cdp.moments.model import ClockStep, Moment
 from cdp.moments.policy import NS, REFUSE, THIN, Policy, Tier
 from cdp.moments.retention import Pin, plan
+from cdp.moments.thinned import Thinned
 
 T0 = 1795168800 * NS + 7
 DAY, YEAR = 86400 * NS, 365 * 86400 * NS
@@ -27,6 +28,8 @@ class Records:
     restores: list[tuple[int, int]] = field(default_factory=list)
     segments: list[tuple[int, int]] = field(default_factory=list)
     total_bytes: int = 0
+    stays_seq: int = 1 << 60
+    thinned: Thinned = field(default_factory=Thinned)
 
     def __post_init__(self) -> None:
         self.oldest, self.newest = self.moment(self.rows[0][0]), self.moment(self.rows[-1][0])

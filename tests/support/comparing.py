@@ -58,6 +58,13 @@ def compare(world: World, node: Node, rnd: random.Random) -> None:
         same(world, image, node, held)
     offset, n = world.extent(rnd, world.size.volume)
     assert volume.pread(n, offset) == bytes(node.model.now[offset:offset + n])
+    thinned = [seq for seq in range(node.start, len(node.model.rows)) if node.is_there(seq) and not node.openable(seq)]
+    if thinned:
+        seq = rnd.choice(thinned)
+        with volume.at(seq) as image:
+            assert image.moment.seq == node.thinned.at(seq) and node.openable(image.moment.seq)
+            same(world, image, node, image.moment.seq)
+        refused(RefusedPoint, lambda: volume.at(f"#{seq}!"))
     found = node.bookmarks()
     if found:
         name = rnd.choice(sorted(found))
@@ -76,11 +83,11 @@ def compare(world: World, node: Node, rnd: random.Random) -> None:
 def learn(world: World, node: Node, after: int = 0) -> None:
     """records() is the model's history. Its times are what the clock showed, and do not change."""
     volume = world.open_node(node)
-    after = after if node.openable(after) and after in node.ts else node.start
+    after = after if node.is_there(after) and after in node.ts else node.start
     got, rows, last = volume.records(since=after), node.model.rows, (after, node.ts.get(after, volume.created_ns))
     there = set(map(int, got["seq"]))
     missing = [seq for seq in range(after + 1, len(rows) + 1) if seq not in there]
-    assert all(not node.openable(seq) for seq in missing), f"records {missing[:5]} are not in the history"
+    assert all(not node.is_there(seq) for seq in missing), f"records {missing[:5]} are not in the history"
     for r in got.tolist():
         seq, ts, kind, flags, offset, length = r
         row = rows[seq - 1]
@@ -148,16 +155,17 @@ def compare_time(world: World, node: Node, rnd: random.Random) -> None:
     if len(meant[0]) > 1:
         refused(InvalidRequest, lambda: volume.resolve(point))
         return
-    seq, others = start + meant[0][0], {start + other for other in meant[1]}
+    asked, others = start + meant[0][0], {start + other for other in meant[1]}
+    seq, others = node.thinned.at(asked), {node.thinned.at(other) for other in others}
     found = volume.resolve(point)
     assert (found.seq, found.ts_ns) == (seq, times[seq]), f"{ts} is #{found.seq}, should be #{seq}"
     flush = [s for s in range(1, seq + 1) if node.model.rows[s - 1].kind == FLUSH or node.model.rows[s - 1].fua]
     explained = volume.explain(point)
     assert explained.resolved == found
     assert sorted(m.seq for m in explained.other_readings) == sorted(others - {seq})
-    expected = flush[-1] if flush and node.openable(flush[-1]) else None
+    expected = flush[-1] if flush and node.is_there(flush[-1]) else None
     got = explained.last_flush.seq if explained.last_flush else None
-    assert got == expected or not node.openable(seq - 1) or expected == node.start, (
+    assert got == expected or not node.is_there(seq - 1) or expected == node.start, (
         f"last flush at or before #{seq} is #{expected}, told #{got}"
     )
 
@@ -167,7 +175,7 @@ def finish_freeing(world: World) -> None:
     assert world.root
     volume = world.open_node(world.root)
     for _ in range(1000):
-        if volume._retention.step() is None:
+        if volume._retention.step() is None and volume._thinner.step() is None:
             break
     store, rows = volume._store, volume._store.timeline.rows()
     assert volume.freeing() is None and (not rows or rows[0].last_seq > world.root.start)

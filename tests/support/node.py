@@ -7,6 +7,7 @@ from typing import Any
 
 from support.model import BOOKMARK, RESTORE, UNBOOKMARK, Model
 
+from cdp.moments.thinned import Thinned
 from cdpcore.base.errors import CdpError
 
 
@@ -19,6 +20,8 @@ class Node:
     seq: int = 0                                    # of the parent, for an image
     start: int = 0                                  # the oldest moment that can be opened
     asked: int = 0                                  # ... or this one, where it moved when the power went
+    thinned: Thinned = field(default_factory=Thinned)  # which moments of the middle can be opened
+    thinned_to: Thinned | None = None               # ... or these, where that was asked for when the power went
     volume: Any = None
     images: dict[str, Node] = field(default_factory=dict)
     held: list[tuple[Any, int]] = field(default_factory=list)   # time images, their seqs
@@ -49,6 +52,10 @@ class Node:
                 if row.kind == RESTORE and row.note[1] and seq > self.start]
 
     def openable(self, seq: int) -> bool:
+        return self.is_there(seq) and self.thinned.at(seq) == seq
+
+    def is_there(self, seq: int) -> bool:
+        """Neither given up nor freed by a destructive restore; thinned, perhaps."""
         return seq >= self.start and not any(lo < seq < hi for lo, hi in self.gaps())
 
     def family(self) -> list[Node]:

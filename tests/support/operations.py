@@ -14,6 +14,7 @@ from support.model import BOOKMARK, SECTOR, UNBOOKMARK, Model
 from support.node import Node, refused
 from support.sizes import KIB
 
+from cdp.moments.retention import Kept, Plan
 from cdpcore.base.errors import Busy, InvalidRequest, NotFound, RefusedPoint
 
 if TYPE_CHECKING:
@@ -238,12 +239,53 @@ def free(world: World, node: Node, rnd: random.Random) -> None:
         node.asked = seq
         ends = [row.last_seq for row in volume._store.timeline.rows()[:-1]]
         freed = volume.free_before(seq, undo=undo)
-        may = [end for end in ends if end <= seq and may_start(world, node, end, undo)]
+        last = volume._store.timeline.rows()[-1].last_seq if ends else 0
+        starts = [at for at in map(node.thinned.following, ends) if at < last]
+        may = [at for at in starts if at <= seq and may_start(world, node, at, undo)]
         assert freed.start.seq == max([node.start, *may]), f"#{freed.start.seq} of {ends}: {freed.holds}"
         node.start = node.asked = freed.start.seq
     for _ in range(rnd.choice((0, 1, 3))):
         volume._retention.step()
     comparing.compare(world, node, rnd)
+
+
+def thin(world: World, node: Node, rnd: random.Random) -> None:
+    """Give up moments of the middle, as a policy with tiers does, or let go on what was given up."""
+    if node is not world.root:
+        return
+    volume = world.open_node(node)
+    keeper, rows = volume.policy_keeper, volume._store.timeline.rows()
+    if rows and rnd.random() < 0.6:
+        comparing.learn(world, node)
+        some = [seq for seq in range(node.start, len(node.model.rows) + 1) if node.openable(seq)]
+        chosen = rnd.sample(some, min(len(some), rnd.choice((0, 1, 3, len(some) // 4))))
+        newest, first = volume.window().newest, volume.window().oldest
+        plan = Plan(node.start, node.start, rnd.choice((newest.seq, rnd.choice(some))), node.start,
+                    [Kept("some", len(chosen), first, newest, tuple(sorted(chosen)))], keeper.pins())
+        with volume._lock:
+            moments = keeper._moments(plan, node.start)
+            planned = volume._thinner.plan(moments)
+            if planned is not None:
+                node.thinned_to = planned[0]
+                if volume._thinner.begin(planned[0]):
+                    check_kept(node, chosen)
+                    node.thinned = planned[0]
+                node.thinned_to = None
+    for _ in range(rnd.choice((0, 1, 3))):
+        volume._thinner.step()
+    comparing.compare(world, node, rnd)
+
+
+def check_kept(node: Node, chosen: list[int]) -> None:
+    """The list has what must stay."""
+    thinned = node.thinned_to
+    assert thinned is not None
+    needed = {*chosen, node.start, *(seq for _, seq in node.held), *(i.seq for i in node.images.values()),
+              *(at for at, _ in node.bookmarks().values())}
+    for seq, target, *_ in node.restores():
+        needed |= {target, seq - 1, seq}
+    lost = [seq for seq in sorted(needed) if node.openable(seq) and thinned.at(seq) != seq]
+    assert not lost, f"{lost[:4]} are needed, and {thinned} lacks them"
 
 
 def may_start(world: World, node: Node, start: int, undo: bool) -> bool:

@@ -9,6 +9,7 @@ WEIGHTS = {"write": 46, "small": 14, "zero": 10, "flush": 6, "bookmark": 3, "unb
            "undo": 2, "image": 2, "unimage": 1, "shut": 2, "hold": 2, "look": 8, "history": 2, "reopen": 1}
 FREEING = {"write": 60, "small": 8, "zero": 12, "flush": 3, "bookmark": 1, "restore": 3, "destroy": 1, "undo": 1,
            "image": 1, "unimage": 4, "shut": 2, "hold": 1, "look": 1, "free": 14, "reopen": 1}    # from the oldest end
+THINNING = {**FREEING, "thin": 16, "free": 8, "flush": 6, "bookmark": 2, "hold": 2, "image": 2}
 WRONG_CLOCK = {**WEIGHTS, "clock": 8, "history": 12}    # simulated: it is set, both ways, and slewed
 
 

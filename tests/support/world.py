@@ -221,6 +221,9 @@ class World:
         start = node.volume.window().oldest.seq
         assert node.start <= start <= max(node.start, node.asked), f"starts at #{start}, not at #{node.start}"
         node.start = node.asked = start
+        thinned = node.volume._store.thinned
+        assert thinned.kept in [one.kept for one in (node.thinned, node.thinned_to) if one is not None]
+        node.thinned, node.thinned_to = thinned, None
 
     # --- operations ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from cdp.moments.lineage import gaps
 from cdp.moments.model import ClockStep
 from cdp.settings import Settings
 from cdp.store import description as geometries
-from cdp.store import kinds, layout
+from cdp.store import kinds, layout, thinned_file
 from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, WritebackRow, lmdb_catalog_to_read
 from cdp.store.description import Geometry
 from cdp.store.layout import segment_numbers
@@ -97,7 +97,8 @@ def check_open(volume: Volume, progress: Progress | None = None) -> Report:
     report = Report()
     volume.flush()
     store = volume._store
-    check_catalogued(store.os, store.files, store.geometry, store.catalog, report, progress, [])    # events go on
+    check_catalogued(store.os, store.files, store.geometry, store.catalog, report, progress, [],    # events go on
+                     lambda: store.thinned.upto)
     report.bytes_read += outside_log(volume, report.add)
     return report
 
@@ -114,6 +115,11 @@ def _check_directory(os: Os, files: VolumeFiles, report: Report, progress: Progr
     except CdpError as e:
         report.add(files.description, e.message, e.hint)
         return
+    try:
+        upto = thinned_file.load(os, files, geometry).upto
+    except CdpError as e:
+        report.add(files.thinned, e.message, e.hint)
+        return
     uuid = bytes.fromhex(geometry.uuid)
     try:
         catalog = lmdb_catalog_to_read(files.directory)
@@ -122,7 +128,7 @@ def _check_directory(os: Os, files: VolumeFiles, report: Report, progress: Progr
         return
     try:
         events: list[Event] = []
-        seq = check_catalogued(os, files, geometry, catalog, report, progress, events)
+        seq = check_catalogued(os, files, geometry, catalog, report, progress, events, lambda: upto)
         end = _check_tail(os, files, uuid, {r.number for r in catalog.rows(Segment)}, seq, report, events)
         kinds.of(os, files, geometry).check((seq, end), catalog, events, report.add)
         check_events(files, geometry, catalog, report, events, seq + 1)
@@ -175,8 +181,9 @@ def check_events(files: VolumeFiles, geometry: Geometry, catalog: Catalog, repor
 
 
 def check_catalogued(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, report: Report,
-                     progress: Progress | None, events: list[Event]) -> int:
-    """Sealed segments and runs; bookmarks and restores in them are added to `events`. Returns the last seq."""
+                     progress: Progress | None, events: list[Event], thinned_upto: Callable[[], int]) -> int:
+    """Sealed segments and runs; bookmarks and restores in them are added to `events`. thinned_upto: the record up to
+    which data may have been freed by thinning, 0: none. Returns the last seq."""
     uuid = bytes.fromhex(geometry.uuid)
     rows: list[Segment] = catalog.rows(Segment)
     steps: list[ClockStep] = catalog.rows(ClockStep)
@@ -193,8 +200,16 @@ def check_catalogued(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Ca
             report.add(path, f"records #{seq + 1} to #{row.first_seq - 1} are missing before it",
                        "put the segment before it back")
         try:
-            segment = SegmentFile(os, path, uuid, row.number)
-            if _check_segment(segment, row, freed, report, events):
+            upto, found = -1, Report()
+            while upto != thinned_upto() and not (upto >= 0 and found.ok):     # it may go on meanwhile
+                upto, found, here = thinned_upto(), Report(), list[Event]()
+                segment = SegmentFile(os, path, uuid, row.number)
+                gone = [*freed, (0, upto + 1, 0, 1 << 55)] if upto and segment.has_table else freed
+                sound = _check_segment(segment, row, gone, found, here)
+            report.problems += found.problems
+            report.ok = report.ok and found.ok
+            events += here
+            if sound:
                 before_ns = segment.created_ns if not seq else last_ts_ns if row.first_seq == seq + 1 else None
                 _check_steps(segment, before_ns, steps, report)
             count(report, segment)

@@ -13,7 +13,7 @@ from cdp.moments.lineage import gaps
 from cdp.moments.model import ClockStep
 from cdp.settings import Settings, checked
 from cdp.store import description as geometries
-from cdp.store import kinds
+from cdp.store import kinds, thinned_file
 from cdp.store.catalog import Catalog, LmdbCatalog, Run, Segment, lmdb_catalog
 from cdp.store.description import Geometry
 from cdp.store.layout import clear_rebuild, run_ids, segment_numbers
@@ -44,6 +44,7 @@ def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Pro
 
 def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | None) -> Report:
     geometry = geometries.load(os, files)
+    upto = thinned_file.load(os, files, geometry).upto
     uuid = bytes.fromhex(geometry.uuid)
     report = Report()
     segments, events, steps = _survey(os, files, geometry, report, progress)
@@ -67,7 +68,7 @@ def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | No
         except CdpError as e:
             finished.add(files.log, e.message, e.hint)
         found: list[Event] = []
-        check_catalogued(os, files, geometry, fresh, finished, None, found)
+        check_catalogued(os, files, geometry, fresh, finished, None, found, lambda: upto)
         check_events(files, geometry, fresh, finished, found, None)
     finally:
         fresh.close()

@@ -115,7 +115,9 @@ def _look(volume: Volume, segment: SegmentFile, row: Segment, page: int,
     if page == 0:
         segment.directory()
     if segment.has_table:
-        wrong += [(path, f"byte {at}: {what}") for at, what in segment.wrong_blocks(bool(freed), page, page + 1)]
+        thinned = row.first_seq <= store.thinned.upto
+        wrong += [(path, f"byte {at}: {what}")
+                  for at, what in segment.wrong_blocks(bool(freed) or thinned, page, page + 1)]
         return PAGE_BYTES, False
     promised = segment.last_seq, segment.n_frames
     segment.scan(row.first_seq, verify_data=True, freed=freed)

@@ -68,11 +68,19 @@ class Backup:
         self._service, self._settings, self._progress = service, settings, progress
         self._os, self._from, self._to = posix(), VolumeFiles(folder), VolumeFiles(dest)
         self._disk = disk
-        self._geometry = description.load(self._os, self._from)
+        self._geometry = self._describes_all()
         self._uuid = bytes.fromhex(self._geometry.uuid)
         self._done = Copied(True)
         self._reach = 0                 # all of the log up to this record is copied
         self._new: list[str] = []       # segments that were
+
+    def _describes_all(self) -> Geometry:
+        """The volume as it is described now. Raises RefusedPoint where moments of the middle were thinned."""
+        geometry = description.load(self._os, self._from)
+        if geometry.format >= description.THINNED:
+            raise RefusedPoint(f"{self._from.directory}: its policy thins its history, and backups have no tiers",
+                               "'cdp export' copies moments; an earlier backup stays as it is")
+        return geometry
 
     def run(self) -> Copied:
         """Raises InvalidRequest where `dest` is something else, RefusedPoint where a new copy must be begun, Corruption
@@ -264,7 +272,7 @@ class Backup:
         for _ in range(ROUNDS):
             policy = self._os.read_file(self._from.retention) if self._os.exists(self._from.retention) else None
             self._copy_segments(at_seq)
-            geometry = description.load(self._os, self._from)
+            geometry = self._describes_all()
             freed = any(r["destructive"] and r["seq"] > self._reach for r in self._service.restores())
             if self._reach >= geometry.start_seq and not freed:
                 if policy is not None:
@@ -322,6 +330,7 @@ class Backup:
         part, sums = f"{path}.tmp", self._to.segment_sums(number)
         _copy(source, part, lambda done: None)
         self._check_segment(part, row)
+        self._describes_all()       # afterwards: it says so before the first byte of a segment goes
         with suppress(FileNotFoundError):
             _copy(self._from.segment_sums(number), f"{sums}.tmp", lambda done: None)
             os.replace(f"{sums}.tmp", sums)

@@ -46,7 +46,7 @@ def export_delta(service: Service, header: DeltaHeader, write: Callable[[bytes],
 
 
 def _changed(service: Service, header: DeltaHeader) -> Iterator[Piece]:
-    old, new = f"#{header.since_seq}", f"#{header.seq}"
+    old, new = f"#{header.since_seq}!", f"#{header.seq}!"
     for found in ranges(service, header.since_seq, header.seq):
         for offset, length in _cut(found["offset"], found["length"]):
             data = service.read(offset, length, at=new) if found["kind"] not in ("zero", "hole") else b""
@@ -55,7 +55,7 @@ def _changed(service: Service, header: DeltaHeader) -> Iterator[Piece]:
 
 def _all(service: Service, header: DeltaHeader) -> Iterator[Piece]:
     """All that is not zeros."""
-    at = f"#{header.seq}"
+    at = f"#{header.seq}!"
     for begin, size in data_pieces(service, header.size_bytes, at):
         data = service.read(begin, size, at=at)
         for run, n in nonzero_ranges(data, begin):
@@ -92,7 +92,7 @@ def check_base(service: Service, header: DeltaHeader, volume: str) -> None:
             f"import the deltas before it first; if {volume} was copied from that moment some other way, say so: "
             f"cdp bookmark {quote(volume)} {name}")
     now = info["window"]["newest"]["seq"]
-    written = service.diff(f"#{last['at']['seq']}", f"#{now}", limit=1)["ranges"]
+    written = service.diff(f"#{last['at']['seq']}!", f"#{now}!", limit=1)["ranges"]
     if written:
         raise InvalidRequest(
             f"{volume} was changed since it was at #{header.since_seq} of its source, first at byte "
@@ -133,6 +133,6 @@ def import_delta(service: Service, file: BinaryIO, reader: DeltaReader, volume: 
         service.bookmark(header.bookmark())
     except BaseException:
         if service.info()["window"]["newest"]["seq"] != before:
-            service.restore(f"#{before}", force=True)
+            service.restore(f"#{before}!", force=True)
         raise
     return count, size

@@ -42,8 +42,12 @@ def explanation_pairs(got: "ExplanationView") -> list[tuple[str, str]]:
     pairs = []
     if got["asked_ts_ns"] is not None:
         pairs.append(("you asked for", local_utc_and_age(got["asked_ts_ns"])))
+    if (asked := got["not_kept"]) is not None:
+        pairs.append(("not kept", f"#{asked['seq']}, {local_utc_and_age(asked['ts_ns'])}, which was thinned"))
     how = {"now": ", the newest record", "seq": "", "bookmark": ", which the bookmark names"}
     what = how.get(got["kind"], ", the last record at or before it")
+    if asked is not None:
+        what = ", the kept moment before that"
     if resolved["seq"] == 0:
         what = ", the volume as it was made"
     pairs.append(("it means", f"#{resolved['seq']}{what}, {local_utc_and_age(resolved['ts_ns'])}"))

@@ -19,7 +19,7 @@ from cdp.store.output_files import check_outside, output_file
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local_utc_and_age
-from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace
+from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace, RefusedPoint
 
 if TYPE_CHECKING:
     from cdp.service.locate import Location
@@ -106,7 +106,7 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
             _export_delta(state, service, volume, out, info, explained, since)
             return
         size_bytes = info["size_bytes"]
-        at = f"#{explained['resolved']['seq']}"
+        at = f"#{explained['resolved']['seq']}!"
         skipped: list[tuple[int, int]] | None = [] if skip_unknown else None
         with (output(out, info) as real,
               Progress(f"exporting {volume}", total=size_bytes, quiet=state.as_json) as progress):
@@ -126,7 +126,11 @@ def _export_delta(state: State, service: "Service", volume: str, out: str, info:
                   explained: "ExplanationView", since: str | None) -> None:
     from cdp.cli.delta import export_delta, header_of
 
-    first = service.explain(since)["resolved"] if since is not None else None
+    named = service.explain(since) if since is not None else None
+    if named is not None and (asked := named["not_kept"]) is not None:
+        raise RefusedPoint(f"{volume}: #{asked['seq']} was thinned, so what changed since then is not known",
+                           f"#{named['resolved']['seq']} is the kept moment before it; --delta exports all of it")
+    first = named["resolved"] if named is not None else None
     header = header_of(info, first, explained["resolved"])
     with (output(out, info) as real,
           Progress(f"exporting {volume}", total=info["size_bytes"], quiet=state.as_json) as progress):

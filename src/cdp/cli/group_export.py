@@ -31,7 +31,7 @@ def export_group(state: State, ref: Ref, folder: str, force: bool) -> None:
             size_bytes = info["size_bytes"]
             with (output(out, info) as real,
                   Progress(f"exporting {info['name']}", total=size_bytes, quiet=state.as_json) as progress):
-                write_image(service, size_bytes, f"#{at.seq}", real, "raw", progress, None)
+                write_image(service, size_bytes, f"#{at.seq}!", real, "raw", progress, None)
             lines.append(f"{out}: {approx_size(size_bytes)}, {info['name']} as of #{at.seq}")
             written.append({"out": out, "size_bytes": size_bytes})
         emit(state, {**moment_view(group, moment), "files": written}, lines)

@@ -60,7 +60,7 @@ class Probes:
             try:
                 uri = stack.enter_context(self._images.image(seq))
             except RefusedPoint:
-                return SKIP     # of history that was freed
+                return SKIP     # of history that was freed or thinned
             try:
                 folder = stack.enter_context(mounted(uri)) if self._mount else ""
             except CannotMount as error:

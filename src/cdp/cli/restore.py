@@ -66,7 +66,7 @@ def restore(state: State, volume_at_point: str, byte_range: str | None, destruct
         explained = service.explain(point)
         writers = clients_gone(service, force, wait, dry_run)
         # By seq, so that what is explained is what is done, whatever is written in between.
-        done = service.restore(f"#{explained['resolved']['seq']}", offset=offset, length=length,
+        done = service.restore(f"#{explained['resolved']['seq']}!", offset=offset, length=length,
                                destructive=destructive, dry_run=dry_run, force=force)
         size_bytes = service.info()["size_bytes"]
     title = f"{location.text}: {'would be put back' if dry_run else 'put back'} to {point}"

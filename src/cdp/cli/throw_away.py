@@ -75,7 +75,7 @@ class ThrowAway:
         """The URI of an image of a record; it is deleted at the end. Raises RefusedPoint where that was freed."""
         name = f"{self._prefix}-{os.getpid()}-{next(self._numbers)}"
         with connect(self._location, self._settings) as service:
-            service.create_image(name, at=f"#{seq}")
+            service.create_image(name, at=f"#{seq}!")
             try:
                 head, question, query = self._uri.partition("?")
                 yield f"{'/'.join((head, *self._location.images, name))}{question}{query}"

@@ -51,7 +51,7 @@ def versions(state: State, volume: str, path: str, since: str | None, until: str
             if isinstance(service, VolumeService):      # a third of the time would go into finding the moment again
                 images.close()
                 return images.enter_context(service.volume.at(f"#{seq}")).pread
-            return lambda length, offset: service.read(offset, length, at=f"#{seq}")
+            return lambda length, offset: service.read(offset, length, at=f"#{seq}!")
 
         def rows(offset: int, length: int, after: int, limit: int) -> list[tuple[int, int, int]]:
             page = service.versions(offset, length, f"#{after}", f"#{last['seq']}", limit)["versions"]

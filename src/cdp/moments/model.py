@@ -24,15 +24,26 @@ class ClockStep:
 
 
 @dataclass(frozen=True)
+class Thinning:
+    """From `first` to `last` only so many moments can be opened, these two among them."""
+
+    first: Moment
+    last: Moment
+    points: int
+
+
+@dataclass(frozen=True)
 class Window:
-    """The moments that can be opened: oldest to newest by seq, less the gaps (whose two ends can be opened).
-    clock_steps: where the clock went back. clock_behind_ns: how far it is behind the newest record; 0: it is not."""
+    """The moments that can be opened: oldest to newest by seq, less the gaps (whose two ends can be opened), and less
+    what was thinned. clock_steps: where the clock went back. clock_behind_ns: how far it is behind the newest record;
+    0: it is not."""
 
     oldest: Moment
     newest: Moment
     gaps: list[tuple[Moment, Moment]] = field(default_factory=list)
     clock_steps: list[ClockStep] = field(default_factory=list)
     clock_behind_ns: int = 0
+    thinned: Thinning | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,8 @@ class Freeing:
 class Explanation:
     """How a point was resolved. `kind`: now, time, age, seq or bookmark. `durability` of what it shows, as of the call:
     flushed (the client had flushed all of it), stored (it is on disk, though the client had not), or memory.
-    other_readings: where the clock was set back, what a time might mean as well, though that is less likely."""
+    other_readings: where the clock was set back, what a time might mean as well, though that is less likely. not_kept:
+    the moment that was asked for, where thinning took it and `resolved` is the kept one before it."""
 
     point: str
     kind: str
@@ -79,6 +91,7 @@ class Explanation:
     note: str
     durability: str = ""
     other_readings: list[Moment] = field(default_factory=list)
+    not_kept: Moment | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Points: how a user names a moment.
 
     now                           the present
-    #123                          after record 123 (#0: the base)
+    #123                          after record 123 (#0: the base); where thinning took it, the kept moment before it
+    #123!                         the same, refused where it was thinned: for who wants this record and no other
     -90s -10m -1h30m -3d -1w      an age, from now; also `10 minutes ago`; a day is 24 hours
     @NAME or NAME                 a bookmark
     2026-11-23T10:00:00Z          RFC 3339; no zone: local time; fractions to nanoseconds
@@ -36,7 +37,7 @@ _PART = re.compile(rf"(\d{{1,12}})(?:\.(\d+))? ?({_ANY_UNIT})(?![^\W\d])", re.AS
 _PARTS = rf"\d{{1,12}}(?:\.\d+)? ?(?:{_ANY_UNIT})"
 _AGE = re.compile(rf"-({_PARTS}(?: ?{_PARTS})*)", re.ASCII)
 _AGO = re.compile(rf"({_PARTS}(?:(?:,| and|,? )? ?{_PARTS})*) ago", re.ASCII | re.IGNORECASE)
-_SEQ = re.compile(r"#(\d{1,20})", re.ASCII)
+_SEQ = re.compile(r"#(\d{1,20})(!?)", re.ASCII)
 _OFFSET = r"[+-]\d\d(?::?\d\d(?::?\d\d)?)?"
 _ZONE = rf"(?: ?(?P<zone>Z|UTC|GMT|{_OFFSET}))?"
 _OF_DAY = r"(?P<clock>\d\d:\d\d(?::\d\d(?:[.,](?P<rest>\d+))?)?)"
@@ -59,13 +60,15 @@ HINT = "use now, #SEQ, an age like -10m, a bookmark's name, or a time like 2026-
 
 @dataclass(frozen=True)
 class Point:
-    """A parsed point. kind: now, seq, age, time or bookmark; ts_ns for age and time, seq, name likewise."""
+    """A parsed point. kind: now, seq, age, time or bookmark; ts_ns for age and time, seq, name likewise. exact: that
+    record and no other (#123!)."""
 
     text: str
     kind: str
     ts_ns: int | None = None
     seq: int | None = None
     name: str | None = None
+    exact: bool = False
 
 
 PointLike = str | int | datetime | Point
@@ -97,7 +100,7 @@ def _text(text: str, now_ns: int) -> Point:
     if m := _SEQ.fullmatch(text):
         if int(m[1]) >= 1 << 64:
             raise InvalidRequest(f"not a seq: {text}", "a seq has at most 64 bits")
-        return Point(text, "seq", seq=int(m[1]))
+        return Point(text, "seq", seq=int(m[1]), exact=bool(m[2]))
     if m := _AGE.fullmatch(text) or _AGO.fullmatch(text):
         return Point(text, "age", ts_ns=now_ns - _age(text, m[1].lower()))
     try:

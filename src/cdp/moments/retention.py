@@ -26,23 +26,30 @@ from cdp.moments.ages import Ages
 from cdp.moments.clock import Stretch
 from cdp.moments.model import Moment
 from cdp.moments.policy import THIN, Policy, Tier
+from cdp.moments.thinned import Thinned
 
 
 class History(Protocol):
-    """A volume's moments, from the oldest that can be opened to the newest. Those that a destructive restore freed are
-    not among them: what is asked for there is answered with the moment before."""
+    """A volume's moments, from the oldest that can be opened to the newest. Those that a destructive restore freed, or
+    thinning took, are not among them: what is asked for there is answered with the moment before."""
 
     oldest: Moment
     newest: Moment
     stretches: Sequence[Stretch]
     segments: Sequence[tuple[int, int]]
-    """(last seq, bytes of log and index) of each sealed segment, ascending: what can be freed."""
+    """(last seq, bytes of log and index) of each sealed segment, ascending, but for the newest: what can be freed."""
+
+    stays_seq: int
+    """The last record of the newest sealed segment, which stays."""
 
     total_bytes: int
     """Of the log and its index, what is not sealed included."""
 
     restores: Sequence[tuple[int, int]]
     """(target, seq) of those that are inside the history."""
+
+    thinned: Thinned
+    """Which moments of the middle there still are."""
 
     def moment(self, seq: int) -> Moment: ...
     def at_time(self, ts_ns: int, stretch: Stretch) -> Moment: ...
@@ -96,7 +103,8 @@ def plan(policy: Policy, history: History, pins: Sequence[Pin], ages: Ages) -> P
     """What `policy` keeps of `history` now."""
     search = _Search(history, ages)
     whole_seq = search.since(policy.tiers[0].span_ns)
-    kept = [Kept(policy.tiers[0].text, history.newest.seq - whole_seq + 1, history.moment(whole_seq), history.newest)]
+    kept = [Kept(policy.tiers[0].text, history.thinned.openable(whole_seq, history.newest.seq),
+                 history.moment(whole_seq), history.newest)]
     kept += [search.kept(tier) for tier in policy.tiers[1:]]
     by_rules = min(tier.oldest.seq for tier in kept)
     ruled_seq, limited = by_rules, False
@@ -138,11 +146,12 @@ def held(seq: int, history: History, pins: Sequence[Pin]) -> tuple[int, list[str
 
 
 def _start(seq: int, history: History, pins: Sequence[Pin]) -> int:
-    """The last end of a segment up to `seq` that can be the oldest moment; the oldest that there is where there is
-    none."""
+    """The last end of a segment up to `seq` that can be the oldest moment, or the kept one after it where it was
+    thinned; the oldest that there is where there is none. As cdp.volume.retention's free_before()."""
     for last_seq, _ in reversed(history.segments):
-        if last_seq <= seq and held(last_seq, history, pins)[0] == last_seq:
-            return max(last_seq, history.oldest.seq)
+        found = history.thinned.following(last_seq)
+        if found <= seq and found < history.stays_seq and held(found, history, pins)[0] == found:
+            return max(found, history.oldest.seq)
     return history.oldest.seq
 
 
@@ -151,7 +160,7 @@ def _from(rule: Kept, seq: int, history: History) -> Kept:
     if rule.oldest.seq >= seq:
         return rule
     if not rule.seqs:
-        return replace(rule, points=history.newest.seq - seq + 1, oldest=history.moment(seq))
+        return replace(rule, points=history.thinned.openable(seq, history.newest.seq), oldest=history.moment(seq))
     seqs = tuple(s for s in rule.seqs if s >= seq)
     return replace(rule, points=len(seqs), seqs=seqs, oldest=history.moment(seqs[0]) if seqs else rule.newest)
 

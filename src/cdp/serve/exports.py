@@ -146,7 +146,8 @@ class Exports:
             return OpenExport(capsule=image.target(), read_only=True, size_bytes=image.size_bytes,
                               description=f"{base} as of {at}", name=f"{base}@{at}",
                               # -10m is another moment for the next connection; a seq is not.
-                              multi_conn=point == at, volume=volume, image=image, _close=stack.pop_all().close)
+                              multi_conn=point in (at, f"{at}!"), volume=volume, image=image,
+                              _close=stack.pop_all().close)
 
 
 def shows(export: str, name: str) -> bool:

@@ -15,7 +15,7 @@ def files_at(service: Service, seq: int, partition: int | None) -> "Files":
     """The files of a record."""
     from cdp.files.session import Files
 
-    return Files(lambda length, offset: service.read(offset, length, at=f"#{seq}"), service.info()["size_bytes"],
+    return Files(lambda length, offset: service.read(offset, length, at=f"#{seq}!"), service.info()["size_bytes"],
                  partition)
 
 
@@ -37,6 +37,6 @@ def ranges(service: Service, a: int, b: int, offset: int = 0, length: int | None
     at: int | None = offset
     while at is not None:
         rest = None if length is None else offset + length - at
-        page = service.diff(f"#{a}", f"#{b}", at, rest, compared=compared)
+        page = service.diff(f"#{a}!", f"#{b}!", at, rest, compared=compared)
         yield from page["ranges"]
         at = page["next_offset"]

@@ -200,7 +200,7 @@ class Group:
             definition = self._begin(definition, Pending(file.IMAGE, name, (), moment.at))
             with self._taken_back(definition):
                 for (_, service), to in zip(self._each(), moment.at, strict=True):
-                    service.create_image(name, at=f"#{to.seq}")
+                    service.create_image(name, at=f"#{to.seq}!")
             self._save(definition.changed(pending=None))
             return moment
 
@@ -254,7 +254,7 @@ class Group:
 
     def _preview(self, moment: GroupMoment) -> None:
         for (_, service), at in zip(self._each(), moment.at, strict=True):
-            service.restore(f"#{at.seq}", dry_run=True)
+            service.restore(f"#{at.seq}!", dry_run=True)
 
     def _complete(self, definition: Definition, force: bool) -> GroupRestore:
         """The rest of a pending restore or undo; durable at return."""
@@ -274,7 +274,7 @@ class Group:
         """One volume's part of a pending restore or undo: the seq of its record."""
         service = self._open()[number]
         if pending.kind == file.RESTORE:
-            return service.restore(f"#{pending.at[number].seq}", force=force)["seq"]
+            return service.restore(f"#{pending.at[number].seq}!", force=force)["seq"]
         return service.undo(force=force)["seq"]
 
     def _done(self, pending: Pending) -> list[int]:

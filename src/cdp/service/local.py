@@ -55,6 +55,7 @@ from cdp.views import (
     SegmentView,
     ServedView,
     SpaceView,
+    ThinningView,
     VersionsPage,
     WindowView,
     WritebackView,
@@ -159,7 +160,10 @@ class VolumeService:
                           clock_steps=[ClockStepView(
                               seq=step.seq, before=_time(step.seq - 1, step.before_ns),
                               after=_time(step.seq, step.after_ns)) for step in window.clock_steps],
-                          clock_behind_ns=window.clock_behind_ns)
+                          clock_behind_ns=window.clock_behind_ns,
+                          thinned=None if window.thinned is None else ThinningView(
+                              first=_moment(window.thinned.first), last=_moment(window.thinned.last),
+                              points=window.thinned.points))
 
     def explain(self, point: str) -> ExplanationView:
         got = self.volume.explain(point)
@@ -170,6 +174,7 @@ class VolumeService:
             last_flush=None if got.last_flush is None else _moment(got.last_flush), note=got.note,
             durability=got.durability,
             other_readings=[_moment(moment) for moment in got.other_readings],
+            not_kept=None if got.not_kept is None else _moment(got.not_kept),
             kept_by=self.volume.policy_keeper.kept_by(got.resolved, got.next))
 
     def bookmark(self, name: str, at: str = "now", keep_ns: int | None = None) -> BookmarkView:

@@ -33,6 +33,7 @@ from cdp.moments.model import (
     ImageInfo,
     Moment,
     Restore,
+    Thinning,
     Window,
 )
 from cdp.moments.points import PointLike
@@ -157,8 +158,6 @@ def point_text(point: PointLike) -> str:
     if isinstance(point, str):
         return point
     parsed = points.parse(point, posix().now_ns())
-    if parsed.kind == "seq":
-        return f"#{parsed.seq}"
     return utc(parsed.ts_ns) if parsed.ts_ns is not None else parsed.text
 
 
@@ -167,7 +166,7 @@ class RemoteTimeImage:
 
     def __init__(self, volume: RemoteVolume, moment: Moment):
         self.volume, self.moment, self.size_bytes = volume, moment, volume.size_bytes
-        self._at = f"#{moment.seq}"
+        self._at = f"#{moment.seq}!"      # that one: it may be thinned while it is read
         self._content: _Content | None = volume._content_of(self._at)
         self._content.hold()
 
@@ -316,7 +315,7 @@ class RemoteVolume:
         end = self.size_bytes if length is None else start + byte_count(length)
         if end > self.size_bytes or start > end:
             raise InvalidRequest(f"extents of {start}..{end}", f"the volume has {self.size_bytes} bytes")
-        point = None if at is None else f"#{self.resolve(at).seq}"
+        point = None if at is None else f"#{self.resolve(at).seq}!"
         self._alive()
         return self._extents(start, end, point)
 
@@ -338,7 +337,8 @@ class RemoteVolume:
         return Window(_moment(view["oldest"]), _moment(view["newest"]),
                       [(_moment(gap["first"]), _moment(gap["last"])) for gap in view["gaps"]],
                       [ClockStep(step["seq"], step["before"]["ts_ns"], step["after"]["ts_ns"])
-                       for step in view["clock_steps"]], view["clock_behind_ns"])
+                       for step in view["clock_steps"]], view["clock_behind_ns"], None if (t := view["thinned"]) is None
+                      else Thinning(_moment(t["first"]), _moment(t["last"]), t["points"]))
 
     def resolve(self, point: PointLike) -> Moment:
         return self.explain(point).resolved
@@ -349,15 +349,17 @@ class RemoteVolume:
         return Explanation(text, view["kind"], view["asked_ts_ns"], _moment(view["resolved"]),
                            None if view["next"] is None else _moment(view["next"]), view["flush_durable"],
                            None if view["last_flush"] is None else _moment(view["last_flush"]), view["note"],
-                           view["durability"], [_moment(one) for one in view["other_readings"]])
+                           view["durability"], [_moment(one) for one in view["other_readings"]],
+                           None if view["not_kept"] is None else _moment(view["not_kept"]))
 
     def at(self, point: PointLike) -> RemoteTimeImage:
         return RemoteTimeImage(self, self.resolve(point))
 
     def _span(self, since: PointLike | None, until: PointLike) -> tuple[str | None, str]:
         """As points that go on meaning the same."""
-        after = None if since is None else f"#{self.resolve(since).seq}"
-        return after, f"#{self.resolve(until).seq}"
+        named = [None if one is None else self.explain(one) for one in (since, until)]
+        after, upto = (None if one is None else f"#{(one.not_kept or one.resolved).seq}" for one in named)
+        return after, upto or "now"
 
     def records(self, since: PointLike | None = None, until: PointLike = "now", limit: int | None = None) -> Any:
         import numpy as np
@@ -423,7 +425,7 @@ class RemoteVolume:
                   compared: bool = True) -> Iterator[Any]:
         start = byte_count(offset, self.size_bytes)
         size = self.size_bytes - start if length is None else byte_count(length, self.size_bytes - start)
-        return self._differences(f"#{self.resolve(a).seq}", f"#{self.resolve(b).seq}", start, start + size, compared)
+        return self._differences(f"#{self.resolve(a).seq}!", f"#{self.resolve(b).seq}!", start, start + size, compared)
 
     def _differences(self, a: str, b: str, start: int, end: int, compared: bool) -> Iterator[Any]:
         import numpy as np

@@ -26,6 +26,7 @@
     checked_json         small files with a checksum, as these:
     retention_file       retention.json; steady_clock: what ages are counted by;
                          history: the timeline as retention looks at it; space: what the files take
+    thinned_file         thinned.json: which moments of the middle can be opened
     scrub_file           scrub.json: how far the scrub has come
     group_file           group.json: which volumes a group has, its moments, and what is going on
     tuning               the numbers that the engine runs with; memory: how much the logs of a process have

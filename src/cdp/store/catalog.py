@@ -9,6 +9,7 @@ to. A transaction is durable when it returns. Values are JSON: a few hundred byt
     restores  seq (u64 big-endian) -> RestoreRow
     writebacks seq (u64 big-endian) -> WritebackRow
     clock_steps seq (u64 big-endian) -> ClockStep
+    punched   number (u64 big-endian) -> Punched
 
 Threading: any thread; writers one after the other, beside readers.
 """
@@ -95,10 +96,18 @@ class WritebackRow:
     upto_seq: int
 
 
+@dataclass(frozen=True)
+class Punched:
+    """So many bytes of the segment `number` were freed by thinning."""
+
+    number: int
+    n_bytes: int
+
+
 class Transaction(Protocol):
     """Changes that become durable together."""
 
-    def put(self, row: Segment | Run | BookmarkRow | RestoreRow | WritebackRow | ClockStep) -> None: ...
+    def put(self, row: Segment | Run | BookmarkRow | RestoreRow | WritebackRow | ClockStep | Punched) -> None: ...
     def remove(self, kind: type, key: int | str) -> None: ...
 
 
@@ -111,7 +120,7 @@ class Catalog(Protocol):
 
 
 TABLES: dict[type, bytes] = {Segment: b"segments", Run: b"runs", BookmarkRow: b"bookmarks", RestoreRow: b"restores",
-                            WritebackRow: b"writebacks", ClockStep: b"clock_steps"}
+                            WritebackRow: b"writebacks", ClockStep: b"clock_steps", Punched: b"punched"}
 
 
 def key_of(kind: type, key: int | str) -> bytes:
@@ -120,7 +129,7 @@ def key_of(kind: type, key: int | str) -> bytes:
 
 
 def row_key(row: Any) -> int | str:
-    if isinstance(row, Segment):
+    if isinstance(row, (Segment, Punched)):
         return row.number
     if isinstance(row, Run):
         return row.id

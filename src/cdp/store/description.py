@@ -5,9 +5,9 @@
 Valid if crc32c is the CRC-32C of the text of the inner object as json.dumps(sort_keys=True) writes it, and `format` is
 1, or 2 for a volume of before-images, or 3 for either, once times of its records may go back, or 5 for either, once
 its history starts later than with the first record, or 6 for a volume of before-images, once others changed its disk
-and its history went on. It is written when the volume is made, when its base is filled or
-its size changes, before the first time that goes back, and before the oldest history is given up; it makes a folder a
-volume.
+and its history went on, or 7 for one of after-images, once moments of the middle of its history were given up. It is
+written when the volume is made, when its base is filled or its size changes, before the first time that goes back, and
+before history is given up; it makes a folder a volume.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from cdpcore.system.os import Os
 FOLLOWS_CLOCK = 3   # the first format in which the times of records follow the clock back
 STARTS_LATER = 5    # the first format in which the history may start later than with the first record
 GOES_ON = 6         # the first format with records of what others did to a protected disk
+THINNED = 7         # the first format in which moments of the middle may be gone (cdp.store.thinned_file)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Geometry:
         return self.base == "disk"
 
     @property
+    def may_lack_content(self) -> bool:
+        """Whether there may be content that is not known, since others changed the disk."""
+        return self.before and self.format >= GOES_ON
+
+    @property
     def start(self) -> Moment:
         """The oldest moment that can be opened."""
         return Moment(self.start_seq, self.start_ts_ns if self.start_seq else self.created_ns)
@@ -79,8 +85,10 @@ def load(os: Os, files: VolumeFiles) -> Geometry:
     raw = os.read_file(path)
     try:
         outer = json.loads(raw)
-        if outer["volume"].get("format") not in (1, 2, FOLLOWS_CLOCK, STARTS_LATER, GOES_ON):
-            raise Corruption(f"{path}: format {outer['volume'].get('format')!r} is not known here",
+        number, base = outer["volume"].get("format"), outer["volume"].get("base")
+        if number not in (1, 2, FOLLOWS_CLOCK, STARTS_LATER, GOES_ON, THINNED) or \
+                number == THINNED and base not in ("none", "file"):
+            raise Corruption(f"{path}: format {number!r} is not known here",
                              "use the version of cdp that made it")
         geometry = Geometry(**outer["volume"])
         if int(outer["crc32c"], 16) != crc32c(_text(geometry).encode()):

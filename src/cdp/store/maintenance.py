@@ -21,7 +21,7 @@ from typing import Any
 
 from cdp.moments.model import ClockStep
 from cdp.store import shared_threads, spare_files
-from cdp.store.catalog import BookmarkRow, Catalog, RestoreRow, Run, Segment, Transaction, WritebackRow
+from cdp.store.catalog import BookmarkRow, Catalog, Punched, RestoreRow, Run, Segment, Transaction, WritebackRow
 from cdp.store.records import Event, apply_event
 from cdp.store.shared_threads import Task
 from cdp.store.timeline import Timeline
@@ -271,6 +271,9 @@ class Maintainer:
             with self._catalog.write() as txn:
                 for segment in gone:
                     txn.remove(Segment, segment.number)
+                for punched in self._catalog.rows(Punched):
+                    if any(punched.number == segment.number for segment in gone):
+                        txn.remove(Punched, punched.number)
                 for mark in self._catalog.rows(BookmarkRow):
                     if mark.made_seq <= upto:
                         txn.remove(BookmarkRow, mark.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cdp.moments.records import keeps_data
-from cdp.store.catalog import RestoreRow, Segment
+from cdp.store.catalog import Punched, RestoreRow, Segment
 from cdp.store.layout import segment_numbers
 from cdp.store.timeline import Timeline
 from cdpcore.log.segment_file import SegmentFile
@@ -47,6 +47,8 @@ def reclaim(store: Store, row: RestoreRow, at_once: bool = False) -> bool:
         with store.catalog.write() as txn:
             for r in gone:
                 txn.remove(Segment, r.number)
+                if r.number in store.punched:
+                    txn.remove(Punched, r.number)
         store.timeline.remove({r.number for r in gone})
     numbers = [r.number for r in gone] + (_left_behind(store, rows, row) if whole and known else [])
     for number in numbers:

@@ -19,15 +19,16 @@ from typing import Any
 from cdp.moments import lineage
 from cdp.moments.events import Events
 from cdp.moments.model import ClockStep, Moment
+from cdp.moments.thinned import Thinned
 from cdp.store import description as geometries
-from cdp.store import kinds, memory, shared_threads, space_watch, spare_files
+from cdp.store import kinds, memory, shared_threads, space_watch, spare_files, thinned_file
 from cdp.store.activity import Activity
 from cdp.store.base_image import Base, fill, make_empty
-from cdp.store.catalog import Catalog, CatalogFactory, RestoreRow, Segment, WritebackRow, lmdb_catalog
+from cdp.store.catalog import Catalog, CatalogFactory, Punched, RestoreRow, Segment, WritebackRow, lmdb_catalog
 from cdp.store.checksums import Checksums
 from cdp.store.clock_watch import ClockWatch
 from cdp.store.damage_watch import DamageWatch
-from cdp.store.description import FOLLOWS_CLOCK, STARTS_LATER, Geometry
+from cdp.store.description import FOLLOWS_CLOCK, STARTS_LATER, THINNED, Geometry
 from cdp.store.failure_watch import FailureWatch
 from cdp.store.folder_watch import FolderWatch
 from cdp.store.kinds import Parent
@@ -92,6 +93,7 @@ class Store:
             if isinstance(self.os, PosixOs):
                 self._folder = FolderWatch(self.directory)
             self.geometry: Geometry = geometries.load(self.os, self.files)
+            self.thinned: Thinned = thinned_file.load(self.os, self.files, self.geometry)
             self.uuid = bytes.fromhex(self.geometry.uuid)
             self.sectors = self.geometry.size_bytes // 512
             self.tuning = self.tuning.fitted(self.geometry.segment_bytes)
@@ -104,6 +106,7 @@ class Store:
             self.found = self.kind.recover(self.catalog, self.tuning)
             self.restores: list[RestoreRow] = self.catalog.rows(RestoreRow)
             self.writebacks: list[WritebackRow] = self.catalog.rows(WritebackRow)
+            self.punched: dict[int, int] = {row.number: row.n_bytes for row in self.catalog.rows(Punched)}
             self.kind.recovered(self.unwritten() and self.restores[-1].destructive)
             self._assemble()
             _OPEN.add(self)
@@ -126,7 +129,8 @@ class Store:
         if g.base != "parent":
             self.parent = None
         elif above is None or above.geometry.uuid != g.parent_uuid or above.geometry.size_bytes < g.size_bytes or \
-                not above.geometry.start_seq <= g.parent_seq <= above.core.position()[0]:
+                not above.geometry.start_seq <= g.parent_seq <= above.core.position()[0] or \
+                above.thinned.at(g.parent_seq) != g.parent_seq:
             raise Corruption(f"{self.directory}: the volume that this image was made from is not above it, or lacks "
                              f"#{g.parent_seq}", "put the image back under images/ of its volume, and open it there")
 
@@ -296,6 +300,20 @@ class Store:
                        format=max(self.geometry.format, STARTS_LATER))
         self.timeline.start = start
         self.clock.follow()     # as volume.json says now
+
+    def thin(self, thinned: Thinned) -> None:
+        """From now on this says which moments can be opened, durably. Of what it lets go, nothing may be freed before
+        this returns."""
+        self.check_folder()
+        thinned_file.save(self.os, self.files, thinned)
+        if self.geometry.format < THINNED:
+            self._describe(format=THINNED)
+            self.clock.follow()     # as volume.json says now
+        self.thinned = thinned
+
+    def log_bytes(self, row: Segment) -> int:
+        """What a sealed segment has that was not freed by thinning."""
+        return row.file_bytes - self.punched.get(row.number, 0)
 
     def _describe_clock(self) -> None:
         if self.geometry.format < FOLLOWS_CLOCK:

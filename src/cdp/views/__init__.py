@@ -41,6 +41,7 @@ from cdp.views.moments import (
     ImageView,
     MomentView,
     RestoreView,
+    ThinningView,
     WindowView,
 )
 from cdp.views.pages import (
@@ -116,6 +117,7 @@ __all__ = [
     "SourceView",
     "SpaceView",
     "StatusView",
+    "ThinningView",
     "VersionView",
     "VersionsPage",
     "WindowView",

@@ -25,21 +25,32 @@ class ClockStepView(TypedDict):
     after: MomentView
 
 
+class ThinningView(TypedDict):
+    """From `first` to `last` only so many moments can be opened, these two among them: the tiers of the retention
+    policy."""
+
+    first: MomentView
+    last: MomentView
+    points: int
+
+
 class WindowView(TypedDict):
-    """What can be opened: oldest to newest, without the gaps. `clock_steps`: where the clock went back;
-    `clock_behind_ns`: how far it is behind the newest record now, or 0."""
+    """What can be opened: oldest to newest, without the gaps and what was thinned. `clock_steps`: where the clock went
+    back; `clock_behind_ns`: how far it is behind the newest record now, or 0."""
 
     oldest: MomentView
     newest: MomentView
     gaps: list[GapView]
     clock_steps: list[ClockStepView]
     clock_behind_ns: int
+    thinned: ThinningView | None
 
 
 class ExplanationView(TypedDict):
     """How a point was understood. `asked` is None for a point that is not a time. `durability` of what it shows, as of
     now: flushed (by the client), stored (on disk, though the client had not flushed all of it), or memory.
     `other_readings`: where the clock was set back, what a time might mean as well, though that is less likely.
+    `not_kept`: what the point names, where that was thinned and `resolved` is the kept moment before it.
     `kept_by`: the rules of the retention policy and the pins that keep it, and for how long; none where there is no
     policy."""
 
@@ -54,6 +65,7 @@ class ExplanationView(TypedDict):
     note: str
     durability: str
     other_readings: list[MomentView]
+    not_kept: MomentView | None
     kept_by: list[str]
 
 

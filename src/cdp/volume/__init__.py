@@ -10,6 +10,7 @@
     writable_images  volumes under images/NAME whose base is their parent at a moment
     restores         restore, undo, their preview; reclaimer: when what a destructive one discarded is freed
     retention        the oldest history is given up: what holds it, and what is done in the background
+    thinning         moments of the middle are given up, and what only they show is freed
     limit_keeper     the limit of the history: writes are slowed or refused
     policy_keeper    the retention policy: kept, explained, and carried out now and then
     writeback        the background work of a restore of a before-image volume

@@ -66,9 +66,9 @@ def bisect(volume: Volume, good: PointLike, bad: PointLike, test: Callable[[Volu
 def _probe(volume: Volume, seq: int, test: Callable[[Volume], bool | None]) -> str:
     name = f"bisect-{uuid.uuid4().hex[:12]}"
     try:
-        volume.create_image(name, at=f"#{seq}")
+        volume.create_image(name, at=f"#{seq}!")
     except RefusedPoint:
-        return SKIP     # of history that was freed
+        return SKIP     # of history that was freed or thinned
     try:
         with volume.open_image(name) as image:
             answer = test(image)

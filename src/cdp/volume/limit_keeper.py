@@ -39,9 +39,9 @@ class LimitKeeper:
         store, before = self._store, self._admitted
         logged = store.core.admission.logged()      # before the files are measured: nothing is missed
         rows, open_bytes = store.timeline.rows(), int(store.core.stats()["open_log_bytes"])
-        taken = open_bytes + sum(r.file_bytes for r in rows) + sum(r.file_bytes for r in store.maintainer.runs)
+        taken = open_bytes + sum(map(store.log_bytes, rows)) + sum(r.file_bytes for r in store.maintainer.runs)
         if len(rows) == 1 and rows[0].last_seq <= first_seq:
-            taken -= rows[0].file_bytes
+            taken -= store.log_bytes(rows[0])
         now = self._admitted = admitted(policy, taken)
         if now.room_bytes is not None or before.room_bytes is not None:
             store.core.admission.set(logged, now.room_bytes, now.slow_bytes, now.within_ns)

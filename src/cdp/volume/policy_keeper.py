@@ -31,6 +31,7 @@ from cdp.text.timestamps import utc
 from cdp.volume.bookmarks import Bookmarks
 from cdp.volume.limit_keeper import LimitKeeper
 from cdp.volume.restores import Restores
+from cdp.volume.thinning import Thinner
 from cdp.volume.writable_images import Images
 from cdpcore.base.errors import CdpError, Corruption, InvalidRequest
 from cdpcore.index.view import View
@@ -59,12 +60,14 @@ class Report:
 
 class PolicyKeeper:
     """Args: store; lock: the volume's; bookmarks, images, restores, views: as the volume has them; free: gives history
-    up; clock: never set."""
+    up; thinner: of tiers; clock: never set."""
 
     def __init__(self, store: Store, lock: threading.RLock, bookmarks: Bookmarks, images: Images[Any],
-                 restores: Restores, views: Mapping[View, Moment], free: Free, clock: Steady | None = None):
+                 restores: Restores, views: Mapping[View, Moment], free: Free, thinner: Thinner,
+                 clock: Steady | None = None):
         self._store, self._lock, self._bookmarks, self._images = store, lock, bookmarks, images
         self._restores, self._views, self._free, self._clock = restores, views, free, clock or steady
+        self._thinner = thinner
         self._policy: Policy | None = None
         self._limit = LimitKeeper(store)
         self._failed, self._damaged, self._closed = "", "", False
@@ -167,9 +170,35 @@ class PolicyKeeper:
         segments take with them is not counted."""
         if len(policy.tiers) == 1:
             return None
+        with self._lock:
+            moments = self._moments(plan, plan.start_seq)
+        return unseen_bytes(self._store, moments) if len(moments) > 1 else 0
+
+    def _moments(self, plan: Plan, start_seq: int) -> list[int]:
+        """What stays of the moments from start_seq on, up to the end of the list: the tiers' and pins', all bookmarks,
+        so that each names a moment that is there, and what restores need. Under the volume's lock."""
+        store, sealed = self._store, self._store.timeline.rows()[-1:]
+        upto = min([plan.whole_seq, *(row.last_seq for row in sealed)]) if sealed else 0
         wanted = [seq for kept in plan.kept for seq in kept.seqs] + [pin.at.seq for pin in plan.pins]
-        restores = [(row.target_seq, row.seq) for row in self._store.restores]
-        return unseen_bytes(self._store, moments_of(wanted, plan.start_seq, plan.whole_seq, restores))
+        wanted += [mark.at.seq for mark in self._bookmarks.all()]
+        restores = [(row.target_seq, row.seq) for row in store.restores]
+        return moments_of(wanted, start_seq, upto, restores) if start_seq < upto else []
+
+    def _thin(self, plan: Plan, at_once: bool) -> None:
+        """Begin a round where the policy has tiers; not at_once: where as many records as a segment has lie in what
+        goes. Under the volume's lock."""
+        store = self._store
+        if self._policy is None or len(self._policy.tiers) == 1 or self.cannot(self._policy) is not None:
+            return
+        planned = self._thinner.plan(self._moments(plan, store.timeline.start.seq))
+        if planned is None:
+            return
+        thinned, records = planned
+        rows = store.timeline.rows()
+        if records and (at_once or records * len(rows) >= rows[-1].last_seq - rows[0].first_seq) and \
+                self._thinner.begin(thinned):
+            log.info("%s: the retention policy keeps %d moments up to #%d", store.directory, len(thinned.kept),
+                     thinned.upto)
 
     def kept_by(self, at: Moment, following: Moment | None) -> list[str]:
         """What of the volume's policy keeps a moment, and for how long yet. following: the record after it."""
@@ -267,7 +296,7 @@ class PolicyKeeper:
                     self._save(self._kept)
                 if self._policy is not None and (at_ns >= self._due_ns or self.admitted.writes != GO_ON):
                     self._due_ns = at_ns + self._period_ns()
-                    self.run()
+                    self.run(at_once=False)
                 self._limit.look(self._policy, self._kept.first_seq)
             except CdpError as error:
                 if str(error) != self._failed:
@@ -277,13 +306,14 @@ class PolicyKeeper:
                 self._lock.release()
         return SAMPLE_NS / NS
 
-    def run(self, dry_run: bool = False) -> tuple[Plan, Freed]:
-        """Apply the policy once: what was planned, and what was given up, or (dry_run) would be. Under the volume's
-        lock."""
+    def run(self, dry_run: bool = False, at_once: bool = True) -> tuple[Plan, Freed]:
+        """Apply the policy once: what was planned, and what was given up, or (dry_run) would be. at_once: thin also
+        where it is little. Under the volume's lock."""
         found = self.plan()[0]
         freed = self._free(found.first_seq, dry_run)
         if dry_run:
             return found, freed
+        self._thin(found, at_once)
         there = {mark.name for mark in self._bookmarks.all()}
         kept = self._kept.changed(last_run_ns=self._store.os.now_ns(), first_seq=found.first_seq,
                                   freed_bytes=self._kept.freed_bytes + freed.freed_bytes,

@@ -7,7 +7,9 @@
 
 What a destructive restore freed is refused, and so is what lies before the oldest moment or after the newest record;
 the error names the nearest moments that can be opened. A time that the clock showed more than once is refused, too,
-with all that it may mean. cdp.moments.points parses the text; cdp.store.timeline finds the record.
+with all that it may mean. What thinning took means the kept moment before it; but a span of records goes from the very
+record that is named, since records are not thinned. cdp.moments.points parses the text; cdp.store.timeline finds the
+record.
 
 Threading: any thread.
 """
@@ -17,7 +19,7 @@ import logging
 import threading
 
 from cdp.moments import clock, lineage, points
-from cdp.moments.model import Bookmark, Explanation, Moment, Window
+from cdp.moments.model import Bookmark, Explanation, Moment, Thinning, Window
 from cdp.moments.points import Point, PointLike
 from cdp.moments.records import changes_content
 from cdp.store.store import Store
@@ -43,17 +45,44 @@ class Resolver:
             timeline, newest = self._store.timeline, self._newest()
             gaps = [(timeline.moment(lo), timeline.moment(hi)) for lo, hi in self._store.gaps()]
             return Window(timeline.start, newest, gaps, timeline.clock_steps(newest.seq),
-                          self._store.clock.behind_ns())
+                          self._store.clock.behind_ns(), self._thinning())
+
+    def _thinning(self) -> Thinning | None:
+        """Where only some moments can be opened."""
+        timeline, thinned, gaps = self._store.timeline, self._store.thinned, self._store.gaps()
+        first, last = max(timeline.start.seq, *thinned.kept[:1], 0), thinned.upto
+        if gap := lineage.freed(last, gaps):
+            last = gap[0]
+        if first >= last or lineage.freed(first, gaps):
+            return None
+        freed = sum(thinned.openable(max(lo + 1, first), min(hi - 1, last)) for lo, hi in gaps)
+        return Thinning(timeline.moment(first), timeline.moment(last), thinned.openable(first, last) - freed)
 
     def resolve(self, point: PointLike) -> Moment:
         """The moment that a point means; logs a warning where it has another, doubtful reading. Raises InvalidRequest
         (also of a time that was shown more than once), NotFound (no such bookmark), RefusedPoint (outside the
         window)."""
-        parsed, at, others = self._resolve(point)
+        parsed, asked, others = self._resolve(point)
+        at = self._kept(parsed, asked)
         if others:
             log.warning("%s: the clock was set back: %s is taken as %s, not as %s", self._store.directory, parsed.text,
                         _name(at), _either(others))
+        if at != asked:
+            log.info("%s: %s means %s, which was thinned: it is taken as %s", self._store.directory, parsed.text,
+                     _name(asked), _name(at))
         return at
+
+    def _kept(self, parsed: Point, asked: Moment) -> Moment:
+        """What can be opened of it: the moment itself, or the kept one before it."""
+        thinned = self._store.thinned
+        seq = thinned.at(asked.seq)
+        if seq == asked.seq:
+            return asked
+        if parsed.exact:
+            nearest = [self._store.timeline.moment(one) for one in (seq, thinned.following(asked.seq))]
+            raise RefusedPoint(f"{self._store.directory}: #{asked.seq} was thinned",
+                               f"nearest kept: {_either(nearest)}")
+        return self._store.timeline.moment(seq)
 
     def span(self, since: PointLike | None, until: PointLike) -> tuple[int, int]:
         """The seqs of two moments, the first not later than the second; since None: the oldest. Raises as resolve()."""
@@ -94,20 +123,24 @@ class Resolver:
     def explain(self, point: PointLike) -> Explanation:
         """How a point is resolved: which record, which one comes next, and whether it was flush-durable (every write
         that the point shows had been followed by a flush)."""
-        parsed, at, others = self._resolve(point)
+        parsed, asked, others = self._resolve(point)
+        at = self._kept(parsed, asked)
+        others = [other for reading in others if (other := self._kept(parsed, reading)) != at]
         timeline, gaps = self._store.timeline, self._store.gaps()
         following = None
         if at.seq < self._newest().seq and not lineage.freed(at.seq + 1, gaps):
-            following = timeline.moment(at.seq + 1)
+            following = timeline.moment(self._store.thinned.following(at.seq + 1))
         flushed, durable = self.flushed(at.seq)
         note = "the base, before the first write" if at.seq == 0 else "the last record at or before the point"
+        if at != asked:
+            note = f"#{asked.seq} was thinned; this is the kept moment before it"
         if others:
             note += "; the clock was set back, and may have shown that time more than once"
         if not durable:
             note += "; writes after the last flush are shown, as a disk that loses power might not have kept them"
         return Explanation(parsed.text, parsed.kind, parsed.ts_ns, at, following, durable,
                            timeline.moment(flushed) if flushed else None, note, self._durability(at, durable),
-                           others)
+                           others, None if at == asked else asked)
 
     def flushed(self, seq: int) -> tuple[int, bool]:
         """The last flush at or before an openable `seq` that is known, 0: none; and whether that moment is

@@ -13,7 +13,6 @@ from cdp.moments import lineage
 from cdp.moments.model import Moment, Restore
 from cdp.moments.records import RESTORE, changes_content
 from cdp.store.catalog import RestoreRow
-from cdp.store.description import GOES_ON
 from cdp.store.records import restore_data
 from cdp.store.store import Store
 from cdp.volume.bookmarks import Bookmarks
@@ -128,7 +127,7 @@ class Restores:
     def _check_known(self, target: Moment, offset: int, length: int) -> None:
         """What a restore shows is to be written to the disk: all of it must be known."""
         store = self._store
-        if store.geometry.format < GOES_ON:
+        if not store.geometry.may_lack_content:
             return
         size, view = store.geometry.size_bytes, store.view_at(target.seq)
         for extent in extents_of(store.core, view, size, offset, length, self):

@@ -1,8 +1,8 @@
 """Giving up the oldest history: the oldest moment that can be opened moves, and what only older ones need is freed.
 
-    free_before(seq)    chooses the new oldest moment, the *start*: the last record of a sealed segment, at or before
-                        `seq`, and no later than what holds it back allows; volume.json says so, durably. From then on
-                        no older moment can be opened.
+    free_before(seq)    chooses the new oldest moment, the *start*: the last record of a sealed segment, or where that
+                        was thinned the kept moment after it, at or before `seq`, and no later than what holds it back
+                        allows; volume.json says so, durably. From then on no older moment can be opened.
     upkeep()            later, in the background, in small steps: of after-images, what the segments before the start
                         changed is folded into the base (cdp.store.fold); the catalog forgets those segments; their
                         files are deleted, the oldest first, each durably before the next.
@@ -112,16 +112,17 @@ class Retention:
         start = store.timeline.start
         found = start
         for row in reversed(rows[:-1]):     # the newest one stays: the log goes on behind it
-            if row.last_seq > seq:
-                continue
             if row.last_seq <= start.seq:
                 break
-            inside = [s for s in spans if s.lo < row.last_seq < s.hi]
+            at = store.thinned.following(row.last_seq)
+            if at > seq or at >= rows[-1].last_seq:
+                continue
+            inside = [s for s in spans if s.lo < at < s.hi]
             if not inside:
-                found = Moment(row.last_seq, row.last_ts_ns)
+                found = Moment(at, row.last_ts_ns) if at == row.last_seq else store.timeline.moment(at)
                 break
             held += [s for s in inside if s not in held]
-        freed_bytes = sum(r.file_bytes for r in rows if start.seq < r.last_seq <= found.seq)
+        freed_bytes = sum(store.log_bytes(r) for r in rows if start.seq < r.last_seq <= found.seq)
         if found != start and not dry_run:
             flushed = self._resolver.flushed(found.seq)[1]
             if store.kind.folds:
@@ -132,6 +133,11 @@ class Retention:
         return Freed(found, freed_bytes, [s.hold() for s in held])
 
     # --- what is done about it ----------------------------------------------------------------------------------------
+
+    def folds_older(self) -> bool:
+        """Whether a fold of an older start than there is goes on: that moment is still read. Under the volume's
+        lock."""
+        return self._fold is not None and self._fold_seq != self._store.timeline.start.seq
 
     def progress(self) -> Freeing | None:
         """What is still to be freed; None: nothing."""
@@ -144,7 +150,7 @@ class Retention:
             at, size = (self._fold.at, self._fold.size_bytes) if self._fold else (0, store.core.size_bytes)
         if not store.kind.folds or self._folded_seq >= left[0].last_seq:
             at = size
-        return Freeing(start, sum(r.file_bytes for r in left), at * 1000 // size / 10)
+        return Freeing(start, sum(map(store.log_bytes, left)), at * 1000 // size / 10)
 
     def upkeep(self) -> float | None:
         """From the maintenance thread: a small step. Returns the seconds until the next one; None: there is none."""
@@ -190,9 +196,16 @@ class Retention:
                 if not store.core.versions.readers_gone(READERS_MS):
                     return LATER_S
                 self._readers_seq = start_seq
-            with self._folding:
-                self._fold = store.kind.fold(store.core, store.view_at(start_seq))
-                self._fold_seq = start_seq
+            if not self._lock.acquire(blocking=False):
+                return LATER_S
+            try:    # with the start as it is: from then on no round of thinning lets that moment go
+                if store.timeline.start.seq != start_seq:
+                    return 0.0
+                with self._folding:
+                    self._fold = store.kind.fold(store.core, store.view_at(start_seq))
+                    self._fold_seq = start_seq
+            finally:
+                self._lock.release()
         fold = self._fold
         assert fold is not None
         before, began_s = fold.written_bytes, time.monotonic()
@@ -218,9 +231,11 @@ class Retention:
             fold.close()
 
     def _take_out(self, upto: int) -> None:
-        """Nothing shows the segments up to record `upto` any more, and the catalog forgets them."""
+        """Nothing shows the segments up to record `upto` any more, and the catalog forgets them: up to the last end of
+        one, since `upto` may lie inside of the next."""
         store = self._store
         store.check_folder()
+        upto = max(row.last_seq for row in store.timeline.rows() if row.last_seq <= upto)
         store.core.versions.raise_floor(upto)
         store.maintainer.take_out(upto)
         store.restores = [r for r in store.restores if r.seq > upto]

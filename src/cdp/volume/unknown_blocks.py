@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Any
 
 from cdp.moments.records import FOREIGN
-from cdp.store.description import GOES_ON
 from cdp.volume.buffers import extents_of
 from cdpcore.base.errors import CdpError, Corruption
 from cdpcore.index.view import View
@@ -16,7 +15,7 @@ def explained(error: Corruption, volume: Any, view: View, seq: int, offset: int,
     """Of a read of [offset, offset + length) at moment `seq` that failed: the error itself, or, where the range has
     something that is not known, one that names the moments. volume: a cdp.volume.volume.Volume."""
     store = volume._store
-    if store.geometry.format < GOES_ON:
+    if not store.geometry.may_lack_content:
         return error
     try:
         for extent in extents_of(store.core, view, store.geometry.size_bytes, offset, length, volume):

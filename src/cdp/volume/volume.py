@@ -42,6 +42,7 @@ from cdp.volume.reclaimer import Reclaimer
 from cdp.volume.resolver import Resolver
 from cdp.volume.restores import Restores
 from cdp.volume.retention import Retention, both
+from cdp.volume.thinning import Thinner
 from cdp.volume.time_image import TimeImage
 from cdp.volume.writable_images import Images
 from cdp.volume.writeback import WriteBack
@@ -146,12 +147,13 @@ class Volume:
         self._retention = Retention(store, self._lock, self._views, self._images, self._restores, self._resolver,
                                     self._reclaimer)
         retention = self._retention
+        self._thinner = Thinner(store, self._lock, retention.folds_older)
         self.policy_keeper = PolicyKeeper(
             store, self._lock, self._bookmarks, self._images, self._restores, self._views,
-            lambda seq, dry_run: retention.free_before(seq, False, dry_run))
+            lambda seq, dry_run: retention.free_before(seq, False, dry_run), self._thinner)
         if not self.read_only:
             self._reclaimer.reclaim_all()
-            store.maintainer.upkeep = both(self._retention.upkeep, self.policy_keeper.upkeep)
+            store.maintainer.upkeep = both(self._retention.upkeep, self.policy_keeper.upkeep, self._thinner.step)
 
     def _open_parent(self) -> Volume | None:
         """VOLUME/images/NAME: open VOLUME too."""

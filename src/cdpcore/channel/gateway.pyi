@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from socket import socket
 from typing import Self, final
 
@@ -18,6 +17,5 @@ class GateConnection(RequestLoop):
         structured: bool,
         context_id: int | None = None,
         fast_zero: bool = True,
-        contexts: Sequence[int] = (),
     ) -> Self: ...
     def attach(self, door: int) -> None: ...

@@ -101,7 +101,7 @@ def add_routes(app: FastAPI, held: Mapping[str, Held]) -> None:
     def diff(service: Service, a: Point, b: Point) -> dict[str, Any]:
         """The first MAX_RANGES ranges that differ."""
         first, second = (service.explain(point)["resolved"] for point in (a, b))
-        page = service.diff(f"#{first['seq']}", f"#{second['seq']}", limit=MAX_RANGES)
+        page = service.diff(f"#{first['seq']}!", f"#{second['seq']}!", limit=MAX_RANGES)
         return {"a": first, "b": second, **page, "bytes": sum(one["length"] for one in page["ranges"])}
 
     @app.get("/api/volumes/{volume}/files")
