@@ -64,6 +64,36 @@ def test_block_status(volume):
         assert g.wire.ask(request(STATUS, 8192, SIZE - 8192, flags=REQ_ONE)).extents == [(4096, 0)]
 
 
+@pytest.mark.parametrize("base", [True, False])
+def test_block_status_of_several_contexts(volume, base):
+    """A chunk for each, also where there are more ranges than a part of the reply holds, and at another owner."""
+    volume.pwrite(b"1" * SIZE, 0)
+    mark = volume.window().newest.seq
+    for at in range(0, SIZE, 8192):
+        volume.pwrite(b"2" * 512, at)
+    later = volume.window().newest.seq
+    volume.pwrite(b"3" * 4096, 4096)
+    points = [f"#{mark}", f"#{later}", "now"]
+    ids = [7, 9, 0xDEAD]
+    with gate(SIZE, context_id=1 if base else None, contexts=ids) as g:
+        for _ in range(2):
+            maps = [volume.written_since(point)[1] for point in points]
+            with g.attached(volume.target(), volume.window().newest.seq, select=(base, maps)):
+                asked = g.wire.ask(request(STATUS, 0, SIZE)).by_context
+                assert list(asked) == [1] * base + ids
+                if base:
+                    assert asked[1] == [(SIZE, 0)]
+                some = asked[7]
+                assert some[:6] == [(512, 1), (3584, 0), (4608, 1), (7680, 0), (512, 1), (7680, 0)]
+                assert 300 < len(some) <= 2048 // (3 + base)    # the rest of the range is for another request
+                assert asked[9] == [(4096, 0), (4096, 1), (SIZE - 8192, 0)] and asked[0xDEAD] == [(SIZE, 0)]
+                asked = g.wire.ask(request(STATUS, 4096, SIZE - 4096, flags=REQ_ONE)).by_context
+                assert asked[7] == [(4608, 1)] and asked[9] == [(4096, 1)] and asked[0xDEAD] == [(SIZE - 4096, 0)]
+                assert g.wire.ask(request(READ, 0, 512), 512).data == b"2" * 512
+    with pytest.raises(InvalidRequest, match="at most 15"), gate(SIZE, contexts=range(2, 18)):
+        pass
+
+
 def test_many_under_way_are_answered_in_their_order(volume):
     n = 3000
     with gate(SIZE, structured=False) as g, g.attached(volume.target()):

@@ -1,10 +1,12 @@
-"""What was written since a moment, over NBD: seen by libnbd and QEMU, compared with Volume.diff(), and used by both to
-take an increment."""
+"""What was written since a moment, over NBD, from cdp serve and cdp ha serve: seen by libnbd and QEMU, compared with
+Volume.diff(), and used by both to take an increment, which is put together elsewhere."""
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,9 +21,10 @@ SIZE = 4 << 20
 
 
 class Served:
-    def __init__(self, folder):
+    def __init__(self, folder, *command):
         self.path, self.socket, self.admin = folder / "web", folder / "s", folder / "a"
-        argv = cdp_argv("serve", self.path, "--unix", self.socket, "--admin-socket", self.admin)
+        argv = cdp_argv(*command, self.path, "--unix", self.socket, "--admin-socket", self.admin,
+                        *(["--control", folder / "ha"] if "ha" in command else []))
         self.server = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         while self.server.stderr.readline() != "cdp: ready\n":
             assert self.server.poll() is None
@@ -31,6 +34,9 @@ class Served:
 
     def cdp(self, *args):
         return run(*cdp_argv(*args)).stdout
+
+    def ha(self):
+        return json.loads(self.cdp("ha", "status", "--control", self.path.parent / "ha", "--json"))
 
     def written(self, a, b=None):
         """[(offset, length)] by 'cdp diff --written', ranges that touch joined."""
@@ -49,8 +55,16 @@ class Served:
         self.server.communicate(timeout=60)
 
 
+COMMANDS = {"serve": ("serve",), "ha": ("ha", "serve")}
+
+
 @pytest.fixture
-def web(tmp_path):
+def how():
+    return "serve"
+
+
+@pytest.fixture
+def web(tmp_path, how):
     rnd = random.Random(7)
     with cdp.create(tmp_path / "web", size=SIZE) as volume:
         for n in range(40):
@@ -66,7 +80,7 @@ def web(tmp_path):
         with volume.open_image("copy") as image:
             image.bookmark("start")
             image.pwrite(b"image" * 200, 8192)
-    served = Served(tmp_path)
+    served = Served(tmp_path, *COMMANDS[how])
     try:
         yield served
     finally:
@@ -81,7 +95,8 @@ def nbdinfo(uri, context):
     return [(row["offset"], row["length"]) for row in rows if row["type"] == 1]
 
 
-def test_libnbd_sees_what_was_written(web):
+@pytest.mark.parametrize("how", COMMANDS)
+def test_libnbd_sees_what_was_written(web, how):
     assert nbdinfo(web.uri(), "qemu:dirty-bitmap:mon") == web.written("mon") != []
     assert nbdinfo(web.uri(), "cdp:since:#1") == web.written("#1")
     assert nbdinfo(web.uri("web@tue"), "qemu:dirty-bitmap:mon") == web.written("mon", "tue")
@@ -97,7 +112,8 @@ def test_libnbd_sees_what_was_written(web):
     assert nbdinfo(web.uri(), "qemu:dirty-bitmap:mon") == []
 
 
-def test_qemu_takes_an_increment(web, tmp_path):
+@pytest.mark.parametrize("how", COMMANDS)
+def test_qemu_takes_an_increment(web, tmp_path, how):
     if not shutil.which("qemu-img"):
         pytest.skip("no qemu-img")
     run("qemu-img", "convert", "-O", "raw", web.uri("web@mon"), tmp_path / "backup")
@@ -114,8 +130,10 @@ def test_qemu_takes_an_increment(web, tmp_path):
     run("qemu-img", "compare", "-f", "raw", "-F", "raw", tmp_path / "backup", web.uri("web@tue"))
 
 
-def test_several_at_once_and_a_new_server(web):
-    """Raw: a reply has a chunk for each context; what is not known is left out; a replaced server goes on."""
+@pytest.mark.parametrize("how", COMMANDS)
+def test_several_at_once_and_a_new_server(web, how):
+    """Raw: a reply has a chunk for each context; what is not known is left out; a replaced server goes on, and so does
+    the process that takes over from one that was killed."""
     script = """
 import nbd, sys
 h = nbd.NBD()
@@ -144,6 +162,12 @@ print("same")
                               stdout=subprocess.PIPE, text=True)
     assert client.stdout.readline().strip() == str([True, False, True, True, False]) + " " + str(
         ["base:allocation", "cdp:since:#3", "qemu:dirty-bitmap:tue"])
+    if how == "ha":
+        owner = next(one["pid"] for one in web.ha()["processes"] if one["state"] == "active")
+        os.kill(owner, signal.SIGKILL)
+        assert client.communicate("\n", timeout=60)[0].strip() == "same" and client.returncode == 0
+        assert len(web.ha()["failovers"]) == 1
+        return
     new = subprocess.Popen(cdp_argv("serve", web.path, "--replace"), stderr=subprocess.PIPE, text=True)
     try:
         while new.stderr.readline() != "cdp: ready\n":

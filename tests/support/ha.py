@@ -18,14 +18,14 @@ SETTINGS = cdp.Settings(commit_interval_ms=0, segment_bytes=32 * MIB, pool_bytes
 class Gate:
     """A client's wire, the gateway's end, and whoever is attached to it."""
 
-    def __init__(self, size_bytes, structured=True, read_only=False, context_id=1):
+    def __init__(self, size_bytes, structured=True, read_only=False, context_id=1, contexts=()):
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         self.wire = Wire(ours, structured)
         self.channel = Channel()
         self.connection = GateConnection(theirs, self.channel, -1, size_bytes=size_bytes, read_only=read_only,
-                                         structured=structured, context_id=context_id)
+                                         structured=structured, context_id=context_id, contexts=contexts)
         self.ends = []
         self.epoch = 0
         self._theirs = theirs
@@ -50,13 +50,16 @@ class Gate:
         return Executor(Channel(self.channel.fileno()), theirs.detach(), target, self.epoch)
 
     @contextmanager
-    def attached(self, target, last_seq=None, redo=None):
-        """Serve with this target; where it takes over, `last_seq` is what its log ends with."""
+    def attached(self, target, last_seq=None, redo=None, select=None):
+        """Serve with this target; where it takes over, `last_seq` is what its log ends with. select: what
+        Executor.select() is given."""
         executor = self.executor(target)
         if last_seq is not None:
             for _, number in sorted(executor.lost(last_seq))[:redo]:
                 executor.redo(number)
         left = []
+        if select:
+            executor.select(*select)
         if redo is None:
             self.channel.replayed()
             thread = threading.Thread(target=lambda: left.append(executor.run()), daemon=True)

@@ -189,6 +189,7 @@ class Reply:
     data: bytes = b""
     extents: list[tuple[int, int]] = field(default_factory=list)  # length, state
     context_id: int | None = None
+    by_context: dict[int, list[tuple[int, int]]] = field(default_factory=dict)     # as extents, in order
 
 
 class Wire:
@@ -259,6 +260,8 @@ class Wire:
             reply.context_id = int.from_bytes(body[:4])
             reply.extents = list(struct.iter_unpack(">II", body[4:]))
             assert reply.extents and all(length for length, _ in reply.extents)
+            assert reply.context_id not in reply.by_context
+            reply.by_context[reply.context_id] = reply.extents
         else:
             assert kind == C_ERROR
             reply.error, n = struct.unpack(">IH", body[:6])

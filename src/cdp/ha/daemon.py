@@ -24,6 +24,7 @@ from cdp.ipc.errors import encode_error
 from cdp.ipc.link import Link, Message
 from cdp.ipc.unix_socket import socket_path
 from cdp.nbd import Address, TcpAddress, UnixAddress, export_uri
+from cdp.nbd.protocol import MAX_CONTEXTS
 from cdp.serve.addresses import ADMIN_OPTION, named_roots, runtime_sockets
 from cdp.serve.admin import AdminServer
 from cdp.serve.alerting import Alerting
@@ -36,7 +37,7 @@ from cdp.service.locate import identity
 from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings
 from cdp.views import ClientView, ServedView
-from cdpcore.base.errors import CdpError, Unavailable
+from cdpcore.base.errors import CdpError, InvalidRequest, Unavailable
 from cdpcore.channel.channel import Channel
 from cdpcore.channel.executor import Executor
 
@@ -55,8 +56,19 @@ class _Served:
     executor: Executor
     channel: Channel
     who: str
+    base: bool
+    contexts: tuple[str, ...]
+    maps: dict[str, object]
     since_s: float = field(default_factory=time.monotonic)
     thread: threading.Thread | None = None
+
+
+@dataclass
+class _LookedAt:
+    """An export that a handshake has open, and maps of metadata contexts by canonical name: they hold their moments."""
+
+    export: OpenExport
+    maps: dict[str, object] = field(default_factory=dict)
 
 
 class Volumes:
@@ -145,7 +157,7 @@ class Daemon:
         self._volumes: Volumes | None = None
         self._lock = threading.Lock()           # guards _served, _link, _stopping
         self._served: dict[int, _Served] = {}
-        self._looked_at: dict[int, OpenExport] = {}
+        self._looked_at: dict[int, _LookedAt] = {}
         self._link: Link | None = None
         self._stopping = threading.Event()
         self.ready = threading.Event()
@@ -249,18 +261,18 @@ class Daemon:
                     served = self._adopt(link, message, fds, epoch)
                     if served and started:
                         served.channel.replayed()
-                        self._start(int(message["id"]), served)
+                        self._start(link, int(message["id"]), served)
                     elif served:
                         inherited.append((int(message["id"]), served))
                 case "start":
                     if not self._redo([served for _, served in inherited]):
                         return
                     for number, served in inherited:
-                        self._start(number, served)
+                        self._start(link, number, served)
                     for late, its_fds in points:
                         if served := self._adopt(link, late, its_fds, epoch):
                             served.channel.replayed()
-                            self._start(int(late["id"]), served)
+                            self._start(link, int(late["id"]), served)
                     inherited, points, started = [], [], True
                     link.send({"op": "started"})
                     self.ready.set()
@@ -271,23 +283,37 @@ class Daemon:
                     self._replaced = True
                 case "refused":
                     log.warning("the gateway refuses: %s", message.get("why"))
-                case "list" | "open":
+                case "list" | "open" | "context" | "contexts":
                     link.send({"call": message["call"], **self._asked(message)})
                 case "forget":
-                    if export := self._looked_at.pop(int(message["id"]), None):
-                        export.close()
+                    if looked_at := self._looked_at.pop(int(message["id"]), None):
+                        looked_at.export.close()
 
     def _asked(self, message: Message) -> Message:
         assert self._volumes
         try:
             if message["op"] == "list":
                 return {"exports": [list(one) for one in self._volumes.exports.list()]}
-            export = self._volumes.exports.open(str(message["name"]))
+            number = int(message["id"])
+            if number not in self._looked_at:       # or another owner had it open
+                self._looked_at[number] = _LookedAt(self._volumes.exports.open(str(message["name"])))
+            export = self._looked_at[number].export
+            if message["op"] == "contexts":
+                return {"contexts": export.contexts()}
+            if message["op"] == "context":
+                return {"context": self._context(self._looked_at[number], str(message["context"]))}
         except Exception as error:      # noqa: BLE001  (raised again at the gateway)
             return {"error": encode_error(error)}
-        self._looked_at[int(message["id"])] = export
         return {"name": export.name, "size_bytes": export.size_bytes, "read_only": export.read_only,
                 "description": export.description, "multi_conn": export.multi_conn}
+
+    def _context(self, looked_at: _LookedAt, name: str) -> str | None:
+        """The canonical name of a metadata context. Raises CdpError."""
+        if (found := looked_at.export.context(name)) is None:
+            return None
+        if len(looked_at.maps) < MAX_CONTEXTS:
+            looked_at.maps[found[0]] = found[1]
+        return found[0]
 
     def _adopt(self, link: Link, message: Message, fds: list[int], epoch: int) -> _Served | None:
         """A connection's memory and doorbell; what it shows is opened if it is not yet."""
@@ -295,20 +321,24 @@ class Daemon:
         number = int(message["id"])
         door = fds[1]
         try:
-            export = self._looked_at.pop(number, None) or self._volumes.exports.open(str(message["name"]))
+            looked_at = self._looked_at.pop(number, None) or _LookedAt(self._volumes.exports.open(str(message["name"])))
             try:
                 channel = Channel(fds[0])
-                return _Served(export, Executor(channel, os.dup(door), export.capsule, epoch), channel,
-                               str(message.get("who", "")))
+                return _Served(looked_at.export, Executor(channel, os.dup(door), looked_at.export.capsule, epoch),
+                               channel, str(message["who"]), bool(message["base"]),
+                               tuple(str(name) for name in message["contexts"]), looked_at.maps)
             except BaseException:
-                export.close()
+                looked_at.export.close()
                 raise
         except CdpError as error:
-            link.send({"op": "failed", "id": number, "error": encode_error(error)})
+            self._failed(link, number, error)
             return None
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def _failed(self, link: Link, number: int, error: CdpError) -> None:
+        link.send({"op": "failed", "id": number, "error": encode_error(error)})
 
     # --- a failover ---------------------------------------------------------------------------------------------------
 
@@ -341,7 +371,15 @@ class Daemon:
 
     # --- connections --------------------------------------------------------------------------------------------------
 
-    def _start(self, number: int, served: _Served) -> None:
+    def _start(self, link: Link, number: int, served: _Served) -> None:
+        """After what was lost is redone: a context's moment may be of it."""
+        try:
+            served.executor.select(served.base, [_map(served, name) for name in served.contexts])
+        except CdpError as error:
+            self._failed(link, number, error)
+            served.export.close()
+            return
+        served.maps = {}
         served.thread = threading.Thread(target=self._run, args=(number, served), name=f"tsd-{number}", daemon=True)
         with self._lock:
             self._served[number] = served
@@ -364,8 +402,8 @@ class Daemon:
         for one in every:
             if one.thread:
                 one.thread.join()
-        for export in self._looked_at.values():
-            export.close()
+        for looked_at in self._looked_at.values():
+            looked_at.export.close()
         self._looked_at.clear()
 
     def _flush(self) -> None:
@@ -373,3 +411,13 @@ class Daemon:
             with suppress(CdpError):
                 volume.flush()
                 log.info("%s: durable up to #%d", name, volume.window().newest.seq)
+
+
+def _map(served: _Served, name: str) -> object:
+    """Of a metadata context, by canonical name. Raises CdpError."""
+    if name in served.maps:
+        return served.maps[name]
+    found = served.export.context(name)
+    if found is None:
+        raise InvalidRequest(f"no metadata context {name!r}", "gateway and daemon must be of one version")
+    return found[1]

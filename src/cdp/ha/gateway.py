@@ -63,19 +63,34 @@ class RemoteExport:
     read_only: bool
     description: str
     multi_conn: bool
+    resumed: bool = False       # of a connection that another gateway had: names of its contexts are known
     who: str = ""
+    selected: tuple[str, ...] = ()      # canonical names of metadata contexts
+    base: bool = False          # base:allocation is selected
     capsule: object = None
     channel: Channel | None = None
     connection: GateConnection | None = None
 
-    def connect(self, sock: socket.socket, *, who: str, read_only: bool, structured: bool, context_id: int | None,
-                fast_zero: bool) -> RemoteConnection:
-        self.who = who
+    def context(self, name: str) -> tuple[str, object] | None:
+        """The owner has the map."""
+        if self.resumed:
+            return name, None
+        found = self.gateway.ask("context", id=self.id, name=self.name, context=name)["context"]
+        return None if found is None else (str(found), None)
+
+    def contexts(self) -> list[str]:
+        return [str(name) for name in self.gateway.ask("contexts", id=self.id, name=self.name)["contexts"]]
+
+    def connect(self, sock: socket.socket, *, who: str, contexts: Sequence[tuple[int, str]], read_only: bool,
+                structured: bool, context_id: int | None, fast_zero: bool) -> RemoteConnection:
+        self.who, self.base = who, context_id is not None
+        self.selected = tuple(name for _, name in contexts)
         if self.channel is not None:    # paused, and going on here: for the owner it is another one
             self.id = self.gateway.number()
         self.channel = Channel()
         self.connection = GateConnection(sock, self.channel, -1, size_bytes=self.size_bytes, read_only=read_only,
-                                         structured=structured, context_id=context_id, fast_zero=fast_zero)
+                                         structured=structured, context_id=context_id, fast_zero=fast_zero,
+                                         contexts=[number for number, _ in contexts])
         return RemoteConnection(self.gateway, self)
 
     def close(self) -> None:
@@ -262,7 +277,7 @@ class Gateway:
     def resume(self, handed: HandedConnection) -> RemoteExport:
         """cdp.nbd.exports.Resolver: a connection that another gateway had, or this one."""
         return RemoteExport(self, self.number(), handed.name, handed.size_bytes, handed.read_only, handed.description,
-                            handed.multi_conn)
+                            handed.multi_conn, resumed=True)
 
     def number(self) -> int:
         """Of a connection: never used again."""
@@ -285,6 +300,10 @@ class Gateway:
         found = self._call({"op": "open", "id": number, "name": name})
         return RemoteExport(self, number, found["name"], found["size_bytes"], found["read_only"], found["description"],
                             found["multi_conn"])
+
+    def ask(self, op: str, **what: object) -> Message:
+        """The owner, about an open export. Raises what it raised, Unavailable without one."""
+        return self._call({"op": op, **what})
 
     def forget(self, number: int) -> None:
         """An export that no connection came of."""
@@ -309,7 +328,8 @@ class Gateway:
         ours, theirs = socket.socketpair()
         with theirs:
             export.channel.own(self._epoch)
-            link.send({"op": "channel", "id": export.id, "name": export.name, "who": export.who},
+            link.send({"op": "channel", "id": export.id, "name": export.name, "who": export.who, "base": export.base,
+                       "contexts": list(export.selected)},
                       [export.channel.fileno(), theirs.fileno()])
         export.connection.attach(ours.detach())
 

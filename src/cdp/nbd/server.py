@@ -521,7 +521,8 @@ class NbdServer:
     def _serve(self, client: _Client, sock: socket.socket, agreed: Agreed, handed: HandedConnection | None) -> None:
         """Until the client goes, the server stops, or the connection is handed over (`client.handed`)."""
         if hasattr(agreed.export, "connect"):
-            make = partial(agreed.export.connect, who=client.who)
+            make = partial(agreed.export.connect, who=client.who,
+                           contexts=[(context.id, context.name) for context in agreed.contexts])
         else:
             make = partial(core.Connection, capsule=agreed.export.capsule,
                            own_fua=getattr(agreed.export, "own_fua", False),

@@ -39,7 +39,7 @@
 #include "channel/mdpacket.h"
 
 #define CDP_CHANNEL_MAGIC 0x4843504443ull /* "CDPCH" */
-#define CDP_CHANNEL_VERSION 2u
+#define CDP_CHANNEL_VERSION 3u
 #define CDP_CHANNEL_SLOTS 16384u              /* 4 KiB writes as many as the log's pool holds */
 /* More than that pool (64 MiB), so that a slow device makes requests wait no sooner than with cdp serve; and the
  * largest request, with what comes with it. */
@@ -49,8 +49,11 @@
 /* In a seq: found missing from the log, and not replayed yet. Greater than any seq, so that a second failover in the
  * middle keeps the order. */
 #define CDP_CHANNEL_LOST (1ull << 63)
-#define CDP_CHANNEL_MAP 0x80u      /* an op besides MDPacket's: fill the reply group with the range's cdp_extents */
-#define CDP_CHANNEL_EXTENTS 2048u  /* the most of them */
+/* An op besides MDPacket's: fill the reply group with the range's cdp_extents, once for each metadata context of the
+ * connection, base:allocation first where it is one. Each has an equal part of the group; the first cdp_extent of a
+ * part has in `length` how many follow. */
+#define CDP_CHANNEL_MAP 0x80u
+#define CDP_CHANNEL_EXTENTS 2048u  /* the most that the group holds */
 
 enum cdp_channel_group { CDP_CHANNEL_RECEIVE = 0, CDP_CHANNEL_REPLY = 1 };
 

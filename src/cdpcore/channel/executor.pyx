@@ -12,12 +12,13 @@ Threading: run() is one thread's for the executor's life; lost() and redo() come
 stop() from any.
 """
 cimport cython
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport int64_t, uint16_t
 
 from cdpcore.base.errors cimport check
 from cdpcore.base.status cimport CDP_INVALID, CDP_OK, cdp_fail
-from cdpcore.base.target cimport CDP_AGAIN, CDP_FUA, CDP_HOLE, cdp_extent
+from cdpcore.base.target cimport CDP_AGAIN, CDP_FUA, CDP_HOLE, cdp_extent, cdp_map
 from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE,
                                       CDP_CHANNEL_REPLY, cdp_channel_daemon_sleeps, cdp_channel_daemon_wakes,
                                       cdp_channel_data, cdp_channel_drain, cdp_channel_get, cdp_channel_get32,
@@ -25,7 +26,7 @@ from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP
                                       cdp_channel_set32)
 from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_REPLAY, CDP_MD_TRIM, CDP_MD_WRITE,
                                        CDP_MD_ZERO, cdp_mdpacket_offset)
-from cdpcore.nbd.connection cimport target_of
+from cdpcore.nbd.connection cimport MAX_CONTEXTS, nbd_map_function, target_of
 from cdpcore.nbd.nbd_sock cimport SHUT_RDWR, nbd_flag, nbd_now_ns, nbd_raise_flag, nbd_wait, sched_yield, shutdown
 
 from enum import IntEnum as _IntEnum
@@ -78,6 +79,7 @@ cdef class Executor:
         self.c = channel.c
         self.epoch = epoch
         self.door = door
+        self.maps_base = True
         self.done = cdp_channel_get(&self.c.done)
 
     def __dealloc__(self):
@@ -117,6 +119,17 @@ cdef class Executor:
         check(rc, &st, None)
 
     # --- serving ------------------------------------------------------------------------------------------------------
+
+    def select(self, bint base, capsules):
+        """Before run(): the metadata contexts of the connection: whether base:allocation is one, and a PyCapsule
+        "cdpcore.map" of each other. Without this: base:allocation alone."""
+        found = tuple(capsules)
+        cdef uint32_t i
+        if len(found) > MAX_CONTEXTS:
+            raise _InvalidRequest(f"{len(found)} metadata contexts", f"at most {MAX_CONTEXTS}")
+        for i in range(len(found)):
+            self.maps[i] = <const cdp_map *>PyCapsule_GetPointer(found[i], b"cdpcore.map")
+        self.context_capsules, self.n_maps, self.maps_base = found, len(found), base
 
     def run(self):
         """Carry out what comes until the gateway goes, stop() is called or the channel has another owner; returns which
@@ -263,27 +276,40 @@ cdef class Executor:
         return self.target.pwrite_seq(self.target.ctx, data, off, p.length_bytes, flags, &p.seq, st)
 
     cdef int map(self, cdp_mdpacket *p, cdp_status *st) noexcept nogil:
-        """Extents of the range, as many as there is room for; length_bytes of the reference says how many bytes of
-        them."""
+        """A part for each context, with the extents of the range, as many as there is room for."""
         cdef cdp_extent *out = <cdp_extent *>cdp_channel_data(self.c, p, CDP_CHANNEL_REPLY)
+        cdef uint32_t parts = self.n_maps + self.maps_base, room = 0, i
+        cdef int rc = CDP_OK
+        if out != NULL and parts:
+            room = min(<uint32_t>(p.bg[0].length_bytes // sizeof(cdp_extent)), <uint32_t>CDP_CHANNEL_EXTENTS) // parts
+        if room < 2:
+            return cdp_fail(st, CDP_INVALID, EINVAL, cdp_mdpacket_offset(p), b"packet without room for its extents")
+        if self.maps_base:
+            rc = self.map_part(self.target.ctx, self.target.map, out, room, p, st)
+            out += room
+        for i in range(self.n_maps):
+            if rc == CDP_OK:
+                rc = self.map_part(self.maps[i].ctx, self.maps[i].map, out, room, p, st)
+                out += room
+        return rc
+
+    cdef int map_part(self, void *ctx, nbd_map_function map, cdp_extent *out, uint32_t room, const cdp_mdpacket *p,
+                      cdp_status *st) noexcept nogil:
         cdef uint64_t pos = cdp_mdpacket_offset(p), end = pos + p.length_bytes
-        cdef uint32_t cap = 0, have = 0, n, calls = 0
+        cdef cdp_extent *e = out + 1
+        cdef uint32_t have = 0, n, calls = 0
         cdef int rc
-        if out != NULL:
-            cap = min(<uint32_t>(p.bg[0].length_bytes // sizeof(cdp_extent)), <uint32_t>CDP_CHANNEL_EXTENTS)
-        if cap == 0:
-            return cdp_fail(st, CDP_INVALID, EINVAL, pos, b"packet without room for its extents")
-        while pos < end and have < cap and calls < MAP_CALLS:
+        while pos < end and have < room - 1 and calls < MAP_CALLS:
             n = 0
-            rc = self.target.map(self.target.ctx, pos, end - pos, out + have, cap - have, &n, st)
+            rc = map(ctx, pos, end - pos, e + have, room - 1 - have, &n, st)
             if rc != CDP_OK:
                 return rc
             if n == 0:
                 break
             have += n
-            pos = out[have - 1].offset + out[have - 1].length
+            pos = e[have - 1].offset + e[have - 1].length
             calls += 1
-        p.bg[0].length_bytes = have * sizeof(cdp_extent)
+        out[0].length = have
         return CDP_OK
 
 

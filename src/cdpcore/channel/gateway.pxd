@@ -1,8 +1,9 @@
 """A gateway's NBD connection (see gateway.pyx)."""
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cdpcore.channel.channel cimport Channel, cdp_channel
 from cdpcore.channel.mdpacket cimport cdp_mdpacket
+from cdpcore.nbd.connection cimport MAX_CONTEXTS
 from cdpcore.nbd.loop cimport RequestLoop, nbd_parked
 
 
@@ -10,6 +11,8 @@ cdef class GateConnection(RequestLoop):
     # Constant after construction.
     cdef Channel channel
     cdef cdp_channel *c
+    cdef uint32_t ids[MAX_CONTEXTS + 1]      # of metadata contexts, base:allocation first where it is one
+    cdef uint32_t n_ids
     cdef int wake_r, wake_w  # written to: there is another door, or it is time to stop
     # The connection's thread only.
     cdef int door            # -1: no daemon

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from socket import socket
 from typing import Self, final
 
@@ -17,5 +18,6 @@ class GateConnection(RequestLoop):
         structured: bool,
         context_id: int | None = None,
         fast_zero: bool = True,
+        contexts: Sequence[int] = (),
     ) -> Self: ...
     def attach(self, door: int) -> None: ...

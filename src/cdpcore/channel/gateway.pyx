@@ -28,6 +28,7 @@ from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_MAP, CDP_
 from cdpcore.channel.gate_sock cimport GATE_DOOR, GATE_WAKE, gate_poll, gate_swap
 from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_SECTOR, CDP_MD_TRIM,
                                        CDP_MD_VERSION, CDP_MD_WRITE, CDP_MD_ZERO, cdp_mdpacket)
+from cdpcore.nbd.connection cimport MAX_CONTEXTS
 from cdpcore.nbd.loop cimport BLOCKED_KEPT, nbd_parked
 from cdpcore.nbd.nbd_sock cimport nbd_flag, nbd_now_ns, nbd_raise, sched_yield
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_EINVAL,
@@ -37,6 +38,8 @@ from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_
                                    cdp_nbd_rules)
 
 import os as _os
+
+from cdpcore.base.errors import InvalidRequest as _InvalidRequest
 
 
 cdef extern from "<unistd.h>":
@@ -49,30 +52,38 @@ cdef enum:
     SOFT_TX_BYTES = (2 << 20)
     OUT_BYTES = 65536               # replies without data, of one send
     GATHER_NS = 50000               # a reply waits no longer for others, unless nothing else is under way
-    STATUS_DESCRIPTORS = 2048       # of a BLOCK_STATUS reply ...
-    STATUS_ROOM = (24 + 8 * STATUS_DESCRIPTORS)     # ... after CDP_NBD_STATUS_BYTES; then the extents
+    STATUS_DESCRIPTORS = 2048       # of a BLOCK_STATUS reply, in all ...
+    STATUS_ROOM = (24 * (MAX_CONTEXTS + 1) + 8 * STATUS_DESCRIPTORS)    # ... with the chunks' heads; then the extents
     SPIN_NS = 10000                 # longer, and on two processors this takes the time that the daemon needs
     RING_EVERY = 8                  # requests handed on before the daemon is woken
 
 
 @cython.final
 cdef class GateConnection(RequestLoop):
-    """GateConnection(sock, channel, door, *, size_bytes, read_only, structured, context_id, fast_zero)
+    """GateConnection(sock, channel, door, *, size_bytes, read_only, structured, context_id, fast_zero, contexts)
 
     channel     the Channel to the daemon
     door        the gateway's end of its doorbell, a file descriptor that becomes this object's; -1: no daemon yet
     size_bytes, read_only  of the disk
+    contexts    the ids of metadata contexts besides base:allocation, in the order in which the daemon has them
     others      as RequestLoop's
     """
 
     def __cinit__(self, sock: object, Channel channel not None, int door, *, uint64_t size_bytes, bint read_only,
-                  bint structured, context_id: int | None = None, bint fast_zero=True):
+                  bint structured, context_id: int | None = None, bint fast_zero=True, contexts=()):
         self.door = door
         self.next_door = self.wake_r = self.wake_w = -1
         self.channel = channel
         self.c = channel.c
         self.rules.size_bytes = size_bytes
         self.rules.read_only = read_only
+        ids = ([] if context_id is None else [context_id]) + list(contexts)
+        if len(contexts) > MAX_CONTEXTS:
+            raise _InvalidRequest(f"{len(contexts)} metadata contexts", f"at most {MAX_CONTEXTS}")
+        for number in ids:
+            self.ids[self.n_ids] = number
+            self.n_ids += 1
+        self.rules.block_status = structured and self.n_ids > 0
         self.gather_ns = GATHER_NS
         self.rx = cdp_channel_receive(self.c)
         self.rx_bytes = CDP_CHANNEL_RECEIVE_BYTES
@@ -139,7 +150,8 @@ cdef class GateConnection(RequestLoop):
             p.bg[0].offset_bytes = <uint32_t>(m.tx_at + skip)
             p.bg[0].length_bytes = <uint32_t>(m.tx_bytes - skip)
             if op == CDP_CHANNEL_MAP and r.flags & CDP_NBD_FLAG_REQ_ONE:
-                p.bg[0].length_bytes = 2 * sizeof(cdp_extent)    # the second shows that the first goes no further
+                # How many there are, the extent, and one that shows that it goes no further.
+                p.bg[0].length_bytes = 3 * self.n_ids * sizeof(cdp_extent)
         if r.flags & CDP_NBD_FLAG_FUA and (op == CDP_MD_WRITE or op == CDP_MD_ZERO or op == CDP_MD_TRIM):
             p.flags = CDP_MD_FUA
         if p.bg[0].length_bytes:
@@ -272,14 +284,24 @@ cdef class GateConnection(RequestLoop):
             self.reply_done(&m.r)
 
     cdef void answer_status(self, nbd_parked *m, const cdp_mdpacket *p) noexcept nogil:
+        """A chunk for each context, one behind the other."""
         cdef uint8_t *at = self.tx + m.tx_at
-        cdef uint32_t count = 0, cap = 1 if m.r.flags & CDP_NBD_FLAG_REQ_ONE else STATUS_DESCRIPTORS
-        cdef uint64_t pos = m.r.offset, room = m.tx_bytes - STATUS_ROOM
-        cdef uint64_t n = min(<uint64_t>p.bg[0].length_bytes, room) // sizeof(cdp_extent)
-        if cdp_nbd_put_extents(at + CDP_NBD_STATUS_BYTES, cap, &count, &pos, m.r.offset + m.r.length,
-                               <cdp_extent *>(at + STATUS_ROOM), <uint32_t>n) < 0:
-            count = 0
-        self.reply_status(&m.r, at, self.context_id, count, CDP_NBD_CHUNK_DONE)
+        cdef cdp_extent *part = <cdp_extent *>(at + STATUS_ROOM)
+        cdef uint32_t count, i, cap = 1 if m.r.flags & CDP_NBD_FLAG_REQ_ONE else STATUS_DESCRIPTORS // self.n_ids
+        cdef uint64_t room = min(<uint64_t>p.bg[0].length_bytes, m.tx_bytes - STATUS_ROOM) // sizeof(cdp_extent)
+        cdef uint64_t pos, n
+        room //= self.n_ids
+        for i in range(self.n_ids):
+            pos, count = m.r.offset, 0
+            n = part.length if room else 0
+            if n < room and cdp_nbd_put_extents(at + CDP_NBD_STATUS_BYTES, cap, &count, &pos,
+                                                m.r.offset + m.r.length, part + 1, <uint32_t>n) < 0:
+                count = 0
+            n = self.reply_status(&m.r, at, self.ids[i], count, CDP_NBD_CHUNK_DONE if i + 1 == self.n_ids else 0)
+            if not n:
+                return      # refused
+            at += n
+            part += room
 
 
 cdef inline uint8_t operation(const cdp_nbd_request *r) noexcept nogil:
