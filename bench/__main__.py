@@ -1,4 +1,5 @@
-"""`python -m bench`: all benchmarks; `python -m bench nbd` (choosing, engine, history, micro, failover, table): one."""
+"""`python -m bench`: all benchmarks; `python -m bench nbd` (or choosing, engine, finding, history, micro, failover,
+table): one."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -8,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench import choosing, engine, failover, history, micro, nbd, peers, reach
+from bench import choosing, engine, failover, finding, history, micro, nbd, peers, reach
 from bench.fio import FioFailed
 from bench.history import StepFailed
 from bench.peers import PeerFailed
@@ -157,6 +158,18 @@ def history_command(quick: bool, json_path: Path | None, directory: Path | None,
     cases = history.QUICK if quick else history.DEFAULT[:1] if one_case else history.DEFAULT
     chosen = [overridden(case, **given) for case in cases]
     guarded(lambda place: sum(history.run(place, o, speak, json_path) for o in chosen), directory)
+
+
+@main.command("finding")
+@options_of(
+    count("--records", 1000, 10**8, finding.Options.records, "Of the volume for versions and bisect."),
+    count("--history-records", 1000, 10**9, finding.Options.history_records, "Of the volume for history."),
+    click.option("--part", "parts", multiple=True, type=click.Choice(list(finding.PARTS)), help="[default: all]"),
+)
+def finding_command(quick: bool, json_path: Path | None, directory: Path | None, **given: Any) -> None:
+    """The ways to the right moment: diff, history, activity, versions, bisect, groups."""
+    options = overridden(finding.QUICK if quick else finding.Options(), **given)
+    guarded(lambda place: finding.run(place, options, speak, json_path), directory)
 
 
 @main.command("failover")

@@ -221,6 +221,16 @@ def test_history(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not shutil.which("mke2fs"), reason="needs mke2fs")
+def test_finding(tmp_path):
+    _, lines = run(tmp_path, "finding")
+    assert {line["part"] for line in lines} == {"diff", "history", "year", "versions", "bisect", "group"}
+    for line in lines:
+        assert 0 < line["least_ms"] <= line["median_ms"] <= line["most_ms"] or line["part"] == "bisect"
+    assert any(line["what"].endswith(": 22 versions") for line in lines)
+
+
+@pytest.mark.long
 @needs_fio
 def test_failover(tmp_path):
     """Kills and a hand-over: no error for fio, no wrong block, every moment right, one owner at a time."""

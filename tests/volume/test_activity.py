@@ -15,9 +15,9 @@ import pytest
 
 import cdp
 from cdp.moments.records import ACTIVITY, FLUSH, TRIM, WRITE, ZERO
-from cdp.store import creation
+from cdp.store import activity_cells, creation
 from cdp.store.activity import _Reader
-from cdp.store.activity_cells import CELL, SLOT_BYTES, Summary, joined, unpacked
+from cdp.store.activity_cells import CELL, SLOT_BYTES, Summary, intervals, joined, unpacked
 from cdp.store.tuning import Tuning
 from cdp.volume.volume import Volume
 from cdpcore.base.errors import InvalidRequest
@@ -308,6 +308,32 @@ def test_a_year_is_read_from_few_summaries(tmp_path: Path):
         near, _ = activity.cells(begin, begin + 86400 * SECOND, 60 * SECOND)
         assert len(near) < 30
         assert (tmp_path / "v/activity/2.cells").exists()
+
+
+def test_cells_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch):
+    """However many cells are put into intervals at a time, and of whatever widths: each counts, where it was."""
+    rnd = np.random.default_rng(1)
+    some = []
+    for number in range(40):
+        cells = np.zeros(30, CELL)
+        width = WIDTHS_NS[number % 4]
+        cells["slot"] = np.sort(rnd.choice(2000, 30, replace=False)) * WIDTHS_NS[0] // width
+        cells = cells[np.unique(cells["slot"], return_index=True)[1]]
+        cells["written"], cells["writes"] = rnd.integers(0, 10**6, len(cells)), rnd.integers(0, 100, len(cells))
+        cells["places"] = rnd.integers(0, 100, (len(cells), 64))
+        some.append(Summary(width, 8, cells))
+    asked = (100 * WIDTHS_NS[0], 7 * WIDTHS_NS[0] // 2, 400, 8, (0, 1 << 60))
+    rows, heat = intervals(some, *asked)
+    monkeypatch.setattr(activity_cells, "AT_ONCE", 3)
+    monkeypatch.setattr(activity_cells, "PAIRS", 5)
+    again, again_heat = intervals(some, *asked)
+    assert (rows == again).all() and np.allclose(heat, again_heat)
+    begin, end = asked[0], asked[0] + asked[1] * asked[2]
+    inner = [int(cell["writes"]) for one in some for cell in one.cells
+             if begin <= cell["slot"] * one.width_ns and (cell["slot"] + 1) * one.width_ns <= end]
+    touched = [int(cell["writes"]) for one in some for cell in one.cells
+               if begin < (cell["slot"] + 1) * one.width_ns and cell["slot"] * one.width_ns < end]
+    assert 0 < sum(inner) <= rows["writes"].sum() <= sum(touched)
 
 
 def test_joined_is_no_finer_than_needed():

@@ -4,8 +4,9 @@ cdp.store.activity imports this when it is asked something, not before: see cdp.
 """
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ CELL = np.dtype([("slot", "<u8"), ("written", "<u8"), ("overwritten", "<u8"), ("
                  ("writes", "<u4"), ("zeroes", "<u4"), ("trims", "<u4"), ("flushes", "<u4"),
                  ("places", "<f4", (PLACES,))])
 SAMPLE = np.dtype([("seq", "<u8"), ("ts_ns", "<u8"), ("start", "<u8"), ("sectors", "<u8")])
+AT_ONCE, PAIRS = 256, 1 << 11
 COUNTS = ("writes", "zeroes", "trims", "flushes")
 SIZES = ("written", "overwritten", "zeroed", "trimmed")
 
@@ -129,34 +131,49 @@ def intervals(summaries: Sequence[Summary], begin_ns: int, by_ns: int, n: int, p
     lies in several counts in each for its share of time; lived_ns: it has nothing outside of that."""
     rows, heat = np.zeros(n, ACTIVITY), np.zeros((n, PLACES))
     rows["ts_ns"] = np.uint64(begin_ns) + np.arange(n, dtype=np.uint64) * np.uint64(by_ns)
-    for summary in summaries:
-        cells, width = _coarser(summary, place_sectors).cells, summary.width_ns
-        begins = (cells["slot"] * np.uint64(width)).astype(np.int64) - begin_ns
-        stops = begins + width
-        inner = np.maximum(begins, lived_ns[0] - begin_ns), np.minimum(stops, lived_ns[1] - begin_ns)
-        whole = inner[0] >= inner[1]        # the clock was set back
-        begins, stops = np.where(whole, begins, inner[0]), np.where(whole, stops, inner[1])
-        some = (stops > 0) & (begins < n * by_ns)
-        cells, begins, stops = cells[some], begins[some], stops[some]
+    sums = {name: np.zeros(n) for name in (*SIZES, *COUNTS)}    # whole numbers, sizes in sectors: exact up to 2^53
+    for cells, begins, stops in _some(summaries, begin_ns, by_ns, n, place_sectors, lived_ns):
         widths = stops - begins
-        if not len(cells):
-            continue
-        first, last = begins // by_ns, (stops - 1) // by_ns
-        spans = last - first + 1
+        first = np.maximum(begins // by_ns, 0)
+        spans = np.minimum((stops - 1) // by_ns, n - 1) - first + 1
         which = np.repeat(np.arange(len(cells)), spans)
         at = np.repeat(first, spans) + np.arange(len(which)) - np.repeat(np.cumsum(spans) - spans, spans)
         # Shares from the cell's begin, so that the parts of a number, each rounded down to it, have its sum.
         ends = np.minimum((at + 1) * by_ns - begins[which], widths[which]) / widths[which]
         starts = np.maximum(at * by_ns - begins[which], 0) / widths[which]
-        inside = (at >= 0) & (at < n)
-        which, at, starts, ends = which[inside], at[inside], starts[inside], ends[inside]
-        for name in SIZES:
-            whole = cells[name][which]
-            part = np.floor(whole * ends).astype(np.uint64) - np.floor(whole * starts).astype(np.uint64)
-            np.add.at(rows[name], at, part * np.uint64(512))
-        for name in COUNTS:
-            whole = cells[name][which].astype(np.uint64)
-            np.add.at(rows[name], at, np.floor(whole * ends).astype(np.uint64) -
-                      np.floor(whole * starts).astype(np.uint64))
-        np.add.at(heat, at, cells["places"][which] * (ends - starts)[:, None] * 512.0)
+        for name, total in sums.items():
+            whole = cells[name].astype(np.float64)[which]
+            total += np.bincount(at, np.floor(whole * ends) - np.floor(whole * starts), n)
+        if len(at):
+            order = np.argsort(at, kind="stable")
+            places = cells["places"][which[order]] * ((ends - starts)[order, None] * 512.0)
+            present, firsts = np.unique(at[order], return_index=True)
+            heat[present] += np.add.reduceat(places, firsts, axis=0)
+    for name, total in sums.items():
+        rows[name] = total.astype(np.uint64) * np.uint64(512 if name in SIZES else 1)
     return rows, heat
+
+
+def _some(summaries: Sequence[Summary], begin_ns: int, by_ns: int, n: int, place_sectors: int,
+          lived_ns: tuple[int, int]) -> Iterator[tuple[Any, Any, Any]]:
+    """The cells that lie in the intervals, and where each begins and stops; as many at a time as have some PAIRS of a
+    cell and an interval that it lies in."""
+    for at in range(0, len(summaries), AT_ONCE):
+        some = [_coarser(summary, place_sectors) for summary in summaries[at:at + AT_ONCE]]
+        counts = [len(summary.cells) for summary in some]
+        cells, end = np.empty(sum(counts), CELL), 0
+        for summary, count in zip(some, counts, strict=True):       # np.concatenate looks at every field of each
+            cells[end:end + count] = summary.cells
+            end += count
+        width = np.repeat(np.array([summary.width_ns for summary in some], np.int64), counts)
+        begins = cells["slot"].astype(np.int64) * width - begin_ns
+        stops = begins + width
+        lived = np.maximum(begins, lived_ns[0] - begin_ns), np.minimum(stops, lived_ns[1] - begin_ns)
+        whole = lived[0] >= lived[1]        # the clock was set back
+        begins, stops = np.where(whole, begins, lived[0]), np.where(whole, stops, lived[1])
+        seen = (stops > 0) & (begins < n * by_ns)
+        cells, begins, stops = cells[seen], begins[seen], stops[seen]
+        pairs = np.cumsum(np.minimum((stops - 1) // by_ns, n - 1) - np.maximum(begins // by_ns, 0) + 1)
+        cuts = [0, *(np.flatnonzero(np.diff(pairs // PAIRS)) + 1).tolist(), len(cells)]
+        for first, last in itertools.pairwise(cuts):
+            yield cells[first:last], begins[first:last], stops[first:last]
