@@ -174,6 +174,8 @@ class Backup:
         old = description.load(self._os, self._to)
         if old.uuid != self._geometry.uuid:
             raise InvalidRequest(f"{self._to.directory}: is another volume", "take another name")
+        if old.format >= description.THINNED:   # when it was opened: it lacks moments that the volume has
+            raise RefusedPoint(f"{self._to.directory}: was thinned by its own policy", self._again)
         if self._disk and os.path.realpath(self._disk) != old.disk:
             raise InvalidRequest(f"{self._to.directory}: has its disk at {old.disk or 'no other place'}",
                                  "leave off --disk")

@@ -69,7 +69,8 @@ def bisect(state: State, volume: str, good: str, bad: str, test: tuple[str, ...]
             changes = _seqs(service, lo, hi, CHANGES)
             # The last change is what the bad moment shows.
             lo, hi = run.narrow(changes[:-1], lo, changes[-1]) if changes else (lo, hi)
-        moments = [service.explain(f"#{seq}")["resolved"] for seq in (lo, hi)]
+        moments = [_moment(service, seq) for seq in (lo, hi)]
+        hi = moments[1]["seq"]
         unknown = sorted(seq for seq, answer in run.answers.items() if answer == SKIP and lo < seq < hi)
         marks = [_bookmark(service, f"{name}-{seq}-{what}", seq) for seq, what in ((lo, "good"), (hi, "bad"))]
     _report(state, volume, moments, unknown, marks, run)
@@ -118,6 +119,12 @@ def _seqs(service: Service, after: int, upto: int, kinds: str) -> list[int]:
         page, since = service.history(since, f"#{upto}", MAX_PAGE_ROWS, kinds)
         found += rows_of(page)["seq"].tolist()
     return found
+
+
+def _moment(service: Service, seq: int) -> MomentView:
+    """Of a record; where that was thinned, the kept moment after it, which shows what it changed."""
+    found = service.explain(f"#{seq}")
+    return found["next"] if found["not_kept"] is not None and found["next"] is not None else found["resolved"]
 
 
 def _bookmark(service: Service, name: str, seq: int) -> str:

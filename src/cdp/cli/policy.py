@@ -63,6 +63,8 @@ def policy(state: State, volume: str, action: str | None, file: str | None, keep
     emit(state, got, policy_lines(location.text, got))
     if action == "clear":
         note("everything is kept from now on")
+    elif text is not None and len([rule for rule in got["keep"] if not rule.startswith("bookmarks ")]) > 1:
+        note("from the first time on that moments of the middle go, 'cdp backup' and 'cdp archive' refuse the volume")
 
 
 def _policy_text(action: str | None, file: str | None, given: dict[str, Any]) -> str | None:

@@ -17,8 +17,9 @@ from cdp.text import sizes as units
 def prune(state: State, volume: str, dry_run: bool) -> None:
     """Apply a volume's retention policy now.
 
-    A volume that is open does that by itself, so this is needed only to have it done at once. History goes in whole log
-    segments, the oldest first; what a pin or the floor holds stays. There is no undo.
+    A volume that is open does that by itself, so this is needed only to have it done at once. The oldest history goes
+    in whole log segments; of the rest, what no moment shows that the tiers keep. What a pin or the floor holds stays.
+    There is no undo.
     """
     location = volume_only(volume, "prune")
     from cdp.service.connect import connect
@@ -28,6 +29,8 @@ def prune(state: State, volume: str, dry_run: bool) -> None:
     moved = got["start"]["seq"] != got["before"]["seq"]
     pairs = [("oldest", moment_text(got["start"])),
              ("freed", units.approx_size(got["freed_bytes"]) if moved else "nothing")]
+    if thinned := got["moments_thinned"]:
+        pairs.append(("thinned", f"{thinned} moment{'' if thinned == 1 else 's'} between kept ones"))
     pairs += [("held by", what) for what in got["held_by"]]
     emit(state, got, fields(f"{location.text}: {'would begin' if dry_run else 'begins'} at #{got['start']['seq']}",
                             pairs))

@@ -100,7 +100,7 @@ def set_policy(volume: Volume, text: str | None, yes: bool) -> PolicyView:
 
 def asks(view: PlanView) -> bool:
     """Whether so much would go that it has to be confirmed."""
-    return view["freed_bytes"] * ASK_SHARE > view["history_bytes"]
+    return (view["freed_bytes"] + (view["thinned_bytes"] or 0)) * ASK_SHARE > view["history_bytes"]
 
 
 def losses(view: PlanView) -> str:
@@ -108,16 +108,27 @@ def losses(view: PlanView) -> str:
     marks = view["bookmarks_lost"]
     named = f", bookmark{'s' if len(marks) > 1 else ''} {', '.join(marks[:3])}" if marks else ""
     more = f" and {len(marks) - 3} more" if len(marks) > 3 else ""
-    return (f"this policy would give up {approx_size(view['freed_bytes'])} of {approx_size(view['history_bytes'])} of "
-            f"history: everything before #{view['start']['seq']}, {view['start']['time']}{named}{more}")
+    parts = []
+    if view["freed_bytes"]:
+        parts.append(f"everything before #{view['start']['seq']}, {view['start']['time']}{named}{more}")
+    if view["thinned_bytes"]:
+        parts.append(f"about {approx_size(view['thinned_bytes'])} that only moments between the kept ones show")
+    gone = view["freed_bytes"] + (view["thinned_bytes"] or 0)
+    return (f"this policy would give up {approx_size(gone)} of {approx_size(view['history_bytes'])} of history: "
+            f"{', and '.join(parts)}")
 
 
 def prune(volume: Volume, dry_run: bool) -> PruneView:
     """Apply the volume's policy now."""
-    before = volume.window().oldest
+    window, thinned = volume.window(), volume._store.thinned
+    before, end = window.oldest, window.newest.seq
     planned, freed = volume.prune(dry_run)
+    start = freed.start.seq
+    lost = volume.policy_keeper.thins(planned, start) if dry_run else \
+        thinned.openable(start, end) - volume._store.thinned.openable(start, end)
     return PruneView(dry_run=dry_run, before=moment_view(before), start=moment_view(freed.start),
-                     freed_bytes=freed.freed_bytes, held_by=[*planned.held_by, *(hold.what for hold in freed.holds)])
+                     freed_bytes=freed.freed_bytes, moments_thinned=lost,
+                     held_by=[*planned.held_by, *(hold.what for hold in freed.holds)])
 
 
 def space_view(volume: Volume) -> SpaceView:

@@ -46,7 +46,7 @@ def usage(store: Store) -> Usage:
     reserve = sum(map(allocated_bytes, (files.reserve, *files.spares())))
     base, images, total = allocated_bytes(files.base), _tree(files.images), _tree(store.directory)
     rows = store.timeline.rows()
-    written = sum(row.file_bytes for row in rows) + int(store.core.stats()["open_log_bytes"])
+    written = sum(map(store.log_bytes, rows)) + int(store.core.stats()["open_log_bytes"])
     device = os.statvfs(store.directory)
     return Usage(log, max(0, log - written), index, base, images, catalog, reserve,
                  total - log - index - base - images - catalog - reserve, device.f_bavail * device.f_frsize,

@@ -81,12 +81,13 @@ class PlanView(TypedDict):
 
 class PruneView(TypedDict):
     """History that was given up by the policy, or (`dry_run`) would be: the oldest moment was `before`, and is
-    `start`."""
+    `start`; of the moments after it `moments_thinned` cannot be opened any more."""
 
     dry_run: bool
     before: MomentView
     start: MomentView
     freed_bytes: int
+    moments_thinned: int
     held_by: list[str]
 
 

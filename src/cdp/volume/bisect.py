@@ -58,7 +58,10 @@ def bisect(volume: Volume, good: PointLike, bad: PointLike, test: Callable[[Volu
     lo, hi = narrowed(_seqs(volume, first.seq, last.seq - 1, ("flush",)), first.seq, last.seq)
     if not flushes and (changes := _seqs(volume, lo, hi, CHANGES)):
         lo, hi = narrowed(changes[:-1], lo, changes[-1])    # the last change is what the bad moment shows
-    unknown = sorted(seq for seq, answer in answers.items() if answer == SKIP and lo < seq < hi)
+    thinned = volume._store.thinned
+    hi = thinned.following(hi)      # a change that was thinned is what the kept moment after it shows
+    unknown = sorted(seq for seq, answer in answers.items() if answer == SKIP and lo < seq < hi
+                     and thinned.at(seq) == seq)
     return Bisected(volume.resolve(f"#{lo}"), volume.resolve(f"#{hi}"),
                     tuple(volume.resolve(f"#{seq}") for seq in unknown), len(answers))
 

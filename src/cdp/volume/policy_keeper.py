@@ -184,11 +184,23 @@ class PolicyKeeper:
         restores = [(row.target_seq, row.seq) for row in store.restores]
         return moments_of(wanted, start_seq, upto, restores) if start_seq < upto else []
 
+    def thins(self, plan: Plan, start_seq: int) -> int:
+        """How many moments from start_seq on a round would take now."""
+        with self._lock:
+            planned = self._thinner.plan(self._moments(plan, start_seq)) if self._has_tiers() else None
+            if planned is None:
+                return 0
+            return self._store.thinned.openable(start_seq, planned[0].upto) \
+                - planned[0].openable(start_seq, planned[0].upto)
+
+    def _has_tiers(self) -> bool:
+        return self._policy is not None and len(self._policy.tiers) > 1 and self.cannot(self._policy) is None
+
     def _thin(self, plan: Plan, at_once: bool) -> None:
         """Begin a round where the policy has tiers; not at_once: where as many records as a segment has lie in what
         goes. Under the volume's lock."""
         store = self._store
-        if self._policy is None or len(self._policy.tiers) == 1 or self.cannot(self._policy) is not None:
+        if not self._has_tiers():
             return
         planned = self._thinner.plan(self._moments(plan, store.timeline.start.seq))
         if planned is None:
@@ -213,6 +225,8 @@ class PolicyKeeper:
                 found.append(f"{tier.text!r}, " + (
                     f"for {approx_duration(left_ns) or '0 ms'} yet" if left_ns is not None else
                     "for ever" if tier.span_ns is None else "since it is the newest"))
+        if not found and len(policy.tiers) > 1:
+            found = [f"{kept.rule!r}" for kept in self.plan()[0].kept[1:] if at.seq in kept.seqs]
         with self._lock:
             pins = self.pins()
         for pin in pins:
@@ -230,9 +244,9 @@ class PolicyKeeper:
         """Why a policy cannot be carried out on this volume; None: it can."""
         if self._store.geometry.base == "parent":
             return "is a writable image, whose history is kept whole while it is there"
-        if len(policy.tiers) > 1:
-            return ("this release gives up the oldest history only: it cannot take out of the middle what "
-                    f"{policy.tiers[1].text!r} does not keep")
+        if len(policy.tiers) > 1 and self._store.kind.log_before:
+            return ("protects a disk in place, and of such a volume this release gives up the oldest history only: it "
+                    f"cannot take out of the middle what {policy.tiers[1].text!r} does not keep")
         return None
 
     def _newest(self) -> Moment:
@@ -242,7 +256,11 @@ class PolicyKeeper:
     # --- what is changed ----------------------------------------------------------------------------------------------
 
     def set_policy(self, policy: Policy | None) -> None:
-        """Durable at return; None: everything is kept. Carried out from the next run on."""
+        """Durable at return; None: everything is kept. Carried out from the next run on. Raises InvalidRequest for what
+        cannot be carried out."""
+        if policy is not None and (why := self.cannot(policy)):
+            raise InvalidRequest(f"{self._store.directory}: {why}", "write one rule, for instance 'all for 7d'; "
+                                 "--simulate shows what more would keep")
         text = "" if policy is None else policies.to_toml(policy)
         self._save(self._sampled(self._kept).changed(policy=text))
         self._policy, self._damaged, self._failed = policy, "", ""
