@@ -4,6 +4,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 
@@ -23,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:   # a background job of a shell: what tests start has it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--seconds"):
         seeding.examples_factor = seeding.SOAK_EXAMPLES
         config.stash[RUN] = 0

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.interop import Started
 
 import cdp
 from cdpcore.base.errors import Closed, InvalidRequest, NotFound
@@ -42,12 +43,6 @@ FACTS = {
     "load_1m",
 }
 KIB, MIB = 1 << 10, 1 << 20
-# `python -m bench`, also where the tests are a background job of a shell, which has SIGINT ignored.
-INTERRUPTIBLE = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("bench", run_name="__main__", alter_sys=True)
-"""
 
 
 def command(*args: str) -> list[str]:
@@ -261,14 +256,8 @@ def test_interrupted_it_cleans_up(tmp_path, number):
     seconds = f"15.{number:03}"       # by which its fio is known
     argv = command("nbd", "--quick", "--seconds", seconds, "--peer", "cdp", "--peer", "cdp-ha",
                    "--workload", "write-4k-qd32", "--dir", str(data))
-    with subprocess.Popen(
-        [argv[0], "-c", INTERRUPTIBLE, *argv[3:]],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as child:
+    with Started(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                 start_new_session=True) as child:
         deadline = time.monotonic() + 100
         while not any("fio" in p and f"--runtime=15{number:03}ms" in p for p in processes_naming("cdpb-")):
             assert child.poll() is None, child.stdout.read().decode()

@@ -1,16 +1,20 @@
 """support.warm: what tests start warm does what it does when it is started for real."""
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lmdb
 import pytest
 from support import interop, warm
+from support.interop import Started
 
 import cdp
+from cdp.service.connect import connect
 
 pytestmark = pytest.mark.once
 TESTS = Path(__file__).parent
@@ -88,7 +92,18 @@ def test_a_file_that_is_passed_on(web, monkeypatch):
 
 
 def seen(pid):
-    """What the kernel knows of a process, less its numbers and what it takes."""
+    """What the kernel knows of a process, less its numbers and what it takes; of one that does not change just now."""
+    before = None
+    for _ in range(1000):
+        with contextlib.suppress(FileNotFoundError):    # closed since it was listed
+            if (now := glimpse(pid)) == before:
+                return now
+            before = now
+        time.sleep(0.05)
+    pytest.fail(f"it does not come to rest: {before}")
+
+
+def glimpse(pid):
     process = Path(f"/proc/{pid}")
     kept = re.findall(r"^((?:Umask|PPid|[UG]id|Groups|Sig\w+|Shd\w+|Cap\w+|NoNewPrivs|Seccomp|Cpus_allowed):.*)",
                       (process / "status").read_text(), re.MULTILINE)
@@ -101,12 +116,12 @@ def seen(pid):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_process_as_any_other(web, monkeypatch, number):
     def start():
-        with subprocess.Popen([*interop.cdp_argv("serve", "web", "--unix", "s", "--admin-socket", "a")], cwd=web,
-                              env=interop.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True) as server:
-            for line in server.stderr:
-                if "ready" in line:
-                    break
+        with Started([*interop.cdp_argv("serve", "web", "--unix", "s", "--admin-socket", "a")], cwd=web,
+                     env=interop.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                     stderr=subprocess.PIPE, text=True) as server:
+            assert any("ready" in line for line in server.stderr)
+            with connect(str(web / "web")) as service:
+                service.window()        # what answers is loaded behind "ready"
             kernel = seen(server.pid)
             server.send_signal(number)
             printed = server.communicate(timeout=60)[0]
@@ -148,8 +163,8 @@ def test_a_signal_that_is_ignored(web):
     def start(action):
         before = signal.signal(signal.SIGHUP, action)
         try:
-            process = subprocess.Popen(interop.cdp_argv("import", "-", "new"), cwd=web, env=interop.environ(),
-                                       stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = Started(interop.cdp_argv("import", "-", "new"), cwd=web, env=interop.environ(),
+                              stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         finally:
             signal.signal(signal.SIGHUP, before)
         with process:

@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from support.interop import cdp_argv, cdp_done, environ, in_foreground, run, world  # noqa: F401
+from support.interop import Started, cdp_argv, cdp_done, environ, run, world  # noqa: F401
 
 import cdp
 from cdp.bench import place
@@ -67,8 +67,8 @@ def test_a_served_volume_is_measured_over_nbd(world):  # noqa: F811
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 130)], ids=["ctrl-c", "sigterm"])
 def test_an_interrupt_leaves_nothing(tmp_path, number, status):
-    argv = in_foreground(cdp_argv("bench", "--scratch", tmp_path, "--size", "1M", "--runtime", "1h"))
-    with subprocess.Popen(argv, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    argv = cdp_argv("bench", "--scratch", tmp_path, "--size", "1M", "--runtime", "1h")
+    with Started(argv, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert "round 1" in process.stderr.readline()
         assert left_behind(tmp_path)
         process.send_signal(number)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from support.interop import Started
 
 import cdp
 
@@ -73,16 +74,12 @@ def web(tmp_path, monkeypatch):
 
 def interrupted(verb, web, delay_ms, disposition):
     """Status and standard error of `cdp VERB WEB`, interrupted `delay_ms` after it began to load."""
-    with subprocess.Popen([sys.executable, "-c", BEGUN, disposition, verb, web], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:
+    with Started([sys.executable, "-c", BEGUN, disposition, verb, web], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                 text=True) as process:
         process.stdout.readline()
         time.sleep(delay_ms / 1000)
         process.send_signal(signal.SIGINT)
-        try:
-            _, stderr = process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+        _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr
 
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.interop import cdp_argv, environ
+from support.interop import Started, cdp_argv, environ
 from support.interop import cdp_done as run
 
 import cdp
@@ -44,19 +44,15 @@ def test_what_is_kept(served):
 
 def test_those_that_come_are_followed(served):
     path, volume = served
-    with subprocess.Popen(cdp_argv("events", str(path), "--follow", "--kind", "bookmark_made"), env=environ(),
-                          stdout=subprocess.PIPE, text=True) as follower:
-        assert follower.stdout is not None
-        try:
-            volume.bookmark("one")
-            assert "bookmark one" in follower.stdout.readline()
-            volume.delete_bookmark("one")
-            volume.bookmark("two")
-            assert "bookmark two" in follower.stdout.readline()
-            follower.send_signal(signal.SIGINT)
-            assert follower.wait(60) == exits.INTERRUPTED
-        finally:
-            follower.kill()
+    with Started(cdp_argv("events", str(path), "--follow", "--kind", "bookmark_made"), env=environ(),
+                 stdout=subprocess.PIPE, text=True) as follower:
+        volume.bookmark("one")
+        assert "bookmark one" in follower.stdout.readline()
+        volume.delete_bookmark("one")
+        volume.bookmark("two")
+        assert "bookmark two" in follower.stdout.readline()
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(60) == exits.INTERRUPTED
 
 
 @pytest.mark.parametrize("args, says", [

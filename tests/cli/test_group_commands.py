@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.interop import cdp_done, cdp_here, environ
+from support.interop import Started, cdp_done, cdp_here, environ
 
 import cdp
 from cdp.cli import exits
@@ -166,8 +166,8 @@ def test_after_runs_where_the_command_is_killed(tmp_path):
     log = tmp_path / "log"
     code = ("import sys, time\nfrom cdp.cli.quiesce import quiesced\n"
             "with quiesced(None, sys.argv[1], 60, {}):\n    print('in', flush=True)\n    time.sleep(60)")
-    with subprocess.Popen([sys.executable, "-c", code, f"echo thawed >> {log}"], env=environ(), text=True,
-                          stdout=subprocess.PIPE) as process:
+    with Started([sys.executable, "-c", code, f"echo thawed >> {log}"], env=environ(), text=True,
+                 stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "in\n"
         process.send_signal(signal.SIGKILL)
     for _ in range(500):

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from support.interop import cdp_argv, cdp_done, environ, in_foreground, run, world  # noqa: F401
+from support.interop import Started, cdp_argv, cdp_done, environ, run, world  # noqa: F401
 
 from cdp.cli.top_view import Row, details, rate, summary
 from cdp.service.rates import RatesView
@@ -38,8 +38,8 @@ def busy(world):  # noqa: F811
     """A served volume `web` that a client writes, flushes and reads all the time."""
     world.create("web", 1)
     world.serve("web")
-    with subprocess.Popen([sys.executable, "-c", CLIENT, world.uri("web")], env=environ(), text=True,
-                          stdout=subprocess.PIPE) as client:
+    with Started([sys.executable, "-c", CLIENT, world.uri("web")], env=environ(), text=True,
+                 stdout=subprocess.PIPE) as client:
         assert client.stdout.readline() == "connected\n"
         yield world
         client.kill()
@@ -66,8 +66,8 @@ def test_all_that_is_served_as_lines(busy, monkeypatch):
     runtime = {**environ(), "XDG_RUNTIME_DIR": str(busy.path / "run")}
     os.makedirs(busy.path / "run" / "cdp", mode=0o700)
     os.symlink(busy.sockets / "admin.sock", busy.path / "run" / "cdp" / "1.admin.sock")
-    with subprocess.Popen(in_foreground(cdp_argv("top", "--interval", "100ms")), cwd=busy.path, env=runtime,
-                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with Started(cdp_argv("top", "--interval", "100ms"), cwd=busy.path, env=runtime,
+                 text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         lines = [process.stdout.readline() for _ in range(40)]
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -80,9 +80,9 @@ def test_all_that_is_served_as_lines(busy, monkeypatch):
 def test_a_terminal_is_left_as_it_was(busy, end):
     ours, theirs = pty.openpty()
     before = subprocess.run(["stty", "-a"], stdin=theirs, capture_output=True, text=True, check=True).stdout
-    argv = [sys.executable, "-c", ON_TERMINAL, *in_foreground(cdp_argv("top", "web", "--interval", "100ms"))]
-    with subprocess.Popen(argv, cwd=busy.path, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE,
-                          env={**environ(), "COLUMNS": "150", "LINES": "40"}, start_new_session=True) as process:
+    argv = [sys.executable, "-c", ON_TERMINAL, *cdp_argv("top", "web", "--interval", "100ms")]
+    with Started(argv, cwd=busy.path, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE,
+                 env={**environ(), "COLUMNS": "150", "LINES": "40"}, start_new_session=True) as process:
         seen, until_s = b"", time.monotonic() + 60
         while b"log_sync" not in seen and time.monotonic() < until_s:
             if select.select([ours], [], [], 1)[0]:
@@ -119,8 +119,8 @@ def test_what_is_refused(world):  # noqa: F811
 
 
 def test_a_server_that_goes_ends_it(busy):
-    with subprocess.Popen(cdp_argv("top", "web", "--interval", "100ms", "--json"), cwd=busy.path, env=environ(),
-                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with Started(cdp_argv("top", "web", "--interval", "100ms", "--json"), cwd=busy.path, env=environ(),
+                 text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == "{\n"
         busy.kill()
         _, said = process.communicate(timeout=60)

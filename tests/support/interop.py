@@ -53,10 +53,13 @@ def environ():
     return {**kept, "PATH": PATH, "PYTHONPATH": packages, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
 
 
-def in_foreground(argv):
-    """The command line with interrupts as a job in the foreground has them, however the tests were started."""
-    code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-    return [sys.executable, "-c", code, *map(str, argv)]
+class Started(subprocess.Popen):
+    """As a context: killed where its body fails. Popen's waits for a process that nobody ends any more."""
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 def run(*argv, cwd=None, status=0, timeout_s=240):

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from support.interop import Started
 from support.seeds import examples
 
 from cdp.trace import FORMATS, Flag, Kind, open_trace, samples
@@ -298,7 +299,7 @@ def test_slow_pipe_gives_one_byte_first(tmp_path: Path) -> None:
     """The magic of a compressed stream is waited for."""
     data = gzip.compress(samples.encode("spc", samples.random_requests("spc", 100)))
     script = "from cdp.trace import open_trace; t = open_trace('-'); print(t.format, sum(map(len, t)))"
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with Started([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin and child.stdout
         for piece in (data[:1], data[1:3], data[3:]):
             child.stdin.write(piece)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.interop import Started
 
 from cdp.trace import FORMATS, samples
 
@@ -22,9 +23,7 @@ print(seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_kib(name: str, what: str, head: bytes, block: bytes, times: int) -> tuple[int, int]:
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, name, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
+    with Started([sys.executable, "-c", CHILD, name, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin and child.stdout
         child.stdin.write(head)
         for _ in range(times):
