@@ -7,14 +7,17 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 from support.interop import cdp_argv, run
 
 import cdp
-from cdp.nbd.client import Client
+from cdp.nbd.client import Client, unix_address
 
 pytestmark = pytest.mark.interop
 SIZE = 4 << 20
@@ -130,6 +133,118 @@ def test_qemu_takes_an_increment(web, tmp_path, how):
     run("qemu-img", "compare", "-f", "raw", "-F", "raw", tmp_path / "backup", web.uri("web@tue"))
 
 
+COPY = """
+import nbd, sys
+uri, copy, context = sys.argv[1:]
+h = nbd.NBD()
+h.add_meta_context(context)
+h.connect_uri(uri)
+taken = at = 0
+with open(copy, "r+b") as out:
+    while at < h.get_size():
+        found = []
+        h.block_status(h.get_size() - at, at, lambda name, offset, entries, error: found.extend(entries))
+        for length, dirty in zip(found[::2], found[1::2]):
+            if dirty:
+                out.seek(at)
+                out.write(h.pread(length, at))
+                taken += length
+            at += length
+h.shutdown()
+print(taken)
+"""
+
+
+@pytest.mark.parametrize("how", COMMANDS)
+def test_libnbd_takes_an_increment(web, tmp_path, how):
+    """Into a copy of the bookmark elsewhere: what it reads is what was written, and the copy is the later moment."""
+    python = with_libnbd()
+    for name in ("mon", "tue"):
+        with Client(web.uri(f"web@{name}")) as disk:
+            (tmp_path / name).write_bytes(disk.pread(SIZE, 0))
+    taken = run(python, "-c", COPY, web.uri("web@tue"), tmp_path / "mon", "qemu:dirty-bitmap:mon").stdout
+    assert int(taken) == sum(length for _, length in web.written("mon", "tue")) < SIZE // 2
+    assert (tmp_path / "mon").read_bytes() == (tmp_path / "tue").read_bytes()
+
+
+class Qmp:
+    def __init__(self, path):
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rw")
+        self.until("QMP")
+        self("qmp_capabilities")
+
+    def until(self, key, value=None):
+        for line in self._file:
+            got = json.loads(line)
+            assert "error" not in got, got
+            if key in got and value in (None, got[key]):
+                return got
+        raise AssertionError(f"no {key} {value or ''}")
+
+    def __call__(self, command, **arguments):
+        self._file.write(json.dumps({"execute": command, "arguments": arguments}))
+        self._file.flush()
+        self.until("return")
+
+    def close(self):
+        self._file.close()
+        self._socket.close()
+
+
+@pytest.mark.parametrize("how", COMMANDS)
+def test_a_block_job_puts_an_increment_into_a_backup(web, tmp_path, how):
+    """What qemu-img reads of the bitmap goes into a qcow2 file on top of a full backup, both in QEMU's storage daemon,
+    whose job then commits one into the other."""
+    if not shutil.which("qemu-storage-daemon") or not shutil.which("qemu-img"):
+        pytest.skip("no qemu-storage-daemon, or no qemu-img")
+    full, increment = tmp_path / "full.qcow2", tmp_path / "increment.qcow2"
+    run("qemu-img", "convert", "-O", "qcow2", web.uri("web@mon"), full)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", full, "-F", "qcow2", increment)
+    options = (f"driver=nbd,server.type=unix,server.path={web.socket},export=web@tue,"
+               "x-dirty-bitmap=qemu:dirty-bitmap:mon")
+    dirty = json.loads(run("qemu-img", "map", "--output=json", "--image-opts", options).stdout)
+    with tempfile.TemporaryDirectory(prefix="cdp-q") as sockets:
+        argv = ["qemu-storage-daemon", "--chardev", f"socket,id=c,path={sockets}/qmp,server=on,wait=off", "--monitor",
+                "chardev=c", "--nbd-server", f"addr.type=unix,addr.path={sockets}/nbd"]
+        for name, path, more in ("full", full, ""), ("increment", increment, ",backing=full"):
+            argv += ["--blockdev", f"driver=file,node-name={name}-file,filename={path}",
+                     "--blockdev", f"driver=qcow2,node-name={name},file={name}-file{more}"]
+        argv += ["--export", "type=nbd,id=e,node-name=increment,name=increment,writable=on"]
+        with subprocess.Popen(argv) as daemon:
+            try:
+                until_s = time.monotonic() + 60
+                while not os.path.exists(f"{sockets}/nbd"):
+                    assert daemon.poll() is None and time.monotonic() < until_s
+                    time.sleep(0.02)
+                with Client(web.uri("web@tue")) as disk, Client(unix_address(f"{sockets}/nbd", "increment")) as out:
+                    for row in dirty:
+                        if not row["data"]:
+                            out.pwrite(disk.pread(row["length"], row["start"]), row["start"])
+                    out.flush()
+                qmp = Qmp(f"{sockets}/qmp")
+                qmp("block-export-del", id="e", mode="hard")
+                qmp("block-commit", **{"job-id": "j", "device": "increment"})
+                qmp.until("event", "BLOCK_JOB_READY")
+                qmp("block-job-complete", device="j")
+                qmp.until("event", "BLOCK_JOB_COMPLETED")
+                qmp("quit")
+                qmp.close()
+                assert daemon.wait(60) == 0
+            finally:
+                daemon.kill()
+    run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", full, web.uri("web@tue"))
+
+
+def with_libnbd():
+    python = next((p for p in (sys.executable, "/usr/bin/python3") if subprocess.run(
+        [p, "-c", "import nbd"], check=False, capture_output=True).returncode == 0), None)
+    if python is None:
+        pytest.skip("no module nbd")
+    return python
+
+
 @pytest.mark.parametrize("how", COMMANDS)
 def test_several_at_once_and_a_new_server(web, how):
     """Raw: a reply has a chunk for each context; what is not known is left out; a replaced server goes on, and so does
@@ -153,10 +268,7 @@ assert look() == a
 h.shutdown()
 print("same")
 """
-    python = next((p for p in (sys.executable, "/usr/bin/python3") if subprocess.run(
-        [p, "-c", "import nbd"], check=False, capture_output=True).returncode == 0), None)
-    if python is None:
-        pytest.skip("no module nbd")
+    python = with_libnbd()
     names = ["base:allocation", "qemu:dirty-bitmap:none", "cdp:since:#3", "qemu:dirty-bitmap:tue", "cdp:since:#999999"]
     client = subprocess.Popen([python, "-c", script, web.uri(), ",".join(names)], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, text=True)
