@@ -3,10 +3,14 @@ import http.client
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from urllib.parse import quote, urlsplit
 
 import pytest
-from support.interop import need, world  # noqa: F401
+from support.interop import cdp_argv, environ, need, world  # noqa: F401
 from support.mounted import make
 
 import cdp
@@ -143,6 +147,63 @@ def test_only_loopback(world):  # noqa: F811
     world.cdp("create", "web", "--size", "1M")
     for address in ("0.0.0.0:0", "192.0.2.1:80", "example.org:80"):
         world.cdp("serve", "web", "--timeline", address, status=2)
+
+
+def test_the_page_of_the_server_that_takes_over(page):
+    """At the same address; the token of the one before is no good there."""
+    world, old = page.world, page.token  # noqa: F811
+    before, world.server = world.server, None
+    world.serve("web", "--replace", "--timeline", f"127.0.0.1:{page.address[1]}", "--unix", world.socket)
+    assert before.wait(60) == 0
+    before.stdout.close()
+    assert page.ask("GET", "/api/volumes")[0] == 401
+    page.token = urlsplit(world.printed[-1]).fragment.removeprefix("token=")
+    assert page.token != old and page.api("GET", "") == ["web"]
+
+
+def test_a_hand_over_that_fails_leaves_the_page(page):
+    """The new process cannot listen where it is to: the old one goes on, with the page where it was."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = page.world.cdp("serve", "web", "--replace", "--timeline", f"127.0.0.1:{port}", status=None)
+    assert "ready" not in done
+    until_s = time.monotonic() + 60
+    while "not handed over" not in page.world.log.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    assert page.api("GET", "") == ["web"]
+    page.world.stop()
+
+
+def test_the_token_does_not_go_to_the_journal(world):  # noqa: F811
+    """JOURNAL_STREAM says that standard output is the journal: the address without the token, and a file with all."""
+    world.cdp("create", "web", "--size", "1M")
+    admin = world.sockets / "admin.sock"
+    argv = cdp_argv("serve", "web", "--unix", world.socket, "--admin-socket", admin, "--timeline", "127.0.0.1:0")
+    script = 'import os, sys; s = os.fstat(1); os.environ["JOURNAL_STREAM"] = f"{s.st_dev}:{s.st_ino}"; ' \
+             "os.execv(sys.argv[1], sys.argv[1:])"
+    for more in ([], ["--json"]):
+        server = subprocess.Popen([sys.executable, "-c", script, *map(str, argv), *more], cwd=world.path,
+                                  env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            while "cdp: ready" not in (line := server.stderr.readline()):
+                assert line
+            kept = admin.with_name("admin.sock.timeline")
+            url = kept.read_text().strip()
+            assert "#token=" in url and kept.stat().st_mode & 0o777 == 0o600
+            parts = urlsplit(url)
+            asked = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+            asked.request("GET", "/api/volumes", headers={
+                "Authorization": f"Bearer {parts.fragment.removeprefix('token=')}"})
+            assert json.loads(asked.getresponse().read()) == ["web"]
+            asked.close()
+        finally:
+            server.terminate()
+            out, err = server.communicate(timeout=60)
+        assert "token=" not in out + err and f"http://{parts.netloc}/" in out and not kept.exists()
+        assert more or str(kept) in out
 
 
 @pytest.fixture

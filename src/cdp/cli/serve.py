@@ -36,7 +36,8 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
 
     With --timeline it offers a page for a browser: what was done when, what a moment is, its files, what differs
     between two, and bookmarks, images, restores and undo. Its address is printed after the exports; who has it, with
-    its token, may do all that. Port 0 lets the system choose.
+    its token, may do all that. Port 0 lets the system choose. Under systemd, where what is printed goes to the journal,
+    the token is not printed: the address is in a file that only this user can read, beside the administration socket.
 
     With --replace it takes listeners and connections over from the running server of the same volumes, which then ends:
     clients, a mounted file system for instance, wait for a moment and notice nothing else. Where that fails, the
@@ -55,6 +56,7 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
     map_large_blocks()
     with Server(paths, state.settings, read_only=read_only, replace=replace, force=force,
                 strict=strict or replace, timeline=address) as server:
-        page = server.timeline_url()
-        announce(state, () if state.as_json else (*server.uris(), *([page] if page else [])), server.view())
+        page, kept = server.timeline_url(), server.timeline_file()
+        shown = f"{page} (with its token: in {kept})" if kept else page
+        announce(state, () if state.as_json else (*server.uris(), *([shown] if shown else [])), server.view())
         server.wait()

@@ -1,7 +1,8 @@
-"""What systemd and its like expect of a service: it says when it is ready, and may be given its listening sockets.
+"""What systemd and its like expect of a service: it says when it is ready, may be given its listening sockets, and sees
+where its output goes.
 
-Both are by environment variables, NOTIFY_SOCKET and LISTEN_FDS (sd_notify(3), sd_listen_fds(3)); without them nothing
-happens here.
+All are by environment variables, NOTIFY_SOCKET, LISTEN_FDS and JOURNAL_STREAM (sd_notify(3), sd_listen_fds(3),
+systemd.exec(5)); without them nothing happens here.
 """
 import os
 import socket
@@ -48,3 +49,12 @@ def given_sockets() -> list[socket.socket]:
                                  "give the socket unit ListenStream= lines alone, and Accept=no")
         found.append(sock)
     return found
+
+
+def prints_to_journal() -> bool:
+    """Whether standard output goes to the journal of systemd, as JOURNAL_STREAM says (systemd.exec(5))."""
+    try:
+        is_there = os.fstat(1)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{is_there.st_dev}:{is_there.st_ino}"

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from cdp.ipc.link import Link
-from cdp.ipc.service_manager import given_sockets, notify
+from cdp.ipc.service_manager import given_sockets, notify, prints_to_journal
 from cdp.ipc.stop_signals import stop_on_signal
 from cdp.ipc.unix_socket import clear_stale_socket, socket_path
 from cdp.serve.addresses import (
@@ -186,6 +186,11 @@ class Server:
             parts.callback(nbd.close)
             if begun:
                 nbd.adopt(begun, lenient)
+            if self._timeline:      # it listens before there is no way back
+                from cdp.serve.timeline.server import TimelineServer
+
+                self._page = TimelineServer(*self._timeline, self._held, self._page)
+                parts.callback(self._page.close)
             taken()
             try:
                 nbd.start()
@@ -202,11 +207,7 @@ class Server:
                                               self._opening.not_open)
                 parts.callback(self._monitor.close)
                 self._monitor.start()
-            if self._timeline:
-                from cdp.serve.timeline.server import TimelineServer
-
-                self._page = TimelineServer(*self._timeline, self._held)
-                parts.callback(self._page.close)
+            if self._page:
                 self._page.start()
             self._parts = parts.pop_all()
         for name in list(self._volumes):
@@ -275,7 +276,7 @@ class Server:
             image_cache.close()
 
     def _make_admin(self, listener: "UnixListener | None") -> AdminServer:
-        self._held = {}
+        self._held.clear()      # the page has it, too
         for name in self._volumes:
             self._hold(name)
         admin = AdminServer(self._admin_socket, self._held, self.offer if self._own_parts else None, listener,
@@ -331,8 +332,24 @@ class Server:
         return [found for found in self._exports.list() if found[0].split("/")[0] in self._volumes]
 
     def timeline_url(self) -> str | None:
-        """Of the page, with its token."""
-        return None if self._page is None else self._page.url
+        """Of the page, with its token; without it where what is printed goes to the journal, which others may read:
+        then it is in a file."""
+        if self._page is None:
+            return None
+        return self._page.address if prints_to_journal() else self._page.url
+
+    def timeline_file(self) -> str | None:
+        """Where the address of the page is, with its token, if not in timeline_url(): beside the administration
+        socket, and only this user can read it. It is removed when the server ends."""
+        if self._page is None or not prints_to_journal():
+            return None
+        path = f"{self._admin_socket}.timeline"
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(f"{self._page.url}\n")
+        self._stack.callback(_unlink, path, self._page.url)
+        return path
 
     def view(self) -> dict[str, Any]:
         """What `serve --json` prints."""
@@ -413,6 +430,8 @@ class Server:
         for volume in volumes:
             if not volume.read_only:
                 volume.flush()      # while clients are served: closing takes less then
+        if self._page:
+            self._page.close()      # its requests end now, and not while clients wait
         stopped = Stopped()
         try:
             stopped.control = self._admin.hand_over(self._force_giving)
@@ -422,6 +441,9 @@ class Server:
             giving.refuse(error)
             if stopped.control:
                 self._make_admin(stopped.control).start()
+            if self._page:
+                self._page = self._page.again()
+                self._parts.callback(self._page.close)
             raise
         self._parts.close()
         try:
@@ -555,3 +577,10 @@ def _open_to_serve(location: Location, settings: Settings, taking_over: bool) ->
             if time.monotonic() >= deadline:
                 raise Busy(error.message, error.hint or "end the process that has it open, then repeat") from None
         time.sleep(LOCK_RETRY_SECONDS)
+
+
+def _unlink(path: str, url: str) -> None:
+    """Unless a server that replaced this one has written its own."""
+    with suppress(FileNotFoundError), open(path) as file:
+        if file.read() == f"{url}\n":
+            os.unlink(path)

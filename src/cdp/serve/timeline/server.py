@@ -1,7 +1,7 @@
 """The page's server: files of the package and routes over the served volumes, behind the guard, on loopback.
 
 Invariants
-  1. It listens on loopback alone. The token is made when it starts, and dies with it.
+  1. It listens on loopback alone. The token is made when the process begins to offer the page, and dies with it.
   2. The page's files are read when it starts: a server is of one version to its end.
 TimelineServer's methods belong to one thread; the event loop is its own thread's.
 """
@@ -55,17 +55,25 @@ def build_app(held: Mapping[str, Held], token: str) -> Guard:
 
 
 class TimelineServer:
-    """The page on TCP, in a thread of its own, from start() to close(); both belong to one thread. url: with the
-    token, which is as good as a password of every served volume."""
+    """The page on TCP, in a thread of its own, from start() to close(), which may be repeated; both belong to one
+    thread. url: with the token, which is as good as a password of every served volume. before: a server that was
+    closed; this one is found at the same url."""
 
-    def __init__(self, host: str, port: int, held: Mapping[str, Held]):
+    url: str
+    port: int
+    token: str
+
+    def __init__(self, host: str, port: int, held: Mapping[str, Held], before: TimelineServer | None = None):
         self._stack = ExitStack()
-        token = secrets.token_urlsafe(32)
-        app = build_app(held, token)
-        listeners = listen(TcpAddress(host, port))
+        self._host, self._held = host, held
+        self.token = before.token if before else secrets.token_urlsafe(32)
+        app = build_app(held, self.token)
+        listeners = listen(TcpAddress(host, before.port if before else port))
         for listener in listeners:
             self._stack.callback(listener.close)
-        self.url = f"http://{listeners[0].address}/#token={token}"
+        self.port = int(str(listeners[0].address).rpartition(":")[2])
+        self.address = f"http://{listeners[0].address}/"
+        self.url = f"{self.address}#token={self.token}"
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
                                 limit_concurrency=MAX_REQUESTS, timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)
@@ -75,6 +83,12 @@ class TimelineServer:
 
     def start(self) -> None:
         self._thread.start()
+
+    def again(self) -> TimelineServer:
+        """After close(): the same page, started."""
+        one = TimelineServer(self._host, self.port, self._held, self)
+        one.start()
+        return one
 
     def close(self) -> None:
         self._server.should_exit = True
