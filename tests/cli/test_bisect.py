@@ -3,6 +3,7 @@ way."""
 import hashlib
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -61,9 +62,9 @@ REFUSED = [
     (("#1", "now"), exits.USAGE, "one of: a command"), (("#1", "now", "--file", "x"), exits.USAGE, "go together")]
 
 
-def run(*args, status=exits.OK):
+def run(*args, status=exits.OK, env=None):
     result = subprocess.run([*CLI, *map(str, args)], check=False, capture_output=True, text=True, timeout=300,
-                            stdin=subprocess.DEVNULL)
+                            stdin=subprocess.DEVNULL, env=env)
     assert result.returncode == status, result
     return result
 
@@ -91,6 +92,18 @@ def test_first_bad_record(web):
     with cdp.open(web) as volume:
         assert volume.images() == [] and {b.name for b in volume.bookmarks()} == set(found["bookmarks"])
         assert volume.pread(1, 4096) == b"b"        # and no probe wrote to the volume
+
+
+def test_the_command_gets_the_environment_of_the_user(web, tmp_path):
+    """Not what the command line sets for itself."""
+    out, name = tmp_path / "out", "OPENBLAS_NUM_THREADS"
+    ours = {key: value for key, value in os.environ.items() if key != name}
+    command = ("sh", "-c", f'echo "${{{name}-none}}" >> {out}; test $CDP_SEQ -lt 20')
+    run("bisect", web, "#1", "now", "--flushes", "--name", "e1", "--", *command, env=ours)
+    assert set(out.read_text().split()) == {"none"}
+    out.unlink()
+    run("bisect", web, "#1", "now", "--flushes", "--name", "e2", "--", *command, env={**ours, name: "3"})
+    assert set(out.read_text().split()) == {"3"}
 
 
 def test_served(web):
