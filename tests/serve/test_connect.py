@@ -1,7 +1,10 @@
 """cdp.connect gives what cdp.open gives: the same calls on a volume that a server of this process has, and on the
 object that reaches it through the server."""
 import inspect
+import socket
 import tempfile
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 import cdp
 from cdp.serve.server import Server
+from cdp.service.remote_content import Content
 from cdp.service.remote_volume import RemoteTimeImage, RemoteVolume
 
 SIZE = 1 << 20
@@ -145,6 +149,72 @@ def test_what_changes_the_volume(both):
     found, wanted = remote.activity(by_ns=10**9), volume.activity(by_ns=10**9)
     assert found.by_ns == wanted.by_ns and same(found.intervals[:1], wanted.intervals[:1])
     assert remote.usage().log > 0 and remote.stats()["records"] == volume.stats()["records"]
+
+
+def relay(path, where, cut):
+    """A way to a server, by a socket at `path`: what it answers is passed on until `cut` takes something of it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+    def pump(source, sink, ends):
+        while (data := source.recv(1 << 16)) and not ends(data):
+            sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def run():
+        client, _ = listener.accept()
+        with listener, client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(where)
+            up = threading.Thread(target=pump, args=(client, server, lambda data: False))
+            up.start()
+            pump(server, client, cut)
+            up.join()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_a_write_is_not_repeated_over_what_another_client_wrote(both, tmp_path):
+    """The answer to it is lost, and another client writes there before anything else is done."""
+    volume, remote = both
+    other, began = bytes([7]) * 4096, volume._core.position()[0]
+
+    def cut(_answer):
+        if volume._core.position()[0] == began:     # of the handshake
+            return False
+        volume.pwrite(other, 4096)
+        return True
+
+    (address,) = remote._addresses
+    with tempfile.TemporaryDirectory(prefix="cdp-t") as folder:
+        thread = relay(f"{folder}/relay", address.path, cut)
+        remote._content = Content([replace(address, path=f"{folder}/relay")], remote._alive, None)
+        try:
+            with pytest.raises(cdp.Unavailable, match="4096 bytes at 4096 may be written"):
+                remote.pwrite(bytes(4096), 4096)
+            assert volume.pread(4096, 4096) == other and volume._core.position()[0] == began + 2
+        finally:
+            thread.join()
+            remote._content = remote._content_of(None)
+
+
+def test_a_server_that_was_started_again_is_found_again():
+    """Its connection is known to be gone before a write is sent, so that this is no error."""
+    with tempfile.TemporaryDirectory(prefix="cdp-t") as folder:
+        path = Path(folder) / "web"
+        cdp.create(path, size=SIZE).close()
+        settings = cdp.Settings(unix_socket=f"{folder}/nbd", admin_socket=f"{folder}/admin")
+        with Server([str(path)], settings):
+            remote = cdp.connect(path)
+            remote.pwrite(b"1" * 512, 0)
+        with Server([str(path)], settings) as server, remote:
+            remote.pwrite(b"2" * 512, 512)
+            assert server.volume("web").pread(1024, 0) == b"1" * 512 + b"2" * 512
+            assert [client["export"] for client in server.clients("web")] == ["web"]    # not by the administration
 
 
 def test_busy_names_it_and_where_nobody_serves(both, tmp_path):

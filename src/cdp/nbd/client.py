@@ -7,6 +7,7 @@ connect() and has a loop of its own.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import struct
@@ -301,6 +302,12 @@ class Client:
         self._structured, self._context_id = agreed.structured, agreed.context_id
         self._sock.settimeout(timeout_s)
         self.size_bytes, self.flags = agreed.size_bytes, agreed.flags
+
+    def is_gone(self) -> bool:
+        """Whether the connection has ended, between two requests: nothing else comes then."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def pread(self, length: int, offset: int) -> bytes:
         """`length` bytes from byte `offset` on."""

@@ -1,8 +1,7 @@
 """A volume that another process serves, as the object that cdp.open gives: cdp.connect.
 
-The operations go to the server's administration socket, content to its NBD socket, over one connection that is made
-when it is first needed. Where there is none that this process may use, and where a request fails there (an NBD error is
-a number, and says little), content goes to the administration socket, too.
+The operations go to the server's administration socket, content to its NBD socket (remote_content), over one
+connection that is made when it is first needed.
 
 Invariants
   1. Same methods, arguments, results and errors as Volume's (cdp.volume.volume); what needs the volume's files raises
@@ -39,17 +38,18 @@ from cdp.moments.model import (
 from cdp.moments.points import PointLike
 from cdp.moments.records import ACTIVITY, DIFFERENCE, EXTENT_KINDS, FUA, KIND_NAMES, META, RECORD, VERSION
 from cdp.moments.retention import Pin
-from cdp.nbd.client import Client, ExportAddress, parse
+from cdp.nbd.client import parse
 from cdp.service.connect import find_server
 from cdp.service.locate import Location, locate
 from cdp.service.remote import RemoteService
+from cdp.service.remote_content import Content
 from cdp.service.remote_watch import RemoteWatch
 from cdp.store.space import Usage
 from cdp.text.paths import absolute
 from cdp.text.timestamps import utc
 from cdp.views import MAX_PAGE_EXTENTS, MAX_PAGE_RECORDS, MAX_PIECE_BYTES
 from cdp.volume.buffers import byte_count, bytes_of
-from cdpcore.base.errors import PAST_THE_END, CdpError, Closed, InvalidRequest, Unavailable
+from cdpcore.base.errors import PAST_THE_END, Closed, InvalidRequest, Unavailable
 from cdpcore.system.os import posix
 
 if TYPE_CHECKING:
@@ -80,59 +80,6 @@ def connect(path: str | Path, *, settings: Settings | None = None) -> RemoteVolu
         raise
 
 
-class _Content:
-    """The bytes of an export: over NBD where that can be had. Any thread: one request at a time."""
-
-    def __init__(self, addresses: list[ExportAddress], service: Callable[[], RemoteService], at: str | None):
-        self._addresses, self._service, self._at = addresses, service, at
-        self._lock = threading.Lock()
-        self._client: Client | None = None
-        self._without = not addresses
-
-    def _connected(self) -> Client | None:
-        if self._client is None and not self._without:
-            for address in self._addresses:
-                try:
-                    self._client = Client(address)
-                    break
-                except CdpError:
-                    pass
-            self._without = self._client is None
-        return self._client
-
-    def _do(self, over_nbd: Callable[[Client], Any], otherwise: Callable[[RemoteService], Any]) -> Any:
-        with self._lock:
-            client = self._connected()
-            if client is not None:
-                try:
-                    return over_nbd(client)
-                except CdpError:        # the other way says what is wrong, or does it
-                    self._hang_up()
-            return otherwise(self._service())
-
-    def read(self, length: int, offset: int) -> bytes:
-        return bytes(self._do(lambda client: client.pread(length, offset),
-                              lambda service: service.read(offset, length, at=self._at)))
-
-    def write(self, data: bytes, offset: int, fua: bool) -> None:
-        self._do(lambda client: client.pwrite(data, offset, fua=fua),
-                 lambda service: service.write(offset, data, fua=fua))
-
-    def hold(self) -> None:
-        """Connect now: a moment that a connection shows is not given up."""
-        with self._lock:
-            self._connected()
-
-    def hang_up(self) -> None:
-        with self._lock:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-
-
 def _checked(length: int, offset: int, size_bytes: int) -> tuple[int, int]:
     """As the engine checks a request."""
     length, offset = byte_count(length), byte_count(offset)
@@ -147,7 +94,7 @@ def _pieces(length: int, offset: int, most: int) -> Iterator[tuple[int, int, int
         yield done, min(most, length - done), offset + done
 
 
-def _read_into(content: _Content, out: Any, offset: int, size_bytes: int) -> None:
+def _read_into(content: Content, out: Any, offset: int, size_bytes: int) -> None:
     length, offset = _checked(out.nbytes, offset, size_bytes)
     for done, n, at in _pieces(length, offset, NBD_PIECE_BYTES):
         out[done:done + n] = content.read(n, at)
@@ -167,14 +114,14 @@ class RemoteTimeImage:
     def __init__(self, volume: RemoteVolume, moment: Moment):
         self.volume, self.moment, self.size_bytes = volume, moment, volume.size_bytes
         self._at = f"#{moment.seq}!"      # that one: it may be thinned while it is read
-        self._content: _Content | None = volume._content_of(self._at)
+        self._content: Content | None = volume._content_of(self._at)
         self._content.hold()
 
     @property
     def closed(self) -> bool:
         return self._content is None
 
-    def _open(self) -> _Content:
+    def _open(self) -> Content:
         if self._content is None:
             raise Closed(f"{self.volume.path}: the time image of {self._at} is closed")
         return self._content
@@ -239,10 +186,10 @@ class RemoteVolume:
         self._addresses = [parse(uri) for uri in uris]
         self._content = self._content_of(None)
 
-    def _content_of(self, at: str | None) -> _Content:
+    def _content_of(self, at: str | None) -> Content:
         addresses = self._addresses if at is None else [
             replace(address, export=f"{address.export}@{at}") for address in self._addresses]
-        return _Content(addresses, self._alive, at)
+        return Content(addresses, self._alive, at)
 
     def _alive(self) -> RemoteService:
         if self._service is None:
