@@ -129,6 +129,8 @@ def test_everything_goes_on_after_the_active_one_was_killed(ha, tmp_path):
     assert view["luns"][0]["owner"] not in (active, None) and len(view["failovers"]) == 1
     until(lambda: "one" in words(tmp_path, "bookmarks", "web", status=None), "administration")
     assert f"process {view['luns'][0]['owner']}" in words(tmp_path, "info", "web")
+    (event,) = words(tmp_path, "events", "web", "--kind", "handed_over").splitlines()
+    assert f"process {view['luns'][0]['owner']} took over, with " in event
     for each in (client, image, past, newest):
         each.close()
     ha.stop()

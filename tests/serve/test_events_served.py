@@ -6,8 +6,12 @@ import httpx
 import pytest
 
 import cdp
+from cdp.archive.follow import Follower
+from cdp.archive.places import store_at
+from cdp.archive.writer import Writer
 from cdp.moments.events import KEPT
 from cdp.serve.server import Server
+from cdp.service.locate import locate
 from cdp.service.remote_watch import RemoteWatch
 from cdpcore.base.errors import Unavailable
 
@@ -73,6 +77,24 @@ def test_the_events_in_pages(served):
         assert other[0]["kind"] == "lost" and other[0]["details"] == {"count": None} and len(other) == 6
         for wrong in ({"limit": 0}, {"limit": KEPT + 1}, {"since": -1}):
             assert http.get("/events", params=wrong).status_code == 400
+
+
+def test_an_archive_tells_the_server_how_far_it_has_come(served):
+    server, remote, socket = served
+    server.volume("web").pwrite(b"a" * 4096, 0, fua=True)
+    with tempfile.TemporaryDirectory(prefix="cdp-t") as folder, remote.watch() as watch:
+        follower = Follower(locate(remote.path), cdp.Settings(), Writer(store_at(f"file://{folder}")), tail=True)
+        assert follower.up_to_date().changed
+        event = watch.get(0)
+        assert event is not None and event.kind == "archived" and event.text == f"file://{folder} has all up to #1"
+        newest = remote.window().newest
+        assert event.details == {"url": f"file://{folder}", "seq": 1, "ts_ns": newest.ts_ns}
+        follower.up_to_date()
+        assert watch.get(0) is None     # nothing new
+    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://cdp/v1/volumes/web") as http:
+        for wrong in ({"url": "x" * 3000, "seq": 1, "ts_ns": 1}, {"url": "x", "seq": -1, "ts_ns": 1}, {}):
+            assert http.post("/archived", json=wrong).status_code == 400
+        assert remote.watch(0, 0).get(0).kind == "archived"
 
 
 @pytest.mark.parametrize("wrong", [{"since": -1}, {"timeout_s": -1}, {"kinds": ["nothing"]}])

@@ -1,4 +1,5 @@
 """A running `cdp serve` is replaced by another process while its clients stay connected."""
+import json
 import signal
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def test_clients_of_a_replaced_server_go_on(upgraded):
             pids.append(upgraded.server.pid)
             assert f"process {pids[-1]} serves web now" in said
             assert upgraded.json("info", "web")["served"]["pid"] == pids[-1]
+            (event,) = upgraded.cdp("events", "web", "--kind", "handed_over", "--json").splitlines()
+            assert json.loads(event)["details"] == {"pid": pids[-1], "connections": 3}      # with the writer's
             assert past.pread(4096, 0) == b"1" * 4096
             image.pwrite(b"i" * 4096, 4096 * len(pids))
             until_s = time.monotonic() + 60

@@ -108,6 +108,21 @@ def test_one_write_with_the_clock_ahead(ahead: Machine, reopened: bool):
     assert [(s.seq, s.before_ns - s.after_ns) for s in step] == [(3, (DAY - 5) * MINUTE)]
 
 
+def test_a_clock_that_is_set_back_is_an_event_once():
+    machine = Machine()
+    with machine.volume.watch(kinds=["clock_stepped"]) as watch:
+        for minute in (5, DAY + 10):
+            machine.write(minute)
+        assert watch.get(0) is None
+        for minute in (15, 16):
+            machine.write(minute)
+        event = watch.get(0)
+        assert event is not None and watch.get(0) is None
+    assert event.details["seq"] == 3
+    found = [(event.details[name] - TEN) // MINUTE for name in ("before_ns", "after_ns")]
+    assert found == [DAY + 10, 15]
+
+
 def test_what_is_doubtful_is_said(ahead: Machine, caplog: pytest.LogCaptureFixture):
     found = ahead.volume.explain(time_of(49))
     assert found.resolved.seq == 4 and [m.seq for m in found.other_readings] == [1]

@@ -9,6 +9,7 @@ from cdp.moments.events import DETAILS, KEPT, Events
 from cdp.service.alerts import HOLD_NS, Facts
 from cdp.service.care import Care
 from cdp.settings import Settings
+from cdp.store import space_watch
 
 MIB = 1 << 20
 
@@ -111,8 +112,28 @@ def test_a_device_that_becomes_low_is_an_event_once():
     events = Events()
     watch = events.watch()
     for low in (False, True, True, False, False, True):
-        events.space_is(low, 5 * MIB)
+        events.space_is(low, 5 * MIB, "8:1")
     assert kinds(watch) == ["space_low", "space_ok", "space_low"]
+
+
+def test_an_open_volume_watches_its_device(tmp_path, monkeypatch):
+    """What maintenance finds is an event, once, and of each volume of the device."""
+    monkeypatch.setattr(space_watch, "LOOK_S", 0)
+    low = Settings(low_space_bytes=1 << 50)
+    with (cdp.create(tmp_path / "web", size=MIB, settings=low) as web,
+          cdp.create(tmp_path / "db", size=MIB, settings=low) as db):
+        watch, other = web.watch(0, kinds=["space_low", "space_ok"]), db.watch(0, kinds=["space_low"])
+        first, second = watch.get(60), other.get(60)
+        assert first is not None and second is not None and first.kind == second.kind == "space_low"
+        found = os.stat(tmp_path).st_dev
+        assert first.details["device"] == second.details["device"] == f"{os.major(found)}:{os.minor(found)}"
+        assert first.details["free_bytes"] > 0 and other.get(0) is None
+        # As the device of a larger machine is.
+        free = os.statvfs_result((4096, 4096, 1 << 50, 1 << 50, 1 << 50, 1, 1, 1, 0, 255))
+        monkeypatch.setattr(space_watch.os, "statvfs", lambda _path: free)
+        after = watch.get(60)
+        assert after is not None and after.kind == "space_ok" and after.details["free_bytes"] == 1 << 62
+    assert list(watch) == [] and list(other) == []      # nothing came twice
 
 
 def test_a_clock_that_is_set_is_an_event():

@@ -98,11 +98,16 @@ def test_what_cannot_be_kept_is_not_promised(monkeypatch: pytest.MonkeyPatch, ki
 def test_no_clock_that_is_set_expires_anything(machine: Machine, caplog: pytest.LogCaptureFixture):
     machine.volume.set_policy('keep = ["all for 60s"]')
     machine.write(50)
+    watch = machine.volume.watch(kinds=["clock_stepped"])
     for by_ns in (YEAR, -YEAR - 3600 * NS, 3600 * NS):
         machine.set(by_ns)
         machine.write(2)
         machine.volume.prune()
         assert machine.oldest() == 0
+        event = watch.get(0)        # each step once, whichever way, and whoever finds it
+        assert event is not None and watch.get(0) is None
+        found_ns = event.details["after_ns"] - event.details["before_ns"]
+        assert abs(found_ns - by_ns) <= 2 * NS
     assert "the clock was set forward by 365 d" in caplog.text
     assert "the clock was set back by 365 d" in caplog.text
     machine.write(104)

@@ -16,6 +16,7 @@ from cdp.service.connect import connect
 from cdp.service.locate import Location
 from cdp.settings import Settings
 from cdp.store.volume_files import VolumeFiles
+from cdp.views import Service
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, OutOfSpace, Unavailable
 
 LONGEST_WAIT_S = 60.0       # between attempts that fail
@@ -43,10 +44,19 @@ class Follower:
                                      "use 'cdp backup'")
             tail = self._tail and info["served"] is not None
             done = self._writer.up_to_date(VolumeSource(service, self._location.root, tail))
+            if done.changed:
+                self._tell(service)
             open_here = info["served"] is None
         # what closing it here has changed is nothing new; what a server has written meanwhile may be
         self._seen = self._look() if open_here else seen
         return done
+
+    def _tell(self, service: Service) -> None:
+        """Who watches the volume. A server of an older version cannot be told, which matters to no archive."""
+        newest = self._writer.newest
+        if newest is not None and newest.upto is not None:
+            with suppress(CdpError):
+                service.archived(self._writer.url, *newest.upto)
 
     def run(self, every_s: float, wait: Callable[[float], bool], done: Callable[[Written], None],
             failed: Callable[[CdpError], None]) -> None:

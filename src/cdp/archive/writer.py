@@ -68,6 +68,10 @@ class Writer:
         self._swept = False
 
     @property
+    def url(self) -> str:
+        return self._store.url
+
+    @property
     def newest(self) -> Manifest | None:
         """The newest manifest that this writer knows."""
         return self._commits.last if self._commits else self._newest

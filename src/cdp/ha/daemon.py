@@ -124,6 +124,11 @@ class Volumes:
         for name, location in self._locations.items():
             write_serving(location.root, views[name])
 
+    def taken_over(self) -> None:
+        """Say so to who watches: this process carries on what another had begun."""
+        for name, volume in self.opened.items():
+            volume._store.events.handed_over(len(self._clients(name)))
+
     def close(self) -> None:
         """Everything becomes durable and is closed. A successor waits for this: the administration's slow end is not
         waited for."""
@@ -273,6 +278,8 @@ class Daemon:
                         if served := self._adopt(link, late, its_fds, epoch):
                             served.channel.replayed()
                             self._start(link, int(late["id"]), served)
+                    if inherited:
+                        self._volumes.taken_over()
                     inherited, points, started = [], [], True
                     link.send({"op": "started"})
                     self.ready.set()

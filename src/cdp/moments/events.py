@@ -36,8 +36,10 @@ DETAILS: dict[str, tuple[str, ...]] = {
     "history_freed": ("seq", "ts_ns", "bytes"),
     "scrub_ended": ("bytes", "problems"),
     "clock_stepped": ("seq", "before_ns", "after_ns"),
-    "space_low": ("free_bytes",),
-    "space_ok": ("free_bytes",),
+    "space_low": ("free_bytes", "device"),
+    "space_ok": ("free_bytes", "device"),
+    "archived": ("url", "seq", "ts_ns"),
+    "handed_over": ("pid", "connections"),
     "lost": ("count",),
 }
 """The kinds of events, and what each says in its `details`."""
@@ -47,8 +49,9 @@ DETAILS: dict[str, tuple[str, ...]] = {
 class Event:
     """Something that happened to a volume. number: of this event in its `stream`, from 1 up. ts_ns: UTC ns since 1970.
     kind: bookmark_made, bookmark_removed, restored, undone, image_created, image_deleted, image_opened, image_closed,
-    alert_raised, alert_cleared, history_freed, scrub_ended, clock_stepped, space_low, space_ok, or lost: events were,
-    `count` of them (None: not known). text: for people. details: what cdp.moments.events.DETAILS names for the
+    alert_raised, alert_cleared, history_freed, scrub_ended, clock_stepped, space_low, space_ok, archived: an archive
+    has all up to a moment, handed_over: a process took over from another, or lost: events were, `count` of them (None:
+    not known). text: for people. details: what cdp.moments.events.DETAILS names for the
     kind."""
 
     number: int
@@ -118,16 +121,23 @@ class Events:
         self.publish("clock_stepped", f"the clock was set {way} by {by}, about at #{seq}", seq=seq, before_ns=before_ns,
                      after_ns=after_ns)
 
-    def space_is(self, low: bool, free_bytes: int) -> None:
-        """The device has so much left. An event where it has become low, or is so no longer."""
+    def handed_over(self, connections: int) -> None:
+        """This process has taken over from another, with so many connections."""
+        pid = os.getpid()
+        many = "1 connection" if connections == 1 else f"{connections} connections"
+        self.publish("handed_over", f"process {pid} took over, with {many}", pid=pid, connections=connections)
+
+    def space_is(self, low: bool, free_bytes: int, device: str) -> None:
+        """The device has so much left. An event where it has become low, or is so no longer: of each volume on it, so
+        `device`, its numbers, tells who watches many that it is one."""
         with self._changed:
             was, self._low = self._low, low
         if low and not was:
             self.publish("space_low", f"the device is running out of space: {approx_size(free_bytes)} free",
-                         free_bytes=free_bytes)
+                         free_bytes=free_bytes, device=device)
         elif was and not low:
             self.publish("space_ok", f"the device has space again: {approx_size(free_bytes)} free",
-                         free_bytes=free_bytes)
+                         free_bytes=free_bytes, device=device)
 
     def watch(self, since: Event | int | None = None, timeout_s: float | None = None, *,
               kinds: Iterable[str] | None = None, stream: str | None = None) -> Watch:

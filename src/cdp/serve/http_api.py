@@ -15,14 +15,14 @@ from typing import Annotated
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from cdp.ipc.errors import encode_error
 from cdp.serve.admin import HandOver, NotOpen, server_view
 from cdp.serve.held import Held, Services
 from cdp.serve.monitor import routes as monitoring
-from cdp.service.local import VolumeService, load_all
+from cdp.service.local import MAX_URL_CHARS, VolumeService, load_all
 from cdp.service.together import together
 from cdp.views import (
     MAX_PAGE_EVENTS,
@@ -102,6 +102,12 @@ class BarrierBody(_Body):
 class ImageBody(_Body):
     name: str
     at: str = "now"
+
+
+class ArchivedBody(_Body):
+    url: Annotated[str, Field(max_length=MAX_URL_CHARS)]
+    seq: Annotated[int, Field(ge=0, lt=1 << 64)]
+    ts_ns: Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 class RestoreBody(_Body):
@@ -316,6 +322,11 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
         `since` no event, but the place from which to ask again. 1024 events are kept: who asks too rarely gets `lost`,
         and so does who names a stream of before."""
         return service.events(since, stream, limit)
+
+    @app.post("/v1/volumes/{volume}/archived", status_code=204)
+    def archived(service: Service, body: ArchivedBody) -> None:
+        """From who keeps an archive of the volume: it has all up to a record. An event says so to who watches."""
+        service.archived(body.url, body.seq, body.ts_ns)
 
     @app.get("/v1/volumes/{volume}/pins")
     def pins(service: Service) -> list[PinView]:

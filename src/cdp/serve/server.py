@@ -503,6 +503,8 @@ class Server:
             except BaseException as error:
                 taking.failed(error)
                 raise
+            for name, volume in self._volumes.items():
+                volume._store.events.handed_over(len(self.clients(name)))
             log.info("took over %d connections from process %d: their clients waited %.0f ms",
                      len(taking.stopped.nbd.connections), offer["pid"],
                      1e3 * (taking.taken_s - taking.stopped.paused_s))

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from cdp.service.care import Care
 
 HUNG_UP_S = 0.3
+MAX_URL_CHARS = 2048
 
 
 def load_all() -> None:
@@ -223,6 +224,10 @@ class VolumeService:
         return EventsPage(stream=name, since=number, events=[EventView(
             number=e.number, stream=e.stream, ts_ns=e.ts_ns, time=utc(e.ts_ns), kind=e.kind, text=e.text,
             details=dict(e.details)) for e in found])
+
+    def archived(self, url: str, seq: int, ts_ns: int) -> None:
+        """Who keeps an archive says how far that has come."""
+        self.volume._store.events.publish("archived", f"{url} has all up to #{seq}", url=url, seq=seq, ts_ns=ts_ns)
 
     def restores(self) -> list[RestoreView]:
         return [_restore(done, False) for done in self.volume.restores()]

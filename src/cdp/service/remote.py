@@ -208,6 +208,9 @@ class RemoteService:
         query = {"since": since, "stream": stream, "limit": limit}
         return cast(EventsPage, self._volume("GET", "/events", query).json())
 
+    def archived(self, url: str, seq: int, ts_ns: int) -> None:
+        self._volume("POST", "/archived", body={"url": url, "seq": seq, "ts_ns": ts_ns})
+
     def restores(self) -> list[RestoreView]:
         return cast(list[RestoreView], self._volume("GET", "/restores").json())
 

@@ -30,12 +30,13 @@ HINT = "free space, or discard history with 'cdp restore --destructive'"
 @dataclass(frozen=True)
 class Space:
     """Of a device. left_s: seconds until it is full at the present rate; None: it is not filling up, or was not watched
-    long enough to know."""
+    long enough to know. device: its numbers, as `lsblk` shows them."""
 
     state: Literal["ok", "low", "full"]
     free_bytes: int
     low_bytes: int
     left_s: int | None
+    device: str = ""
 
     def __str__(self) -> str:
         left = "" if self.left_s is None else f", full in {approx_seconds(self.left_s)} at the present rate"
@@ -45,8 +46,8 @@ class Space:
 class DeviceWatch:
     """One device, with the mark `low_bytes`."""
 
-    def __init__(self, low_bytes: int):
-        self._low_bytes = low_bytes
+    def __init__(self, low_bytes: int, device: str = ""):
+        self._low_bytes, self._device = low_bytes, device
         self._samples: deque[tuple[float, int]] = deque()       # (seconds, bytes free)
         self._low = False
 
@@ -65,7 +66,7 @@ class DeviceWatch:
     def space(self) -> Space:
         free = self._samples[-1][1]
         state: Literal["ok", "low", "full"] = "ok" if not self._low else "low" if free > FULL_BYTES else "full"
-        return Space(state, free, self._low_bytes, self._left_s())
+        return Space(state, free, self._low_bytes, self._left_s(), self._device)
 
     def _left_s(self) -> int | None:
         (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
@@ -83,9 +84,11 @@ def look(path: str, low_bytes: int, silent: bool = False) -> Space:
     """The device that `path` is on, looked at now or LOOK_S ago at most. When it becomes low, or is so
     no longer, those who listen are called, or it is logged; not where `silent`: for who does not write to it. Raises
     OSError."""
-    key = (os.stat(path).st_dev, low_bytes, silent)
+    number = os.stat(path).st_dev
+    key = (number, low_bytes, silent)
     with _lock:
-        watch = _watches.setdefault(key, DeviceWatch(low_bytes))
+        if (watch := _watches.get(key)) is None:
+            watch = _watches[key] = DeviceWatch(low_bytes, f"{os.major(number)}:{os.minor(number)}")
         now_s, turned = time.monotonic(), False
         if watch.is_due(now_s):
             free = os.statvfs(path)

@@ -508,7 +508,7 @@ def _watch(clock: ClockWatch, os: Os, directory: str, events: Events, low_space_
     clock.look()
     if isinstance(os, PosixOs) and low_space_bytes:
         space = space_watch.look(directory, low_space_bytes)
-        events.space_is(space.state != "ok", space.free_bytes)
+        events.space_is(space.state != "ok", space.free_bytes, space.device)
 
 
 _OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
