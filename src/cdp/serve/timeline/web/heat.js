@@ -88,7 +88,7 @@ function drawAxis(pen, style, scale, width, height) {
 }
 
 function drawMarks(pen, style, scale, marks, width, bottom) {
-  const names = {bookmark: "--mark", restore: "--restore", pin: "--pin"};
+  const names = {bookmark: "--mark", restore: "--restore", pin: "--pin", suspicious: "--alert"};
   for (const {ms, kind} of marks) {
     if (!scale.shows(ms)) continue;
     const x = scale.toX(ms, width);
@@ -99,6 +99,7 @@ function drawMarks(pen, style, scale, marks, width, bottom) {
     pen.beginPath();        // a shape of its own for each kind: colour is not all that tells them apart
     if (kind === "bookmark") pen.rect(x - 4, 2, 8, 11);
     else if (kind === "restore") { pen.moveTo(x - 6, 7.5); pen.lineTo(x + 5, 1.5); pen.lineTo(x + 5, 13.5); }
+    else if (kind === "suspicious") { pen.moveTo(x, 0.5); pen.lineTo(x + 7, 14); pen.lineTo(x - 7, 14); }
     else pen.arc(x, 7, 4.5, 0, 2 * Math.PI);
     pen.fill();
   }

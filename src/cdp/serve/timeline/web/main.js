@@ -73,7 +73,7 @@ function pointAt(ms) {
 
 function goTo(mark) {
   scrub.move(mark.ms);
-  chosen = {seq: mark.seq};
+  chosen = mark.seq === null ? null : {seq: mark.seq};
   byId("scrub").focus();
   say(`${mark.kind} ${mark.label}`);
 }
@@ -117,7 +117,7 @@ function legend() {
   byId("legend").replaceChildren(
     key("written", `written (${text.size(wrote)}, in steps of ${text.span(activity.by_ns / 1e6)})`),
     key("overwritten", "of it, over data"), key("place", "where on the volume, its begin on top"),
-    key("bookmark", "bookmarks"), key("restore", "restores"), key("pin", "pins"),
+    key("bookmark", "bookmarks"), key("restore", "restores"), key("pin", "pins"), key("suspicious", "suspicious changes"),
     activity.missing ? `${activity.missing} log files are not summed up yet` : "");
 }
 
