@@ -41,7 +41,7 @@ def test_what_is_said(web: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = json.loads(run(capsys, "explain", f"{web}@#6", "--json")[0])
     assert (view["resolved"]["seq"], view["not_kept"]["seq"], view["next"]["seq"]) == (3, 6, 8)
     out, _ = run(capsys, "window", web)
-    assert ": 4 of these moments are kept" in out
+    assert ": 4 of these moments are kept" in out and ": 4 of these moments are kept" in run(capsys, "info", web)[0]
     assert json.loads(run(capsys, "window", web, "--json")[0])["thinned"]["points"] == 4
     _, err = run(capsys, "explain", f"{web}@#6!", status=exits.REFUSED)
     assert "#6 was thinned; nearest kept: #3" in err

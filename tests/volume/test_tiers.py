@@ -80,25 +80,25 @@ def tiers(monkeypatch: pytest.MonkeyPatch) -> Tiers:
 
 def test_what_is_promised_is_there_and_right_all_the_time(tiers: Tiers) -> None:
     tiers.volume.set_policy(POLICY)
-    for round_ in range(10):
+    for round_ in range(4):
         tiers.write(47)
         openable = tiers.openable()
         assert openable >= tiers.promised(), round_
-        if round_ % 3 == 2:
+        if round_ == 2:
             tiers.settle()
             tiers.machine.reopen()
             assert tiers.openable() == openable
     tiers.volume.prune()
     tiers.settle()
     openable, store = tiers.openable(), tiers.volume._store
-    assert openable >= tiers.promised() and len(openable) < 120 and store.geometry.format == 7
+    assert openable >= tiers.promised() and len(openable) < 80 and store.geometry.format == 7
     rows = store.timeline.rows()
-    shown = {seq for seq in range(1, 471) if any(tiers.shown[kept][seq % BLOCKS * BLOCK:][:4] ==
+    shown = {seq for seq in range(1, 189) if any(tiers.shown[kept][seq % BLOCKS * BLOCK:][:4] ==
                                                  seq.to_bytes(4, "little") for kept in openable)}
     gone = sum(store.punched.values()) // BLOCK
-    assert gone > 150 and gone == len([seq for seq in range(rows[0].first_seq, store.thinned.upto + 1)
+    assert gone > 60 and gone == len([seq for seq in range(rows[0].first_seq, store.thinned.upto + 1)
                                        if seq not in shown and seq > tiers.machine.oldest()])
-    for seq in range(tiers.machine.oldest(), 471):
+    for seq in range(tiers.machine.oldest(), 189):
         kept = max(one for one in openable if one <= seq)
         found = tiers.volume.explain(f"#{seq}")
         assert found.resolved.seq == kept and (found.not_kept is None) == (kept == seq)
@@ -108,14 +108,13 @@ def test_what_is_promised_is_there_and_right_all_the_time(tiers: Tiers) -> None:
 def test_the_history_starts_at_a_kept_moment(tiers: Tiers) -> None:
     tiers.volume.set_policy('keep = ["all for 20s", "10s for 100s"]')
     started = set()
-    for _ in range(12):
+    for _ in range(7):
         tiers.write(29)
-        assert tiers.openable() >= {seq for seq in tiers.openable() if seq >= tiers.machine.oldest()}
         tiers.settle()
         started.add(tiers.machine.oldest())
-        assert tiers.machine.oldest() in tiers.openable()
+        assert tiers.machine.oldest() == min(tiers.openable())
         tiers.machine.reopen()
-    assert len(started) > 3 and any(seq % 8 for seq in started)       # a segment has eight records
+    assert len(started) > 2 and any(seq % 8 for seq in started)       # a segment has eight records
 
 
 def test_pins_bookmarks_and_restores_keep_what_they_need(tiers: Tiers) -> None:
@@ -132,7 +131,7 @@ def test_pins_bookmarks_and_restores_keep_what_they_need(tiers: Tiers) -> None:
     volume.undo()
     tiers.note()
     restored, undone = (one.seq for one in volume.restores())
-    tiers.write(200)
+    tiers.write(80)
     tiers.machine.volume.prune()
     tiers.settle()
     needed = {13, 17, 22, 25, restored - 1, undone - 1}
@@ -179,5 +178,5 @@ def test_explain_names_the_tier(tiers: Tiers) -> None:
     tiers.write(120)
     tiers.volume.prune()
     kept = sorted(tiers.openable())[3]
-    assert VolumeService(tiers.volume).explain(f"#{kept}")["kept_by"] == ["'10s for 5m'"] or \
-        "'1m for 1h'" in VolumeService(tiers.volume).explain(f"#{kept}")["kept_by"]
+    rules = VolumeService(tiers.volume).explain(f"#{kept}")["kept_by"]
+    assert rules and {*rules} <= {"'10s for 5m'", "'1m for 1h'"}

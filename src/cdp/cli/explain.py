@@ -76,6 +76,14 @@ def _durability(got: "ExplanationView") -> str:
     return f"yes: on disk, though the client had not flushed {since}"
 
 
+def thinned_pairs(got: "WindowView") -> list[tuple[str, str]]:
+    """Where only some moments can be opened."""
+    if (thinned := got["thinned"]) is None:
+        return []
+    span = f"{moment_text(thinned['first'])} to {moment_text(thinned['last'])}"
+    return [("thinned", f"{span}: {thinned['points']} of these moments are kept")]
+
+
 def clock_pairs(got: "WindowView") -> list[tuple[str, str]]:
     """Where the clock went back; and that it is behind."""
     pairs = []

@@ -6,7 +6,7 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, State, command, emit, fields
-from cdp.cli.explain import clock_pairs
+from cdp.cli.explain import clock_pairs, thinned_pairs
 from cdp.cli.refs import volume_only
 from cdp.text import sizes as units
 from cdp.text.timestamps import local_utc_and_age
@@ -41,6 +41,7 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         ("created", local_utc_and_age(got["created_ns"])),
         ("oldest", f"#{window['oldest']['seq']}  {local_utc_and_age(window['oldest']['ts_ns'])}"),
         ("newest", f"#{window['newest']['seq']}  {local_utc_and_age(window['newest']['ts_ns'])}"),
+        *thinned_pairs(window),
         *clock_pairs(window),
         ("log", _files(stats["segments"], "segment", stats["log_bytes"], _allocated(stats))),
         ("index", _files(stats["runs"], "run", stats["index_bytes"])),

@@ -3,7 +3,7 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import VOLUME_EXITS, State, command, emit, fields
-from cdp.cli.explain import clock_pairs, moment_text
+from cdp.cli.explain import clock_pairs, moment_text, thinned_pairs
 from cdp.cli.refs import volume_only
 
 
@@ -22,8 +22,6 @@ def window(state: State, volume: str) -> None:
     for gap in got["gaps"]:
         span = f"{moment_text(gap['first'])} to {moment_text(gap['last'])}"
         pairs.append(("not between", f"{span}: freed by a destructive restore"))
-    if (thinned := got["thinned"]) is not None:
-        span = f"{moment_text(thinned['first'])} to {moment_text(thinned['last'])}"
-        pairs.append(("thinned", f"{span}: {thinned['points']} of these moments are kept"))
+    pairs += thinned_pairs(got)
     pairs += clock_pairs(got)
     emit(state, got, fields(f"{volume}: any moment from the oldest to the newest can be opened", pairs))
