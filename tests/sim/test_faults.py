@@ -100,11 +100,12 @@ class Faults:
         self.sticky += sticky
         if world.pending or world.root.volume is None or name in UNSURE or sticky or rnd.random() < 0.3:
             self.sim.clear_faults()
-            self.again(power=sticky or name in ("shut", "reopen") or rnd.random() < 0.5)
+            self.again(power=rnd.random() < 0.5)
 
     def again(self, power: bool) -> None:
-        """Close, in whatever state it is, and open again. After a failed sync the power is cycled: what the page cache
-        still shows may not be on the medium, and no program can tell."""
+        """Close, in whatever state it is, and open again. After a failed sync the page cache shows what is not on the
+        medium, and the next sync has nothing to do: what was recovered from it must outlive a power cut all the
+        same."""
         rnd, world = self.random, self.world
         if rnd.random() < 0.7:
             succeeds(world.close)
@@ -115,6 +116,10 @@ class Faults:
             assert (self.sim.open_handles, self.sim.open_maps, self.sim.misuse) == (0, 0, 0)
         world.open_all()
         world.recovered(rnd)
+        if not power and rnd.random() < 0.5:
+            world.crash("drop")
+            world.open_all()
+            world.recovered(rnd)
 
     def end(self) -> None:
         world = self.world

@@ -32,7 +32,7 @@ def put_back(os: Os, files: VolumeFiles, geometry: Geometry, tail: list[int], fo
     try:
         for number in tail:
             try:
-                segment = SegmentFile(os, files.segment(number), uuid, number)
+                segment = SegmentFile(os, files.segment(number), uuid, number, writable=True)
             except Corruption as e:
                 if has_data(os, files.segment(number)):
                     raise Corruption(f"{e.message}, but it has records",

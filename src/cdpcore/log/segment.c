@@ -153,3 +153,25 @@ int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_fr
     *file_bytes = end + n;
     return CDP_OK;
 }
+
+int cdp_segment_write_again(const cdp_os *os, int fd, uint64_t from, uint64_t to, cdp_status *st)
+{
+    const uint64_t most = 1 << 20;
+    uint8_t *buf = os->pages(os->ctx, most);
+    if (!buf)
+        return cdp_fail_os(st, -ENOMEM, from, "writing a recovered segment again");
+    int64_t rc = 0;
+    while (from < to && rc >= 0) {
+        uint64_t n = to - from < most ? to - from : most;
+        rc = os->pread(os->ctx, fd, buf, n, from);
+        if (rc >= 0 && (uint64_t)rc != n)
+            rc = -EIO; /* it was read to its end before */
+        if (rc >= 0)
+            rc = os->pwrite(os->ctx, fd, buf, n, from);
+        from += n;
+    }
+    if (rc >= 0)
+        rc = os->datasync(os->ctx, fd);
+    os->free_pages(os->ctx, buf, most);
+    return rc < 0 ? cdp_fail_os(st, rc, from, "writing a recovered segment again") : CDP_OK;
+}

@@ -15,3 +15,4 @@ cdef extern from "log/segment.h" nogil:
     uint64_t cdp_segment_seal_bytes(uint64_t end, uint32_t n_frames)
     int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const cdp_frame_entry *entries, uint32_t n_frames,
                          const uint32_t *sums, cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st)
+    int cdp_segment_write_again(const cdp_os *os, int fd, uint64_t from_, uint64_t to, cdp_status *st)

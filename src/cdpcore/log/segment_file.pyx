@@ -1,7 +1,7 @@
 """Reads a segment file: header, trailer, directory, records; and repairs one that recovery finds without a trailer.
 
 Cold path: opening a volume, resolving a time, the history, checking. Invariant: nothing here writes to the log but
-cut() and seal(), which recovery calls on the file of a segment that a crash left open.
+sync(), cut() and seal(), which recovery calls on the file of a segment that a crash left open.
 
 Threading: one thread per object.
 """
@@ -24,7 +24,8 @@ from cdpcore.log.block_sums cimport cdp_sums_page_ok, cdp_sums_pages
 from cdpcore.log.frame cimport (cdp_frame_reader, cdp_frame_reader_data_ok, cdp_frame_reader_desc,
                                 cdp_frame_reader_free, cdp_frame_reader_init, cdp_frame_reader_later_durable,
                                 cdp_frame_reader_next)
-from cdpcore.log.segment cimport cdp_segment_header_get, cdp_segment_seal, cdp_segment_trailer_get
+from cdpcore.log.segment cimport (cdp_segment_header_get, cdp_segment_seal, cdp_segment_trailer_get,
+                                  cdp_segment_write_again)
 from cdpcore.log.sums_cache cimport cdp_segment_sums
 from cdpcore.system.file cimport File
 from cdpcore.system.os cimport Os
@@ -88,6 +89,7 @@ cdef class SegmentFile:
     cdef readonly uint32_t n_frames
     cdef readonly uint64_t n_records
     cdef readonly uint64_t end_bytes        # behind the last valid frame
+    cdef uint64_t durable_seq               # what the frames that were scanned say was durable
     cdef readonly list clock_steps
     cdef cdp_frame_entry *entries
     cdef uint32_t entries_cap
@@ -224,6 +226,7 @@ cdef class SegmentFile:
             self.n_records = 0
             self.first_seq, self.last_seq = 1, 0
             self.flush_seq = 0
+            self.durable_seq = 0
             self.clock_steps = []
             while (self.last_seq if self.n_records else expect_seq - 1) < until or not expect_seq:
                 with nogil:
@@ -251,6 +254,7 @@ cdef class SegmentFile:
                                 r.head.n_desc)
                 if r.head.flush_seq < r.head.first_seq:
                     self.flush_seq = max(self.flush_seq, r.head.flush_seq)
+                self.durable_seq = max(self.durable_seq, r.head.durable_seq)
                 seq = r.head.first_seq
                 for i in range(r.head.n_desc):
                     d = cdp_frame_reader_desc(&r, i)
@@ -543,13 +547,21 @@ cdef class SegmentFile:
             free(seqs)
 
     def sync(self):
-        """What the file holds is durable at return."""
+        """After scan(): what it found is durable at return, also after a sync that failed (cdp_segment_write_again).
+        What a sealed file has before its directory, and up to durable_seq, was durable before."""
         cdef cdp_status st
+        cdef uint64_t begin = self.end_bytes, end = self.end_bytes
+        cdef uint32_t i = 0
         cdef int rc
+        if self.sealed:
+            begin, end = self.trailer.directory_offset, self.file_bytes
+        elif self.n_frames:
+            while i + 1 < self.n_frames and self.entries[i + 1].first_seq <= self.durable_seq:
+                i += 1
+            begin = <uint64_t>self.entries[i].offset_blocks * CDP_BLOCK
         with nogil:
-            rc = self.table.datasync(self.table.ctx, self.fd)
-        if rc < 0:
-            check(cdp_fail_os(&st, rc, 0, b"making a recovered segment durable"), &st, self.path)
+            rc = cdp_segment_write_again(self.table, self.fd, begin, end, &st)
+        check(rc, &st, self.path)
 
     def cut(self):
         """After scan(until=...): cut the file behind the frame where it stopped. Durable before seal() writes there:
