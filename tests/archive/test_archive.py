@@ -226,6 +226,29 @@ def test_what_was_broken_off_is_continued(kind: str, tmp_path: Path):
     shows(store, tmp_path, known)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("same_writer", [False, True])
+def test_a_first_archive_whose_volume_gives_up_history_begins_anew(kind: str, same_writer: bool, tmp_path: Path):
+    """... where it gave up what would come next, between two attempts or while it is sent."""
+    rnd, known, store = random.Random(3), dict[int, str](), Breaking()
+    with Volume(made(tmp_path, kind), _tuning=SMALL) as volume:
+        only_writes(volume, rnd, 200)
+        writer = writes(store)
+        store.left = 40
+        with pytest.raises(Broken):
+            archive(volume, writer)
+        found = Archive(store).manifest
+        assert 0 < found.seq < 150 and not found.complete
+        only_writes(volume, rnd, 100)
+        free_all_but(volume, 40)
+        assert volume.window().oldest.seq > found.seq + 1
+        note(volume, rnd, known)
+        store.left = 1000
+        assert archive(volume, writer if same_writer else writes(store)).first
+        assert shows(store, tmp_path, known) == volume.window().newest.seq
+        assert not archive(volume, writes(store)).changed
+
+
 @pytest.fixture(scope="module")
 def three_kinds(tmp_path_factory: pytest.TempPathFactory) -> MemoryStore:
     """An archive with objects of every kind."""

@@ -1,8 +1,9 @@
 """Brings an archive up to date with its volume: what is new in the log, once the base, then a manifest.
 
 A first archive takes long, so it is committed as it grows (`complete` is false until it is a volume); what was
-interrupted is continued. The order is that of cdp.cli.backup_copy: segments, then the base, then what became segments
-meanwhile. The base of an archive is that of its own beginning: it keeps what the volume gives up later.
+interrupted is continued, or begun anew where the volume gave up what would come next. The order is that of
+cdp.cli.backup_copy: segments, then the base, then what became segments meanwhile. The base of an archive is that of its
+own beginning: it keeps what the volume gives up later.
 """
 from __future__ import annotations
 
@@ -90,18 +91,36 @@ class Writer:
             if self._newest is not None:
                 self._check_same(self._newest, source)
             self._looked = True
-        if self._begins(source):
-            self._done.first = True
-            self._take_over(source)
-            self._repeated(source, last=False)
-            self._send_base(source)
-        self._repeated(source, last=True)
+        for _ in range(ROUNDS):
+            try:
+                self._bring(source)
+                break
+            except RefusedPoint:
+                if self._commits is None or self._commits.last.complete:
+                    raise
+                self._begin_anew(source, self._commits)
+        else:
+            raise self._too_fast()
         if self._commits:
             self._delete(self._commits)
             self._done.objects += self._commits.made - self._counted[0]
             self._done.bytes += self._commits.sent_bytes - self._counted[1]
             self._counted = self._commits.made, self._commits.sent_bytes
         return self._done
+
+    def _bring(self, source: Source) -> None:
+        if self._begins(source):
+            self._done.first = True
+            self._take_over(source)
+            self._repeated(source, last=False)
+            self._send_base(source)
+        self._repeated(source, last=True)
+
+    def _begin_anew(self, source: Source, commits: Commits) -> None:
+        """The volume gave up what would come next. Nothing was promised yet."""
+        commits.commit(volume=source.volume(), upto=None, segments=Listing(), base=Listing(), base_at=0, base_seq=0)
+        self._uncommitted = 0
+        self._swept = False
 
     def _delete(self, commits: Commits) -> None:
         """Now and then what is not needed any more. What goes wrong there does not matter to what is archived."""
@@ -132,7 +151,7 @@ class Writer:
         if now.upto is None:
             return
         same = source.shows(*now.upto)
-        if same is None and not any(lo < now.seq < hi for lo, hi in source.freed()):
+        if same is None and now.complete and not any(lo < now.seq < hi for lo, hi in source.freed()):
             raise RefusedPoint(f"{url}: ends with #{now.seq}, which the volume has given up", _BEGIN)
         if same is False:
             raise RefusedPoint(f"{url}: ends with #{now.seq}, which is not in this volume's history: it went on "
@@ -147,7 +166,10 @@ class Writer:
                 return
             except Gone:
                 continue
-        raise Busy(f"{self._store.url}: the volume gives up history faster than it can be sent", "repeat this later")
+        raise self._too_fast()
+
+    def _too_fast(self) -> Busy:
+        return Busy(f"{self._store.url}: the volume gives up history faster than it can be sent", "repeat this later")
 
     def _send_log(self, source: Source, last: bool) -> None:
         """What is new in the log. `last`: nothing else is to be sent, so that it is a volume then. Raises Gone."""
@@ -160,9 +182,9 @@ class Writer:
         rows = _look(now, source)
         if last and now.complete and self._nothing_new(now, rows, source):
             return
-        joined = self._check_joined(now, sealed, growing, rows, source)
-        if not now.seq:     # the archive begins where the volume does, which may list what it has given up already
-            joined = max(joined, source.volume().get("start_seq", 0))
+        # The archive begins where the volume does, which may still need for its base what it has given up.
+        start = 0 if now.seq else source.volume().get("start_seq", 0)
+        joined = max(start, self._check_joined(now, sealed, growing, rows, source, start))
         new: list[ArchivedSegment] = []
         for row in rows:
             new.append(self._send_segment(source, row, growing.get(row.number)))
@@ -176,9 +198,9 @@ class Writer:
                 and _policy(source.retention()) == _policy(now.retention))
 
     def _check_joined(self, now: Manifest, sealed: list[ArchivedSegment], growing: dict[int, ArchivedSegment],
-                      rows: list[SourceSegment], source: Source) -> int:
+                      rows: list[SourceSegment], source: Source, start: int) -> int:
         """What the volume has goes on where the archive ends, but for what destructive restores freed. Returns the
-        record from which on that is so: the last of those restores."""
+        record from which on that is so: the last of those restores. Those up to `start` are not listed any more."""
         if sealed:
             reach = sealed[-1].last_seq
         elif growing:
@@ -192,10 +214,10 @@ class Writer:
             if row.first_seq > reach + 1:
                 free = source.freed() if free is None else free
                 over = [hi for lo, hi in free if lo <= reach and row.first_seq <= hi <= rows[-1].last_seq]
-                if not over:
+                if not over and row.first_seq > start:
                     raise RefusedPoint(f"{self._store.url}: ends with #{reach}, and the volume has given up what comes "
                                        f"before #{row.first_seq}", _BEGIN)
-                joined = max(joined, min(over))
+                joined = max(joined, min(over, default=0))
             reach = row.last_seq
         return joined
 
