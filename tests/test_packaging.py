@@ -13,6 +13,8 @@ from support.writelog import WriteLog
 
 from cdp.cli.extras import EXTRA_OF
 
+pytestmark = pytest.mark.cold
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"cdp", "cdpcore"}

@@ -190,11 +190,11 @@ def test_the_host_was_killed(web):
     try:
         env = interop.environ()
         files = {0: 0, 1: 1, 2: 2}
-        pid = own.start(["info", "none"], env, str(web), files)
+        pid = own.start(["-m", "cdp", "info", "none"], env, str(web), files)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
         ((process, _),) = own._hosts.values()
         process.kill()
         process.wait()
-        assert own.start(["info", "none"], env, str(web), files) is None
+        assert own.start(["-m", "cdp", "info", "none"], env, str(web), files) is None
     finally:
         own.close()

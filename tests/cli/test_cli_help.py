@@ -176,6 +176,7 @@ def test_a_reader_that_went_away_is_no_traceback():
     assert b"Traceback" not in err and b"Exception ignored" not in err
 
 
+@pytest.mark.cold
 def test_start_up_imports_nothing_heavy():
     heavy = ["fastapi", "pydantic", "uvicorn", "httpx", "rich", "matplotlib", "polars", "asyncio", "numpy", "lmdb"]
     code = f"""import sys
@@ -186,6 +187,7 @@ print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"""
     assert got.stderr.strip() == "[]"
 
 
+@pytest.mark.cold
 def test_short_commands_import_no_numpy(tmp_path):
     """It would be half of the time that they take. What reads records has it."""
     volume = str(tmp_path / "v")
@@ -206,6 +208,7 @@ def test_version():
     assert project["version"] == cdp.__version__
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize("module", ["cdp.cli.trace", "cdp.cli.replay"])
 def test_a_group_has_its_commands_whatever_was_loaded_before(module):
     code = f"import {module}; from cdp.cli import cli; sys.exit(cli.main(['trace', 'formats']))"

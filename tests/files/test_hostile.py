@@ -192,6 +192,7 @@ print(json.dumps([filtered, found]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux filters system calls")
+@pytest.mark.cold
 def test_the_process_has_no_rights():
     environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cdp.__file__))}
     done = subprocess.run([sys.executable, "-c", RIGHTS], env=environ, capture_output=True, text=True, check=True)

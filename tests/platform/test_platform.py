@@ -48,6 +48,7 @@ def test_no_module_of_the_engine_imports_a_platform(path: Path):
         assert not any(name == front or name.startswith(front + ".") for front in FRONT), name
 
 
+@pytest.mark.cold
 def test_a_volume_works_without_a_platform_loaded(tmp_path: Path):
     script = """
 import sys, pkgutil, importlib, cdpcore, cdp

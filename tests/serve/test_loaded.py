@@ -3,6 +3,8 @@ be another version's by then."""
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
 import cdp
@@ -54,6 +56,7 @@ print(sorted(name for name in set(sys.modules) - before if name.partition(".")[0
 """
 
 
+@pytest.mark.cold
 def test_all_is_loaded_with_the_first_request(tmp_path):
     done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path / "web"), str(tmp_path / "admin")],
                           capture_output=True, text=True, timeout=120, check=False)

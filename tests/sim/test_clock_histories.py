@@ -28,7 +28,7 @@ KINDS = ["after", "before"]
 def test_histories(seeds: Seeds, kind: str):
     """Of any clock, with power cuts: times, steps and what a time means are as in the model, which has only lists."""
     set_ = cuts = 0
-    for seed in seeds(24):
+    for seed in seeds(8):
         history = History(seed, kind, WRONG_CLOCK)
         history.run()
         set_, cuts = set_ + history.world.done.get("clock", 0), cuts + history.cuts
@@ -53,7 +53,7 @@ def test_what_is_silent_is_right(seeds: Seeds, kind: str):
     """The clock is wrong once, and may be put right: what is meant without a warning is what the volume held when the
     clock showed that time, whenever it did."""
     silent = said = 0
-    for seed in seeds(24):
+    for seed in seeds(8):
         rnd, sim = random.Random(seed), SimOs(seed)
         world = World(seed, sim, "/v", replace(rnd.choice(SIZES), before=kind == "before"))
         world.create()

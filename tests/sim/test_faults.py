@@ -143,7 +143,7 @@ def test_failing_calls(seeds: Seeds, kind: str) -> None:
     """Any call fails at any time with EIO or ENOSPC, once or often: a clear error, and after it the model's content and
     history."""
     failures = sticky = 0
-    for seed in seeds(24):
+    for seed in seeds(10):
         faults = Faults(seed, kind)
         faults.run()
         failures, sticky = failures + faults.failures, sticky + faults.sticky
@@ -156,7 +156,7 @@ def test_failing_calls(seeds: Seeds, kind: str) -> None:
 def test_failing_calls_while_history_is_given_up(seeds: Seeds, kind: str) -> None:
     """The same. What had begun goes on when calls succeed again, and all is freed in the end."""
     failures = moved = 0
-    for seed in seeds(8):
+    for seed in seeds(4):
         faults = Faults(seed, kind, FREEING)
         faults.run()
         assert faults.world.root
@@ -261,7 +261,7 @@ def test_flipped_bits(seeds: Seeds, kind: str) -> None:
     """One bit of the log or a run flips while the machine is off: the opening says Corruption, or everything durable is
     there; a read says Corruption, or gives the right bytes; nothing crashes, nothing is dropped in silence."""
     told = fine = 0
-    for seed in seeds(40):
+    for seed in seeds(20):
         result = flip(seed, kind)
         told, fine = told + (result == "told"), fine + (result == "fine")
     print(f"{seeds.done} flips: {told} told, {fine} without effect")

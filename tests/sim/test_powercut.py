@@ -161,7 +161,7 @@ def test_histories(seeds: Seeds, kind: str) -> None:
     are there."""
     cuts = lost = again = 0
     places: set[str] = set()
-    for seed in seeds(40):
+    for seed in seeds(16):
         history = History(seed, kind)
         history.run()
         places |= history.places & set(PLACES)
@@ -206,7 +206,7 @@ def test_histories_that_are_given_up(seeds: Seeds, kind: str) -> None:
     freed in the end."""
     cuts = moved = 0
     places: set[str] = set()
-    for seed in seeds(8):
+    for seed in seeds(4):
         history = GivenUp(seed, kind)
         history.run()
         assert history.world.root

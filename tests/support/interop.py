@@ -3,7 +3,9 @@
 A tool that is missing skips the test with the reason "needs TOOL"; with CI=true in the environment it fails it, because
 there everything is installed (.ci/run). What a machine's kernel or user cannot do skips with another reason.
 """
+import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -166,16 +168,25 @@ class World:
         shutil.rmtree(self.sockets)
 
     def ext4(self, name, size_mib=64, files_bytes=16 * MIB):
-        """A new ext4 image with files of Python's own library; the file's path. Needs mke2fs."""
-        tree = self.path / f"{name}.tree"
-        for inside, source in library_files(files_bytes):
-            target = tree / inside
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        """An ext4 image with files of Python's own library, the same one for all tests; the file's path. Needs
+        mke2fs."""
         image = self.path / name
-        run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-d", tree, image, f"{size_mib}m")
-        shutil.rmtree(tree)
+        run("cp", "--sparse=always", ext4_image(size_mib, files_bytes), image)
         return image
+
+
+@functools.cache
+def ext4_image(size_mib, files_bytes):
+    folder = Path(tempfile.mkdtemp(prefix="cdp-t"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tree, image = folder / "tree", folder / "image"
+    for inside, source in library_files(files_bytes):
+        target = tree / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-d", tree, image, f"{size_mib}m")
+    shutil.rmtree(tree)
+    return image
 
 
 def library_files(limit_bytes):

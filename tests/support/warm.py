@@ -1,9 +1,11 @@
-"""Starts of `python -m cdp ARGS` by the tests: warm, by a host that has loaded cdp (warm_host), or cold, for real.
+"""Starts of `python -m cdp ARGS` and `python -c CODE ARGS` by the tests: warm, by a host that has loaded cdp
+(warm_host), or cold, for real.
 
 What a test starts is a process of its own either way, and a child of the process of the tests: with its arguments,
 environment, directory, files, signals and exit status. Not the same: /proc/PID/cmdline and environ, what is imported
-when it begins, and how long it takes to begin. A test of the start itself has the mark `cold`, or starts Python with
-other arguments. All is cold with --cold, in `make soak` and in `.ci/run`, and where the host cannot do what is asked.
+when it begins, the memory that it has then, and how long it takes to begin. A test of these has the mark `cold`, or
+starts Python with other arguments. All is cold with --cold, in `make soak` and in `.ci/run`, and where the host cannot
+do what is asked.
 """
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class Hosts:
         self.started = 0
 
     def start(self, args: list[str], env: dict[str, str], cwd: str, files: dict[int, int]) -> int | None:
-        """The process id of `python -m cdp ARGS`, whose file N is files[N] here; None: start it for real."""
+        """The process id of `python ARGS`, whose file N is files[N] here; None: start it for real."""
         request = json.dumps({"args": args, "env": env, "cwd": cwd, "numbers": list(files)}).encode()
         if (len(request) > REQUEST_BYTES or len(files) > MOST_FILES or max(files) >= ABOVE or not os.path.isdir(cwd)
                 or "LD_PRELOAD" in env):        # the sanitizers' want to see each clone()
@@ -102,10 +104,10 @@ def _execute_child(self: Any, args: Any, executable: Any, preexec_fn: Any, close
     plain = others == (True, None, None, None, -1, False, -1) and close_fds and not shell
     if hosts.warm and plain and executable is None and preexec_fn is None and isinstance(args, (list, tuple)):
         argv = [os.fsdecode(arg) for arg in args]
-        if argv[:3] == [sys.executable, "-m", "cdp"]:
+        if argv[:3] == [sys.executable, "-m", "cdp"] or argv[:2] == [sys.executable, "-c"]:
             variables = {os.fsdecode(name): os.fsdecode(value) for name, value in (env or os.environ).items()}
             files = {number: fd if fd >= 0 else number for number, fd in enumerate((p2cread, c2pwrite, errwrite))}
-            pid = hosts.start(argv[3:], variables, os.path.abspath(os.fsdecode(cwd or ".")),
+            pid = hosts.start(argv[1:], variables, os.path.abspath(os.fsdecode(cwd or ".")),
                               files | {fd: fd for fd in pass_fds})
     if pid is None:
         return _start_for_real(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo,
@@ -117,7 +119,7 @@ def _execute_child(self: Any, args: Any, executable: Any, preexec_fn: Any, close
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("cdp").addoption("--cold", action="store_true",
-                                     help="start every `python -m cdp` for real, not by a process that has loaded it")
+                                     help="start every process for real, none by one that has loaded cdp")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,6 @@
-"""A process that has loaded what commands of cdp load, and becomes `python -m cdp ARGS` once for each request: it
-clones itself, as a child of the process of the tests, which waits for it and signals it like any process that it
-started. The other half, and what must be started for real: warm.
+"""A process that has loaded what commands of cdp load, and becomes `python -m cdp ARGS`, or `python -c CODE ARGS`, once
+for each request: it clones itself, as a child of the process of the tests, which waits for it and signals it like any
+process that it started. The other half, and what must be started for real: warm.
 
 Run as a program, with the number of the socket that requests come by. Linux alone: what a raw clone() leaves to glibc's
 fork() is put right here, and where that cannot be done the host ends, so that all is started for real.
@@ -24,6 +24,7 @@ import socket
 import sys
 import tempfile
 import time
+import types
 
 REQUEST_BYTES = 1 << 17
 MOST_FILES = 64
@@ -107,17 +108,26 @@ def become(request: dict[str, object], files: list[int]) -> None:
     os.environ.update(request["env"])
     time.tzset()
     tempfile.tempdir = None
-    sys.argv = ["-m", *request["args"]]
-    sys.orig_argv = [sys.executable, "-m", "cdp", *request["args"]]
-    sys.path[0] = os.getcwd()
+    sys.orig_argv = [sys.executable, *request["args"]]
+    sys.argv = [request["args"][0], *request["args"][2:]]
+    sys.path[0] = os.getcwd() if sys.argv[0] == "-m" else ""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         made = stream(fd, name, getattr(sys, name))
         setattr(sys, name, made)
         setattr(sys, f"__{name}__", made)
 
 
-def serve(requests: socket.socket) -> bool:
-    """Answer requests with process ids, until the tests are over; true in each process that is a command's."""
+def run(how: str, what: str) -> None:
+    if how == "-m":
+        runpy._run_module_as_main(what)
+    else:
+        sys.modules["__main__"] = code
+        exec(compile(what, "<string>", "exec", dont_inherit=True), code.__dict__)     # noqa: S102
+
+
+def serve(requests: socket.socket) -> tuple[str, str] | None:
+    """Answer requests with process ids, until the tests are over; in each process that is started: what it is to
+    run."""
     clone = Cloning()
     gc.collect()
     gc.freeze()         # else each child's first collection copies all that is loaded here
@@ -128,20 +138,23 @@ def serve(requests: socket.socket) -> bool:
         if not pid:
             requests.close()
             become(request, files)
-            return True
+            how, what, *_ = request["args"]
+            return how, what
         requests.send(b"%d" % pid)
         for fd in files:
             os.close(fd)
-    return False
+    return None
 
 
-status: int | None = None       # of the command, when it is known
+status: int | None = None       # of the program, when it is known
+code = types.ModuleType("__main__")     # that of `python -c`
 
 
 def end() -> None:
     """What is left when threads have ended and atexit's functions were called, less the taking apart of a thousand
     modules, which takes longer than most commands. Where something is odd Python goes on with it."""
     if status is not None:
+        code.__dict__.clear()
         gc.collect()
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()
@@ -153,11 +166,14 @@ def end() -> None:
 if __name__ == "__main__":
     atexit.register(end)        # the first, so it is called last
     load()
+    program = None
     with contextlib.suppress(ConnectionError):
-        if serve(socket.socket(fileno=int(sys.argv[1]))):
-            try:
-                runpy._run_module_as_main("cdp")
-            except SystemExit as e:
-                if e.code is None or isinstance(e.code, int):
-                    status = (e.code or 0) & 0xff
-                raise
+        program = serve(socket.socket(fileno=int(sys.argv[1])))
+    if program is not None:
+        try:
+            run(*program)
+            status = 0
+        except SystemExit as e:
+            if e.code is None or isinstance(e.code, int):
+                status = (e.code or 0) & 0xff
+            raise

@@ -12,6 +12,8 @@ from support.interop import Started
 
 from cdp.trace import FORMATS, samples
 
+pytestmark = pytest.mark.cold
+
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """import resource, sys
 from cdp.trace import open_trace

@@ -218,6 +218,7 @@ print((int(open("/proc/self/statm").read().split()[1]) - before) * 4096)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt") or "LD_PRELOAD" in os.environ, reason="glibc's malloc")
+@pytest.mark.cold
 def test_large_blocks_that_nobody_touches_take_no_memory() -> None:
     """As LMDB's: 2 MiB of zeros a volume."""
     taken = {how: int(subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True,
