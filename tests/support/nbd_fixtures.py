@@ -17,6 +17,9 @@ from support.nbd import (
 from cdp.nbd import NbdServer, UnixAddress
 from cdpcore.bench.ram_disk import RamDisk
 
+# One of RSA takes some tenths of a second.
+NEW_KEY = "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"
+
 
 @pytest.fixture
 def shelf():
@@ -66,8 +69,7 @@ def pki(tmp_path_factory):
         run(
             "req",
             "-x509",
-            "-newkey",
-            "rsa:2048",
+            *NEW_KEY,
             "-nodes",
             "-keyout",
             f"{ca}-key.pem",
@@ -81,8 +83,7 @@ def pki(tmp_path_factory):
     for who, ca in (("server", "ca"), ("client", "ca"), ("stranger", "evil")):
         run(
             "req",
-            "-newkey",
-            "rsa:2048",
+            *NEW_KEY,
             "-nodes",
             "-keyout",
             f"{who}-key.pem",
