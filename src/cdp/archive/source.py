@@ -16,7 +16,7 @@ from cdp.store import description
 from cdp.store.layout import segment_numbers
 from cdp.store.volume_files import VolumeFiles
 from cdp.views import MAX_PAGE_RECORDS, SegmentView, Service
-from cdpcore.base.errors import Corruption, RefusedPoint
+from cdpcore.base.errors import Corruption, NotFound, RefusedPoint
 from cdpcore.log.segment_file import SegmentFile
 from cdpcore.system.os import posix
 
@@ -117,7 +117,7 @@ class VolumeSource:
                     found = SourceSegment(number, segment.first_seq, segment.last_seq, segment.last_ts_ns,
                                           segment.sealed, segment.file_bytes if segment.sealed else segment.end_bytes)
                 _sync(path)
-            except (Corruption, FileNotFoundError):     # it is being made, or was freed
+            except (Corruption, NotFound, FileNotFoundError):   # it is being made, or was freed
                 return
             yield found
 
@@ -131,7 +131,7 @@ class VolumeSource:
                     raise Corruption(f"{path}: is not the segment that it should be", "run 'cdp check' on the volume")
                 for offset, what in file.wrong_blocks(freed=True):
                     raise Corruption(f"{path}: byte {offset}: {what}", "run 'cdp check' on the volume")
-        except FileNotFoundError:
+        except NotFound:
             raise Gone from None
 
     def read(self, segment: SourceSegment, offset: int, length: int) -> bytes:
