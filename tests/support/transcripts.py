@@ -13,6 +13,7 @@ def settled(text: str) -> list[str]:
     text = re.sub(r"process \d+", "process PID", text)
     text = re.sub(r"[\d.]+ sec \([^)]*\)", "SPEED", text)
     text = re.sub(r'"(ts_ns|asked_ts_ns|created_ns)": ?\d+', r'"\1": NS', text)
+    text = re.sub(r"(?m)^  levels off .*\n", "", text)      # said of a history that is old enough, on a slow machine
     # What the engine makes of it may change without a word on the page being wrong.
     text = re.sub(r"(?m)^  (log|index|segments|frames|read|base|images|catalog|reserve|other|history|growth|device|"
                   r"full|limit met|freed|next run) .*", r"  \1 N", text)
