@@ -33,8 +33,8 @@ uint64_t cdp_segment_seal_bytes(uint64_t end, uint32_t n_frames);
 int cdp_segment_seal(const cdp_os *os, int fd, uint64_t end, const struct cdp_frame_entry *entries, uint32_t n_frames,
                      const uint32_t *sums, struct cdp_segment_trailer *t, uint64_t *file_bytes, cdp_status *st);
 
-/* Write bytes from..to of the file over themselves, and sync. After a sync that failed, pages of a file are in memory and
- * are not on the device, and the next sync finds nothing to do: only what is written again gets there. */
+/* Write bytes from..to of the file over themselves, and sync. After a sync that failed, pages of a file are in memory
+ * and are not on the device, and the next sync finds nothing to do: only what is written again gets there. */
 int cdp_segment_write_again(const cdp_os *os, int fd, uint64_t from, uint64_t to, cdp_status *st);
 
 #endif
