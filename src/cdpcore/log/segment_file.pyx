@@ -30,6 +30,7 @@ from cdpcore.log.sums_cache cimport cdp_segment_sums
 from cdpcore.system.file cimport File
 from cdpcore.system.os cimport Os
 from cdpcore.system.os_table cimport CDP_OPEN_RDONLY, CDP_OPEN_RDWR, cdp_os
+from cdpcore.system.zero_range cimport cdp_zero_range
 from cdpcore.base.errors import Corruption, InvalidRequest, OutOfSpace
 
 
@@ -45,27 +46,6 @@ cdef uint64_t location(uint32_t segment, const cdp_record_desc *d) noexcept nogi
     if d.flags & CDP_REC_HOLE or (d.kind == CDP_KIND_TRIM and not d.flags & CDP_REC_BEFORE):
         return CDP_LOC_HOLE
     return CDP_LOC_UNKNOWN if d.kind == CDP_KIND_FOREIGN else CDP_LOC_ZERO
-
-
-cdef int64_t zero_back(const cdp_os *os, int disk_fd, uint64_t at, uint64_t n, uint8_t *buffer,
-                       uint64_t step) noexcept nogil:
-    """n zeros to the disk at `at`; 0 or a negative errno. Zeros that are there need no space: a full file system must
-    not be in the way."""
-    cdef int64_t rc
-    cdef uint64_t k
-    while n:
-        k = min(n, step)
-        rc = os.pread(os.ctx, disk_fd, buffer, k, at)
-        if rc < 0:
-            return rc
-        if <uint64_t>rc != k or not cdp_is_zero(buffer, k):
-            memset(buffer, 0, k)
-            rc = os.pwrite(os.ctx, disk_fd, buffer, k, at)
-            if rc < 0:
-                return rc
-        at += k
-        n -= k
-    return 0
 
 
 @cython.no_gc_clear   # what it gives back in __dealloc__ goes through `os`
@@ -353,7 +333,7 @@ cdef class SegmentFile:
                 if d.data_bytes:
                     rc = self.table.pwrite(self.table.ctx, disk.fd, buffer, n, at)
                 else:
-                    rc = zero_back(self.table, disk.fd, at, n, buffer, step)
+                    rc = cdp_zero_range(self.table, disk.fd, at, n, buffer, step)
             if rc < 0:
                 check(cdp_fail_os(&st, rc, at, b"putting a before-image back on the protected disk"), &st, self.path)
         finally:

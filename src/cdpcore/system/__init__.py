@@ -4,4 +4,5 @@
     os        the table as Python sees it, and the controls of a simulated machine
     file      an open file, for cold paths
     io_queue  operations in flight
+    zero_range.h  zeros where a file has something else
 """
