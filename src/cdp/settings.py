@@ -202,6 +202,10 @@ class Settings:
         "anybody who can connect. Not set: only on the administration socket.", flag_name="--metrics")
     max_connections: int = _server(
         "count", 128, "NBD connections at once; a further client is refused with an error.", low=1, high=4096)
+    connection_memory_bytes: int = _server(
+        "size", 0, "Memory that all NBD connections share for requests of more than 1MiB and for replies that wait; a "
+        "request waits for its turn at it. 0: a sixteenth of the machine's, or of what its control group allows, 64MiB "
+        "at least and 1GiB at most. Less than 40MiB counts as 40MiB.", low=0, high=1024 * GIB)
     scrub_rate_bytes: int = _server(
         "size", 16 * MIB, "How much a server reads per second to compare what is stored with its checksums; a quarter "
         "of it while clients wait; 0: as fast as it comes.", low=0, high=1024 * GIB)

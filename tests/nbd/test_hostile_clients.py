@@ -332,3 +332,35 @@ def test_a_flood_on_one_of_twenty_connections(victim: Victim):
         flood.kill()
         flood.wait()
     victim.hang_up()
+
+
+def test_half_sent_writes_share_a_bound(world: World):  # noqa: F811
+    """However many large writes are begun and not ended, the server's memory is bounded; what is small is served."""
+    made = Victim(world, "--connection-memory-bytes", "40MiB")
+    with made.sockets:
+        for _ in range(8):
+            sock = made.dial()
+            Talk(sock).go("web")
+            threading.Thread(target=quietly, args=(lambda sock: sock.sendall(request(WRITE, 0, 32 * MIB) +
+                                                                             bytes(31 * MIB)), sock),
+                             daemon=True).start()
+        until(lambda: made.grown_bytes() > 30 * MIB, "the first of them")
+        for _ in range(20):
+            made.honest()
+        said = metrics(world.sockets / "admin.sock")
+        assert said["cdp_connection_memory_limit_bytes"] == 40 * MIB
+        assert 30 * MIB < said["cdp_connection_memory_bytes"] <= 40 * MIB and said["cdp_connections_waiting"] >= 1
+        assert made.grown_bytes() < (40 + 8 + 16) * MIB, "the bound, and little more"
+        made.hang_up()
+        until(lambda: metrics(world.sockets / "admin.sock")["cdp_connection_memory_bytes"] == 0, "giving it back")
+    world.stop()
+
+
+def metrics(path: Path) -> dict[str, float]:
+    """Those of the server without labels."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = sock.makefile("rb").read().decode()
+    return {line.split()[0]: float(line.split()[1]) for line in text.splitlines()
+            if re.fullmatch(r"cdp_\w+ [0-9.e+]+", line)}

@@ -18,14 +18,15 @@ SETTINGS = cdp.Settings(commit_interval_ms=0, segment_bytes=32 * MIB, pool_bytes
 class Gate:
     """A client's wire, the gateway's end, and whoever is attached to it."""
 
-    def __init__(self, size_bytes, structured=True, read_only=False, context_id=1, contexts=()):
+    def __init__(self, size_bytes, structured=True, read_only=False, context_id=1, contexts=(),
+                 memory=None):
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         self.wire = Wire(ours, structured)
         self.channel = Channel()
         self.connection = GateConnection(theirs, self.channel, -1, size_bytes=size_bytes, read_only=read_only,
-                                         structured=structured, context_id=context_id, contexts=contexts)
+                                         structured=structured, context_id=context_id, contexts=contexts, memory=memory)
         self.ends = []
         self.epoch = 0
         self._theirs = theirs

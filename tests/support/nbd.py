@@ -17,6 +17,7 @@ from typing import Any
 
 from cdpcore.base.errors import NotFound
 from cdpcore.nbd import connection as core
+from cdpcore.nbd.memory import ConnectionMemory
 
 # enum cdp_code
 WOULD_WAIT = -1
@@ -204,12 +205,13 @@ class Wire:
         self.sock.sendall(b"".join(parts))
 
     def recv_exact(self, n: int) -> bytes:
-        data = bytearray()
-        while len(data) < n:
-            part = self.sock.recv(n - len(data))
-            if not part:
-                raise EOFError(f"{len(data)} of {n} bytes, then the end")
-            data += part
+        data, have = bytearray(n), 0     # in one piece: what grows leaves holes in the heap, which tests of memory see
+        with memoryview(data) as view:
+            while have < n:
+                got = self.sock.recv_into(view[have:])
+                if not got:
+                    raise EOFError(f"{have} of {n} bytes, then the end")
+                have += got
         return bytes(data)
 
     def reply(self, read_bytes: int = 0, offset: int = 0, reads: dict[int, tuple[int, int]] | None = None) -> Reply:
@@ -298,13 +300,15 @@ class Served:
 
 @contextmanager
 def served(
-    target: Any, *, structured: bool = True, read_only: bool = False, context_id: int | None = 1, fast_zero: bool = True
+    target: Any, *, structured: bool = True, read_only: bool = False, context_id: int | None = 1,
+    fast_zero: bool = True, memory: ConnectionMemory | None = None
 ) -> Iterator[Served]:
     """Serve a target to a Wire."""
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
     connection = core.Connection(
-        theirs, target.capsule, read_only=read_only, structured=structured, context_id=context_id, fast_zero=fast_zero
+        theirs, target.capsule, read_only=read_only, structured=structured, context_id=context_id,
+        fast_zero=fast_zero, memory=memory
     )
     ends: list[core.End] = []
 

@@ -25,7 +25,7 @@ def gateway(state: State, daemons: str, replace: bool, force: bool) -> None:
     from cdp.ha.gateway import Gateway
     from cdp.ipc.stop_signals import stop_on_signal
     from cdp.nbd import Address, TcpAddress, UnixAddress
-    from cdp.serve.addresses import listen_addresses, runtime_sockets, tls_settings
+    from cdp.serve.addresses import connection_memory_bytes, listen_addresses, runtime_sockets, tls_settings
 
     if force and not replace:
         raise click.UsageError("--force is said with --replace")
@@ -36,7 +36,8 @@ def gateway(state: State, daemons: str, replace: bool, force: bool) -> None:
                      for where in listen_addresses(settings, runtime_sockets("gateway").nbd)]
     with (stop_on_signal(stop.set),
           Gateway(daemons, addresses, tls=tls_settings(settings),
-                  max_connections=settings.max_connections, replace=replace, force=force, replaced=stop.set) as made):
+                  max_connections=settings.max_connections, memory_bytes=connection_memory_bytes(settings),
+                  replace=replace, force=force, replaced=stop.set) as made):
         uris = [made.uri("", i) for i in range(len(made.addresses))]
         announce(state, uris, {"pid": os.getpid(), "daemons": made.control, "uris": uris})
         stop.wait()

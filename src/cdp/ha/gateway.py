@@ -34,11 +34,13 @@ from cdp.ipc.link import Link, Message, accept_links
 from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.nbd import Address, NbdServer, TlsSettings, UnixAddress
 from cdp.nbd.handover import HandedConnection
+from cdp.nbd.server import MEMORY_BYTES
 from cdp.serve.handover import PAUSE_SECONDS, VERSION, Giving, Stopped, Taking, check_version
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, Unavailable
 from cdpcore.channel.channel import Channel
 from cdpcore.channel.gateway import GateConnection
 from cdpcore.nbd.connection import End
+from cdpcore.nbd.memory import ConnectionMemory
 
 log = logging.getLogger("cdp.gateway")
 
@@ -81,8 +83,8 @@ class RemoteExport:
     def contexts(self) -> list[str]:
         return [str(name) for name in self.gateway.ask("contexts", id=self.id, name=self.name)["contexts"]]
 
-    def connect(self, sock: socket.socket, *, who: str, contexts: Sequence[tuple[int, str]], read_only: bool,
-                structured: bool, context_id: int | None, fast_zero: bool) -> RemoteConnection:
+    def connect(self, sock: socket.socket, *, memory: ConnectionMemory, who: str, contexts: Sequence[tuple[int, str]],
+                read_only: bool, structured: bool, context_id: int | None, fast_zero: bool) -> RemoteConnection:
         self.who, self.base = who, context_id is not None
         self.selected = tuple(name for _, name in contexts)
         if self.channel is not None:    # paused, and going on here: for the owner it is another one
@@ -90,7 +92,7 @@ class RemoteExport:
         self.channel = Channel()
         self.connection = GateConnection(sock, self.channel, -1, size_bytes=self.size_bytes, read_only=read_only,
                                          structured=structured, context_id=context_id, fast_zero=fast_zero,
-                                         contexts=[number for number, _ in contexts])
+                                         contexts=[number for number, _ in contexts], memory=memory)
         return RemoteConnection(self.gateway, self)
 
     def close(self) -> None:
@@ -142,13 +144,14 @@ class Gateway:
     """
 
     def __init__(self, control: str, addresses: Sequence[Address], *, tls: TlsSettings | None = None,
-                 max_connections: int = 64, replace: bool = False, force: bool = False,
-                 replaced: Callable[[], None] = lambda: None):
+                 max_connections: int = 64, memory_bytes: int = MEMORY_BYTES, replace: bool = False,
+                 force: bool = False, replaced: Callable[[], None] = lambda: None):
         self.control = os.path.abspath(control)
         self._addresses = list(addresses)
         self._replace, self._force, self._replaced = replace, force, replaced
         self._handing = threading.Lock()
-        self._make_server = partial(NbdServer, self, tls=tls or TlsSettings(), max_connections=max_connections)
+        self._make_server = partial(NbdServer, self, tls=tls or TlsSettings(), max_connections=max_connections,
+                                    memory_bytes=memory_bytes)
         self._tls = tls is not None and tls.mode.name != "OFF"
         self._stack = ExitStack()
         self._lock = threading.RLock()
@@ -439,6 +442,7 @@ class Gateway:
                             len(self._exports))
 
     def view(self) -> dict[str, Any]:
-        """For status: epoch, whether there is an owner, connections."""
+        """For status: epoch, whether there is an owner, connections, and the memory that they share."""
         with self._lock:
-            return {"epoch": self._epoch, "owned": self._ready, "connections": len(self._exports)}
+            return {"epoch": self._epoch, "owned": self._ready, "connections": len(self._exports),
+                    "memory": self._server.memory()}

@@ -29,13 +29,14 @@ BEAT_SECONDS = 0.1
 def run_gateway(link: Link, order: Message) -> None:
     from cdp.ha.gateway import Gateway
     from cdp.nbd import TcpAddress, UnixAddress
-    from cdp.serve.addresses import tls_settings
+    from cdp.serve.addresses import connection_memory_bytes, tls_settings
 
     settings = Settings(**order["settings"])
     addresses = [UnixAddress(a[1]) if a[0] == "unix" else TcpAddress(a[1], a[2]) for a in order["addresses"]]
     try:
         with Gateway(order["control"], addresses, tls=tls_settings(settings),
-                     max_connections=settings.max_connections, replace=bool(order.get("replace")),
+                     max_connections=settings.max_connections, memory_bytes=connection_memory_bytes(settings),
+                     replace=bool(order.get("replace")),
                      force=bool(order.get("force")), replaced=link.hang_up) as gateway:
             uris = [gateway.uri(name, i) for name in order.get("names", [""]) for i in range(len(gateway.addresses))]
             link.send({"op": "serving", "uris": uris})

@@ -37,9 +37,10 @@ class Export(Protocol):
                  base:allocation, or None where there is none of that name; raises CdpError
     contexts     contexts() -> the names of those that are worth showing
     own_fua      bool, default False: the target gets a flush only where a client sent one, never for FUA
-    connect      connect(sock, *, who, contexts, read_only, structured, context_id, fast_zero) -> Transmission, where
-                 requests do not go to a target in this process; who: the client, for people; contexts: (id, canonical
-                 name) of each metadata context besides base:allocation
+    connect      connect(sock, *, memory, who, contexts, read_only, structured, context_id, fast_zero) ->
+                 Transmission, where requests do not go to a target in this process; memory: what the server's
+                 connections share; who: the client, for people; contexts: (id, canonical name) of each metadata
+                 context besides base:allocation
     """
 
     @property

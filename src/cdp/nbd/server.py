@@ -36,9 +36,11 @@ from cdp.nbd.listeners import Address, Listener, export_uri, listen
 from cdp.nbd.tls import TlsSettings, hang_up, relay
 from cdpcore.base.errors import Busy, CdpError, Closed, InvalidRequest, NotFound
 from cdpcore.nbd import connection as core
+from cdpcore.nbd.memory import ConnectionMemory
 
 log = logging.getLogger("cdp.nbd")
 
+MEMORY_BYTES = 256 << 20
 FIRST_BYTE_S = 3.0  # a client answers the greeting at once; this is for bad networks
 SILENT_S = 0.2  # before a silent connection gives way: a round trip
 TALK_S = 1.0  # before one that has said something does: some round trips, those of TLS included
@@ -161,16 +163,19 @@ class _Timed:
 
 
 class NbdServer:
-    """NbdServer(exports, listen, *, tls=TlsSettings(), max_connections=64, max_handshakes=16, handshake_timeout_s=10.0)
+    """NbdServer(exports, listen, *, tls=TlsSettings(), max_connections=64, max_handshakes=16, handshake_timeout_s=10.0,
+              memory_bytes=MEMORY_BYTES)
 
     exports  a Resolver: list() and open(name), called from many threads
     listen   addresses; start() binds them. None: adopt() brings listeners
+    memory_bytes  what all connections share for large requests (cdpcore.nbd.memory)
 
     A context manager: start() on entry, close() at exit.
     """
 
     def __init__(self, exports: Resolver, listen: Sequence[Address] | None, *, tls: TlsSettings = NO_TLS,
-                 max_connections: int = 64, max_handshakes: int = 16, handshake_timeout_s: float = 10.0):
+                 max_connections: int = 64, max_handshakes: int = 16, handshake_timeout_s: float = 10.0,
+                 memory_bytes: int = MEMORY_BYTES):
         if listen is not None and not listen:
             raise InvalidRequest("an NBD server without an address", "give at least one")
         if max_connections < 1 or max_handshakes < 1 or not handshake_timeout_s > 0:
@@ -180,6 +185,7 @@ class NbdServer:
         self._tls_mode = tls.mode
         self._context = tls.context()
         self._max_connections = max_connections
+        self._memory = ConnectionMemory(memory_bytes)
         self._handshake_slots = threading.Semaphore(max_handshakes)
         self._handshake_timeout_s = handshake_timeout_s
         self._listeners: list[Listener] = []
@@ -365,6 +371,10 @@ class NbdServer:
             raise NotFound(f"address {listener} of {len(addresses)}", "start the server first")
         return export_uri(addresses[listener], name, tls=self._tls_mode is not TlsMode.OFF)
 
+    def memory(self) -> dict[str, int]:
+        """What the connections have of the memory that they share: cdpcore.nbd.memory.ConnectionMemory.counters()."""
+        return self._memory.counters()
+
     def connections(self) -> list[ConnectionInfo]:
         """The connections that are being served now."""
         with self._lock:
@@ -529,8 +539,9 @@ class NbdServer:
                            contexts=[(context.id, context.capsule) for context in agreed.contexts])
         name = getattr(agreed.export, "name", agreed.name)     # the client's may be empty, or an age
         while True:
-            connection: Transmission = make(sock, read_only=agreed.read_only, structured=agreed.structured,
-                                            context_id=agreed.context_id, fast_zero=agreed.fast_zero)
+            connection: Transmission = make(sock, memory=self._memory, read_only=agreed.read_only,
+                                            structured=agreed.structured, context_id=agreed.context_id,
+                                            fast_zero=agreed.fast_zero)
             if handed:
                 connection.resume(handed.received, handed.skipped, handed.counters)
             with self._changed:

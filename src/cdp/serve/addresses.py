@@ -9,6 +9,7 @@ from typing import Any
 from cdp.ipc.unix_socket import answers, socket_path
 from cdp.service.locate import Location, locate
 from cdp.settings import Settings, parse_address
+from cdp.store.memory import process_bytes
 from cdpcore.base.errors import Busy, InvalidRequest, NotFound, Unavailable
 
 MAX_SAME_NAME = 32
@@ -73,6 +74,11 @@ def listen_addresses(settings: Settings, default: str) -> list[tuple[Any, ...]]:
         if not os.path.isdir(folder):
             raise NotFound(f"{path}: no such folder", f"make it first: mkdir -p {quote(folder)}")
     return listen or [("unix", socket_path(default, UNIX_OPTION if settings.admin_socket else BOTH_OPTIONS))]
+
+
+def connection_memory_bytes(settings: Settings) -> int:
+    """What all NBD connections share, by the setting or by what the machine has."""
+    return settings.connection_memory_bytes or max(64 << 20, min(1 << 30, process_bytes() // 16))
 
 
 def tls_settings(settings: Settings) -> Any:

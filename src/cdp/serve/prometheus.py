@@ -118,6 +118,10 @@ class VolumesCollector:
     def collect(self) -> Iterable[Metric]:
         """One scrape."""
         answers = _Answers()
+        for service in self._services.values():
+            if service.connection_memory:       # the server's, whichever volume is asked
+                answers.of_memory(service.connection_memory())
+                break
         for one in self._not_open():
             answers.up(one["name"], False)
         for name, service in self._services.items():
@@ -159,6 +163,19 @@ class _Answers:
 
     def counter(self, name: str, text: str, volume: str, value: float, **labels: str) -> None:
         self._family(CounterMetricFamily, name, text, ("volume", *labels)).add_metric((volume, *labels.values()), value)
+
+    def of_memory(self, memory: Mapping[str, int]) -> None:
+        for kind, name, text, count in (
+                (GaugeMetricFamily, "cdp_connection_memory_limit_bytes",
+                 "The bound of the memory that NBD connections share for large requests.", memory["limit_bytes"]),
+                (GaugeMetricFamily, "cdp_connection_memory_bytes", "What they have of it.", memory["used_bytes"]),
+                (GaugeMetricFamily, "cdp_connections_waiting", "NBD connections that wait for their turn at it.",
+                 memory["waiting"]),
+                (CounterMetricFamily, "cdp_connection_memory_waits", "How often one had to wait for it.",
+                 memory["waits"]),
+                (CounterMetricFamily, "cdp_connections_cut", "NBD connections that were cut off: others waited.",
+                 memory["cuts"])):
+            self._family(kind, name, text, ()).add_metric((), count)
 
     def up(self, volume: str, well: bool) -> None:
         self.gauge("cdp_volume_up", "0 where the volume is not open, cannot be asked, or its log failed.", volume, well)

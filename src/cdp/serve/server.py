@@ -36,6 +36,7 @@ from cdp.ipc.unix_socket import clear_stale_socket, socket_path
 from cdp.serve.addresses import (
     ADMIN_OPTION,
     BOTH_OPTIONS,
+    connection_memory_bytes,
     listen_addresses,
     named_roots,
     runtime_directory,
@@ -182,7 +183,8 @@ class Server:
                                     self._target, self._opening)
             begun = stopped.nbd if stopped else self._given_listeners
             nbd = NbdServer(self._exports, None if begun else self._listen, tls=tls_settings(settings),
-                            max_connections=settings.max_connections)
+                            max_connections=settings.max_connections,
+                            memory_bytes=connection_memory_bytes(settings))
             parts.callback(nbd.close)
             if begun:
                 nbd.adopt(begun, lenient)
@@ -254,6 +256,7 @@ class Server:
         """The administration has it from now on."""
         service = self._service(self._volumes[name], self._served(name))
         service.connected = partial(self.clients, name)
+        service.connection_memory = lambda: self._nbd.memory()
         self._cares[name].attach(service)
         self._held[name] = Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
                                 self.clients)

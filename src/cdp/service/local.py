@@ -7,7 +7,7 @@ Any thread.
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from cdp.service import finding, retention
@@ -92,6 +92,8 @@ class VolumeService:
         self.served = served
         self.connected: Callable[[], list[ClientView]] = list
         """The NBD clients of the volume and of its moments, where a server has it."""
+        self.connection_memory: Callable[[], Mapping[str, int]] | None = None
+        """The memory that all NBD clients of that server share (cdp.nbd.server.NbdServer.memory)."""
         self.care: Care | None = None
         """What a server does for the volume beside serving it."""
 

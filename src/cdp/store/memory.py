@@ -56,8 +56,13 @@ def map_large_blocks() -> None:
 
 
 def default_bytes() -> int:
-    """An eighth of the machine's memory, or of what the process's control groups allow if that is less."""
-    return max(LEAST_BYTES, min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_group_limits()]) // SHARE)
+    """An eighth of what the process may have."""
+    return max(LEAST_BYTES, process_bytes() // SHARE)
+
+
+def process_bytes() -> int:
+    """The machine's memory, or what the process's control groups allow if that is less."""
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_group_limits()])
 
 
 def _group_limits(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> list[int]:

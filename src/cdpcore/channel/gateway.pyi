@@ -4,6 +4,7 @@ from typing import Self, final
 
 from cdpcore.channel.channel import Channel
 from cdpcore.nbd.loop import RequestLoop
+from cdpcore.nbd.memory import ConnectionMemory
 
 @final
 class GateConnection(RequestLoop):
@@ -19,5 +20,6 @@ class GateConnection(RequestLoop):
         context_id: int | None = None,
         fast_zero: bool = True,
         contexts: Sequence[int] = (),
+        memory: ConnectionMemory | None = None,
     ) -> Self: ...
     def attach(self, door: int) -> None: ...

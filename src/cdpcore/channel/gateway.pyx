@@ -25,11 +25,12 @@ from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_MAP, CDP_
                                       cdp_channel_packet, cdp_channel_receive, cdp_channel_reply, cdp_channel_ring,
                                       cdp_channel_ring_daemon,
                                       cdp_channel_set, cdp_channel_set32)
-from cdpcore.channel.gate_sock cimport GATE_DOOR, GATE_WAKE, gate_poll, gate_swap
+from cdpcore.channel.gate_sock cimport GATE_DOOR, GATE_WAKE, gate_poll, gate_release, gate_swap
 from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_SECTOR, CDP_MD_TRIM,
                                        CDP_MD_VERSION, CDP_MD_WRITE, CDP_MD_ZERO, cdp_mdpacket)
 from cdpcore.nbd.connection cimport MAX_CONTEXTS
-from cdpcore.nbd.loop cimport BLOCKED_KEPT, nbd_parked
+from cdpcore.nbd.loop cimport BLOCKED_KEPT, BLOCKED_MEMORY, nbd_parked
+from cdpcore.nbd.memory cimport nbd_claim_on_client
 from cdpcore.nbd.nbd_sock cimport nbd_flag, nbd_now_ns, nbd_raise, sched_yield
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_EINVAL,
                                    CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE, CDP_NBD_FLUSH,
@@ -50,6 +51,10 @@ cdef extern from "<unistd.h>":
 cdef enum:
     SOFT_RX_BYTES = (16 << 20)      # memory used again from here on where it can be
     SOFT_TX_BYTES = (2 << 20)
+    FREE_BYTES = (1 << 20) + 4096   # of each group, that a connection need not claim
+    STEP_BYTES = (1 << 20)          # memory is claimed in such steps
+    WANTED_MS = 100                 # idle for so long it gives back what others wait for ...
+    IDLE_MS = 1000                  # ... and what nobody does
     OUT_BYTES = 65536               # replies without data, of one send
     GATHER_NS = 50000               # a reply waits no longer for others, unless nothing else is under way
     STATUS_DESCRIPTORS = 2048       # of a BLOCK_STATUS reply, in all ...
@@ -70,7 +75,7 @@ cdef class GateConnection(RequestLoop):
     """
 
     def __cinit__(self, sock: object, Channel channel not None, int door, *, uint64_t size_bytes, bint read_only,
-                  bint structured, context_id: int | None = None, bint fast_zero=True, contexts=()):
+                  bint structured, context_id: int | None = None, bint fast_zero=True, contexts=(), memory=None):
         self.door = door
         self.next_door = self.wake_r = self.wake_w = -1
         self.channel = channel
@@ -91,14 +96,17 @@ cdef class GateConnection(RequestLoop):
         self.tx = cdp_channel_reply(self.c)
         self.tx_bytes = CDP_CHANNEL_REPLY_BYTES
         self.tx_soft = SOFT_TX_BYTES
+        self.rx_granted = self.tx_granted = self.free_bytes = FREE_BYTES
+        self.step_bytes = STEP_BYTES
         self.out = <uint8_t *>malloc(OUT_BYTES)
-        self.out_bytes = OUT_BYTES
+        self.out_bytes = self.out_granted = OUT_BYTES
         self.parked = <nbd_parked *>calloc(CDP_CHANNEL_SLOTS, sizeof(nbd_parked))
         self.parked_max = CDP_CHANNEL_SLOTS
         if self.parked == NULL or self.out == NULL:
             raise MemoryError()
         self.wake_r, self.wake_w = _os.pipe()
         _os.set_blocking(self.wake_w, False)
+        self.claim.bell = self.wake_w
 
     def __dealloc__(self):
         free(self.parked)
@@ -209,8 +217,17 @@ cdef class GateConnection(RequestLoop):
         self.idle_ns = 0
         if self.gathered:
             self.send()
+        elif self.blocked == BLOCKED_MEMORY and self.tail == self.head and not self.ending:
+            self.await_memory()
+            self.take_door()    # the bell may have rung for that
         else:
             self.sleep()
+
+    cdef int bell(self) noexcept nogil:
+        return self.wake_r
+
+    cdef void release_pages(self, void *p, uint64_t n) noexcept nogil:
+        gate_release(p, n)
 
     cdef void wake(self) noexcept nogil:
         c_write(self.wake_w, "x", 1)    # a full pipe wakes all the same
@@ -241,12 +258,20 @@ cdef class GateConnection(RequestLoop):
         cdef uint32_t what
         cdef uint8_t some[64]
         cdef int sock = -1 if self.ending or self.blocked else self.fd
+        cdef bint wanted = self.is_wanted()
+        cdef int ms = -1
+        if self.rx_granted > FREE_BYTES or self.tx_granted > FREE_BYTES:
+            ms = WANTED_MS if wanted else IDLE_MS
         cdp_channel_set32(&self.c.gateway_sleeps, cdp_channel_get32(&self.c.epoch))
-        if self.blocked == BLOCKED_KEPT and self.answered > self.tail:
+        if (wanted or self.blocked == BLOCKED_KEPT or self.blocked == BLOCKED_MEMORY) and self.answered > self.tail:
             cdp_channel_set32(&self.c.want_written, 1)
         self.ring()
         if cdp_channel_get(&self.c.done) == self.reaped:
-            what = gate_poll(sock, self.door, self.wake_r)
+            nbd_claim_on_client(&self.claim, sock >= 0 and not self.under_way)
+            what = gate_poll(sock, self.door, self.wake_r, ms)
+            nbd_claim_on_client(&self.claim, 0)
+            if not what and ms >= 0 and not self.under_way and self.rx_begin == self.rx_end:
+                self.shed(self.tail != self.head, False)
             if what & GATE_DOOR and not cdp_channel_drain(self.door):
                 close(self.door)
                 self.door = -1

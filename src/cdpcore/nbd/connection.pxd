@@ -47,8 +47,7 @@ cdef class Connection(RequestLoop):
     cdef int bell_r, bell_w  # a pipe: a worker rouses the connection's thread
     cdef nbd_task *tasks     # by number, as `parked`
     # The connection's thread only.
-    cdef uint64_t high_bytes         # how far rx, `out` or tx were touched since pages were last given back
-    cdef uint64_t round_bytes        # ... and in this round
+    cdef uint64_t round_bytes        # how far rx, `out` or tx were touched in this round
     cdef nbd_task *due               # the first that waits for a flush that was not begun ...
     cdef nbd_task *due_last          # ... and the last
     cdef uint32_t crowded            # so many requests that wait are to be parked before one is tried on the spot

@@ -4,6 +4,7 @@ from typing import Self, final
 
 from cdpcore.nbd.loop import End as End
 from cdpcore.nbd.loop import RequestLoop
+from cdpcore.nbd.memory import ConnectionMemory
 
 MIN_BLOCK_BYTES: int
 PREFERRED_BLOCK_BYTES: int
@@ -26,4 +27,5 @@ class Connection(RequestLoop):
         fast_zero: bool = True,
         own_fua: bool = False,
         contexts: Sequence[tuple[int, object]] = (),
+        memory: ConnectionMemory | None = None,
     ) -> Self: ...

@@ -11,9 +11,10 @@ long as nothing came while a request waited on the spot, the next ones wait ther
 Invariants, beside the loop's
  1. A reply that promises durability (FLUSH, FUA) is gathered only after a flush of the target that began when the
     request had been carried out. Those that came together share one flush; when it fails, all of them report it.
- 2. Bounds: rx and `out` are RANGE_BYTES of address space, tx is TX_BYTES; what they touch past KEEP_BYTES goes back to
-    the system in the next round that needs less, or after IDLE_MS. The largest reply takes less than RANGE_BYTES less
-    what may have gathered before it. PARKED_MAX requests wait, with TX_BYTES of replies.
+ 2. Bounds: rx and `out` are RANGE_BYTES of address space, tx is TX_BYTES; what they touch past KEEP_BYTES is claimed,
+    and goes back to the system in the next round that needs less, after IDLE_MS, or when others wait for it. The
+    largest reply takes less than RANGE_BYTES less what may have gathered before it. PARKED_MAX requests wait, with
+    TX_BYTES of replies.
  3. A worker touches of this object what is constant, the task, the room of its reply, and `done`, `dozing`, `inside`;
     `inside` last. finish() waits for that.
  4. Nothing that is parked keeps bytes of rx.
@@ -28,9 +29,9 @@ from posix.unistd cimport close
 from cdpcore.base.status cimport CDP_OK, CDP_WOULD_WAIT, cdp_status
 from cdpcore.base.target cimport CDP_FUA, CDP_HOLE, CDP_TARGET_CAPSULE, cdp_extent, cdp_map, cdp_target
 from cdpcore.base.workers cimport cdp_job, cdp_job_any, cdp_job_push, cdp_job_take_all, work
-from cdpcore.nbd.loop cimport STATUS_MAX, nbd_parked
+from cdpcore.nbd.loop cimport BLOCKED_MEMORY, STATUS_MAX, nbd_parked
 from cdpcore.nbd.nbd_sock cimport (NBD_RELEASES_PAGES, nbd_add, nbd_awake, nbd_doze, nbd_enter, nbd_flag, nbd_get,
-                                   nbd_leave, nbd_more, nbd_pause, nbd_release, nbd_ring, nbd_rouse, nbd_sleep,
+                                   nbd_leave, nbd_more, nbd_pause, nbd_ring, nbd_rouse, nbd_sleep,
                                    nbd_wait)
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_BLOCK_STATUS, CDP_NBD_CACHE, CDP_NBD_CHUNK_DONE, CDP_NBD_EINVAL,
                                    CDP_NBD_FLAG_DF, CDP_NBD_FLAG_FUA, CDP_NBD_FLAG_NO_HOLE, CDP_NBD_FLAG_REQ_ONE,
@@ -49,7 +50,8 @@ from cdpcore.nbd.loop import End  # noqa: F401
 cdef enum:
     RANGE_BYTES = (33 << 20)        # a request of the maximum payload and what came with it
     TX_BYTES = (64 << 20)           # of replies to requests that wait
-    KEEP_BYTES = (1 << 20)          # of each range stays resident
+    KEEP_BYTES = (1 << 20) + 4096   # of each range stays resident: a MiB and what comes with it
+    STEP_BYTES = 65536              # memory is claimed in such steps
     GATHER_NS = 200000              # a reply waits no longer for others
     SPARSE_MIN_BYTES = 65536        # reads from here on ask map() for holes before reading
     STATUS_CALLS = 64               # map() calls a BLOCK_STATUS request
@@ -95,7 +97,7 @@ cdef class Connection(RequestLoop):
     """
 
     def __cinit__(self, sock: object, capsule: object, *, bint read_only, bint structured,
-                  context_id: int | None = None, bint fast_zero=True, bint own_fua=False, contexts=()):
+                  context_id: int | None = None, bint fast_zero=True, bint own_fua=False, contexts=(), memory=None):
         self.bell_r = self.bell_w = -1
         self.target = target_of(capsule)
         self.capsule = capsule
@@ -111,7 +113,9 @@ cdef class Connection(RequestLoop):
         self.tx = <uint8_t *>_range(TX_BYTES)
         self.rx_bytes = self.out_bytes = RANGE_BYTES
         self.tx_bytes = TX_BYTES
-        self.rx_soft = self.tx_soft = KEEP_BYTES
+        self.rx_soft = self.tx_soft = self.free_bytes = KEEP_BYTES
+        self.rx_granted = self.out_granted = self.tx_granted = KEEP_BYTES
+        self.step_bytes = STEP_BYTES
         self.parked = <nbd_parked *>calloc(PARKED_MAX, sizeof(nbd_parked))
         self.tasks = <nbd_task *>calloc(PARKED_MAX, sizeof(nbd_task))
         if self.parked == NULL or self.tasks == NULL:
@@ -120,6 +124,7 @@ cdef class Connection(RequestLoop):
         try:
             self.bell_r, self.bell_w = _os.pipe()
             _os.set_blocking(self.bell_w, False)
+            self.claim.bell = self.bell_w
             self.can_park = self.target.tells_seq and self.target.pread_now != NULL
         except OSError:
             pass    # no more files may be open: then everything waits on the spot, and pause() for the client
@@ -200,12 +205,17 @@ cdef class Connection(RequestLoop):
         if self.gathered:
             self.send()
         if not self.under_way:
+            if self.blocked == BLOCKED_MEMORY and not self.ending:
+                self.await_memory()
+                return
             if self.ending or self.blocked:     # what blocked it was answered just now
                 return
             if self.rx_begin == self.rx_end:
                 self.give_back()
             if self.fill(True):
                 self.foresee()
+            elif self.blocked == BLOCKED_MEMORY:
+                self.await_memory()
             return
         if not self.ending and not self.blocked and self.fill(False):
             self.foresee()
@@ -247,17 +257,12 @@ cdef class Connection(RequestLoop):
 
     cdef void give_back(self) noexcept nogil:
         """Between requests: pages that only a large request needed return to the system."""
-        if self.round_bytes > KEEP_BYTES:
-            self.high_bytes = self.round_bytes
+        if self.round_bytes > KEEP_BYTES and not self.is_wanted():
             self.round_bytes = 0
             if nbd_wait(self.fd, self.bell_r, IDLE_MS):
                 return  # more comes: let a stream of large requests keep its pages
         self.round_bytes = 0
-        if self.high_bytes > KEEP_BYTES:
-            nbd_release(self.rx + KEEP_BYTES, RANGE_BYTES - KEEP_BYTES)
-            nbd_release(self.out + KEEP_BYTES, RANGE_BYTES - KEEP_BYTES)
-            nbd_release(self.tx + KEEP_BYTES, TX_BYTES - KEEP_BYTES)
-            self.high_bytes = 0
+        self.shed(False, False)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -307,11 +312,20 @@ cdef class Connection(RequestLoop):
     cdef bint read(self, const cdp_nbd_request *r) noexcept nogil:
         cdef const char *why = NULL
         cdef uint8_t *p = self.out + self.out_end
-        cdef uint64_t n = 0
-        cdef uint32_t error = self.put_read(r, p, not self.can_park, &n, &why)
+        cdef uint64_t n = self.reply_bytes(r)
+        cdef uint32_t error
+        if self.out_end + n > self.out_granted and not self.grow(&self.out_granted, self.out_end + n, self.out_bytes):
+            self.blocked = BLOCKED_MEMORY
+            return False
+        n = 0
+        error = self.put_read(r, p, not self.can_park, &n, &why)
         if error == WAITS:
             if not self.is_alone():
-                return self.hand_over(r)
+                if self.hand_over(r):
+                    return True
+                if self.blocked != BLOCKED_MEMORY:
+                    return False
+                self.blocked = 0    # it has what it takes to wait on the spot
             error = self.put_read(r, p, True, &n, &why)
             self.look_for_others()
         if error:

@@ -4,6 +4,7 @@ from posix.uio cimport iovec
 
 from cdpcore.base.stages cimport CDP_REQUEST_KINDS, cdp_stages
 from cdpcore.base.target cimport cdp_extent
+from cdpcore.nbd.memory cimport Ranges
 from cdpcore.nbd.nbd_wire cimport cdp_nbd_request, cdp_nbd_rules
 
 
@@ -37,11 +38,13 @@ cdef enum:
     END_RECV = 6
     END_SEND = 7
     END_PAUSED = 8
+    END_SLOW = 9
 
 # What the next request waits for; 0: nothing.
 cdef enum:
     BLOCKED_REPLY = 1        # until replies have been sent
     BLOCKED_KEPT = 2         # until parked requests have been released
+    BLOCKED_MEMORY = 3       # until it has its turn at the memory that connections share
 
 # How far a parked request is.
 cdef enum:
@@ -61,33 +64,22 @@ cdef struct nbd_parked:
     nbd_parked *next         # of those whose replies were gathered
 
 
-cdef class RequestLoop:
+cdef class RequestLoop(Ranges):
     # Constant after construction.
     cdef object sock         # keeps fd open
     cdef int fd
     cdef cdp_nbd_rules rules
     cdef uint32_t context_id
     cdef int64_t gather_ns           # a reply waits no longer for others
-    cdef uint8_t *rx                 # received into ...
-    cdef uint64_t rx_bytes, rx_soft  # ... used from the front again beyond rx_soft, where nothing parked forbids it
-    cdef uint8_t *out                # replies built on the spot ...
-    cdef uint64_t out_bytes
-    cdef uint8_t *tx                 # room for the replies of parked requests ...
-    cdef uint64_t tx_bytes, tx_soft
     cdef nbd_parked *parked          # by number, modulo parked_max; NULL: nothing is ever parked
     cdef uint64_t parked_max
     cdef cdp_stages *stages          # of the disk; NULL: nothing is counted there
     # The connection's thread only.
-    cdef uint64_t rx_begin, rx_end   # bytes received and not yet parsed
-    cdef uint64_t rx_low             # the oldest byte that a parked request keeps
     cdef uint64_t need_bytes         # the request at rx_begin is complete with so many
     cdef uint64_t drain_bytes        # payload of a refused write still to be thrown away, then `drained` is answered
     cdef cdp_nbd_request drained
     cdef uint32_t drain_error
     cdef const char *drain_why
-    cdef uint64_t out_end            # bytes of `out` in use
-    cdef uint64_t tx_next, tx_low    # where the next room in tx begins; the oldest in use
-    cdef uint64_t tx_live            # how many are
     cdef uint64_t head, answered, tail            # numbers of parked requests: the next one; see invariant 4
     cdef uint64_t under_way          # how many of them have no reply yet
     cdef nbd_parked *to_send         # those whose replies were gathered
@@ -120,6 +112,7 @@ cdef class RequestLoop:
 
     # For its implementations.
     cdef bint fill(self, bint blocking) noexcept nogil
+    cdef void await_memory(self) noexcept nogil
     cdef bint has_room(self, const cdp_nbd_request *r) noexcept nogil
     cdef nbd_parked *park(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil
     cdef void replied(self, nbd_parked *m) noexcept nogil
@@ -139,6 +132,5 @@ cdef class RequestLoop:
 
     cdef int run(self) noexcept nogil
     cdef bint process(self) noexcept nogil
-    cdef int64_t place(self, uint64_t n) noexcept nogil
     cdef uint64_t make_room(self) noexcept nogil
     cdef void count(self, const cdp_nbd_request *r) noexcept nogil

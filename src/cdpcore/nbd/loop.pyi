@@ -14,6 +14,7 @@ class End(IntEnum):
     RECV_FAILED = 6
     SEND_FAILED = 7
     PAUSED = 8
+    SLOW = 9
 
 @disjoint_base
 class RequestLoop:

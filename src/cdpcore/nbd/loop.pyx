@@ -21,19 +21,23 @@ Invariants
     and keeps the room for its reply, and all room taken after it; from `tail` on they keep their bytes in rx.
  5. A reply is not held back for longer than gather_ns and the request that is being started.
  6. run() returns when nothing is parked, or at once after stop(now=True).
- 7. After pause() nothing more is received: every request of which all bytes were received is answered, and what is left
+ 7. What a request needs beyond free_bytes of a range is claimed from the memory that all connections share
+    (cdpcore.nbd.memory) before it is received or begun. A connection that waits for it has nothing under way.
+ 8. After pause() nothing more is received: every request of which all bytes were received is answered, and what is left
     (rest()) is less than one request. What the client sent meanwhile is in the socket. So another loop, in this process
     or in another one, can go on with the socket and the rest: resume().
 Threading: serve() runs in one thread for the connection's life. stop(), pause() and counters() are for any thread.
 """
 cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy
 
 from cdpcore.base.stages cimport (CDP_REQUEST_KINDS, CDP_STAGE_FLUSH, CDP_STAGE_PARKED, CDP_STAGE_READ,
                                   CDP_STAGE_RECEIVE, CDP_STAGE_REPLY, CDP_STAGE_WRITE, cdp_count, cdp_histogram_add,
                                   cdp_stage_add, cdp_uncount)
 from cdpcore.base.zeros cimport cdp_is_zero
+from cdpcore.nbd.memory cimport (ConnectionMemory, nbd_claim_flag, nbd_claim_on_client, nbd_memory_doze,
+                                 nbd_memory_give, nbd_memory_hush, nbd_memory_leave, nbd_memory_queue)
 from cdpcore.nbd.nbd_sock cimport (MSG_DONTWAIT, c_recv, nbd_add, nbd_flag, nbd_get, nbd_now_ns, nbd_raise,
                                    nbd_raise_flag, nbd_recv, nbd_send)
 from cdpcore.nbd.nbd_wire cimport (CDP_NBD_CHUNK_DONE, CDP_NBD_CHUNK_NONE, CDP_NBD_DATA_BYTES, CDP_NBD_DISC,
@@ -76,6 +80,7 @@ class End(_IntEnum):
     RECV_FAILED = END_RECV
     SEND_FAILED = END_SEND
     PAUSED = END_PAUSED          # pause() here: the connection goes on, with another object
+    SLOW = END_SLOW              # others waited for the memory that it had, and its client did not go on
 
 
 cdef inline uint32_t kind_of(uint32_t type) noexcept nogil:
@@ -87,7 +92,7 @@ cdef inline uint32_t kind_of(uint32_t type) noexcept nogil:
     return CDP_STAGE_FLUSH if type == CDP_NBD_FLUSH else CDP_REQUEST_KINDS
 
 
-cdef class RequestLoop:
+cdef class RequestLoop(Ranges):
     """What every connection has. Not to be made itself: a subclass sets the memory and the rules for its disk.
 
     sock        a connected stream socket whose handshake is done; this object keeps it open, the caller closes it
@@ -95,15 +100,20 @@ cdef class RequestLoop:
     structured  structured replies were negotiated
     context_id  the id given to base:allocation, or None where it was not selected
     fast_zero   answer FAST_ZERO requests (False: ENOTSUP)
+    memory      what it shares with other connections; None: it shares with none
     """
 
     def __cinit__(self, sock: object, *args, bint structured, context_id: int | None = None, bint fast_zero=True,
-                  **kwargs):
+                  ConnectionMemory memory=None, **kwargs):
         if type(self) is RequestLoop:
             raise TypeError("a request loop without what carries requests out")
         self.sock = sock
         sock.settimeout(None)
-        self.fd = sock.fileno()
+        self.fd = self.claim.fd = sock.fileno()
+        self.claim.bell = -1
+        self.claim.received_bytes, self.claim.sent_bytes = &self.counts.received_bytes, &self.counts.sent_bytes
+        if memory is not None:
+            self.shared, self.memory = memory, &memory.m
         self.context_id = 0 if context_id is None else context_id
         self.rules = cdp_nbd_rules(size_bytes=0, read_only=1, structured=structured,
                                    block_status=structured and context_id is not None, fast_zero=fast_zero)
@@ -117,8 +127,12 @@ cdef class RequestLoop:
             raise _InvalidRequest("this connection is being served or was")
         cdef int end
         with nogil:
+            self.adopt()
             end = self.run()
             self.finish()
+            if self.memory != NULL:
+                nbd_memory_give(self.memory, &self.claim, 0)
+                end = END_SLOW if nbd_claim_flag(&self.claim.cut) else end
             if self.stages != NULL:
                 cdp_uncount(&self.stages.parked, self.under_way)
         return End(end)
@@ -252,6 +266,8 @@ cdef class RequestLoop:
         cdef int rc
         self.blocked = 0
         while True:
+            if self.claim.held_bytes and not self.turn and self.is_wanted():
+                self.shed(self.tail != self.head, self.gathered > 0)
             # Every reply passes here before the next, so `out` always has room for the largest one (invariant 3).
             if self.gathered and (self.is_full() or self.is_overdue()):
                 self.send()
@@ -309,6 +325,7 @@ cdef class RequestLoop:
                     return moved
                 if self.head == n and kind_of(r.type) < CDP_REQUEST_KINDS:
                     self.on_spot[kind_of(r.type)] += 1
+            self.turn = False
             moved = True
 
     @cython.final
@@ -338,7 +355,6 @@ cdef class RequestLoop:
             return False
         want = self.make_room()
         if not want:
-            self.blocked = BLOCKED_KEPT
             return False
         while True:
             if blocking and nbd_flag(&self.pausing):
@@ -348,7 +364,9 @@ cdef class RequestLoop:
                 self.ending = END_STOPPED
                 return False
             if blocking:
+                nbd_claim_on_client(&self.claim, 1)
                 n = nbd_recv(self.fd, self.bell(), self.rx + self.rx_end, want, SPIN_NS, &began)
+                nbd_claim_on_client(&self.claim, 0)
             else:
                 n = c_recv(self.fd, self.rx + self.rx_end, want, MSG_DONTWAIT)
             if n > 0:
@@ -370,12 +388,17 @@ cdef class RequestLoop:
 
     @cython.final
     cdef uint64_t make_room(self) noexcept nogil:
-        """Move what was received where the request at rx_begin fits in one piece; how much to ask for. 0: when parked
-        requests have been released."""
+        """Move what was received where the request at rx_begin fits in one piece; how much to ask for. 0: `blocked`
+        says what for."""
         cdef uint64_t have = self.rx_end - self.rx_begin, limit = self.rx_bytes
         cdef uint64_t need = max(self.need_bytes, <uint64_t>CDP_NBD_REQUEST_BYTES)
         cdef uint64_t want = max(<uint64_t>WINDOW_BYTES, need - have)
+        cdef uint64_t low
         cdef bint to_front
+        if self.tail != self.head and self.claim.held_bytes and need <= self.free_bytes and not self.turn and \
+                self.is_wanted():
+            self.blocked = BLOCKED_KEPT     # then all of it is given back
+            return 0
         if self.tail == self.head:      # nothing is kept
             to_front = self.rx_begin and (have <= MOVE_BYTES or self.rx_end + want > self.rx_soft)
         elif self.rx_low > self.rx_begin:
@@ -388,12 +411,44 @@ cdef class RequestLoop:
             if to_front:
                 limit = self.rx_low - 1
         if to_front:
-            memmove(self.rx, self.rx + self.rx_begin, have)
-            self.rx_begin = 0
-            self.rx_end = have
+            low = self.rx_low
+            self.to_front()
+            self.rx_low = low
         if self.tail == self.head:
             self.rx_low = self.rx_begin
-        return 0 if self.rx_begin + need > limit else min(limit - self.rx_end, want)
+        if self.rx_begin + need > limit:
+            self.blocked = BLOCKED_KEPT
+            return 0
+        if self.rx_begin + need > self.rx_granted and \
+                not self.grow(&self.rx_granted, self.rx_begin + need, self.rx_bytes):
+            if self.tail != self.head:
+                self.blocked = BLOCKED_KEPT
+                return 0
+            self.to_front()
+            if need > self.rx_granted and not self.grow(&self.rx_granted, need, self.rx_bytes):
+                self.blocked = BLOCKED_MEMORY
+                return 0
+        return min(min(limit, self.rx_granted) - self.rx_end, want)
+
+    @cython.final
+    cdef void await_memory(self) noexcept nogil:
+        """`blocked` is BLOCKED_MEMORY, and nothing is under way, kept or gathered: give everything back, and wait for a
+        turn; or `ending`."""
+        cdef bint partial = self.wanted == &self.rx_granted     # the request is not complete
+        self.shed(False, False)
+        nbd_memory_queue(self.memory, &self.claim, self.wanted_bytes - self.wanted[0])
+        while not nbd_claim_flag(&self.claim.granted):
+            if nbd_flag(&self.stopping) and (partial or nbd_flag(&self.stopping) == STOP_NOW):
+                self.ending = END_STOPPED
+            elif partial and nbd_flag(&self.pausing):
+                self.ending = END_PAUSED
+            elif nbd_memory_doze(self.memory, &self.claim, self.bell()):
+                self.ending = END_STOPPED if nbd_flag(&self.stopping) else END_EOF
+            if self.ending and nbd_memory_leave(self.memory, &self.claim):
+                return
+        nbd_memory_hush(self.memory, self.bell())
+        self.wanted[0] = self.wanted_bytes
+        self.turn = True
 
     # --- parked requests ----------------------------------------------------------------------------------------------
 
@@ -409,27 +464,10 @@ cdef class RequestLoop:
         if m.tx_bytes:
             at = self.place(m.tx_bytes)
             if at < 0:
-                self.blocked = BLOCKED_REPLY
+                self.blocked = BLOCKED_REPLY if self.tx_live else BLOCKED_MEMORY
                 return False
             m.tx_at = at
         return True
-
-    @cython.final
-    cdef int64_t place(self, uint64_t n) noexcept nogil:
-        """Room for n bytes in tx, in one piece; -1: when more replies have been sent."""
-        cdef uint64_t at = (self.tx_next + 7) & ~<uint64_t>7    # extents are aligned
-        if not self.tx_live:
-            at = self.tx_low = 0
-        elif self.tx_next >= self.tx_low:
-            if n < self.tx_low and at + n > self.tx_soft:
-                at = 0
-            elif at + n > self.tx_bytes:
-                return -1
-        elif at + n >= self.tx_low:
-            return -1
-        self.tx_next = at + n
-        self.tx_live += 1
-        return at
 
     @cython.final
     cdef nbd_parked *park(self, const cdp_nbd_request *r, const uint8_t *payload) noexcept nogil:
@@ -496,13 +534,12 @@ cdef class RequestLoop:
     cdef void transmit(self) noexcept nogil:
         """Send what was gathered, blocking. The memory that it lay in is free then."""
         cdef nbd_parked *m
-        cdef ssize_t sent
         cdef int64_t began = nbd_now_ns() if self.stages != NULL else 0
         if not self.deaf:
-            sent = nbd_send(self.fd, self.iov, self.n_iov)
-            self.deaf = sent < 0
+            nbd_claim_on_client(&self.claim, 1)
+            self.deaf = nbd_send(self.fd, self.iov, self.n_iov, &self.counts.sent_bytes) < 0
+            nbd_claim_on_client(&self.claim, 0)
             if not self.deaf:
-                nbd_add(&self.counts.sent_bytes, <uint64_t>sent)
                 nbd_add(&self.counts.batches, 1)
                 if self.stages != NULL:
                     self.note_sent(began)

@@ -90,24 +90,28 @@ static inline ssize_t nbd_recv(int fd, int bell, void *p, size_t n, int64_t spin
     return -1;
 }
 
-/* Send all of it, blocking; the vector is used up. Bytes sent, or -1. One piece takes send(), which costs less. */
-static inline ssize_t nbd_send(int fd, struct iovec *v, uint32_t n)
+#define NBD_SEND_BYTES ((size_t)1 << 20)
+
+/* Send all of it, blocking; the vector is used up, *sent_bytes grows. 0, or -1. One piece takes send(), which costs
+ * less; one that is long is sent in several, so that others see that the client takes them. */
+static inline int nbd_send(int fd, struct iovec *v, uint32_t n, uint64_t *sent_bytes)
 {
-    ssize_t all = 0;
     while (n) {
         struct msghdr m = {.msg_iov = v, .msg_iovlen = n};
-        ssize_t sent = n == 1 ? send(fd, v->iov_base, v->iov_len, MSG_NOSIGNAL) : sendmsg(fd, &m, MSG_NOSIGNAL);
+        size_t first = v->iov_len < NBD_SEND_BYTES ? v->iov_len : NBD_SEND_BYTES;
+        ssize_t sent = n == 1 || first == NBD_SEND_BYTES ? send(fd, v->iov_base, first, MSG_NOSIGNAL)
+                                                         : sendmsg(fd, &m, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent <= 0)
             return -1;
-        all += sent;
+        nbd_add(sent_bytes, (uint64_t)sent);
         while (n && (size_t)sent >= v->iov_len)
             sent -= (ssize_t)v++->iov_len, n--;
         if (n)
             v->iov_base = (char *)v->iov_base + sent, v->iov_len -= (size_t)sent;
     }
-    return all;
+    return 0;
 }
 
 /* 1: readable, hung up, interrupted, or the bell (-1: none) rang; 0: nothing within ms. */

@@ -24,7 +24,7 @@ cdef extern from "nbd/nbd_sock.h" nogil:
     int nbd_wait(int fd, int bell, int ms)
     int nbd_poll(int fd, int out, int ms)
     ssize_t nbd_recv(int fd, int bell, void *p, size_t n, int64_t spin_ns, int64_t *began_ns)
-    ssize_t nbd_send(int fd, iovec *v, uint32_t n)
+    int nbd_send(int fd, iovec *v, uint32_t n, uint64_t *sent_bytes)
     void nbd_release(void *p, uint64_t n)
 
     # what it includes
