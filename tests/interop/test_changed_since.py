@@ -198,7 +198,7 @@ def test_a_block_job_puts_an_increment_into_a_backup(web, tmp_path, how):
     """What qemu-img reads of the bitmap goes into a qcow2 file on top of a full backup, both in QEMU's storage daemon,
     whose job then commits one into the other."""
     if not shutil.which("qemu-storage-daemon") or not shutil.which("qemu-img"):
-        pytest.skip("no qemu-storage-daemon, or no qemu-img")
+        pytest.skip("needs qemu-storage-daemon and qemu-img")
     full, increment = tmp_path / "full.qcow2", tmp_path / "increment.qcow2"
     run("qemu-img", "convert", "-O", "qcow2", web.uri("web@mon"), full)
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", full, "-F", "qcow2", increment)
@@ -241,7 +241,7 @@ def with_libnbd():
     python = next((p for p in (sys.executable, "/usr/bin/python3") if subprocess.run(
         [p, "-c", "import nbd"], check=False, capture_output=True).returncode == 0), None)
     if python is None:
-        pytest.skip("no module nbd")
+        pytest.skip("needs Debian's python3-libnbd")
     return python
 
 

@@ -52,7 +52,7 @@ class Follower:
         return done
 
     def _tell(self, service: Service) -> None:
-        """Who watches the volume. A server of an older version cannot be told, which matters to no archive."""
+        """An event for who watches the volume. A server of an older version refuses it, which no archive minds."""
         newest = self._writer.newest
         if newest is not None and newest.upto is not None:
             with suppress(CdpError):

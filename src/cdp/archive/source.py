@@ -77,15 +77,8 @@ class VolumeSource:
         self._uuid = bytes.fromhex(description.load(self._os, self._files).uuid)
 
     def volume(self) -> dict[str, Any]:
-        return asdict(self._check_whole())
-
-    def _check_whole(self) -> description.Geometry:
-        """Raises RefusedPoint where moments of the middle were thinned: an archive says of each that it can be had."""
-        geometry = description.load(self._os, self._files)
-        if geometry.format >= description.THINNED:
-            raise RefusedPoint(f"{self._files.directory}: its policy thins its history, and archives have no tiers",
-                               "'cdp export' copies moments; what was archived before stays as it is")
-        return geometry
+        """Raises RefusedPoint where it was thinned."""
+        return asdict(description.load_unthinned(self._os, self._files, "archives"))
 
     def look(self, after: int) -> list[SourceSegment]:
         if not self._tail:
@@ -139,7 +132,7 @@ class VolumeSource:
             data = _read(self._files.segment(segment.number), offset, length)
         except FileNotFoundError:
             raise Gone from None
-        self._check_whole()     # afterwards: volume.json says it before the first byte goes
+        self.volume()           # afterwards: volume.json says it before the first byte goes
         if len(data) != length:
             raise Gone
         return data

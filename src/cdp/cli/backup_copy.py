@@ -75,12 +75,7 @@ class Backup:
         self._new: list[str] = []       # segments that were
 
     def _describes_all(self) -> Geometry:
-        """The volume as it is described now. Raises RefusedPoint where moments of the middle were thinned."""
-        geometry = description.load(self._os, self._from)
-        if geometry.format >= description.THINNED:
-            raise RefusedPoint(f"{self._from.directory}: its policy thins its history, and backups have no tiers",
-                               "'cdp export' copies moments; an earlier backup stays as it is")
-        return geometry
+        return description.load_unthinned(self._os, self._from, "backups")
 
     def run(self) -> Copied:
         """Raises InvalidRequest where `dest` is something else, RefusedPoint where a new copy must be begun, Corruption

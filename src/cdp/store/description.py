@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from cdp.moments.model import Moment
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.checksum import crc32c
-from cdpcore.base.errors import Corruption
+from cdpcore.base.errors import Corruption, RefusedPoint
 from cdpcore.system.os import Os
 
 FOLLOWS_CLOCK = 3   # the first format in which the times of records follow the clock back
@@ -96,3 +96,13 @@ def load(os: Os, files: VolumeFiles) -> Geometry:
         return geometry
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Corruption(f"{path}: damaged ({e})", "put it back from a copy; it is one line of text") from None
+
+
+def load_unthinned(os: Os, files: VolumeFiles, copies: str) -> Geometry:
+    """As load(), for `copies` of the log. Raises RefusedPoint where moments of the middle were thinned: a copy would
+    promise them."""
+    geometry = load(os, files)
+    if geometry.format >= THINNED:
+        raise RefusedPoint(f"{files.directory}: its policy thins its history, and {copies} have no tiers",
+                           "'cdp export' copies moments; what was copied before stays as it is")
+    return geometry
