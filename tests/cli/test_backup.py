@@ -279,6 +279,10 @@ def test_the_command(world):  # noqa: F811
         volume.bookmark("here")
     got = world.json("backup", "web", "copy")
     assert got["first"] and got["segments"] >= 1 and got["dest"] == str(world.path / "copy")
+    known = world.json("info", "web")["copies"]
+    assert known["backup"]["where"] == str(world.path / "copy") and known["backup"]["upto"] == got["upto"]
+    assert known["backup"]["missing"] is None and known["archive"] is None
+    assert world.json("info", "copy")["copies"]["backup"] is None
     assert world.json("check", "copy")["ok"] and world.json("bookmarks", "copy")[0]["name"] == "here"
     with world.volume() as volume:
         volume.pwrite(b"b" * 4096, 4096)

@@ -127,6 +127,9 @@ def test_everything_goes_on_after_the_active_one_was_killed(ha, tmp_path):
     assert newest.pread(20480, 0) == b"1" * 4096 + bytes(12288) + b"4" * 4096
     view = ha.status()
     assert view["luns"][0]["owner"] not in (active, None) and len(view["failovers"]) == 1
+    until(lambda: ha.status()["connections"] == 4, "a beat")
+    assert view["connection_memory"]["limit_bytes"] >= 64 << 20
+    assert "connections: 4, with " in words(tmp_path, "ha", "status", "--control", ha.sockets / "ha")
     until(lambda: "one" in words(tmp_path, "bookmarks", "web", status=None), "administration")
     assert f"process {view['luns'][0]['owner']}" in words(tmp_path, "info", "web")
     (event,) = words(tmp_path, "events", "web", "--kind", "handed_over").splitlines()

@@ -1,6 +1,7 @@
 """A real Prometheus scrapes a server and loads the rules; promtool checks text and rules; systemd reads the units."""
 import http.client
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -38,6 +39,12 @@ def test_rules_are_raised_once_and_not_by_a_good_night():
     rules = CONTRIB / "prometheus"
     run("promtool", "check", "rules", "--lint=all", "--lint-fatal", rules / "cdp.rules.yml")
     run("promtool", "test", "rules", "cdp.rules.test.yml", cwd=rules)
+
+
+def test_each_rule_is_raised_in_the_night_that_is_played():
+    rules = re.findall(r"(?m)^      - alert: (\w+)$", (CONTRIB / "prometheus/cdp.rules.yml").read_text())
+    played = re.findall(r'labels: \S*alertname="(\w+)"', (CONTRIB / "prometheus/cdp.rules.test.yml").read_text())
+    assert len(rules) > 20 and sorted(rules) == sorted(played)
 
 
 def test_promtool_finds_the_text_right(tmp_path):

@@ -206,7 +206,7 @@ def test_the_application_is_loaded_by_the_first_request_for_it(tmp_path):
 def test_who_the_server_is_is_answered_while_the_application_is_loaded(tmp_path, monkeypatch):
     loading, go_on = threading.Event(), threading.Event()
 
-    def slow(held, hand_over, not_open):
+    def slow(*_of_the_server):
         loading.set()
         assert go_on.wait(100)
         raise ImportError("no such module")

@@ -18,7 +18,7 @@ from cdp.cli import exits
 from cdp.nbd.client import Client
 from cdp.serve.prometheus import LIMITS_NS, Exposition
 from cdp.service.local import VolumeService
-from cdp.service.status import Limits, attention
+from cdp.service.status import Limits, attention, late
 from cdp.views import NotOpenView
 
 MIB = 1 << 20
@@ -78,6 +78,72 @@ def test_metrics_are_those_of_the_volume(tmp_path):
         assert found["cdp_space_bytes", "log"] == volume.usage().log
         volume.flush()
         assert ("cdp_unflushed_since_timestamp_seconds",) not in scrape(volume)
+
+
+def test_the_memory_of_connections_is_the_servers():
+    """It is told before any volume is open, too."""
+    memory = {"limit_bytes": 64 * MIB, "used_bytes": MIB, "most_bytes": MIB, "waiting": 2, "waits": 5, "cuts": 1}
+    found = samples(Exposition({}, memory=lambda: memory).encode()[0].decode())
+    assert found["cdp_connection_memory_limit_bytes",] == 64 * MIB and found["cdp_connections_waiting",] == 2
+    assert found["cdp_connection_memory_waits_total",] == 5
+
+
+def test_the_last_restore_is_told_and_how_long_it_took(tmp_path):
+    with cdp.create(tmp_path / "web", size=MIB) as volume:
+        volume.pwrite(b"x" * 4096, 0)
+        assert not [name for name, *_ in scrape(volume) if "last_restore" in name]
+        volume.restore(0)
+        done = volume.undo()
+        found = scrape(volume)
+        assert found["cdp_last_restore_timestamp_seconds",] == pytest.approx(done.ts_ns / 1e9, abs=1e-6)
+        assert found["cdp_last_restore_duration_seconds",] > 0
+    with cdp.open(tmp_path / "web") as volume:
+        found = scrape(volume)
+        assert found["cdp_last_restore_timestamp_seconds",] == pytest.approx(done.ts_ns / 1e9, abs=1e-6)
+        assert ("cdp_last_restore_duration_seconds",) not in found
+
+
+def test_the_age_of_copies_outlives_the_server(tmp_path):
+    with cdp.create(tmp_path / "web", size=MIB) as volume:
+        volume.pwrite(b"x" * 4096, 0)
+        assert not [name for name, *_ in scrape(volume) if "backup" in name or "backed" in name or "archive" in name]
+        first, service = volume.window().newest, VolumeService(volume)
+        service.archived("s3://bucket/web", first.seq, first.ts_ns)
+        assert ("cdp_not_archived_since_timestamp_seconds",) not in scrape(volume)
+        volume.pwrite(b"y" * 4096, 0)
+        second = volume.window().newest
+        volume.pwrite(b"z" * 4096, 0)
+        service.backed_up("/backup/web", second.seq, second.ts_ns)
+        with volume.watch(0, 0) as watch:
+            assert [event.kind for event in watch] == ["archived", "backed_up"]
+    with cdp.open(tmp_path / "web") as volume:
+        found, info = scrape(volume), VolumeService(volume).info()
+        third = volume.window().newest
+        for name, moment in (("cdp_archived_moment", first), ("cdp_not_archived_since", second),
+                             ("cdp_backed_up_moment", second), ("cdp_not_backed_up_since", third)):
+            assert found[f"{name}_timestamp_seconds",] == pytest.approx(moment.ts_ns / 1e9, abs=1e-6), name
+        assert 0 <= time.time() - found["cdp_backup_last_end_timestamp_seconds",] < 3600
+        assert info["copies"]["archive"]["where"] == "s3://bucket/web"
+        assert info["copies"]["backup"]["missing"]["seq"] == third.seq
+        said = list(late(info, third.ts_ns + 90 * 60 * 10**9, Limits()))
+        assert len(said) == 1 and "archive s3://bucket/web lacks what was written since" in said[0]
+        assert len(list(late(info, third.ts_ns + 3 * 86400 * 10**9, Limits()))) == 2
+    (tmp_path / "web/copies.json").write_text("damaged")
+    with cdp.open(tmp_path / "web") as volume:
+        assert VolumeService(volume).info()["copies"] == {"backup": None, "archive": None}
+
+
+def test_what_a_copy_lacks_where_its_moment_was_given_up(tmp_path):
+    small = cdp.Settings(segment_bytes=16 * MIB)
+    with cdp.create(tmp_path / "web", size=16 * MIB, settings=small) as volume:
+        service = VolumeService(volume)
+        volume.pwrite(b"x" * 4096, 0)
+        service.backed_up("/backup/web", 1, volume.window().newest.ts_ns)
+        for n in range(40):
+            volume.pwrite(bytes([n]) * MIB, n % 16 * MIB)
+        volume._store.seal()
+        volume.free_before(30)
+        assert service.info()["copies"]["backup"]["missing"] == service.window()["oldest"]
 
 
 def test_a_volume_that_cannot_answer_hides_no_other(tmp_path):

@@ -71,8 +71,12 @@ def test_what_is_given_up_is_an_event(tmp_path):
         assert kinds(watch) == [] and freed.freed_bytes
         volume.free_before(40)
         event = watch.get(0)
-    assert event is not None and event.kind == "history_freed"
-    assert (event.details["seq"], event.details["bytes"]) == (freed.start.seq, freed.freed_bytes)
+        assert event is not None and event.kind == "history_freed"
+        assert (event.details["seq"], event.details["bytes"]) == (freed.start.seq, freed.freed_bytes)
+        began, ended = watch.get(60), watch.get(60)
+        assert volume.freeing() is None
+    assert (began.kind, ended.kind) == ("maintenance_began", "maintenance_ended")
+    assert began.details == ended.details == {"work": "freeing", "seq": freed.start.seq}
 
 
 def test_a_scrub_that_ends_is_an_event(volume):

@@ -105,6 +105,20 @@ def test_what_is_promised_is_there_and_right_all_the_time(tiers: Tiers) -> None:
         assert tiers.volume.resolve(tiers.volume._store.timeline.moment(seq).seq).seq == kept
 
 
+def test_a_round_says_when_it_begins_and_when_it_is_done(tiers: Tiers) -> None:
+    tiers.volume.set_policy(POLICY)
+    tiers.write(47)
+    tiers.settle()
+    with tiers.volume.watch(kinds=["maintenance_began", "maintenance_ended"]) as watch:
+        tiers.write(94)
+        tiers.volume.prune()
+        tiers.settle()
+        found = list(iter(lambda: watch.get(0), None))
+    assert [event.kind for event in found] == ["maintenance_began", "maintenance_ended"] * (len(found) // 2) and found
+    assert {event.details["work"] for event in found} == {"thinning"}
+    assert found[-1].details["seq"] == tiers.volume._store.thinned.upto
+
+
 def test_the_history_starts_at_a_kept_moment(tiers: Tiers) -> None:
     tiers.volume.set_policy('keep = ["all for 20s", "10s for 100s"]')
     started = set()

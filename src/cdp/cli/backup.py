@@ -1,5 +1,6 @@
 """backup: a copy of a volume, brought up to date segment by segment."""
 import os
+from contextlib import suppress
 from shlex import quote
 
 import click
@@ -11,7 +12,7 @@ from cdp.cli.refs import volume_only
 from cdp.text.paths import absolute
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import local_utc_and_age
-from cdpcore.base.errors import InvalidRequest
+from cdpcore.base.errors import CdpError, InvalidRequest
 
 
 @command(cli, "backup", setting_flags=ENGINE_KEYS, examples=[
@@ -54,6 +55,9 @@ def backup(state: State, volume: str, dest: str, disk: str | None) -> None:
         if first and before and os.path.exists(target) and os.path.isfile(target):
             raise InvalidRequest(f"{target} exists", "take another name with --disk, or move it away")
         done = Backup(service, location.root, dest, target, state.settings, progress.at).run()
+        if done.upto is not None:
+            with suppress(CdpError):    # a server of an older version, which does not ask when the last one was
+                service.backed_up(dest, done.upto["seq"], done.upto["ts_ns"])
     moment = "empty" if done.upto is None else f"as of #{done.upto['seq']}, {local_utc_and_age(done.upto['ts_ns'])}"
     what = "a new backup" if done.first else "brought up to date"
     result = {"dest": dest, "first": done.first, "upto": done.upto, "segments": done.segments,

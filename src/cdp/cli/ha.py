@@ -5,6 +5,7 @@ import click
 
 from cdp.cli import cli, exits
 from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce, command, emit, table
+from cdp.text.sizes import approx_size
 from cdpcore.base.errors import NotFound
 
 ASK_EXITS = (exits.OK, exits.USAGE, exits.NOT_FOUND, exits.BUSY, exits.UNAVAILABLE)
@@ -77,6 +78,10 @@ def ha_status(state: State, control: str | None) -> None:
     lines = table(("ROLE", "PROCESS", "STATE"), [(p["role"], str(p["pid"]), p["state"]) for p in view["processes"]])
     luns = [(str(one["lun"]), one["path"], str(one["owner"] or "-")) for one in view["luns"]]
     lines += ["", *table(("LUN", "VOLUME", "OWNER"), luns)]
+    if memory := view.get("connection_memory"):
+        has, most = approx_size(memory["used_bytes"]), approx_size(memory["limit_bytes"])
+        share = f"{has} of the {most} that they share"
+        lines += ["", f"connections: {view['connections']}, with {share}; {memory['waiting']} wait for some"]
     if view["failovers"]:
         lines += ["", *table(("CHANGE", "FROM", "TO", "OPEN AFTER", "SERVED AFTER", "REPLAYED"), [
             (f["why"], str(f["old_pid"]), str(f["new_pid"]), f"{f['opened_ms']:.0f} ms", f"{f['serving_ms']:.0f} ms",

@@ -12,7 +12,7 @@ from cdp.text import sizes as units
 from cdp.text.timestamps import local_utc_and_age
 
 if TYPE_CHECKING:
-    from cdp.views import DeviceSpaceView, DiskChecksumsView, InfoView, ScrubView
+    from cdp.views import CopiesView, DeviceSpaceView, DiskChecksumsView, InfoView, ScrubView
 
 BLOCK_BYTES = 4096
 
@@ -48,8 +48,9 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         *space_pairs(got["space"]),
         ("bookmarks", str(got["bookmarks"])),
         ("images", str(got["images"])),
-        ("restores", str(got["restores"])),
+        ("restores", _restores(got)),
         ("scrub", scrub_text(got["scrub"])),
+        *_copy_pairs(got["copies"]),
     ]
     if got["retention"]["policy"] is not None or got["retention"]["failed"]:
         from cdp.cli.policy import policy_pairs
@@ -85,6 +86,17 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
     return lines
 
 
+def _copy_pairs(copies: "CopiesView") -> list[tuple[str, str]]:
+    """Where there is one."""
+    pairs = []
+    for name, copy in (("backup", copies["backup"]), ("archive", copies["archive"])):
+        if copy is not None:
+            lacks = f", lacks what came since {local_utc_and_age(copy['missing']['ts_ns'])}" if copy["missing"] else ""
+            made = local_utc_and_age(copy["made_ns"])
+            pairs.append((name, f"{copy['where']}, made {made}, up to #{copy['upto']['seq']}{lacks}"))
+    return pairs
+
+
 def scrub_text(scrub: "ScrubView") -> str:
     """When all that is stored was read last, and what that found."""
     parts = []
@@ -98,6 +110,11 @@ def scrub_text(scrub: "ScrubView") -> str:
         parts.append(f"the next one has read {scrub['percent']:g} %")
     return "; ".join(parts if scrub["last_ended_ns"] is not None or scrub["n_problems"] or
                      scrub["percent"] is not None else parts[:1])
+
+
+def _restores(got: "InfoView") -> str:
+    last = got["last_restore"]
+    return f"{got['restores']}, the last {local_utc_and_age(last['at']['ts_ns'])}" if last else str(got["restores"])
 
 
 def _checksums(sums: "DiskChecksumsView") -> str:

@@ -442,7 +442,6 @@ class Gateway:
                             len(self._exports))
 
     def view(self) -> dict[str, Any]:
-        """For status: epoch, whether there is an owner, connections, and the memory that they share."""
-        with self._lock:
-            return {"epoch": self._epoch, "owned": self._ready, "connections": len(self._exports),
-                    "memory": self._server.memory()}
+        """For the manager's status: connections, and the memory that they share. It waits for nothing: it goes with
+        beats."""
+        return {"connections": len(self._exports), "memory": self._server.memory()}

@@ -61,6 +61,7 @@ class Child:
     state: str = "starting"
     beat_s: float = field(default_factory=time.monotonic)
     error: CdpError | None = None
+    told: Message = field(default_factory=dict)     # with its last beat
     warned: threading.Event = field(default_factory=threading.Event)    # of the end of the gateway; or it is dead
 
     @property
@@ -175,7 +176,7 @@ class Manager:
         """A process's link; at its end the process is dead, for certain."""
         while (got := child.link.receive()) is not None:
             if got[0].get("op") == "beat":
-                child.beat_s = time.monotonic()
+                child.beat_s, child.told = time.monotonic(), got[0]
             elif got[0].get("op") == "warned":
                 child.warned.set()
             else:
@@ -399,7 +400,9 @@ class Manager:
         if self._gateway:
             processes.append({"role": "gateway", "pid": self._gateway.pid, "state": self._gateway.state})
         processes += [{"role": roles.get(c.state, "standby"), "pid": c.pid, "state": c.state} for c in self._daemons]
-        return {"processes": processes, "uris": self.uris,
+        told = self._gateway.told if self._gateway else {}
+        return {"processes": processes, "uris": self.uris, "connections": told.get("connections"),
+                "connection_memory": told.get("memory"),
                 "luns": [{"lun": number, "name": name, "path": path, "owner": owner.pid if owner else None,
                           "served": owner is not None and owner.state == "active"}
                          for number, (name, path) in enumerate(self._roots.items())],

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from cdp.ipc import log_lines
@@ -40,7 +41,7 @@ def run_gateway(link: Link, order: Message) -> None:
                      force=bool(order.get("force")), replaced=link.hang_up) as gateway:
             uris = [gateway.uri(name, i) for name in order.get("names", [""]) for i in range(len(gateway.addresses))]
             link.send({"op": "serving", "uris": uris})
-            threading.Thread(target=_beat, args=(link,), daemon=True).start()
+            threading.Thread(target=_beat, args=(link, gateway.view), daemon=True).start()
             while (got := link.receive()) is not None and got[0].get("op") != "stop":
                 pass
     except CdpError as error:
@@ -95,8 +96,9 @@ def _serve(daemon: Any, link: Link, paths: list[str]) -> None:
     daemon.serve()
 
 
-def _beat(link: Link) -> None:
-    while link.send({"op": "beat"}):
+def _beat(link: Link, view: Callable[[], Message] = dict) -> None:
+    """view: what the manager is told of this process with each beat."""
+    while link.send({"op": "beat", **view()}):
         time.sleep(BEAT_SECONDS)
 
 

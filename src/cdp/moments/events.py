@@ -39,6 +39,9 @@ DETAILS: dict[str, tuple[str, ...]] = {
     "space_low": ("free_bytes", "device"),
     "space_ok": ("free_bytes", "device"),
     "archived": ("url", "seq", "ts_ns"),
+    "backed_up": ("folder", "seq", "ts_ns"),
+    "maintenance_began": ("work", "seq"),
+    "maintenance_ended": ("work", "seq"),
     "handed_over": ("pid", "connections"),
     "lost": ("count",),
 }
@@ -50,9 +53,10 @@ class Event:
     """Something that happened to a volume. number: of this event in its `stream`, from 1 up. ts_ns: UTC ns since 1970.
     kind: bookmark_made, bookmark_removed, restored, undone, image_created, image_deleted, image_opened, image_closed,
     alert_raised, alert_cleared, history_freed, scrub_ended, clock_stepped, space_low, space_ok, archived: an archive
-    has all up to a moment, handed_over: a process took over from another, or lost: events were, `count` of them (None:
-    not known). text: for people. details: what cdp.moments.events.DETAILS names for the
-    kind."""
+    has all up to a moment, backed_up: a backup has, maintenance_began, maintenance_ended: history that was given up is
+    being freed (`work`: freeing, or thinning where it is of the middle), handed_over: a process took over from another,
+    or lost: events were, `count` of them (None: not known). text: for people. details: what
+    cdp.moments.events.DETAILS names for the kind."""
 
     number: int
     stream: str
@@ -120,6 +124,12 @@ class Events:
         by = approx_duration(abs(after_ns - before_ns))
         self.publish("clock_stepped", f"the clock was set {way} by {by}, about at #{seq}", seq=seq, before_ns=before_ns,
                      after_ns=after_ns)
+
+    def maintenance(self, began: bool, work: str, seq: int) -> None:
+        """A round of freeing or thinning, of what was given up up to record seq, begins or ends."""
+        what = f"what was given up before #{seq}" if work == "freeing" else f"what nothing shows up to #{seq}"
+        self.publish("maintenance_began" if began else "maintenance_ended",
+                     f"{work} {'began' if began else 'ended'}: {what}", work=work, seq=seq)
 
     def handed_over(self, connections: int) -> None:
         """This process has taken over from another, with so many connections."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cdp.ipc.errors import encode_error
 from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.serve.addresses import runtime_directory
-from cdp.serve.held import Held
+from cdp.serve.held import Held, Memory
 from cdp.service.servers import link_socket
 from cdp.views import NotOpenView
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest
@@ -54,8 +54,9 @@ class _Application:
     """cdp.serve.http_api's, loaded when it is needed; an ASGI application of the event loop's thread. It knows how many
     requests it is at."""
 
-    def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None, not_open: NotOpen, read_path: str):
-        self._read_path = read_path
+    def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None, not_open: NotOpen, read_path: str,
+                 memory: Memory | None):
+        self._read_path, self._memory = read_path, memory
         self._held, self._hand_over, self._not_open = held, hand_over, not_open
         self._app: ASGIApp | None = None
         self._loading = asyncio.Lock()
@@ -83,16 +84,18 @@ class _Application:
     def _load(self) -> "ASGIApp":
         from cdp.serve.http_api import build_app
 
-        return build_app(self._held, self._hand_over, self._not_open)
+        return build_app(self._held, self._hand_over, self._not_open, self._memory)
 
 
 class AdminServer:
     """The application on a unix socket, in a thread of its own, until close(). held: may become more meanwhile.
     listener: of the server before, which has handed it over; it is this one's from start() on. not_open: the volumes
-    that are not held yet, or could not be opened. read_path: a second socket, which answers GET alone."""
+    that are not held yet, or could not be opened. read_path: a second socket, which answers GET alone. memory: of the
+    NBD connections, for /metrics."""
 
     def __init__(self, path: str, held: Mapping[str, Held], hand_over: HandOver | None = None,
-                 listener: UnixListener | None = None, not_open: NotOpen = list, read_path: str | None = None):
+                 listener: UnixListener | None = None, not_open: NotOpen = list, read_path: str | None = None,
+                 memory: Memory | None = None):
         self.path = path
         self._link = ""
         self._given = listener is not None
@@ -106,7 +109,8 @@ class AdminServer:
             if not self._given:
                 self._listener.close()
             raise
-        self._app = _Application(held, hand_over, not_open, self._reads.sock.getsockname() if self._reads else "")
+        self._app = _Application(held, hand_over, not_open, self._reads.sock.getsockname() if self._reads else "",
+                                 memory)
         self._lock = threading.Lock()               # guards _stopping and _server
         self._stopping = False
         self._server: uvicorn.Server | None = None

@@ -6,6 +6,9 @@ from cdp.serve.image_cache import ImageCache
 from cdp.service.local import VolumeService
 from cdp.views import ClientView
 
+Memory = Callable[[], Mapping[str, int]]
+"""What the NBD clients of a server share: cdp.nbd.server.NbdServer.memory."""
+
 
 @dataclass(frozen=True)
 class Held:

@@ -20,9 +20,9 @@ from starlette.concurrency import run_in_threadpool
 
 from cdp.ipc.errors import encode_error
 from cdp.serve.admin import HandOver, NotOpen, server_view
-from cdp.serve.held import Held, Services
+from cdp.serve.held import Held, Memory, Services
 from cdp.serve.monitor import routes as monitoring
-from cdp.service.local import MAX_URL_CHARS, VolumeService, load_all
+from cdp.service.local import MAX_FOLDER_CHARS, MAX_URL_CHARS, VolumeService, load_all
 from cdp.service.together import together
 from cdp.views import (
     MAX_PAGE_EVENTS,
@@ -110,6 +110,12 @@ class ArchivedBody(_Body):
     ts_ns: Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
+class BackedUpBody(_Body):
+    folder: Annotated[str, Field(max_length=MAX_FOLDER_CHARS)]
+    seq: Annotated[int, Field(ge=0, lt=1 << 64)]
+    ts_ns: Annotated[int, Field(ge=0, lt=1 << 64)]
+
+
 class RestoreBody(_Body):
     point: str
     offset: int | None = None
@@ -163,9 +169,11 @@ class ServerView(BaseModel):
 U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 
-def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_open: NotOpen = list) -> FastAPI:
+def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_open: NotOpen = list,
+              memory: Memory | None = None) -> FastAPI:
     """The application over the served volumes, by name, which may become more. hand_over: begins to hand the server
-    over, or raises why not. not_open: the volumes that are not held yet, or could not be opened."""
+    over, or raises why not. not_open: the volumes that are not held yet, or could not be opened. memory: of the NBD
+    connections."""
     load_all()
     app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
         status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
@@ -185,7 +193,7 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
         wrong = InvalidRequest(f"{where}: {first['msg']}", "see /openapi.json")
         return JSONResponse(encode_error(wrong), status_code=STATUS[InvalidRequest])
 
-    app.include_router(monitoring(Services(held), not_open))
+    app.include_router(monitoring(Services(held), not_open, memory))
 
     @contextmanager
     def target(volume: str, image: str | None) -> Iterator[VolumeService]:
@@ -327,6 +335,11 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
     def archived(service: Service, body: ArchivedBody) -> None:
         """From who keeps an archive of the volume: it has all up to a record. An event says so to who watches."""
         service.archived(body.url, body.seq, body.ts_ns)
+
+    @app.post("/v1/volumes/{volume}/backed_up", status_code=204)
+    def backed_up(service: Service, body: BackedUpBody) -> None:
+        """From who made a backup of the volume: it has all up to a record. An event says so to who watches."""
+        service.backed_up(body.folder, body.seq, body.ts_ns)
 
     @app.get("/v1/volumes/{volume}/pins")
     def pins(service: Service) -> list[PinView]:

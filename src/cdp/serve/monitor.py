@@ -16,6 +16,7 @@ from fastapi.responses import PlainTextResponse
 
 from cdp.nbd.listeners import TcpAddress, listen
 from cdp.serve.admin import NotOpen
+from cdp.serve.held import Memory
 from cdp.serve.prometheus import Exposition
 from cdp.service.local import VolumeService
 from cdpcore.base.errors import CdpError
@@ -37,9 +38,10 @@ def troubles(services: Mapping[str, VolumeService]) -> list[str]:
     return found
 
 
-def routes(services: Mapping[str, VolumeService], not_open: NotOpen = list) -> APIRouter:
-    """The two routes over served volumes, by name; not_open: those that are not served, yet."""
-    router, exposition = APIRouter(), Exposition(services, not_open)
+def routes(services: Mapping[str, VolumeService], not_open: NotOpen = list, memory: Memory | None = None) -> APIRouter:
+    """The two routes over served volumes, by name; not_open: those that are not served, yet; memory: of the server's
+    NBD connections."""
+    router, exposition = APIRouter(), Exposition(services, not_open, memory)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def metrics(request: Request) -> Response:
@@ -61,14 +63,15 @@ def routes(services: Mapping[str, VolumeService], not_open: NotOpen = list) -> A
 class MonitorServer:
     """The routes on TCP, in a thread of its own, from start() to close(); both belong to one thread."""
 
-    def __init__(self, host: str, port: int, services: Mapping[str, VolumeService], not_open: NotOpen = list):
+    def __init__(self, host: str, port: int, services: Mapping[str, VolumeService], not_open: NotOpen = list,
+                 memory: Memory | None = None):
         self._stack = ExitStack()
         listeners = listen(TcpAddress(host, port))
         for listener in listeners:
             self._stack.callback(listener.close)
         self.address = str(listeners[0].address)
         app = FastAPI(title="cdp monitoring", version="1", docs_url=None, redoc_url=None, openapi_url=None)
-        app.include_router(routes(services, not_open))
+        app.include_router(routes(services, not_open, memory))
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none",
                                 limit_concurrency=MAX_REQUESTS, timeout_graceful_shutdown=STOP_SECONDS)
         self._server = uvicorn.Server(config)

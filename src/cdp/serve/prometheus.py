@@ -22,8 +22,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 from cdp.serve.admin import NotOpen
+from cdp.serve.held import Memory
 from cdp.service.local import VolumeService
-from cdp.views import HistogramView, InfoView, MetricsView, SpaceView
+from cdp.views import CopyView, HistogramView, InfoView, MetricsView, SpaceView
 from cdpcore.base.errors import CdpError
 
 log = logging.getLogger("cdp.serve")
@@ -31,6 +32,16 @@ log = logging.getLogger("cdp.serve")
 # Upper ends of the buckets of request times: 4 us to 17 s, by fours. Powers of two in ns are ends of the engine's own
 # buckets too, so no event is counted on the wrong side.
 LIMITS_NS = tuple(1 << bits for bits in range(12, 35, 2))
+
+
+def _of_copy(copy: CopyView | None, what: str) -> float | None:
+    if copy is None:
+        return None
+    if what == "made":
+        return copy["made_ns"] / 1e9
+    moment = copy["upto"] if what == "upto" else copy["missing"]
+    return moment["ts_ns"] / 1e9 if moment else None
+
 
 _GAUGES: tuple[tuple[str, str, Callable[[InfoView], float | None]], ...] = (
     ("cdp_volume_size_bytes", "Size of the volume.", lambda info: info["size_bytes"]),
@@ -66,6 +77,22 @@ _GAUGES: tuple[tuple[str, str, Callable[[InfoView], float | None]], ...] = (
      lambda info: info["scrub"]["n_problems"]),
     ("cdp_scrub_percent", "How far the scrub that is under way has come; not there where none is.",
      lambda info: info["scrub"]["percent"]),
+    ("cdp_last_restore_timestamp_seconds", "When the last restore, or undo, was that the history holds.",
+     lambda info: info["last_restore"]["at"]["ts_ns"] / 1e9 if info["last_restore"] else None),
+    ("cdp_last_restore_duration_seconds", "How long that took; not there where another opening did it.",
+     lambda info: info["last_restore"]["took_s"] if info["last_restore"] else None),
+    ("cdp_backup_last_end_timestamp_seconds", "When a backup was last brought up to date; not there where none was.",
+     lambda info: _of_copy(info["copies"]["backup"], "made")),
+    ("cdp_backed_up_moment_timestamp_seconds", "The newest moment that it has.",
+     lambda info: _of_copy(info["copies"]["backup"], "upto")),
+    ("cdp_not_backed_up_since_timestamp_seconds", "The first moment that it lacks; not there where it has all.",
+     lambda info: _of_copy(info["copies"]["backup"], "missing")),
+    ("cdp_archive_last_end_timestamp_seconds", "When an archive was last brought up to date; not there where none was.",
+     lambda info: _of_copy(info["copies"]["archive"], "made")),
+    ("cdp_archived_moment_timestamp_seconds", "The newest moment that it has.",
+     lambda info: _of_copy(info["copies"]["archive"], "upto")),
+    ("cdp_not_archived_since_timestamp_seconds", "The first moment that it lacks; not there where it has all.",
+     lambda info: _of_copy(info["copies"]["archive"], "missing")),
     ("cdp_capture_running", "1 while this server captures another program's disk into the volume.",
      lambda info: int(info["capture"]["running"]) if info["capture"] else None),
     ("cdp_capture_behind_bytes", "What a capture has still to take.",
@@ -106,10 +133,11 @@ _PARTS = ("log", "index", "base", "images", "catalog", "reserve", "other")
 
 
 class VolumesCollector:
-    """A collector over served volumes, by name; not_open: those that are not served, yet."""
+    """A collector over served volumes, by name; not_open: those that are not served, yet; memory: of the server's NBD
+    connections, where it has any."""
 
-    def __init__(self, services: Mapping[str, VolumeService], not_open: NotOpen = list):
-        self._services, self._not_open = services, not_open
+    def __init__(self, services: Mapping[str, VolumeService], not_open: NotOpen = list, memory: Memory | None = None):
+        self._services, self._not_open, self._memory = services, not_open, memory
 
     def describe(self) -> Iterable[Metric]:
         """None: a registry would otherwise collect once to learn the names."""
@@ -118,10 +146,8 @@ class VolumesCollector:
     def collect(self) -> Iterable[Metric]:
         """One scrape."""
         answers = _Answers()
-        for service in self._services.values():
-            if service.connection_memory:       # the server's, whichever volume is asked
-                answers.of_memory(service.connection_memory())
-                break
+        if self._memory:
+            answers.of_memory(self._memory())
         for one in self._not_open():
             answers.up(one["name"], False)
         for name, service in self._services.items():
@@ -237,10 +263,10 @@ def _buckets(histogram: HistogramView) -> list[tuple[str, float]]:
 class Exposition:
     """What /metrics answers. Args as of VolumesCollector."""
 
-    def __init__(self, services: Mapping[str, VolumeService], not_open: NotOpen = list):
+    def __init__(self, services: Mapping[str, VolumeService], not_open: NotOpen = list, memory: Memory | None = None):
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(VolumesCollector(services, not_open))
+        self._registry.register(VolumesCollector(services, not_open, memory))
 
     def encode(self, accept: str = "") -> tuple[bytes, str]:
         """The text in the format that the header Accept asks for, and its content type."""

@@ -206,7 +206,7 @@ class Server:
                 from cdp.serve.monitor import MonitorServer  # its framework takes 0.5 s to load
 
                 self._monitor = MonitorServer(*parse_address(settings.metrics_listen), Services(self._held),
-                                              self._opening.not_open)
+                                              self._opening.not_open, self._memory)
                 parts.callback(self._monitor.close)
                 self._monitor.start()
             if self._page:
@@ -256,7 +256,6 @@ class Server:
         """The administration has it from now on."""
         service = self._service(self._volumes[name], self._served(name))
         service.connected = partial(self.clients, name)
-        service.connection_memory = lambda: self._nbd.memory()
         self._cares[name].attach(service)
         self._held[name] = Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
                                 self.clients)
@@ -283,9 +282,13 @@ class Server:
         for name in self._volumes:
             self._hold(name)
         admin = AdminServer(self._admin_socket, self._held, self.offer if self._own_parts else None, listener,
-                            self._opening.not_open, self._settings.admin_read_socket)
+                            self._opening.not_open, self._settings.admin_read_socket, self._memory)
         self._admin = admin
         return admin
+
+    def _memory(self) -> dict[str, int]:
+        found: dict[str, int] = self._nbd.memory()
+        return found
 
     def _close_parts(self) -> None:
         for name, location in self._roots.items():

@@ -5,6 +5,7 @@
     retention     what the operations on policies, pins and space answer
     finding       versions of a range, and what differs between two moments
     files_at      the files of a moment
+    copies        the last backup and the last archive of a volume
     care          what a server does for a volume beside serving it
     watch         what is looked at for the alerts of a volume; alerts: the rules
     suspicion     whether changes look like encryption in place; changes: the looks at a volume, and the bookmark

@@ -7,10 +7,11 @@ Any thread.
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from cdp.service import finding, retention
+from cdp.service.copies import Copies
 from cdp.store import scrub_file
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
@@ -28,6 +29,8 @@ from cdp.views import (
     CheckView,
     ClientView,
     ClockStepView,
+    CopiesView,
+    CopyView,
     DeviceSpaceView,
     DiffPage,
     DiskChecksumsView,
@@ -38,6 +41,7 @@ from cdp.views import (
     GapView,
     ImageView,
     InfoView,
+    LastRestoreView,
     MapPage,
     MetricsView,
     MomentView,
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
 
 HUNG_UP_S = 0.3
 MAX_URL_CHARS = 2048
+MAX_FOLDER_CHARS = 4096
 
 
 def load_all() -> None:
@@ -92,10 +97,9 @@ class VolumeService:
         self.served = served
         self.connected: Callable[[], list[ClientView]] = list
         """The NBD clients of the volume and of its moments, where a server has it."""
-        self.connection_memory: Callable[[], Mapping[str, int]] | None = None
-        """The memory that all NBD clients of that server share (cdp.nbd.server.NbdServer.memory)."""
         self.care: Care | None = None
         """What a server does for the volume beside serving it."""
+        self._copies: Copies | None = None
 
     def check_folder(self) -> None:
         """Raises Unavailable where the folder of the volume was moved, deleted or replaced since it was opened."""
@@ -111,7 +115,7 @@ class VolumeService:
             disk_checksums=self._disk_checksums(), writeback=self._writeback(),
             stats={name: int(count) for name, count in volume.stats().items()}, metrics=self.metrics(),
             capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume),
-            space=self._space(), scrub=self._scrub(),
+            space=self._space(), scrub=self._scrub(), last_restore=self._last_restore(), copies=self._copies_view(),
             alerts=self.alerts(), alert_counts=dict(self.care.book.counts) if self.care else {})
 
     def metrics(self, buckets: bool = False) -> MetricsView:
@@ -137,6 +141,28 @@ class VolumeService:
             None, last_bytes=state.last_bytes, n_problems=state.last_n_problems + state.n_problems,
             problems=[ProblemView(where=where, what=what, hint=hint) for where, what, hint in
                       dict.fromkeys((*state.last_problems, *state.problems))])
+
+    def _last_restore(self) -> LastRestoreView | None:
+        last = self.volume.restores()[-1:]
+        return LastRestoreView(at=_time(last[0].seq, last[0].ts_ns), took_s=self.volume._restores.last_took_s) \
+            if last else None
+
+    @property
+    def copies(self) -> Copies:
+        if self._copies is None:
+            self._copies = Copies(self.volume)
+        return self._copies
+
+    def _copies_view(self) -> CopiesView:
+        def view(kind: str) -> CopyView | None:
+            copy = self.copies.last(kind)
+            if copy is None:
+                return None
+            missing = self.copies.missing(copy)
+            return CopyView(where=copy.where, made_ns=copy.made_ns, made=utc(copy.made_ns),
+                            upto=_time(copy.seq, copy.ts_ns), missing=None if missing is None else _moment(missing))
+
+        return CopiesView(backup=view("backup"), archive=view("archive"))
 
     def _disk_checksums(self) -> DiskChecksumsView | None:
         known = self.volume._store.kind.disk_checksums()
@@ -229,7 +255,14 @@ class VolumeService:
 
     def archived(self, url: str, seq: int, ts_ns: int) -> None:
         """Who keeps an archive says how far that has come."""
+        self.copies.made("archive", url, seq, ts_ns)
         self.volume._store.events.publish("archived", f"{url} has all up to #{seq}", url=url, seq=seq, ts_ns=ts_ns)
+
+    def backed_up(self, folder: str, seq: int, ts_ns: int) -> None:
+        """Who made a backup says how far that has come."""
+        self.copies.made("backup", folder, seq, ts_ns)
+        self.volume._store.events.publish("backed_up", f"{folder} has all up to #{seq}", folder=folder, seq=seq,
+                                          ts_ns=ts_ns)
 
     def restores(self) -> list[RestoreView]:
         return [_restore(done, False) for done in self.volume.restores()]

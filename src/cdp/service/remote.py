@@ -211,6 +211,9 @@ class RemoteService:
     def archived(self, url: str, seq: int, ts_ns: int) -> None:
         self._volume("POST", "/archived", body={"url": url, "seq": seq, "ts_ns": ts_ns})
 
+    def backed_up(self, folder: str, seq: int, ts_ns: int) -> None:
+        self._volume("POST", "/backed_up", body={"folder": folder, "seq": seq, "ts_ns": ts_ns})
+
     def restores(self) -> list[RestoreView]:
         return cast(list[RestoreView], self._volume("GET", "/restores").json())
 

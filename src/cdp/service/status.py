@@ -24,11 +24,14 @@ FORECAST_FROM_NS = 3600 * SECOND_NS     # the growth of the first hour says litt
 @dataclass(frozen=True)
 class Limits:
     """Beyond these a volume needs attention: the age of a write that no flush came after, the clock, a capture's lag;
-    days until the device or the limit is reached."""
+    the age of the first moment that the last backup, and the last archive, lacks; days until the device or the limit is
+    reached."""
 
     unflushed_ns: int = 900 * SECOND_NS
     clock_behind_ns: int = 2 * SECOND_NS
     capture_behind_ns: int = 300 * SECOND_NS
+    backup_ns: int = 2 * 86400 * SECOND_NS
+    archive_ns: int = 3600 * SECOND_NS
     days_left: float = 7.0
 
 
@@ -71,7 +74,7 @@ def _of(service: RemoteService, text: str, now_ns: int, limits: Limits) -> Statu
     except CdpError as error:
         return _missing(text, "does not answer", str(error))
     unflushed_ns = max(now_ns - waiting["ts_ns"], 0) if waiting else 0
-    found = list(attention(info, space, unflushed_ns if clients else 0, limits))
+    found = [*attention(info, space, unflushed_ns if clients else 0, limits), *late(info, now_ns, limits)]
     return StatusView(
         volume=info["path"], state="failed" if info["stats"]["failed_errno"] else "serving",
         pid=info["served"]["pid"] if info["served"] else None, oldest=info["window"]["oldest"],
@@ -89,6 +92,14 @@ def _missing(text: str, state: str, why: str) -> StatusView:
 def _days_left(info: InfoView, space: SpaceView) -> float | None:
     span_ns = info["window"]["newest"]["ts_ns"] - info["window"]["oldest"]["ts_ns"]
     return space["days_to_full"] if span_ns > FORECAST_FROM_NS else None
+
+
+def late(info: InfoView, now_ns: int, limits: Limits) -> Iterator[str]:
+    """Copies that were made once, and are behind."""
+    for kind, most_ns in (("backup", limits.backup_ns), ("archive", limits.archive_ns)):
+        copy = info["copies"]["backup" if kind == "backup" else "archive"]
+        if copy and copy["missing"] and (behind_ns := now_ns - copy["missing"]["ts_ns"]) > most_ns:
+            yield f"its {kind} {copy['where']} lacks what was written since {approx_duration(behind_ns)}"
 
 
 def attention(info: InfoView, space: SpaceView, unflushed_ns: int, limits: Limits) -> Iterator[str]:

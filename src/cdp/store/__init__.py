@@ -28,6 +28,7 @@
                          history: the timeline as retention looks at it; space: what the files take
     thinned_file         thinned.json: which moments of the middle can be opened
     scrub_file           scrub.json: how far the scrub has come
+    copies_file          copies.json: when a backup and an archive were last made
     group_file           group.json: which volumes a group has, its moments, and what is going on
     tuning               the numbers that the engine runs with; memory: how much the logs of a process have
 """

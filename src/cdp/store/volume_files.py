@@ -20,6 +20,7 @@
       capture.json   how far a capture into this volume has come
       retention.json the retention policy, and what ages are counted by
       scrub.json     how far the scrub has come, and what it found
+      copies.json    when a backup and an archive were last brought up to date
       thinned.json   which moments of the middle of its history can be opened
 
 docs/format.md says what is in them. Nothing is imported here, and no file is looked at: the command line asks for these
@@ -60,6 +61,7 @@ class VolumeFiles:
         self.capture = f"{directory}/capture.json"
         self.retention = f"{directory}/retention.json"
         self.scrub = f"{directory}/scrub.json"
+        self.copies = f"{directory}/copies.json"
         self.thinned = f"{directory}/thinned.json"
 
     def spares(self) -> list[str]:
@@ -73,7 +75,8 @@ class VolumeFiles:
         own = [path.rpartition("/")[2] for path in (
             self.description, self.lock, self.catalog, self.reserve, self.base, self.base_sums, self.disk_state,
             self.disk_description, self.disk_sums, self.disk_adopting, self.log, self.runs, self.activities,
-            self.images, self.serving, self.capture, self.retention, self.scrub, self.thinned, *self.spares())]
+            self.images, self.serving, self.capture, self.retention, self.scrub, self.copies, self.thinned,
+            *self.spares())]
         return stem in own or name == "spare.tmp"
 
     def segment(self, number: int) -> str:

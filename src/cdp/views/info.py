@@ -104,6 +104,32 @@ class ScrubView(TypedDict):
     n_problems: int
 
 
+class LastRestoreView(TypedDict):
+    """The last restore or undo that the history holds. took_s: how long it took until it was shown; None: that was not
+    in this opening."""
+
+    at: MomentView
+    took_s: float | None
+
+
+class CopyView(TypedDict):
+    """A copy of the volume, as who made it said: where; made: when; upto: the newest moment that it has; missing: the
+    first one after that, None: there is none yet."""
+
+    where: str
+    made_ns: int
+    made: str
+    upto: MomentView
+    missing: MomentView | None
+
+
+class CopiesView(TypedDict):
+    """The last backup (`cdp backup`) and the last archive (`cdp archive`); None: none was made of it here."""
+
+    backup: CopyView | None
+    archive: CopyView | None
+
+
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
     none. `alerts`: those that its server has raised; `alert_counts`: how often, by kind, since the server began."""
@@ -130,6 +156,8 @@ class InfoView(TypedDict):
     freeing: FreeingView | None
     space: DeviceSpaceView | None
     scrub: ScrubView
+    last_restore: LastRestoreView | None
+    copies: CopiesView
     alerts: list[AlertView]
     alert_counts: dict[str, int]
 

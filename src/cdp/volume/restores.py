@@ -6,6 +6,7 @@ Threading: under the volume's lock; all() from any thread.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ class Restores:
                  reclaimer: Reclaimer, writeback: WriteBack | None):
         self._store, self._bookmarks, self._images, self._views = store, bookmarks, images, views
         self._reclaimer, self._writeback = reclaimer, writeback
+        self.last_took_s: float | None = None       # the last one of this opening, until it was shown, and durable
 
     def all(self) -> list[Restore]:
         """All restores, oldest first."""
@@ -67,6 +69,7 @@ class Restores:
     def restore(self, target: Moment, offset: int, length: int, destructive: bool, undo_of: int | None) -> Restore:
         """Durable at return. undo_of: the restore that this one takes back. Raises Busy,
         OutOfSpace, RefusedPoint."""
+        began_s = time.monotonic()
         self._check(target, destructive, undo_of)
         self._check_known(target, offset, length)
         store = self._store
@@ -96,6 +99,7 @@ class Restores:
             store.step()
             self._reclaimer.reclaim(row)
         self._publish(row, offset, length)
+        self.last_took_s = time.monotonic() - began_s
         return Restore(row.seq, row.ts_ns, target, offset, length, destructive, undo_of,
                        not destructive and undo_of is None)
 

@@ -70,6 +70,7 @@ class Retention:
         self._folded_seq = 0        # the base holds everything up to there, durably
         self._readers_seq = 0       # no read goes on that began when records up to there were still to come
         self._files_left = bool(store.geometry.start_seq) and not store.read_only     # files in front of the catalog
+        self._working = False       # what who watches was told last
         self._written = -1          # by clients, when a slice was folded last
         if not store.read_only:
             store.more_work.append(self.step)
@@ -160,9 +161,20 @@ class Retention:
     def step(self) -> float | None:
         """The same of this alone."""
         try:
-            return self._step()
+            self._say()
+            again_s = self._step()
+            self._say()
+            return again_s
         except Closed:
             return None
+
+    def _say(self) -> None:
+        """To who watches: that something is being freed, once, and that nothing is any more."""
+        store = self._store
+        start_seq, rows = store.timeline.start.seq, store.timeline.rows()
+        if (self._files_left or bool(rows and rows[0].last_seq <= start_seq)) != self._working:
+            self._working = not self._working
+            store.events.maintenance(self._working, "freeing", start_seq)
 
     def _step(self) -> float | None:
         store = self._store

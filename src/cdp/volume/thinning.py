@@ -42,6 +42,7 @@ class Thinner:
     def __init__(self, store: Store, lock: threading.RLock, folds_older: Callable[[], bool]):
         self._store, self._lock, self._folds_older = store, lock, folds_older
         self._readers = False       # reads may go on that began before the list was in force
+        self._working = False       # what who watches was told last
         self._unsaved = 0           # segments that are done, and the file does not say so
         if not store.read_only:
             store.more_work.append(self.step)
@@ -64,6 +65,13 @@ class Thinner:
         self._readers, self._unsaved = True, 0
         return True
 
+    def _say(self) -> None:
+        """To who watches: that a round goes on, once, also where this opening goes on with it, and that it is done."""
+        store = self._store
+        if bool(store.thinned.todo) != self._working:
+            self._working = not self._working
+            store.events.maintenance(self._working, "thinning", store.thinned.upto)
+
     @property
     def busy(self) -> bool:
         return bool(self._store.thinned.todo)
@@ -71,7 +79,10 @@ class Thinner:
     def step(self) -> float | None:
         """Free what is to be freed of one segment. Returns the seconds until the next; None: nothing is left."""
         try:
-            return self._step()
+            self._say()
+            again_s = self._step()
+            self._say()
+            return again_s
         except Closed:
             return None
 
