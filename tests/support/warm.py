@@ -35,10 +35,14 @@ IGNORED = signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
 
+class Host(subprocess.Popen[bytes]):
+    """Not what a test starts, though it begins in one (children.py)."""
+
+
 class Hosts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hosts: dict[tuple[object, ...], tuple[subprocess.Popen[bytes], socket.socket] | None] = {}
+        self._hosts: dict[tuple[object, ...], tuple[Host, socket.socket] | None] = {}
         self._asked = Counter[tuple[object, ...]]()
         self.warm = True
         self.started = 0
@@ -73,11 +77,11 @@ class Hosts:
         host = self._hosts.get(key)
         return host[1] if host else None
 
-    def _new(self, env: dict[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket] | None:
+    def _new(self, env: dict[str, str]) -> tuple[Host, socket.socket] | None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = subprocess.Popen([sys.executable, str(HOST), str(theirs.fileno())], env=env, cwd="/",
-                                       pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            process = Host([sys.executable, str(HOST), str(theirs.fileno())], env=env, cwd="/",
+                           pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         if ours.recv(64) == b"ready":
             return process, ours
         ours.close()
