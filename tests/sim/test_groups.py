@@ -6,6 +6,7 @@ import gc
 import random
 
 import pytest
+from support.garbage import set_apart
 from support.seeds import Seeds, notice
 from support.simcatalog import on
 from support.simdisk import stamp
@@ -31,6 +32,7 @@ class History:
     `before`: what they showed before each restore that can be undone."""
 
     def __init__(self, seed: int):
+        set_apart()     # crash() collects
         self.random, self.sim = random.Random(seed), SimOs(seed)
         for path in PATHS:
             creation.create(path, SIZE, SMALL, os=self.sim, catalog=on(self.sim))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.garbage import set_apart
 from support.simcatalog import on
 from support.sizes import KIB, tuning
 
@@ -33,6 +34,7 @@ class Machine:
     """A volume on a simulated machine, where the clock is what a test says. Minutes count from ten o'clock."""
 
     def __init__(self, before: bool = False, seed: int = 1):
+        set_apart()     # cut() collects
         self.sim = SimOs(seed)
         self.at(0)
         disk = "/disk" if before else ""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from support import comparing, operations
+from support.garbage import set_apart
 from support.model import FLUSH, RESTORED, SECTOR, WRITEBACK, Model
 from support.node import Node
 from support.simcatalog import on
@@ -30,6 +31,7 @@ class World:
     operations."""
 
     def __init__(self, seed: int, os: Os, path: str, size: Size, catalog: Callable[..., Any] | None = None):
+        set_apart()     # each crash() collects
         self.os, self.path, self.size = os, path, size
         self.sim = os if isinstance(os, SimOs) else None
         self.catalog = catalog or on(os)
