@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME
 unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 
-.PHONY: help demo test soak lint man deb bench plain sanitize dev clean
+.PHONY: help demo test soak fuzz lint man deb bench plain sanitize dev clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,10 @@ test: $(INSTALLED) $(TEST_DEPS) ## all tests but those of `make lint`, the seede
 SECONDS ?= 600
 soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=600; SEED=... repeats an earlier run
 	$(PY) tests/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: SECONDS := 60
+fuzz: $(INSTALLED) $(TEST_DEPS) ## fuzzers of all readers of bytes, SECONDS=60 each; TARGET=frames,runs: these alone
+	$(PY) tests/fuzz/campaign.py --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 lint: $(INSTALLED) $(TEST_DEPS) ## ruff, mypy, the stubs of the core, who may import whom, house rules
 	$(PY) -m ruff check setup.py src tests bench
