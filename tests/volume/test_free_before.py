@@ -206,6 +206,28 @@ def test_what_holds_history(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_was_promised_is_not_freed_by_hand(tmp_path: Path, kind: str) -> None:
+    """A bookmark that is a pin, and the policy's floor; a bookmark that is only a name holds nothing."""
+    with a_volume(tmp_path, kind) as volume:
+        written = Written(volume)
+        written.write(1200)
+        newest = volume.window().newest.seq
+        volume.bookmark("name", at=300)
+        volume.bookmark("pinned", at=500, keep_ns=3600 * 10**9)
+        done = volume.free_before(newest)
+        assert done.start.seq == last_end(volume, 500) < volume.window().newest.seq
+        assert [(h.seq, h.what) for h in done.holds] == [
+            (500, "bookmark 'pinned' is a pin: it was made with --for")]
+        volume.delete_bookmark("pinned")
+        oldest = volume.window().oldest.seq
+        volume.set_policy("keep = ['all for 48h']\nfloor = '24h'\n")
+        done = volume.free_before(newest)
+        assert done.start.seq == oldest and [h.what for h in done.holds] == ["the policy's floor is 1d"]
+        volume.set_policy(None)
+        assert volume.free_before(newest).start.seq > oldest
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_rebuilt(tmp_path: Path, kind: str) -> None:
     """The start outlives the catalog; also where segments before it are still there, in any number."""
     with a_volume(tmp_path, kind) as volume:

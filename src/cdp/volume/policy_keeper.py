@@ -17,9 +17,9 @@ from typing import Any
 from cdp.moments import policy as policies
 from cdp.moments.ages import Ages, Sample, agree, joined
 from cdp.moments.limit import GO_ON, Admitted
-from cdp.moments.model import Freed, Moment
+from cdp.moments.model import Freed, Hold, Moment
 from cdp.moments.policy import Policy
-from cdp.moments.retention import Pin, Plan, plan
+from cdp.moments.retention import Pin, Plan, plan, since
 from cdp.store import retention_file
 from cdp.store.history import StoreHistory
 from cdp.store.retention_file import Kept
@@ -153,6 +153,17 @@ class PolicyKeeper:
             spans.append((rule.span_ns, f"the policy says {rule.text!r}"))
         span_ns, why = max(spans, default=(0, ""))
         return Pin("bookmark", mark.name, why, mark.at, span_ns - age) if span_ns > age else None
+
+    def holds(self) -> list[Hold]:
+        """What a user who gives up history by hand was promised nevertheless: the floor, and bookmarks that are pins.
+        Under the volume's lock."""
+        found = [Hold(pin.at.seq, f"bookmark {pin.owner!r} is a pin: {pin.reason}")
+                 for pin in self.pins() if pin.kind == "bookmark"]
+        if self._policy is not None:
+            history, ages = self.history()
+            found.append(Hold(since(history, ages, self._policy.floor_ns),
+                              f"the policy's floor is {policies.span_text(self._policy.floor_ns)}"))
+        return found
 
     def plan(self, policy: Policy | None = None) -> tuple[Plan, StoreHistory, Ages]:
         """What the volume's policy, or another one, keeps now. Raises InvalidRequest where there is none."""

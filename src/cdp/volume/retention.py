@@ -21,7 +21,7 @@ from __future__ import annotations
 import numbers
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,17 +99,18 @@ class Retention:
             spans.append(_Span(last.seq - 1, lineage.NOW, f"undo of restore #{last.seq} would show #{last.seq - 1}"))
         return spans
 
-    def free_before(self, seq: int, undo: bool, dry_run: bool) -> Freed:
+    def free_before(self, seq: int, undo: bool, dry_run: bool, promised: Sequence[Hold] = ()) -> Freed:
         """The start becomes the last moment at or before `seq` that can be it; what is before is freed in the
-        background. undo: cdp undo must stay possible. Raises InvalidRequest for a writable image, Unavailable,
-        OutOfSpace."""
+        background. undo: cdp undo must stay possible; promised: what holds besides. Raises InvalidRequest for a
+        writable image, Unavailable, OutOfSpace."""
         store = self._store
         if isinstance(seq, bool) or not isinstance(seq, numbers.Integral) or seq < 0:
             raise InvalidRequest(f"record {seq!r} is not a number of a record", "give a whole number from 0 up")
         if store.geometry.base == "parent":
             raise InvalidRequest(f"{store.directory}: is a writable image, whose history is kept whole",
                                  "delete the image when it is not needed any more")
-        rows, spans, held = store.timeline.rows(), self.holds(undo), []
+        rows, held = store.timeline.rows(), []
+        spans = self.holds(undo) + [_Span(hold.seq, lineage.NOW, hold.what) for hold in promised]
         start = store.timeline.start
         found = start
         for row in reversed(rows[:-1]):     # the newest one stays: the log goes on behind it

@@ -447,11 +447,12 @@ class Volume:
     def free_before(self, seq: int, *, undo: bool = True, dry_run: bool = False) -> Freed:
         """Give up the oldest history: the last moment at or before record `seq` that can be the oldest one becomes it,
         at the end of a segment; what lies before can no longer be opened, durably, and is freed in the background. What
-        is still needed is kept, and said: open time images, writable images, targets of restores, and, with `undo`,
-        what undo() would show. `dry_run`: nothing is done. Raises InvalidRequest for a writable image."""
+        is still needed or was promised is kept, and said: open time images, writable images, targets of restores,
+        bookmarks that are pins, the floor of the policy, and, with `undo`, what undo() would show. `dry_run`: nothing
+        is done. Raises InvalidRequest for a writable image."""
         with self._lock:
             self._writable()
-            return self._retention.free_before(seq, undo, dry_run)
+            return self._retention.free_before(seq, undo, dry_run, self.policy_keeper.holds())
 
     def freeing(self) -> Freeing | None:
         """What free_before() gave up and is not freed yet; None: nothing."""
