@@ -1,6 +1,7 @@
 """Errors between processes: the one JSON form of a CdpError, and back."""
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from cdpcore.base import errors
@@ -12,6 +13,18 @@ def encode_error(error: BaseException) -> dict[str, Any]:
     if not isinstance(error, CdpError):
         error = CdpError(f"internal error: {type(error).__name__}: {error}", "see the log, and report it")
     return {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def answered_error(status: int, text: bytes) -> CdpError:
+    """The error that an administration socket answered with."""
+    try:
+        body = json.loads(text)
+        if "kind" in body:
+            return decode_error(body)
+    except (ValueError, TypeError):
+        pass
+    said = text[:200].decode(errors="replace")
+    return errors.Unavailable(f"the server answered {status} {said!r}", "see the server's log")
 
 
 def decode_error(body: dict[str, Any]) -> CdpError:

@@ -102,6 +102,7 @@ class Events:
         self._kept: deque[Event] = deque(maxlen=kept)     # guarded by _changed, as all below
         self._stream, self._number = uuid.uuid4().hex[:8], 0
         self._closed = self._low = False
+        self._calls: dict[object, tuple[int, Callable[[], None]]] = {}      # to be called once there is an event after
 
     @property
     def closed(self) -> bool:
@@ -117,6 +118,9 @@ class Events:
             self._number += 1
             self._kept.append(Event(self._number, self._stream, ts_ns, kind, text, details))
             self._changed.notify_all()
+            for number, call in list(self._calls.values()):
+                if number < self._number:
+                    call()
 
     def clock_stepped(self, seq: int, before_ns: int, after_ns: int) -> None:
         """The clock was set, about at record seq."""
@@ -160,11 +164,28 @@ class Events:
             foreign = (stream is not None and stream != self._stream) or number > self._number
             return Watch(self, 0 if foreign else number, timeout_s, wanted, foreign)
 
+    def call_after(self, number: int, call: Callable[[], None]) -> Callable[[], None]:
+        """call(), which must neither wait nor raise, is called with each event after `number`, and when the volume is
+        closed; at once where that is so already. Until what this returns is called."""
+        key = object()
+        with self._changed:
+            self._calls[key] = number, call
+            if self._closed or self._number > number:
+                call()
+
+        def forget() -> None:
+            with self._changed:
+                self._calls.pop(key, None)
+
+        return forget
+
     def close(self) -> None:
         """The volume is closed: watches end when they have got what there is. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            for _, call in list(self._calls.values()):
+                call()
 
     def _take(self, watch: Watch) -> Event | None:
         """The next event for a watch; None: there is none yet. With _changed."""

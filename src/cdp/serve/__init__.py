@@ -5,6 +5,7 @@
     exports, addresses           names to exports; where they are offered
     admin                        the administration socket of a server; loads http_api with its first client
     http_api                     cdp.service.local behind HTTP
+    waiting                      requests that wait for the next event
     held                         what the administration API is given of each served volume
     alerting                     where alerts go: the log, a program, a URL
     monitor, prometheus          /metrics and /healthz

@@ -22,6 +22,7 @@ from cdp.ipc.errors import encode_error
 from cdp.ipc.unix_socket import UnixListener, bind_unix
 from cdp.serve.addresses import runtime_directory
 from cdp.serve.held import Held, Memory
+from cdp.serve.waiting import Waiting
 from cdp.service.servers import link_socket
 from cdp.views import NotOpenView
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest
@@ -56,7 +57,7 @@ class _Application:
 
     def __init__(self, held: Mapping[str, Held], hand_over: HandOver | None, not_open: NotOpen, read_path: str,
                  memory: Memory | None):
-        self._read_path, self._memory = read_path, memory
+        self._read_path, self._memory, self.waiting = read_path, memory, Waiting()
         self._held, self._hand_over, self._not_open = held, hand_over, not_open
         self._app: ASGIApp | None = None
         self._loading = asyncio.Lock()
@@ -84,7 +85,7 @@ class _Application:
     def _load(self) -> "ASGIApp":
         from cdp.serve.http_api import build_app
 
-        return build_app(self._held, self._hand_over, self._not_open, self._memory)
+        return build_app(self._held, self._hand_over, self._not_open, self._memory, self.waiting)
 
 
 class AdminServer:
@@ -138,9 +139,11 @@ class AdminServer:
         """Stop, and give away the listening socket: who connects waits for the next server. Raises Busy where a request
         does not end within STOP_SECONDS; `force`: it is cut."""
         until_s = time.monotonic() + STOP_SECONDS
+        self._app.waiting.release()
         while self._app.running and not force and time.monotonic() < until_s:
             time.sleep(0.005)
         if self._app.running and not force:
+            self._app.waiting.resume()
             raise Busy("a command is at work through this server, a check for instance", "let it end, or give --force")
         listener, self._listener = self._listener, None
         assert listener
@@ -152,6 +155,7 @@ class AdminServer:
         if self._link:
             with suppress(OSError):
                 os.unlink(self._link)
+        self._app.waiting.release()
         with self._lock:
             self._stopping = True
             if self._server:

@@ -19,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from cdp.ipc.errors import encode_error
+from cdp.moments.events import Events
 from cdp.serve.admin import HandOver, NotOpen, server_view
 from cdp.serve.held import Held, Memory, Services
 from cdp.serve.monitor import routes as monitoring
+from cdp.serve.waiting import MAX_WAIT_S, Waiting
 from cdp.service.local import MAX_FOLDER_CHARS, MAX_URL_CHARS, VolumeService, load_all
 from cdp.service.together import together
 from cdp.views import (
@@ -66,6 +68,8 @@ from cdpcore.base.errors import (
     RefusedPoint,
     Unavailable,
 )
+
+IMAGE_WAIT_S = 1.0      # who waits does not keep an image open, and one that is asked for rarely is closed
 
 STATUS: dict[type[CdpError], int] = {
     InvalidRequest: 400, NotFound: 404, RefusedPoint: 422, Busy: 409, OutOfSpace: 507, Unavailable: 503, Closed: 503,
@@ -170,10 +174,11 @@ U64 = Annotated[int, Query(ge=0, lt=1 << 64)]
 
 
 def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_open: NotOpen = list,
-              memory: Memory | None = None) -> FastAPI:
+              memory: Memory | None = None, waiting: Waiting | None = None) -> FastAPI:
     """The application over the served volumes, by name, which may become more. hand_over: begins to hand the server
     over, or raises why not. not_open: the volumes that are not held yet, or could not be opened. memory: of the NBD
-    connections."""
+    connections. waiting: the requests that wait."""
+    waiting = waiting or Waiting()
     load_all()
     app = FastAPI(title="cdp administration", version="1", docs_url=None, redoc_url=None, responses={
         status: {"model": ErrorView, "description": kind.__name__} for kind, status in STATUS.items()})
@@ -324,12 +329,23 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
         return service.clients()
 
     @app.get("/v1/volumes/{volume}/events")
-    def events(service: Service, since: U64 | None = None, stream: str | None = None,
-               limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EVENTS)] = 100) -> EventsPage:
-        """What happened to the volume after event `since` of `stream`, a page of at most `limit`, at once; without
-        `since` no event, but the place from which to ask again. 1024 events are kept: who asks too rarely gets `lost`,
-        and so does who names a stream of before."""
-        return service.events(since, stream, limit)
+    async def events(request: Request, volume: str, image: str | None = None, since: U64 | None = None,
+                     stream: str | None = None, limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EVENTS)] = 100,
+                     wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0) -> EventsPage:
+        """What happened to the volume after event `since` of `stream`, a page of at most `limit`; without `since` no
+        event, but the place from which to ask again. `wait_s`: where there is none yet, the answer waits for it so
+        long. 1024 events are kept: who asks too rarely gets `lost`, and so does who names a stream of before. At most
+        256 requests wait at a time, of a writable image for at most a second each: others are answered at once."""
+        def page() -> tuple[EventsPage, Events]:
+            with target(volume, image) as service:
+                return service.events(since, stream, limit), service.volume._store.events
+
+        found, kept = await run_in_threadpool(page)
+        if found["events"] or since is None or not wait_s:
+            return found
+        since, stream = found["since"], found["stream"]
+        await waiting.until(kept, since, wait_s if image is None else min(wait_s, IMAGE_WAIT_S), request.receive)
+        return (await run_in_threadpool(page))[0]
 
     @app.post("/v1/volumes/{volume}/archived", status_code=204)
     def archived(service: Service, body: ArchivedBody) -> None:

@@ -16,6 +16,6 @@
     remote        the same operations through the administration API of a server (cdp.serve.http_api)
     remote_volume  a volume that another process serves, as an object like Volume: cdp.connect
     remote_content  the bytes of such a volume
-    remote_watch  what happens to such a volume: its watch()
+    remote_watch  what happens to such a volume: its watch(); event_line: the connection that it waits at
     locate        which volume or image a path names; serving_file: which server has it
 """

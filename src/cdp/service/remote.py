@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from cdp.ipc.errors import decode_error
+from cdp.ipc.errors import answered_error
+from cdp.service.event_line import EventLine
 from cdp.service.locate import Location
 from cdp.views import (
     MAX_PAGE_EXTENTS,
@@ -41,7 +42,7 @@ from cdp.views import (
     VersionsPage,
     WindowView,
 )
-from cdpcore.base.errors import CdpError, NotFound, Unavailable
+from cdpcore.base.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -98,7 +99,7 @@ class RemoteService:
                               "see whether 'cdp serve' still runs, then repeat") from None
         if answer.is_success:
             return answer
-        raise _as_error(answer)
+        raise answered_error(answer.status_code, answer.content)
 
     def _watched(self, request: "Callable[[], httpx.Response]") -> "httpx.Response":
         """The answer, in its own time, as long as the server lives."""
@@ -142,7 +143,7 @@ class RemoteService:
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable(f"{self._text}: its server at {self._socket_path} does not answer: {error}",
                               "see whether 'cdp serve' still runs, then repeat") from None
-        raise _as_error(answer)
+        raise answered_error(answer.status_code, answer.content)
 
     @property
     def socket_path(self) -> str:
@@ -207,6 +208,10 @@ class RemoteService:
     def events(self, since: int | None = None, stream: str | None = None, limit: int = 100) -> EventsPage:
         query = {"since": since, "stream": stream, "limit": limit}
         return cast(EventsPage, self._volume("GET", "/events", query).json())
+
+    def event_line(self) -> EventLine:
+        """A way to the events of the volume that waits for them; a connection of its own."""
+        return EventLine(self._socket_path, f"{self._base}/events", self._image, self._text)
 
     def archived(self, url: str, seq: int, ts_ns: int) -> None:
         self._volume("POST", "/archived", body={"url": url, "seq": seq, "ts_ns": ts_ns})
@@ -291,13 +296,3 @@ def _quoted(name: str) -> str:
     from urllib.parse import quote
 
     return quote(name, safe="")
-
-
-def _as_error(answer: "httpx.Response") -> CdpError:
-    try:
-        body = answer.json()
-        if "kind" in body:
-            return decode_error(body)
-    except (ValueError, TypeError):
-        pass
-    return Unavailable(f"the server answered {answer.status_code} {answer.text[:200]!r}", "see the server's log")

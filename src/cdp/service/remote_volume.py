@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numbers
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -172,6 +173,7 @@ class RemoteVolume:
     def __init__(self, service: RemoteService, location: Location, settings: Settings | None):
         self._location, self.settings = location, settings
         self._service: RemoteService | None = service
+        self._watches: weakref.WeakSet[RemoteWatch] = weakref.WeakSet()     # guarded by _lock, as _service
         self._lock = threading.RLock()      # the administration connection is used by one thread at a time
         info = service.info()
         self.path: str = info["path"]
@@ -447,8 +449,13 @@ class RemoteVolume:
 
     def watch(self, since: Event | int | None = None, timeout_s: float | None = None, *,
               kinds: Iterable[str] | None = None) -> RemoteWatch:
-        self._alive()
-        return RemoteWatch(lambda number, stream: self._page("events", number, stream), since, timeout_s, kinds)
+        line = self._alive().event_line()
+        watch = RemoteWatch(line.ask, since, timeout_s, kinds, line.cut)
+        with self._lock:
+            self._watches.add(watch)
+            if self._service is None:
+                watch.close()
+        return watch
 
     # --- history, retention -------------------------------------------------------------------------------------------
 
@@ -510,6 +517,9 @@ class RemoteVolume:
         with ExitStack() as stack:
             with self._lock:
                 service, self._service = self._service, None
+                watches = list(self._watches)
+            for watch in watches:
+                watch.close()
             if service is not None:
                 stack.callback(service.close)
             self._content.hang_up()
