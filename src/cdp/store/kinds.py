@@ -4,8 +4,8 @@
                     or the volume that a writable image was made from
     BeforeImages    a disk outside the folder holds what was written, and the log what that overwrote
 
-A store, a check and a rebuild have a Kind and never ask which one. In the engine the same seam is
-cdpcore.volume.content.
+A store, a check and a rebuild have a Kind; what they ask of it is what it does, never which one it is. In the engine
+the same seam is cdpcore.volume.content.
 Threading: open, close and what is between them by the owner; settle() and before_seal() from any thread while it is
 open.
 """

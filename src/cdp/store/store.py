@@ -59,9 +59,8 @@ class Store:
     """An open volume's parts. Raises NotFound, Busy, Corruption; nothing stays open then.
 
     Args: directory; tuning; os, catalog: where it runs; parent: the open store of the volume that an image was made
-    from; read_only: nothing is written, and no record taken; adopting: of a disk that others changed, for
-    cdp.volume.foreign_writes. Raises Unavailable then where the log must be recovered
-    first.
+    from; read_only: nothing is written, and no record taken: raises Unavailable where the log must be recovered first;
+    adopting: of a disk that others changed, for cdp.volume.foreign_writes.
     """
 
     def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,

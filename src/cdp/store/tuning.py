@@ -7,7 +7,7 @@ from typing import Any
 from cdp.store.memory import default_bytes
 
 SLOT_BYTES = 4 << 20
-"""A pool slot, and so the largest write to the log: at 4 MiB direct writes reach the device's speed."""
+"""A slot, and so the largest write to the log: at 4 MiB direct writes reach the device's speed."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ the disk yet, and the next opening goes on. A close finishes it first.
 
 Invariants
  1. One destructive restore is written back alone: what the disk still holds of before it is not kept, which is wrong
- for another
-    restore's history.
+    for another restore's history.
  2. What a destructive restore discards is freed only when the disk holds the rest, and nobody looks through a view from
- before.
+    before.
 
 Threading: begin() and step() under the volume's lock or from the thread here; a thread exists while there is work.
 """

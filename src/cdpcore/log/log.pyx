@@ -1,4 +1,4 @@
-"""The log: records -> frames in pool slots -> large direct writes, group commit.
+"""The log: records -> frames in slots -> large direct writes, group commit.
 
 A frame is the group commit: it fills while an earlier one is being written, and is closed when it is full, when a
 caller waits for durability, or after the commit interval. In the log, the thread that waits does the I/O

@@ -49,7 +49,7 @@ cdef class LogFiles:
         os, ring: where they are and whose frames they receive.
         directory: VOLUME/log, must exist.
         uuid: 16 bytes; volume_bytes, created_ns: go into every segment's header.
-        segment_bytes: size of a segment file; at least 8 pool slots.
+        segment_bytes: size of a segment file; at least 8 slots.
         next_number: number of the first segment it will create (> 0).
         direct: direct I/O. inline_maintenance: there is no maintenance thread to wait for.
         reserve: path of the reserve file (it need not exist); "": none is used.

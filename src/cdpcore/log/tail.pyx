@@ -1,6 +1,6 @@
 """The end of the log as its readers see it: what is not sealed yet, from memory, without waiting for the device.
 
-A frame that has not been written lies in its pool slot, the open one included. A frame that has left its slot is in the
+A frame that has not been written lies in its slot, the open one included. A frame that has left its slot is in the
 file. Both functions hold the io lock for a copy (a directory: 32 bytes a frame; a frame's descriptors: 69 KB at most)
 and never the append lock, whose holder may be waiting for the device. So they may show records that are being appended:
 a caller asks for the last visible record before the call, and leaves out what is newer.

@@ -10,7 +10,8 @@ long as nothing came while a request waited on the spot, the next ones wait ther
 
 Invariants, beside the loop's
  1. A reply that promises durability (FLUSH, FUA) is gathered only after a flush of the target that began when the
-    request had been carried out. Those that came together share one flush; when it fails, all of them report it.
+    request had been carried out, or, of a write that is alone, after the target has done it with CDP_FUA. Those that
+    came together share one flush; when it fails, all of them report it.
  2. Bounds: rx and `out` are RANGE_BYTES of address space, tx is TX_BYTES; what they touch past KEEP_BYTES is claimed,
     and goes back to the system in the next round that needs less, after IDLE_MS, or when others wait for it. The
     largest reply takes less than RANGE_BYTES less what may have gathered before it. PARKED_MAX requests wait, with

@@ -1,8 +1,8 @@
-"""The kind of volume whose content is in its log: after-images over a base that never changes.
+"""The kind of volume whose content is in its log: after-images over a base that changes only where nobody looks.
 
 Write path: CRC of the data (no lock) -> append lock: descriptors and data into the open frame, extent tree -> visible.
-The append lock covers one copy of the data, so overlapping writes have one serial order: the one that recovery and
-every image show.
+The append lock covers one copy of the data (and, where a request does not begin and end on sectors, the read of the
+rest of these), so overlapping writes have one serial order: the one that recovery and every image show.
 
 Read path: what is visible (Versions) -> data from the log, or the base, without a lock; what a destructive restore
 frees is freed when the reads that began before it have ended.
@@ -81,7 +81,7 @@ cdef class AfterImages(Content):
 
     cdef int change(self, const uint8_t *buf, uint64_t off, uint64_t n, uint32_t flags, uint64_t *seq,
                     cdp_status *st) noexcept nogil:
-        """Checksums first: the append lock covers one copy of the data and no more."""
+        """Checksums first: the append lock covers one copy of whole sectors and no more."""
         cdef part parts[MAX_PARTS]
         cdef uint32_t sums[SUMMED]
         cdef uint64_t began = 0
