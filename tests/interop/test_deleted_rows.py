@@ -1,9 +1,10 @@
 """Somebody deletes the rows of a table, at a time that nobody knows, while pgbench runs: "cdp bisect --postgres" finds
 the last moment that has them, they are taken from an image of it, and the server goes on all the while.
 
-As a program, as root, with pgbench for as many seconds as one likes, in an empty FOLDER that every user may enter:
+As a program, as root, with pgbench for as many seconds as one likes, at its full speed or with as many transactions a
+second as the last argument says, in an empty FOLDER that every user may enter:
 
-    PYTHONPATH=src:tests python tests/interop/test_deleted_rows.py 3600 FOLDER
+    PYTHONPATH=src:tests python tests/interop/test_deleted_rows.py 3600 FOLDER 50
 """
 import json
 import random
@@ -34,8 +35,9 @@ MEMORY = ["-c", "shared_memory_type=mmap", "-c", "dynamic_shared_memory_type=mma
 
 
 class Story:
-    def __init__(self, world, seconds):
+    def __init__(self, world, seconds, rate=None):
         self.world, self.seconds, self.programs = world, seconds, bin_folder()
+        self.rate = [f"--rate={rate}"] if rate else []
         self.began_s = time.monotonic()
 
     def say(self, text):
@@ -81,8 +83,8 @@ class Story:
             self.sql(f"create table orders as select n, md5(n::text) as what from generate_series(1, {ROWS}) as n")
             before = self.sql("select md5(string_agg(n || what, ',' order by n)) from orders")
             world.cdp("bookmark", "pg", "loaded")
-            bench = subprocess.Popen([self.programs / "pgbench", *there, "-c", "4", "-T", "1000000", "postgres"],
-                                     env=environ(), **QUIET, **AS_NOBODY)
+            bench = subprocess.Popen([self.programs / "pgbench", *there, "-c", "4", "-T", "1000000", *self.rate,
+                                      "postgres"], env=environ(), **QUIET, **AS_NOBODY)
             stack.callback(bench.wait)
             stack.callback(bench.kill)
             self.say("PostgreSQL is on the volume, pgbench runs")
@@ -92,7 +94,10 @@ class Story:
             deleted_ns = time.time_ns()
             time.sleep(self.seconds * (1 - share))
             newest = world.json("window", "pg")["newest"]["seq"]
-            self.say(f"somebody deleted all orders {self.seconds * share:.0f} s after that; {newest:,} records by now")
+            used = sum(path.stat().st_blocks * 512 for path in (world.path / "pg").rglob("*") if path.is_file())
+            done = self.sql("select count(*) from pgbench_history")
+            self.say(f"somebody deleted all orders {self.seconds * share:.0f} s after that; now {done} transactions, "
+                     f"{newest:,} records, {used >> 20} MiB for the volume")
             found = json.loads(world.cdp("bisect", "pg", "loaded", "now", "--postgres", "lib/pg", "--query",
                                          f"select count(*) = {ROWS} from orders", "--json"))
             assert abs(found["bad"]["ts_ns"] - deleted_ns) < 30 * 10**9
@@ -123,6 +128,6 @@ def test_found_and_brought_back(world):
 if __name__ == "__main__":
     made = World(sys.argv[2])
     try:
-        Story(made, float(sys.argv[1])).run()
+        Story(made, float(sys.argv[1]), *sys.argv[3:]).run()
     finally:
         made.close()

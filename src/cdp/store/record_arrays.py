@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from cdp.moments.records import FUA, META, MORE, RECORD, has_range
+from cdpcore.log.picked import descriptors
+from cdpcore.log.segment_file import SegmentFile
+from cdpcore.system.os import Os
 
 FRAME = np.dtype([("first_seq", "<u8"), ("first_ts_ns", "<u8"), ("flush_seq", "<u8"),
                   ("offset_blocks", "<u4"), ("n_desc", "<u4")])
@@ -49,11 +52,22 @@ def frames_with(frames: Any, seqs: Any) -> list[int]:
     return found
 
 
-def picked(found: list[Any], seqs: Any) -> Any:
-    """Those of some RECORD arrays whose seq is among `seqs`, in order, each once."""
+def of_segment(os: Os, segment: SegmentFile, seqs: Any) -> Any:
+    """The RECORDs with these seqs (ascending) that a sealed segment has."""
+    wanted: Any = np.ascontiguousarray(seqs)
+    return group(*unpacked(*descriptors(os, segment, wanted)))
+
+
+def among(records: Any, seqs: Any) -> Any:
+    """Those of a RECORD array whose seq is one of `seqs`, which are ascending."""
+    at = np.searchsorted(seqs, records["seq"])
+    return records[seqs[np.minimum(at, len(seqs) - 1)] == records["seq"]]
+
+
+def put_together(found: list[Any]) -> Any:
+    """Some RECORD arrays as one, ascending, each record once."""
     records = np.concatenate([np.empty(0, RECORD), *found])
-    records = records[np.unique(records["seq"], return_index=True)[1]]
-    return records[np.isin(records["seq"], seqs)]
+    return records[np.unique(records["seq"], return_index=True)[1]]
 
 
 def group(seqs: Any, descs: Any) -> Any:

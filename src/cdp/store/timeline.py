@@ -159,19 +159,24 @@ class Timeline:
         raise NotFound(f"record #{seq} is not in the log", "choose a point inside the window ('cdp window')")
 
     def chosen(self, seqs: Any) -> Any:
-        """The RECORDs with these seqs (an ascending array), less what was freed. Each frame that has some of them is
-        read once."""
+        """The RECORDs with these seqs (an ascending array), less what was freed. Of a sealed segment only they are made
+        records, and each frame that has some of them is read once."""
         found, at = [], 0
         while at < len(seqs):
             part = self._part(lambda p: p.first_seq, int(seqs[at]), lambda row: row.last_seq)
             end = at + 1
             if part is not None:
                 end = max(end, int(arrays.find(seqs, part.last_seq, side="right")))
+                wanted = seqs[at:end]
                 with suppress(_Freed):
-                    frames = self._frames(part)
-                    found += [self._records(part, frames, frame) for frame in arrays.frames_with(frames, seqs[at:end])]
+                    if part.in_memory:
+                        frames = self._frames(part)
+                        found += [arrays.among(self._records(part, frames, frame), wanted)
+                                  for frame in arrays.frames_with(frames, wanted)]
+                    else:
+                        found.append(arrays.of_segment(self._os, self._open(part.number), wanted))
             at = end
-        return arrays.picked(found, seqs)
+        return arrays.put_together(found)
 
     def moment(self, seq: int) -> Moment:
         """The moment of `seq`, the oldest one included, whose record may be gone."""

@@ -60,7 +60,7 @@ cdef class SegmentFile:
     cdef Os os
     cdef const cdp_os *table
     cdef readonly object path
-    cdef int fd
+    cdef readonly int fd                    # -1: closed
     cdef cdp_segment_header header
     cdef cdp_segment_trailer trailer
     cdef readonly bint sealed
