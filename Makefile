@@ -5,6 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
 TEST_DEPS := $(VENV)/.test-deps
+FUZZ_DEPS := $(VENV)/.fuzz-deps
 SOURCES := pyproject.toml setup.py README.md \
 	$(shell find src -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name py.typed -o -name '*.[ch]')
 
@@ -34,7 +35,7 @@ soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=
 	$(PY) tests/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 fuzz: SECONDS := 60
-fuzz: $(INSTALLED) $(TEST_DEPS) ## fuzzers of all readers of bytes, SECONDS=60 each; TARGET=frames,runs: these alone
+fuzz: $(INSTALLED) $(TEST_DEPS) $(FUZZ_DEPS) ## fuzzers of all readers of bytes, SECONDS=60 each; TARGET=frames,runs: these alone
 	$(PY) tests/fuzz/campaign.py --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 lint: $(INSTALLED) $(TEST_DEPS) ## ruff, mypy, the stubs of the core, who may import whom, house rules
@@ -78,13 +79,19 @@ $(INSTALLED): $(SOURCES) | $(PY)
 	$(PIP) install .
 	@touch $@
 
-# The extras "replay" and "test" of pyproject.toml alone: naming the package too would build it again.
+# $(1): extras of pyproject.toml, these alone: naming the package too would build it again.
+define EXTRAS
+	$(PY) -c 'import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+		print(*(one for name in sys.argv[1:] for one in extras[name]), sep="\n")' $(1) > $@-requirements.txt
+	$(PIP) install -r $@-requirements.txt
+	@touch $@
+endef
 $(TEST_DEPS): pyproject.toml | $(PY)
 	@echo "Installing what the tests need into $(VENV)"
-	$(PY) -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
-		print(*extras["replay"], *extras["test"], sep="\n")' > $(VENV)/test-requirements.txt
-	$(PIP) install -r $(VENV)/test-requirements.txt
-	@touch $@
+	$(call EXTRAS,replay test)
+$(FUZZ_DEPS): pyproject.toml | $(PY)
+	@echo "Installing what the fuzzers need into $(VENV)"
+	$(call EXTRAS,fuzz)
 
 # Two more builds of the core, each under build/, with the tests that have its name as their mark.
 # $(1): the environment of the build; $(2): its name

@@ -62,7 +62,7 @@ def binary_traces() -> Iterator[bytes]:
     yield b"\x08" + samples.write_log([(i, 1, (0, 2, 1, 16)[i % 4], bytes(512)) for i in range(4)])
 
 
-def requests() -> Iterator[bytes]:
+def requests_of() -> Iterator[bytes]:
     one = struct.Struct(">IHHQQI")
     rules = struct.pack("<QB", 1 << 20, 14)
     yield rules + b"".join(one.pack(0x25609513, flags, kind, 7, 4096, 4096 * (kind != 3))
@@ -80,6 +80,112 @@ def packets() -> Iterator[bytes]:
         ) + group * n + bytes(16 * (4 - n))
 
 
+def json_files() -> Iterator[bytes]:
+    """Of each kind the file as its writer makes it, and its inner object."""
+    import json
+    from dataclasses import asdict
+
+    from targets.json_files import KINDS
+
+    from cdp.archive.manifest import Listing, Manifest, encode
+    from cdp.capture.log_entries import Place
+    from cdp.capture.position import LogPosition, MirrorPosition, Witness
+    from cdp.moments.ages import Sample
+    from cdp.moments.model import GroupMoment, GroupRestore, Moment
+    from cdp.store import checked_json, group_file
+    from cdp.store.description import Geometry
+    from cdp.store.protected_disk import Stamp
+    from cdp.store.retention_file import Kept
+    from cdp.store.scrub_file import ScrubState
+
+    uuid = "00" * 16
+    geometry = Geometry(uuid, 1 << 20, 5, 1 << 20, "none")
+    group = group_file.Definition(
+        uuid, 5, (group_file.Member("a", uuid),), (GroupMoment("n", 5, 6, (Moment(1, 2),)),),
+        (GroupRestore("p", 5, (Moment(1, 2),), (3,)),),
+        group_file.Pending("image", "x", (1,), (Moment(1, 2),), (3,)))
+    kept = asdict(Kept("keep", {"p": 5}, (Sample(1, 2, 3),), "boot"))
+    scrub = asdict(ScrubState(5, problems=(("a", "b", "c"),)))
+    inner: list[tuple[int, object]] = [
+        (0, {name: value for name, value in asdict(geometry).items()
+             if name != "disk" and not name.startswith("start_")}),
+        (0, asdict(Geometry(uuid, 1 << 20, 5, 1 << 20, "disk", format=6, disk="/d", start_seq=4, start_ts_ns=5))),
+        (1, {**kept, "samples": [[1, 2, 3]]}),
+        (2, {**{name: value for name, value in scrub.items() if name != "place"}, **scrub["place"]}),
+        (3, {"kept": [3, 9], "todo": [[1, 2]]}), (4, asdict(Stamp(1 << 20, 1, 2, 3, 4))), (5, asdict(group)),
+        (6, asdict(LogPosition("/l", 512, Place(1, 2), 3, [Witness(1, 2, 3)]))),
+        (6, asdict(MirrorPosition("m", 1, [(1, 2, 3)], (1, 2, 3))))]
+    for which, fields in inner:
+        name, version = KINDS[which][:2]
+        yield bytes([which | 16]) + json.dumps(fields, sort_keys=True).encode()
+        yield bytes([which]) + checked_json.packed(name, fields, version)  # type: ignore[arg-type]
+    written = encode(Manifest(1, 1, "n", asdict(geometry), True, (3, 4), Listing(), Listing()))
+    yield b"\x0f" + written
+    yield b"\x1f" + json.dumps(json.loads(written)["manifest"]).encode()
+
+
+def catalog_rows() -> Iterator[bytes]:
+    from cdp.moments.model import ClockStep
+    from cdp.store import catalog as c
+
+    rows = [c.Segment(1, 1, 2, 3, 4, 5), c.Run(1, 1, 2, 3, 4, 0, 6), c.BookmarkRow("b", 1, 2, 3, 4),
+            c.RestoreRow(5, 6, 1, 2, 0, 8, False, 0), c.WritebackRow(1, 2), ClockStep(1, 3, 2), c.Punched(1, 2)]
+    for row in rows:
+        yield bytes([list(c.TABLES).index(type(row))]) + c.value_of(row)
+
+
+def nbd_sessions() -> Iterator[bytes]:
+    begin = struct.pack(">I", 3)
+
+    def option(number: int, data: bytes = b"") -> bytes:
+        return b"IHAVEOPT" + struct.pack(">II", number, len(data)) + data
+
+    named = struct.pack(">I", 4) + b"disk"
+    go, context = named + struct.pack(">HH", 1, 3), named + struct.pack(">II", 1, 15) + b"base:allocation"
+    requests = next(iter(requests_of()))[9:]
+    yield begin + option(3) + option(8) + option(9, context) + option(10, context) + option(6, go) + option(5)
+    yield begin + option(8) + option(10, context) + option(7, go) + requests
+    yield begin + option(1, b"disk") + requests
+    yield begin + option(7, go) + struct.pack(">IHHQQI", 0x25609513, 0, 1, 1, 0, 512) + bytes(512) + requests
+    yield begin + option(99, b"x") + option(2)
+
+
+def trace_files() -> Iterator[bytes]:
+    from cdp.trace import FORMATS, samples
+
+    for number, name in enumerate(FORMATS, 1):
+        try:
+            data = samples.encode(name, samples.random_requests(name, 6))
+        except (KeyError, ValueError):
+            continue
+        yield bytes([0, 0]) + data
+        yield bytes([number, 1]) + data
+
+
+def messages() -> Iterator[bytes]:
+    lun = b'{"lun": [1, "/v", false]}'
+    calls = [b'{"call": "send", "args": [{"group": ["a", 1]}, {"bytes": "00"}, {"ref": [1, 1, 0, 8]}]}',
+             b'{"call": "assign", "args": [' + lun + b', {"assignment": [1, [' + lun + b'], 0]}, {"dict": {"a": 1}}]}',
+             b'{"error": {"kind": "Busy", "message": "m", "hint": "h"}}',
+             b'{"call": "x", "args": [{"packet": "' + b"00" * 128 + b'"}, {"error": {"kind": "NotFound"}}]}',
+             b'{"call": "y", "args": [{"message": [null, {"group": ["b", 2]}, true, 2]}]}']
+    for call in calls:
+        yield b"\1" + call
+        yield b"\0" + struct.pack("<I", len(call)) + call
+    yield b"\2" + b"\n".join([
+        b'{"op": "offer", "version": 1, "pid": 1, "addresses": []}',
+        b'{"op": "listener", "address": ["tcp", "::", 1]}', b'{"op": "connection", "received_bytes": 0}',
+        b'{"op": "control", "address": ["unix", "p", 384], "inode": [1, 2]}', b'{"op": "open", "paused_s": 1.5}'])
+    yield b"\2" + b'{"op": "refused", "error": {"kind": "Busy"}}'
+
+
+def file_systems() -> Iterator[bytes]:
+    yield b""
+    yield struct.pack("<I", 1024 + 0x5C)[:3] + b"\2\x10\0"
+    yield struct.pack("<I", 510)[:3] + b"\2\x55\xaa" + struct.pack("<I", 446)[:3] + b"\x10" + bytes(
+        [0, 0, 0, 0, 0x83, 0, 0, 0]) + struct.pack("<II", 0, 512)
+
+
 def seeds() -> Iterator[tuple[str, bytes]]:
     for raw in segments():
         yield "frames", bytes([MEND | 2 | 4]) + missing(raw) + packed(raw)
@@ -90,8 +196,10 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     for path in sorted(GOLDEN.glob("*/*.sums")):
         raw = path.read_bytes()
         yield "segments", bytes([0]) + missing(raw) + b"\0" + packed(raw)
-    for name, make in (("text_traces", text_traces), ("binary_traces", binary_traces), ("nbd_requests", requests),
-                       ("packets", packets)):
+    for name, make in (("text_traces", text_traces), ("binary_traces", binary_traces), ("nbd_requests", requests_of),
+                       ("packets", packets), ("json_files", json_files), ("catalog_rows", catalog_rows),
+                       ("nbd_sessions", nbd_sessions), ("trace_files", trace_files), ("messages", messages),
+                       ("file_systems", file_systems)):
         for data in make():
             yield name, data
 
@@ -106,5 +214,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
+    sys.path[:0] = [str(HERE.parent), str(HERE)]
     main()

@@ -2,6 +2,7 @@
 what was found once is not lost. Neither clang nor libFuzzer is needed here."""
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -62,6 +63,19 @@ def test_inputs_of_the_corpus(name: str, tmp_path: Path) -> None:
     done = replay(build(tmp_path, name), inputs)
     assert done.returncode == 0, done.stderr
     assert inputs and done.stdout == f"{len(inputs)} inputs\n"
+
+
+@pytest.mark.parametrize("name", campaign.modules())
+def test_inputs_of_the_corpus_in_python(name: str) -> None:
+    target = importlib.import_module(f"targets.{name}")
+    inputs = sorted((campaign.CORPUS / name).iterdir())
+    assert inputs
+    for path in inputs:
+        try:
+            target.one(path.read_bytes())
+        except Exception as error:
+            error.add_note(f"the input {path}")
+            raise
 
 
 def test_a_reader_without_its_check_is_noticed(tmp_path: Path) -> None:

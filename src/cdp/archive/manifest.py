@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdp.archive.names import parsed
+from cdp.store import checked_json
 from cdp.store.description import Geometry
 from cdpcore.base.errors import Corruption
 
@@ -94,7 +95,7 @@ class Manifest:
 
     @property
     def geometry(self) -> Geometry:
-        return Geometry(**self.volume)
+        return checked_json.made(Geometry, self.volume)
 
     @property
     def seq(self) -> int:

@@ -79,12 +79,8 @@ def load(directory: str) -> Position | None:
     path = VolumeFiles(directory).capture
     try:
         inner = checked_json.unpacked(posix().read_file(path), "capture", 1)
-        if inner["kind"] == "mirror":
-            synced = inner.pop("synced")
-            whole = [tuple(moment) for moment in inner.pop("whole")]
-            return MirrorPosition(**inner, whole=whole, synced=tuple(synced) if synced else None)
-        place, witnesses = Place(**inner.pop("place")), [Witness(**w) for w in inner.pop("witnesses")]
-        return LogPosition(**inner, place=place, witnesses=witnesses)
+        kind: type[Position] = MirrorPosition if inner["kind"] == "mirror" else LogPosition
+        return checked_json.made(kind, inner)
     except NotFound:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

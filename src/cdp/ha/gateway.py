@@ -415,7 +415,7 @@ class Gateway:
             with self._lock:
                 export = self._exports.get(int(message["id"]))
             if export and export.connection:
-                log.error("%s: a connection ends: %s", export.name, decode_error(message["error"]))
+                log.error("%s: a connection ends: %s", export.name, decode_error(message.get("error")))
                 export.connection.stop(now=True)
         elif "call" in message:
             with self._lock:

@@ -290,7 +290,7 @@ class Manager:
             case "active":
                 self._active(child, message)
             case "failed":
-                child.error = decode_error(message["error"])
+                child.error = decode_error(message.get("error"))
                 log.error("%s, process %d: %s", child.role, child.pid, child.error)
                 child.process.kill()
 
@@ -426,5 +426,5 @@ def ask(control: str, message: Message) -> Message:
     if got is None:
         raise Unavailable(f"{control}: the service does not answer", "see whether 'cdp ha serve' still runs")
     if "error" in got[0]:
-        raise decode_error(got[0]["error"])
+        raise decode_error(got[0].get("error"))
     return got[0]

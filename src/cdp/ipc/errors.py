@@ -21,14 +21,16 @@ def answered_error(status: int, text: bytes) -> CdpError:
         body = json.loads(text)
         if "kind" in body:
             return decode_error(body)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     said = text[:200].decode(errors="replace")
     return errors.Unavailable(f"the server answered {status} {said!r}", "see the server's log")
 
 
-def decode_error(body: dict[str, Any]) -> CdpError:
-    """The error that encode_error() wrote; CdpError itself where the kind is unknown."""
+def decode_error(body: Any) -> CdpError:
+    """The error that encode_error() wrote; CdpError itself where the kind is unknown, or it is no error at all."""
+    if not isinstance(body, dict):
+        return CdpError("the other process reported an error that it did not name", "see its log")
     kind = getattr(errors, str(body.get("kind")), CdpError)
     if not (isinstance(kind, type) and issubclass(kind, CdpError)):
         kind = CdpError

@@ -91,7 +91,7 @@ class Link:
             for fd in fds:
                 os.set_inheritable(fd, False)
             return message, fds
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             for fd in fds:
                 os.close(fd)
             return None

@@ -100,29 +100,43 @@ def listener_message(listener: Listener) -> Message:
 
 
 def listener_of(message: Message, fds: list[int]) -> Listener:
-    """The listener of a message; it owns the descriptor."""
-    kind, *where = message["address"]
-    sock = socket.socket(fileno=fds[0])
-    sock.setblocking(False)
-    if kind == "tcp":
-        return Listener(sock, TcpAddress(*where))
-    inode = message["inode"]
-    return Listener(sock, UnixAddress(*where), UnixListener(sock, where[0], tuple(inode) if inode else None))
+    """The listener of a message; it owns the descriptor. Where the message is none it raises LookupError, TypeError,
+    ValueError or OSError, and the descriptors are closed; so does connection_of()."""
+    with _socket(fds, 1) as sock:
+        kind, *where = message["address"]
+        sock.setblocking(False)
+        if kind == "tcp":
+            return Listener(sock, TcpAddress(*where))
+        inode = message["inode"]
+        return Listener(sock, UnixAddress(*where), UnixListener(sock, where[0], tuple(inode) if inode else None))
 
 
 def connection_of(message: Message, fds: list[int]) -> HandedConnection:
     """The connection of a message; it owns the first descriptor, the second one is closed."""
-    sock = socket.socket(fileno=fds[0])
-    try:
-        with open(fds[1], "rb") as file:
-            received = os.pread(file.fileno(), message["received_bytes"], 0)
-        if len(received) != message["received_bytes"]:
+    with _socket(fds, 2) as sock:
+        if os.fstat(fds[1]).st_size != message["received_bytes"]:
             raise Unavailable("a connection came without the bytes that it had received")
+        received = os.pread(fds[1], message["received_bytes"], 0)
         # An older server has no contexts.
         return HandedConnection(sock, received=received, **{name: message[name] for name in _PLAIN if name in message})
+
+
+@contextmanager
+def _socket(fds: list[int], count: int) -> Iterator[socket.socket]:
+    """The first of `count` descriptors, a socket: closed where the block fails. The others are closed in any case."""
+    sock = None
+    try:
+        if len(fds) != count:
+            raise ValueError(f"{len(fds)} descriptors came with it, and not {count}")
+        sock = socket.socket(fileno=fds[0])
+        yield sock
     except BaseException:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise
+    finally:
+        for fd in fds if sock is None else fds[1:]:
+            os.close(fd)
 
 
 def _sent(sent: bool) -> None:

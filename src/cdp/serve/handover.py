@@ -112,7 +112,7 @@ class Giving:
             got = None
         if got and got[0].get("op") == "taken":
             return int(got[0]["pid"])
-        error = decode_error(got[0]["error"]) if got and "error" in got[0] else None
+        error = decode_error(got[0].get("error")) if got and "error" in got[0] else None
         self._wait_for_its_end()
         raise error or Unavailable("the new process ended, or did not open the volumes in time")
 
@@ -176,18 +176,26 @@ class Taking:
         """Everything that the running server has. Raises what it raises, Unavailable; then it goes on."""
         self._link.send({"op": "take"})
         self._link.sock.settimeout(TAKE_SECONDS)
-        while True:
+        op = ""
+        while op != "open":
             message, fds = self._next("listener", "connection", "control", "open")
-            match message["op"]:
-                case "listener":
-                    self.stopped.nbd.listeners.append(listener_of(message, fds))
-                case "connection":
-                    self.stopped.nbd.connections.append(connection_of(message, fds))
-                case "control":
-                    self.stopped.control = listener_of(message, fds).unix
-                case "open":
-                    self.stopped.paused_s = float(message["paused_s"])
-                    return
+            op = message["op"]
+            try:
+                self._take_one(op, message, fds)
+            except (LookupError, TypeError, ValueError, OSError, OverflowError) as error:
+                raise Unavailable(f"the running process sent a {op!r} that is none: {error}",
+                                  "stop it and start the new one: clients must connect again") from None
+
+    def _take_one(self, op: str, message: Message, fds: list[int]) -> None:
+        match op:
+            case "listener":
+                self.stopped.nbd.listeners.append(listener_of(message, fds))
+            case "connection":
+                self.stopped.nbd.connections.append(connection_of(message, fds))
+            case "control":
+                self.stopped.control = listener_of(message, fds).unix
+            case "open":
+                self.stopped.paused_s = float(message["paused_s"])
 
     def taken(self) -> None:
         """The point of no return. The old server may be dead: then nobody else has what it gave."""
@@ -203,8 +211,12 @@ class Taking:
         got = self._link.receive()
         if got is None:
             raise Unavailable("the running process ended the hand-over", "see its log, and whether it still runs")
-        if got[0].get("op") == "refused":
-            raise decode_error(got[0]["error"])
-        if got[0].get("op") not in expected:
-            raise Busy(f"the running process said {got[0].get('op')!r} and not {expected[0]!r}")
+        message, fds = got
+        if (op := message.get("op")) not in expected or op in ("offer", "open"):
+            while fds:                          # they belong to none of these
+                os.close(fds.pop())
+        if op == "refused":
+            raise decode_error(message.get("error"))
+        if op not in expected:
+            raise Busy(f"the running process said {op!r} and not {expected[0]!r}")
         return got

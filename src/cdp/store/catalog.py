@@ -28,6 +28,7 @@ import lmdb
 
 from cdp.moments.lineage import RestoreRecord
 from cdp.moments.model import ClockStep
+from cdp.store import checked_json
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import CdpError, Corruption, OutOfSpace, Unavailable
 
@@ -136,6 +137,15 @@ def row_key(row: Any) -> int | str:
     return row.name if isinstance(row, BookmarkRow) else row.seq
 
 
+def value_of(row: Any) -> bytes:
+    return json.dumps(asdict(row)).encode()
+
+
+def row_of(kind: type, value: bytes) -> Any:
+    """The row that value_of() wrote. Raises ValueError, TypeError where it is damaged."""
+    return checked_json.made(kind, checked_json.parsed(value))
+
+
 class LmdbCatalog:
     """VOLUME/catalog.lmdb. Raises Corruption where LMDB or a row can't be read."""
 
@@ -182,7 +192,7 @@ class LmdbCatalog:
             if kind not in self._dbs:
                 return []
             with self._env.begin(db=self._dbs[kind]) as txn:
-                return [kind(**json.loads(value)) for _, value in txn.cursor()]
+                return [row_of(kind, value) for _, value in txn.cursor()]
         except (lmdb.Error, ValueError, TypeError) as e:
             raise error_of(self._path, e) from None
         finally:
@@ -279,7 +289,7 @@ class _Recorded:
         self.changes: list[tuple[type, bytes, bytes | None]] = []
 
     def put(self, row: Any) -> None:
-        self.changes.append((type(row), key_of(type(row), row_key(row)), json.dumps(asdict(row)).encode()))
+        self.changes.append((type(row), key_of(type(row), row_key(row)), value_of(row)))
 
     def remove(self, kind: type, key: int | str) -> None:
         self.changes.append((kind, key_of(kind, key), None))

@@ -15,6 +15,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from cdp.moments.model import Moment
+from cdp.store import checked_json
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption, RefusedPoint
@@ -84,13 +85,13 @@ def load(os: Os, files: VolumeFiles) -> Geometry:
     path = files.description
     raw = os.read_file(path)
     try:
-        outer = json.loads(raw)
+        outer = checked_json.parsed(raw)
         number, base = outer["volume"].get("format"), outer["volume"].get("base")
         if number not in (1, 2, FOLLOWS_CLOCK, STARTS_LATER, GOES_ON, THINNED) or \
                 number == THINNED and base not in ("none", "file"):
             raise Corruption(f"{path}: format {number!r} is not known here",
                              "use the version of cdp that made it")
-        geometry = Geometry(**outer["volume"])
+        geometry = checked_json.made(Geometry, outer["volume"])
         if int(outer["crc32c"], 16) != crc32c(_text(geometry).encode()):
             raise ValueError("checksum")
         return geometry

@@ -117,21 +117,10 @@ def load(os: Os, path: str) -> Definition:
         raise NotFound(f"{path}: no such group", f"'cdp group create {path} VOLUME...' makes one")
     try:
         inner = checked_json.unpacked(os.read_file(file, LIMIT_BYTES), "group", FORMAT)
-        pending = inner["pending"]
-        return Definition(
-            inner["uuid"], inner["created_ns"], tuple(Member(**one) for one in inner["members"]),
-            tuple(GroupMoment(**{**one, "at": _moments(one["at"])}) for one in inner["moments"]),
-            tuple(GroupRestore(**{**one, "at": _moments(one["at"]), "seqs": tuple(one["seqs"])})
-                  for one in inner["restores"]),
-            pending and Pending(**{**pending, "at": _moments(pending["at"]), "after": tuple(pending["after"]),
-                                   "seqs": tuple(pending["seqs"])}))
+        return checked_json.made(Definition, inner)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corruption(f"{file}: damaged ({error})", "the volumes are not affected: remove the folder, and create "
                          "the group again; its bookmarks are in each volume") from None
-
-
-def _moments(found: list[dict[str, int]]) -> tuple[Moment, ...]:
-    return tuple(Moment(**one) for one in found)
 
 
 def remove(os: Os, path: str) -> None:

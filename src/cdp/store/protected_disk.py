@@ -152,7 +152,7 @@ def check_left_alone(files: VolumeFiles, path: str, file: File, state: DiskState
 def left(os: Os, files: VolumeFiles) -> Stamp:
     """What disk.json says. Raises Corruption, NotFound."""
     try:
-        return Stamp(**checked_json.unpacked(os.read_file(files.disk_description), "disk"))
+        return checked_json.made(Stamp, checked_json.unpacked(os.read_file(files.disk_description), "disk"))
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Corruption(f"{files.disk_description}: damaged ({e})",
                          "put it back from a copy, or 'cdp adopt' the disk anew") from None

@@ -55,8 +55,8 @@ def load(os: Os, files: VolumeFiles) -> Kept:
         return Kept()
     try:
         inner = checked_json.unpacked(os.read_file(path), "retention", FORMAT)
-        samples = tuple(Sample(*sample) for sample in inner.pop("samples"))
-        return Kept(**inner, samples=samples)
+        samples = [{"seq": seq, "elapsed_ns": elapsed, "wall_ns": wall} for seq, elapsed, wall in inner["samples"]]
+        return checked_json.made(Kept, {**inner, "samples": samples})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corruption(f"{path}: damaged ({error})",
                          "nothing expires until a policy is set again: 'cdp policy VOLUME set FILE'") from None

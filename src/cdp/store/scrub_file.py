@@ -79,9 +79,9 @@ def load(os: Os, files: VolumeFiles) -> ScrubState:
         return ScrubState()
     try:
         fields = checked_json.unpacked(os.read_file(files.scrub), "scrub", FORMAT)
-        place = Place(*(fields.pop(name) for name in ("part", "item", "page")))
-        for name in ("problems", "last_problems"):
-            fields[name] = tuple((where, what, hint) for where, what, hint in fields[name])
-        return ScrubState(place=place, **fields)
+        place = {name: fields.pop(name) for name in ("part", "item", "page")}
+        if place["part"] not in PARTS:
+            raise ValueError("an unknown part")
+        return checked_json.made(ScrubState, {**fields, "place": place})
     except (ValueError, KeyError, TypeError, AttributeError):
         return ScrubState()

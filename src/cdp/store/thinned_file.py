@@ -10,7 +10,6 @@ One thread at a time.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from cdp.moments.thinned import MOST_KEPT, Thinned
 from cdp.store import checked_json
@@ -35,7 +34,7 @@ def load(os: Os, files: VolumeFiles, geometry: Geometry) -> Thinned:
     path = files.thinned
     try:
         inner = checked_json.unpacked(os.read_file(path), "thinned", FORMAT)
-        found = Thinned(tuple(inner["kept"]), tuple((lo, hi) for lo, hi in inner["todo"]))
+        found = checked_json.made(Thinned, inner)
         _check(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, NotFound) as error:
@@ -45,8 +44,7 @@ def load(os: Os, files: VolumeFiles, geometry: Geometry) -> Thinned:
 
 
 def _check(thinned: Thinned) -> None:
-    numbers: list[Any] = [*thinned.kept, *(seq for span in thinned.todo for seq in span)]
-    if any(type(seq) is not int or seq < 0 for seq in numbers):
+    if any(seq < 0 for seq in [*thinned.kept, *(seq for span in thinned.todo for seq in span)]):
         raise ValueError("a record that is no number")
     if not 1 < len(thinned.kept) <= MOST_KEPT or any(a >= b for a, b in itertools.pairwise(thinned.kept)):
         raise ValueError("the kept moments do not ascend")

@@ -82,7 +82,7 @@ def call(link: Link, method: str, args: Sequence[Any]) -> tuple[Any, list[int]]:
         raise Unavailable("the platform's hub process is gone", "start the system again")
     message, fds = got
     if "error" in message:
-        raise decode_error(message["error"])
+        raise decode_error(message.get("error"))
     return unpacked(message["value"]), fds
 
 

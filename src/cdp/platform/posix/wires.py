@@ -34,7 +34,7 @@ class Wires:
                 if (got := link.receive()) is None:
                     raise Unavailable("the platform's hub process is gone", "start the system again")
                 if "error" in got[0]:
-                    raise decode_error(got[0]["error"])
+                    raise decode_error(got[0].get("error"))
         except BaseException:
             link.close()
             raise
