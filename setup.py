@@ -24,8 +24,8 @@ SHARED = "cdpcore._shared"      # what Cython would repeat in every module with 
 COLD = {"base.checksum", "base.errors", "base.histogram", "base.stages", "base.workers", "bench.plain_file",
         "bench.ram_disk", "channel.channel", "channel.mdpacket", "channel.packets", "channel.python_target",
         "index.inspect", "index.runs", "log.clock_steps", "log.sealing", "log.segment_file", "log.sums_file",
-        "log.summaries", "log.tail", "system.file", "system.io_queue", "system.os", "trace.check", "volume.changes",
-        "volume.flush_tap", "volume.history", "volume.rewrites"}
+        "log.summaries", "log.tail", "system.file", "system.io_queue", "system.os", "system.partial",
+        "trace.check", "volume.changes", "volume.flush_tap", "volume.history", "volume.rewrites"}
 
 debug, sanitize = os.environ.get("CDP_DEBUG"), os.environ.get("CDP_SANITIZE")
 cflags = ["-std=c11", "-Wall", "-Wno-unused-function", "-fvisibility=hidden"]

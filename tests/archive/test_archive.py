@@ -257,11 +257,12 @@ def three_kinds(tmp_path_factory: pytest.TempPathFactory) -> MemoryStore:
         patch.setattr(writing, "PAGE_ITEMS", 2)
         change(volume, random.Random(1), 300, destroy=False)
         archive(volume, writes(store))
-    assert {name.partition("/")[0] for name in store.objects} == {"man", "seg", "base", "page"}
+    assert {name.partition("/")[0] for name in store.objects} == {"man", "seg", "outline", "base",
+                                                                              "page"}
     return store
 
 
-@pytest.mark.parametrize("folder", ["seg", "base", "page"])
+@pytest.mark.parametrize("folder", ["seg", "outline", "base", "page"])
 @pytest.mark.parametrize("what", ["flip", "cut", "lose"])
 def test_what_is_damaged_is_found(folder: str, what: str, three_kinds: MemoryStore, tmp_path: Path):
     store = MemoryStore()
@@ -273,6 +274,9 @@ def test_what_is_damaged_is_found(folder: str, what: str, three_kinds: MemorySto
     else:
         store.objects[name] = data[:-1] if what == "cut" else data[:50] + bytes([data[50] ^ 1]) + data[51:]
     assert [problem.where for problem in Archive(store).verify().problems] == [name]
+    if folder == "outline":     # which a copy of all of it does not need
+        Archive(store).fetch(str(tmp_path / "copy"), cdp.Settings())
+        return
     with pytest.raises(Deleted if what == "lose" else Corruption, match="missing" if what == "lose" else "damaged"):
         Archive(store).fetch(str(tmp_path / "copy"), cdp.Settings())
 

@@ -88,6 +88,9 @@ class Log:
             raise Gone
         return self.segments[segment.number - 1].data[offset:offset + length]
 
+    def outline(self, segment: SourceSegment) -> bytes:
+        return f"{segment.number}".encode()
+
     def freed(self) -> list[tuple[int, int]]:
         return []
 

@@ -44,6 +44,29 @@ def test_there_and_back(world: World):  # noqa: F811
     assert world.run("check", url).exit_code == exits.CORRUPT
 
 
+def test_an_archive_is_read_where_it_lies(world: World):  # noqa: F811
+    url = f"file://{world.path}/archive/web"
+    (world.path / "archive").mkdir()
+    write(world, (0, b"a" * 4096), (8192, b"b" * 4096))
+    world.ok("bookmark", "web", "one")
+    write(world, (0, b"c" * 4096))
+    upto = world.json("archive", "web", url, "--once")["upto"]
+    here, there = world.json("window", "web"), world.json("window", url)
+    assert there["newest"]["seq"] == upto["seq"] and there["oldest"] == here["oldest"]
+    assert world.json("explain", f"{url}@one")["resolved"] == world.json("explain", "web@one")["resolved"]
+    assert world.json("bookmarks", url) == world.json("bookmarks", "web")
+    info = world.json("info", url)
+    assert info["uuid"] == world.json("info", "web")["uuid"] and info["path"] == url
+    assert world.ok("diff", f"{url}@one", url, "--json") == world.ok("diff", "web@one", "web", "--json") != ""
+    for verb in ("bookmark", "delete", "undo", "backup"):
+        world.refused(exits.USAGE, verb, url, *(["x"] if verb in ("bookmark", "backup") else []), hint="bring it back")
+    for name in (world.path / "archive" / "web" / "seg").iterdir():
+        name.write_bytes(name.read_bytes().replace(b"b" * 4096, b"x" + b"b" * 4095))
+    done = world.run("export", url, "now.img")
+    assert done.exit_code == exits.CORRUPT and "/seg/" in done.stderr and "does not match" in done.stderr
+    assert not (world.path / "now.img").exists()
+
+
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     cdp.create("web", size=SIZE).close()

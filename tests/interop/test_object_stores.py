@@ -216,6 +216,11 @@ def test_a_machine_is_lost_and_comes_back(world, bucket):  # noqa: F811
     known = digests(world.path / "web", sorted(rnd.sample(range(newest + 1), 20)))
     shutil.rmtree(world.path / "web")
 
+    world.serve(url)        # where it lies, before it is brought back
+    for seq, digest in known.items():
+        with Client(world.uri(f"web@#{seq}")) as disk:
+            assert hashlib.sha256(disk.pread(SIZE, 0)).hexdigest() == digest
+    world.stop()
     assert world.json("check", url)["ok"]
     assert world.json("archive", url, "web")["upto"]["seq"] >= newest
     assert digests(world.path / "web", known) == known

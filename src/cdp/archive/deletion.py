@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cdp.archive.commits import Commits
 from cdp.archive.conditional import move_boundary
-from cdp.archive.manifest import Listing, Manifest, base_part_of, page_items, segment_of
+from cdp.archive.manifest import Listing, Manifest, base_part_of, outline_of, page_items, segment_of
 from cdp.archive.names import DATA, MANIFESTS, digest, manifest_number, parsed
 from cdp.archive.objects import ObjectStore
 from cdpcore.base.errors import Corruption
@@ -59,6 +59,8 @@ def _names(store: ObjectStore, manifest: Manifest) -> set[str]:
     found: set[str] = set()
     for item in _items(store, manifest.segments, found):
         found.update(part.name for part in segment_of(item).parts)
+    for item in _items(store, manifest.outlines, found):
+        found.add(outline_of(item).part.name)
     for item in _items(store, manifest.base, found):
         found.add(base_part_of(item).part.name)
     return found

@@ -18,6 +18,7 @@ from cdpcore.base.errors import Corruption
 
 FORMAT = 1
 PAGE_ITEMS = 512
+_NO_LIST: dict[str, list[Any]] = {"pages": [], "items": []}     # of manifests that were made before there were any
 MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -78,6 +79,17 @@ class BasePart:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """Of the sealed segment with that number (cdp.archive.outline)."""
+
+    number: int
+    part: Part
+
+    def item(self) -> list[Any]:
+        return [self.number, self.part.name, self.part.size]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """docs/archive-format.md says what the fields are."""
 
@@ -88,6 +100,7 @@ class Manifest:
     complete: bool = False
     upto: tuple[int, int] | None = None
     segments: Listing = Listing()
+    outlines: Listing = Listing()
     base: Listing = Listing()
     base_at: int = 0
     base_seq: int = 0
@@ -122,12 +135,22 @@ def base_part_of(item: Any) -> BasePart:
         raise Corruption(f"a part of the base in a manifest: {e}", "run 'cdp check' on the archive") from None
 
 
+def outline_of(item: Any) -> Outline:
+    """Raises Corruption."""
+    try:
+        number, name, size = item
+        return Outline(_number(number), Part(_data(name), _number(size)))
+    except (TypeError, ValueError) as e:
+        raise Corruption(f"an outline in a manifest: {e}", "run 'cdp check' on the archive") from None
+
+
 def encode(manifest: Manifest) -> bytes:
     text = _compact({
         "format": FORMAT, "number": manifest.number, "epoch": manifest.epoch, "nonce": manifest.nonce,
         "complete": manifest.complete, "volume": manifest.volume,
         "upto": list(manifest.upto) if manifest.upto else None, "segments": _listing_text(manifest.segments),
-        "base": _listing_text(manifest.base), "base_at": manifest.base_at, "base_seq": manifest.base_seq,
+        "outlines": _listing_text(manifest.outlines), "base": _listing_text(manifest.base),
+        "base_at": manifest.base_at, "base_seq": manifest.base_seq,
         "retention": manifest.retention})
     return f'{{"manifest":{text},"sha256":"{hashlib.sha256(text.encode()).hexdigest()}"}}\n'.encode()
 
@@ -146,8 +169,8 @@ def decode(data: bytes, where: str, number: int) -> Manifest:
         manifest = Manifest(
             _number(inner["number"]), _number(inner["epoch"]), str(inner["nonce"]), dict(inner["volume"]),
             _flag(inner["complete"]), (_number(upto[0]), _number(upto[1])) if upto else None,
-            _listing(inner["segments"]), _listing(inner["base"]), _number(inner["base_at"]),
-            _number(inner["base_seq"]), None if retention is None else str(retention))
+            _listing(inner["segments"]), _listing(inner.get("outlines", _NO_LIST)), _listing(inner["base"]),
+            _number(inner["base_at"]), _number(inner["base_seq"]), None if retention is None else str(retention))
         geometry = manifest.geometry
         if manifest.number != number or len(bytes.fromhex(geometry.uuid)) != 16:
             raise ValueError("it is another manifest")
@@ -155,6 +178,8 @@ def decode(data: bytes, where: str, number: int) -> Manifest:
             segment_of(item)
         for item in manifest.base.items:
             base_part_of(item)
+        for item in manifest.outlines.items:
+            outline_of(item)
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as e:
         raise Corruption(f"{where}: damaged ({e})", "see whether the store has an earlier version of it") from None

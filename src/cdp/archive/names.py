@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 
 BOUNDARY = "boundary"
-MANIFESTS, SEGMENTS, BASE, PAGES, PROBES = "man/", "seg/", "base/", "page/", "probe/"
-DATA = (SEGMENTS, BASE, PAGES)
+MANIFESTS, SEGMENTS, OUTLINES, BASE, PAGES, PROBES = "man/", "seg/", "outline/", "base/", "page/", "probe/"
+DATA = (SEGMENTS, OUTLINES, BASE, PAGES)
 DIGEST_DIGITS = 32      # of SHA-256: 128 bits
-_DATA_NAME = re.compile(r"(seg|base|page)/([0-9]{20})-([0-9]{10})-([0-9a-f]{32})")
+_DATA_NAME = re.compile(r"(seg|outline|base|page)/([0-9]{20})-([0-9]{10})-([0-9a-f]{32})")
 _MANIFEST_NAME = re.compile(r"man/([0-9]{20})")
 
 

@@ -17,9 +17,11 @@ from cdp.archive.manifest import (
     BasePart,
     Listing,
     Manifest,
+    Outline,
     Page,
     Part,
     base_part_of,
+    outline_of,
     page_items,
     segment_of,
 )
@@ -90,6 +92,9 @@ class Archive:
     def segments(self) -> Iterator[ArchivedSegment]:
         return (segment_of(item) for item in self._items(self.manifest.segments))
 
+    def outlines(self) -> Iterator[Outline]:
+        return (outline_of(item) for item in self._items(self.manifest.outlines))
+
     def base_parts(self) -> Iterator[BasePart]:
         return (base_part_of(item) for item in self._items(self.manifest.base))
 
@@ -130,6 +135,8 @@ class Archive:
             before = segment
             for part in segment.parts:
                 read(part)
+        for outline in map(outline_of, items(self.manifest.outlines)):
+            read(outline.part)
         for laid in map(base_part_of, items(self.manifest.base)):
             read(laid.part)
         return found

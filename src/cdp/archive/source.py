@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from cdp.archive import outline
 from cdp.moments.lineage import RestoreRecord, gaps
 from cdp.store import description
 from cdp.store.layout import segment_numbers
@@ -52,6 +53,9 @@ class Source(Protocol):
 
     def read(self, segment: SourceSegment, offset: int, length: int) -> bytes:
         """Raises Gone."""
+
+    def outline(self, segment: SourceSegment) -> bytes:
+        """Of a sealed one (cdp.archive.outline). Raises Gone."""
 
     def freed(self) -> list[tuple[int, int]]:
         """(t, r) of destructive restores: segments with records in between may be gone."""
@@ -136,6 +140,12 @@ class VolumeSource:
         if len(data) != length:
             raise Gone
         return data
+
+    def outline(self, segment: SourceSegment) -> bytes:
+        try:
+            return outline.encoded(self._os, self._files.segment(segment.number), self._uuid, segment.number)
+        except NotFound:
+            raise Gone from None
 
     def freed(self) -> list[tuple[int, int]]:
         rows = (RestoreRecord(r["seq"], r["ts_ns"], r["target"]["seq"], r["offset"] // SECTOR_BYTES,

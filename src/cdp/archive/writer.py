@@ -22,12 +22,13 @@ from cdp.archive.manifest import (
     BasePart,
     Listing,
     Manifest,
+    Outline,
     Page,
     Part,
     page_text,
     segment_of,
 )
-from cdp.archive.names import BASE, PAGES, SEGMENTS, data_name
+from cdp.archive.names import BASE, OUTLINES, PAGES, SEGMENTS, data_name
 from cdp.archive.objects import ObjectStore
 from cdp.archive.source import Gone, Source, SourceSegment
 from cdp.store.description import FOLLOWS_CLOCK, STARTS_LATER
@@ -67,6 +68,7 @@ class Writer:
         self._uncommitted = 0
         self._counted = 0, 0        # manifests and bytes of the commits, as reported
         self._swept = False
+        self._outlines: list[Outline] = []      # that were sent, and no manifest has
 
     @property
     def url(self) -> str:
@@ -118,7 +120,8 @@ class Writer:
 
     def _begin_anew(self, source: Source, commits: Commits) -> None:
         """The volume gave up what would come next. Nothing was promised yet."""
-        commits.commit(volume=source.volume(), upto=None, segments=Listing(), base=Listing(), base_at=0, base_seq=0)
+        commits.commit(volume=source.volume(), upto=None, segments=Listing(), outlines=Listing(), base=Listing(),
+                       base_at=0, base_seq=0)
         self._uncommitted = 0
         self._swept = False
 
@@ -186,6 +189,7 @@ class Writer:
         start = 0 if now.seq else source.volume().get("start_seq", 0)
         joined = max(start, self._check_joined(now, sealed, growing, rows, source, start))
         new: list[ArchivedSegment] = []
+        self._outlines.clear()
         for row in rows:
             new.append(self._send_segment(source, row, growing.get(row.number)))
             if self._uncommitted >= self._commit_bytes and row.sealed and row.last_seq >= joined and row != rows[-1]:
@@ -229,6 +233,8 @@ class Writer:
             data = source.read(row, at, min(self._part_bytes, row.size - at))
             parts.append(self._send(SEGMENTS, row.first_seq, data))
             at += len(data)
+        if row.sealed:
+            self._outlines.append(Outline(row.number, self._send(OUTLINES, row.first_seq, source.outline(row))))
         self._done.segments += 1
         return ArchivedSegment(row.number, row.first_seq, row.last_seq, row.last_ts_ns, row.sealed, tuple(parts))
 
@@ -280,6 +286,9 @@ class Writer:
             raise Gone      # it looked at less than there is
         changes: dict[str, Any] = {"upto": upto, "segments": self._paged(
             Listing(now.segments.pages, tuple(segment.item() for segment in segments)))}
+        if self._outlines:
+            changes["outlines"] = self._paged(Listing(now.outlines.pages, (
+                *now.outlines.items, *(outline.item() for outline in self._outlines))))
         if complete or now.complete:
             changes |= {"volume": self._described(now, source, upto[0] if upto else 0),
                         "retention": source.retention(), "complete": True}
@@ -288,6 +297,7 @@ class Writer:
         self._uncommitted = 0
         sealed[:] = _known(self._commits.last)[0]
         new.clear()
+        self._outlines.clear()
 
     def _described(self, now: Manifest, source: Source, upto_seq: int) -> dict[str, Any]:
         """The volume as it is now, with the start that the archive has."""

@@ -42,11 +42,20 @@ def rebuild(path: str | Path, *, settings: Settings | None = None, progress: Pro
         held.close()
 
 
-def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | None) -> Report:
+def make_index(path: str, os: Os, settings: Settings | None = None) -> None:
+    """Catalog and runs of a folder that has a description and a log, and nobody else uses. No data of writes is read,
+    but of what is sealed here. Raises Corruption."""
+    files, tuning = VolumeFiles(absolute(path)), Tuning.from_settings(checked(settings))
+    with closing(lock_existing(os, files)):
+        geometry = _renew(os, files, Report(), tuning, None)
+        with closing(lmdb_catalog(files.directory)) as catalog:
+            _recover(os, files, geometry, catalog, tuning)
+
+
+def _renew(os: Os, files: VolumeFiles, report: Report, tuning: Tuning, progress: Progress | None) -> Geometry:
+    """A new catalog, and new runs, of what is sealed."""
     geometry = geometries.load(os, files)
-    upto = thinned_file.load(os, files, geometry).upto
     uuid = bytes.fromhex(geometry.uuid)
-    report = Report()
     segments, events, steps = _survey(os, files, geometry, report, progress)
     clear_rebuild(os, files)
     try:
@@ -59,6 +68,12 @@ def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | No
     os.rename(files.catalog_rebuilding, files.catalog)
     os.sync_dir(files.directory)
     clear_rebuild(os, files)
+    return geometry
+
+
+def _rebuild(os: Os, files: VolumeFiles, tuning: Tuning, progress: Progress | None) -> Report:
+    upto = thinned_file.load(os, files, geometries.load(os, files)).upto
+    geometry = _renew(os, files, Report(), tuning, progress)
     # The index is new; whether the data that it leads to is sound is another question, and answered too.
     finished = Report()
     fresh = lmdb_catalog(files.directory)

@@ -1,16 +1,23 @@
-"""Commands on the URL of an archive: its check, and a volume that is made of it for a command and then removed."""
+"""Commands on the URL of an archive: its check, and the volume in it, read where it lies."""
+import posixpath
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from cdp.cli.base import State, emit, fields
 from cdp.cli.progress import Progress
 from cdp.text.sizes import approx_size
+from cdpcore.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cdp.archive.reader import Archive
     from cdp.service.locate import Location
+
+# The commands that read a volume and change nothing.
+READS = {"activity", "bookmarks", "cat", "diff", "explain", "export", "files", "history", "info", "records", "restores",
+         "serve", "versions", "window"}
 
 
 def opened(url: str) -> "Archive":
@@ -21,16 +28,25 @@ def opened(url: str) -> "Archive":
     return Archive(store_at(url))
 
 
-@contextmanager
-def fetched(state: State, url: str) -> Iterator["Location"]:
-    """The volume, in a temporary folder ($TMPDIR): all of its history."""
-    from cdp.service.locate import locate
+def at_hand(url: str, verb: str) -> "Location":
+    """The volume in an archive, to read while this command runs: its outlines are fetched now, data when it is read."""
+    from cdp.archive.direct import DirectArchive
+    from cdp.archive.places import store_at
+    from cdp.service.locate import Location
 
-    found = opened(url)
-    with (tempfile.TemporaryDirectory(prefix="cdp-archive-") as folder,
-          Progress(f"fetching {url}", quiet=state.as_json) as progress):
-        found.fetch(f"{folder}/volume", state.settings, progress.at)
-        yield locate(f"{folder}/volume")
+    if verb not in READS:
+        raise InvalidRequest(f"{url}: 'cdp {verb}' takes a volume on this machine",
+                             f"bring it back first: cdp archive {quote(url)} FOLDER")
+    state = click.get_current_context().find_root().ensure_object(State)
+    if url in state.archives:
+        return Location(state.archives[url])
+    store = store_at(url)
+    folder = state.late.enter_context(tempfile.TemporaryDirectory(prefix="cdp-archive-"))
+    with Progress(f"opening {url}", quiet=state.as_json) as progress:
+        found = DirectArchive(store, f"{folder}/{posixpath.basename(store.url)}", state.settings, progress.at)
+    state.late.callback(found.close)
+    state.archives[url] = found.root
+    return Location(found.root)
 
 
 def check_archive(state: State, url: str) -> bool:

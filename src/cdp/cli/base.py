@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, cast
@@ -26,6 +27,7 @@ from cdp.cli.output import put, say
 from cdp.ipc import log_lines
 from cdp.ipc.service_manager import notify
 from cdp.settings import KEYS, InForce, Settings, load
+from cdp.store.attached import explained
 from cdpcore.base.errors import CdpError, InvalidRequest
 
 # Any command that looks at a volume can end with these.
@@ -49,6 +51,8 @@ class State:
     flags: dict[str, str] = field(default_factory=dict)
     no_stdout: bool = False  # it was closed when the process began
     in_force: InForce | None = None
+    late: ExitStack = field(default_factory=ExitStack)  # what is left when the command has ended, and its error is said
+    archives: dict[str, str] = field(default_factory=dict)      # by URL, the folder in which one is open to read
 
     @property
     def settings(self) -> Settings:
@@ -233,6 +237,8 @@ class Root(click.Group):
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001  (the last line of defence: the user sees one line)
             code = report(error, state.debug)
+        finally:
+            state.late.close()
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else exits.OK)
@@ -284,6 +290,7 @@ def report(error: BaseException, debug: bool) -> int:
 
 def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, CdpError):
+        error = explained(error)
         return f"{error.message}; {error.hint or _next_step(error)}", error.exit_code
     if isinstance(error, click.UsageError):
         message = error.format_message().rstrip(".")

@@ -13,7 +13,7 @@ from cdp.cli import cli
 from cdp.cli.base import WRITE_EXITS, State, command, emit, note
 from cdp.cli.output import standard_output
 from cdp.cli.progress import Progress
-from cdp.cli.refs import group_at, split, volume_and_point, with_point
+from cdp.cli.refs import group_at, volume_and_point, with_point
 from cdp.store.image_formats import CONTAINERS
 from cdp.store.output_files import check_outside, output_file
 from cdp.store.volume_files import VolumeFiles
@@ -22,7 +22,6 @@ from cdp.text.timestamps import local_utc_and_age
 from cdpcore.base.errors import InvalidRequest, NotFound, OutOfSpace, RefusedPoint
 
 if TYPE_CHECKING:
-    from cdp.service.locate import Location
     from cdp.views import ExplanationView, InfoView, Service
 
 
@@ -56,9 +55,9 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
 
     Without @POINT: of now. A raw disk, unless --format or the end of OUT's name says more. A file is written sparse;
     OUT - is standard output. A symbolic link is followed, to a file as to a device: the link stays. What a volume that
-    is open has as its disk or base is never written to. Of the URL of an archive all history is fetched first, into a
-    temporary folder ($TMPDIR). Of a group OUT is a folder, which gets a file for each volume, of one moment. A delta
-    has the ranges whose content differs (see 'cdp diff'), and checksums of what they held before, so that it is
+    is open has as its disk or base is never written to. Of the URL of an archive only what is exported is fetched,
+    through a temporary folder ($TMPDIR). Of a group OUT is a folder, which gets a file for each volume, of one moment.
+    A delta has the ranges whose content differs (see 'cdp diff'), and checksums of what they held before, so that it is
     imported only where it belongs.
     """
     delta = delta or since is not None
@@ -73,15 +72,7 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
 
         export_group(state, with_point(group, "export", "now"), out, force)
         return
-    if is_url(volume):
-        from cdp.cli.archived import fetched
-
-        ref = split(volume)
-        source: AbstractContextManager[Location] = fetched(state, ref.volume)
-        point = ref.point or "now"
-    else:
-        location, point = volume_and_point(volume, "export", default="now")
-        source = nullcontext(location)
+    here = None if is_url(volume) else volume_and_point(volume, "export", default="now")
     if out == "-" and state.as_json:
         raise InvalidRequest("standard output takes either the disk or the JSON",
                              "give a file name, or leave off --json")
@@ -97,9 +88,11 @@ def export(state: State, volume: str, out: str, force: bool, image_format: str |
         raise InvalidRequest("standard output is a terminal",
                              f"write to a file or a pipe: cdp export {quote(volume)} - | ...")
     check_out(out, force)
+    # An archive is opened when nothing else is wrong.
+    location, point = here or volume_and_point(volume, "export", default="now")
     from cdp.service.connect import connect
 
-    with source as location, connect(location, state.settings) as service:
+    with connect(location, state.settings) as service:
         explained = service.explain(point)
         info = service.info()
         if delta:

@@ -1,4 +1,5 @@
-"""VOLUME, VOLUME@POINT, VOLUME/IMAGE and VOLUME/IMAGE@POINT on the command line: the one place that takes them apart.
+"""VOLUME, VOLUME@POINT, VOLUME/IMAGE, VOLUME/IMAGE@POINT, URL and URL@POINT on the command line: the one place that
+takes them apart.
 
 Rules: what exists literally as a path is a path; else the last @ divides path and point. A bookmark may be written with
 its own @ (`web@@name`) or without (`web@name`).
@@ -46,16 +47,28 @@ def group_at(text: str) -> Ref | None:
 def volume_only(text: str, verb: str) -> Location:
     """The volume of a command that takes no point."""
     ref = split(text)
-    location = locate(ref.volume)
+    location = _located(ref, verb)
     if ref.point is not None:
         raise InvalidRequest(f"'cdp {verb}' takes a volume, not a point", f"leave off @{ref.point}")
     return location
 
 
+def _located(ref: Ref, verb: str) -> Location:
+    """On this machine, or in an archive."""
+    if "://" in ref.volume:
+        from cdp.archive.places import is_url
+
+        if is_url(ref.volume):
+            from cdp.cli.archived import at_hand
+
+            return at_hand(ref.volume, verb)
+    return locate(ref.volume)
+
+
 def volume_and_point(text: str, verb: str, default: str | None = None) -> tuple[Location, str]:
     """Volume and point; without a default the point must be there."""
     ref = split(text)
-    location = locate(ref.volume)
+    location = _located(ref, verb)
     point = ref.point or default
     if point is None:
         raise InvalidRequest(f"'cdp {verb}' needs a point", f"write {quote(text)}@POINT, for instance "

@@ -3,18 +3,20 @@ import click
 
 from cdp.cli import cli
 from cdp.cli.base import ENGINE_KEYS, SERVE_EXITS, SERVER_KEYS, State, announce, command
+from cdpcore.base.errors import InvalidRequest
 
 
 @command(cli, "serve", setting_flags=(*SERVER_KEYS, *ENGINE_KEYS), quiet=False, examples=[
     ("cdp serve web", "on a unix socket; prints the URI of every export"),
     ("cdp serve web db --tcp localhost:10809", "two volumes over TCP"),
     ("cdp serve web --tcp 0.0.0.0:10809 --tls require --tls-cert c.pem --tls-key k.pem", "over TLS only"),
+    ("cdp serve s3://backups/web", "a volume that is in an archive, to read, with all its moments"),
     ("cdp serve web --replace", "a new process, of a new version for instance, takes over; clients stay connected"),
     ("cdp serve web --timeline localhost:8123", "with a web page of its history; prints its address"),
     ("nbdinfo 'nbd+unix:///web@-10m?socket=/run/cdp/web.sock'",
      "in another terminal: the volume as of ten minutes ago"),
 ], exit_codes=SERVE_EXITS)
-@click.argument("paths", metavar="VOLUME...", nargs=-1, required=True)
+@click.argument("paths", metavar="VOLUME|URL...", nargs=-1, required=True)
 @click.option("--read-only", is_flag=True, help="NBD clients cannot write; the other commands of cdp still can.")
 @click.option("--replace", is_flag=True, help="Take over from the running server of these volumes.")
 @click.option("--force", is_flag=True, help="With --replace: cut connections and commands that it would wait for.")
@@ -34,6 +36,9 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
     A volume that cannot be opened does not stop the others: that is logged, 'cdp list' shows it, and the exit status
     will say it. Where none can be opened, and with --strict, it ends with the error.
 
+    The URL of an archive is served as if the volume were here, to read: only what clients read is fetched, through a
+    temporary folder ($TMPDIR).
+
     With --timeline it offers a page for a browser: what was done when, what a moment is, its files, what differs
     between two, and bookmarks, images, restores and undo. Its address is printed after the exports; who has it, with
     its token, may do all that. Port 0 lets the system choose. Under systemd, where what is printed goes to the journal,
@@ -43,6 +48,8 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
     clients, a mounted file system for instance, wait for a moment and notice nothing else. Where that fails, the
     running server goes on. Settings are this command's; addresses stay. To survive a crash: 'cdp ha serve'.
     """
+    from cdp.archive.places import is_url
+    from cdp.cli.archived import at_hand
     from cdp.serve.server import Server
     from cdp.store.memory import map_large_blocks
 
@@ -54,6 +61,9 @@ def serve(state: State, paths: tuple[str, ...], read_only: bool, replace: bool, 
 
         address = check_address(timeline)
     map_large_blocks()
+    if (urls := [path for path in paths if is_url(path)]) and replace:
+        raise InvalidRequest(f"{urls[0]}: an archive is not taken over from another server", "leave off --replace")
+    paths = tuple(at_hand(path, "serve").root if path in urls else path for path in paths)
     with Server(paths, state.settings, read_only=read_only, replace=replace, force=force,
                 strict=strict or replace, timeline=address) as server:
         page, kept = server.timeline_url(), server.timeline_file()

@@ -58,6 +58,7 @@ from cdp.service.locate import Location, identity
 from cdp.service.remote import RemoteService
 from cdp.service.serving_file import remove_serving, write_serving
 from cdp.settings import Settings, parse_address
+from cdp.store.attached import named
 from cdp.views import ClientView, ServedView
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound, Unavailable
 
@@ -249,7 +250,7 @@ class Server:
         self._volumes[name] = volume
         if not volume.read_only and (short := shortage(root)):
             log.warning("%s", short)
-        log.info("%s: open, %d bytes, #%d", root, volume.size_bytes, volume.window().newest.seq)
+        log.info("%s: open, %d bytes, #%d", named(root), volume.size_bytes, volume.window().newest.seq)
         self._opening.opened(name)
 
     def _hold(self, name: str) -> None:
@@ -264,7 +265,7 @@ class Server:
         """Other commands find this server by the volume."""
         if self._volumes[name].read_only:
             log.warning("%s: cannot be written: it is served to read, and other commands do not find this server",
-                        self._roots[name].root)
+                        named(self._roots[name].root))
             return
         write_serving(self._roots[name].root, self._served(name))
 

@@ -19,6 +19,7 @@ from cdp.service.local import VolumeService
 from cdp.service.locate import Location, identity, locate
 from cdp.service.remote import NoAnswer, RemoteService
 from cdp.service.serving_file import read_serving
+from cdp.store.attached import is_attached
 from cdp.store.volume_files import VolumeFiles
 from cdp.views import Service
 from cdpcore.base.errors import Busy, CdpError
@@ -63,7 +64,8 @@ def open_volume(path: str, settings: "Settings | None" = None) -> Any:
     """cdp.open, imported only when a volume is really opened; to read where it cannot be written."""
     import cdp
 
-    return cdp.open(path, settings=settings, read_only=not os.access(VolumeFiles(path).lock, os.W_OK))
+    read_only = is_attached(path) or not os.access(VolumeFiles(path).lock, os.W_OK)
+    return cdp.open(path, settings=settings, read_only=read_only)
 
 
 def find_server(location: Location) -> "RemoteService | None":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from cdp.service import finding, retention
 from cdp.service.copies import Copies
 from cdp.store import scrub_file
+from cdp.store.attached import named
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
@@ -108,7 +109,7 @@ class VolumeService:
     def info(self) -> InfoView:
         volume = self.volume
         return InfoView(
-            name=volume.name, path=volume.path, uuid=str(volume.uuid), size_bytes=volume.size_bytes,
+            name=volume.name, path=named(volume.path), uuid=str(volume.uuid), size_bytes=volume.size_bytes,
             created_ns=volume.created_ns, created=utc(volume.created_ns), parent=volume.parent, window=self.window(),
             bookmarks=len(volume.bookmarks()), images=len(volume.images()), restores=len(volume.restores()),
             served=self.served, disk=volume.geometry().disk or None,

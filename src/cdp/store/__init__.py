@@ -17,6 +17,7 @@
     protected_disk       the disk of a before-image volume, recognised; put_back: its recovery; disk_check: its check;
                          disk_table: the table of its checksums
     output_files         what a user has written to a file: not onto a volume; block_devices: which ones share storage
+    attached             folders whose files are here in part only
     folder_watch         whether the folder is still where it was; disk_watch: and the disk;
                          free_space: whether a write fits; space_watch: whether space runs out;
                          spare_files: for when no file can be made

@@ -20,8 +20,8 @@ from cdp.moments import lineage
 from cdp.moments.events import Events
 from cdp.moments.model import ClockStep, Moment
 from cdp.moments.thinned import Thinned
+from cdp.store import attached, kinds, memory, shared_threads, space_watch, spare_files, thinned_file
 from cdp.store import description as geometries
-from cdp.store import kinds, memory, shared_threads, space_watch, spare_files, thinned_file
 from cdp.store.activity import Activity
 from cdp.store.base_image import Base, fill, make_empty
 from cdp.store.catalog import Catalog, CatalogFactory, Punched, RestoreRow, Segment, WritebackRow, lmdb_catalog
@@ -65,7 +65,7 @@ class Store:
 
     def __init__(self, directory: str, tuning: Tuning, *, os: Os | None = None, catalog: CatalogFactory = lmdb_catalog,
                  parent: Store | None = None, read_only: bool = False, adopting: bool = False):
-        self.os = os or posix()
+        self.os = os or attached.os_of(directory) or posix()
         self.directory = directory
         self.files = VolumeFiles(directory)
         self.read_only, self._adopting = read_only, adopting
