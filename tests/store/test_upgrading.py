@@ -3,14 +3,19 @@ refused before anything is changed."""
 import json
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import cdp
 from cdp.check import rebuild
+from cdp.check.check import check
 from cdp.cli import cli
+from cdp.nbd.client import Client
+from cdp.serve.server import Server
 from cdp.store import description
+from cdp.volume import adopt
 from cdpcore.base.checksum import crc32c
 from cdpcore.base.errors import Corruption
 
@@ -72,3 +77,49 @@ def test_a_format_that_is_not_known_is_refused_and_nothing_changed(tmp_path, lin
     with pytest.raises(Corruption, match="format 99 is not known here"):
         cdp.open(web)
     assert content(web) == before
+
+
+FORMATS = sorted(path.name for path in GOLDEN.iterdir())
+
+
+def with_its_disk(tmp_path: Path, name: str) -> Path:
+    """A volume of that format where it was moved to, and where it protects a disk, that disk too."""
+    path, disk = tmp_path / "web", tmp_path / "disk.img"
+    shutil.copytree(GOLDEN / name, path)
+    (path / "images").mkdir()
+    (path / "lock").touch()
+    if (path / "disk.img").exists():
+        shutil.move(path / "disk.img", disk)
+        inner = {**json.loads((path / "volume.json").read_text())["volume"], "disk": str(disk)}
+        text = json.dumps(inner, sort_keys=True)
+        (path / "volume.json").write_text(f'{{"crc32c": "{crc32c(text.encode()):08x}", "volume": {text}}}\n')
+    rebuild.rebuild(path)
+    if disk.exists():       # another file than it was: that is said, and confirmed
+        adopt.adopt(path, keep_history=True).close()
+    return path
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_volume_of_each_format_is_served_written_and_opened_again(tmp_path, name):
+    """An upgrade, as an operator does it: the new version serves what the old one left."""
+    path = with_its_disk(tmp_path, name)
+    with cdp.open(path) as volume:
+        size, was, window = volume.size_bytes, volume.pread(volume.size_bytes, 0), volume.window()
+    with tempfile.TemporaryDirectory(prefix="cdp-t") as folder:
+        settings = cdp.Settings(unix_socket=f"{folder}/nbd", admin_socket=f"{folder}/admin")
+        with Server([str(path)], settings) as server:
+            with Client(server.uris()[0]) as client:
+                assert client.pread(size, 0) == was
+                client.pwrite(b"1" * 4096, size - 4096)
+                client.flush()
+            with cdp.connect(path) as remote:
+                remote.bookmark("upgraded")
+                remote.restore(f"#{window.newest.seq}")
+                assert remote.pread(size, 0) == was
+                remote.undo()
+    with cdp.open(path) as volume:
+        assert volume.pread(size, 0) == was[:size - 4096] + b"1" * 4096
+        assert [mark.name for mark in volume.bookmarks()][-1] == "upgraded"
+        with volume.at(f"#{window.newest.seq}") as image:
+            assert image.pread(size, 0) == was
+    assert check(path).ok and written_format(path) == int(name[1:])
