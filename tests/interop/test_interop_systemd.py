@@ -1,6 +1,7 @@
 """The units under a real systemd: process 1 in namespaces of its own, on an overlay of this machine's root, so that
-nothing of it is left. Start and readiness, the timer of backups, a backup that fails, socket activation, a file system
-on top, stop."""
+nothing of it is left. (A backup runs there as other programs do, not behind them: beside a busy machine it would take
+minutes.) Start and readiness, the timer of backups, a backup that fails, socket activation, a file system on top,
+stop."""
 import os
 import shutil
 import subprocess
@@ -82,6 +83,8 @@ say timer state cdp-backup@web.timer
 mkdir -p /etc/systemd/system/cdp-backup@web.timer.d
 printf '[Timer]\\nOnCalendar=\\nOnCalendar=*:*:0/2\\nRandomizedDelaySec=0\\nAccuracySec=100ms\\n' \\
     > /etc/systemd/system/cdp-backup@web.timer.d/sooner.conf
+mkdir -p /etc/systemd/system/cdp-backup@web.service.d
+printf '[Service]\\nNice=0\\nIOSchedulingClass=none\\n' > /etc/systemd/system/cdp-backup@web.service.d/even.conf
 systemctl daemon-reload
 systemctl restart cdp-backup@web.timer
 say copied copied 1
