@@ -2,11 +2,13 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -14,9 +16,12 @@ from support.interop import cdp_argv, environ, need, world  # noqa: F401
 from support.mounted import make
 
 import cdp
+from cdp.check import rebuild
 from cdp.serve.timeline.guard import MAX_BODY_BYTES, POLICY, refusal
 from cdp.serve.timeline.server import page_files
 
+RULES = ["all for 1s", "1s for 1000y", "bookmarks '*' forever"]
+GOLDEN = Path(__file__).parent.parent / "golden/v7"
 MIB = 1 << 20
 NAME = "<b>bold"        # of a file: it must be shown, and be no element
 
@@ -38,8 +43,11 @@ class Page:
             volume.pwrite(b"127.0.0.9 localhost\n", disk.index(b"127.0.0.1 localhost\n"))
             volume.flush()
             volume.bookmark("changed")
-        world.serve("web", "--timeline", "127.0.0.1:0")
-        self.url = world.printed[-1]
+        self.serve("web")
+
+    def serve(self, name):
+        self.world.serve(name, "--timeline", "127.0.0.1:0")
+        self.url = self.world.printed[-1]
         parts = urlsplit(self.url)
         self.address, self.host = (parts.hostname, parts.port), parts.netloc
         self.token = parts.fragment.removeprefix("token=")
@@ -141,6 +149,37 @@ def test_what_it_is_asked_for(page):
     assert "destructive" in page.api("POST", "/web/restores", {"point": "made", "destructive": True}, 400)["hint"]
     page.api("GET", "/none", status=404)
     page.api("GET", f"/web/explain?point={quote('1999-01-01T00:00:00Z')}", status=422)
+
+
+@pytest.fixture
+def thinned(page):
+    """The page, of a volume whose middle moments are gone and that has a policy: the golden one."""
+    page.world.stop()
+    path = page.world.path / "old"
+    shutil.copytree(GOLDEN, path)
+    (path / "images").mkdir()
+    (path / "lock").touch()
+    assert rebuild.rebuild(path).ok
+    with cdp.open(path) as volume:
+        for seq in (3, 8):      # or the policy would go on where the thinning that was done ends
+            volume.bookmark(f"at-{seq}", f"#{seq}")
+        volume.set_policy(f"keep = {json.dumps(RULES)}\nfloor = '1s'")
+    page.serve("old")
+    return page
+
+
+def test_what_is_kept_and_what_is_not(thinned):
+    window = thinned.api("GET", "/old")["window"]
+    assert window["thinned"]["points"] == 4 and window["thinned"]["last"]["seq"] == 15
+    got = thinned.api("GET", "/old/kept")
+    assert got["keep"] == RULES and [one["rule"] for one in got["kept"]] == RULES[:2]
+    assert got["kept"][1]["oldest"]["seq"] < got["kept"][0]["oldest"]["seq"] and got["needed"]["seq"] == 0
+    got = thinned.api("GET", "/old/explain?point=%235")
+    assert (got["not_kept"]["seq"], got["resolved"]["seq"]) == (5, 3)
+
+
+def test_a_volume_without_a_policy(page):
+    assert page.api("GET", "/web/kept") == {"keep": [], "kept": [], "needed": None}
 
 
 def test_only_loopback(world):  # noqa: F811
@@ -296,3 +335,37 @@ def test_in_a_browser_by_keyboard(page, browser, scheme):
     assert (int(dark) < 128) == (scheme == "dark")
     if folder := os.environ.get("CDP_SCREENSHOTS"):
         shutil.copy(page.world.path / "page.png", f"{folder}/timeline-{scheme}.png")
+
+
+def test_what_is_kept_in_a_browser(thinned, browser):
+    """By keyboard, in words for who listens, and beside the pointer."""
+    tab = browser.new_context(reduced_motion="reduce", viewport={"width": 1200, "height": 800}).new_page()
+    wrong = list[str]()
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    tab.goto(thinned.url)
+    tab.wait_for_selector("body[data-ready=true]")
+    kept = tab.get_by_role("list", name="What is kept").inner_text().splitlines()
+    assert [line[:line.index(": ")] for line in kept[:2]] == [f"Kept by \u201c{rule}\u201d" for rule in RULES[:2]]
+    assert kept[2].startswith("Thinned from #0, ") and kept[2].endswith(": 4 of these moments are left.")
+    bar = tab.get_by_role("slider", name="Moment")
+    bar.focus()
+    tab.keyboard.press("Home")
+    tab.keyboard.press("PageDown")
+    live = tab.locator("#live")
+    assert live.inner_text() == "bookmark at-3"
+    while not (shown := re.fullmatch(r"The bar shows ([\d.]+) ms", live.inner_text())) or float(shown[1]) > 60:
+        tab.keyboard.press("+")     # the thinned part is 90 ms, and its bookmarks are of today
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    tab.locator("#live", has_text="Not kept: 6 moments between these two").wait_for()
+    assert "Moment: #8, " in live.inner_text()
+    assert " was thinned; this is the kept moment before it" in live.inner_text()
+    assert "6 moments between these two" in tab.locator("#explain").inner_text()
+    box, cursor = bar.bounding_box(), tab.locator("#cursor").bounding_box()
+    tab.mouse.move(cursor["x"] + 2, box["y"] + box["height"] / 2)
+    tab.locator("#peek", has_text="Moment: #8").wait_for()
+    assert "Thinned: only some moments of it are left" in tab.locator("#peek").inner_text()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] + 200)
+    tab.locator("#peek").wait_for(state="hidden")
+    assert wrong == []

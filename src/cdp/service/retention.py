@@ -11,12 +11,22 @@ from cdp.moments.policy import DAY_NS, Policy
 from cdp.store import space as spaces
 from cdp.text.sizes import approx_size
 from cdp.text.timestamps import utc
-from cdp.views import FreeingView, KeptView, MomentView, PinView, PlanView, PolicyView, PruneView, SpaceView
+from cdp.views import (
+    FreeingView,
+    KeepingView,
+    KeptView,
+    MomentView,
+    PinView,
+    PlanView,
+    PolicyView,
+    PruneView,
+    SpaceView,
+)
 from cdpcore.base.errors import InvalidRequest, RefusedPoint
 
 if TYPE_CHECKING:
     from cdp import Moment, Volume
-    from cdp.moments.retention import Pin
+    from cdp.moments.retention import Pin, Plan
 
 ASK_SHARE = 10      # a policy that frees more than a tenth of the history is asked about
 
@@ -63,8 +73,7 @@ def plan_view(volume: Volume, policy: Policy | None) -> PlanView:
         when_full=None if used.limit_bytes is None else used.when_full, oldest=moment_view(history.oldest),
         newest=moment_view(history.newest), start=moment_view(start),
         needed=moment_view(history.moment(plan.first_seq)), whole=moment_view(history.moment(plan.whole_seq)),
-        kept=[KeptView(rule=kept.rule, points=kept.points, oldest=moment_view(kept.oldest),
-                       newest=moment_view(kept.newest)) for kept in plan.kept],
+        kept=_kept(plan),
         pins=[pin_view(pin) for pin in plan.pins], held_by=plan.held_by,
         history_bytes=history.total_bytes, freed_bytes=plan.freed_bytes,
         thinned_bytes=keeper.thinned_bytes(used, plan), over_bytes=plan.over_bytes,
@@ -72,6 +81,20 @@ def plan_view(volume: Volume, policy: Policy | None) -> PlanView:
         bytes_a_day=None if rate is None else int(rate),
         days_in_limit=round(used.limit_bytes / rate, 2) if used.limit_bytes is not None and rate else None,
         cannot=keeper.cannot(used))
+
+
+def keeping_view(volume: Volume) -> KeepingView:
+    """What is kept now, without what it would free, which takes longer."""
+    keeper = volume.policy_keeper
+    if keeper.policy is None:
+        return KeepingView(keep=[], kept=[], needed=None)
+    plan, history, _ = keeper.plan()
+    return KeepingView(keep=keeper.policy.rules, kept=_kept(plan), needed=moment_view(history.moment(plan.first_seq)))
+
+
+def _kept(plan: Plan) -> list[KeptView]:
+    return [KeptView(rule=kept.rule, points=kept.points, oldest=moment_view(kept.oldest),
+                     newest=moment_view(kept.newest)) for kept in plan.kept]
 
 
 def simulate(volume: Volume, text: str | None) -> PlanView:

@@ -66,7 +66,7 @@ from cdp.views.pages import (
     VersionsPage,
     VersionView,
 )
-from cdp.views.retention import KeptView, PinView, PlanView, PolicyView, PruneView, SpaceView
+from cdp.views.retention import KeepingView, KeptView, PinView, PlanView, PolicyView, PruneView, SpaceView
 from cdp.views.service import MAX_PIECE_BYTES, Service
 from cdp.views.status import AlertView, ClientView, NotOpenView, ServedView, ServedVolumeView, StatusView
 
@@ -99,6 +99,7 @@ __all__ = [
     "HistogramView",
     "ImageView",
     "InfoView",
+    "KeepingView",
     "KeptView",
     "LastRestoreView",
     "MapPage",

@@ -47,6 +47,15 @@ class KeptView(TypedDict):
     newest: MomentView
 
 
+class KeepingView(TypedDict):
+    """What the volume's policy keeps now, of each tier, `all` first; of a volume without one: nothing is listed, for
+    everything is kept. `needed`: the oldest moment that it asks for; older ones may go with the next run."""
+
+    keep: list[str]
+    kept: list[KeptView]
+    needed: MomentView | None
+
+
 class PlanView(TypedDict):
     """What a policy keeps of a volume now. `start`: the oldest moment that could be opened after it was applied;
     `needed`: the oldest one that it asks for (history goes in whole segments, so `start` may be older); `whole`: from

@@ -21,7 +21,8 @@ from cdp.serve.held import Held
 from cdp.serve.http_api import STATUS, BookmarkBody, ImageBody, RestoreBody, UndoBody
 from cdp.service.files_at import entry_view, files_at, ranges, text_of
 from cdp.service.local import VolumeService, load_all
-from cdp.views import ActivityView, BookmarkView, ExplanationView, ImageView, RestoreView
+from cdp.service.retention import keeping_view
+from cdp.views import ActivityView, BookmarkView, ExplanationView, ImageView, KeepingView, RestoreView
 from cdpcore.base.errors import Busy, CdpError, InvalidRequest, NotFound
 
 MAX_LISTED = 1000       # bookmarks, restores, pins, images, alerts: the newest of each
@@ -92,6 +93,10 @@ def add_routes(app: FastAPI, held: Mapping[str, Held]) -> None:
     def activity(service: Service, since: Point | None = None, until: Point = "now",
                  by_ns: Annotated[int | None, Query(ge=1, lt=1 << 63)] = None) -> ActivityView:
         return service.activity(since=since, until=until, by_ns=by_ns, places=True)
+
+    @app.get("/api/volumes/{volume}/kept")
+    def kept(service: Service) -> KeepingView:
+        return keeping_view(service.volume)
 
     @app.get("/api/volumes/{volume}/explain")
     def explain(service: Service, point: Point) -> ExplanationView:

@@ -9,6 +9,8 @@ export function pairs(got) {
   found.push(["Next record", got.next
     ? `#${got.next.seq}, ${text.span((got.next.ts_ns - got.resolved.ts_ns) / 1e6)} later`
     : "none: this is the newest state"]);
+  const between = got.next ? got.next.seq - got.resolved.seq - 1 : 0;
+  if (between > 0) found.push(["Not kept", `${between === 1 ? "the moment" : `${between} moments`} between these two`]);
   found.push(["Durable", durable(got)]);
   for (const rule of got.kept_by) found.push(["Kept by", rule]);
   if (got.note) found.push(["Note", got.note]);

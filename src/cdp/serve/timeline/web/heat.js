@@ -4,11 +4,12 @@ import {tick} from "./text.js";
 
 const AXIS = 18;
 const MARKS = 18;
+const TIERS = 16;
 
 const colour = (style, name) => style.getPropertyValue(name).trim();
 
-/** activity: of the server, or null; marks: [{ms, kind}]. */
-export function draw(canvas, scale, activity, marks) {
+/** activity: of the server, or null; marks: [{ms, kind}]; tiers, gone: spans of kept.js. */
+export function draw(canvas, scale, activity, marks, tiers, gone) {
   const width = canvas.clientWidth;
   const height = canvas.clientHeight;
   const dots = window.devicePixelRatio || 1;
@@ -17,12 +18,14 @@ export function draw(canvas, scale, activity, marks) {
   const pen = canvas.getContext("2d");
   pen.scale(dots, dots);
   const style = getComputedStyle(document.documentElement);
-  const room = height - AXIS - MARKS;
+  const room = height - AXIS - MARKS - TIERS;
   const box = {width, top: MARKS, bars: room * 0.55, places: room * 0.45};
   if (activity) {
     drawPlaces(pen, style, scale, activity, box);
     drawBars(pen, style, scale, activity, box);
   }
+  for (const one of gone) hatch(pen, colour(style, "--soft"), spanOf(scale, one, width), MARKS, room, one.kind === "freed");
+  drawTiers(pen, style, scale, tiers, width, height - AXIS - TIERS);
   drawAxis(pen, style, scale, width, height);
   drawMarks(pen, style, scale, marks, width, height - AXIS);
 }
@@ -66,6 +69,62 @@ function drawPlaces(pen, style, scale, activity, box) {
       pen.fillRect(left, top + row * tall, Math.max(1, width), Math.max(1, tall));
     });
   });
+}
+
+/** [left, width] of what is shown of a span. */
+function spanOf(scale, {begin, end}, width) {
+  const left = Math.max(0, scale.toX(begin, width));
+  return [left, Math.min(width, scale.toX(end, width)) - left];
+}
+
+/** Lines across a span; crossed: both ways, as over what is gone altogether. */
+function hatch(pen, stroke, [left, width], top, tall, crossed, step = 8) {
+  if (width <= 0) return;
+  pen.save();
+  pen.beginPath();
+  pen.rect(left, top, width, tall);
+  pen.clip();
+  pen.beginPath();
+  for (let x = Math.floor((left - tall) / step) * step; x < left + width + tall; x += step) {
+    pen.moveTo(x, top + tall);
+    pen.lineTo(x + tall, top);
+    if (crossed) {
+      pen.moveTo(x, top);
+      pen.lineTo(x + tall, top + tall);
+    }
+  }
+  pen.strokeStyle = stroke;
+  pen.globalAlpha = 0.4;
+  pen.stroke();
+  pen.restore();
+}
+
+/** A row of what is kept: full where every moment is, lower and striped the fewer a rule keeps; with its words. */
+function drawTiers(pen, style, scale, tiers, width, top) {
+  const levels = tiers.filter((one) => one.kind === "tier").length;
+  let level = 0;
+  pen.font = "11px system-ui, sans-serif";
+  pen.textBaseline = "middle";
+  pen.textAlign = "center";
+  for (const one of tiers) {
+    const [left, wide] = spanOf(scale, one, width);
+    level += one.kind === "tier";
+    if (wide <= 0) continue;
+    const tall = one.kind === "all" ? TIERS - 3 : (TIERS - 3) * (0.35 + 0.4 * level / (levels + 1));
+    const box = [left, top + TIERS - 1 - tall, Math.max(1, wide - 1), tall];
+    if (one.kind === "going") {
+      hatch(pen, colour(style, "--soft"), [left, wide - 1], top + 2, TIERS - 3, false, 5);
+    } else {
+      pen.fillStyle = colour(style, "--kept");
+      pen.fillRect(...box);
+    }
+    if (pen.measureText(one.label).width + 12 > wide) continue;
+    const half = pen.measureText(one.label).width / 2 + 4;
+    pen.fillStyle = colour(style, "--panel");
+    pen.fillRect(left + wide / 2 - half, top + 1, 2 * half, TIERS - 1);
+    pen.fillStyle = colour(style, "--text");
+    pen.fillText(one.label, left + wide / 2, top + TIERS / 2 + 1);
+  }
 }
 
 function drawAxis(pen, style, scale, width, height) {

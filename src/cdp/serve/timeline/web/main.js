@@ -5,6 +5,7 @@ import * as api from "./api.js";
 import {byId, make} from "./dom.js";
 import * as explain from "./explain.js";
 import {draw} from "./heat.js";
+import * as keeps from "./kept.js";
 import {marksOf, showMarks} from "./marks.js";
 import {hideResult} from "./result.js";
 import {complain, guarded, say} from "./say.js";
@@ -14,9 +15,13 @@ import * as text from "./text.js";
 
 const PAUSE_MS = 90;        // what the pointer rests before its moment is asked for
 const EXPLAINED_MOST = 500;
+const SHORT = ["Moment", "Next record", "Not kept", "Durable"];     // beside the pointer
 
 let volume, overview, scale, activity;
 let marks = [];
+let keeping = null;         // what the retention policy keeps
+let tiers = [];
+let gone = [];
 let chosen = null;          // an exact record: {seq, ms}; null: the time of the bar
 let kept = null;
 const explained = new Map();
@@ -42,10 +47,12 @@ const scrub = new Scrub({
     later.explain((signal) => showMoment(signal));
   },
   peeked: (ms) => {
-    byId("peek").textContent = ms === null ? "" : `Under the pointer: ${text.time(ms, scale.step)}`;
+    if (ms === null) scrub.tip("");
+    else scrub.tip([text.time(ms, scale.step), keeps.hint(ms, tiers, gone)].filter(Boolean).join("\n"));
     later.peek(ms !== null && ((signal) => peek(ms, signal)));
   },
   chosen: guarded(async () => {
+    later.explain();        // of the same moment: it would come after this
     const found = await showMoment();
     say(explain.sentence(found));
   }),
@@ -61,7 +68,7 @@ const scrub = new Scrub({
   },
 });
 
-const paint = () => draw(byId("heat"), scale, activity, marks);
+const paint = () => draw(byId("heat"), scale, activity, marks, tiers, gone);
 const point = () => (chosen ? `#${chosen.seq}` : pointAt(scrub.at));
 
 /** The ends by number: a time in a number of ms is rounded, and may be outside. */
@@ -100,7 +107,9 @@ async function showMoment(signal) {
 
 async function peek(ms, signal) {
   const got = await explanation(pointAt(ms), signal);
-  byId("peek").textContent = `Under the pointer: ${explain.sentence(explain.pairs(got).slice(0, 3))}`;
+  const near = marks.filter((one) => Math.abs(one.ms - ms) * 200 < scale.length).map((one) => `${one.kind} ${one.label}`);
+  const said = explain.pairs(got).filter(([name]) => SHORT.includes(name)).map((pair) => pair.join(": "));
+  scrub.tip([...said, keeps.hint(ms, tiers, gone), ...near.slice(0, 3)].filter(Boolean).join("\n"));
 }
 
 /** What is shown, from summaries: at most a few hundred intervals, whatever the history holds. */
@@ -111,13 +120,29 @@ async function loadHeat(signal) {
   legend();
 }
 
+async function loadKept() {
+  keeping = await volume.get("kept");
+  setKept();
+  paint();
+  legend();
+}
+
+function setKept() {
+  tiers = keeping ? keeps.tiersOf(keeping, overview.window) : [];
+  gone = keeps.goneOf(overview.window);
+  const said = keeps.sentences(keeping, overview.window);
+  byId("kept").replaceChildren(...said.map((one) => make("li", {}, one)));
+}
+
 function legend() {
+  if (!activity) return;
   const key = (kind, what) => make("span", {}, make("i", {class: kind}), what);
   const wrote = activity.written_bytes.reduce((sum, one) => sum + one, 0);
   byId("legend").replaceChildren(
     key("written", `written (${text.size(wrote)}, in steps of ${text.span(activity.by_ns / 1e6)})`),
     key("overwritten", "of it, over data"), key("place", "where on the volume, its begin on top"),
     key("bookmark", "bookmarks"), key("restore", "restores"), key("pin", "pins"), key("suspicious", "suspicious changes"),
+    key("kept", "kept"), gone.length ? key("thinned", "thinned or freed") : "",
     activity.missing ? `${activity.missing} log files are not summed up yet` : "");
 }
 
@@ -138,15 +163,16 @@ async function reload(toNewest = false) {
     await reload();
     say(`${name} is deleted`);
   })());
+  setKept();
   paint();
-  await Promise.all([loadHeat(), showMoment()]);
+  await Promise.all([loadHeat(), showMoment(), loadKept()]);
   document.body.dataset.ready = "true";
 }
 
 async function choose(name) {
   volume = new api.Volume(name);
   page.volume = volume;
-  [scale, activity, kept, scrub.other] = [null, null, null, null];
+  [scale, activity, kept, keeping, scrub.other] = [null, null, null, null, null];
   hideResult();
   await reload();
 }

@@ -59,6 +59,17 @@ export class Scrub {
     this.bar.setAttribute("aria-valuetext", text.time(this.at, this.scale.step));
   }
 
+  /** What is said beside the pointer, line by line; "": nothing. */
+  tip(said) {
+    const tip = byId("peek");
+    tip.hidden = !said;
+    tip.textContent = said;
+    const x = parseFloat(byId("hover").style.left) || 0;
+    const right = x > this.bar.clientWidth / 2;
+    tip.style.left = right ? "auto" : `${x + 10}px`;
+    tip.style.right = right ? `${this.bar.clientWidth - x + 10}px` : "auto";
+  }
+
   #ms(event) {
     const box = this.bar.getBoundingClientRect();
     return this.scale.toMs(event.clientX - box.left, box.width);
