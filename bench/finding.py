@@ -1,6 +1,7 @@
 """Finding the right moment: what the ways to it cost. Each part makes what it needs, and says what it was.
 
-Figures are medians with the smallest and the largest, warm, in this process; `versions` and `bisect` are commands.
+Figures are medians with the smallest and the largest, warm, in this process; `versions` and `bisect` are commands. In
+this process also the processor time (of all threads), which a busy machine does not change much.
 """
 
 import json
@@ -47,12 +48,18 @@ QUICK = Options(size_bytes=GIB, records=2_000, history_records=5_000, segments=3
 
 def timed(look: Callable[[int], object], n: int) -> dict[str, float]:
     """In ms."""
-    spent = []
+    spent, used = [], []
     for i in range(n):
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         look(i)
         spent.append(1e3 * (time.perf_counter() - began))
-    return spread(spent)
+        used.append(1e3 * (time.process_time() - worked))
+    return {**spread(spent), "processor_ms": statistics.median(used)}
+
+
+def elapsed(look: Callable[[int], object], n: int) -> dict[str, float]:
+    """Of what is done by other processes."""
+    return {name: ms for name, ms in timed(look, n).items() if name != "processor_ms"}
 
 
 def spread(ms: list[float]) -> dict[str, float]:
@@ -178,8 +185,8 @@ def versions(folder: Path, options: Options) -> Iterator[tuple[str, dict[str, fl
     command("info", path)
     rows = command("versions", path, "f", "--json").splitlines()
     yield (f"cdp versions of a file over {options.records:,} moments: {len(rows)} versions",
-           timed(lambda _: command("versions", path, "f", "--json"), max(3, options.looks // 10)))
-    yield "  of that, a command that does nothing: cdp window", timed(lambda _: command("window", path), 3)
+           elapsed(lambda _: command("versions", path, "f", "--json"), max(3, options.looks // 10)))
+    yield "  of that, a command that does nothing: cdp window", elapsed(lambda _: command("window", path), 3)
 
 
 def bisect(folder: Path, options: Options) -> Iterator[tuple[str, dict[str, float]]]:
@@ -252,7 +259,8 @@ def run(scratch: Scratch, options: Options, say: Any, json_path: Path | None) ->
                 scratch.need(options.size_bytes // 20, "what differs")
             for what, ms in PARTS[name](folder, options):
                 measured += 1
-                say(f"  {what}: {ms['median_ms']:.3g} ms ({ms['least_ms']:.3g} .. {ms['most_ms']:.3g})")
+                worked = f"; processor time {ms['processor_ms']:.3g} ms" if "processor_ms" in ms else ""
+                say(f"  {what}: {ms['median_ms']:.3g} ms ({ms['least_ms']:.3g} .. {ms['most_ms']:.3g}){worked}")
                 machine.append_line(json_path, {"bench": "finding", "part": name, "what": what, **ms,
                                                 "options": asdict(options), "facts": found,
                                                 "load_1m_at_end": machine.load()})

@@ -8,12 +8,13 @@ import threading
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 
 import cdp
 from cdp.check import check, rebuild
 from cdp.store import catalog as catalogs
-from cdp.store.catalog import BookmarkRow, LmdbCatalog, RestoreRow, Segment, lmdb_catalog
+from cdp.store.catalog import TABLES, BookmarkRow, LmdbCatalog, RestoreRow, Segment, lmdb_catalog
 
 MIB = 1 << 20
 
@@ -49,6 +50,15 @@ def test_the_map_grows_beside_readers(tmp_path: Path, monkeypatch: pytest.Monkey
     assert catalog._env.info()["map_size"] >= 4 * (64 << 10)
     assert len(catalog.rows(Segment)) == 2_000
     catalog.close()
+
+
+def test_it_is_made_in_one_transaction(tmp_path: Path) -> None:
+    """Each is synced, twice, and an image for each probe of a bisection has a catalog."""
+    LmdbCatalog(tmp_path / "fresh", create=True).close()
+    with lmdb.open(str(tmp_path / "fresh"), readonly=True, max_dbs=8) as env:
+        assert env.info()["last_txnid"] == 1
+        with env.begin() as txn:
+            assert {bytes(name) for name, _ in txn.cursor()} == set(TABLES.values())
 
 
 def test_its_name_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

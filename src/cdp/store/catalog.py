@@ -19,7 +19,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -166,9 +166,12 @@ class LmdbCatalog:
             if not read_only and self._env.info()["map_size"] < MAP_BYTES:
                 self._env.set_mapsize(MAP_BYTES)
             self._dbs = {}
-            for kind, name in TABLES.items():
-                with suppress(lmdb.NotFoundError):      # of an older release: made with its first row
-                    self._dbs[kind] = self._env.open_db(name, create=create)
+            # New ones in one transaction: of each by itself LMDB would sync, which is most of what making an image
+            # takes.
+            with self._env.begin(write=True) if create else nullcontext() as txn:
+                for kind, name in TABLES.items():
+                    with suppress(lmdb.NotFoundError):      # of an older release: made with its first row
+                        self._dbs[kind] = self._env.open_db(name, txn=txn, create=create)
             if create:      # LMDB syncs its file, but not the name
                 fd = os.open(path, os.O_RDONLY)
                 try:

@@ -8,6 +8,7 @@
                   pace.pxd: in what steps they are allocated
     sealing       what the maintenance thread does with the segment that was set aside
     segment_file  a segment read, and what recovery makes of one that a crash left open
+    picked        the descriptors of a few records of a sealed segment
     log_reader    the data of a record: from a slot that still has it, or, checked, from a segment file
     block_sums.c  checksums of the blocks of a file, and checked reads; segment_sums.c: of a sealed segment
     sums_cache    pages of the tables of sealed segments; sums_pages, sums_slots.c: in memory, found without a lock
