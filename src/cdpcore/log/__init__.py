@@ -10,6 +10,7 @@
     segment_file  a segment read, and what recovery makes of one that a crash left open
     picked        the descriptors of a few records of a sealed segment
     log_reader    the data of a record: from a slot that still has it, or, checked, from a segment file
+    picked        the descriptors of a few records of a sealed segment, for the history of a range
     block_sums.c  checksums of the blocks of a file, and checked reads; segment_sums.c: of a sealed segment
     sums_cache    pages of the tables of sealed segments; sums_pages, sums_slots.c: in memory, found without a lock
     sums_file     a table in a file of its own: of the base, and of segments that were sealed without one
