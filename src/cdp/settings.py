@@ -244,6 +244,8 @@ class Settings:
     tls_key: str | None = _server("path", None, "Private key of the certificate, PEM.")
     tls_ca: str | None = _server(
         "path", None, "Certificate authority, PEM: clients must show a certificate that it signed.")
+    tls_psk: str | None = _server(
+        "path", None, "Keys that clients have too, a line USER:HEXKEY each, in place of a certificate (Python 3.13).")
     platform: str = _server(
         "name", "local", "What connects `cdp serve` with buffers, requests and threads: an installed platform "
         "(docs/porting.md); only `local` is fast.")
@@ -263,11 +265,16 @@ class Settings:
             object.__setattr__(self, key.name, key.parse(value, "settings"))
         step = SEGMENT_STEP_BYTES
         object.__setattr__(self, "segment_bytes", -(-self.segment_bytes // step) * step)
-        if self.tls != "off":
+        if self.tls != "off" and self.tls_psk:
+            for name in ("tls_cert", "tls_key", "tls_ca"):
+                if getattr(self, name) is not None:
+                    raise InvalidRequest(f"settings: tls_psk is set, and {name} is too",
+                                         "TLS is by keys or by certificates: leave one of them out")
+        elif self.tls != "off":
             for name in ("tls_cert", "tls_key"):
                 if getattr(self, name) is None:
                     raise InvalidRequest(f"settings: tls is {self.tls}, but {name} is not set",
-                                         f"give {KEYS[name].flag} FILE, or set tls to off")
+                                         f"give {KEYS[name].flag} FILE, or --tls-psk FILE, or set tls to off")
 
 
 def checked(settings: Settings | None) -> Settings:
@@ -331,7 +338,7 @@ def load(config: str | None = None, environ: Mapping[str, str] | None = None,
             sources[name] = f"flag {KEYS[name].flag}"
     settings = Settings(**values)
     if sources["tls"] == "default":
-        for name in ("tls_cert", "tls_key", "tls_ca"):
+        for name in ("tls_cert", "tls_key", "tls_ca", "tls_psk"):
             if name in values:  # never serve in plain what was meant to be TLS
                 raise InvalidRequest(f"{sources[name]}: {name} is given, but tls is not", "add tls: off, on or require")
     return InForce(settings, sources, config)

@@ -3,7 +3,9 @@ connections and of a gateway's."""
 from __future__ import annotations
 
 import random
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -346,3 +348,37 @@ def test_everybody_gets_through(connect: Connect, seeds):
 def test_a_bound_that_is_none(bad: int):
     with pytest.raises(InvalidRequest, match="memory of"):
         ConnectionMemory(bad)
+
+
+# --- in C -----------------------------------------------------------------------------------------------------------
+
+CORE = Path(__file__).resolve().parent.parent.parent / "src/cdpcore"
+
+
+def check(tmp_path: Path, source: str, turns: int) -> subprocess.CompletedProcess[str]:
+    """tests/c/nbd_memory_check.c, with `source` in place of nbd_memory.c."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        pytest.skip("no C compiler")
+    (tmp_path / "nbd_memory.c").write_text(source)
+    program = tmp_path / "check"
+    subprocess.run([compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Werror", f"-I{CORE}",
+                    str(CORE.parent.parent / "tests/c/nbd_memory_check.c"), str(tmp_path / "nbd_memory.c"), "-lpthread",
+                    "-o", str(program)], check=True)
+    return subprocess.run([str(program), str(turns)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.once
+def test_the_bell_is_silent_once_the_turn_has_come(tmp_path: Path) -> None:
+    """Else the connection's next wait for its client ends at once."""
+    done = check(tmp_path, (CORE / "nbd/nbd_memory.c").read_text(), 60)
+    assert (done.returncode, done.stdout) == (0, "60 turns\n"), done.stderr
+
+
+@pytest.mark.once
+def test_a_bell_that_is_not_hushed_is_noticed(tmp_path: Path) -> None:
+    source = (CORE / "nbd/nbd_memory.c").read_text()
+    before, hush = source.split("void nbd_memory_hush(")
+    assert hush.count("empty(bell);") == 1
+    done = check(tmp_path, f"{before}void nbd_memory_hush({hush.replace('empty(bell);', 'bell = -1;')}", 1)
+    assert done.returncode == 1 and "rings though its turn has come" in done.stderr

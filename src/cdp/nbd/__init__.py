@@ -5,7 +5,7 @@
     exports            what a server is given: names to exports
     handover           listeners and connections for another server
     server, listeners  connections and their bounds; sockets
-    tls                certificates, and the relay between TLS and the transmission loop
+    tls, psk           certificates, or keys that clients have too, and the relay between TLS and the transmission loop
     client             the client's side: an address, a socket in transmission, a simple disk
 """
 from cdp.nbd.exports import Export, Resolver

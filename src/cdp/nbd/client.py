@@ -6,6 +6,7 @@ connect() and has a loop of its own.
 """
 from __future__ import annotations
 
+import getpass
 import os
 import select
 import socket
@@ -19,6 +20,7 @@ from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cdp.ipc.unix_socket import socket_path
+from cdp.nbd import psk
 from cdp.nbd.protocol import (
     BASE_ALLOCATION,
     CHUNK,
@@ -54,7 +56,8 @@ from cdp.nbd.tls import client_context, relay
 from cdpcore.base.errors import CdpError, InvalidRequest, NotFound, OutOfSpace, Unavailable
 
 TIMEOUT_SECONDS = 10.0
-FORMS = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS, ?tls-certificates=FOLDER"
+FORMS = "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS, ?tls-certificates=FOLDER, " \
+        "or nbds://USER@HOST/EXPORT?tls-psk-file=FILE"
 _MAX_REPLY_BYTES = 1 << 20
 _ERROR = 1 << 31
 _ENOSPC = 28
@@ -72,6 +75,8 @@ class ExportAddress:
     export: str
     tls: bool = False
     certificates: str | None = None  # folder: ca-cert.pem; client-cert.pem and client-key.pem where the server asks
+    psk_file: str | None = None  # of pre-shared keys, in place of certificates ...
+    user: str | None = None  # ... and whose key; None: the user of this process
     tls_hostname: str | None = None  # that the server's certificate must name, where that is not `host`
 
 
@@ -88,7 +93,8 @@ class Agreed:
 
 
 def parse(uri: str) -> ExportAddress:
-    """An NBD URI (doc/uri.md of the protocol; libnbd's tls-certificates and tls-hostname). Raises InvalidRequest."""
+    """An NBD URI (doc/uri.md of the protocol; libnbd's tls-certificates, tls-psk-file and tls-hostname). Raises
+    InvalidRequest."""
     try:
         parts = urlsplit(uri)
         port = parts.port or DEFAULT_PORT
@@ -103,6 +109,7 @@ def parse(uri: str) -> ExportAddress:
         raise InvalidRequest(f"{uri}: no socket", FORMS)
     return ExportAddress(uri, None if unix else parts.hostname, 0 if unix else port, query["socket"] if unix else None,
                          unquote(parts.path.removeprefix("/")), scheme == "nbds", query.get("tls-certificates"),
+                         query.get("tls-psk-file"), parts.username and unquote(parts.username),
                          query.get("tls-hostname"))
 
 
@@ -116,7 +123,7 @@ def connect(address: ExportAddress, timeout_s: float = TIMEOUT_SECONDS, *,
     """A socket in the transmission phase, without a time-out. With TLS it is one end of a socket pair, and a thread
     carries bytes between the other end and the server. block_status: ask for structured replies and block status, which
     a server may not have. Raises Unavailable, NotFound, InvalidRequest."""
-    context = client_context(address.certificates) if address.tls else None
+    context = _context(address) if address.tls else None
     handshake = _Handshake(_dial(address, timeout_s), address, block_status)
     try:
         agreed = handshake.run(context)
@@ -133,6 +140,14 @@ def connect(address: ExportAddress, timeout_s: float = TIMEOUT_SECONDS, *,
     ours, theirs = socket.socketpair()
     threading.Thread(target=relay, args=(handshake.sock, theirs), name="nbd-client-tls", daemon=True).start()
     return ours, agreed
+
+
+def _context(address: ExportAddress) -> ssl.SSLContext:
+    if address.psk_file is None:
+        return client_context(address.certificates)
+    if address.certificates is not None:
+        raise InvalidRequest(f"{address.uri}: certificates and pre-shared keys", "name one of them")
+    return psk.client_context(address.psk_file, address.user or getpass.getuser())
 
 
 def _dial(address: ExportAddress, timeout_s: float) -> socket.socket:

@@ -1,4 +1,5 @@
-"""TLS for NBD connections: who is trusted, and the relay that keeps the transmission loop free of it.
+"""TLS for NBD connections: who is trusted, by certificates or by keys that both sides have (cdp.nbd.psk), and the relay
+that keeps the transmission loop free of it.
 
 The loop in cdpcore.nbd.loop serves a plain file descriptor without the GIL. A connection with TLS gets one end of a
 socket pair instead, and a relay thread carries bytes between the other end and the TLS socket. That costs two copies
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cdp.nbd import psk
 from cdp.nbd.handshake import TlsMode
 from cdpcore.base.errors import InvalidRequest
 
@@ -30,21 +32,29 @@ class TlsSettings:
     cert_file       the server's certificate chain, PEM
     key_file        its private key, PEM; None where it is in cert_file
     client_ca_file  PEM; clients must then show a certificate signed by one of these
+    psk_file        in place of all three: keys that clients have too, as USER:HEXKEY, a line each
     """
 
     mode: TlsMode = TlsMode.OFF
     cert_file: str | None = None
     key_file: str | None = None
     client_ca_file: str | None = None
+    psk_file: str | None = None
 
     def context(self) -> ssl.SSLContext | None:
         """The context for new connections, or None for mode off. Raises InvalidRequest for unusable files."""
         if self.mode is TlsMode.OFF:
-            if self.cert_file or self.key_file or self.client_ca_file:
+            if self.cert_file or self.key_file or self.client_ca_file or self.psk_file:
                 raise InvalidRequest("TLS files are given, but the TLS mode is off", "set the mode to on or require")
             return None
+        if self.psk_file:
+            if self.cert_file or self.key_file or self.client_ca_file:
+                raise InvalidRequest("TLS with pre-shared keys and with a certificate at the same time",
+                                     "give psk_file, or cert_file and key_file")
+            return psk.server_context(self.psk_file)
         if not self.cert_file:
-            raise InvalidRequest(f"TLS mode {self.mode} without a certificate", "give cert_file and key_file")
+            raise InvalidRequest(f"TLS mode {self.mode} without a certificate",
+                                 "give cert_file and key_file, or psk_file")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         with _named(self.cert_file, self.key_file):

@@ -88,7 +88,7 @@ def tls_settings(settings: Settings) -> Any:
     if settings.tls == "off":
         return TlsSettings()
     tls = TlsSettings(mode=TlsMode(settings.tls), cert_file=settings.tls_cert, key_file=settings.tls_key,
-                      client_ca_file=settings.tls_ca)
+                      client_ca_file=settings.tls_ca, psk_file=settings.tls_psk)
     tls.context()
     return tls
 
