@@ -29,11 +29,11 @@ class Image(Source):
         return self._image.pread(length, offset)
 
 
-def by_brute_force(volume, path, partition=None):
-    """[(first, last, what it is)], from every moment."""
+def by_brute_force(volume, path, partition=None, moments=None):
+    """[(first, last, what it is)], from every moment, or from these."""
     found = []
     window = volume.window()
-    for seq in range(window.oldest.seq, window.newest.seq + 1):
+    for seq in moments or range(window.oldest.seq, window.newest.seq + 1):
         with volume.at(f"#{seq}") as image:
             try:
                 entry = opened(Image(image), partition)[0].stat(path)
@@ -111,6 +111,13 @@ def test_as_by_brute_force(tmp_path, seed, options):
     found = by_versions(tmp_path / "web", "/a/f")
     same(found, expected)
     assert len(found) >= 3      # the kernel says when it writes an inode
+    with cdp.open(tmp_path / "web") as volume:
+        newest = volume.window().newest.seq
+        kept = sorted({0, middle, *rnd.sample(range(1, newest * 3 // 4), newest // 8)})
+        volume._store.thin(volume._store.thinned.thinned_to(kept))
+        thinned = by_brute_force(volume, "a/f", moments=[*kept, *range(kept[-1] + 1, newest + 1)])
+    assert len(thinned) >= 3 and thinned != expected
+    same(by_versions(tmp_path / "web", "/a/f"), thinned)
 
 
 def test_nothing_there(tmp_path):

@@ -53,13 +53,21 @@ def versions(state: State, volume: str, path: str, since: str | None, until: str
                 return images.enter_context(service.volume.at(f"#{seq}")).pread
             return lambda length, offset: service.read(offset, length, at=f"#{seq}!")
 
+        thinned = service.window()["thinned"]
+
+        def shown_at(seq: int) -> int:
+            if thinned is None or not thinned["first"]["seq"] < seq < thinned["last"]["seq"]:
+                return seq
+            got = service.explain(f"#{seq}")
+            return got["next"]["seq"] if got["not_kept"] is not None and got["next"] is not None else seq
+
         def rows(offset: int, length: int, after: int, limit: int) -> list[tuple[int, int, int]]:
             page = service.versions(offset, length, f"#{after}", f"#{last['seq']}", limit)["versions"]
             return [(row["seq"], row["offset"], row["length"]) for row in page]
 
         head, count = True, 0
         for one in found_versions(read_at, service.info()["size_bytes"], partition, path, first["seq"], last["seq"],
-                                  rows):
+                                  rows, shown_at):
             view = _view(service, one)
             count += one.entry is not None
             if state.as_json:

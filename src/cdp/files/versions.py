@@ -34,17 +34,19 @@ class Version:
 
 
 def versions(read_at: Callable[[int], Read], size_bytes: int, partition: int | None, path: str, first: int, last: int,
-             rows: Rows) -> Iterator[Version]:
-    """The versions in the records first .. last, in order. `read_at`: the disk at a record. Raises Unavailable, and
-    what the disk raises."""
+             rows: Rows, shown_at: Callable[[int], int]) -> Iterator[Version]:
+    """The versions in the records first .. last, in order. `read_at`: the disk at a record; `shown_at`: the first
+    moment that shows a record, itself or, where that was thinned, the kept one after it. Raises Unavailable, and what
+    the disk raises."""
     now, known = Version(first, first, None, ""), dict[Range, Row | None]()
     at, read, coming_in = first, read_at(first), _Coming(rows, size_bytes)
     changed: list[Range] | None = None
+    begun = False
     with Session(lambda length, offset: read(length, offset), size_bytes, partition) as session:
         while True:
             entry, why, pieces, depends = session.follow(path, changed)
-            if changed is None:
-                now = Version(at, at, entry, why, pieces)
+            if not begun:
+                now, begun = Version(at, at, entry, why, pieces), True
             elif entry != now.entry:
                 now.last = at - 1
                 yield now
@@ -56,9 +58,11 @@ def versions(read_at: Callable[[int], Read], size_bytes: int, partition: int | N
             coming = [row for row in known.values() if row is not None and row[0] <= last]
             if not coming:
                 break
-            at = min(row[0] for row in coming)
+            record = min(row[0] for row in coming)
+            at = shown_at(record)
             read = read_at(at)
-            changed = [(offset, length) for seq, offset, length in coming if seq == at]
+            # Up to a later moment other records may have changed it, too.
+            changed = [(offset, length) for seq, offset, length in coming if seq == at] if at == record else None
     now.last = last
     yield now
 
