@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("PYTHONUNBUFFERED", None)    # what is printed is buffered, as it is for users
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:   # a background job of a shell: what tests start has it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--seconds"):

@@ -23,7 +23,7 @@ import click
 from cdp.cli import exits
 from cdp.cli.completion import Text, with_hints
 from cdp.cli.extras import EXTRA_OF, missing
-from cdp.cli.output import put, say
+from cdp.cli.output import drop_unwritten, put, say
 from cdp.ipc import log_lines
 from cdp.ipc.service_manager import notify
 from cdp.settings import KEYS, InForce, Settings, load
@@ -239,6 +239,7 @@ class Root(click.Group):
             code = report(error, state.debug)
         finally:
             state.late.close()
+            drop_unwritten()
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else exits.OK)
@@ -278,9 +279,7 @@ def report(error: BaseException, debug: bool) -> int:
         say(error.format_message())
         return exits.USAGE
     if isinstance(error, BrokenPipeError):
-        # Nobody reads standard output any more; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return exits.BROKEN_PIPE
+        return exits.BROKEN_PIPE    # nobody reads standard output any more
     text, code = _told(error)
     line = f"error: {' '.join(text.split())}"
     if not log_lines.said_as_json(line, logging.ERROR):

@@ -33,6 +33,16 @@ def say(text: str, end: str = "\n") -> None:
         click.echo(text + end, nl=False, err=True)
 
 
+def drop_unwritten() -> None:
+    """At the end of a command: what could not be written is still buffered, and would fail again when Python ends,
+    which then ends with a status of its own."""
+    for fd, stream in (1, sys.stdout), (2, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+
+
 class StandardOutput(io.RawIOBase):
     """A writer of bytes onto standard output that takes every byte it is given. Raises OSError. One thread."""
 
