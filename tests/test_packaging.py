@@ -35,7 +35,16 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 from {module} import main
 sys.argv[0] = "cdp"
-main()
+"""
+ONE = "main()"
+# Lines of standard input, each a command: a start takes longer than most commands.
+MANY = """
+for line in sys.stdin:
+    sys.argv[1:] = line.split()
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, line
 """
 
 
@@ -55,6 +64,7 @@ def imports():
                 yield path.relative_to(ROOT / "src/cdp").as_posix(), top
 
 
+@pytest.mark.lint
 def test_what_is_imported_is_declared():
     base = names_of(PROJECT["dependencies"])
     extra = {name: names_of(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
@@ -75,10 +85,11 @@ def test_what_is_imported_is_declared():
 @pytest.fixture
 def bare(tmp_path):
     """Run the command line as it is without the extras."""
-    def run(*args, hidden=BARE, module="cdp.__main__"):
-        code = HIDDEN.format(hidden=hidden, module=module)
-        return subprocess.run([sys.executable, "-c", code, *args], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=60, check=False, env={**interop.environ(), "XDG_RUNTIME_DIR": str(tmp_path)})
+    def run(*args, lines=None, hidden=BARE, module="cdp.__main__"):
+        code = HIDDEN.format(hidden=hidden, module=module) + (MANY if lines else ONE)
+        return subprocess.run([sys.executable, "-c", code, *args], cwd=tmp_path, input="\n".join(lines or ()),
+                              capture_output=True, text=True, timeout=60, check=False,
+                              env={**interop.environ(), "XDG_RUNTIME_DIR": str(tmp_path)})
 
     return run
 
@@ -88,15 +99,15 @@ def test_the_main_job_needs_no_extra(bare, tmp_path):
     log = WriteLog(tmp_path / "web.wlog")
     log.write(0, bytes(512))
     log.count()
-    for line in ("import disk.img web", "info web", "window web", "bookmark web b", "bookmarks web", "explain web@b",
-                 "records web",
-                 "image create web@b trial", "image list web", "export web@b out.img", "restore web@b", "undo web",
-                 "restores web",
-                 "check web", "image delete web trial", "config show", "create new --size 1M", "trace formats",
-                 "capture new --log web.wlog --once --settle 0s",
-                 "create kept --mode before --base disk.img", "detach kept"):
-        done = bare(*line.split())
-        assert done.returncode == 0, (line, done.stderr)
+    lines = ("import disk.img web", "info web", "window web", "bookmark web b", "bookmarks web", "explain web@b",
+             "records web",
+             "image create web@b trial", "image list web", "export web@b out.img", "restore web@b", "undo web",
+             "restores web",
+             "check web", "image delete web trial", "config show", "create new --size 1M", "trace formats",
+             "capture new --log web.wlog --once --settle 0s",
+             "create kept --mode before --base disk.img", "detach kept")
+    done = bare(lines=lines)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.img").read_bytes() == (tmp_path / "disk.img").read_bytes()
 
 

@@ -90,9 +90,10 @@ def test_an_interrupt_in_a_late_import_lets_a_command_take_back_what_it_began(we
 
 
 @pytest.mark.parametrize("verb", ["serve", "info"])
-def test_an_interrupt_while_it_loads_is_one_line(web, verb):
+@pytest.mark.soak
+def test_an_interrupt_while_it_loads_is_one_line(web, verb, seeds):
     seen = []
-    for delay_ms in DELAYS_MS:
+    for delay_ms in DELAYS_MS[::seeds.pick(2, 1)]:
         status, stderr = interrupted(verb, web, delay_ms, "default_int_handler")
         assert status in (0, 130, -signal.SIGINT) and "Traceback" not in stderr and "ignored" not in stderr, (
             delay_ms,

@@ -42,7 +42,7 @@ def compiled(folder: Path, *flags: str) -> set[str]:
 
 
 @needs_tools
-@pytest.mark.once
+@pytest.mark.lint
 def test_the_plain_build_makes_no_linux_only_call(tmp_path: Path):
     plain = compiled(tmp_path, "-DCDP_PLAIN_POSIX=1")
     assert "pwrite" in plain or "pwrite64" in plain

@@ -16,13 +16,13 @@ from cdpcore.nbd.connection import RELEASES_PAGES
 pytestmark = [pytest.mark.plain, pytest.mark.sanitize]
 
 SMALL = Settings(segment_bytes=16 << 20, pool_bytes=16 << 20)
-SIZE = 64 << 20
+SIZE = 16 << 20
 
 
-@pytest.fixture
-def filled(tmp_path: Path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
     """A volume of several segments and runs, with a bookmark, a restore and an image; and digests of its moments."""
-    path = tmp_path / "v"
+    path = tmp_path_factory.mktemp("made") / "v"
     rng = random.Random(7)
     with cdp.create(path, size=SIZE, settings=SMALL) as v:
         for i in range(2400):
@@ -36,6 +36,13 @@ def filled(tmp_path: Path):
         points = ["#0", "mid", "#1500", "#2000", "now"]
         digests = {p: digest(v, p) for p in points}
     return path, digests
+
+
+@pytest.fixture
+def filled(made, tmp_path: Path):
+    """A copy of it."""
+    path, digests = made
+    return shutil.copytree(path, tmp_path / "v"), digests
 
 
 def digest(v: cdp.Volume, point: str) -> str:
@@ -105,7 +112,7 @@ def test_missing_segment_is_found_and_not_rebuilt_over(filled):
 
 def test_destructive_restore_frees_and_stays_sound(tmp_path):
     path = tmp_path / "v"
-    with cdp.create(path, size=SIZE, settings=SMALL) as v:
+    with cdp.create(path, size=64 << 20, settings=SMALL) as v:
         v.pwrite(b"a" * 4096, 0)
         keep = v.resolve("now")
         for i in range(64):
