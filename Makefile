@@ -15,7 +15,7 @@ unexport PYTHONPATH PYTHONHOME
 unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 
-.PHONY: help demo test soak fuzz lint man deb bench plain sanitize dev clean
+.PHONY: help demo test long soak fuzz lint man deb bench plain sanitize dev clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +29,9 @@ demo: $(INSTALLED) ## what cdp does, on a small disk: a file system is destroyed
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2 + 1)
 test: $(INSTALLED) $(TEST_DEPS) ## all tests but those of `make lint`, the seeded ones with a few seeds
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m 'not long and not lint' $(ARGS)
+
+long: $(INSTALLED) $(TEST_DEPS) ## the tests that are too long for `make test`, once
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -o addopts=--strict-markers -m 'long and not lint' $(ARGS)
 
 SECONDS ?= 600
 soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=600; SEED=... repeats an earlier run

@@ -100,6 +100,7 @@ def processes_naming(text):
 # --- each of them -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @needs_fio
 def test_nbd_all_peers(tmp_path):
     said, lines = run(tmp_path, "nbd", "--workload", "write-4k-qd32")
@@ -242,6 +243,7 @@ def test_failover_of_a_stopped_process(tmp_path):
     assert [kind for kind, _ in line["pauses_ms"]] == ["SIGSTOP"]
 
 
+@pytest.mark.long
 def test_micro(tmp_path):
     pytest.importorskip("pytest_benchmark")
     _, lines = run(tmp_path, "micro")
@@ -249,7 +251,7 @@ def test_micro(tmp_path):
 
 
 @needs_fio
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_interrupted_it_cleans_up(tmp_path, number):
     data = tmp_path / "data"
     data.mkdir()

@@ -113,7 +113,8 @@ def glimpse(pid):
             os.getsid(pid), os.getpriority(os.PRIO_PROCESS, pid))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.long) for one in (signal.SIGINT, signal.SIGKILL))])
 def test_a_process_as_any_other(web, monkeypatch, number):
     def start():
         with Started([*interop.cdp_argv("serve", "web", "--unix", "s", "--admin-socket", "a")], cwd=web,

@@ -555,7 +555,8 @@ def test_short_transfers_signals_and_a_file_system_that_cannot_reserve(tmp_path:
 @pytest.mark.once
 @pytest.mark.parametrize("flags", [[], ["-DCDP_PLAIN_POSIX=1"],
                                    ["-fsanitize=address,undefined", "-fno-sanitize-recover"],
-                                   ["-fsanitize=thread"]], ids=["linux", "plain", "asan", "tsan"])
+                                   pytest.param(["-fsanitize=thread"], marks=pytest.mark.long)],
+                         ids=["linux", "plain", "asan", "tsan"])
 @pytest.mark.parametrize("rounds", [60, pytest.param(400, marks=pytest.mark.long)])
 def test_what_python_does_not_reach(tmp_path: Path, flags: list[str], rounds: int) -> None:
     compiler = find_compiler()

@@ -309,6 +309,7 @@ def compiler() -> list[str]:
     return (sysconfig.get_config_var("CC") or "cc").split()
 
 
+@pytest.mark.long
 @pytest.mark.soak
 def test_random_damage_under_sanitizers(tmp_path: Path, seeds: Seeds) -> None:
     """The C driver: histories, merges, look-ups, damaged files, failing calls; any report of a sanitizer fails it."""
@@ -328,6 +329,7 @@ def test_random_damage_under_sanitizers(tmp_path: Path, seeds: Seeds) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_bench_runs(tmp_path: Path) -> None:
     program = tmp_path / "bench"
     subprocess.run([*compiler(), "-O1", str(HERE / "c" / "index_bench.c"), *FLAGS, "-o", str(program)], check=True)

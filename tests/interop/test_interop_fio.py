@@ -123,16 +123,16 @@ def test_writable_image(world, uri, scale):
 def test_while_a_restore_is_written_back(world):
     """Jobs write and verify on a volume that shows a restore which is on its way to the disk; then the disk is what the
     volume shows."""
-    world.create("web", SIZE_MIB)
-    world.serve("web", "--set", "restore_rate_bytes=32M")
-    run("qemu-io", "-f", "raw", "-c", "write -P 1 0 192M", "-c", "flush", world.uri("web"))
+    world.create("web", SIZE_MIB // 2)
+    world.serve("web", "--set", "restore_rate_bytes=16M")
+    run("qemu-io", "-f", "raw", "-c", "write -P 1 0 96M", "-c", "flush", world.uri("web"))
     seq = world.json("window", "web")["newest"]["seq"]
-    run("qemu-io", "-f", "raw", "-c", "write -P 2 0 192M", "-c", "flush", world.uri("web"))
+    run("qemu-io", "-f", "raw", "-c", "write -P 2 0 96M", "-c", "flush", world.uri("web"))
     world.json("restore", f"web@#{seq}")
-    assert world.json("info", "web")["writeback"]["bytes_left"] > 100 * MIB
-    fio(world, world.uri("web"), regions("rw=randwrite", size_mib=24), *MIXED, "iodepth=16", "fsync=64")
+    assert world.json("info", "web")["writeback"]["bytes_left"] > 50 * MIB
+    fio(world, world.uri("web"), regions("rw=randwrite", size_mib=12), *MIXED, "iodepth=16", "fsync=64")
     assert world.json("info", "web")["writeback"]["bytes_left"] > 0
-    run("qemu-io", "-r", "-f", "raw", "-c", "read -P 1 96M 96M", world.uri("web"))
+    run("qemu-io", "-r", "-f", "raw", "-c", "read -P 1 48M 48M", world.uri("web"))
     run("qemu-img", "convert", "-f", "raw", "-O", "raw", world.uri("web"), world.path / "shown.img")
     world.stop()        # finishes it, whatever the rate
     run("qemu-img", "compare", "-f", "raw", "-F", "raw", world.path / "shown.img", world.path / "web.img")

@@ -422,7 +422,7 @@ def everything_at_once(path: str, seed: int) -> None:
 @pytest.mark.soak
 def test_freed_history_is_never_read(tmp_path: Path, seeds: Seeds) -> None:
     for seed in seeds(1):
-        freed_history_is_never_read(made(tmp_path / str(seed)), seeds.pick(25, 118))
+        freed_history_is_never_read(made(tmp_path / str(seed)), seeds.pick(12, 118))
 
 
 def freed_history_is_never_read(path: str, n_restores: int) -> None:
