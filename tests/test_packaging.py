@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from cdp.cli.extras import EXTRA_OF
 pytestmark = pytest.mark.cold
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT_FILE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PROJECT_FILE["project"]
 OURS = {"cdp", "cdpcore"}
 ONLY_TRACES = {"trace", "replay"}       # the packages of cdp that may import what an extra brings
 NOT_THE_PROGRAM = {"conformance/test_rules.py", "conformance/pytest_plugin.py"}     # run by pytest, which brings itself
@@ -80,6 +81,37 @@ def test_what_is_imported_is_declared():
             assert distribution in base, (path, top)
     assert used == base | extra["replay"] | extra["arrow"] | extra["archive"]       # and nothing else is asked for
     assert PROJECT["optional-dependencies"]["all"] == ["cdp[replay,arrow,archive]"]
+
+
+def sources():
+    """What of the source tree is installed: all but what the extension modules are made of."""
+    return {path.relative_to(ROOT / "src") for package in OURS for path in (ROOT / "src" / package).rglob("*")
+            if path.is_file() and path.suffix not in (".pyx", ".c", ".so", ".pyc")}
+
+
+def test_all_files_of_the_source_tree_are_installed():
+    """By pyproject.toml: a module, or what the patterns of its package, or of one above it, say."""
+    patterns = PROJECT_FILE["tool"]["setuptools"]["package-data"]
+    assert len(sources()) > 500
+    for path in sources():
+        if path.suffix != ".py":
+            packages = [folder for folder in path.parents if (ROOT / "src" / folder / "__init__.py").exists()]
+            assert any(path.relative_to(package).match(pattern) and len(path.relative_to(package).parts) ==
+                       len(Path(pattern).parts) for package in packages
+                       for pattern in patterns["*"] + patterns.get(".".join(package.parts), [])), path
+        else:
+            assert (ROOT / "src" / path).with_name("__init__.py").exists(), f"{path} is in no package"
+
+
+def test_all_files_of_the_source_tree_are_in_the_wheel():
+    """That this cdp was installed from."""
+    files = {Path(file) for file in distribution("cdp").files or ()}
+    if Path("cdp/__init__.py") not in files:
+        pytest.skip("an editable install")
+    assert sources() <= files
+    made = {file.parent / file.name.partition(".")[0] for file in files if file.suffix == ".so"}
+    core = (ROOT / "src/cdpcore").rglob("*.pyx")
+    assert made == {Path("cdpcore/_shared"), *(path.relative_to(ROOT / "src").with_suffix("") for path in core)}
 
 
 @pytest.fixture
