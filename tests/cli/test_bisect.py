@@ -8,10 +8,11 @@ import random
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from click.testing import CliRunner
-from support.interop import cdp_here
+from support.interop import Started, cdp_here
 
 import cdp
 from cdp.cli import cli, exits
@@ -84,6 +85,18 @@ def web(tmp_path_factory):
     return path
 
 
+@contextmanager
+def serving(path):
+    """A bisection of a volume that nobody serves starts a server of its own, which takes longer than all else."""
+    with Started([*CLI, "serve", str(path), "--unix", str(path.parent / "s"), "--admin-socket", str(path.parent / "a")],
+                 stderr=subprocess.PIPE, text=True) as server:
+        while server.stderr.readline() != "cdp: ready\n":
+            assert server.poll() is None
+        yield
+        server.terminate()
+        server.communicate(timeout=60)
+
+
 def test_first_bad_record(web):
     check = web.parent / "check.py"
     found = json.loads(run("bisect", web, "#1", "now", "--json", "--", sys.executable, check, "{uri}").stdout)
@@ -99,21 +112,18 @@ def test_the_command_gets_the_environment_of_the_user(web, tmp_path):
     out, name = tmp_path / "out", "OPENBLAS_NUM_THREADS"
     ours = {key: value for key, value in os.environ.items() if key != name}
     command = ("sh", "-c", f'echo "${{{name}-none}}" >> {out}; test $CDP_SEQ -lt 20')
-    run("bisect", web, "#1", "now", "--flushes", "--name", "e1", "--", *command, env=ours)
-    assert set(out.read_text().split()) == {"none"}
-    out.unlink()
-    run("bisect", web, "#1", "now", "--flushes", "--name", "e2", "--", *command, env={**ours, name: "3"})
+    with serving(web):
+        run("bisect", web, "#1", "now", "--flushes", "--name", "e1", "--", *command, env=ours)
+        assert set(out.read_text().split()) == {"none"}
+        out.unlink()
+        run("bisect", web, "#1", "now", "--flushes", "--name", "e2", "--", *command, env={**ours, name: "3"})
     assert set(out.read_text().split()) == {"3"}
 
 
 def test_served(web):
     """In parallel, flushes only; and everything that is refused."""
-    check, folder = web.parent / "check.py", web.parent
-    server = subprocess.Popen([*CLI, "serve", str(web), "--unix", str(folder / "s"), "--admin-socket",
-                               str(folder / "a")], stderr=subprocess.PIPE, text=True)
-    try:
-        while server.stderr.readline() != "cdp: ready\n":
-            assert server.poll() is None
+    check = web.parent / "check.py"
+    with serving(web):
         said = cdp_here("bisect", web, "#1", "now", "--jobs", "3", "--flushes", "--name", "f", "--", "sh", "-c",
                         f"{sys.executable} {check} $CDP_URI")
         assert "good up to #24" in said and "bad from #27" in said and "f-24-good" in said
@@ -123,9 +133,6 @@ def test_served(web):
             assert result.exit_code == status and says in result.stderr, args
         assert json.loads(cdp_here("image", "list", web, "--json")) == []
         assert json.loads(cdp_here("bookmarks", web, "--json")) == marks
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("mkfs.ext4", "debugfs", "nbdcopy", "e2fsck"))),
@@ -144,8 +151,9 @@ def test_a_file_of_a_file_system(tmp_path):
         volume.pwrite(b"wrong", place)              # 3
         volume.pwrite(b"\xff" * 64, 1024 + 0x60)    # 4: the superblock
         volume.flush()
-    found = json.loads(run("bisect", tmp_path / "v", "#1", "#4", "--file", "/text", "--sha256", sha256,
-                           "--json").stdout)
-    assert (found["good"]["seq"], found["bad"]["seq"]) == (2, 3)
-    found = json.loads(run("bisect", tmp_path / "v", "#2", "#5", "--fsck", "--json").stdout)
+    with serving(tmp_path / "v"):
+        found = json.loads(run("bisect", tmp_path / "v", "#1", "#4", "--file", "/text", "--sha256", sha256,
+                               "--json").stdout)
+        assert (found["good"]["seq"], found["bad"]["seq"]) == (2, 3)
+        found = json.loads(run("bisect", tmp_path / "v", "#2", "#5", "--fsck", "--json").stdout)
     assert found["bad"]["seq"] == 4
