@@ -133,6 +133,29 @@ class History:
             self.recovery_cuts += 1
             self.world.crash(self.random.choice(MODES))
 
+    def live_on(self, usual: dict[str, int], inside: list[tuple[type, str]]) -> None:
+        """Some operations, which are cut off in the middle of one of these, if it comes to that."""
+        rnd, world = self.random, self.world
+        program = world.program(60, usual)
+
+        def life() -> None:
+            if world.root.volume is None:
+                world.open_all()
+            for op in program:
+                world.run(op)
+            if rnd.random() < 0.3:
+                world.close()
+
+        with self.cut_inside(*rnd.choice(inside)):
+            self.live(life)
+
+    def settle(self) -> None:
+        """What can be given up is freed, and each moment compared."""
+        if self.world.root and self.world.root.volume is None:
+            self.world.open_all()
+        comparing.finish_freeing(self.world)
+        comparing.every_moment(self.world)
+
     def note(self, error: CdpError) -> None:
         """It is the power that went; where."""
         if self.sim.powered:
@@ -180,22 +203,8 @@ class GivenUp(History):
         rnd, world = self.random, self.world
         world.create(rnd.random() < 0.5)
         for _ in range(3):
-            program = world.program(60, FREEING)
-
-            def life(program=program) -> None:
-                if world.root.volume is None:
-                    world.open_all()
-                for op in program:
-                    world.run(op)
-                if rnd.random() < 0.3:
-                    world.close()
-
-            with self.cut_inside(*rnd.choice([(Fold, "step")] * (not self.world.size.before) * 2 + GIVING_UP)):
-                self.live(life)
-        if world.root and world.root.volume is None:
-            world.open_all()
-        comparing.finish_freeing(world)
-        comparing.every_moment(world)
+            self.live_on(FREEING, [(Fold, "step")] * (not world.size.before) * 2 + GIVING_UP)
+        self.settle()
         self.end()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support import comparing
 from support.seeds import Seeds, notice
 from support.simcatalog import simulated
 from support.sizes import KIB, THINNING, tuning
@@ -38,29 +37,15 @@ class ThinnedHistory(History):
         with pytest.MonkeyPatch.context() as patch:     # a fold takes many steps
             patch.setattr(retention, "SLICE_BYTES", 4096)
             patch.setattr(fold, "STEPS", 2)
-            self.live_on()
+            self.live_through()
 
-    def live_on(self) -> None:
-        rnd, world = self.random, self.world
-        world.create(rnd.random() < 0.5)
+    def live_through(self) -> None:
+        world = self.world
+        world.create(self.random.random() < 0.5)
         for _ in range(4):
-            program = world.program(60, THINNING)
-
-            def life(program=program) -> None:
-                if world.root.volume is None:
-                    world.open_all()
-                for op in program:
-                    world.run(op)
-                if rnd.random() < 0.3:
-                    world.close()
-
-            with self.cut_inside(*rnd.choice([*ROUND * 2, (Fold, "step"), *GIVING_UP])):
-                self.live(life)
+            self.live_on(THINNING, [*ROUND * 2, (Fold, "step"), *GIVING_UP])
             self.rounds += bool(world.root and world.root.thinned.kept)
-        if world.root and world.root.volume is None:
-            world.open_all()
-        comparing.finish_freeing(world)
-        comparing.every_moment(world)
+        self.settle()
         self.check_freed(world.root.volume._store)
         self.end()
 
