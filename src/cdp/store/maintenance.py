@@ -240,7 +240,7 @@ class Maintainer:
     def merge_once(self) -> bool:
         """Merge one group of runs if there is one to merge."""
         with self._lock:
-            group = _group(self._runs, self._tuning.merge_fanin)
+            group = merge_group(self._runs, self._tuning.merge_fanin)
             if not group:
                 return False
             run_id, self._next_id = self._next_id, self._next_id + 1
@@ -306,7 +306,7 @@ class Maintainer:
         self._runs = runs
 
 
-def _group(runs: list[Run], fanin: int) -> list[Run]:
+def merge_group(runs: list[Run], fanin: int) -> list[Run]:
     """`fanin` neighbours of one level, the lowest level first: runs ascending in seq, levels mostly descending."""
     for level in sorted({r.level for r in runs}):
         streak: list[Run] = []

@@ -21,15 +21,18 @@ from cdp.store import spare_files
 from cdp.store.catalog import Catalog, Run, Segment
 from cdp.store.description import Geometry
 from cdp.store.layout import segment_numbers
+from cdp.store.maintenance import merge_group
 from cdp.store.records import Event, apply_event
 from cdp.store.timeline import Timeline
 from cdp.store.tuning import Tuning
 from cdp.store.volume_files import VolumeFiles
 from cdpcore.base.errors import Busy, CdpError, Corruption, OutOfSpace, Unavailable
+from cdpcore.index import inspect as index
 from cdpcore.log.segment_file import SegmentFile
-from cdpcore.system.os import Os
+from cdpcore.system.os import Os, PosixOs
 
 HEADER_BYTES, PIECE_BYTES = 4096, 1 << 20
+MERGE_FROM = 48     # runs; an index holds 64
 WRITES_SECONDS, PAUSE_SECONDS = 30.0, 0.002
 T = TypeVar("T")
 
@@ -71,6 +74,7 @@ def recover(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tu
     for number in tail:
         found.next_number = max(found.next_number, number + 1)
         torn = _adopt(os, files, geometry, catalog, tuning, number, found, torn, until) or torn
+        _merge(os, files, geometry, catalog, tuning)
     return found
 
 
@@ -197,6 +201,29 @@ def _adopt(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tun
         return False
     finally:
         segment.close()
+
+
+def _merge(os: Os, files: VolumeFiles, geometry: Geometry, catalog: Catalog, tuning: Tuning) -> None:
+    """Of a copy of the log, recovery may find any number of segments: an index has room for 64 runs. (A volume of the
+    simulation is no copy.)"""
+    runs: list[Run] = sorted(catalog.rows(Run), key=lambda run: run.first_seq)
+    if len(runs) < MERGE_FROM or not isinstance(os, PosixOs) or not (group := merge_group(runs, tuning.merge_fanin)):
+        return
+    uuid, path = bytes.fromhex(geometry.uuid), files.run(max(run.id for run in runs) + 1)
+    opened = [index.Run(files.run(run.id), uuid) for run in group]
+    try:
+        seqs, segments = (group[0].first_seq, group[-1].last_seq), (group[0].first_segment, group[-1].last_segment)
+        index.merge(path, opened, uuid, seqs, segments)
+    finally:
+        for run in opened:
+            run.close()
+    os.sync_dir(files.runs)
+    with catalog.write() as txn:
+        for row in group:
+            txn.remove(Run, row.id)
+        txn.put(Run(max(run.id for run in runs) + 1, *seqs, *segments, group[0].level + 1, os.size(path)))
+    for row in group:
+        os.unlink(files.run(row.id))
 
 
 def _with_reserve(os: Os, files: VolumeFiles, work: Callable[[], T]) -> T:
