@@ -44,12 +44,13 @@ SHELL = {
     "platform": "text ipc settings nbd cdp",
     "service": "text files moments views ipc settings nbd store volume cdp check capture",
     "archive": "text moments views settings store check service",
+    "standby": "text views settings nbd store cdp check",
     "bench": "text views nbd trace cdp service",
-    "serve": "text files moments views ipc settings nbd store cdp capture platform service",
+    "serve": "text files moments views ipc settings nbd store cdp capture platform service standby",
     "ha": "views ipc settings nbd store cdp service serve",
     "conformance": "nbd cdp platform",
     "cli": "text files moments views ipc settings nbd trace store volume cdp check replay service archive "
-           "bench serve ha conformance",
+           "standby bench serve ha conformance",
     "demo": "nbd cdp service cli",
     "__main__": "cli",
 }

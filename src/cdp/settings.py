@@ -200,6 +200,11 @@ class Settings:
     metrics_listen: str | None = _server(
         "address", None, "Host and port on which `cdp serve` answers GET /metrics (Prometheus) and /healthz, to "
         "anybody who can connect. Not set: only on the administration socket.", flag_name="--metrics")
+    standby_listen: str | None = _server(
+        "address", None, "Host and port on which `cdp serve` lets standbys connect (docs/standby.md); with TLS where "
+        "`tls` says so. Who can connect gets all that the volumes hold and held.")
+    standby_socket: str | None = _server(
+        "path", None, "The same on a unix socket.")
     max_connections: int = _server(
         "count", 128, "NBD connections at once; a further client is refused with an error.", low=1, high=4096)
     connection_memory_bytes: int = _server(
@@ -233,6 +238,9 @@ class Settings:
     alert_suspicious_bytes: int = _server(
         "size", 16 * MIB, "Alert: so much was overwritten as if it were being encrypted; 0: never, nothing is counted.",
         low=0, high=1 << 40)
+    alert_standby_ms: int = _server(
+        "duration", 60_000, "Alert: a standby is so far behind, or was not there for so long; 0: never.", low=0,
+        high=366 * 24 * 3_600_000)
     alert_command: str | None = _server(
         "path", None, "Program that is run for each alert, with the alert as JSON on its standard input.")
     alert_webhook: str | None = _server(

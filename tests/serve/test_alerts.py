@@ -29,12 +29,13 @@ from cdp.settings import Settings
 
 MIB = 1 << 20
 GOOD = Facts(days_left=90.0, over_floor_bytes=0, limit_percent=40.0, runs=9, damage=0, clock_ns=0, unflushed_ns=0,
-             suspicious_bytes=0)
+             suspicious_bytes=0, standby_ns=0)
 BAD = {"forecast": ("days_left", 5.0, 8.0), "floor": ("over_floor_bytes", 65 * MIB, 65 * MIB),
        "limit": ("limit_percent", 95.0, 89.0), "maintenance": ("runs", 50, 40), "scrub": ("damage", 2, 2),
        "clock": ("clock_ns", 3 * SECOND_NS, 3 * SECOND_NS // 2),
        "unflushed": ("unflushed_ns", 1000 * SECOND_NS, 600 * SECOND_NS),
-       "suspicious": ("suspicious_bytes", 20 * MIB, 9 * MIB)}
+       "suspicious": ("suspicious_bytes", 20 * MIB, 9 * MIB),
+       "standby": ("standby_ns", 70 * SECOND_NS, 40 * SECOND_NS)}
 
 
 class Night:

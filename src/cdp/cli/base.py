@@ -196,9 +196,9 @@ class Root(click.Group):
 
     ORDER = ("create", "serve", "list", "status", "top", "events", "capture", "info", "window", "explain", "bookmark",
              "bookmarks", "pins", "policy", "prune", "space", "records", "activity", "history", "diff", "bisect",
-             "files", "cat", "versions", "shell", "image", "group", "backup", "archive", "export", "import", "restore",
-             "undo", "restores", "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha", "gateway",
-             "tsd", "conformance", "bench", "config")
+             "files", "cat", "versions", "shell", "image", "group", "backup", "archive", "standby", "export", "import",
+             "restore", "undo", "restores", "adopt", "detach", "resize", "delete", "check", "trace", "replay", "ha",
+             "gateway", "tsd", "conformance", "bench", "config")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

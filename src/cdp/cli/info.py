@@ -12,7 +12,7 @@ from cdp.text import sizes as units
 from cdp.text.timestamps import local_utc_and_age
 
 if TYPE_CHECKING:
-    from cdp.views import CopiesView, DeviceSpaceView, DiskChecksumsView, InfoView, ScrubView
+    from cdp.views import CopiesView, DeviceSpaceView, DiskChecksumsView, InfoView, ScrubView, StandbyView
 
 BLOCK_BYTES = 4096
 
@@ -74,6 +74,8 @@ def info_lines(title: str, got: "InfoView") -> list[str]:
         from cdp.cli.capture import one_line
 
         pairs.append(("captures", f"{capture['source']}: {one_line(capture)}"))
+    if (copy := got["standby"]) is not None:
+        pairs.append(("standby", standby_text(copy)))
     if stats.get("failed_errno"):
         why = os.strerror(stats["failed_errno"])
         pairs.append(("failed", f"{why}: no write is taken any more; remove the cause, then start the server anew"))
@@ -95,6 +97,18 @@ def _copy_pairs(copies: "CopiesView") -> list[tuple[str, str]]:
             made = local_utc_and_age(copy["made_ns"])
             pairs.append((name, f"{copy['where']}, made {made}, up to #{copy['upto']['seq']}{lacks}"))
     return pairs
+
+
+def standby_text(view: "StandbyView") -> str:
+    """How far it is."""
+    if view["connected"]:
+        where = f"{view['mode']}, {view['who']}"
+    else:
+        where = f"{view['mode']}, not connected" + (f" since {view['since']}" if view["since"] else "")
+    if not view["lag_records"]:
+        return f"{where}; it has all, up to #{view['seq']}"
+    return (f"{where}; it has all up to #{view['seq']}, and lacks {view['lag_records']} records, "
+            f"{units.approx_size(view['lag_bytes'])}, {units.approx_duration(view['lag_ns'])} of writes")
 
 
 def scrub_text(scrub: "ScrubView") -> str:

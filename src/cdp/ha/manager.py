@@ -37,7 +37,7 @@ from cdp.ipc.errors import decode_error, encode_error
 from cdp.ipc.link import Link, Message, accept_links
 from cdp.ipc.unix_socket import bind_unix, socket_path
 from cdp.settings import Settings
-from cdpcore.base.errors import Busy, CdpError, Unavailable
+from cdpcore.base.errors import Busy, CdpError, InvalidRequest, Unavailable
 
 log = logging.getLogger("cdp.ha")
 
@@ -97,6 +97,9 @@ class Manager:
         first = next(iter(self._roots))
         sockets = runtime_sockets(first)
         self.control = socket_path(control or os.path.join(runtime_directory(), f"{first}.ha.sock"), CONTROL_OPTION)
+        if settings.standby_listen or settings.standby_socket:
+            raise InvalidRequest("behind a gateway a volume has no standby on another host",
+                                 "leave off --standby-listen and --standby-socket, or use 'cdp serve'")
         self._settings = settings if settings.admin_socket else replace(settings, admin_socket=sockets.admin)
         socket_path(self._settings.admin_socket or "", ADMIN_OPTION)
         self._addresses = listen_addresses(settings, sockets.nbd)

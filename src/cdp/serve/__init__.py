@@ -9,6 +9,7 @@
     held                         what the administration API is given of each served volume
     alerting                     where alerts go: the log, a program, a URL
     monitor, prometheus          /metrics and /healthz
+    standbys                     where standbys on other hosts connect (cdp.standby)
     opening                      which volumes are being opened still, or could not be
     luns                         the platform and the TSD that it stands on
     image_cache                  writable images that are open

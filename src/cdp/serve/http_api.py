@@ -54,6 +54,7 @@ from cdp.views import (
     SealedView,
     SegmentsPage,
     SpaceView,
+    StandbyDetachedView,
     VersionsPage,
     WindowView,
 )
@@ -356,6 +357,11 @@ def build_app(held: Mapping[str, Held], hand_over: HandOver | None = None, not_o
     def backed_up(service: Service, body: BackedUpBody) -> None:
         """From who made a backup of the volume: it has all up to a record. An event says so to who watches."""
         service.backed_up(body.folder, body.seq, body.ts_ns)
+
+    @app.delete("/v1/volumes/{volume}/standby")
+    def detach_standby(service: Service) -> StandbyDetachedView:
+        """The volume has no standby from now on: its connection ends, and another one may come."""
+        return service.detach_standby()
 
     @app.get("/v1/volumes/{volume}/pins")
     def pins(service: Service) -> list[PinView]:

@@ -100,6 +100,14 @@ _GAUGES: tuple[tuple[str, str, Callable[[InfoView], float | None]], ...] = (
     ("cdp_capture_behind_seconds", "How far a capture is behind its source.",
      lambda info: info["capture"]["behind_ns"] / 1e9
      if info["capture"] and info["capture"]["behind_ns"] is not None else None),
+    ("cdp_standby_connected", "1 while the standby of the volume is connected; not there where it has none.",
+     lambda info: int(info["standby"]["connected"]) if info["standby"] else None),
+    ("cdp_standby_lag_records", "Records that the standby lacks.",
+     lambda info: info["standby"]["lag_records"] if info["standby"] else None),
+    ("cdp_standby_lag_bytes", "Bytes of the log that the standby lacks.",
+     lambda info: info["standby"]["lag_bytes"] if info["standby"] else None),
+    ("cdp_standby_lag_seconds", "The age of the oldest record that the standby lacks; 0 where it has all.",
+     lambda info: info["standby"]["lag_ns"] / 1e9 if info["standby"] else None),
 )
 
 _COUNTERS: tuple[tuple[str, str, Callable[[InfoView], float]], ...] = (

@@ -51,6 +51,7 @@ from cdp.serve.held import Held, Services
 from cdp.serve.image_cache import ImageCache
 from cdp.serve.luns import Luns
 from cdp.serve.opening import Opening, unavailable
+from cdp.serve.standbys import Standbys
 from cdp.service.care import Care
 from cdp.service.connect import LOCK_RETRY_SECONDS, LOCK_WAIT_SECONDS, find_server, open_volume
 from cdp.service.local import VolumeService
@@ -176,6 +177,7 @@ class Server:
             self._cares, self._alerting = {}, Alerting(settings, lambda: luns.alerts)
             parts.callback(self._alerting.close)
             parts.callback(self._close_cares, self._cares)
+            self._standbys = Standbys(settings, tls_settings(settings), list(self._roots), parts)
             self._opening = Opening({name: location.root for name, location in self._roots.items()})
             early = not self._strict and stopped is None
             for name, volume in () if early else zip(self._roots, luns.start(), strict=True):
@@ -212,6 +214,7 @@ class Server:
                 self._monitor.start()
             if self._page:
                 self._page.start()
+            self._standbys.start()
             self._parts = parts.pop_all()
         for name in list(self._volumes):
             self._make_known(name)
@@ -257,6 +260,7 @@ class Server:
         """The administration has it from now on."""
         service = self._service(self._volumes[name], self._served(name))
         service.connected = partial(self.clients, name)
+        self._standbys.attach(name, service)
         self._cares[name].attach(service)
         self._held[name] = Held(service, self._image_caches[name], identity(self._roots[name].root), self._uris,
                                 self.clients)
@@ -363,7 +367,7 @@ class Server:
         exports = [{"name": name, "uris": self._uris(name), "description": text} for name, text in self._listed()]
         return {"pid": os.getpid(), "admin_socket": self._admin_socket, "read_only": self._read_only,
                 "metrics": None if self._monitor is None else f"http://{self._monitor.address}/metrics",
-                "timeline": self.timeline_url(), "exports": exports}
+                "timeline": self.timeline_url(), "standby": self._standbys.addresses, "exports": exports}
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until a signal or stop(), which gives True, or the time is up."""

@@ -28,7 +28,8 @@ class Facts:
     limit_percent: of the limit that refuses or slows writes, how much is used; runs: files of the index; failing: what
     maintenance cannot do; damage: problems of the scrub; clock_ns: by how much the wall clock jumped, or is behind the
     newest record; unflushed_ns: the age of the oldest write that no flush came after; suspicious_bytes, suspicious:
-    cdp.service.suspicion, in words with the name of the bookmark."""
+    cdp.service.suspicion, in words with the name of the bookmark; standby_ns, standby: how far the standby is behind,
+    or how long it was not there, and which of the two, in words."""
 
     days_left: float | None = None
     over_floor_bytes: int | None = None
@@ -40,6 +41,8 @@ class Facts:
     unflushed_ns: int | None = None
     suspicious_bytes: int | None = None
     suspicious: str = ""
+    standby_ns: int | None = None
+    standby: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,10 @@ RULES = (
     _Rule("suspicious", "error", "alert_suspicious_bytes", 0.5, lambda f: f.suspicious_bytes,
           lambda f: f"its content is being overwritten as if it were encrypted: {f.suspicious}",
           "look at what the client does, and disconnect it if it should not; 'cdp restore' takes the volume back"),
+    _Rule("standby", "error", "alert_standby_ms", 0.5,
+          lambda f: None if f.standby_ns is None else f.standby_ns / 1e6,
+          lambda f: f"its standby {f.standby} {approx_duration(f.standby_ns or 0)}",
+          "look at that host and the way to it; 'cdp standby VOLUME --detach' where there is to be none"),
 )
 KINDS = tuple(rule.kind for rule in RULES)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from cdp.service import finding, retention
 from cdp.service.copies import Copies
-from cdp.store import scrub_file
+from cdp.store import scrub_file, standby_file
 from cdp.store.attached import named
 from cdp.store.volume_files import VolumeFiles
 from cdp.text.sizes import approx_size
@@ -60,6 +60,8 @@ from cdp.views import (
     SegmentView,
     ServedView,
     SpaceView,
+    StandbyDetachedView,
+    StandbyView,
     ThinningView,
     VersionsPage,
     WindowView,
@@ -98,6 +100,10 @@ class VolumeService:
         self.served = served
         self.connected: Callable[[], list[ClientView]] = list
         """The NBD clients of the volume and of its moments, where a server has it."""
+        self.standby: Callable[[], StandbyView | None] = lambda: None
+        """How far the standby of the volume is, where a server lets one connect."""
+        self.forget_standby: Callable[[], str] | None = None
+        """There is no standby from now on; returns the id of the one that there was. Of a server that has some."""
         self.care: Care | None = None
         """What a server does for the volume beside serving it."""
         self._copies: Copies | None = None
@@ -117,7 +123,7 @@ class VolumeService:
             stats={name: int(count) for name, count in volume.stats().items()}, metrics=self.metrics(),
             capture=self.capture(), retention=retention.policy_view(volume), freeing=retention.freeing_view(volume),
             space=self._space(), scrub=self._scrub(), last_restore=self._last_restore(), copies=self._copies_view(),
-            alerts=self.alerts(), alert_counts=dict(self.care.book.counts) if self.care else {})
+            alerts=self.alerts(), alert_counts=dict(self.care.book.counts) if self.care else {}, standby=self.standby())
 
     def metrics(self, buckets: bool = False) -> MetricsView:
         return cast(MetricsView, self.volume.metrics(buckets))
@@ -264,6 +270,16 @@ class VolumeService:
         self.copies.made("backup", folder, seq, ts_ns)
         self.volume._store.events.publish("backed_up", f"{folder} has all up to #{seq}", folder=folder, seq=seq,
                                           ts_ns=ts_ns)
+
+    def detach_standby(self) -> StandbyDetachedView:
+        """The volume has no standby from now on: its connection ends, and another one may come."""
+        if self.forget_standby is not None:
+            return StandbyDetachedView(id=self.forget_standby() or None)
+        store = self.volume._store
+        state = standby_file.load(store.os, store.files)
+        if state.id:
+            standby_file.save(store.os, store.files, state.alone())
+        return StandbyDetachedView(id=state.id or None)
 
     def restores(self) -> list[RestoreView]:
         return [_restore(done, False) for done in self.volume.restores()]

@@ -39,6 +39,7 @@ from cdp.views import (
     SealedView,
     SegmentsPage,
     SpaceView,
+    StandbyDetachedView,
     VersionsPage,
     WindowView,
 )
@@ -218,6 +219,9 @@ class RemoteService:
 
     def backed_up(self, folder: str, seq: int, ts_ns: int) -> None:
         self._volume("POST", "/backed_up", body={"folder": folder, "seq": seq, "ts_ns": ts_ns})
+
+    def detach_standby(self) -> StandbyDetachedView:
+        return cast(StandbyDetachedView, self._volume("DELETE", "/standby").json())
 
     def restores(self) -> list[RestoreView]:
         return cast(list[RestoreView], self._volume("GET", "/restores").json())

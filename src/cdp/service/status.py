@@ -16,7 +16,7 @@ from cdp.views import InfoView, SpaceView, StatusView
 from cdpcore.base.errors import CdpError
 
 MAX_RUNS = 48           # of 64 that an index can have
-ALERTS_ALONE = ("floor", "limit", "clock", "suspicious")    # a server's, which no look finds or which last
+ALERTS_ALONE = ("floor", "limit", "clock", "suspicious", "standby")    # a server's, which no look finds or which last
 SECOND_NS = 1_000_000_000
 FORECAST_FROM_NS = 3600 * SECOND_NS     # the growth of the first hour says little
 
@@ -80,13 +80,14 @@ def _of(service: RemoteService, text: str, now_ns: int, limits: Limits) -> Statu
         pid=info["served"]["pid"] if info["served"] else None, oldest=info["window"]["oldest"],
         newest=info["window"]["newest"], flushed=flushed, unflushed_ns=unflushed_ns, clients=clients,
         history_bytes=space["history_bytes"], total_bytes=space["total_bytes"], free_bytes=space["device_free_bytes"],
-        days_left=_days_left(info, space), attention=found, alerts=info["alerts"])
+        days_left=_days_left(info, space), attention=found, alerts=info["alerts"],
+        standby=info["standby"])
 
 
 def _missing(text: str, state: str, why: str) -> StatusView:
     return StatusView(volume=text, state=state, pid=None, oldest=None, newest=None, flushed=None, unflushed_ns=None,
                       clients=None, history_bytes=None, total_bytes=None, free_bytes=None, days_left=None,
-                      attention=[why], alerts=[])
+                      attention=[why], alerts=[], standby=None)
 
 
 def _days_left(info: InfoView, space: SpaceView) -> float | None:

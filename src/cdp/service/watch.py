@@ -15,12 +15,22 @@ from cdpcore.base.errors import CdpError
 
 if TYPE_CHECKING:
     from cdp.service.local import VolumeService
+    from cdp.views import StandbyView
 
 log = logging.getLogger("cdp.alerts")
 LOOK_S = 10.0
 SPACE_NS = 60 * SECOND_NS           # how often the files of the volume are measured
 JUMP_NS = 3600 * SECOND_NS          # so long a jump of the clock is reported
 FORECAST_FROM_NS = 3600 * SECOND_NS     # the growth of the first hour says little
+
+
+def standby_lag(view: StandbyView | None, now_ns: int) -> tuple[int, str]:
+    """How far a standby is behind, or how long it was not there, whichever is more, and which. 0: there is none."""
+    if view is None:
+        return 0, ""
+    absent_ns = 0 if view["connected"] or view["since_ns"] is None else max(now_ns - view["since_ns"], 0)
+    return (absent_ns, "was not connected for") if absent_ns >= view["lag_ns"] and absent_ns else \
+        (view["lag_ns"], "is behind by")
 
 
 class Watch:
@@ -46,7 +56,8 @@ class Watch:
         self.changes.look(steady_ns, now_ns)
         position = self.service.volume._core.position()
         idle, self._position = position == self._position, position
-        if idle and not self.book.active and not self._jump_ns and steady_ns - self._measured_ns < SPACE_NS:
+        if idle and not self.book.active and not self._jump_ns and self.service.standby() is None and \
+                steady_ns - self._measured_ns < SPACE_NS:
             return      # of a thousand idle volumes, each takes this and no more
         try:
             if steady_ns - self._measured_ns >= SPACE_NS:
@@ -86,13 +97,15 @@ class Watch:
         stats, keeper = volume.stats(), volume.policy_keeper
         failed = keeper.report().failed or keeper.damaged
         state = service.care.scrub.state if service.care else None
+        behind_ns, how = standby_lag(service.standby(), now_ns)
         return Facts(
             days_left=self._days_left, over_floor_bytes=self._over_floor, limit_percent=self._limit_percent,
             runs=stats["runs"], failing=f"its retention policy is not applied: {failed}" if failed else "",
             damage=None if state is None else state.last_n_problems + state.n_problems,
             clock_ns=max(self._jump_ns, volume.window().clock_behind_ns),
             unflushed_ns=self._unflushed_ns(now_ns) if service.clients() else 0,
-            suspicious_bytes=self.changes.suspicion.bytes, suspicious=self.changes.words)
+            suspicious_bytes=self.changes.suspicion.bytes, suspicious=self.changes.words, standby_ns=behind_ns,
+            standby=how)
 
     def _unflushed_ns(self, now_ns: int) -> int:
         now = self.service.explain("now")

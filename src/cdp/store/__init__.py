@@ -30,6 +30,7 @@
     thinned_file         thinned.json: which moments of the middle can be opened
     scrub_file           scrub.json: how far the scrub has come
     copies_file          copies.json: when a backup and an archive were last made
+    standby_file         standby.json: whether the folder follows a volume elsewhere
     group_file           group.json: which volumes a group has, its moments, and what is going on
     tuning               the numbers that the engine runs with; memory: how much the logs of a process have
 """

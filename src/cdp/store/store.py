@@ -20,7 +20,7 @@ from cdp.moments import lineage
 from cdp.moments.events import Events
 from cdp.moments.model import ClockStep, Moment
 from cdp.moments.thinned import Thinned
-from cdp.store import attached, kinds, memory, shared_threads, space_watch, spare_files, thinned_file
+from cdp.store import attached, kinds, memory, shared_threads, space_watch, spare_files, standby_file, thinned_file
 from cdp.store import description as geometries
 from cdp.store.activity import Activity
 from cdp.store.base_image import Base, fill, make_empty
@@ -87,10 +87,12 @@ class Store:
             if self.os.exists(self.directory):
                 raise NotFound(f"{self.directory}: not a volume", "make one with 'cdp create'")
             raise NotFound(f"{self.directory}: no such volume", "make one with 'cdp create'")
+        self._refuse_standby()      # while who keeps it has the lock, too
         self._lock_file = lock(self.os, self.files, self.read_only)
         try:
             if isinstance(self.os, PosixOs):
                 self._folder = FolderWatch(self.directory)
+            self._refuse_standby()
             self.geometry: Geometry = geometries.load(self.os, self.files)
             self.thinned: Thinned = thinned_file.load(self.os, self.files, self.geometry)
             self.uuid = bytes.fromhex(self.geometry.uuid)
@@ -113,6 +115,10 @@ class Store:
         except BaseException:
             self._release()
             raise
+
+    def _refuse_standby(self) -> None:
+        if not self.tuning.standby:
+            standby_file.refuse(self.os, self.files)
 
     @property
     def catalog(self) -> Catalog:

@@ -15,7 +15,8 @@ class Tuning:
     """slot_bytes x n_slots: what may wait in memory to be written to the log. memory_bytes: the bound of the memory
     that all logs of the process share (0: the log has slot_bytes x n_slots for itself, and no more). max_records: a
     segment is closed after so many. merge_fanin: so many runs are merged into one. pending_bytes, pending_changes: what
-    waits for a disk written in place. threads: False runs writing and maintenance inside the calls (deterministic)."""
+    waits for a disk written in place. threads: False runs writing and maintenance inside the calls (deterministic).
+    standby: the folder may be a copy that follows a volume: who keeps it opens it."""
 
     slot_bytes: int = SLOT_BYTES
     n_slots: int = 16
@@ -34,6 +35,7 @@ class Tuning:
     restore_rate_bytes: int = 0
     maintenance_rate_bytes: int = 0
     low_space_bytes: int = 0
+    standby: bool = False
 
     def fitted(self, segment_bytes: int) -> Tuning:
         """For a volume that was made with segments of this size: a segment takes eight slots or more."""

@@ -22,6 +22,9 @@
       scrub.json     how far the scrub has come, and what it found
       copies.json    when a backup and an archive were last brought up to date
       thinned.json   which moments of the middle of its history can be opened
+      standby.json   of a copy that follows a volume on another host: what it follows; of that volume: who follows it
+      standby.lock   ... held while a process keeps the copy up to date
+      log/N.part     ... a segment of the copy that is not complete
 
 docs/format.md says what is in them. Nothing is imported here, and no file is looked at: the command line asks for these
 names before it needs the engine.
@@ -63,6 +66,8 @@ class VolumeFiles:
         self.scrub = f"{directory}/scrub.json"
         self.copies = f"{directory}/copies.json"
         self.thinned = f"{directory}/thinned.json"
+        self.standby = f"{directory}/standby.json"
+        self.standby_lock = f"{directory}/standby.lock"
 
     def spares(self) -> list[str]:
         return [f"{self.directory}/spare.{number}" for number in range(SPARES)]
@@ -76,11 +81,15 @@ class VolumeFiles:
             self.description, self.lock, self.catalog, self.reserve, self.base, self.base_sums, self.disk_state,
             self.disk_description, self.disk_sums, self.disk_adopting, self.log, self.runs, self.activities,
             self.images, self.serving, self.capture, self.retention, self.scrub, self.copies, self.thinned,
-            *self.spares())]
+            self.standby, self.standby_lock, *self.spares())]
         return stem in own or name == "spare.tmp"
 
     def segment(self, number: int) -> str:
         return f"{self.log}/{number:010d}.log"
+
+    def segment_part(self, number: int) -> str:
+        """Of a standby: the beginning of a segment."""
+        return f"{self.log}/{number:010d}.part"
 
     def segment_sums(self, number: int) -> str:
         """The checksums of the blocks of a segment that was sealed without them."""

@@ -68,7 +68,16 @@ from cdp.views.pages import (
 )
 from cdp.views.retention import KeepingView, KeptView, PinView, PlanView, PolicyView, PruneView, SpaceView
 from cdp.views.service import MAX_PIECE_BYTES, Service
-from cdp.views.status import AlertView, ClientView, NotOpenView, ServedView, ServedVolumeView, StatusView
+from cdp.views.status import (
+    AlertView,
+    ClientView,
+    NotOpenView,
+    ServedView,
+    ServedVolumeView,
+    StandbyDetachedView,
+    StandbyView,
+    StatusView,
+)
 
 __all__ = [
     "MAX_PAGE_EVENTS",
@@ -123,6 +132,8 @@ __all__ = [
     "Service",
     "SourceView",
     "SpaceView",
+    "StandbyDetachedView",
+    "StandbyView",
     "StatusView",
     "ThinningView",
     "VersionView",

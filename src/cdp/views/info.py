@@ -4,7 +4,7 @@ from typing import NotRequired
 from cdp.views.capture import CaptureView
 from cdp.views.moments import MomentView, WindowView
 from cdp.views.retention import PolicyView
-from cdp.views.status import AlertView, ServedView
+from cdp.views.status import AlertView, ServedView, StandbyView
 from cdp.views.typed import TypedDict
 
 
@@ -132,7 +132,8 @@ class CopiesView(TypedDict):
 
 class InfoView(TypedDict):
     """A volume at a glance; `stats` are the engine's counters. `freeing`: history on its way out; None: there is
-    none. `alerts`: those that its server has raised; `alert_counts`: how often, by kind, since the server began."""
+    none. `alerts`: those that its server has raised; `alert_counts`: how often, by kind, since the server began.
+    `standby`: of a served volume; None: it has none."""
 
     name: str
     path: str
@@ -160,6 +161,7 @@ class InfoView(TypedDict):
     copies: CopiesView
     alerts: list[AlertView]
     alert_counts: dict[str, int]
+    standby: StandbyView | None
 
 
 class SealedView(TypedDict):

@@ -28,8 +28,8 @@ class ServedVolumeView(TypedDict):
 
 
 class AlertView(TypedDict):
-    """An alert that is raised, since `since`. kind: forecast, floor, limit, maintenance, scrub, clock, unflushed or
-    suspicious; level: warning or error; `what` happened, and a `hint` what to do."""
+    """An alert that is raised, since `since`. kind: forecast, floor, limit, maintenance, scrub, clock, unflushed,
+    suspicious or standby; level: warning or error; `what` happened, and a `hint` what to do."""
 
     kind: str
     level: str
@@ -37,6 +37,31 @@ class AlertView(TypedDict):
     hint: str
     since_ns: int
     since: str
+
+
+class StandbyView(TypedDict):
+    """The standby of a volume. connected: now, from `who`; `since`: since when it is, or is not, or when the
+    server began. mode: async. It has all up to record `seq`, durably. lag_records, lag_bytes: what it lacks, the bytes
+    of the log; lag_ns: the age of the oldest record that it lacks. sent_bytes: by connections that ended."""
+
+    id: str
+    who: str
+    connected: bool
+    mode: str
+    since_ns: int | None
+    since: str | None
+    epoch: int
+    seq: int
+    lag_records: int
+    lag_bytes: int
+    lag_ns: int
+    sent_bytes: int
+
+
+class StandbyDetachedView(TypedDict):
+    """The id of the standby that a volume has no more; None: it had none."""
+
+    id: str | None
 
 
 class StatusView(TypedDict):
@@ -58,6 +83,7 @@ class StatusView(TypedDict):
     days_left: float | None
     attention: list[str]
     alerts: list[AlertView]
+    standby: StandbyView | None
 
 
 class ServedView(TypedDict):

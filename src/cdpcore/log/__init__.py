@@ -18,6 +18,7 @@
     clock_steps   the times of records, and where the clock went back
     activity.c    what a segment's records do, counted; summaries: read, and made of others from their descriptors
     tail          the end of the log as readers see it, from memory
+    shipping      the log as it is sent to a standby; frames verified as they come
     frame.c       frames built and parsed; segment.c: segment files made
     record_text   records of the history as lines of JSON
 """

@@ -531,6 +531,7 @@ cdef class Log:
             self.ring.stopping = True
             pthread_cond_broadcast(&self.ring.changed)
             pthread_cond_broadcast(&self.writer.work)
+            pthread_cond_broadcast(&self.writer.shipped)
             pthread_mutex_unlock(&self.ring.mutex)
             self.writer.drain()
 

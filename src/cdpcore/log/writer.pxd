@@ -31,6 +31,12 @@ cdef class LogWriter:
     cdef uint64_t written_seq       # last record that is in a file, with all before it; read without a lock too
     cdef uint64_t durable_seq       # last record that is durable, with all before it; it ends its frame
     cdef uint64_t bytes_written, frames_written, syncs, zeros_written    # zeros: bytes
+    # The last frame in which a record ends the frame: its segment (0: none since opening), where it ends in that file,
+    # and that record; of those that are written, and of those that are durable. What is shipped to a standby ends so.
+    cdef uint32_t written_segment, durable_segment
+    cdef uint64_t written_end, durable_end, written_whole, durable_whole
+    cdef pthread_cond_t shipped     # signalled where `shipping` is set and more is durable
+    cdef bint shipping              # somebody waits for that
 
     cdef uint64_t synced_bytes      # bytes_written when the last sync began
     cdef uint32_t small_syncs       # the last so many syncs had less than SMALL_BYTES each

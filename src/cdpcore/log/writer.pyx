@@ -65,12 +65,14 @@ cdef class LogWriter:
     def __cinit__(self, FrameRing ring not None, LogFiles files not None, Stages stages not None,
                   uint64_t durable_seq):
         cdp_cond_init(&self.work)
+        cdp_cond_init(&self.shipped)
         self.ring = ring
         self.files = files
         self.stages = stages
         self.os = files.os
         self.table = files.table
         self.written_seq = self.durable_seq = durable_seq
+        self.written_whole = self.durable_whole = durable_seq
         self.zero_bytes = min(files.segment_bytes // 8, <uint64_t>ZERO_BYTES) // CDP_BLOCK * CDP_BLOCK
         self.zero_gap = min(self.zero_bytes // 8, <uint64_t>ZERO_GAP) // CDP_BLOCK * CDP_BLOCK
 
@@ -82,6 +84,7 @@ cdef class LogWriter:
             self.table.free_queue(self.table.ctx, self.queue)
         if self.zeros != NULL:
             self.table.free_pages(self.table.ctx, self.zeros, self.zero_bytes)
+        pthread_cond_destroy(&self.shipped)
         pthread_cond_destroy(&self.work)
 
     def break_rule(self, rule: str):
@@ -250,6 +253,10 @@ cdef class LogWriter:
             r = self.ring.at(self.ring.written)
             self.ring.written += 1
             self.written_seq = r.whole_seq      # half a record is neither written nor durable
+            if r.whole_seq == r.f.last_seq:
+                self.written_segment = r.f.segment
+                self.written_end = r.f.file_off + r.f.total_bytes
+                self.written_whole = r.whole_seq
             if r.f.segment == self.files.current.number:
                 self.files.current_dirty = True
             else:
@@ -264,7 +271,8 @@ cdef class LogWriter:
     # --- making durable -----------------------------------------------------------------------------------------------
 
     cdef int sync(self, uint64_t seq, cdp_status *st) noexcept nogil:
-        cdef uint64_t covered
+        cdef uint64_t covered, end, whole
+        cdef uint32_t segment_number
         cdef int old_fd, new_fd, rc = CDP_OK
         pthread_mutex_lock(&self.ring.mutex)
         while rc == CDP_OK and self.durable_seq < seq:
@@ -278,6 +286,7 @@ cdef class LogWriter:
             self.small_syncs = self.small_syncs + 1 if self.bytes_written - self.synced_bytes < SMALL_BYTES else 0
             self.synced_bytes = self.bytes_written
             covered = self.written_seq
+            segment_number, end, whole = self.written_segment, self.written_end, self.written_whole
             if self.broken & BREAK_SYNC and self.submitted > self.ring.written:
                 covered = self.ring.at(self.submitted - 1).whole_seq
             # Neither is closed before this sync ends: a segment is sealed when its last record is durable.
@@ -291,7 +300,10 @@ cdef class LogWriter:
             self.note_failure(rc, st)
             if not self.ring.failed:
                 self.durable_seq = covered
+                self.durable_segment, self.durable_end, self.durable_whole = segment_number, end, whole
                 self.syncs += 1
+                if self.shipping:
+                    pthread_cond_broadcast(&self.shipped)
             if self.wants_zeros():
                 self.call()
             pthread_cond_broadcast(&self.ring.changed)
