@@ -22,10 +22,11 @@ CORE = {
     "channel": "base system nbd",     # system: memory that two processes share
     "trace": "base nbd",              # nbd: its driver of NBD servers
     "bench": "base system",
+    "text": "base",
 }
 
-# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings and views
-# are modules.
+# cdp, the shell, which may use all of cdpcore. "cdp" is `import cdp`, the public API; settings is a
+# module.
 SHELL = {
     "text": "",
     "files": "",

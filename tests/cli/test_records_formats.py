@@ -16,7 +16,7 @@ from cdp.service.local import VolumeService
 from cdp.text.timestamps import utc
 from cdp.views import MAX_PAGE_ROWS
 from cdpcore.base.errors import InvalidRequest
-from cdpcore.log.record_text import ndjson
+from cdpcore.text.record_text import ndjson
 
 SIZE = 8 << 20
 

@@ -89,7 +89,7 @@ class Lines(Packed):
     """JSON objects, a line each: cdp.views.RecordView."""
 
     def write(self, page: bytes) -> None:
-        from cdpcore.log.record_text import ndjson
+        from cdpcore.text.record_text import ndjson
 
         if page:
             self._out.write(ndjson(page, KIND_NAMES))

@@ -12,7 +12,7 @@ from typing import Any
 from cdp.platform.python import PythonPlatform
 from cdp.platform.python.buffers import DataPlane, Pool
 from cdp.platform.python.requests import Source
-from cdpcore.log.pool import BufferPool
+from cdpcore.channel.pool import BufferPool
 from cdpcore.system.os import posix
 
 

@@ -35,7 +35,7 @@ enum cdp_stage {
 
 /* What the bytes of a read came from. */
 enum cdp_source {
-    CDP_FROM_MEMORY, /* a frame that is still in the pool */
+    CDP_FROM_MEMORY, /* a frame that is still in a slot */
     CDP_FROM_CACHE,  /* a segment file or the protected disk, without waiting for a device */
     CDP_FROM_DEVICE, /* the same, with waiting */
     CDP_FROM_BASE,   /* base.img, or the parent of a writable image, wherever that has it */

@@ -6,4 +6,5 @@
     mdpacket       MDPacket, one request or answer in 128 bytes (mdpacket.h)
     packets        packets of the portable API carried out on a target
     python_target  a Python function as a target
+    pool           memory in fixed slots, for buffer groups
 """

@@ -3,7 +3,6 @@
     log           appending, group commit, durability: a write is durable when Log.wait_durable returns
     writer        frames written and synced: who does it, what is written and durable
     ring          the frames, in slots (slots.c: found by location); memory: how much of it the logs of a process have
-    pool          memory in fixed slots, for buffer groups
     segments      the open segment, the spare one, the one set aside; segment_fds: handles to read older ones;
                   pace.pxd: in what steps they are allocated
     sealing       what the maintenance thread does with the segment that was set aside
@@ -20,5 +19,4 @@
     tail          the end of the log as readers see it, from memory
     shipping      the log as it is sent to a standby; frames verified as they come
     frame.c       frames built and parsed; segment.c: segment files made
-    record_text   records of the history as lines of JSON
 """

@@ -1,4 +1,4 @@
-/* Frames: the group commits of a segment. Built in a pool slot, parsed from a file.
+/* Frames: the group commits of a segment. Built in a slot, parsed from a file.
  *
  *   slot/file:  | header block: header + up to 100 descriptors | data, 4 KiB multiple | tail: the other descriptors |
  *

@@ -1,4 +1,4 @@
-"""Frames: built in a pool slot, parsed from a file (log/frame.h)."""
+"""Frames: built in a slot, parsed from a file (log/frame.h)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cdpcore.base.format cimport cdp_frame_header, cdp_record_desc
 from cdpcore.base.status cimport cdp_status

@@ -1,4 +1,4 @@
-"""The log: records -> frames in pool slots -> large direct writes, group commit.
+"""The log: records -> frames in slots -> large direct writes, group commit.
 
 Two locks, taken in this order:
     append  serialises records: its holder appends, closes the open frame, goes on to the next segment.

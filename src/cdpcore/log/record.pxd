@@ -12,7 +12,7 @@ cdef enum:
 cdef struct part:
     uint64_t start, end     # sectors
     const uint8_t *data     # copied into the log; NULL: none
-    uint32_t data_bytes     # a multiple of 512, at most a quarter of a pool slot; 0: none
+    uint32_t data_bytes     # a multiple of 512, at most a quarter of a slot; 0: none
     uint32_t crc            # CRC-32C of the data; 0: none
     uint32_t *sums          # that of each of its whole blocks, where it is known; else NULL
     uint16_t kind           # enum cdp_kind

@@ -9,13 +9,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 from libc.time cimport gmtime_r, time_t, tm
 from cdpcore.base.errors import InvalidRequest
+from cdpcore.base.format cimport CDP_REC_FUA, CDP_REC_META
 
 cdef enum:
     ROW_BYTES = 34
     LINE_BYTES = 288    # the longest: 20 digits four times, and a kind of 10 letters
-    KINDS = 11
-    FUA = 2
-    META = 32
+    KINDS = 256
     STAMP_BYTES = 40
 
 cdef uint64_t NS = 1000000000
@@ -91,9 +90,9 @@ def ndjson(const uint8_t[::1] rows not None, kind_names: dict) -> bytes:
                 at = number(text(at, b', "ts_ns": '), ts_ns)
                 at = nanoseconds(text(text(at, b', "time": "'), stamp), ts_ns % NS)
                 at = text(at, b'Z", "kind": "')
-                at = text(at, names[row[16]]) if row[16] < KINDS else number(at, row[16])
-                at = text(at, b'", "fua": true' if row[17] & FUA else b'", "fua": false')
-                at = text(at, b', "meta": true' if row[17] & META else b', "meta": false')
+                at = text(at, names[row[16]])
+                at = text(at, b'", "fua": true' if row[17] & CDP_REC_FUA else b'", "fua": false')
+                at = text(at, b', "meta": true' if row[17] & CDP_REC_META else b', "meta": false')
                 at = number(text(at, b', "offset": '), offset)
                 at = number(text(at, b', "length": '), length)
                 at = text(at, b'}\n')
