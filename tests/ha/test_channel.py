@@ -4,12 +4,15 @@ import random
 import struct
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from support.ha import SETTINGS, gate
-from support.nbd import MIB, request, until, write
+from support.nbd import EIO, MIB, UNAVAILABLE, request, until, write
+from support.slow_device import COLD, Device, durable_means_durable
 
 import cdp
+from cdpcore.base import workers
 from cdpcore.base.errors import InvalidRequest
 from cdpcore.bench.ram_disk import RamDisk
 from cdpcore.channel.channel import SLOTS, Channel
@@ -200,3 +203,120 @@ def test_what_is_refused(volume, tmp_path):
         Executor(channel, os.dup(channel.fileno()), object(), 1)
     with gate(MIB, read_only=True) as g, g.attached(RamDisk(MIB, read_only=True).capsule):
         assert g.wire.ask(request(READ, 0, 512), 512).data == bytes(512)
+
+
+def crowd(g, device):
+    """A request came while another waited on the spot: from now on they are handed over."""
+    g.wire.send(request(READ, COLD, 1, cookie=0))
+    until(lambda: device.waiting == 1, "a read on the spot")
+    g.wire.send(request(READ, COLD, 1, cookie=1))
+    until(lambda: g.connection.counters()["requests"] == 2, "another one")
+    device.answers.set()
+    assert [g.wire.reply(1, COLD).cookie for _ in range(2)] == [0, 1]
+    device.answers.clear()
+
+
+def test_a_device_has_many_requests_at_a_time():
+    """Each is answered with its own data, in the order in which they were sent."""
+    device = Device(SIZE)
+    device.data[COLD : COLD + 64] = range(64)
+    with gate(SIZE) as g, g.attached(device.capsule):
+        crowd(g, device)
+        g.wire.send(*(request(READ, COLD + i, 1, cookie=i) for i in range(40)), request(FLUSH, cookie=40))
+        until(lambda: device.waiting == 41, "40 reads and a flush")
+        device.answers.set()
+        replies = [g.wire.reply(reads={i: (1, COLD + i) for i in range(40)}) for _ in range(41)]
+        assert [reply.cookie for reply in replies] == list(range(41))
+        assert [reply.data for reply in replies[:40]] == [bytes([i]) for i in range(40)]
+
+
+def test_changes_go_on_while_a_flush_waits():
+    device = Device(SIZE)
+    with gate(SIZE) as g, g.attached(device.capsule):
+        crowd(g, device)
+        g.wire.send(request(FLUSH, cookie=1))
+        until(lambda: device.waiting == 1, "a flush")
+        g.wire.send(*(write(i, b"x", cookie=i) for i in range(2, 10)), write(10, b"x", flags=FUA, cookie=10))
+        until(lambda: device.waiting == 2, "the writes are done, and the flush for the last")
+        assert device.names().count("pwrite") == 9
+        device.answers.set()
+        assert [g.wire.reply().cookie for _ in range(10)] == list(range(1, 11))
+
+
+def test_more_than_may_wait_at_a_time():
+    device = Device(SIZE)
+    with gate(SIZE) as g, g.attached(device.capsule):
+        crowd(g, device)
+        n = 1000
+        g.wire.send(*(request(READ, COLD + i, 1, cookie=i) if i % 10 else request(FLUSH, cookie=i) for i in range(n)))
+        until(lambda: device.waiting >= 32, "many of them")
+        device.answers.set()
+        reads = {i: (1, COLD + i) for i in range(n) if i % 10}
+        assert [g.wire.reply(reads=reads).cookie for _ in range(n)] == list(range(n))
+
+
+def test_one_request_at_a_time_pays_for_no_hand_over():
+    device = Device(SIZE)
+    device.answers.set()
+    until(lambda: workers.counters()["threads"] == 0, "workers of other tests end")
+    with gate(SIZE) as g, g.attached(device.capsule):
+        for _ in range(50):
+            g.wire.ask(request(READ, COLD, 8), 8)
+            g.wire.ask(request(FLUSH))
+    assert workers.counters()["threads"] == 0
+
+
+def test_a_flush_that_fails_fails_for_all_that_wait_for_it():
+    device = Device(SIZE)
+    with gate(SIZE) as g, g.attached(device.capsule):
+        crowd(g, device)
+        device.fail["flush"] = (UNAVAILABLE, 5, b"making it durable")
+        g.wire.send(request(READ, COLD, 1, cookie=0), *(request(FLUSH, cookie=i) for i in range(1, 20)))
+        until(lambda: device.waiting >= 2, "the read and a flush")
+        device.answers.set()
+        replies = [g.wire.reply(reads={0: (1, COLD)}) for _ in range(20)]
+        assert [(r.cookie, r.error) for r in replies] == [(0, 0)] + [(i, EIO) for i in range(1, 20)]
+
+
+def test_an_executor_that_stops_answers_what_it_began():
+    device = Device(SIZE)
+    with gate(SIZE) as g:
+        with g.attached(device.capsule) as left:
+            crowd(g, device)
+            g.wire.send(*(request(READ, COLD + i, 1, cookie=i) for i in range(20)))
+            until(lambda: device.waiting == 20, "20 reads")
+            threading.Timer(0.1, device.answers.set).start()
+        assert left == [Left.STOPPED]
+        after = Device(SIZE)
+        with g.attached(after.capsule, 0):
+            assert [g.wire.reply(1, COLD + i).cookie for i in range(20)] == list(range(20))
+        assert after.calls == []
+
+
+def test_an_owner_that_was_replaced_answers_nothing_more():
+    """What it was reading when the channel got a new owner is read by that one again."""
+    old, new = Device(SIZE), Device(SIZE)
+    old.data[:] = b"o" * SIZE
+    new.data[:] = b"n" * SIZE
+    new.answers.set()
+    with gate(SIZE) as g, g.attached(old.capsule) as left:
+        crowd(g, old)
+        g.wire.send(*(request(READ, COLD + i, 1, cookie=i) for i in range(20)))
+        until(lambda: old.waiting == 20, "20 reads")
+        with g.attached(new.capsule, 0):
+            assert [g.wire.reply(1, COLD + i).data for i in range(20)] == [b"n"] * 20
+            old.answers.set()
+            until(lambda: left == [Left.DISOWNED], "the old owner ends")
+            assert g.wire.ask(request(READ, COLD + 99, 1), 1).data == b"n"
+
+
+@contextmanager
+def through_a_gate(device, structured):
+    with gate(device.size_bytes, structured=structured) as g, g.attached(device.capsule):
+        yield g
+
+
+@pytest.mark.soak
+def test_durable_means_durable(seeds):
+    for seed in seeds(8):
+        durable_means_durable(seed, through_a_gate)

@@ -59,6 +59,10 @@ _PREAD = ctypes.CFUNCTYPE(ctypes.c_int, _P, _P, _U64, _U64, _ST)
 _PWRITE = ctypes.CFUNCTYPE(ctypes.c_int, _P, _P, _U64, _U64, _U32, _ST)
 _ZERO = ctypes.CFUNCTYPE(ctypes.c_int, _P, _U64, _U64, _U32, _ST)
 _FLUSH = ctypes.CFUNCTYPE(ctypes.c_int, _P, _ST)
+_PWRITE_SEQ = ctypes.CFUNCTYPE(ctypes.c_int, _P, _P, _U64, _U64, _U32, ctypes.POINTER(_U64), _ST)
+_ZERO_SEQ = ctypes.CFUNCTYPE(ctypes.c_int, _P, _U64, _U64, _U32, ctypes.POINTER(_U64), _ST)
+_WRITTEN_SEQ = ctypes.CFUNCTYPE(_U64, _P)
+_WRITE_OUT = ctypes.CFUNCTYPE(ctypes.c_int, _P, _U64, _ST)
 _MAP = ctypes.CFUNCTYPE(ctypes.c_int, _P, _U64, _U64, ctypes.POINTER(_Extent), _U32, ctypes.POINTER(_U32), _ST)
 
 
@@ -73,7 +77,11 @@ class _Table(ctypes.Structure):
         ("zero", _ZERO),
         ("flush", _FLUSH),
         ("map", _MAP),
-        ("of_sequences", _P * 5),   # not called by a connection; "expect", the last, may be NULL
+        ("pwrite_seq", _PWRITE_SEQ),    # these four are not called by a connection, but by an executor
+        ("zero_seq", _ZERO_SEQ),
+        ("written_seq", _WRITTEN_SEQ),
+        ("write_out", _WRITE_OUT),
+        ("expect", _P),     # may be NULL
         ("pread_now", _PREAD),
         ("stages", _P),
     ]
@@ -99,6 +107,7 @@ class Spy:
         self.waits = waits or (lambda offset, length: False)
         self.size_bytes = size_bytes
         self.data = bytearray(size_bytes if backed is None else backed)
+        self.seq = 0        # of the last change by who wants it told
         self.extents: Callable[[int, int], list[tuple[int, int, int]]] | None = None
         self.calls: list[tuple[str, int, int, int]] = []
         self.fail: dict[str, tuple[int, int, bytes]] = {}
@@ -113,7 +122,11 @@ class Spy:
             _ZERO(self._zero),
             _FLUSH(self._flush),
             _MAP(self._map),
-            (_P * 5)(),
+            _PWRITE_SEQ(self._pwrite_seq),
+            _ZERO_SEQ(self._zero_seq),
+            _WRITTEN_SEQ(lambda _: self.seq),
+            _WRITE_OUT(lambda _, seq, st: 0),
+            None,
             _PREAD(self._pread_now) if waits else _PREAD(),
         )
         self.capsule = _capsule_new(ctypes.addressof(self._table), _NAME, None)
@@ -153,6 +166,18 @@ class Spy:
         rc = self._enter("zero", offset, length, flags, st)
         if not rc and offset < len(self.data):
             self.data[offset : offset + length] = bytes(min(length, len(self.data) - offset))
+        return rc
+
+    def _pwrite_seq(self, _: int, buf: int, offset: int, length: int, flags: int, seq: Any, st: Any) -> int:
+        rc = self._pwrite(_, buf, offset, length, flags, st)
+        self.seq += not rc
+        seq[0] = 0 if rc else self.seq
+        return rc
+
+    def _zero_seq(self, _: int, offset: int, length: int, flags: int, seq: Any, st: Any) -> int:
+        rc = self._zero(_, offset, length, flags, st)
+        self.seq += not rc
+        seq[0] = 0 if rc else self.seq
         return rc
 
     def _flush(self, _: int, st: Any) -> int:

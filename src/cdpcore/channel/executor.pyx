@@ -1,15 +1,21 @@
 """The daemon's end of a channel: MDPackets out of shared memory, through a target, answers back; no GIL, nothing
 copied.
 
+What has to wait for a device (a read that is not in memory, a flush) is parked and handed to a worker, as by
+cdpcore.nbd.connection, so that a device that answers slowly has many requests at a time. On the spot waits only what
+comes alone. The answers go back in the packets' order all the same, since `done` is one number.
+
 Invariants
- 1. Packets are carried out in their order, and answered in it. A FLUSH covers everything before it on its channel.
+ 1. Packets are begun in their order, and answered in it; changes end in it, too. A FLUSH covers everything before it on
+    its channel. At most PARKED are begun and not answered.
  2. What promises durability (FLUSH, FUA) is answered after a flush of the target that began when the packet had been
     carried out; those of a batch share one, and when it fails all of them report it.
  3. A change that was sent before (REPLAY) and has a seq is in the log already (lost() and redo() came first): it is
     answered and not carried out again.
- 4. Nothing is touched after the channel's epoch has become another one.
+ 4. No packet is begun after the channel's epoch has become another one, and none answered. run() returns when no worker
+    touches the channel any more.
 Threading: run() is one thread's for the executor's life; lost() and redo() come before it, in the owner's thread;
-stop() from any.
+stop() from any. A worker touches the data of the packet that it was given, and its task.
 """
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -17,8 +23,9 @@ from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport int64_t, uint16_t
 
 from cdpcore.base.errors cimport check
-from cdpcore.base.status cimport CDP_INVALID, CDP_OK, cdp_fail
+from cdpcore.base.status cimport CDP_INVALID, CDP_OK, CDP_WOULD_WAIT, cdp_fail
 from cdpcore.base.target cimport CDP_AGAIN, CDP_FUA, CDP_HOLE, cdp_extent, cdp_map
+from cdpcore.base.workers cimport cdp_job, cdp_job_any, cdp_job_push, cdp_job_take_all, work
 from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP_CHANNEL_MAP, CDP_CHANNEL_RECEIVE,
                                       CDP_CHANNEL_REPLY, cdp_channel_daemon_sleeps, cdp_channel_daemon_wakes,
                                       cdp_channel_data, cdp_channel_drain, cdp_channel_get, cdp_channel_get32,
@@ -27,8 +34,10 @@ from cdpcore.channel.channel cimport (CDP_CHANNEL_EXTENTS, CDP_CHANNEL_LOST, CDP
 from cdpcore.channel.mdpacket cimport (CDP_MD_FLUSH, CDP_MD_FUA, CDP_MD_READ, CDP_MD_REPLAY, CDP_MD_TRIM, CDP_MD_WRITE,
                                        CDP_MD_ZERO, cdp_mdpacket_offset)
 from cdpcore.nbd.connection cimport MAX_CONTEXTS, nbd_map_function, target_of
-from cdpcore.nbd.nbd_sock cimport SHUT_RDWR, nbd_flag, nbd_now_ns, nbd_raise_flag, nbd_wait, sched_yield, shutdown
+from cdpcore.nbd.nbd_sock cimport (SHUT_RDWR, nbd_awake, nbd_doze, nbd_enter, nbd_flag, nbd_leave, nbd_now_ns,
+                                   nbd_pause, nbd_raise_flag, nbd_rouse, nbd_sleep, sched_yield, shutdown)
 
+import os as _os
 from enum import IntEnum as _IntEnum
 
 from cdpcore.base.errors import InvalidRequest as _InvalidRequest
@@ -42,6 +51,7 @@ cdef enum:
     RING_EVERY = 16          # answers, so that the gateway begins to send while we go on
     SPIN_NS = 10000          # longer, and on two processors we take the time that the gateway needs
     MAP_CALLS = 64
+    CROWDED = 1024           # after packets came while one waited on the spot: so many that wait are handed over
 
 cdef enum:
     RUNNING = 0
@@ -68,7 +78,7 @@ cdef class Executor:
     """
 
     def __cinit__(self, Channel channel not None, int door, object capsule, uint32_t epoch):
-        self.door = -1
+        self.door = self.bell_r = self.bell_w = -1
         self.target = target_of(capsule)
         self.capsule = capsule
         self.counts = self.target.tells_seq
@@ -80,11 +90,18 @@ cdef class Executor:
         self.epoch = epoch
         self.door = door
         self.maps_base = True
-        self.done = cdp_channel_get(&self.c.done)
+        self.done = self.next = self.told = cdp_channel_get(&self.c.done)
+        try:
+            self.bell_r, self.bell_w = _os.pipe()
+            _os.set_blocking(self.bell_w, False)
+            self.can_park = self.counts and self.target.pread_now != NULL
+        except OSError:
+            pass    # no more files may be open: then everything waits on the spot
 
     def __dealloc__(self):
-        if self.door >= 0:
-            close(self.door)
+        for fd in (self.door, self.bell_r, self.bell_w):
+            if fd >= 0:
+                close(fd)
 
     def __reduce__(self):
         raise TypeError("an executor cannot be pickled")
@@ -139,6 +156,11 @@ cdef class Executor:
         cdef int end
         with nogil:
             end = self.loop()
+            while nbd_flag(&self.inside):
+                nbd_pause()
+            if end == END_STOPPED and self.mine():
+                self.reap()     # what was begun is answered
+                self.publish()
             shutdown(self.door, SHUT_RDWR)  # the gateway learns it at once
         return Left(end)
 
@@ -164,8 +186,10 @@ cdef class Executor:
                 if self.counts:     # the next change reports a device that fails
                     self.target.write_out(self.target.ctx, cdp_channel_get(&self.c.written_seq), &st)
                     self.publish()
+            if self.reap():
+                self.publish()
             head = cdp_channel_get(&self.c.head)
-            if head != self.done:
+            if head != self.next and self.n_parked < PARKED:
                 idle_ns = 0
                 self.batch(head)
                 self.publish()
@@ -181,10 +205,13 @@ cdef class Executor:
                 return END_STOPPED if nbd_flag(&self.stopping) else END_GONE
 
     cdef int sleep(self) noexcept nogil:
-        """Until the gateway rings. 0: it is gone."""
+        """Until the gateway rings, or a worker. 0: the gateway is gone."""
         cdp_channel_daemon_sleeps(self.c, self.epoch)
-        if cdp_channel_get(&self.c.head) == self.done and not cdp_channel_get32(&self.c.want_written):
-            nbd_wait(self.door, -1, -1)
+        nbd_doze(&self.dozing)
+        if not cdp_job_any(&self.finished) and not cdp_channel_get32(&self.c.want_written) and (
+                cdp_channel_get(&self.c.head) == self.next or self.n_parked == PARKED):
+            nbd_sleep(self.door, self.bell_r)
+        nbd_awake(&self.dozing)
         cdp_channel_daemon_wakes(self.c, self.epoch)
         return cdp_channel_drain(self.door)
 
@@ -192,52 +219,145 @@ cdef class Executor:
         if self.counts:
             cdp_channel_set(&self.c.written_seq, self.target.written_seq(self.target.ctx))
         cdp_channel_set(&self.c.done, self.done)
+        self.told = self.done
         cdp_channel_ring_gateway(self.c, self.door, self.epoch)
 
+    cdef void tell(self) noexcept nogil:
+        """The gateway need not wait for what was answered since it was told last."""
+        if self.told != self.done:
+            self.told = self.done
+            cdp_channel_ring_gateway(self.c, self.door, self.epoch)
+
     cdef void batch(self, uint64_t end) noexcept nogil:
-        """Carry out packets [done, end), or as many as fit in a batch."""
+        """Begin packets [next, end), or as many as fit in a batch."""
         cdef cdp_mdpacket *p
-        cdef uint64_t first = self.done
         cdef int64_t began = nbd_now_ns()
         cdef uint32_t flags
         cdef bint durable
-        end = min(end, first + BATCH)
-        while self.done < end:
-            p = cdp_channel_packet(self.c, self.done)
+        end = min(end, self.next + BATCH)
+        while self.next < end and self.n_parked < PARKED:
+            p = cdp_channel_packet(self.c, self.next)
             flags = 0
             durable = p.op == CDP_MD_FLUSH or p.flags & CDP_MD_FUA
-            if p.flags & CDP_MD_FUA and self.done + 1 == end and not self.n_waiting and not p.flags & CDP_MD_REPLAY:
+            if p.flags & CDP_MD_FUA and self.next + 1 == end and not self.n_parked and not p.flags & CDP_MD_REPLAY:
                 flags = CDP_FUA     # alone: durable on its own way; in company one flush serves all
                 durable = False
-            self.execute(p, flags)
-            if durable and p.status == CDP_OK:
-                self.waiting[self.n_waiting] = self.done
-                self.n_waiting += 1
-            self.done += 1
-            if not self.n_waiting:
+            if self.execute(p, flags, self.next + 1 == end) == CDP_WOULD_WAIT:
+                self.run_task(self.park(p))
+            elif durable and p.status == CDP_OK:
+                self.flush_due(p)
+            self.next += 1
+            if not self.n_parked:
+                self.done = self.next
                 cdp_channel_set(&self.c.done, self.done)
-                if (self.done - first) % RING_EVERY == 0:
-                    cdp_channel_ring_gateway(self.c, self.door, self.epoch)
-            elif nbd_now_ns() - began > BATCH_NS:
+                if self.done - self.told >= RING_EVERY:
+                    self.tell()
+            elif self.due != NULL and nbd_now_ns() - began > BATCH_NS:
                 break
-        self.flush_waiting()
+        if self.due != NULL:
+            self.begin_flush()
 
-    cdef void flush_waiting(self) noexcept nogil:
+    # --- parked packets -----------------------------------------------------------------------------------------------
+
+    cdef executor_task *park(self, cdp_mdpacket *p) noexcept nogil:
+        """Packet `next`, as the last of those that wait."""
+        cdef executor_task *t = &self.parked[(self.first_parked + self.n_parked) % PARKED]
+        self.n_parked += 1
+        t.executor = <void *>self
+        t.packet = p
+        t.number = self.next
+        t.group = NULL
+        t.finished = False
+        return t
+
+    cdef void flush_due(self, cdp_mdpacket *p) noexcept nogil:
+        """The packet waits for the next flush."""
+        cdef executor_task *t = self.park(p)
+        if self.due == NULL:
+            self.due = t
+        else:
+            self.due_last.group = t
+        self.due_last = t
+        self.n_due += 1
+
+    cdef void begin_flush(self) noexcept nogil:
         """One flush for everything of the batch that promises durability."""
-        cdef cdp_status st
-        cdef cdp_mdpacket *p
-        cdef uint32_t i
-        cdef int rc
-        if not self.n_waiting:
-            return
-        rc = self.target.flush(self.target.ctx, &st)
-        for i in range(self.n_waiting if rc != CDP_OK else 0):
-            p = cdp_channel_packet(self.c, self.waiting[i])
-            p.status = <uint8_t>rc
-            p.sys_errno = <uint16_t>st.sys_errno
-        self.n_waiting = 0
+        cdef executor_task *t = self.due
+        cdef bint alone = self.n_parked == self.n_due
+        self.due = NULL
+        self.n_due = 0
+        if self.may_wait(alone, self.next):
+            self.tell()
+            self.work(t)
+            self.look_for_others(self.next)
+            self.finish(t)
+        else:
+            self.run_task(t)
 
-    cdef void execute(self, cdp_mdpacket *p, uint32_t flags) noexcept nogil:
+    cdef bint may_wait(self, bint alone, uint64_t end) noexcept nogil:
+        """Whether what was begun last, before packet `end`, may wait for the device on the spot: nothing else is under
+        way, nothing came after it, and nothing came while others before it waited here."""
+        if not self.can_park:
+            return True
+        if not alone or cdp_channel_get(&self.c.head) != end:
+            return False
+        if not self.crowded:
+            return True
+        self.crowded -= 1
+        return False
+
+    cdef void look_for_others(self, uint64_t end) noexcept nogil:
+        """Something has waited on the spot."""
+        if cdp_channel_get(&self.c.head) != end:
+            self.crowded = CROWDED
+
+    cdef void run_task(self, executor_task *t) noexcept nogil:
+        t.job.run = carry_out
+        nbd_enter(&self.inside)
+        work(&t.job)
+
+    cdef void work(self, executor_task *t) noexcept nogil:
+        """Any thread: what the task is for."""
+        cdef cdp_mdpacket *p = t.packet
+        cdef cdp_status st
+        st.sys_errno = 0
+        if p.op == CDP_MD_READ:
+            t.rc = self.target.pread(self.target.ctx, cdp_channel_data(self.c, p, CDP_CHANNEL_REPLY),
+                                     cdp_mdpacket_offset(p), p.length_bytes, &st)
+        else:
+            t.rc = self.target.flush(self.target.ctx, &st)
+        t.sys_errno = st.sys_errno
+
+    cdef void finish(self, executor_task *t) noexcept nogil:
+        """What a task came to, into the packets that it was for; and as many answers as are complete."""
+        cdef executor_task *first = t
+        cdef int rc = t.rc, sys_errno = t.sys_errno
+        while t != NULL:
+            t.packet.status = <uint8_t>rc
+            t.packet.sys_errno = <uint16_t>sys_errno if rc != CDP_OK else 0
+            t.finished = True
+            t = t.group
+        while self.n_parked and self.parked[self.first_parked].finished:
+            self.first_parked = (self.first_parked + 1) % PARKED
+            self.n_parked -= 1
+        self.done = self.parked[self.first_parked].number if self.n_parked else self.next
+
+    cdef bint reap(self) noexcept nogil:
+        """What workers have finished. True: there was something."""
+        cdef cdp_job *job = cdp_job_take_all(&self.finished)
+        cdef cdp_job *after
+        cdef bint some = job != NULL
+        while job != NULL:
+            after = job.next
+            self.finish(<executor_task *>job)
+            job = after
+        return some
+
+    # --- one packet ---------------------------------------------------------------------------------------------------
+
+    cdef int execute(self, cdp_mdpacket *p, uint32_t flags, bint last) noexcept nogil:
+        """Carry out a packet, `last` of those that came; CDP_WOULD_WAIT: a worker is to read it. What a flush is for is
+        the caller's."""
         cdef cdp_status st
         cdef uint64_t off = cdp_mdpacket_offset(p), n = p.length_bytes, size = self.target.size_bytes
         cdef uint8_t *data
@@ -250,7 +370,9 @@ cdef class Executor:
             if data == NULL or p.bg[0].length_bytes < n:
                 rc = cdp_fail(&st, CDP_INVALID, EINVAL, off, b"packet without room for its data")
             else:
-                rc = self.target.pread(self.target.ctx, data, off, n, &st)
+                rc = self.read(data, off, n, last, &st)
+                if rc == CDP_WOULD_WAIT:
+                    return rc
         elif is_change(p):
             if not p.flags & CDP_MD_REPLAY or p.seq == 0:
                 rc = self.change(p, flags, &st)
@@ -260,6 +382,18 @@ cdef class Executor:
             rc = cdp_fail(&st, CDP_INVALID, EINVAL, off, b"packet with an unknown operation")
         p.status = <uint8_t>rc
         p.sys_errno = <uint16_t>st.sys_errno if rc != CDP_OK else 0
+        return CDP_OK
+
+    cdef int read(self, uint8_t *data, uint64_t off, uint64_t n, bint last, cdp_status *st) noexcept nogil:
+        cdef int rc
+        if not self.can_park:
+            return self.target.pread(self.target.ctx, data, off, n, st)
+        rc = self.target.pread_now(self.target.ctx, data, off, n, st)
+        if rc == CDP_WOULD_WAIT and last and self.may_wait(not self.n_parked, self.next + 1):
+            self.tell()
+            rc = self.target.pread(self.target.ctx, data, off, n, st)
+            self.look_for_others(self.next + 1)
+        return rc
 
     cdef int change(self, cdp_mdpacket *p, uint32_t flags, cdp_status *st) noexcept nogil:
         """Into the target, its seq into the packet before the record can reach a file."""
@@ -311,6 +445,14 @@ cdef class Executor:
             calls += 1
         out[0].length = have
         return CDP_OK
+
+
+cdef void carry_out(cdp_job *job) noexcept nogil:
+    cdef executor_task *t = <executor_task *>job
+    (<Executor>t.executor).work(t)
+    cdp_job_push(&(<Executor>t.executor).finished, job)
+    nbd_rouse(&(<Executor>t.executor).dozing, (<Executor>t.executor).bell_w)
+    nbd_leave(&(<Executor>t.executor).inside)
 
 
 cdef inline bint is_change(const cdp_mdpacket *p) noexcept nogil:
