@@ -1,6 +1,6 @@
 """Two writers of one archive, and a store whose requests fail, are carried out though they fail, late or twice. A
-writer stalls at any request while others do the work of hours, machines are lost and come back from the archive. Every
-manifest of the chain is right, and what was acknowledged is in it.
+writer stalls at any request while others do the work of hours, machines are lost and come back from the archive, and
+the oldest history is given up. Every manifest of the chain is right, and what was acknowledged is in it.
 
 The volumes are logs of random bytes: what is proven here is the archive, not the engine.
 """
@@ -21,11 +21,14 @@ from cdp.archive.commits import Commits, Fenced
 from cdp.archive.manifest import Manifest, decode
 from cdp.archive.names import MANIFESTS, manifest_number
 from cdp.archive.reader import Archive
+from cdp.archive.retention import Cut
 from cdp.archive.source import Gone, SourceSegment
 from cdp.archive.writer import Writer
+from cdp.moments.model import Moment
 from cdp.store.description import Geometry
 from cdpcore.base.errors import Busy, RefusedPoint, Unavailable
 
+PART = 64
 GEOMETRY = Geometry("ab" * 16, 1 << 20, 1, 1 << 20, "file")
 
 
@@ -70,6 +73,9 @@ class Log:
     def newest(self) -> int:
         return self.segments[-1].last_seq
 
+    def segment(self, number: int) -> LogSegment:
+        return next(segment for segment in self.segments if segment.number == number)
+
     def volume(self) -> dict[str, Any]:
         return asdict(GEOMETRY)
 
@@ -86,13 +92,16 @@ class Log:
     def read(self, segment: SourceSegment, offset: int, length: int) -> bytes:
         if self.rnd.random() < 0.02:
             raise Gone
-        return self.segments[segment.number - 1].data[offset:offset + length]
+        return self.segment(segment.number).data[offset:offset + length]
 
     def outline(self, segment: SourceSegment) -> bytes:
         return f"{segment.number}".encode()
 
     def freed(self) -> list[tuple[int, int]]:
         return []
+
+    def oldest(self) -> Moment:
+        return Moment(0, 0)
 
     def shows(self, seq: int, ts_ns: int) -> bool | None:
         return self.times.get(seq) == ts_ns
@@ -126,8 +135,23 @@ def come_back(found: Archive, rnd: random.Random) -> Log:
 def base_of(found: Archive) -> bytes:
     base = b""
     for laid in found.base_parts():
-        base = base[:laid.offset].ljust(laid.offset, b"\0") + found.content(laid.part)
+        end = laid.offset + laid.part.size
+        base = base[:laid.offset].ljust(laid.offset, b"\0") + found.content(laid.part) + base[end:]
     return base
+
+
+def regions(size: int, seq: int) -> Iterator[tuple[int, bytes]]:
+    """What the log up to `seq` changes of a base of so many bytes: every second region."""
+    for offset in range(0, size, 2 * PART):
+        yield offset, random.Random(f"{seq} {offset}").randbytes(PART)
+
+
+def base_at(base: bytes, seq: int) -> bytes:
+    """What the base is where the history begins after `seq`."""
+    out = bytearray(base)
+    for offset, data in regions(len(base), seq) if seq else ():
+        out[offset:offset + PART] = data
+    return bytes(out)
 
 
 class Actor:
@@ -139,7 +163,7 @@ class Actor:
         self.writer = self._start()
 
     def _start(self) -> Writer:
-        return Writer(self.world.store, part_bytes=64, commit_bytes=200,
+        return Writer(self.world.store, part_bytes=PART, commit_bytes=200,
                       nonces=lambda: f"{self.number:02x}{self.world.rnd.getrandbits(120):030x}")
 
     def step(self) -> None:
@@ -150,6 +174,8 @@ class Actor:
             before = self.log.newest
             self.writer.up_to_date(self.log)
             self.world.acknowledged(self, before)
+            if self.world.rnd.random() < self.world.cuts:
+                self._give_up()
         except Fenced:
             self.world.fenced(self)
             self.writer = self._start()
@@ -160,6 +186,17 @@ class Actor:
             self.dead = True        # its volume is not the one in the archive
         finally:
             self.busy = False
+
+
+    def _give_up(self) -> None:
+        """Of what is sealed, all but the last segments, or less."""
+        now = self.writer.newest
+        assert now is not None
+        sealed = [segment for segment in Archive(self.world, now).segments() if segment.sealed][:-1]
+        if sealed:
+            seq = self.world.rnd.choice(sealed).last_seq
+            self.world.given_up += self.writer.give_up(
+                Cut(now, seq, self.log.times.get(seq, 0), True, regions(len(self.world.base), seq)), self.log) > 0
 
 
 class World(FaultyStore):
@@ -173,9 +210,10 @@ class World(FaultyStore):
         self.chain: dict[int, Manifest] = {}
         self.depth = 0
         self.stalls = self.rnd.choice((0.0, 0.02, 0.05))
+        self.cuts, self.given_up = self.rnd.choice((0.0, 0.1, 0.4)), 0
         self.between = self._others
         log = Log(self.rnd, self.rnd.randbytes(self.rnd.randrange(400)))
-        self.logs = [log]
+        self.logs, self.base = [log], log.base
         self.actors = [Actor(self, 0, log), Actor(self, 1, log)]
         self.promised: list[tuple[Log, int]] = []
 
@@ -246,10 +284,10 @@ class World(FaultyStore):
         assert not found.verify().problems
         if newest.complete:
             log = self.actors[int(newest.nonce[:2], 16)].log
-            assert base_of(found) == log.base.rstrip(b"\0") or base_of(found) == log.base
-            reach = 0
+            reach = newest.volume["start_seq"]
+            assert base_of(found).rstrip(b"\0") == base_at(self.base, reach).rstrip(b"\0")
             for segment in found.segments():
-                truth = log.segments[segment.number - 1]
+                truth = log.segment(segment.number)
                 data = b"".join(found.content(part) for part in segment.parts)
                 assert data == truth.data[:len(data)] and segment.first_seq == truth.first_seq == reach + 1
                 assert len(data) == len(truth.data) if segment.sealed else \
@@ -280,6 +318,7 @@ def history(seed: int) -> World:
 def test_no_history_is_wrong(seeds: Seeds):
     done = [history(seed) for seed in seeds(30)]
     assert len(done) < 30 or (sum(len(world.promised) for world in done) > 100
+                              and sum(world.given_up for world in done) > 5
                               and max(world.chain[max(world.chain)].epoch for world in done) > 5)
 
 
@@ -361,9 +400,25 @@ def commit_before_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "create_data", bug)
 
 
+def delete_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_up = Writer.give_up
+
+    def bug(self: Writer, cut: Cut, source: Any) -> int:
+        for segment in Archive(self.store, cut.of).segments():
+            for part in segment.parts if segment.last_seq <= cut.seq else ():
+                self.store.delete(part.name)
+        return give_up(self, cut, source)
+    monkeypatch.setattr(Writer, "give_up", bug)
+
+
+def forget_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The segments go, and what they changed with them."""
+    monkeypatch.setattr(writing, "laid_over", lambda parts, size_bytes, region_bytes: parts[:-1])
+
+
 @pytest.mark.parametrize("plant", [believe_conflicts, believe_time_outs, do_not_look_at_the_boundary,
                                    delete_before_the_boundary_moves, accept_a_lower_epoch, delete_what_is_not_old,
-                                   commit_before_sending])
+                                   commit_before_sending, delete_before_the_commit, forget_the_base])
 def test_a_planted_bug_is_noticed(plant: Any, monkeypatch: pytest.MonkeyPatch):
     plant(monkeypatch)
     notice(history, 400)

@@ -1,7 +1,9 @@
 """cdp archive: to a URL, continuously and once, and back; check and export of a URL; what is refused."""
 from __future__ import annotations
 
+import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,32 @@ def test_an_archive_is_read_where_it_lies(world: World):  # noqa: F811
     assert not (world.path / "now.img").exists()
 
 
+def test_an_archive_with_a_policy_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    url = f"file://{tmp_path}/archive"
+    cdp.create("web", size=SIZE).close()
+    for n in range(4):
+        with cdp.open("web") as volume:     # which makes a segment of its own
+            volume.pwrite(bytes([n + 1]) * SIZE, 0)
+    first = json.loads(run("archive", "web", url, "--once", "--keep", "all for 1000y", "--json").stdout)
+    assert first["given_up_bytes"] == 0
+    with cdp.open("web") as volume:
+        volume.free_before(volume.window().newest.seq, undo=False)
+        oldest = volume.window().oldest.seq
+    assert oldest > 0
+    time.sleep(1.1)         # a rule has whole seconds, and so old has the history to be
+    again = run("archive", "web", url, "--once", "--keep", "all for 1s")
+    assert again.exit_code == exits.OK and "gave up" in again.stdout, again.output
+    assert json.loads(run("window", url, "--json").stdout)["oldest"]["seq"] == oldest
+    assert json.loads(run("check", url, "--json").stdout)["ok"]
+    run("export", url, "now.img")
+    assert Path("now.img").read_bytes() == b"\4" * SIZE
+    for rules, hint in ((["1h for 9d"], "first"), (["all for 1d", "1h for 9d"], "rules for bookmarks")):
+        done = run("archive", "web", url, "--once", *(word for rule in rules for word in ("--keep", rule)))
+        assert done.exit_code == exits.USAGE, done.output
+        assert hint in done.stderr
+
+
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     cdp.create("web", size=SIZE).close()
@@ -81,6 +109,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             ("archive web@now file:///tmp/x --once", exits.USAGE, "leave off @now"),
             ("archive file:///nowhere/at/all back", exits.NOT_FOUND, "makes one"),
             ("archive file:///nowhere/at/all back --once", exits.USAGE, "leave them off"),
+            ("archive file:///nowhere/at/all back --keep all", exits.USAGE, "leave them off"),
             ("check file:///nowhere --rebuild", exits.USAGE, "leave off"),
             ("check file:///nowhere", exits.NOT_FOUND, "makes one"),
             ("export file:///nowhere@now out.img", exits.NOT_FOUND, "makes one")):

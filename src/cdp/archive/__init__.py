@@ -6,6 +6,7 @@
     commits             the chain of manifests: epochs, and who may add to it; deletion: what is not needed any more
     outline, missing    a segment without its data; what of an archive is not here, fetched when it is read
     direct              the volume in an archive, open where it lies
+    retention           what an archive's policy gives up
     source              the volume, as an archive needs it
     writer              brings an archive up to date; follow: again and again, of a volume that is served or not
     reader              what an archive holds, whether it is sound, and back into a folder

@@ -62,11 +62,12 @@ class Verified:
 
 
 class Archive:
-    """What the newest manifest holds. Raises NotFound where there is no archive; Corruption, Unavailable."""
+    """What a manifest holds; without one, the newest. Raises NotFound where there is no archive; Corruption,
+    Unavailable."""
 
-    def __init__(self, store: ObjectStore):
+    def __init__(self, store: ObjectStore, manifest: Manifest | None = None):
         self.store = store
-        found = newest(store)
+        found = manifest or newest(store)
         if found is None:
             raise NotFound(f"{store.url}: there is no archive", f"'cdp archive VOLUME {quote(store.url)}' makes one")
         self.manifest = found

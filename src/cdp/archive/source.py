@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from cdp.archive import outline
 from cdp.moments.lineage import RestoreRecord, gaps
+from cdp.moments.model import Moment
 from cdp.store import description
 from cdp.store.layout import segment_numbers
 from cdp.store.volume_files import VolumeFiles
@@ -62,6 +63,9 @@ class Source(Protocol):
 
     def shows(self, seq: int, ts_ns: int) -> bool | None:
         """Whether that moment is one of this history; None: it cannot be said any more."""
+
+    def oldest(self) -> Moment:
+        """The oldest moment that can be opened."""
 
     def base_ranges(self, since: int) -> Iterator[tuple[int, int]]:
         """(offset, length) from byte `since` on of what the base holds besides zeros, in order."""
@@ -164,6 +168,10 @@ class VolumeSource:
         except RefusedPoint:
             return None
         return (found["seq"], found["ts_ns"]) == (seq, ts_ns)
+
+    def oldest(self) -> Moment:
+        found = self._service.window()["oldest"]
+        return Moment(found["seq"], found["ts_ns"])
 
     def base_ranges(self, since: int) -> Iterator[tuple[int, int]]:
         if not os.path.exists(self._files.base):

@@ -8,9 +8,9 @@ own beginning: it keeps what the volume gives up later.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cdp.archive.commits import Commits, new_nonce, newest, take_over
@@ -30,6 +30,8 @@ from cdp.archive.manifest import (
 )
 from cdp.archive.names import BASE, OUTLINES, PAGES, SEGMENTS, data_name
 from cdp.archive.objects import ObjectStore
+from cdp.archive.reader import Archive
+from cdp.archive.retention import Cut, laid_over
 from cdp.archive.source import Gone, Source, SourceSegment
 from cdp.store.description import FOLLOWS_CLOCK, STARTS_LATER
 from cdpcore.base.errors import Busy, Corruption, InvalidRequest, RefusedPoint, Unavailable
@@ -51,6 +53,7 @@ class Written:
     segments: int = 0
     objects: int = 0
     bytes: int = 0
+    given_up: int = 0       # bytes of the log, by the archive's policy
 
 
 class Writer:
@@ -69,6 +72,10 @@ class Writer:
         self._counted = 0, 0        # manifests and bytes of the commits, as reported
         self._swept = False
         self._outlines: list[Outline] = []      # that were sent, and no manifest has
+
+    @property
+    def store(self) -> ObjectStore:
+        return self._store
 
     @property
     def url(self) -> str:
@@ -124,6 +131,38 @@ class Writer:
                        base_at=0, base_seq=0)
         self._uncommitted = 0
         self._swept = False
+
+    def give_up(self, cut: Cut, source: Source) -> int:
+        """The archive begins with `cut` from now on: what nobody needs any more is deleted. Returns the bytes of the
+        log that are given up; 0: it has gone on since `cut` was made. Raises as up_to_date()."""
+        commits = self._take_over(source)
+        now = commits.last
+        if replace(now, number=0, epoch=0, nonce="") != replace(cut.of, number=0, epoch=0, nonce=""):
+            return 0
+        archive = Archive(self._store, now)
+        base = [*archive.base_parts(), *(BasePart(offset, self._send(BASE, offset, data)) for offset, data
+                                         in cut.regions)]
+        gone = [segment for segment in archive.segments() if segment.last_seq <= cut.seq]
+        numbers = {segment.number for segment in gone}
+        size = now.volume["size_bytes"]
+        # A name that is deleted here must not be made again: a request to delete it may be late. So the epoch is new.
+        commits.commit(
+            epoch=commits.epoch + 1,
+            volume={**now.volume, "base": "file", "start_seq": cut.seq, "start_ts_ns": cut.ts_ns,
+                    "start_flushed": cut.flushed, "format": max(now.volume["format"], STARTS_LATER)},
+            segments=self._relisted(segment.item() for segment in archive.segments() if segment.number not in numbers),
+            outlines=self._relisted(o.item() for o in archive.outlines() if o.number not in numbers),
+            base=self._relisted(laid.item() for laid in laid_over(base, size, self._part_bytes)), base_at=size)
+        self._uncommitted = 0
+        self._swept = False
+        with suppress(Unavailable, Corruption):     # another time, by whoever writes then
+            delete_old(self._store, commits, keep=0)
+            delete_unnamed(self._store, commits)
+            self._swept = True
+        return sum(segment.size for segment in gone)
+
+    def _relisted(self, items: Iterable[Any]) -> Listing:
+        return self._paged(Listing((), tuple(items)))
 
     def _delete(self, commits: Commits) -> None:
         """Now and then what is not needed any more. What goes wrong there does not matter to what is archived."""
@@ -309,6 +348,8 @@ class Writer:
         described = {**volume, **{name: now.volume[name] for name in _OF_THE_START}}
         if described["format"] == STARTS_LATER and not described["start_seq"]:
             described["format"] = FOLLOWS_CLOCK
+        elif described["format"] < STARTS_LATER and described["start_seq"]:
+            described["format"] = STARTS_LATER
         return described
 
     def _paged(self, listing: Listing) -> Listing:
@@ -330,9 +371,9 @@ def _known(now: Manifest | None) -> tuple[list[ArchivedSegment], dict[int, Archi
 
 
 def _look(now: Manifest, source: Source) -> list[SourceSegment]:
-    """What comes after the sealed segments of a manifest."""
-    sealed, _ = _known(now)
-    return source.look(sealed[-1].number if sealed else 0)
+    """What comes after the sealed segments of a manifest. (What an archive has given up, the volume may still have.)"""
+    sealed, growing = _known(now)
+    return source.look(sealed[-1].number if sealed else min(growing, default=1) - 1)
 
 
 def _policy(retention: str | None) -> Any:

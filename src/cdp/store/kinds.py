@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,6 +45,7 @@ from cdpcore.volume.after_images import AfterImages as AfterContent
 from cdpcore.volume.content import Content
 from cdpcore.volume.core import VolumeCore
 
+LOOK_STEPS = 1024
 Writer = tuple[Callable[[int, int], bool], Callable[[int, int, int], None]]
 """What is written beside the requests: wanted(commit_interval_ms, look_ms) says whether there is something to do for
 run(commit_interval_ms, linger_ms, turn_ms). See Log.wants_writer and Log.run_writer."""
@@ -161,6 +162,11 @@ class Kind(ABC):
         """Where `folds`: what writes into the base what the log shows at `view`."""
         return None
 
+    def in_log(self, view: View) -> Iterator[tuple[int, int]]:
+        """Of after-images: ranges (start, end in bytes), in order, of which the log and not the base has what `view`
+        shows."""
+        raise InvalidRequest(f"{self._files.directory}: protects a disk in place")
+
     # --- lineage ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -254,6 +260,13 @@ class AfterImages(Kind):
         self._os.sync_dir(self._files.directory)
         self._fold = Fold(self._os, self._files.base, core, self._content, view)
         return self._fold
+
+    def in_log(self, view: View) -> Iterator[tuple[int, int]]:
+        at = 0
+        while at < self._geometry.size_bytes:
+            pieces, at = self._content.of_log(view, at, LOOK_STEPS)
+            for offset, length, _ in pieces:
+                yield offset, offset + length
 
     def _lock_base(self, path: str) -> None:
         """By its lock, writers of output files (cdp.store.output_files) know that it is in use, whatever its name."""
