@@ -15,11 +15,11 @@ unexport PYTHONPATH PYTHONHOME
 unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 
-.PHONY: help demo test long soak fuzz lint man deb bench plain sanitize dev clean
+.PHONY: help demo test long soak histories seeded-bugs fuzz lint man deb bench plain sanitize dev clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "  ARGS=... goes to the program that a target runs: make test ARGS='-k restore', make demo ARGS=--quick"
 
 demo: $(INSTALLED) ## what cdp does, on a small disk: a file system is destroyed, and restored to the moment before
@@ -36,6 +36,12 @@ long: $(INSTALLED) $(TEST_DEPS) ## the tests that are too long for `make test`, 
 SECONDS ?= 600
 soak: $(INSTALLED) $(TEST_DEPS) ## the seeded tests with new seeds, for SECONDS=600; SEED=... repeats an earlier run
 	$(PY) tests/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+histories: $(INSTALLED) $(TEST_DEPS) ## simulated histories of every kind, in processes, for SECONDS=600; how many is kept
+	$(PY) tests/histories.py --seconds $(SECONDS) $(ARGS)
+
+seeded-bugs: $(INSTALLED) $(TEST_DEPS) ## what notices each bug that is planted, and after how long
+	$(PY) -m pytest -m planted --planted $(ARGS)
 
 fuzz: SECONDS := 60
 fuzz: $(INSTALLED) $(TEST_DEPS) $(FUZZ_DEPS) ## fuzzers of all readers of bytes, SECONDS=60 each; TARGET=frames,runs: these alone

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from support import seeds as seeding
 
-pytest_plugins = ("support.nbd_fixtures", "support.costs", "support.warm", "support.children")
+pytest_plugins = ("support.nbd_fixtures", "support.costs", "support.planted", "support.warm", "support.children")
 
 QUICK = ("core", "nbd", "trace")    # folders
 RUN = pytest.StashKey[int]()    # seeds, in `make soak`

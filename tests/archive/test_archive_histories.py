@@ -300,12 +300,16 @@ class World(FaultyStore):
         return found
 
 
+def make_often(patch: pytest.MonkeyPatch) -> None:
+    """Everything that is rare happens all the time."""
+    patch.setattr(deletion, "KEEP", 2)
+    patch.setattr(deletion, "EVERY", 2)
+    patch.setattr(writing, "PAGE_ITEMS", 3)
+
+
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that is rare happens all the time."""
-    monkeypatch.setattr(deletion, "KEEP", 2)
-    monkeypatch.setattr(deletion, "EVERY", 2)
-    monkeypatch.setattr(writing, "PAGE_ITEMS", 3)
+    make_often(monkeypatch)
 
 
 def history(seed: int) -> World:
@@ -416,6 +420,7 @@ def forget_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "laid_over", lambda parts, size_bytes, region_bytes: parts[:-1])
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("plant", [believe_conflicts, believe_time_outs, do_not_look_at_the_boundary,
                                    delete_before_the_boundary_moves, accept_a_lower_epoch, delete_what_is_not_old,
                                    commit_before_sending, delete_before_the_commit, forget_the_base])

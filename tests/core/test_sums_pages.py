@@ -55,6 +55,7 @@ def test_what_is_found_is_of_one_page() -> None:
     assert whole and not mixed
 
 
+@pytest.mark.planted
 def test_an_exchange_that_readers_do_not_notice_is_noticed_here() -> None:
     for _ in range(20):
         if hammer("slow", "turn")[1]:

@@ -78,6 +78,7 @@ def test_inputs_of_the_corpus_in_python(name: str) -> None:
             raise
 
 
+@pytest.mark.planted
 def test_a_reader_without_its_check_is_noticed(tmp_path: Path) -> None:
     """A check of a frame's header is taken out: a record whose data lies far behind the file's end is then read."""
     frame = (campaign.CORE / "log" / "frame.c").read_text()

@@ -375,6 +375,7 @@ def test_the_bell_is_silent_once_the_turn_has_come(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "60 turns\n"), done.stderr
 
 
+@pytest.mark.planted
 @pytest.mark.once
 def test_a_bell_that_is_not_hushed_is_noticed(tmp_path: Path) -> None:
     source = (CORE / "nbd/nbd_memory.c").read_text()

@@ -241,6 +241,7 @@ def test_calls_fail_while_a_disk_is_adopted(seeds: Seeds) -> None:
     assert seeds.done < 5 or (failed and refused)
 
 
+@pytest.mark.planted
 def test_a_table_that_is_ahead_of_the_disk_is_noticed() -> None:
     """Pages that are written before disk.state names the records that they are about."""
     def broken(volume: Volume) -> None:

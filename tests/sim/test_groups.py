@@ -178,12 +178,14 @@ def test_all_or_none(seeds: Seeds) -> None:
     assert seeds.done < 6 or cuts >= 6
 
 
+@pytest.mark.planted
 def test_a_restore_that_is_not_completed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: what is pending is forgotten at the next opening."""
     monkeypatch.setattr(Group, "_recover", lambda self, definition, force=False: self._begin(definition, None))
     notice(lambda seed: run(seed), 40)
 
 
+@pytest.mark.planted
 def test_a_bookmark_that_is_not_begun_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: group.json does not say that a bookmark is being made, before it is."""
     def begin(self: Group, definition: file.Definition, pending: file.Pending) -> file.Definition:

@@ -294,6 +294,7 @@ BUGS = {"no sync": ("after", _no_sync), "start later": ("before", _start_later),
         "no floor": ("after", _no_floor)}
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_in_giving_up_is_noticed(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the histories above, which find nothing without it."""
@@ -302,6 +303,7 @@ def test_a_bug_in_giving_up_is_noticed(bug: str, monkeypatch: pytest.MonkeyPatch
     notice(lambda seed: GivenUp(seed, kind).run(), 60)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("kind", ["after", "before"])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_broken_rule_is_noticed(rule: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +317,7 @@ def test_a_broken_rule_is_noticed(rule: str, kind: str, monkeypatch: pytest.Monk
     notice(lambda seed: History(seed, kind).run(), 100)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("rule", [*settler.RULES, *old_content.RULES])
 def test_a_broken_rule_of_the_disk_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written to a protected disk, and when, and what is kept of it; by the same histories."""

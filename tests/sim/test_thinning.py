@@ -111,6 +111,7 @@ BUGS = {"list later": _list_later, "no pins": _no_pins,
         "starts at an end": _starts_at_an_end, "no mapping": _no_mapping}
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_in_thinning_is_noticed(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the histories above, which find nothing without it."""

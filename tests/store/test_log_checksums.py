@@ -188,6 +188,7 @@ def test_every_bit_in_turn(tmp_path: Path, kind: str, seeds: Seeds) -> None:
     assert place.log.read_bytes() == place.whole and place.look(list(place.moments)) == "fine"
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("kind", KINDS)
 def test_reads_that_are_not_checked_are_noticed(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what test_flips_are_found_or_harmless and test_every_bit_in_turn do, in the first few bytes of data."""

@@ -126,6 +126,7 @@ def test_what_stays_reads_as_before(kind: str, seed: int):
     assert not wrong(made, moments)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("kind", ["after", "before"])
 def test_moments_that_are_forgotten_are_noticed(kind: str):
     """What is seen by them alone is found as soon as they are left out, and then they read wrong."""

@@ -84,6 +84,7 @@ def test_the_moment_is_one(tmp_path, often):
         assert wrong_moments(volumes, 60) == []
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("missed", [0, 1, 2])
 def test_a_barrier_that_misses_a_volume_is_noticed(tmp_path, often, monkeypatch, missed):
     """Planted: one volume is looked at by itself, before the others or after them."""

@@ -125,6 +125,7 @@ def test_a_handle_stays_open_under_its_readers(segments: str, monkeypatch: pytes
     assert reads_of_segments(segments) == ""
 
 
+@pytest.mark.planted
 def test_a_handle_that_does_not_is_noticed(segments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(fds: SegmentFds) -> None:
         fds.break_rule("slow")
@@ -166,6 +167,7 @@ def test_a_segment_is_sealed_when_its_table_is_in_the_file(tmp_path: Path) -> No
     assert reads_of_a_sealed_segment(str(tmp_path / "v")) == ""
 
 
+@pytest.mark.planted
 def test_one_that_counts_as_sealed_too_early_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(log: Log) -> None:
         log.files.break_rule("sealed")

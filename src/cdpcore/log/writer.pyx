@@ -49,12 +49,13 @@ cdef enum:
     BREAK_SYNC = 1          # see LogWriter.break_rule
     BREAK_GAP = 2
     BREAK_ZEROS = 4
+    BREAK_UNSYNCED = 8
     SMALL_SYNCS = 4         # in a row: then zeros pay
     SMALL_BYTES = 256 << 10
     ZERO_BYTES = 4 << 20    # written ahead at once, or an eighth of a segment: metadata changes once for it
     ZERO_GAP = 64 << 10     # behind the tail: for frames that finish meanwhile; or an eighth of what is written
 
-RULES = {"sync": BREAK_SYNC, "gap": BREAK_GAP, "zeros": BREAK_ZEROS}
+RULES = {"sync": BREAK_SYNC, "gap": BREAK_GAP, "zeros": BREAK_ZEROS, "unsynced": BREAK_UNSYNCED}
 
 
 @cython.no_gc_clear   # what is in flight ends in __dealloc__
@@ -89,7 +90,7 @@ cdef class LogWriter:
 
     def break_rule(self, rule: str):
         """For tests of the tests: from now on a sync covers frames that are in flight ("sync"), `written` goes over a
-        gap ("gap"), or frames do not wait for zeros, which come late ("zeros")."""
+        gap ("gap"), frames do not wait for zeros, which come late ("zeros"), or nothing is synced ("unsynced")."""
         self.broken |= <uint32_t>RULES[rule]
 
     cdef void note_failure(self, int rc, const cdp_status *st) noexcept nogil:
@@ -313,6 +314,8 @@ cdef class LogWriter:
     cdef int sync_segments(self, int old_fd, int new_fd, cdp_status *st) noexcept nogil:
         cdef uint64_t began = cdp_monotonic_ns()
         cdef int rc = 0
+        if self.broken & BREAK_UNSYNCED:
+            return CDP_OK
         if old_fd >= 0:
             rc = self.table.datasync(self.table.ctx, old_fd)
         if rc >= 0 and new_fd >= 0:
