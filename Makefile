@@ -15,7 +15,7 @@ unexport PYTHONPATH PYTHONHOME
 unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 
-.PHONY: help demo test long soak histories seeded-bugs fuzz lint man deb bench plain sanitize dev clean
+.PHONY: help demo test long soak histories seeded-bugs fuzz lint man deb packages bench plain sanitize dev clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -59,6 +59,9 @@ man: $(INSTALLED) ## the manual pages and the completions of bash, zsh and fish,
 
 deb: ## a Debian package for this machine's Debian, in build/deb (contrib/debian/build.sh says what it needs)
 	contrib/debian/build.sh
+
+packages: $(INSTALLED) $(TEST_DEPS) ## the Debian package, the wheel and the image, each tried where nothing else is
+	CDP_TRY_PACKAGES=1 $(PY) -m pytest -m long -rs tests/interop/test_interop_packages.py $(ARGS)
 
 bench: $(INSTALLED) ## the benchmarks (bench/README.md)
 	$(PY) -m bench $(ARGS)

@@ -12,7 +12,7 @@ out=$PWD/build/container
 mkdir -p "$out"
 buildah() { command buildah --root "$out/storage" --runroot "$out/run" --storage-driver vfs "$@"; }
 
-arguments=(--isolation chroot --format docker --layers)
+arguments=(--isolation chroot --format docker)
 if [ $# -gt 0 ] && ! buildah inspect --type image localhost/cdp-base > /dev/null 2>&1; then
     base=$(buildah from scratch)
     tar --one-file-system --exclude './dev/*' --exclude './var/cache/apt/archives/*.deb' --exclude './proc/*' \
