@@ -21,6 +21,12 @@ io() { # EXPORT COMMAND...: over NBD; fails where the content is not what the co
     ! grep -qE "Pattern verification failed|error|rror:" <<< "$said" || { echo "$said" >&2; return 1; }
 }
 step() { echo "-- $*"; }
+stop() { # the server itself: what COMMAND starts it with may not pass SIGTERM on, as `buildah run` does not
+    local pid
+    pid=$(grep -oE '"pid": ?[0-9]+' "$folder/main-job/serving.json" | grep -oE '[0-9]+$')
+    grep -qs "$socket" "/proc/$pid/cmdline" || pid=$server # the number is of another namespace
+    kill -TERM "$pid"
+}
 
 step "version: $("${cdp[@]}" --version)"
 "${cdp[@]}" create "$volume" --size 64M
@@ -52,7 +58,7 @@ io main-job -r -c 'read -P 0x41 0 1M'
 io main-job -r -c 'read -P 0x58 0 1M'
 step "status, and stop"
 "${cdp[@]}" status "$volume"
-kill -TERM $server
+stop
 wait $server
 "${cdp[@]}" check "$volume"
 "${cdp[@]}" image delete "$volume" trial

@@ -4,8 +4,8 @@
 #
 # ROOTFS: a folder with a minimal Debian (debootstrap --variant=minbase bookworm ROOTFS), as the base where no registry
 # of images can be reached. As root it needs no container runtime: isolation is chroot. In the environment: PIP_CERT is a
-# file of certificates for pip, WHEEL a wheel of cdp for the same Debian, which is then not built again. Some five
-# minutes, 3 GB of disk.
+# file of certificates for pip, WHEEL a wheel of cdp for the same Debian, which is then not built again. Some
+# minutes, 1 GB of disk: no layer is kept of each step, since this storage copies all of the image for one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$PWD/build/container
