@@ -166,11 +166,11 @@ def test_two_servers_and_a_stale_socket(world):
 
 
 def told(value, path=""):
-    """A result without what differs between two equal volumes: when something was done, where, who serves it and what
-    that server has raised, and what others do to the device."""
+    """A result without what differs between two equal volumes: when and where something was done, how long it took, who
+    serves it, what that server has raised, and what others do to the device."""
     if isinstance(value, dict):
         return {name: told(one, name) for name, one in value.items()
-                if name not in ("served", "stats", "metrics", "uuid", "space", "alert_counts", "last_bytes")}
+                if name not in ("served", "stats", "metrics", "uuid", "space", "alert_counts", "last_bytes", "took_s")}
     if isinstance(value, list):
         return [told(one) for one in value]
     if path in ("ts_ns", "created_ns", "asked_ts_ns", "last_ended_ns") and value is not None:
