@@ -149,6 +149,7 @@ class Story:
     def ransomware(self, folder):
         world = self.world
         time.sleep(11)      # a look at what is honest
+        os.sync()           # or what the story wrote before reaches the disk after it
         world.cdp("bookmark", "web", "evening")
         victims = self.names[:len(self.names) * 3 // 4]
         self.encrypt(folder, victims)

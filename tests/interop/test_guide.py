@@ -20,7 +20,10 @@ from support.interop import PATH, need
 from support.mounted import need_a_kernel
 from support.transcripts import BLOCK, settled
 
+import cdp
+
 ROOT = Path(__file__).parents[2]
+PACKAGES = Path(cdp.__file__).parents[1]     # a checkout's src has no engine unless it was built there
 PAGES = {"guide.md": ("nbdfuse", "losetup", "mkfs.ext4", "mount", "umount", "runuser", "curl", "psql"),
          "recipes.md": ("qemu-system-x86_64", "qemu-storage-daemon", "cmp")}       # what they need
 MOVED = ("/var/lib/cdp", "/run/cdp", "/backup", "/srv")     # below a directory of the test's own
@@ -41,7 +44,7 @@ class Session:
             free.bind(("127.0.0.1", 0))
             self.port = str(free.getsockname()[1])
         env = {**os.environ, "PATH": f"{bin_}:{PATH}", "TZ": "UTC", "CDP_LOG_LEVEL": "warning", "LC_ALL": "C.UTF-8",
-               "PYTHONPATH": f"{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}",
+               "PYTHONPATH": f"{PACKAGES}:{os.environ.get('PYTHONPATH', '')}",
                "XDG_RUNTIME_DIR": f"{self.home}/xdg", "PGCTLTIMEOUT": "250"}
         env.pop("CDP_CONFIG", None)
         Path(self.home, "xdg").mkdir()

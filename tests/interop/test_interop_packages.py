@@ -15,7 +15,8 @@ MAIN_JOB = ROOT / "contrib/main-job.sh"
 WANTED = "CDP_TRY_PACKAGES"
 PASSED_ON = ("HOME", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 pytestmark = [pytest.mark.long, pytest.mark.interop, pytest.mark.timeout(3600), pytest.mark.xdist_group("packages"),
-              pytest.mark.skipif(WANTED not in os.environ, reason="half an hour and 4 GB of disk, so only when asked for")]
+              pytest.mark.skipif(WANTED not in os.environ,
+                                 reason="takes half an hour and 4 GB of disk: only when asked for")]
 
 
 def clean(*argv: object, status: int = 0) -> str:

@@ -13,7 +13,10 @@ import pytest
 from support.interop import PATH, need
 from support.mounted import need_a_kernel
 
+import cdp
+
 ROOT = Path(__file__).parents[2]
+PACKAGES = Path(cdp.__file__).parents[1]     # a checkout's src has no engine unless it was built there
 SILENT = ("systemd-udevd.service", "systemd-udev-trigger.service", "systemd-networkd.service", "postgresql.service",
           "systemd-timesyncd.service", "systemd-resolved.service", "systemd-modules-load.service", "prometheus.service",
           "systemd-remount-fs.service", "apt-daily.timer", "apt-daily-upgrade.timer", "man-db.timer", "fstrim.timer",
@@ -129,7 +132,7 @@ def test_the_units_under_systemd():
     try:
         for name in ("layer", "root"):
             (home / name).mkdir()
-        packages = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
+        packages = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
         seen = dict.fromkeys((str(home), str(ROOT), sys.prefix, sys.base_prefix))
         seen.pop("/usr", None)
         words = {"home": home, "units": ROOT / "contrib/systemd", "silent": " ".join(SILENT), "packages": packages,
