@@ -41,9 +41,10 @@ def test_a_trailer_that_outlives_its_directory():
     History(336548136, "after", WRONG_CLOCK).run()
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("before", 1883236938), ("after", 717681410), ("after", 757064345)])
+@pytest.mark.parametrize(("kind", "seed"), [("before", 1883236938), ("after", 717681410), ("after", 757064345),
+                                              ("after", 237201201)])
 def test_the_time_at_which_the_last_write_before_a_step_was_done(kind: str, seed: int):
-    """These ask for it, where the clock showed it again later."""
+    """These ask for it, where the clock showed it again later; the last one after a step that is too small."""
     test_what_is_silent_is_right(Seeds(seed, None), kind)
 
 
@@ -59,8 +60,10 @@ def test_what_is_silent_is_right(seeds: Seeds, kind: str):
         world.create()
         shown = Shown(sim)
         fault = change(rnd)
+        small: list[int] = []       # what the clock showed when it was set by less than a step
         for set_by in (0, fault, rnd.choice((-fault, -fault, 0))):
             if set_by:
+                small += [sim.now_ns()] * (abs(set_by) < CLOCK_STEP_NS)
                 shown.set(set_by)
                 if rnd.random() < 0.3:
                     world.run(("reopen", 0))
@@ -77,7 +80,7 @@ def test_what_is_silent_is_right(seeds: Seeds, kind: str):
         for ts in {ts + rnd.randint(-1, 1) * rnd.choice((0, 1, SECOND // 3)) for s in shown.stretches
                    for ts, _ in s.samples}:
             # Of a step of less than 100 ms, or what is left of one with the first record, times know nothing.
-            truths = [] if any(abs(ts - t) < CLOCK_STEP_NS for t in late) else shown.truths(ts)
+            truths = [] if any(abs(ts - t) < CLOCK_STEP_NS for t in [*late, *small]) else shown.truths(ts)
             try:
                 got = volume.explain(Point(str(ts), "time", ts_ns=ts))
             except (InvalidRequest, RefusedPoint):

@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         uint64_t sector, count = 0, end = 0;
         int valid = cdp_run_verify(r, &st) == CDP_OK;
         memcpy(&sector, data + 3, 8);
-        search(r, valid, sector >> (data[11] & 63), 1 + (sector & 0xffff));
+        search(r, valid, (sector >> (data[11] & 63)) % CDP_MAX_SECTORS, 1 + (sector & 0xffff));
         cdp_run_cursor c;
         cdp_run_cursor_init(&c, r);
         while ((rc = cdp_run_cursor_next(&c, &st)) == CDP_OK && c.start != UINT64_MAX) {
