@@ -202,7 +202,9 @@ cdef class Executor:
                 continue
             idle_ns = 0
             if not self.sleep():
-                return END_STOPPED if nbd_flag(&self.stopping) else END_GONE
+                if nbd_flag(&self.stopping):
+                    return END_STOPPED
+                return END_GONE if self.mine() else END_DISOWNED
 
     cdef int sleep(self) noexcept nogil:
         """Until the gateway rings, or a worker. 0: the gateway is gone."""
