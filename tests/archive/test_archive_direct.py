@@ -215,6 +215,16 @@ def test_what_is_kept_is_bounded(sound: tuple[MemoryStore, dict[int, str]], tmp_
         assert allocated(found.root) <= here + (128 << 10) + 4 * 16 * 16384
 
 
+def test_readers_who_want_more_than_is_kept_all_get_it(sound: tuple[MemoryStore, dict[int, str]], tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch):
+    """Room is made after each range that is fetched; nobody loses what it waits for to another reader."""
+    monkeypatch.setattr(missing, "CHUNK", 1)
+    monkeypatch.setattr(missing, "BASE_CHUNK", 1)
+    store, known = Watched(sound[0].objects), sound[1]
+    with direct(store, tmp_path, limit_bytes=4096) as (_, copy), ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda seq: content(copy, seq), list(known)[:8])) == list(known.values())[:8]
+
+
 def allocated(root: str) -> int:
     return sum(path.stat().st_blocks * 512 for path in (Path(root) / "log").iterdir()) + \
         (Path(root) / "base.img").stat().st_blocks * 512

@@ -177,13 +177,18 @@ class Missing:
             self._kept_bytes += (b - a) * BLOCK
 
     def _make_room(self) -> None:
-        while True:
+        with self._changed:
+            tries = len(self._kept)
+        for _ in range(tries):
             with self._changed:
                 if self._kept_bytes <= self._limit or len(self._kept) < 2:
                     return
                 number, a, b = self._kept.popleft()
                 self._kept_bytes -= (b - a) * BLOCK
-            self.os.drop(number, self._files[number].path, a, b)
+            if not self.os.drop(number, self._files[number].path, a, b):
+                with self._changed:     # somebody waits for it: it is as good as new
+                    self._kept.append((number, a, b))
+                    self._kept_bytes += (b - a) * BLOCK
 
     # --- segments -----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ machine's own table.
 Invariants
  1. A block is read only while its bit is set, and its bit is set only after its content was written. drop() takes the
     bit away before it frees the content. Both under `bits`.
- 2. No lock is held while `fetch` runs. It may take long, and it takes the GIL: nobody may wait for a reader's lock with
+ 2. What a reader waits for is not dropped between its coming and the read: else readers who together want more than
+    is kept would take it from each other without end.
+ 3. No lock is held while `fetch` runs. It may take long, and it takes the GIL: nobody may wait for a reader's lock with
     the GIL held.
 
 Threading: add() before the file is opened; everything else on any thread.
@@ -32,7 +34,7 @@ from cdpcore.base.errors import InvalidRequest, NotFound
 cdef enum:
     BLOCK = 4096
     MOST_HANDLES = 1 << 16
-    TRIES = 64          # what was fetched may be dropped before it is read
+    TRIES = 4           # somebody else who fetches the same may fail
     PART_BYTES = 64 << 10
 
 cdef uint64_t NONE = <uint64_t>-1
@@ -50,11 +52,18 @@ cdef struct partial_file:
     uint32_t n_data
 
 
+cdef struct wanted:             # on its reader's stack
+    int32_t number              # of the file + 1
+    uint64_t first, end         # blocks
+    wanted *next
+
+
 cdef struct partial:
     cdp_os own
     const cdp_os *real
     void *owner                 # the PartialOs
-    pthread_rwlock_t bits       # guards the files and their bits
+    pthread_rwlock_t bits       # guards the files, their bits and what is wanted
+    wanted *wanted              # by those who wait for it
     partial_file *files
     uint32_t n_files, room
     int32_t *by_handle          # number of the file + 1, by handle; 0: a file that is here
@@ -168,20 +177,24 @@ cdef class PartialOs(Os):
         pthread_rwlock_unlock(&self.p.bits)
         return found
 
-    def drop(self, uint32_t number, path: str, uint64_t first, uint64_t end):
-        """The blocks are not here any more, and take no space."""
+    def drop(self, uint32_t number, path: str, uint64_t first, uint64_t end) -> bool:
+        """The blocks are not here any more, and take no space. False: somebody waits for one of them, and all stay."""
         cdef partial_file *f = self.file(number)
         cdef bytes raw = _os.fsencode(path)
         cdef const char *at = raw
         cdef int fd
+        cdef bint free_now
         with nogil:
             pthread_rwlock_wrlock(&self.p.bits)
-            put_bits(f, first, end, False)
-            fd = self.p.real.open(self.p.real.ctx, at, CDP_OPEN_RDWR)
-            if fd >= 0:
-                self.p.real.punch(self.p.real.ctx, fd, first * BLOCK, (end - first) * BLOCK)
-                self.p.real.close(self.p.real.ctx, fd)
+            free_now = not is_wanted(&self.p, <int32_t>number + 1, first, end)
+            if free_now:
+                put_bits(f, first, end, False)
+                fd = self.p.real.open(self.p.real.ctx, at, CDP_OPEN_RDWR)
+                if fd >= 0:
+                    self.p.real.punch(self.p.real.ctx, fd, first * BLOCK, (end - first) * BLOCK)
+                    self.p.real.close(self.p.real.ctx, fd)
             pthread_rwlock_unlock(&self.p.bits)
+        return free_now
 
 
 cdef int ask(partial *p, uint32_t number, uint64_t first, uint64_t end) noexcept with gil:
@@ -189,6 +202,31 @@ cdef int ask(partial *p, uint32_t number, uint64_t first, uint64_t end) noexcept
         return -<int>(<PartialOs>p.owner).fetch(number, first, end)
     except BaseException:
         return -EIO
+
+
+cdef bint is_wanted(const partial *p, int32_t number, uint64_t first, uint64_t end) noexcept nogil:
+    cdef const wanted *w = p.wanted
+    while w != NULL:
+        if w.number == number and w.first < end and first < w.end:
+            return True
+        w = w.next
+    return False
+
+
+cdef void want(partial *p, wanted *w) noexcept nogil:
+    pthread_rwlock_wrlock(&p.bits)
+    w.next = p.wanted
+    p.wanted = w
+    pthread_rwlock_unlock(&p.bits)
+
+
+cdef void want_no_more(partial *p, wanted *w) noexcept nogil:
+    cdef wanted **at = &p.wanted
+    pthread_rwlock_wrlock(&p.bits)
+    while at[0] != w:
+        at = &at[0].next
+    at[0] = w.next
+    pthread_rwlock_unlock(&p.bits)
 
 
 cdef void put_bits(partial_file *f, uint64_t first, uint64_t end, bint here) noexcept nogil:
@@ -248,15 +286,20 @@ cdef int64_t _read(partial *p, int fd, void *buf, uint64_t n, uint64_t off, bint
     cdef int32_t number = handle_of(p, fd)
     cdef uint64_t done = 0, step
     cdef int64_t got = 0
+    cdef wanted mine
     if not number:
         return p.real.pread(p.real.ctx, fd, buf, n, off) if wait else \
             p.real.pread_now(p.real.ctx, fd, buf, n, off)
     got = _read_part(p, number, fd, buf, n, off, wait, 1)
     if got != -ESTALE or not wait:
         return got if got != -ESTALE else -EAGAIN
-    while done < n:     # what is read is more than what stays here: a part at a time
+    while done < n:     # a part at a time, so that what is wanted and stays is little
         step = min(n - done, <uint64_t>PART_BYTES)
+        mine.number = number
+        mine.first, mine.end = (off + done) // BLOCK, (off + done + step + BLOCK - 1) // BLOCK
+        want(p, &mine)
         got = _read_part(p, number, fd, <uint8_t *>buf + done, step, off + done, True, TRIES)
+        want_no_more(p, &mine)
         if got < 0:
             return got if got != -ESTALE else -EIO
         done += <uint64_t>got
